@@ -1,0 +1,182 @@
+"""Every error a user can meet. Each says what went wrong, where, and what to try.
+
+SlurmRayFlowError
+├── OptionError (ValueError)      an option of the decorator or the command is wrong; nothing was submitted
+├── ScanError                     the function's sources can't be followed
+├── DependencyError               the wanted packages can't be read or resolved
+├── SyncError                     a file can't be sent as it is
+├── PayloadError (TypeError)      an argument or the function can't be pickled
+├── UnknownRunError (LookupError) no run has this id
+├── ServerError                   the Prefect server can't be started or reached
+└── RunError                      a run ended without a value; has a cause
+    ├── OutOfMemory   ├── TimeLimit     ├── Preempted         ├── NodeFailed
+    ├── EnvironmentFailed ├── Rejected  ├── ConnectionFailed  ├── LockFailed
+    ├── Cancelled     ├── Lost          ├── Crashed           └── ResultError
+
+The function's own exception is none of these: it is raised as what it is.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class SlurmRayFlowError(Exception):
+    """Base of all errors of this package.
+
+    Args:
+        what: what went wrong, one sentence.
+        where: the cluster, job, file or run it concerns.
+        advice: what to try.
+    """
+
+    transient: ClassVar[bool] = False
+
+    def __init__(self, what: str, *, where: str = "", advice: str = "") -> None:
+        super().__init__(what, where, advice)
+        self.what, self.where, self.advice = what, where, advice
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _rebuild, (type(self), self.what, self.where, self.advice)
+
+    def __str__(self) -> str:
+        lines = [self.what]
+        if self.where:
+            lines.append(f"  where: {self.where}")
+        if self.advice:
+            lines.append(f"  try:   {self.advice}")
+        return "\n".join(lines)
+
+
+def _rebuild(kind: type[SlurmRayFlowError], what: str, where: str, advice: str) -> SlurmRayFlowError:
+    return kind(what, where=where, advice=advice)
+
+
+class OptionError(SlurmRayFlowError, ValueError):
+    """An option is unknown or has a value that can't be meant."""
+
+
+class ScanError(SlurmRayFlowError):
+    """The sources of the function can't be read or followed."""
+
+
+class DependencyError(SlurmRayFlowError):
+    """The wanted packages can't be read, compared or resolved."""
+
+
+class SyncError(SlurmRayFlowError):
+    """A file of the project can't be sent as it is."""
+
+
+class PayloadError(SlurmRayFlowError, TypeError):
+    """The function or an argument can't be pickled."""
+
+
+class UnknownRunError(SlurmRayFlowError, LookupError):
+    """No run has this id."""
+
+
+class ServerError(SlurmRayFlowError):
+    """The Prefect server can't be started or reached."""
+
+
+class RunError(SlurmRayFlowError):
+    """A run ended without a value. `cause` says why, in one of the words of `CAUSES`."""
+
+    cause: ClassVar[str] = "crashed"
+
+
+class OutOfMemory(RunError):
+    """The run used more memory than it asked for, or than the machine has."""
+
+    cause = "out_of_memory"
+
+
+class TimeLimit(RunError):
+    """The run's time limit passed."""
+
+    cause = "time_limit"
+
+
+class Preempted(RunError):
+    """The cluster took the allocation back for somebody with a higher priority."""
+
+    cause = "preempted"
+    transient = True
+
+
+class NodeFailed(RunError):
+    """A node of the allocation failed."""
+
+    cause = "node_failed"
+    transient = True
+
+
+class EnvironmentFailed(RunError):
+    """The environment could not be built, or the program in it could not start."""
+
+    cause = "environment"
+
+
+class Rejected(RunError):
+    """The cluster refused the submission."""
+
+    cause = "rejected"
+
+
+class ConnectionFailed(RunError):
+    """The cluster can't be reached."""
+
+    cause = "connection"
+    transient = True
+
+
+class LockFailed(RunError):
+    """The lock of a shared server can't be had."""
+
+    cause = "lock"
+    transient = True
+
+
+class Cancelled(RunError):
+    """The run was cancelled."""
+
+    cause = "cancelled"
+
+
+class Lost(RunError):
+    """The run's program on the cluster is gone and left no outcome."""
+
+    cause = "lost"
+    transient = True
+
+
+class Crashed(RunError):
+    """The function's process ended by itself: `os._exit`, a signal, a segmentation fault."""
+
+    cause = "crashed"
+
+
+class ResultError(RunError):
+    """The function ended, but its value can't be brought home: not picklable, a full disk, a damaged file."""
+
+    cause = "result"
+
+
+CAUSES: dict[str, type[RunError]] = {
+    kind.cause: kind
+    for kind in (
+        OutOfMemory,
+        TimeLimit,
+        Preempted,
+        NodeFailed,
+        EnvironmentFailed,
+        Rejected,
+        ConnectionFailed,
+        LockFailed,
+        Cancelled,
+        Lost,
+        Crashed,
+        ResultError,
+    )
+}
