@@ -1,0 +1,192 @@
+"""The options of the decorator: every one is checked when the function is decorated."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.quantities import parse_duration, parse_memory
+
+RayUse = Literal["auto", "always", "never"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """What a run asks for.
+
+    Attributes:
+        cluster: the name of a saved cluster block, or the block itself; "local" is this machine.
+        nodes: how many machines the Ray cluster spans.
+        cpus_per_node: CPUs of each node; None takes what the machine has.
+        gpus_per_node: GPUs of each node.
+        memory: bytes for each node; None sets no limit.
+        time_limit: seconds that the allocation may last; None sets no limit.
+        environment: "auto", "isolated", a path of a requirements.txt, uv.lock or pyproject.toml, or requirement lines.
+        include: files, folders and globs that travel along with the code.
+        env_vars: environment variables of the function's process. They are never logged.
+        retries: how many times a run that failed for a transient cause is started again.
+        cache: seconds for which the value of an earlier run with the same code, environment and arguments is given
+            back instead of running again; None never does.
+        keep_warm: seconds for which the Ray cluster waits for a next call after this one; 0 ends it at once.
+        name: the name of the flow; None takes the function's.
+        ray: "auto" starts Ray when the function's code uses it.
+    """
+
+    cluster: Any = "local"
+    nodes: int = 1
+    cpus_per_node: int | None = None
+    gpus_per_node: int = 0
+    memory: int | None = None
+    time_limit: float | None = None
+    environment: str | tuple[str, ...] = "auto"
+    include: tuple[str, ...] = ()
+    env_vars: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
+    retries: int = 0
+    cache: float | None = None
+    keep_warm: float = 0.0
+    name: str | None = None
+    ray: RayUse = "auto"
+
+    def but(self, **changes: object) -> Options:
+        """These options with some changed; the changes are checked like the decorator's own.
+
+        Raises:
+            OptionError: an option is unknown or its value is wrong.
+        """
+        return dataclasses.replace(self, **checked(changes))
+
+
+def checked(given: Mapping[str, object]) -> dict[str, Any]:
+    """Check options and bring them to their normal form.
+
+    Raises:
+        OptionError: one is unknown (with the nearest name), or its value can't be meant.
+    """
+    for name in given:
+        if name not in _CHECKS:
+            raise OptionError(f"there is no option {name!r}", advice=_meant(name, _CHECKS))
+    return {name: _CHECKS[name](name, value) for name, value in given.items()}
+
+
+def _meant(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = [longer for longer in names if longer.startswith(name)] or difflib.get_close_matches(name, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
+
+
+def _cluster(name: str, value: object) -> object:
+    if isinstance(value, str) and not value.strip():
+        raise OptionError("cluster must not be empty", advice='write the name of a cluster block, or "local"')
+    if isinstance(value, str) or hasattr(value, "submit"):
+        return value
+    raise OptionError(f"cluster={value!r} is neither a name nor a cluster", advice='write cluster="local"')
+
+
+def _count(least: int, optional: bool = False) -> Any:
+    def check(name: str, value: object) -> int | None:
+        if value is None and optional:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+            raise OptionError(f"{name}={value!r} must be a whole number of {least} or more")
+        return value
+
+    return check
+
+
+def _memory(name: str, value: object) -> int | None:
+    return None if value is None else parse_memory(value, name)
+
+
+def _time_limit(name: str, value: object) -> float | None:
+    return None if value is None else parse_duration(value, name)
+
+
+def _keep_warm(name: str, value: object) -> float:
+    return 0.0 if value is None or value == 0 or value is False else parse_duration(value, name)
+
+
+def _cache(name: str, value: object) -> float | None:
+    if value is None or value is False:
+        return None
+    return float("inf") if value is True else parse_duration(value, name)
+
+
+def _environment(name: str, value: object) -> str | tuple[str, ...]:
+    if isinstance(value, str) and value.strip():
+        near = difflib.get_close_matches(value, ["auto", "isolated"], n=1, cutoff=0.7)
+        if near and value not in near:
+            raise OptionError(f"environment={value!r} is unknown", advice=f"did you mean {near[0]!r}?")
+        return value
+    if _is_texts(value):
+        return tuple(value)  # type: ignore[arg-type]
+    raise OptionError(
+        f"environment={value!r} is unknown",
+        advice='write "auto", "isolated", the path of a requirements.txt, or a list of requirements',
+    )
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
+
+
+def _include(name: str, value: object) -> tuple[str, ...]:
+    if not _is_texts(value):
+        raise OptionError(f"include={value!r} must be a list of paths and globs", advice='write include=["data/*.csv"]')
+    return tuple(value)  # type: ignore[arg-type]
+
+
+def _env_vars(name: str, value: object) -> tuple[tuple[str, str], ...]:
+    if value is None:
+        return ()
+    pairs = list(value.items()) if isinstance(value, Mapping) else list(value) if isinstance(value, tuple) else None
+    if pairs is None or not all(isinstance(key, str) and isinstance(text, str) for key, text in pairs):
+        # The values may be secrets: the message shows none.
+        raise OptionError("env_vars must be a dict of texts", advice='write env_vars={"OMP_NUM_THREADS": "4"}')
+    bad = [key for key, text in pairs if not key or "=" in key or "\0" in key + text]
+    if bad:
+        raise OptionError(f"env_vars has a name or value that no process can have: {bad[0]!r}")
+    return tuple(sorted(pairs))
+
+
+def _one_of(*choices: object) -> Any:
+    def check(name: str, value: object) -> object:
+        if value in choices and type(value) in {type(choice) for choice in choices}:
+            return value
+        known = ", ".join(repr(choice) for choice in choices)
+        raise OptionError(f"{name}={value!r} is unknown", advice=f"write one of {known}")
+
+    return check
+
+
+def _name(name: str, value: object) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or not value.strip() or set(value) & set("/%&<>"):
+        raise OptionError(f"name={value!r} is no name", advice="write a text without / % & < >")
+    return value
+
+
+_CHECKS: dict[str, Any] = {
+    "cluster": _cluster,
+    "nodes": _count(1),
+    "cpus_per_node": _count(1, optional=True),
+    "gpus_per_node": _count(0),
+    "memory": _memory,
+    "time_limit": _time_limit,
+    "environment": _environment,
+    "include": _include,
+    "env_vars": _env_vars,
+    "retries": _count(0),
+    "cache": _cache,
+    "keep_warm": _keep_warm,
+    "name": _name,
+    "ray": _one_of("auto", "always", "never"),
+}
+
+
+def is_option(name: str) -> bool:
+    """Whether the decorator has an option of this name."""
+    return name in _CHECKS

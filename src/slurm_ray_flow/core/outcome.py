@@ -1,0 +1,63 @@
+"""How a call ended, and the two ends of it at home: a value to give back, an exception to raise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What the last event of a call says.
+
+    Attributes:
+        outcome: "value", "exception", or None where there is no outcome file.
+        cause: why there is no value; None for a value.
+        message: what people read.
+        sha256, size: of the outcome file, in bytes; None where there is none.
+    """
+
+    outcome: str | None
+    cause: str | None
+    message: str
+    sha256: str | None
+    size: int | None
+
+    @classmethod
+    def from_event(cls, event: dict[str, Any]) -> Ended:
+        return cls(
+            **{
+                field.name: event.get(field.name) or None
+                for field in dataclasses.fields(cls)
+                if field.name != "message"
+            },
+            message=event.get("message") or "",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A value, or the function's own exception with the traceback it had on the cluster."""
+
+    value: Any = None
+    exception: BaseException | None = None
+    traceback: str = ""
+
+    def unwrap(self) -> Any:
+        """The value.
+
+        Raises:
+            BaseException: the function's own exception, with the remote traceback as a note.
+        """
+        if self.exception is None:
+            return self.value
+        raise with_note(self.exception, self.traceback)
+
+
+def with_note(exception: BaseException, traceback: str) -> BaseException:
+    """The exception with the remote traceback as a note (PEP 678; Python 3.10 keeps the note but shows none)."""
+    note = f"The traceback on the cluster:\n\n{traceback.rstrip()}" if traceback else ""
+    notes = list(getattr(exception, "__notes__", []))
+    if note and note not in notes:
+        exception.__notes__ = [*notes, note]  # type: ignore[attr-defined]
+    return exception

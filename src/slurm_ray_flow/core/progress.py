@@ -1,0 +1,53 @@
+"""How a launch tells what it does. What shows it (a terminal, nothing) is the caller's choice."""
+
+from __future__ import annotations
+
+import contextvars
+from typing import Protocol
+
+
+class Reporter(Protocol):
+    """Receives what happens in a launch, in order."""
+
+    def begin(self, run_id: str, function: str, cluster: str) -> None:
+        """A run has its id."""
+
+    def step(self, name: str) -> None:
+        """A step starts; the one before it has ended."""
+
+    def say(self, text: str) -> None:
+        """Something worth a line happened in this step."""
+
+    def log(self, data: bytes) -> None:
+        """The function wrote this; lines may be cut anywhere."""
+
+    def end(self, error: BaseException | None) -> None:
+        """The run is over."""
+
+
+class Silence:
+    """A reporter that shows nothing."""
+
+    def begin(self, run_id: str, function: str, cluster: str) -> None: ...
+    def step(self, name: str) -> None: ...
+    def say(self, text: str) -> None: ...
+    def log(self, data: bytes) -> None: ...
+    def end(self, error: BaseException | None) -> None: ...
+
+
+_current: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("slurm_ray_flow_reporter", default=None)
+
+
+def reporter() -> Reporter:
+    """The reporter of the launch that is under way in this context; a silent one where there is none."""
+    return _current.get() or Silence()
+
+
+def use_reporter(shown: Reporter) -> contextvars.Token[Reporter | None]:
+    """Make `shown` this context's reporter; hand the token to `stop_reporter` at the end."""
+    return _current.set(shown)
+
+
+def stop_reporter(token: contextvars.Token[Reporter | None]) -> None:
+    """Undo `use_reporter`."""
+    _current.reset(token)

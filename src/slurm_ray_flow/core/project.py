@@ -1,0 +1,24 @@
+"""Which folder is the user's project."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+MARKS = ("pyproject.toml", "uv.lock", "requirements.txt", "setup.py", "setup.cfg", ".git")
+"""What the top folder of a project has."""
+
+
+def project_of(file: Path | None, working_directory: Path) -> Path:
+    """The project's folder: the nearest one above the function's file that has one of `MARKS`, else the file's own.
+
+    Args:
+        file: where the function stands; None for one from a REPL or a notebook, which belongs to the working directory.
+    """
+    start = working_directory if file is None else file.parent
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if folder in {Path.home(), Path(folder.anchor)}:
+            break
+        if any((folder / mark).exists() for mark in MARKS):
+            return folder
+    return start

@@ -1,0 +1,160 @@
+"""A run: its id, the files of its folder, what home remembers of it, and what its events say."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from enum import Enum
+from pathlib import PurePosixPath
+from typing import Any
+
+from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError
+
+
+@dataclasses.dataclass(frozen=True)
+class RunPaths:
+    """The names of all files of one run, under a cluster's root (docs/decisions/0002)."""
+
+    root: PurePosixPath
+    run_id: str
+
+    @property
+    def folder(self) -> PurePosixPath:
+        return self.root / "runs" / self.run_id
+
+    def __getattr__(self, name: str) -> PurePosixPath:
+        if name in _FILES:
+            return self.folder / _FILES[name]
+        raise AttributeError(name)
+
+    def inbox(self, allocation: str) -> PurePosixPath:
+        """Where this run's call is announced to the head of `allocation`."""
+        return self.root / "runs" / allocation / "inbox" / self.run_id
+
+
+_FILES = {
+    "spec": "spec.json",
+    "script": "run.sh",
+    "function": "function.dill",
+    "arguments": "arguments.dill",
+    "events": "events.jsonl",
+    "log": "log.txt",
+    "head_log": "head.log",
+    "outcome": "outcome.dill",
+    "cancel": "cancel",
+}
+
+
+class RunState(str, Enum):
+    """Where a run is on its way."""
+
+    PREPARING = "preparing"
+    STARTING = "starting"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    LOST = "lost"
+
+    @property
+    def final(self) -> bool:
+        return self in {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.LOST}
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRecord:
+    """What home remembers of a run, so that any process can find it again.
+
+    Attributes:
+        run_id: the id of the Prefect flow run, which is the run's id everywhere.
+        cluster: the cluster's name.
+        kind: the slug of the cluster's block type.
+        root: the cluster's root folder.
+        attempt: the id of the newest try's folder under `runs/`; the run's id itself for the first one.
+        allocation: the id of the allocation whose head takes the call; differs from `attempt` on a warm cluster.
+        function: module and name of the function, for people.
+        pid, started, boot_id: the launching process; together they tell whether it lives.
+        created: seconds since 1970.
+    """
+
+    run_id: str
+    flow_run_id: str
+    cluster: str
+    kind: str
+    root: str
+    attempt: str
+    allocation: str
+    function: str
+    pid: int
+    started: int | None
+    boot_id: str | None
+    created: float = dataclasses.field(default_factory=time.time)
+    gpus: int = 0
+
+    def to_json(self) -> str:
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> RunRecord:
+        """Read a record; fields of later versions are passed over."""
+        known = {field.name for field in dataclasses.fields(cls)}
+        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+
+    @property
+    def paths(self) -> RunPaths:
+        return RunPaths(PurePosixPath(self.root), self.attempt)
+
+
+Event = dict[str, Any]
+
+
+def parse_events(data: bytes) -> tuple[list[Event], int]:
+    """Read the whole lines at the start of `data`.
+
+    Returns:
+        The events, and how many bytes they took: an unfinished last line is left for the next reading.
+    """
+    end = data.rfind(b"\n") + 1
+    events = [json.loads(line) for line in data[:end].splitlines() if line.strip(b"\0 ")]
+    return events, end
+
+
+def find_event(events: list[Event], name: str) -> Event | None:
+    """The last event of this name."""
+    return next((event for event in reversed(events) if event["event"] == name), None)
+
+
+def state_of(events: list[Event], head_alive: bool) -> RunState:
+    """What the events say, and whether the head that writes them still lives."""
+    ended = find_event(events, "call_ended")
+    if ended is not None:
+        return _ended_state(ended)
+    if find_event(events, "allocated") is None:
+        return RunState.PREPARING
+    if not head_alive:
+        return RunState.LOST
+    return RunState.RUNNING if find_event(events, "call_started") else RunState.STARTING
+
+
+def _ended_state(ended: Event) -> RunState:
+    if ended["outcome"] == "value":
+        return RunState.SUCCEEDED
+    return RunState.CANCELLED if ended.get("cause") == "cancelled" else RunState.FAILED
+
+
+_ADVICE = {
+    "out_of_memory": "ask for more with memory=..., or do the work in smaller pieces",
+    "time_limit": "ask for more with time_limit=...",
+    "environment": "read the head's log; environment='isolated' builds the environment anew",
+    "cancelled": "start the function again when you want it",
+    "lost": "start it again; with retries=1 that happens by itself",
+    "crashed": "read the end of the log: the process ended before it could say why",
+    "result": "return plain data, or write large things to a file and return its path",
+}
+
+
+def error_of(cause: str, message: str, where: str) -> RunError:
+    """The exception that stands for a cause, with what to try."""
+    kind = CAUSES.get(cause, Crashed)
+    return kind(message, where=where, advice=_ADVICE.get(cause, ""))
