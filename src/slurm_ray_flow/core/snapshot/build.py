@@ -1,0 +1,126 @@
+"""Makes the manifest of a snapshot."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.snapshot.entries import Manifest
+from slurm_ray_flow.core.snapshot.fingerprint import Hashes, printable
+from slurm_ray_flow.core.snapshot.ignore import Rules
+from slurm_ray_flow.core.snapshot.include import Selection
+from slurm_ray_flow.core.snapshot.layout import Layout, Tree, read_again
+
+
+class LocalFile(Protocol):
+    """A module of the user's: its file, and the entry of `sys.path` that it was found on."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def root(self) -> Path:
+        """The folder on `sys.path`."""
+
+
+def manifest(
+    files: Sequence[LocalFile],
+    *,
+    project: Path,
+    working_directory: Path,
+    include: Sequence[str] = (),
+    search_path: Sequence[str] = (),
+    hashes: Hashes | None = None,
+) -> Manifest:
+    """Lists what a snapshot holds.
+
+    Modules are always sent; a finding says so where .gitignore names one. Of `include`, a file that is named exactly is
+    sent whatever .gitignore says, and so is what lies in a folder that is named exactly, unless a .gitignore inside it
+    names it; patterns (`*`, `?`, `[…]`, `**`) leave out what .gitignore names. Folders and patterns leave out .git,
+    virtual environments, caches, `node_modules`, `*.pyc`, pipes, sockets and devices.
+
+    A link to something inside the project is kept as a relative link, and its target is sent too. A link to a file
+    outside is sent as that file. A link to a folder outside is an error in an included folder; a module found through
+    one is sent at the place where it is imported from. A link to nothing is an error.
+
+    Args:
+        files: the modules that the scan found.
+        project: the project's folder. What lies in it goes to "project/…", all else to "outside/<n>/…".
+        working_directory: the user's; the function runs there if it lies inside the project, else in the project.
+        include: files, folders and patterns, relative to the project; or absolute, and then named exactly if outside.
+        search_path: the user's `sys.path`: the order of the roots of `files`.
+        hashes: what is known of files from earlier; what is learned is added.
+
+    Raises:
+        SyncError: an include matches nothing, or something can't be read or sent as it is. Nothing was sent.
+    """
+    known: Hashes = {} if hashes is None else hashes
+    layout, rules = Layout(os.path.realpath(project), known), Rules()
+    modules = _Modules(layout, rules)
+    path = modules.add_all(files, search_path)
+    selection = Selection(layout, rules)
+    for text in include:
+        selection.include(text)
+    entries = tuple(sorted(layout.entries.values()))
+    place = layout.project.inside(os.path.realpath(working_directory))
+    working = f"project/{place}" if place else "project"
+    return Manifest(entries, layout.roots, path, working, (*modules.findings, *selection.findings))
+
+
+def refreshed(manifest: Manifest, places: Collection[str]) -> Manifest:
+    """The manifest with some files (not links) read again, because they changed since.
+
+    Raises:
+        SyncError: one of them is gone or can't be read.
+    """
+    entries = tuple(read_again(entry) if entry.place in places else entry for entry in manifest.entries)
+    return Manifest(entries, manifest.roots, manifest.path, manifest.working_directory, manifest.findings)
+
+
+class _Modules:
+    """Adds the modules that the scan found."""
+
+    def __init__(self, layout: Layout, rules: Rules) -> None:
+        self.findings: list[str] = []
+        self._layout, self._rules = layout, rules
+        self._roots: dict[str, tuple[Tree, str]] = {}
+
+    def add_all(self, files: Sequence[LocalFile], search_path: Sequence[str]) -> tuple[str, ...]:
+        found = [(os.fspath(file.path), os.fspath(file.root)) for file in files]
+        for root in _in_order({root for _, root in found}, search_path):
+            self._roots[root] = self._layout.tree(os.path.realpath(root))
+        for path, root in found:
+            self._add(path, root)
+        places = (f"{tree.place}/{relative}".rstrip("/") for tree, relative in self._roots.values())
+        return tuple(dict.fromkeys(places))
+
+    def _add(self, path: str, root: str) -> None:
+        tree, above = self._roots[root]
+        below, _, name = _below(path, root).rpartition("/")
+        folder = self._layout.folder(tree, f"{above}/{below}".strip("/"))
+        self._layout.add(folder, name)
+        if folder.tree is self._layout.project and self._rules.level(folder.source).ignores(name):
+            self.findings.append(f"{printable(path)} is named in .gitignore, but it is imported: it is sent")
+
+
+def _in_order(roots: Iterable[str], search_path: Sequence[str]) -> list[str]:
+    order: dict[str, int] = {}
+    for number, entry in enumerate(search_path):
+        order.setdefault(os.path.realpath(entry), number)
+    return sorted(roots, key=lambda root: (order.get(os.path.realpath(root), len(search_path)), root))
+
+
+def _below(path: str, root: str) -> str:
+    for file, folder in ((path, root), (os.path.realpath(path), os.path.realpath(root))):
+        inside = Tree(folder.rstrip("/"), "").inside(file)
+        if inside:
+            return inside
+    raise SyncError(
+        f"{printable(path)} does not lie in {printable(root)}, where it is imported from.",
+        where=printable(path),
+        advice="Put its own folder on sys.path, or add the file with include.",
+    )

@@ -1,0 +1,105 @@
+"""What a snapshot holds, and the listing that names it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+from urllib.parse import quote_from_bytes
+
+
+class Entry(NamedTuple):
+    """One file or link of a snapshot. A tuple of plain values, because a project has thousands of them.
+
+    Attributes:
+        place: where it goes in the snapshot, "project/…" or "outside/<n>/…".
+        file: where it is at home.
+        size: bytes.
+        mtime_ns: when it was last written.
+        mode: permission bits at home.
+        sha256: of the content; of the text, for a link.
+        link: where a link inside the snapshot points, relative to its own folder; None for a file.
+    """
+
+    place: str
+    file: str
+    size: int
+    mtime_ns: int
+    mode: int
+    sha256: str
+    link: str | None = None
+
+    @property
+    def relative(self) -> PurePosixPath:
+        """The place in the snapshot."""
+        return PurePosixPath(self.place)
+
+    @property
+    def source(self) -> Path:
+        """The file at home."""
+        return Path(self.file)
+
+    @property
+    def record(self) -> str:
+        """Its line in the listing: content, kind (file, executable, link), place."""
+        kind = "l" if self.link is not None else "x" if self.mode & 0o111 else "f"
+        return f"{self.sha256} {kind} {_written(self.place)}"
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """All that a snapshot is made of.
+
+    Attributes:
+        entries: files and links, sorted by place.
+        roots: (place, folder at home) of each tree that the places come from.
+        path: the entries for `sys.path`, in order, relative to the snapshot.
+        working_directory: where the function runs, relative to the snapshot.
+        findings: what the user should know: what was left out, or is sent although .gitignore names it.
+    """
+
+    entries: tuple[Entry, ...]
+    roots: tuple[tuple[str, str], ...]
+    path: tuple[str, ...]
+    working_directory: str
+    findings: tuple[str, ...] = ()
+
+    @cached_property
+    def folders(self) -> tuple[str, ...]:
+        """The folders that must be there whether or not a file lies in them, sorted."""
+        return tuple(sorted({self.working_directory, *self.path}))
+
+    @cached_property
+    def records(self) -> tuple[str, ...]:
+        """The lines of the listing: one an entry, in their order, then the folders."""
+        folders = (f"{'':-<64} d {_written(folder)}" for folder in self.folders)
+        return (*(entry.record for entry in self.entries), *folders)
+
+    @cached_property
+    def listing(self) -> bytes:
+        """The text that names the snapshot: contents, executable bits, links and places, but no times."""
+        return ("\n".join(self.records) + "\n").encode("ascii")
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the listing, in hexadecimal."""
+        return hashlib.sha256(self.listing).hexdigest()
+
+    @cached_property
+    def total_bytes(self) -> int:
+        """Bytes of all files."""
+        return sum(entry.size for entry in self.entries if entry.link is None)
+
+
+def places_in(records: Iterable[str]) -> dict[str, str]:
+    """The records of a listing by their place, as written there."""
+    return {record[67:]: record for record in records}
+
+
+def _written(place: str) -> str:
+    if place.isascii() and place.isprintable() and "%" not in place:
+        return place
+    return quote_from_bytes(place.encode("utf-8", "surrogateescape"), safe="/ ")
