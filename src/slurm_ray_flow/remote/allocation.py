@@ -1,0 +1,283 @@
+"""The inner head: starts Ray, takes calls from the inbox one at a time, and ends everything that it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import shutil
+import signal
+import time
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from slurm_ray_flow.remote import processes
+from slurm_ray_flow.remote.calls import Call, DriverProcess
+from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.ray_cluster import RayCluster, interpreter
+
+FIRST_CALL_WITHIN = 600.0
+POLL, IDLE_POLL, IDLE_AFTER = 0.025, 0.1, 120.0
+NEXT_STANDBY_AFTER = 1.0
+
+
+class Allocation:
+    """What a cluster gave us for a while, and the calls that run in it.
+
+    Args:
+        run: the allocation's own run.
+        spec: its spec.json.
+        note: tells the keeper what is to be done if this process dies: `note(call=run id, ray_folder=path)`.
+    """
+
+    def __init__(self, run: Run, spec: Dict[str, Any], note: Callable[..., None]) -> None:
+        self._run, self._spec, self._note = run, spec, note
+        self._began = self._idle_since = time.monotonic()
+        self._keep_warm = float(spec.get("keep_warm") or 0.0)
+        self._ray: Optional[RayCluster] = None
+        self._standby: Optional[DriverProcess] = None
+        self._prepared_for = ""
+        self._call: Optional[Call] = None
+        self._call_began = 0.0
+        self._last_setting = run.folder
+        self._stop: Optional[Dict[str, str]] = None
+        self._keeper = os.getppid()
+        self._wake, self._wake_end = os.pipe()
+
+    def serve(self) -> None:
+        """Take calls until there is a reason to end, then end everything."""
+        self._start_ray()
+        self._boot_standby()
+        while self._stop is None:
+            self._wait()
+            self._turn()
+        self._finish(self._stop)
+
+    def stop(self, cause: str, message: str) -> None:
+        """End the allocation at the next turn; the first reason stays."""
+        self._stop = self._stop or {"cause": cause, "message": message}
+
+    # ---- waiting
+
+    def listen(self) -> None:
+        """Have signals and ended children wake the loop; a SIGTERM ends the allocation."""
+        os.set_blocking(self._wake_end, False)
+        os.set_blocking(self._wake, False)
+        signal.set_wakeup_fd(self._wake_end, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._on_signal)
+
+    def _on_signal(self, number: int, _: object) -> None:
+        if os.getppid() != self._keeper:
+            self.stop("lost", "The head's keeper was killed.")
+        else:
+            self.stop("cancelled", "The head was told to end by {}.".format(signal.Signals(number).name))
+
+    def _wait(self) -> None:
+        idle = self._call is None and time.monotonic() - self._idle_since > IDLE_AFTER
+        sources = [self._wake]
+        if self._call is not None and self._call.awaits_report:
+            sources.append(self._call.driver.report_descriptor)
+        select.select(sources, [], [], IDLE_POLL if idle else POLL)
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._wake, 65536)
+
+    def _turn(self) -> None:
+        self._reap()
+        self._watch_ray()
+        self._watch_call()
+        self._boot_standby()
+        self._prepare_standby()
+        self._begin_next()
+        self._check_end()
+
+    def _reap(self) -> None:
+        for pid, code in processes.reap().items():
+            if self._ray is not None and pid == self._ray.pid:
+                self._ray.ended(code)
+            for driver in (self._standby, self._call.driver if self._call else None):
+                if driver is not None and pid == driver.pid:
+                    driver.ended(code)
+
+    # ---- Ray
+
+    def _start_ray(self) -> None:
+        if not self._spec.get("ray"):
+            return
+        variables = {**os.environ, **(self._spec.get("environment_variables") or {})}
+        self._ray = RayCluster(self._spec, variables)
+        self._note(ray_folder=self._ray.folder)
+        self._run.record("ray_starting")
+        self._ray.start()
+
+    def _watch_ray(self) -> None:
+        if self._ray is None:
+            return
+        if self._ray.address is None and self._ray.poll():
+            seconds = round(time.monotonic() - self._ray.started, 3)
+            counts = {"cpus": self._ray.cpus, "gpus": int(self._spec.get("gpus") or 0)}
+            self._run.record("ray_ready", address=self._ray.address, seconds=seconds, **counts)
+        if self._ray.failure is not None:
+            self.stop("environment", self._ray.failure)
+
+    @property
+    def _ready(self) -> bool:
+        return self._ray is None or self._ray.address is not None
+
+    # ---- drivers
+
+    def _boot_standby(self) -> None:
+        if self._standby is not None or self._stop is not None:
+            return
+        if self._call is not None:
+            running = time.monotonic() - self._call_began
+            if not self._keep_warm or running < NEXT_STANDBY_AFTER:
+                return
+        elif self._run.has_ended() and not self._keep_warm:
+            return
+        environment = {**os.environ, **(self._ray.variables if self._ray else {})}
+        self._standby = DriverProcess(interpreter(self._spec), environment, self._ray is not None)
+        self._prepared_for = ""
+
+    def _prepare_standby(self) -> None:
+        """Ready the standby for a call like the last one, unless one is there to be run already."""
+        if self._standby is None or self._prepared_for or not self._ready or self._entries():
+            return
+        self._prepared_for = self._last_setting
+        self._standby.order(prepare=self._last_setting, **self._place())
+
+    def _place(self) -> Dict[str, Any]:
+        return {"ray": self._ray.address if self._ray else None, "allocation": self._run.folder}
+
+    # ---- calls
+
+    def _entries(self) -> List[str]:
+        """The inbox, in order of arrival."""
+        with contextlib.suppress(OSError), os.scandir(self._run.inbox) as found:
+            return [entry.name for entry in sorted(found, key=lambda entry: (entry.stat().st_mtime_ns, entry.name))]
+        return []
+
+    def _begin_next(self) -> None:
+        if self._call is not None or not self._ready or self._stop is not None:
+            return
+        entries = self._entries()
+        if entries:
+            with contextlib.suppress(OSError):
+                os.unlink(os.path.join(self._run.inbox, entries[0]))
+            self._begin(Run(self._run.root, entries[0]))
+
+    def _begin(self, run: Run) -> None:
+        try:
+            spec = run.read_spec()
+        except (OSError, ValueError) as error:
+            with contextlib.suppress(OSError):
+                _record_end(run, "environment", "The run can't be read: {}".format(error))
+            return
+        if os.path.exists(run.cancel):
+            _record_end(run, "cancelled", "The run was cancelled.")
+            self._idle_since = time.monotonic()
+            return
+        driver = self._take_standby()
+        self._note(call=run.id)
+        self._call_began = time.monotonic()
+        if run.id != self._run.id:
+            run.keep_reserve()
+        run.record("call_started", pid=driver.pid)
+        driver.order(run=run.folder, **self._place())
+        self._last_setting = run.folder
+        self._call = Call(run, driver, self._deadline(run, spec), self._spec.get("memory"), self._call_family)
+
+    def _take_standby(self) -> DriverProcess:
+        if self._standby is not None and self._standby.code is not None and self._standby.report() is None:
+            self._standby.close()  # it was killed while it waited
+            self._standby = None
+        self._boot_standby()
+        assert self._standby is not None
+        driver, self._standby = self._standby, None
+        return driver
+
+    def _deadline(self, run: Run, spec: Dict[str, Any]) -> Optional[float]:
+        limit = spec.get("time_limit")
+        if limit is None:
+            return None
+        return float(limit) + (self._began if run.id == self._run.id else self._call_began)
+
+    def _spared(self) -> List[int]:
+        ray = self._ray.pid if self._ray else None
+        return [pid for pid in (ray, self._standby.pid if self._standby else None) if pid is not None]
+
+    def _call_family(self) -> Set[int]:
+        """The pids whose memory is the call's: its driver's and Ray's workers', not Ray's own nor the standby's."""
+        standby = [self._standby.pid] if self._standby else []
+        own = self._ray.own_processes if self._ray else set()
+        return processes.descendants(os.getpid(), standby) - own
+
+    def _watch_call(self) -> None:
+        ended = self._call.watch(time.monotonic()) if self._call else None
+        if ended is not None:
+            self._close_call(ended)
+
+    def _close_call(self, ended: Dict[str, Any]) -> None:
+        """End what the call left behind, then say how it ended: after that, its files do not change."""
+        assert self._call is not None
+        call, self._call = self._call, None
+        processes.end_descendants(self._spared())
+        call.driver.close()
+        call.run.make_room()
+        call.run.record("call_ended", **ended)
+        self._note(call="")
+        self._idle_since = time.monotonic()
+
+    # ---- the end
+
+    def _check_end(self) -> None:
+        if self._call is not None or self._stop is not None:
+            return
+        idle, ended = time.monotonic() - self._idle_since, self._run.has_ended()
+        limit = self._spec.get("time_limit")
+        if os.path.exists(self._run.cancel):
+            self.stop("cancelled", "The run was cancelled.")
+        elif not ended and limit is not None and time.monotonic() - self._began > float(limit):
+            self.stop("time_limit", "The time limit passed.")
+        elif ended and idle >= self._keep_warm:
+            self.stop("lost", "done" if not self._keep_warm else "idle")
+        elif idle > max(FIRST_CALL_WITHIN, self._keep_warm):
+            self.stop("lost", "No call arrived.")
+
+    def _finish(self, reason: Dict[str, str]) -> None:
+        if self._call is not None:
+            self._call.end(reason["cause"], reason["message"])
+        while self._call is not None:
+            self._wait()
+            self._reap()
+            self._watch_call()
+        processes.end_descendants()
+        close(self._run, reason, self._ray.folder if self._ray else "")
+
+
+def _record_end(run: Run, cause: str, message: str) -> None:
+    run.make_room()
+    run.record("call_ended", outcome=None, cause=cause, message=message)
+
+
+def close(run: Run, reason: Dict[str, str], ray_folder: str) -> None:
+    """Say for each call that will not run that it won't, and release the allocation.
+
+    Args:
+        run: the allocation's own run.
+        reason: cause and message.
+        ray_folder: Ray's private folder, or an empty string.
+    """
+    closed = run.inbox + ".closed"
+    with contextlib.suppress(OSError):
+        os.rename(run.inbox, closed)
+    waiting = sorted(os.listdir(closed)) if os.path.isdir(closed) else []
+    for run_id in {*waiting, run.id}:
+        with contextlib.suppress(OSError):
+            other = Run(run.root, run_id)
+            if not other.has_ended():
+                _record_end(other, reason["cause"], reason["message"])
+    if ray_folder:
+        shutil.rmtree(ray_folder, ignore_errors=True)
+    run.make_room()
+    run.record("released", reason=reason["message"].partition("\n")[0])

@@ -1,0 +1,164 @@
+"""A call as the head sees it: its driver process, its limits, and the verdict when it has ended."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import time
+from typing import Any, Callable, Dict, List, Optional, Set
+
+from slurm_ray_flow.remote import limits
+from slurm_ray_flow.remote.events import Run, tail
+
+GRACE = 3.0
+MEMORY_EVERY = 0.2
+
+
+class DriverProcess:
+    """A driver that is booted and waits for orders, or runs a call.
+
+    Args:
+        command: the environment's Python, with its options.
+        environment: the driver's variables.
+        with_ray: whether it is to import Ray.
+    """
+
+    def __init__(self, command: List[str], environment: Dict[str, str], with_ray: bool) -> None:
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "driver.py")
+        self.report_descriptor, write_end = os.pipe()
+        os.set_blocking(self.report_descriptor, False)
+        try:
+            self._process = subprocess.Popen(
+                [*command, program, str(os.getpid()), str(write_end), str(int(with_ray))],
+                stdin=subprocess.PIPE, env=environment, pass_fds=[write_end],
+            )  # fmt: skip
+        finally:
+            os.close(write_end)
+        self.pid = self._process.pid
+        self.code: Optional[int] = None
+        self._text = b""
+
+    def order(self, **order: Any) -> None:
+        """Send one order; a driver that is dead already shows by its exit."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps(order).encode() + b"\n")
+            self._process.stdin.flush()
+
+    def report(self) -> Optional[Dict[str, Any]]:
+        """What the driver has reported, or None so far."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = os.read(self.report_descriptor, 65536)
+                if not data:
+                    break
+                self._text += data
+        line, end, _ = self._text.partition(b"\n")
+        return json.loads(line) if end else None
+
+    def signal(self, number: int) -> None:
+        if self.code is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
+
+    def ended(self, code: int) -> None:
+        """Note that the process was reaped."""
+        self.code = self._process.returncode = code
+
+    def close(self) -> None:
+        """Release the pipes."""
+        os.close(self.report_descriptor)
+        if self._process.stdin:
+            with contextlib.suppress(OSError):
+                self._process.stdin.close()
+
+
+class Call:
+    """One call under way.
+
+    Args:
+        run: the call's run.
+        driver: the driver that has been told to run it.
+        deadline: when its time limit passes, in `time.monotonic` seconds, or None.
+        memory: its limit in bytes, or None.
+        family: gives the pids that count for its memory.
+    """
+
+    def __init__(
+        self,
+        run: Run,
+        driver: DriverProcess,
+        deadline: Optional[float],
+        memory: Optional[int],
+        family: Callable[[], Set[int]],
+    ) -> None:
+        self.run, self.driver, self._deadline, self._memory, self._family = run, driver, deadline, memory, family
+        self._ending: Optional[Dict[str, Any]] = None
+        self._kill_at: Optional[float] = None
+        self._report: Optional[Dict[str, Any]] = None
+        self._next_memory = 0.0
+        self._kills_before = limits.out_of_memory_kills()
+
+    @property
+    def awaits_report(self) -> bool:
+        """Whether the driver has not reported yet."""
+        return self._report is None and self.driver.code is None
+
+    def watch(self, now: float) -> Optional[Dict[str, Any]]:
+        """Look at the driver and the limits; the fields of `call_ended` once it has ended, else None."""
+        if self._report is None:
+            self._report = self.driver.report()
+            if self._report is not None:
+                self._kill_at = min(now + 1.0, self._kill_at or now + 1.0)
+        if self.driver.code is not None:
+            return self._report or self.driver.report() or self._without_report(self.driver.code)
+        if self._report is None and self._ending is None:
+            self._check_limits(now)
+        if self._kill_at is not None and now >= self._kill_at:
+            self.driver.signal(signal.SIGKILL)
+        return None
+
+    def end(self, cause: str, message: str, grace: float = GRACE) -> None:
+        """End the call for this cause: SIGTERM, and SIGKILL after the grace. The first cause stays."""
+        if self._ending is None and self._report is None:
+            self._ending = {"outcome": None, "cause": cause, "message": message}
+            self._kill_at = time.monotonic() + grace
+            self.driver.signal(signal.SIGTERM if grace else signal.SIGKILL)
+
+    def _check_limits(self, now: float) -> None:
+        if os.path.exists(self.run.cancel):
+            self.end("cancelled", "The run was cancelled.")
+        elif self._deadline is not None and now >= self._deadline:
+            self.end("time_limit", "The time limit passed.")
+        elif self._memory and now >= self._next_memory:
+            self._next_memory = now + MEMORY_EVERY
+            self._check_memory(self._memory)
+
+    def _check_memory(self, limit: int) -> None:
+        used = limits.private_memory(self._family())
+        if used > limit:
+            message = "The call used {} of memory, its limit is {}.".format(
+                limits.readable(used), limits.readable(limit)
+            )
+            self.end("out_of_memory", message, grace=0.0)
+
+    def _without_report(self, code: int) -> Dict[str, Any]:
+        how = {"exit_code": code} if code >= 0 else {"signal": -code}
+        if self._ending is not None:
+            return {**self._ending, **how}
+        if code == -signal.SIGKILL and limits.out_of_memory_kills() > self._kills_before:
+            return {"outcome": None, "cause": "out_of_memory", "message": "The machine ran out of memory.", **how}
+        return {"outcome": None, "cause": "crashed", "message": _how_it_died(code, self.run), **how}
+
+
+def _how_it_died(code: int, run: Run) -> str:
+    if code >= 0:
+        return "The function's process left with exit code {} before the function returned.".format(code)
+    try:
+        name = signal.Signals(-code).name
+    except ValueError:
+        name = "signal {}".format(-code)
+    return "The function's process was ended by {}.\n{}".format(name, tail(run.log, 1000)).strip()

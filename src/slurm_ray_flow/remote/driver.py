@@ -1,0 +1,157 @@
+"""The process that runs one call. It boots ahead of time and waits on its stdin for orders, one JSON object a line.
+
+`{"prepare": run folder, "ray": address, "allocation": run folder}` readies it for a call like that run's;
+`{"run": run folder, ...}` runs the call and ends the process. What became of it goes to a pipe of its own, as one
+JSON line. Runs with the environment's Python: `driver.py PARENT_PID REPORT_DESCRIPTOR WITH_RAY`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":  # the folder of this file would hide modules; the package's folder is what is meant
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(os.path.dirname(_here))] + [entry for entry in sys.path if entry != _here]
+
+import atexit
+import contextlib
+import faulthandler
+import importlib
+import json
+from typing import Any, Dict, List, Optional
+
+from slurm_ray_flow.remote import execution, limits, pickling, processes
+from slurm_ray_flow.remote.events import Run
+
+Report = Dict[str, Any]
+
+
+class Driver:
+    """One driver process, from its boot to its report.
+
+    Args:
+        report: the descriptor that the report is written to.
+        with_ray: whether calls run inside a Ray cluster.
+    """
+
+    def __init__(self, report: int, with_ray: bool) -> None:
+        self._report, self._with_ray = report, with_ray
+        self._session: Any = None
+        self._setting: Optional[Dict[str, Any]] = None
+        self._tools, self._environment, self._path = sys.path[0], dict(os.environ), list(sys.path)
+
+    def boot(self) -> None:
+        """Import what every call needs."""
+        import dill  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: F401
+
+        if self._with_ray:
+            from slurm_ray_flow.remote.ray_session import RaySession
+
+            self._session = RaySession(self._tools)
+
+    def serve(self) -> Optional[Report]:
+        """Follow the orders up to the first call; returns its report, or None if stdin ended first."""
+        while True:
+            line = sys.stdin.readline()
+            if not line:
+                return None
+            order = json.loads(line)
+            if "run" in order:
+                return self._run(_run_of(order["run"]), order)
+            self._prepare(_run_of(order["prepare"]), order)
+
+    def send(self, report: Report) -> None:
+        """Write the report for the head."""
+        os.write(self._report, json.dumps(report).encode() + b"\n")
+
+    def _prepare(self, run: Run, order: Dict[str, Any]) -> None:
+        with contextlib.suppress(OSError, ValueError):  # the call itself will say what is wrong
+            self._enter(run, order)
+            if self._session:
+                self._session.warm_up()
+
+    def _run(self, run: Run, order: Dict[str, Any]) -> Report:
+        _redirect(run.log)
+        os.environ["SRF_RUN_ID"] = self._environment["SRF_RUN_ID"] = run.id
+        try:
+            self._enter(run, order)
+        except Exception as error:
+            return {"outcome": None, "cause": "environment", "message": "The call can't be set up: {}".format(error)}
+        os.environ["SRF_RUN_ID"] = run.id
+        report = execution.execute(run)
+        if self._session:
+            self._session.flush()
+        return report
+
+    def _enter(self, run: Run, order: Dict[str, Any]) -> None:
+        """Take on the path, the folder and the variables of a run, and join its Ray cluster."""
+        setting = _setting(run)
+        if setting == self._setting:
+            return
+        self._setting = setting
+        os.environ.clear()
+        os.environ.update({**self._environment, **setting["environment_variables"]})
+        sys.path[:] = [self._tools, *setting["path"], *self._path[1:]]
+        os.chdir(setting["working_directory"])
+        if self._session:
+            self._session.join(order["ray"], setting, _setting(_run_of(order["allocation"])))
+
+
+def _run_of(folder: str) -> Run:
+    return Run(os.path.dirname(os.path.dirname(folder)), os.path.basename(folder))
+
+
+def _setting(run: Run) -> Dict[str, Any]:
+    spec = run.read_spec()
+    return {
+        "path": list(spec.get("path") or ()),
+        "working_directory": spec.get("working_directory") or run.folder,
+        "environment_variables": dict(spec.get("environment_variables") or {}),
+    }
+
+
+def _redirect(log: str) -> None:
+    """From here on, stdout and stderr of this process and its children are the run's log."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
+        os.dup2(source, target)
+    os.close(descriptor)
+    os.close(nothing)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    faulthandler.enable()
+
+
+def main(arguments: List[str]) -> None:
+    """Boot, serve one call, report, and leave without waiting for threads that the call left behind."""
+    processes.die_with_parent(int(arguments[0]))
+    driver = Driver(int(arguments[1]), arguments[2] == "1")
+    os.set_inheritable(int(arguments[1]), False)
+    sys.argv = ["slurm-ray-flow"]
+    limits.be_first_to_go()
+    pickling.adopt_main()
+    try:
+        driver.boot()
+    except Exception as error:
+        driver.send({"outcome": None, "cause": "environment", "message": "The driver can't start: {}".format(error)})
+        os._exit(1)
+    report = driver.serve()
+    if report is not None:
+        driver.send(report)
+        with contextlib.suppress(BaseException):
+            atexit._run_exitfuncs()
+    _leave()
+
+
+def _leave() -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(Exception):
+            stream.flush()
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    # Under its own name, so that nothing of it lives in `__main__`, which is the user's.
+    importlib.import_module("slurm_ray_flow.remote.driver").main(sys.argv[1:])

@@ -1,0 +1,119 @@
+"""The folders of a run and its events, as the decision record "The remote program" describes them."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+import socket
+import time
+from typing import Any, Dict, List, Optional
+
+RESERVE_SIZE = 64 << 10
+
+
+class Run:
+    """Names every file of one run.
+
+    Args:
+        root: the root folder on the cluster.
+        run_id: the run.
+    """
+
+    def __init__(self, root: str, run_id: str) -> None:
+        self.id, self.root = run_id, os.path.abspath(root)
+        self.folder = os.path.join(self.root, "runs", run_id)
+        self.spec, self.events = self._file("spec.json"), self._file("events.jsonl")
+        self.log, self.head_log = self._file("log.txt"), self._file("head.log")
+        self.function, self.arguments = self._file("function.dill"), self._file("arguments.dill")
+        self.outcome, self.inbox = self._file("outcome.dill"), self._file("inbox")
+        self.cancel, self.reserve = self._file("cancel"), self._file("reserve")
+
+    def _file(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    def read_spec(self) -> Dict[str, Any]:
+        """The content of spec.json.
+
+        Raises:
+            OSError: there is none.
+            ValueError: it is not JSON, or of another format.
+        """
+        with open(self.spec, encoding="utf-8") as file:
+            spec: Dict[str, Any] = json.load(file)
+        if spec.get("format") != 1:
+            raise ValueError("{}: format {!r} is not known here".format(self.spec, spec.get("format")))
+        return spec
+
+    def record(self, event: str, **fields: Any) -> None:
+        """Append one event; if the disk is full, the reserve is given up for it.
+
+        Raises:
+            OSError: it can't be written even so.
+        """
+        line = {"event": event, "time": time.time(), "host": socket.gethostname(), **fields}
+        data = json.dumps(line).encode() + b"\n"
+        try:
+            self._append(data)
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            self.make_room()
+            self._append(data)
+
+    def _append(self, data: bytes) -> None:
+        descriptor = os.open(self.events, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            size = os.fstat(descriptor).st_size
+            if os.write(descriptor, data) != len(data):
+                os.ftruncate(descriptor, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), self.events)
+        finally:
+            os.close(descriptor)
+
+    def keep_reserve(self) -> None:
+        """Occupy a little of the disk, so that the last event can be written when it is full."""
+        with contextlib.suppress(OSError), open(self.reserve, "wb") as file:
+            file.write(os.urandom(RESERVE_SIZE))
+
+    def make_room(self) -> None:
+        """Give the reserve back to the disk."""
+        with contextlib.suppress(OSError):
+            os.unlink(self.reserve)
+
+    def recorded(self) -> List[Dict[str, Any]]:
+        """All events so far; a line that is not whole is left out."""
+        try:
+            with open(self.events, encoding="utf-8") as file:
+                return parse(file.read())
+        except FileNotFoundError:
+            return []
+
+    def has_ended(self) -> bool:
+        """Whether `call_ended` stands in the events."""
+        return any(event["event"] == "call_ended" for event in self.recorded())
+
+
+def parse(text: str) -> List[Dict[str, Any]]:
+    """The events in a text of JSON lines; a last line without its end is left out."""
+    return [json.loads(line) for line in text.split("\n")[:-1] if line]
+
+
+def tail(path: str, size: int = 2000) -> str:
+    """The end of a text file, or an empty string if it can't be read."""
+    try:
+        with open(path, "rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - size))
+            return file.read().decode("utf-8", "replace").strip()
+    except OSError:
+        return ""
+
+
+def boot_id() -> Optional[str]:
+    """The identity of this boot of the machine, or None where the system has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None

@@ -1,0 +1,130 @@
+"""One call inside the driver: read it, run it, write its outcome, say what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import importlib
+import inspect
+import io
+import os
+import traceback
+from types import TracebackType
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from slurm_ray_flow.remote import failures, payload, pickling
+from slurm_ray_flow.remote.events import Run
+
+Report = Dict[str, Any]
+_HERE = os.path.dirname(os.path.abspath(__file__))
+
+
+def execute(run: Run) -> Report:
+    """Run the call of `run`, write outcome.dill, and return the fields of its `call_ended`."""
+    try:
+        function, arguments = _read_call(run)
+    except Exception as error:
+        return _failed(run, error, "environment")
+    try:
+        value = _value_of(function(*arguments["args"], **arguments["kwargs"]))
+    except BaseException as error:
+        return _failed(run, error, _cause(error))
+    return _succeeded(run, value)
+
+
+def _read_call(run: Run) -> Tuple[Callable[..., Any], Dict[str, Any]]:
+    function = payload.read(run.function, pickling.load)
+    called = _resolve(function[1], function[2]) if function[0] == "reference" else function[1]
+    return called, payload.read(run.arguments, pickling.load)
+
+
+def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
+    found = functools.reduce(getattr, qualified_name.split("."), importlib.import_module(module))
+    while type(found).__module__.startswith(("prefect.", "slurm_ray_flow.")) and hasattr(found, "local"):
+        found = found.local
+    return found  # type: ignore[return-value]
+
+
+def _value_of(result: Any) -> Any:
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _succeeded(run: Run, value: Any) -> Report:
+    try:
+        digest, size = payload.write(run.outcome, {"value": value}, pickling.dump, durable=True)
+    except BaseException as error:
+        return {"outcome": None, "cause": "result", "message": _why_not(value, error)}
+    return {"outcome": "value", "cause": None, "sha256": digest, "size": size}
+
+
+def _why_not(value: Any, error: BaseException) -> str:
+    kind = "{}.{}".format(type(value).__module__, type(value).__qualname__)
+    if _is_full(error):
+        return "The value, a {}, was not written: {}".format(kind, error)
+    part = pickling.offending_part(value)
+    place = " because of `{}`".format(part) if part else ""
+    return "The value, a {}, can't be pickled{}: {}: {}".format(kind, place, type(error).__name__, error)[:4000]
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _failed(run: Run, error: BaseException, cause: str) -> Report:
+    error.__traceback__ = _own_frames(error.__traceback__)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    report: Report = {"outcome": "exception", "cause": cause, "message": _last_line(error)}
+    if isinstance(error, SystemExit):
+        report["exit_code"] = _exit_code(error)
+    try:
+        packed = {**failures.pack(error, _travels), "traceback": text}
+        report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump, durable=True)
+    except BaseException as second:
+        report.update(outcome=None, cause="result" if cause == "user_code" else cause)
+        report["message"] = "{}; its exception was not written: {}".format(_last_line(error), second)
+    return report
+
+
+def _own_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
+    """The traceback from the user's first frame on; if there is none, as it is."""
+    inner = trace
+    while inner is not None and os.path.dirname(inner.tb_frame.f_code.co_filename) == _HERE:
+        inner = inner.tb_next
+    return inner or trace
+
+
+def _last_line(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception_only(type(error), error)).strip()[:4000]
+    except Exception:
+        return type(error).__qualname__
+
+
+def _cause(error: BaseException) -> str:
+    kind = type(error)
+    if isinstance(error, MemoryError) or (kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("ray.")):
+        return "out_of_memory"
+    return "crashed" if isinstance(error, SystemExit) else "user_code"
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
+
+
+def _travels(value: Any) -> bool:
+    file = io.BytesIO()
+    try:
+        pickling.dump(value, file, lambda _: True)
+        file.seek(0)
+        return type(pickling.load(file, [])).__qualname__ == type(value).__qualname__
+    except Exception:
+        return False

@@ -1,0 +1,181 @@
+"""The program that runs on a cluster: `python -I head.py ROOT RUN_ID [--detach]`.
+
+It is two processes. The inner one (`allocation.Allocation`) does the work. The outer one, its keeper, only waits: if
+the inner one is killed, the keeper ends all that it had started and says in the events that the call is lost. If the
+keeper is killed, the inner one does the same.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(os.path.dirname(_here))] + [entry for entry in sys.path if entry != _here]
+
+import contextlib
+import json
+import mmap
+import signal
+import traceback
+from typing import Any, Dict, List, Optional
+
+from slurm_ray_flow.remote import limits, processes
+from slurm_ray_flow.remote.allocation import Allocation, close
+from slurm_ray_flow.remote.events import Run, boot_id, tail
+
+NOTE_SIZE = 4096
+
+
+class Note:
+    """A little memory that both processes share: what the keeper must know when the inner head has died."""
+
+    def __init__(self) -> None:
+        self._memory = mmap.mmap(-1, NOTE_SIZE)
+        self._content: Dict[str, str] = {}
+
+    def __call__(self, **fields: str) -> None:
+        self._content.update(fields)
+        self._memory[:] = json.dumps(self._content).encode().ljust(NOTE_SIZE)
+
+    def read(self) -> Dict[str, str]:
+        """What the other process wrote last."""
+        text = bytes(self._memory).strip(b" \0")
+        return json.loads(text) if text else {}
+
+
+def main(arguments: List[str]) -> int:
+    """Run the head of one allocation; returns the exit code."""
+    root, run_id = arguments[:2]
+    os.umask(0o077)
+    run = Run(root, run_id)
+    try:
+        spec = run.read_spec()
+        if "--detach" in arguments[2:]:
+            return _detached(run, spec)
+        return keep(run, spec)
+    except (OSError, ValueError) as error:
+        sys.stderr.write("The head can't start: {}\n".format(error))
+        return 2
+
+
+def _detached(run: Run, spec: Dict[str, Any]) -> int:
+    """Start the head in a session of its own; return when it has its allocation."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        os.setsid()
+        if os.fork() == 0:
+            _become_daemon(run, spec, writing)
+        os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with open(reading, "rb") as file:
+        if file.read():
+            return 0
+    sys.stderr.write("The head did not start.\n{}\n".format(tail(run.head_log)))
+    return 2
+
+
+def _become_daemon(run: Run, spec: Dict[str, Any], writing: int) -> None:
+    code = 2
+    try:
+        log = os.open(run.head_log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for source, target in ((nothing, 0), (log, 1), (log, 2)):
+            os.dup2(source, target)
+        code = keep(run, spec, writing)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
+    """Be the keeper: start the inner head, wait for it, clean up after it if it was killed.
+
+    Args:
+        run: the allocation's run.
+        spec: its spec.json.
+        ready: a descriptor that gets one byte when the allocation is recorded, and is then closed.
+    """
+    _prepare_environment(run, spec)
+    processes.become_subreaper()
+    os.makedirs(run.inbox, mode=0o700, exist_ok=True)
+    run.keep_reserve()
+    run.record("allocated", pid=os.getpid(), started=processes.started(os.getpid()), boot_id=boot_id())
+    if ready is not None:
+        os.write(ready, b"1")
+        os.close(ready)
+    note = Note()
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    inner = os.fork()
+    if inner == 0:
+        _be_inner(run, spec, note)
+    return _wait_for(inner, run, note)
+
+
+_FORWARDED = {signal.SIGTERM, signal.SIGINT}
+
+
+def _prepare_environment(run: Run, spec: Dict[str, Any]) -> None:
+    binaries = os.path.dirname(str(spec.get("python") or sys.executable))
+    os.environ["PATH"] = binaries + os.pathsep + os.environ.get("PATH", os.defpath)
+    os.environ["SRF_RUN_ID"] = run.id
+    os.environ.update(limits.graphics_cards(spec.get("gpus"), dict(os.environ)))
+    for name in [name for name in os.environ if name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")]:
+        del os.environ[name]
+
+
+def _be_inner(run: Run, spec: Dict[str, Any], note: Note) -> None:
+    code = 1
+    try:
+        processes.become_subreaper()
+        allocation = Allocation(run, spec, note)
+        allocation.listen()
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        processes.die_with_parent(os.getppid(), signal.SIGTERM)
+        allocation.serve()
+        code = 0
+    except BaseException:
+        traceback.print_exc()
+        sys.stderr.flush()
+    finally:
+        os._exit(code)
+
+
+def _wait_for(inner: int, run: Run, note: Note) -> int:
+    def forward(number: int, _: object) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(inner, number)
+
+    for number in _FORWARDED:
+        signal.signal(number, forward)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    while True:
+        pid, status = os.waitpid(-1, 0)
+        if pid == inner:
+            break
+    code = processes.exit_code(status)
+    if code != 0:
+        _clean_up(code, run, note.read())
+    return 0 if code == 0 else 1
+
+
+def _clean_up(code: int, run: Run, note: Dict[str, str]) -> None:
+    """Do what the inner head can't do any more."""
+    processes.end_descendants()
+    how = "was killed by signal {}".format(-code) if code < 0 else "failed; see head.log"
+    reason = {"cause": "lost", "message": "The head of the run {}.".format(how)}
+    if note.get("call") and note["call"] != run.id:
+        other = Run(run.root, note["call"])
+        if not other.has_ended():
+            other.make_room()
+            other.record("call_ended", outcome=None, **reason)
+    close(run, reason, note.get("ray_folder", ""))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

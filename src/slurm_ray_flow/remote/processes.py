@@ -1,0 +1,144 @@
+"""Owning processes: who descends from whom, ending them all, dying with one's parent. Linux in full.
+
+Where there is no /proc and no prctl (macOS), a process's children are asked of `ps`, and a child whose parent is
+killed notices it only by itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from typing import Dict, Iterable, List, Optional, Set
+
+_SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
+
+
+def _prctl(option: int, value: int) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    import ctypes
+
+    return int(ctypes.CDLL(None, use_errno=True).prctl(option, value, 0, 0, 0)) == 0
+
+
+def become_subreaper() -> bool:
+    """Make orphans among this process's descendants its own children. False where the system can't."""
+    return _prctl(_SET_CHILD_SUBREAPER, 1)
+
+
+def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
+    """Have this process get `with_signal` when the parent dies, even by SIGKILL.
+
+    Args:
+        parent: the pid of the parent; if it is gone already, this process ends at once.
+        with_signal: the signal.
+    """
+    _prctl(_SET_DEATH_SIGNAL, with_signal)
+    if os.getppid() != parent:
+        os.kill(os.getpid(), with_signal)
+
+
+def started(pid: int) -> Optional[int]:
+    """When the process started, in clock ticks since boot, or None if it is gone or the system does not say."""
+    fields = _stat(pid)
+    return int(fields[19]) if fields else None
+
+
+def is_alive(pid: int) -> bool:
+    """Whether the process exists and is not a zombie."""
+    fields = _stat(pid)
+    if fields is not None:
+        return fields[0] not in ("Z", "X")
+    if os.path.isdir("/proc/self"):
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def _stat(pid: int) -> Optional[List[str]]:
+    """The fields of /proc/PID/stat from the state on: state, parent, ..."""
+    try:
+        with open("/proc/{}/stat".format(pid), encoding="utf-8", errors="replace") as file:
+            return file.read().rpartition(")")[2].split()
+    except OSError:
+        return None
+
+
+def _parents() -> Dict[int, int]:
+    """The parent of every living process."""
+    if not os.path.isdir("/proc/self"):
+        listing = subprocess.run(["ps", "-axo", "pid=,ppid="], stdout=subprocess.PIPE, check=False).stdout
+        pairs = (line.split() for line in listing.decode().splitlines())
+        return {int(pid): int(parent) for pid, parent in pairs}
+    found = {}
+    for name in os.listdir("/proc"):
+        fields = _stat(int(name)) if name.isdigit() else None
+        if fields and fields[0] not in ("Z", "X"):
+            found[int(name)] = int(fields[1])
+    return found
+
+
+def descendants(root: int, without: Iterable[int] = ()) -> Set[int]:
+    """All living processes below `root`, itself not included.
+
+    Args:
+        root: the pid to start from.
+        without: pids that are left out together with everything below them.
+    """
+    children: Dict[int, List[int]] = {}
+    for pid, parent in _parents().items():
+        children.setdefault(parent, []).append(pid)
+    found: Set[int] = set()
+    left, excluded = list(children.get(root, [])), set(without)
+    while left:
+        pid = left.pop()
+        if pid not in excluded and pid not in found:
+            found.add(pid)
+            left.extend(children.get(pid, []))
+    return found
+
+
+def end_descendants(without: Iterable[int] = (), seconds: float = 5.0) -> bool:
+    """SIGKILL everything below this process, again and again until nothing is left.
+
+    Args:
+        without: children that are spared, with everything below them.
+        seconds: when to give up.
+
+    Returns:
+        Whether nothing is left.
+    """
+    spared, deadline = list(without), time.monotonic() + seconds
+    while True:
+        left = descendants(os.getpid(), spared)
+        if not left:
+            return True
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+
+
+def reap() -> Dict[int, int]:
+    """Collect children that have ended: pid to exit code, negative for a signal."""
+    ended = {}
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                break
+            ended[pid] = exit_code(status)
+    return ended
+
+
+def exit_code(status: int) -> int:
+    """The exit code in a wait status, negative for a signal (`os.waitstatus_to_exitcode` of later Pythons)."""
+    return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)

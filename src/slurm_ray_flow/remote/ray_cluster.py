@@ -1,0 +1,126 @@
+"""The Ray cluster of one allocation, as the head sees it: started, probed until it is ready, ended with the head."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import secrets
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Dict, List, Optional, Set
+
+from slurm_ray_flow.remote import limits, processes
+from slurm_ray_flow.remote.events import tail
+
+START_LIMIT = 60.0
+ATTEMPTS = 3
+# "session_2026-11-21_08-20-12_832973_6205/sockets/plasma_store" follows, and 107 bytes are all that a socket may have.
+LONGEST_FOLDER = 40
+
+
+class RayCluster:
+    """Ray on one host, below a private folder, on ports of its own.
+
+    Args:
+        spec: the allocation's spec.json.
+        environment: the variables that Ray's processes get.
+    """
+
+    def __init__(self, spec: Dict[str, Any], environment: Dict[str, str]) -> None:
+        self._spec, self.folder = spec, _private_folder()
+        self.variables = self._variables()
+        self._environment = {**environment, **self.variables}
+        self.process: Optional[subprocess.Popen[bytes]] = None
+        self.address: Optional[str] = None
+        self.failure: Optional[str] = None
+        self.own_processes: Set[int] = set()
+        self.started = time.monotonic()
+        self._attempts = 0
+
+    def start(self) -> None:
+        """Start Ray; `poll` says when it is ready."""
+        self._attempts += 1
+        with contextlib.suppress(OSError):
+            os.unlink(self._address_file)
+        with open(os.path.join(self.folder, "ray.log"), "ab") as output:
+            self.process = subprocess.Popen(
+                self._command(), env=self._environment, cwd=self._folder_to_start_in(),
+                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+            )  # fmt: skip
+
+    def poll(self) -> bool:
+        """Look whether Ray is ready, without waiting. `failure` says why it never will be."""
+        if self.address is None and self.failure is None and os.path.exists(self._address_file):
+            with open(self._address_file, encoding="ascii") as file:
+                self.address = file.read().strip() or None
+            self.own_processes = self._family()
+        if self.address is None and time.monotonic() - self.started > START_LIMIT:
+            self.failure = "Ray was not ready after {:.0f} s.\n{}".format(START_LIMIT, self._last_words())
+        return self.address is not None
+
+    def ended(self, code: int) -> None:
+        """Note that Ray's process has ended by itself; before it was ready, another try may help (a port clash)."""
+        if self.address is None and self._attempts < ATTEMPTS and time.monotonic() - self.started < START_LIMIT:
+            self.start()
+            return
+        self.failure = "Ray ended by itself (exit code {}).\n{}".format(code, self._last_words())
+
+    @property
+    def pid(self) -> Optional[int]:
+        return self.process.pid if self.process else None
+
+    @property
+    def cpus(self) -> int:
+        return int(self._spec.get("cpus") or limits.processors())
+
+    @property
+    def _address_file(self) -> str:
+        return os.path.join(self.folder, "ray_current_cluster")
+
+    def _family(self) -> Set[int]:
+        assert self.pid is not None
+        return {self.pid} | processes.descendants(self.pid)
+
+    def _folder_to_start_in(self) -> str:
+        wanted = str(self._spec.get("working_directory") or "")
+        return wanted if os.path.isdir(wanted) else self.folder
+
+    def _variables(self) -> Dict[str, str]:
+        token = os.path.join(self.folder, "token")
+        with open(token, "w", encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+        return {
+            "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token, "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_TMPDIR": self.folder, "RAY_DEDUP_LOGS": "0",
+        }  # fmt: skip
+
+    def _command(self) -> List[str]:
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_node.py")
+        sizes = {"gpus": "num-gpus", "memory": "memory", "object_store_memory": "object-store-memory"}
+        chosen = {option: self._spec.get(name) for name, option in sizes.items()}
+        return [
+            *interpreter(self._spec), program, str(os.getpid()), "start", "--head", "--block",
+            "--temp-dir=" + self.folder, "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus={}".format(self.cpus),
+            *("--{}={}".format(option, int(value)) for option, value in chosen.items() if value is not None),
+            "--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=false",
+            "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--no-monitor",
+        ]  # fmt: skip
+
+    def _last_words(self) -> str:
+        files = [os.path.join(self.folder, "ray.log")]
+        files += sorted(glob.glob(os.path.join(self.folder, "session_latest", "logs", "*.err")))
+        return "\n".join(text for text in (tail(path, 1500) for path in files) if text)
+
+
+def interpreter(spec: Dict[str, Any]) -> List[str]:
+    """The environment's Python as the spec wants it started."""
+    return [str(spec.get("python") or sys.executable), *(["-I"] if spec.get("isolated") else [])]
+
+
+def _private_folder() -> str:
+    wanted = os.environ.get("TMPDIR", "/tmp")
+    folder = wanted if len(wanted) <= LONGEST_FOLDER - 15 and os.access(wanted, os.W_OK) else "/tmp"
+    return tempfile.mkdtemp(prefix="srf-", dir=folder)

@@ -1,0 +1,46 @@
+"""Starts Ray on this host and stays its parent: `ray_node.py PARENT_PID ARGUMENTS OF ray...`, environment's Python."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(os.path.dirname(_here))] + [entry for entry in sys.path if entry != _here]
+
+from typing import Any, List
+
+from slurm_ray_flow.remote import processes
+
+
+def main(arguments: List[str]) -> None:
+    """Run Ray's own command in this process, which dies with its parent, and Ray with it."""
+    processes.die_with_parent(int(arguments[0]))
+    from slurm_ray_flow.remote.ray_session import keep_on_loopback
+
+    if "--node-ip-address=127.0.0.1" in arguments:
+        keep_on_loopback()
+    _without_dashboard()
+    from ray.scripts import scripts
+
+    sys.argv = ["ray", *arguments[1:], *_without_client_server(scripts)]
+    scripts.cli()
+
+
+def _without_client_server(scripts: Any) -> List[str]:
+    """Keeps Ray from taking port 10001 where `ray[client]` is installed; elsewhere Ray refuses the option."""
+    missing = getattr(scripts, "get_ray_client_dependency_error", None)
+    return ["--ray-client-server-port=0"] if missing is not None and missing() is None else []
+
+
+def _without_dashboard() -> None:
+    """Ray starts and awaits the dashboard's process even when there is to be no dashboard: a second for nothing."""
+    from ray._private.node import Node
+
+    if hasattr(Node, "start_api_server"):
+        Node.start_api_server = lambda *_, **__: None
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,134 @@
+"""The driver's connection to the Ray cluster of its allocation."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import glob
+import logging
+import os
+import time
+from typing import Any, Dict, List
+
+WORKING_DIRECTORY = "SRF_WORKING_DIRECTORY"
+# What `ray.init` takes to start a cluster, and refuses where there is one already.
+_FOR_A_NEW_CLUSTER = {"num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "include_dashboard",
+                      "dashboard_host", "dashboard_port", "local_mode", "address", "ignore_reinit_error"}  # fmt: skip
+
+
+class RaySession:
+    """Joins a Ray cluster before the function runs, and makes the function's own `ray.init(...)` mean that one.
+
+    Args:
+        tools: the folder from which `slurm_ray_flow` is imported; workers need it too.
+    """
+
+    def __init__(self, tools: str) -> None:
+        import ray
+        from ray._private import worker
+
+        self._ray, self._tools, self._init = ray, tools, ray.init
+        self._named: Dict[str, Any] = {}
+        self._path: List[str] = []
+        keep_on_loopback()
+        atexit.unregister(worker.shutdown)  # it sleeps; the job ends with this process anyway
+        ray.init = self._replacement()
+
+    def join(self, address: str, setting: Dict[str, Any], allocation: Dict[str, Any]) -> None:
+        """Connect, or connect anew with another setting.
+
+        Args:
+            address: host:port of the cluster.
+            setting: path, working directory and variables of the call.
+            allocation: those that the cluster was started with, and which its workers therefore have already.
+        """
+        if self._ray.is_initialized():
+            self._ray.shutdown()
+        os.environ["RAY_ADDRESS"] = address
+        self._path = setting["path"]
+        self._named = {"logging_level": logging.WARNING}
+        if setting["environment_variables"] != allocation["environment_variables"] or (
+            setting["working_directory"] != allocation["working_directory"]
+        ):
+            self._named["runtime_env"] = _difference(setting)
+        self._connect({})
+
+    def warm_up(self) -> None:
+        """Have one worker started before it is needed; does not wait for it."""
+        self._ray.remote(max_retries=0, num_cpus=0)(_nothing).remote()
+
+    def flush(self, quiet: float = 0.3, seconds: float = 3.0) -> None:
+        """Wait until what this call's workers printed has reached this process's stdout.
+
+        Args:
+            quiet: how long nothing more must have come, in seconds.
+            seconds: when to give up.
+        """
+        if not self._ray.is_initialized() or not self._has_printed():
+            return
+        deadline, last, since = time.monotonic() + seconds, -1, time.monotonic()
+        while time.monotonic() < min(deadline, since + quiet):
+            size = os.fstat(1).st_size
+            if size != last:
+                last, since = size, time.monotonic()
+            time.sleep(0.02)
+
+    def _has_printed(self) -> bool:
+        worker = self._ray._private.worker
+        logs, job = worker._global_node.get_logs_dir_path(), worker.global_worker.current_job_id.hex()
+        files = glob.glob(os.path.join(logs, "worker-*-{}-*".format(job)))
+        return any(_says_something(path) for path in files)
+
+    def _connect(self, named: Dict[str, Any]) -> Any:
+        from ray.job_config import JobConfig
+
+        # Workers put each entry before the earlier ones, so the last one given is the first one searched.
+        path = [*reversed(self._path), self._tools]
+        config = named.pop("job_config", None) or JobConfig(_py_driver_sys_path=path)
+        return self._init(**{**self._named, **named, "job_config": config})
+
+    def _replacement(self) -> Any:
+        @functools.wraps(self._init)
+        def init(_address: Any = None, **named: Any) -> Any:
+            return self._user_init(named)
+
+        return init
+
+    def _user_init(self, named: Dict[str, Any]) -> Any:
+        kept = {name: value for name, value in named.items() if name not in _FOR_A_NEW_CLUSTER and name[:1] != "_"}
+        if self._ray.is_initialized():
+            if not kept:
+                return self._init(ignore_reinit_error=True, logging_level=logging.WARNING)
+            self._ray.shutdown()
+        return self._connect(kept)
+
+
+def keep_on_loopback() -> None:
+    """Have Ray take 127.0.0.1 as it is; it would look for the machine's address in the network instead."""
+    from ray._private import services
+
+    if hasattr(services, "resolve_ip_for_localhost"):
+        services.resolve_ip_for_localhost = lambda host: host
+
+
+def enter() -> None:
+    """What a worker does first, when its call has another working directory than the allocation."""
+    os.chdir(os.environ[WORKING_DIRECTORY])
+
+
+def _nothing() -> None:
+    return None
+
+
+def _difference(setting: Dict[str, Any]) -> Dict[str, Any]:
+    variables = {**setting["environment_variables"], WORKING_DIRECTORY: setting["working_directory"]}
+    return {"env_vars": variables, "worker_process_setup_hook": "slurm_ray_flow.remote.ray_session.enter"}
+
+
+def _says_something(path: str) -> bool:
+    """Whether a worker's log holds more than Ray's own markers."""
+    try:
+        with open(path, "rb") as file:
+            return any(not line.startswith(b":") for line in file)
+    except OSError:
+        return False
