@@ -114,7 +114,7 @@ class Call:
             if self._report is not None:
                 self._kill_at = min(now + 1.0, self._kill_at or now + 1.0)
         if self.driver.code is not None:
-            return self._report or self.driver.report() or self._without_report(self.driver.code)
+            return self._verdict(self._report or self.driver.report(), self.driver.code)
         if self._report is None and self._ending is None:
             self._check_limits(now)
         if self._kill_at is not None and now >= self._kill_at:
@@ -145,10 +145,14 @@ class Call:
             )
             self.end("out_of_memory", message, grace=0.0)
 
-    def _without_report(self, code: int) -> Dict[str, Any]:
+    def _verdict(self, report: Optional[Dict[str, Any]], code: int) -> Dict[str, Any]:
+        """A value that was just in time counts; any other report is only how our own SIGTERM showed."""
         how = {"exit_code": code} if code >= 0 else {"signal": -code}
-        if self._ending is not None:
+        if self._ending is not None and (report is None or report["outcome"] != "value"):
             return {**self._ending, **how}
+        return report or self._without_report(code, how)
+
+    def _without_report(self, code: int, how: Dict[str, int]) -> Dict[str, Any]:
         if code == -signal.SIGKILL and limits.out_of_memory_kills() > self._kills_before:
             return {"outcome": None, "cause": "out_of_memory", "message": "The machine ran out of memory.", **how}
         return {"outcome": None, "cause": "crashed", "message": _how_it_died(code, self.run), **how}

@@ -1,0 +1,167 @@
+"""Real heads with real Ray clusters."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from remote_lab import Lab, processes_of, until
+
+pytestmark = [pytest.mark.ray, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")]
+counter = iter(range(1_000_000))
+
+
+@pytest.fixture
+def lab(tmp_path):
+    lab = Lab(tmp_path / "root")
+    yield lab
+    lab.close()
+
+
+@pytest.fixture
+def name():
+    return f"ray-{os.getpid()}-{next(counter)}"
+
+
+def nothing_left(name):
+    until(lambda: not processes_of(f"SRF_RUN_ID={name}"), 3.0)
+    return True
+
+
+def asks_a_worker():
+    def call():
+        import ray
+
+        @ray.remote
+        def where():
+            import mine
+
+            print("said by a worker")
+            return mine.NAME, os.getcwd(), os.environ.get("COLOUR")
+
+        return ray.get(where.remote())
+
+    return call
+
+
+def spec_of(tmp_path, word):
+    folder = tmp_path / word
+    folder.mkdir()
+    (folder / "mine.py").write_text(f"NAME = {word!r}")
+    colours = {"environment_variables": {"COLOUR": word}}
+    return {"ray": True, "path": [str(folder)], "working_directory": str(folder), **colours}
+
+
+def test_workers_see_the_files_of_their_own_call_and_their_prints_come_home(lab, name, tmp_path):
+    first, second = spec_of(tmp_path, "red"), spec_of(tmp_path, "blue")
+    lab.lay(name, asks_a_worker(), keep_warm=60, **first)
+    lab.lay(name + "-2", asks_a_worker(), **second)
+    lab.enter(name, name)
+    head = lab.head(name)
+    assert lab.wait_for(name, "call_ended")["outcome"] == "value", lab.events(name)
+    lab.enter(name, name + "-2")
+    assert lab.wait_for(name + "-2", "call_ended")["outcome"] == "value", lab.events(name + "-2")
+    for run, word in ((name, "red"), (name + "-2", "blue")):
+        assert lab.outcome(run)["value"] == (word, str(tmp_path / word), word)
+        assert lab.log(run).count("said by a worker") == 1
+    ready = lab.wait_for(name, "ray_ready")
+    assert ready["address"].startswith("127.0.0.1:")
+    head.terminate()
+    assert lab.wait_for(name, "released")
+    assert nothing_left(name)
+
+
+def one_task():
+    def call():
+        import ray
+
+        ray.init(num_cpus=1)
+
+        @ray.remote
+        def one():
+            return 1
+
+        return ray.get(one.remote())
+
+    return call
+
+
+def test_a_second_call_is_answered_at_once(lab, name, tmp_path):
+    lab.lay(name, one_task(), ray=True, keep_warm=60, working_directory=str(tmp_path))
+    lab.enter(name, name)
+    lab.head(name)
+    lab.wait_for(name, "call_ended")
+    took = []
+    for number in range(3):
+        run = f"{name}-{number}"
+        lab.lay(run, one_task(), working_directory=str(tmp_path))
+        until(lambda: "ray::IDLE" in titles(name), 10.0)
+        before = time.monotonic()
+        lab.enter(name, run)
+        assert lab.wait_for(run, "call_ended")["outcome"] == "value"
+        took.append(time.monotonic() - before)
+    assert min(took) < 0.4, took
+
+
+def titles(name):
+    found = []
+    for pid in processes_of(f"SRF_RUN_ID={name}"):
+        try:
+            found.append(Path(f"/proc/{pid}/cmdline").read_text().partition("\0")[0])
+        except OSError:
+            continue
+    return found
+
+
+def waits():
+    def call():
+        import ray
+
+        @ray.remote
+        def sleep():
+            time.sleep(600)
+
+        print("sleeping", flush=True)
+        ray.get(sleep.remote())
+
+    return call
+
+
+@pytest.mark.parametrize("victim", ["keeper", "inner", "both"])
+def test_a_killed_head_takes_its_own_ray_along_and_no_other(lab, name, victim):
+    other = name + "-other"
+    for run in (name, other):
+        lab.lay(run, waits(), ray=True)
+        lab.enter(run, run)
+    head, _ = lab.head(name), lab.head(other)
+    for run in (name, other):
+        until(lambda run=run: (lab.folder(run) / "log.txt").exists() and "sleeping" in lab.log(run), 60)
+    inner = int(Path(f"/proc/{head.pid}/task/{head.pid}/children").read_text().split()[0])
+    for pid in {"keeper": [head.pid], "inner": [inner], "both": [inner, head.pid]}[victim]:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: not [pid for pid in processes_of(f"SRF_RUN_ID={name}") if not belongs_to(pid, other)], 10.0)
+    if victim != "both":
+        assert lab.wait_for(name, "call_ended", 3.0)["cause"] == "lost"
+    assert len(processes_of(f"SRF_RUN_ID={other}")) > 4
+    (lab.folder(other) / "cancel").touch()
+    assert lab.wait_for(other, "call_ended")["cause"] == "cancelled"
+    assert lab.wait_for(other, "released")
+    assert nothing_left(other)
+
+
+def belongs_to(pid, run):
+    try:
+        return f"SRF_RUN_ID={run}".encode() in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return True
+
+
+def test_a_ray_that_cannot_start_is_an_environment_failure(lab, name):
+    ended = lab.run(name, one_task(), ray=True, object_store_memory=1)
+    assert ended["cause"] == "environment"
+    assert "object" in ended["message"].lower()
+    assert nothing_left(name)
