@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 from uv import find_uv_bin
 
+from slurm_ray_flow.core.requirements import Line, marker_environment, wanted
 from slurm_ray_flow.remote import environment as builder
 
 PROGRAM = builder.__file__
@@ -314,6 +315,17 @@ def test_a_full_disk_is_a_failure_that_says_so(site: Site) -> None:
     assert code == 1
     assert events[-1]["event"] == "failed"
     assert "space" in events[-1]["message"]
+
+
+@pytest.mark.parametrize("version", ["3.10", "3.11", "3.13"])
+def test_a_lock_is_read_as_uv_reads_it(version: str) -> None:
+    project = Path(__file__).parents[2]
+    options = ["--no-dev", "--no-hashes", "--no-emit-project", "--no-annotate", "--no-header"]
+    command = [find_uv_bin(), "export", "--frozen", "--offline", *options]
+    exported = subprocess.check_output(command, cwd=project, text=True)
+    marks = marker_environment(version)
+    expected = {line.text.partition(" ;")[0] for line in map(Line.parse, exported.splitlines()) if line.applies(marks)}
+    assert set(wanted("auto", project, [], python=version).requirements) == expected - {""}
 
 
 def test_as_a_function_it_gives_what_the_environment_holds(site: Site) -> None:

@@ -1,0 +1,148 @@
+"""Choose where the wanted packages are written down, and join them with what the run itself needs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+from slurm_ray_flow.core.errors import DependencyError
+from slurm_ray_flow.core.requirements import local, pyproject
+from slurm_ray_flow.core.requirements.files import Reading
+from slurm_ray_flow.core.requirements.installed import Scanned, read_installed
+from slurm_ray_flow.core.requirements.lock import read_lock
+from slurm_ray_flow.core.requirements.model import Line, Wanted, hide_credentials, marker_environment
+
+OURS = "slurm-ray-flow"
+"""What the name means on a cluster is sent along with the run; the package itself is for home."""
+
+
+def wanted(
+    environment: str | Sequence[str],
+    project: Path,
+    distributions: Sequence[Scanned],
+    *,
+    python: str,
+    always: Sequence[str] = (),
+) -> Wanted:
+    """What is to be installed for a run.
+
+    Args:
+        environment: "auto" takes the project's uv.lock, requirements.txt or pyproject.toml, the first there is, else
+            the scanned distributions; else a path of such a file, seen from the project, or requirement lines.
+        project: the user's project. Its own folders are never packages.
+        distributions: what the scan found.
+        python: major.minor of the cluster's Python.
+        always: what the run itself needs, pinned. The user's own pin of the same package wins.
+
+    Raises:
+        DependencyError: something can't be read, or two of the requirements exclude each other; names both.
+    """
+    source = "given" if not isinstance(environment, str) else _source(environment, project)
+    marks = marker_environment(python)
+    reading = Reading(project)
+    if source == "imports":
+        reading.lines = read_installed(distributions, project, marks, OURS)
+    elif isinstance(environment, str):
+        _read(reading, _file(environment, project, source), python, marks)
+    else:
+        reading.read_lines(environment)
+    _leave_out(reading, project)
+    _join(reading, [Line.of(Requirement(text)) for text in always], marks)
+    _check(reading, marks)
+    return Wanted(
+        requirements=tuple(sorted({line.text for line in reading.lines})),
+        constraints=tuple(sorted({line.text for line in reading.constraints})),
+        options=tuple(dict.fromkeys(reading.options)),
+        source=source,
+        python=python,
+        contents=_contents(reading),
+    )
+
+
+def _source(environment: str, project: Path) -> str:
+    if environment not in {"auto", "isolated"}:
+        return "requirements.txt" if (name := Path(environment).name) not in {"uv.lock", "pyproject.toml"} else name
+    for name in ("uv.lock", "requirements.txt"):
+        if (project / name).is_file():
+            return name
+    return "pyproject.toml" if pyproject.declares_dependencies(project / "pyproject.toml") else "imports"
+
+
+def _file(environment: str, project: Path, source: str) -> Path:
+    path = project / (source if environment in {"auto", "isolated"} else Path(environment).expanduser())
+    if path.is_file():
+        return path
+    raise DependencyError(
+        f"there is no file {path}",
+        where=f"environment={hide_credentials(environment)!r}",
+        advice="give the path as seen from the project's folder, or requirement lines as a list",
+    )
+
+
+def _read(reading: Reading, path: Path, python: str, marks: dict[str, str]) -> None:
+    if path.name == "uv.lock":
+        reading.lines, reading.options = read_lock(path, python, marks, OURS)
+    elif path.name == "pyproject.toml":
+        reading.lines = pyproject.dependencies(path)
+        reading.options = list(pyproject.index_options(path).values())
+    else:
+        reading.read_file(path)
+
+
+def _leave_out(reading: Reading, project: Path) -> None:
+    names = {OURS, pyproject.project_name(project / "pyproject.toml")} - {""}
+    reading.lines = [line for line in reading.lines if line.name not in names and not _is_ours(line, project)]
+    reading.constraints = [line for line in reading.constraints if line.name not in names]
+
+
+def _is_ours(line: Line, project: Path) -> bool:
+    path = local.path_of(line.url) if line.url.startswith("file:") else None
+    return path is not None and local.is_part_of(path, project)
+
+
+def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> None:
+    """Add what the run needs, unless the user has a word of his own on it; never two lines for one package."""
+    for needed in always:
+        same = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
+        bounds = [line for line in reading.constraints if line.name == needed.name and line.applies(marks)]
+        if any(line.pin or line.url for line in same):
+            continue
+        if any(line.pin or line.url for line in bounds):
+            needed = dataclasses.replace(needed, specifier="")  # noqa: PLW2901
+        for line in (*same, *bounds):
+            if needed.pin and not SpecifierSet(line.specifier).contains(needed.pin, prereleases=True):
+                raise _conflict(line.text, f"{needed.text}, which the run needs as it is here")
+        extras = {extra for line in (needed, *same) for extra in line.extras}
+        reading.lines = [line for line in reading.lines if line not in same]
+        reading.lines.append(dataclasses.replace(needed, extras=tuple(sorted(extras))))
+
+
+def _check(reading: Reading, marks: dict[str, str]) -> None:
+    """Two lines that can never be met together are told now, with their words, not by the cluster later."""
+    lines = [line for line in (*reading.lines, *reading.constraints) if line.name and line.applies(marks)]
+    by_name: dict[str, list[Line]] = {}
+    for line in lines:
+        by_name.setdefault(line.name, []).append(line)
+    for same in by_name.values():
+        for line in same:
+            for other in same:
+                if line.pin and not SpecifierSet(other.specifier).contains(line.pin, prereleases=True):
+                    raise _conflict(line.text, other.text)
+
+
+def _conflict(one: str, other: str) -> DependencyError:
+    return DependencyError(
+        f"two requirements exclude each other: {hide_credentials(one)} and {hide_credentials(other)}",
+        advice="change one of them in the requirements, or give environment=[...]",
+    )
+
+
+def _contents(reading: Reading) -> tuple[tuple[str, str], ...]:
+    links = [option.partition(" ")[2] for option in reading.options if option.startswith("--find-links ")]
+    addresses = [line.url for line in reading.lines if line.url.startswith("file:")]
+    paths = {path for url in (*addresses, *links) if (path := local.path_of(url.partition("#")[0])) is not None}
+    return tuple(sorted((str(path), local.content_digest(path)) for path in paths))

@@ -1,0 +1,118 @@
+"""Want what is installed here: the scanned distributions, and all that they require."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import InvalidVersion, Version
+
+from slurm_ray_flow.core.requirements import local
+from slurm_ray_flow.core.requirements.model import Line
+
+_VERSION_CONTROL = re.compile(r"(git|hg|svn|bzr)\+")
+_ARCHIVE = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
+
+class Scanned(Protocol):
+    """A distribution that the scan found.
+
+    `origin` is where it was installed from when that was no index: a repository's address and commit, or a path.
+    """
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def origin(self) -> str | None: ...
+
+
+def read_installed(
+    distributions: Iterable[Scanned], project: Path, environment: dict[str, str], left_out: str
+) -> list[Line]:
+    """Exact versions of the distributions and of what they require, as they are installed here.
+
+    A requirement that is not installed is left to uv, which knows what the cluster's machine needs. A label such as
+    `+cu130` is dropped: it names a build for this machine, and the index that had it is not known.
+
+    Args:
+        left_out: the name of a distribution that is neither wanted nor followed.
+    """
+    found: dict[str, Line | None] = {left_out: None}
+    followed: set[tuple[str, str]] = set()
+    pending: list[tuple[str, Sequence[str]]] = []
+    for item in distributions:
+        scanned = str(canonicalize_name(item.name))
+        found.setdefault(scanned, _line(scanned, item.version, item.origin, project))
+        pending.append((scanned, ()))
+    while pending:
+        name, extras = pending.pop()
+        new = {(name, extra) for extra in ("", *extras)} - followed
+        distribution = _installed(name) if new and name != left_out else None
+        if distribution is None:
+            continue
+        followed |= new
+        found.setdefault(name, _line(name, distribution.version, _origin(distribution), project))
+        pending += _required(distribution, [extra for _, extra in new], environment)
+    return [line for line in found.values() if line]
+
+
+def _installed(name: str) -> importlib.metadata.Distribution | None:
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _required(
+    distribution: importlib.metadata.Distribution, extras: Sequence[str], environment: dict[str, str]
+) -> list[tuple[str, Sequence[str]]]:
+    found: list[tuple[str, Sequence[str]]] = []
+    for text in distribution.requires or ():
+        try:
+            requirement = Requirement(text)
+        except InvalidRequirement:
+            continue  # uv reads the same line when it installs, and is the better judge
+        marker = requirement.marker
+        if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in extras):
+            found.append((canonicalize_name(requirement.name), sorted(requirement.extras)))
+    return found
+
+
+def _origin(distribution: importlib.metadata.Distribution) -> str | None:
+    """Where it came from, by PEP 610."""
+    text = distribution.read_text("direct_url.json")
+    if not text:
+        return None
+    direct = json.loads(text)
+    repository = direct.get("vcs_info")
+    if not repository:
+        return str(direct["url"])
+    return f"{repository['vcs']}+{direct['url']}@{repository['commit_id']}"
+
+
+def _line(name: str, version: str, origin: str | None, project: Path) -> Line | None:
+    pinned = Line(name, specifier=f"=={_public(version)}")
+    if not origin:
+        return pinned
+    path = None if _VERSION_CONTROL.match(origin) else local.path_of(origin)
+    if path is None:
+        plain = _VERSION_CONTROL.match(origin) or origin.partition("#")[0].endswith(_ARCHIVE)
+        return Line(name, url=origin if plain else f"git+{origin}")
+    if not path.exists():
+        return pinned  # conda writes the path on the machine that built the package
+    return None if local.is_part_of(path, project) else Line(name, url=local.url_of(path))
+
+
+def _public(version: str) -> str:
+    try:
+        return Version(version).public
+    except InvalidVersion:
+        return version

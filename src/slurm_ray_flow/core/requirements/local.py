@@ -1,0 +1,73 @@
+"""Packages that are paths on this machine: which belong to the project, and what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from slurm_ray_flow.core.errors import DependencyError
+
+SKIPPED = {".git", ".hg", ".venv", "venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"}
+"""Folders that say nothing about what a package holds."""
+
+
+def path_of(url: str) -> Path | None:
+    """The path that a `file:` address or a plain path means; None for any other address."""
+    if url.startswith("file:"):
+        return Path(unquote(urlsplit(url).path))
+    return None if "://" in url else Path(url)
+
+
+def url_of(path: Path) -> str:
+    """The `file:` address of a path."""
+    return path.absolute().as_uri()
+
+
+def is_part_of(path: Path, project: Path) -> bool:
+    """Whether this is a folder of the project's own sources, which travel as files.
+
+    An archive inside the project is none: its code can't be imported from the files.
+    """
+    return path.is_dir() and path.resolve().is_relative_to(project.resolve())
+
+
+def resolve(path: str, base: Path, project: Path, where: str) -> Path:
+    """The absolute path of one that a file names, seen from that file, else from the project as pip sees it.
+
+    Raises:
+        DependencyError: there is nothing.
+    """
+    for start in (base, project):
+        if (start / path).exists():
+            return Path(os.path.normpath((start / path).absolute()))
+    raise DependencyError(
+        f"the local package {path} is not there", where=where, advice="write its path as seen from this file"
+    )
+
+
+def content_digest(path: Path) -> str:
+    """SHA-256 over a file, or over the names and bytes of a folder's files.
+
+    Raises:
+        DependencyError: something of it can't be read.
+    """
+    total = hashlib.sha256()
+    try:
+        for file in _files(path):
+            name = file.relative_to(path).as_posix().encode()
+            total.update(len(name).to_bytes(4, "big") + name + hashlib.sha256(file.read_bytes()).digest())
+    except OSError as error:
+        raise DependencyError(f"a local package can't be read: {error}", where=str(path)) from error
+    return total.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    found: list[Path] = []
+    for folder, names, files in os.walk(path):
+        names[:] = sorted(name for name in names if name not in SKIPPED and not name.endswith(".egg-info"))
+        found += [Path(folder) / file for file in sorted(files) if (Path(folder) / file).is_file()]
+    return found

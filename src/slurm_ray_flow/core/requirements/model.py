@@ -1,0 +1,173 @@
+"""What a run wants to have installed, and one requirement of it in its normal form."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from typing import Any
+
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name, canonicalize_version
+
+_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
+_VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
+
+
+def hide_credentials(text: str) -> str:
+    """The text with `user:password@` of each address in it replaced by `***@`."""
+    return _CREDENTIALS.sub("***@", text)
+
+
+def without_credentials(text: str) -> str:
+    """The text with `user:password@` of each address in it left out."""
+    return _CREDENTIALS.sub("", text)
+
+
+def expand_variables(text: str) -> str:
+    """`${NAME}` replaced by the environment variable of that name, as pip does; an unset one stays as it is."""
+    return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
+
+
+@dataclasses.dataclass(frozen=True)
+class Line:
+    """One requirement.
+
+    Attributes:
+        name: in PEP 503 form; "" where only an address is known.
+        extras: sorted, in PEP 503 form.
+        specifier: versions as written, sorted; "" takes any.
+        url: an address, or `file://` and a path; "" for one from an index.
+        marker: when it is wanted; "" for always.
+        hashes: `sha256:…`, any of which the archive may have.
+    """
+
+    name: str
+    extras: tuple[str, ...] = ()
+    specifier: str = ""
+    url: str = ""
+    marker: str = ""
+    hashes: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, requirement: Requirement) -> Line:
+        """The normal form of a PEP 508 requirement."""
+        return cls(
+            name=canonicalize_name(requirement.name),
+            extras=tuple(sorted(canonicalize_name(extra) for extra in requirement.extras)),
+            specifier=",".join(sorted(map(str, requirement.specifier))),
+            url=expand_variables(requirement.url or ""),
+            marker=str(requirement.marker) if requirement.marker else "",
+        )
+
+    @classmethod
+    def parse(cls, text: str) -> Line:
+        """Read back what `text` gave."""
+        body, *hashes = text.split(" --hash=")
+        if not body.startswith(("file:", "http:", "https:")) and not re.match(r"[a-z]+\+[a-z]+:", body):
+            return dataclasses.replace(cls.of(Requirement(body)), hashes=tuple(hashes))
+        url, _, marker = body.partition(" ; ")
+        return cls("", url=url, marker=marker, hashes=tuple(hashes))
+
+    @property
+    def text(self) -> str:
+        """As it stands in a requirements file."""
+        return self._text(self.specifier, self.url)
+
+    @property
+    def identity(self) -> str:
+        """Equal for two spellings of one requirement: `1.0` and `1.0.0`, another password, another order."""
+        return self._text(_canonical(self.specifier), without_credentials(self.url))
+
+    @property
+    def pin(self) -> str | None:
+        """The one version it allows, or None."""
+        match = re.fullmatch(r"={2,3}([^*,]+)", self.specifier)
+        return match[1].strip() if match else None
+
+    def applies(self, environment: dict[str, str]) -> bool:
+        """Whether its marker is true there."""
+        return not self.marker or Marker(self.marker).evaluate({**environment, "extra": ""})
+
+    def _text(self, specifier: str, url: str) -> str:
+        extras = f"[{','.join(self.extras)}]" if self.extras else ""
+        # Without a name there is no place for `name @`, and uv takes the address by itself.
+        body = f"{self.name}{extras} @ {url}" if url and self.name else (url or f"{self.name}{extras}{specifier}")
+        marker = f" ; {self.marker}" if self.marker else ""
+        return body + marker + "".join(f" --hash={value}" for value in sorted(self.hashes))
+
+
+def _canonical(specifier: str) -> str:
+    return ",".join(sorted(_canonical_part(part.operator, part.version) for part in SpecifierSet(specifier)))
+
+
+def _canonical_part(operator: str, version: str) -> str:
+    if operator == "===":
+        return operator + version
+    # Trailing zeros count in `~=1.0` and `==1.0.*`, and in these alone.
+    keeps_zeros = operator == "~=" or version.endswith(".*")
+    stem = canonicalize_version(version.removesuffix(".*"), strip_trailing_zero=not keeps_zeros)
+    return operator + stem + (".*" if version.endswith(".*") else "")
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Wanted:
+    """The packages of a run. Its JSON may hold credentials of an index; its repr never does.
+
+    Attributes:
+        requirements: lines in normal form, sorted: what is given to uv.
+        constraints: lines that bound versions without asking for a package.
+        options: index options, one to an entry, in the user's order.
+        source: "uv.lock", "requirements.txt", "pyproject.toml", "imports" or "given".
+        python: major.minor of the cluster's Python.
+        contents: the local paths among them, each with a digest of what lies there.
+    """
+
+    requirements: tuple[str, ...]
+    constraints: tuple[str, ...]
+    options: tuple[str, ...]
+    source: str
+    python: str
+    contents: tuple[tuple[str, str], ...] = ()
+
+    def __repr__(self) -> str:
+        return "Wanted" + hide_credentials(repr(dataclasses.astuple(self)))
+
+    def to_json(self) -> str:
+        """As text. It holds the credentials of index options: keep it where only the owner can read it."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, text: str) -> Wanted:
+        """Read back what `to_json` wrote."""
+        fields: dict[str, Any] = json.loads(text)
+        lists = {name: tuple(fields[name]) for name in ("requirements", "constraints", "options")}
+        contents = tuple((path, content) for path, content in fields["contents"])
+        return cls(**lists, source=fields["source"], python=fields["python"], contents=contents)
+
+    def lines(self) -> list[Line]:
+        """The requirements that apply on the cluster, read."""
+        environment = marker_environment(self.python)
+        return [line for line in map(Line.parse, self.requirements) if line.applies(environment)]
+
+
+def marker_environment(python: str) -> dict[str, str]:
+    """What markers are evaluated against: Linux, on this machine's processor, with the cluster's Python.
+
+    Args:
+        python: major.minor. Its patch level is this interpreter's where the two agree, else 0.
+    """
+    from packaging.markers import default_environment
+
+    environment: dict[str, str] = {name: str(value) for name, value in default_environment().items()}
+    if environment["sys_platform"] != "linux":
+        environment.update(platform_machine="x86_64", platform_release="", platform_version="")
+    environment.update(os_name="posix", sys_platform="linux", platform_system="Linux")
+    if environment["python_version"] != python:
+        environment.update(
+            python_version=python, python_full_version=f"{python}.0", implementation_version=f"{python}.0"
+        )
+    return environment

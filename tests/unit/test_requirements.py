@@ -1,0 +1,150 @@
+"""What a run wants, read from projects as users write them (tests/recorded/requirements)."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm_ray_flow.core.errors import DependencyError
+from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.core.requirements.pyproject import read_toml
+
+RECORDED = sorted((Path(__file__).parents[1] / "recorded" / "requirements").glob("*.toml"))
+
+
+@dataclasses.dataclass
+class Scanned:
+    name: str
+    version: str
+    origin: str | None = None
+
+
+def write(project: Path, files: dict[str, str]) -> Path:
+    project.mkdir(exist_ok=True)
+    for name, text in files.items():
+        path = project / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return project
+
+
+def read(case: dict[str, Any], folder: Path) -> Wanted:
+    project = write(folder / "project", case["files"])
+    environment, python = case.get("environment", "auto"), case.get("python", "3.11")
+    return wanted(environment, project, [], python=python, always=case.get("always", []))
+
+
+@pytest.mark.parametrize("recorded", RECORDED, ids=lambda path: path.stem)
+def test_recorded_project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRF_TEST_TOKEN", "from-the-shell")
+    case = read_toml(recorded)
+    if "error" in case:
+        with pytest.raises(DependencyError) as caught:
+            read(case, tmp_path)
+        assert [words for words in case["error"] if words not in str(caught.value)] == []
+        assert "hunter2" not in str(caught.value)
+        return
+    found = read(case, tmp_path)
+    places = {"{project}": (tmp_path / "project").as_uri(), "{outside}": (tmp_path / "outside").as_uri()}
+    places["{path}"] = str(tmp_path / "project")
+    text = json.dumps(case["wanted"])
+    for name, value in places.items():
+        text = text.replace(name, value)
+    expected = {"constraints": [], "options": [], **json.loads(text)}
+    assert {name: (list(v) if isinstance(v := getattr(found, name), tuple) else v) for name in expected} == expected
+    assert Wanted.from_json(found.to_json()) == found
+    assert "hunter2" not in repr(found)
+    assert "from-the-shell" not in repr(found)
+
+
+def install(site: Path, name: str, version: str, requires: tuple[str, ...] = (), direct_url: Any = None) -> None:
+    folder = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    folder.mkdir(parents=True)
+    lines = [f"Name: {name}", f"Version: {version}", *(f"Requires-Dist: {line}" for line in requires)]
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\n" + "\n".join(lines) + "\n")
+    if direct_url:
+        (folder / "direct_url.json").write_text(json.dumps(direct_url))
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    monkeypatch.setattr("sys.path", [str(folder)])
+    return folder
+
+
+def imports(project: Path, *scanned: Scanned, always: tuple[str, ...] = ()) -> tuple[str, ...]:
+    project.mkdir(exist_ok=True)
+    found = wanted("auto", project, scanned, python="3.11", always=always)
+    assert found.source == "imports"
+    return found.requirements
+
+
+def test_imports_bring_what_they_require_as_it_is_installed(site: Path, tmp_path: Path) -> None:
+    install(
+        site, "Some_Thing", "1.2", ("base>=1", "odd; sys_platform=='win32'", "new; python_version>='3.11'", "absent")
+    )
+    install(site, "base", "4.0", ("base2[fast]", "some-thing"))
+    install(site, "base2", "5.0", ("faster; extra == 'fast'", "slower; extra == 'slow'"))
+    for name in ("odd", "new", "faster", "slower", "not-imported"):
+        install(site, name, "1.0")
+    found = imports(tmp_path / "p", Scanned("Some_Thing", "1.2"))
+    assert found == ("base2==5.0", "base==4.0", "faster==1.0", "new==1.0", "some-thing==1.2")
+
+
+def test_markers_are_read_for_the_python_of_the_cluster(site: Path, tmp_path: Path) -> None:
+    install(site, "thing", "1.0", ("old; python_version<'3.11'", "new; python_version>='3.11'"))
+    install(site, "old", "1.0")
+    install(site, "new", "1.0")
+    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.10").requirements == ("old==1.0", "thing==1.0")
+    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.12").requirements == ("new==1.0", "thing==1.0")
+
+
+def test_imports_keep_where_a_distribution_came_from(site: Path, tmp_path: Path) -> None:
+    commit = {"url": "https://git.invalid/x.git", "vcs_info": {"vcs": "git", "commit_id": "abc"}}
+    install(site, "needs", "1.0", ("from-git", "conda-built"))
+    install(site, "from-git", "1.0", direct_url=commit)
+    install(site, "conda-built", "1.0", direct_url={"url": "file:///nowhere/work", "dir_info": {}})
+    outside = write(tmp_path / "outside", {"x.py": ""})
+    inside = write(tmp_path / "p", {"lib/x.py": ""}) / "lib"
+    found = imports(
+        tmp_path / "p",
+        Scanned("needs", "1.0"),
+        Scanned("ours", "1.0", str(inside)),
+        Scanned("near", "1.0", outside.as_uri()),
+        Scanned("far", "1.0", "git+https://git.invalid/far.git@abc"),
+        Scanned("farther", "1.0", "https://git.invalid/farther.git@abc"),
+    )
+    assert found == (
+        "conda-built==1.0",
+        "far @ git+https://git.invalid/far.git@abc",
+        "farther @ git+https://git.invalid/farther.git@abc",
+        "from-git @ git+https://git.invalid/x.git@abc",
+        f"near @ {outside.as_uri()}",
+        "needs==1.0",
+    )
+
+
+def test_imports_leave_out_this_package_and_what_it_alone_requires(site: Path, tmp_path: Path) -> None:
+    install(site, "slurm-ray-flow", "0.1", ("prefect",))
+    install(site, "prefect", "3.8.8")
+    assert imports(tmp_path / "p", Scanned("slurm_ray_flow", "0.1"), always=("dill==0.4.1",)) == ("dill==0.4.1",)
+
+
+def test_imports_ask_for_the_public_version_of_a_build_for_this_machine(site: Path, tmp_path: Path) -> None:
+    assert imports(tmp_path / "p", Scanned("torch", "2.9.1+cpu")) == ("torch==2.9.1",)
+
+
+def test_a_local_package_is_known_by_its_content(tmp_path: Path) -> None:
+    outside = write(tmp_path / "outside", {"x.py": "1", "__pycache__/x.pyc": "1"})
+    project = write(tmp_path / "project", {"requirements.txt": "../outside\n"})
+    before = wanted("auto", project, [], python="3.11")
+    write(outside, {"__pycache__/x.pyc": "2", ".git/HEAD": "3"})
+    assert wanted("auto", project, [], python="3.11") == before
+    write(outside, {"x.py": "2"})
+    assert wanted("auto", project, [], python="3.11") != before
