@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from packaging.utils import canonicalize_name
-from pip_requirements_parser import InstallRequirement, OptionLine, PipError, RequirementsFile
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local, pyproject
@@ -54,8 +53,10 @@ class Reading:
         if (path.resolve(), constraint) in self.seen:
             return
         self.seen.add((path.resolve(), constraint))
+        from pip_requirements_parser import PipError
+
         try:
-            parsed = RequirementsFile.from_file(str(path))
+            parsed = _parse(path)
         except (OSError, PipError, ValueError) as error:
             what = f"{path} can't be read: {hide_credentials(str(error)).replace('|n', ': ')}"
             raise DependencyError(what, where=named_in or str(path)) from error
@@ -71,7 +72,7 @@ class Reading:
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "requirements.txt")
             file.write_text("\n".join(lines), encoding="utf-8-sig")
-            parsed = RequirementsFile.from_file(str(file))
+            parsed = _parse(file)
         self._add(parsed, self.project, "environment=[...]", False)
 
     def _add(self, parsed: Any, base: Path, origin: str, constraint: bool) -> None:
@@ -80,11 +81,10 @@ class Reading:
             raise DependencyError(hide_credentials(what), where=f"{origin}:{wrong.line_number}")
         place = _Place(base, origin, constraint)
         # In the order of the file: of two index options the first one is asked first.
-        for item in sorted([*parsed.requirements, *parsed.options], key=lambda item: item.line_number):
-            if isinstance(item, OptionLine):
-                self._add_option(item, place)
-            else:
-                self._add_requirement(item, place)
+        found = [(item.line_number, self._add_requirement, item) for item in parsed.requirements]
+        found += [(item.line_number, self._add_option, item) for item in parsed.options]
+        for _, add, item in sorted(found, key=lambda one: one[0]):
+            add(item, place)
 
     def _add_option(self, item: Any, place: _Place) -> None:
         where = place.at(item.line_number)
@@ -142,6 +142,13 @@ class _Place:
         return f"{self.origin}:{line_number}"
 
 
+def _parse(path: Path) -> Any:
+    # Slow to import, and a run that reuses this interpreter's environment never comes here.
+    from pip_requirements_parser import RequirementsFile
+
+    return RequirementsFile.from_file(str(path))
+
+
 def _values(value: object) -> list[str]:
     if isinstance(value, str):
         return [value]
@@ -155,12 +162,12 @@ def _find_links(value: str, base: Path, project: Path, where: str) -> str:
     return value if path is None else str(local.resolve(str(path), base, project, where))
 
 
-def _address(item: InstallRequirement) -> str:
+def _address(item: Any) -> str:
     url = item.req.url if item.req and item.req.url else item.link.url if item.link else ""
     return expand_variables(url)
 
 
-def _marker(item: InstallRequirement) -> str:
+def _marker(item: Any) -> str:
     return str(item.marker) if item.marker else ""
 
 
@@ -168,7 +175,7 @@ def _both(one: str, other: str) -> str:
     return f"({one}) and ({other})" if one and other else one or other
 
 
-def _linked(item: InstallRequirement, address: str, name: str = "") -> Line:
+def _linked(item: Any, address: str, name: str = "") -> Line:
     """A requirement with an address: `#egg=` only ever named it, so the name goes to the front."""
     base, _, fragment = address.partition("#")
     parts = urllib.parse.parse_qs(fragment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
+from slurm_ray_flow.core.requirements import local
 from slurm_ray_flow.core.requirements.model import Line, expand_variables, hide_credentials
 
 if sys.version_info >= (3, 11):
@@ -49,6 +51,7 @@ def dependencies(path: Path, extras: Sequence[str] = ()) -> list[Line]:
         DependencyError: a line is no requirement.
     """
     project = read_toml(path).get("project", {})
+    sources = _sources(path)
     declared = project.get("optional-dependencies", {})
     optional: dict[str, list[str]] = {canonicalize_name(name): lines for name, lines in declared.items()}
     found: list[Line] = []
@@ -58,13 +61,39 @@ def dependencies(path: Path, extras: Sequence[str] = ()) -> list[Line]:
     while pending:
         line = _line(pending.pop(0), path)
         if line.name != canonicalize_name(project.get("name", "")):
-            found.append(line)
+            found.append(_with_source(line, sources.get(line.name), path))
             continue
         # A project may name its own extras: all = ["project[plots,tests]"].
         for extra in set(line.extras) - seen:
             seen.add(extra)
             pending += optional.get(extra, [])
     return found
+
+
+def _sources(path: Path) -> dict[str, Any]:
+    sources = read_toml(path).get("tool", {}).get("uv", {}).get("sources", {})
+    return {canonicalize_name(name): source for name, source in sources.items()}
+
+
+def _with_source(line: Line, source: Any, path: Path) -> Line:
+    """The requirement from where `[tool.uv.sources]` says: never a namesake from the public index.
+
+    Raises:
+        DependencyError: it says so in a way that only uv itself can follow.
+    """
+    if source is None or (isinstance(source, dict) and "index" in source):
+        return line
+    kind = next((kind for kind in ("git", "url", "path") if isinstance(source, dict) and kind in source), None)
+    if kind is None or "marker" in source:
+        what = f"[tool.uv.sources] of {line.name} can't be followed without a lock"
+        raise DependencyError(what, where=str(path), advice="run `uv lock`: uv.lock is read first")
+    part = f"#subdirectory={source['subdirectory']}" if "subdirectory" in source else ""
+    if kind == "path":
+        found = local.resolve(source["path"], path.parent, path.parent, str(path))
+        return dataclasses.replace(line, specifier="", url=local.url_of(found))
+    revision = next((f"@{source[key]}" for key in ("rev", "tag", "branch") if key in source), "")
+    address = f"git+{source['git']}{revision}" if kind == "git" else source["url"]
+    return dataclasses.replace(line, specifier="", url=expand_variables(address) + part)
 
 
 def _line(text: str, path: Path) -> Line:
