@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from remote_lab import Lab, processes_of, until
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux")
+OLD_PYTHON = Path("~/.pyenv/versions/3.9.18/bin/python").expanduser()
 counter = iter(range(1_000_000))
 
 
@@ -46,6 +47,15 @@ def test_a_value_comes_home_with_its_digest(lab, name):
     assert lab.outcome(name, ended) == {"value": 3}
     assert [e["event"] for e in lab.events(name)] == ["allocated", "call_started", "call_ended", "released"]
     assert nothing_left(name)
+
+
+@pytest.mark.skipif(not OLD_PYTHON.exists(), reason="no Python 3.9 here")
+def test_the_head_runs_on_an_old_python(lab, name):
+    lab.lay(name, adder(), 1, 2)
+    lab.enter(name, name)
+    lab.head(name, python=OLD_PYTHON)
+    assert lab.wait_for(name, "call_ended")["outcome"] == "value"
+    assert lab.outcome(name) == {"value": 3}
 
 
 def test_none_is_a_value(lab, name):

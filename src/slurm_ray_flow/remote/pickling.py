@@ -77,6 +77,8 @@ def pickler_class() -> Any:
         def save(self, obj: Any, save_persistent_id: bool = True) -> None:
             if _is_main_class(obj) and id(obj) not in self.memo and id(obj) not in self._by_value:
                 self._save_resolved(obj)
+            elif _is_plain_array(obj) and id(obj) not in self.memo:  # dill would copy its bytes into the pickle
+                self.save_reduce(*obj.__reduce_ex__(5), obj=obj)
             else:
                 super().save(obj, save_persistent_id)
 
@@ -96,6 +98,11 @@ def _is_main_class(value: Any) -> bool:
         and getattr(value, "__module__", None) == "__main__"
         and "<locals>" not in value.__qualname__
     )
+
+
+def _is_plain_array(value: Any) -> bool:
+    kind = type(value)
+    return kind.__name__ == "ndarray" and kind.__module__ == "numpy"
 
 
 def offending_part(value: Any) -> Optional[str]:

@@ -1,0 +1,169 @@
+"""The parts of the remote program that need no processes of their own, and its diet: Python 3.9, nothing installed."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import slurm_ray_flow.remote as remote_package
+from slurm_ray_flow.remote import events, failures, limits, pickling, processes
+
+REMOTE = Path(remote_package.__file__).parent
+OLD_PYTHON = Path("~/.pyenv/versions/3.9.18/bin/python").expanduser()
+
+
+@pytest.fixture
+def tools(tmp_path):
+    package = tmp_path / "tools" / "slurm_ray_flow"
+    shutil.copytree(REMOTE, package / "remote", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REMOTE / "inside.py", package / "__init__.py")
+    return package.parent
+
+
+def isolated(python, tools, code, folder):
+    program = f"import sys; sys.path.insert(0, {str(tools)!r})\n{code}"
+    return subprocess.run(
+        [python, "-I", "-S", "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=30
+    )
+
+
+@pytest.mark.skipif(not OLD_PYTHON.exists(), reason="no Python 3.9 here")
+def test_every_file_imports_on_python_3_9_with_the_standard_library_alone(tools, tmp_path):
+    own = [path.stem for path in REMOTE.glob("*.py") if path.stem not in ("__init__", "inside", "environment")]
+    code = "\n".join(f"import slurm_ray_flow.remote.{name}" for name in own)
+    done = isolated(OLD_PYTHON, tools, code, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+INSIDE = """
+from slurm_ray_flow import slurm_ray_flow, Handle, LocalMachine, OutOfMemory, SlurmRayFlowError
+@slurm_ray_flow
+def plain(x): return x
+@slurm_ray_flow(cluster="anything", nodes=3)
+def with_options(x): return x
+assert plain(1) == with_options.with_options(nodes=4)(1) == plain.local(1) == 1
+assert issubclass(OutOfMemory, SlurmRayFlowError)
+for use in (lambda: plain.submit(1), lambda: Handle.attach("r"), lambda: LocalMachine()):
+    try:
+        use()
+    except SlurmRayFlowError as error:
+        assert "inside a run" in str(error)
+    else:
+        raise AssertionError(use)
+"""
+
+
+def test_inside_a_run_the_decorator_leaves_functions_as_they_are(tools, tmp_path):
+    done = isolated(sys.executable, tools, INSIDE, tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_an_event_that_finds_no_room_gets_the_reserve(tmp_path):
+    run = events.Run(str(tmp_path), "r")
+    os.makedirs(run.folder)
+    run.keep_reserve()
+    assert os.path.getsize(run.reserve) == events.RESERVE_SIZE
+    run.record("call_ended", message="ü")
+    run.make_room()
+    assert not os.path.exists(run.reserve)
+    assert [event["message"] for event in run.recorded()] == ["ü"]
+    assert run.has_ended()
+
+
+def test_half_a_line_is_no_event():
+    assert events.parse('{"event": "a"}\n{"event": "b"') == [{"event": "a"}]
+
+
+class Stubborn(Exception):
+    def __reduce__(self):
+        raise TypeError("not me")
+
+
+class TwoParts(Exception):
+    def __init__(self, left, right):
+        super().__init__(left + right)
+        self.left = left
+
+
+def travels(value):
+    try:
+        pickling.pickler_class()
+        return type(pickled(value)) is type(value)
+    except Exception:
+        return False
+
+
+def pickled(value):
+    import io
+
+    file = io.BytesIO()
+    pickling.dump(value, file, lambda _: True)
+    file.seek(0)
+    return pickling.load(file, [])
+
+
+def raised(error, cause=None):
+    try:
+        raise error from cause
+    except BaseException as caught:
+        return caught
+
+
+def test_an_exception_keeps_its_chain_its_notes_and_its_type():
+    error = raised(TwoParts("a", "b"), KeyError("why"))
+    error.__notes__ = ["a note"]
+    back = failures.unpack(failures.pack(error, travels))
+    assert type(back) is TwoParts
+    assert (back.args, back.left, back.__notes__) == (("ab",), "a", ["a note"])
+    assert isinstance(back.__cause__, KeyError)
+
+
+def test_an_exception_that_cannot_travel_is_described():
+    back = failures.unpack(failures.pack(raised(Stubborn(object)), lambda value: False))
+    assert isinstance(back, failures.DescribedError)
+    assert back.type_name.endswith("Stubborn")
+    assert back.arguments == ["<class 'object'>"]
+    assert "Traceback" in back.remote_traceback
+
+
+def test_a_chain_that_bites_its_tail_ends():
+    first, second = ValueError("1"), ValueError("2")
+    first.__cause__, second.__cause__ = second, first
+    assert failures.unpack(failures.pack(first, travels)).__cause__.args == ("2",)
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        ({"a": 1, "b": [1, (n for n in ())]}, "value['b'][1]"),
+        ([1, {2: (3, iter(()), (n for n in ()))}], "value[1][2][2]"),
+        ((n for n in ()), None),
+    ],
+)
+def test_the_part_that_cannot_be_pickled_is_named(value, path):
+    assert pickling.offending_part(value) == path
+
+
+def test_descendants_without_a_branch():
+    child = subprocess.Popen(["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE)
+    try:
+        child.stdout.readline()
+        found = processes.descendants(os.getpid())
+        assert child.pid in found
+        assert len(processes.descendants(child.pid)) == 1
+        assert not (processes.descendants(os.getpid(), [child.pid]) & (processes.descendants(child.pid) | {child.pid}))
+    finally:
+        for pid in [*processes.descendants(child.pid), child.pid]:
+            os.kill(pid, 9)
+        child.wait()
+        child.stdout.close()
+    assert not processes.is_alive(child.pid)
+
+
+def test_graphics_cards_are_restricted_unless_a_scheduler_did_it():
+    assert limits.graphics_cards(2, {}) == {"CUDA_VISIBLE_DEVICES": "0,1"}
+    assert limits.graphics_cards(2, {"CUDA_VISIBLE_DEVICES": "5"}) == {}
+    assert limits.graphics_cards(None, {}) == limits.graphics_cards(0, {}) == {}
