@@ -1,0 +1,82 @@
+"""Makes Prefect in this process use our server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Iterator
+from urllib.parse import urlsplit, urlunsplit
+
+from slurm_ray_flow.blocks.server.address import ServerAddress
+from slurm_ray_flow.blocks.server.files import auth_string, server_files
+
+_guard = threading.Lock()
+_connected_to: set[str] = set()  # addresses that `connect` set: no choice of the user's
+
+
+def client_settings(address: ServerAddress) -> dict[str, str]:
+    """The settings by their names that make a Prefect client use the server; none for one the user configured."""
+    if not address.owned:
+        return {}
+    return {"PREFECT_API_URL": address.url, "PREFECT_API_AUTH_STRING": auth_string(server_files())}
+
+
+def configured_url() -> str | None:
+    """The address of the API that the user configured: variable, active profile or prefect.toml; None without."""
+    if chosen := os.environ.get("PREFECT_API_URL"):
+        return chosen
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    return None if url is None or url in _connected_to else url
+
+
+def configured_auth() -> str:
+    """What the user configured for log-in, "user:password"; empty without."""
+    from prefect.settings import get_current_settings
+
+    found = get_current_settings().api.auth_string
+    return found.get_secret_value() if found else ""
+
+
+def ui_url_of(api_url: str) -> str:
+    """Where the UI of a server is that is reached at `api_url`."""
+    parts = urlsplit(api_url)
+    return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/").removesuffix("/api"), "", ""))
+
+
+def connect(address: ServerAddress) -> None:
+    """Makes Prefect use the server in all threads of this process from now on.
+
+    Where the user configured a server, or a block of `temporary_settings` names one, nothing changes. The process's
+    environment stays as it is: what the user starts from here, or sends elsewhere, must not carry the password.
+    """
+    from prefect import context
+
+    if not address.owned:
+        return
+    auth = auth_string(server_files())
+    with _guard:
+        current = context.GLOBAL_SETTINGS_CONTEXT
+        if current.settings.api.url == address.url:
+            return
+        updated = current.settings.copy_with_update(updates={"api.url": address.url, "api.auth_string": auth})
+        _connected_to.add(address.url)
+        context.GLOBAL_SETTINGS_CONTEXT = context.SettingsContext(profile=current.profile, settings=updated)
+
+
+@contextlib.contextmanager
+def connected(address: ServerAddress) -> Iterator[None]:
+    """Prefect uses the server in this block, and after it in this process (logs and events are sent late).
+
+    Also inside a block of `temporary_settings` that was entered before.
+    """
+    from prefect.settings import get_current_settings, temporary_settings
+
+    connect(address)
+    if not address.owned or get_current_settings().api.url == address.url:
+        yield
+        return
+    with temporary_settings({"api.url": address.url, "api.auth_string": auth_string(server_files())}):
+        yield

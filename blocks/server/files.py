@@ -1,0 +1,106 @@
+"""The names of the server's files at home, and the secrets among them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import fcntl
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.core.home import home
+
+USER = "srf"
+"""The user's half of what the server asks for; the random secret is the other."""
+
+
+@dataclass(frozen=True)
+class ServerFiles:
+    """Everything of the server lies in one folder that only its user can enter."""
+
+    folder: Path
+
+    @property
+    def prefect_home(self) -> Path:
+        """PREFECT_HOME of the server: its database and its leases."""
+        return self.folder / "prefect"
+
+    @property
+    def state(self) -> Path:
+        """Where the server is and which processes it is made of."""
+        return self.folder / "server.json"
+
+    @property
+    def secret(self) -> Path:
+        """The password of the API and the UI."""
+        return self.folder / "secret"
+
+    @property
+    def encryption_key(self) -> Path:
+        """The key of the secrets in the server's database. Without it they are lost."""
+        return self.folder / "encryption_key"
+
+    @property
+    def log(self) -> Path:
+        """What server and supervisor print."""
+        return self.folder / "log"
+
+    @property
+    def lock(self) -> Path:
+        """Held by whoever starts or stops the server."""
+        return self.folder / "lock"
+
+    @property
+    def user_interface(self) -> Path:
+        """The UI's files, copied from Prefect at the first start."""
+        return self.folder / "ui"
+
+    @property
+    def log_in_page(self) -> Path:
+        """A local page that takes the browser to the UI with the password at hand."""
+        return self.folder / "log-in.html"
+
+
+def server_files() -> ServerFiles:
+    """The server's files of this user. Makes nothing."""
+    return ServerFiles(home() / "server")
+
+
+def make_folders(files: ServerFiles) -> None:
+    """Makes the folders; makes them private also where somebody had opened them."""
+    for folder in (files.folder.parent, files.folder, files.prefect_home):
+        private_folder(folder).chmod(0o700)
+
+
+def password(files: ServerFiles) -> str:
+    """The password, made the first time."""
+    return _kept(files.secret, lambda: secrets.token_urlsafe(32))
+
+
+def auth_string(files: ServerFiles) -> str:
+    """User and password as Prefect's settings want them."""
+    return f"{USER}:{password(files)}"
+
+
+def encryption_key(files: ServerFiles) -> str:
+    """The key of the secrets in the database, made the first time."""
+    return _kept(files.encryption_key, lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+
+
+@contextlib.contextmanager
+def locked(files: ServerFiles) -> Iterator[None]:
+    """Alone among all processes of this user while the block runs."""
+    make_folders(files)
+    with files.lock.open("a") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
+def _kept(path: Path, make: Callable[[], str]) -> str:
+    with contextlib.suppress(FileNotFoundError):
+        return path.read_text()
+    write_whole(path, make().encode())
+    return path.read_text()

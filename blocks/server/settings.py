@@ -1,0 +1,49 @@
+"""The settings that our server runs with."""
+
+from __future__ import annotations
+
+import os
+
+from slurm_ray_flow.blocks.server.address import HOST
+from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encryption_key
+
+LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
+
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "DO_NOT_TRACK": "1",
+    # SQLite answers five times as many runs when rows are written in batches.
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "100",
+    "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
+    "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
+    # In memory, a restart of the server would leave the slots of its limits taken for ever.
+    "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
+    # By default only events are removed, and the database grows with every run.
+    "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PYTHONUNBUFFERED": "1",
+}
+
+
+def server_environment(files: ServerFiles, port: int) -> dict[str, str]:
+    """The whole environment of the server's process.
+
+    The caller's own PREFECT_ variables stay out: they are meant for flows, and the server outlives its caller.
+    Secrets travel here and not as arguments, which every user of the machine can read.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    return {
+        **inherited,
+        **SETTINGS,
+        "PREFECT_HOME": str(files.prefect_home),
+        "PREFECT_SERVER_API_HOST": HOST,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_UI_API_URL": f"http://{HOST}:{port}/api",
+        "PREFECT_SERVER_UI_STATIC_DIRECTORY": str(files.user_interface),
+        "PREFECT_SERVER_API_AUTH_STRING": auth_string(files),
+        "PREFECT_API_AUTH_STRING": auth_string(files),
+        "PREFECT_SERVER_ENCRYPTION_KEY": encryption_key(files),
+    }

@@ -1,0 +1,98 @@
+"""Finds the Prefect server to use, and starts one where there is none."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from slurm_ray_flow.blocks import shell
+from slurm_ray_flow.blocks.processes import Process, alive, identify
+from slurm_ray_flow.blocks.server import client
+from slurm_ray_flow.blocks.server.address import ServerAddress, ServerState, read_state, serving
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encryption_key, locked, server_files
+from slurm_ray_flow.core.errors import ServerError
+
+START_SECONDS = 90.0
+LOOK_SECONDS = 0.1
+TRIES = 3
+"""Somebody may take the chosen port in the seconds that the server needs to open it."""
+
+
+def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
+    """The Prefect server to use: the configured one as it is, else ours, started if need be.
+
+    Where ours runs already this takes a millisecond. Of several processes that start it at once, one does.
+
+    Args:
+        progress: is told, in a sentence, when something takes longer.
+
+    Raises:
+        ServerError: it did not start; with the end of its log.
+    """
+    files = server_files()
+    state = read_state(files)
+    configured = client.configured_url()
+    if configured and (state is None or configured != state.url):
+        return ServerAddress(configured, client.ui_url_of(configured), owned=False)
+    if state is not None and serving(state) and alive(state.supervisor):
+        return state.address()
+    with locked(files):
+        return _start(files, progress)
+
+
+def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress:
+    state = read_state(files)
+    if state is not None and serving(state) and alive(state.supervisor):
+        return state.address()
+    progress("Starting the Prefect server (about 10 s, once).")
+    auth_string(files)  # made here, under the lock, and not by two processes at once
+    encryption_key(files)
+    began = time.monotonic()
+    for number in range(TRIES):
+        length = files.log.stat().st_size if files.log.exists() else 0
+        state = _wait(files, _supervisor(files), began + START_SECONDS)
+        if state is not None:
+            address = state.address(started=True)
+            progress(f"The Prefect server runs at {address.ui_url} (started in {time.monotonic() - began:.1f} s).")
+            return address
+        if number == TRIES - 1 or not _port_taken(files, length):
+            break
+    raise _failed(files)
+
+
+def _supervisor(files: ServerFiles) -> Process | None:
+    """The supervisor that is at work already, or a new one."""
+    state = read_state(files)
+    if state is not None and alive(state.supervisor):
+        return state.supervisor
+    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.supervisor"]
+    return identify(shell.start(command, log=files.log, env=env, cwd=files.prefect_home))
+
+
+def _wait(files: ServerFiles, supervisor: Process | None, deadline: float) -> ServerState | None:
+    """The state of a server that is well; None when its supervisor gave up or time is over."""
+    while supervisor is not None and alive(supervisor) and time.monotonic() < deadline:
+        state = read_state(files)
+        if state is not None and state.supervisor == supervisor and serving(state) and Api(state.url).healthy():
+            return state
+        time.sleep(LOOK_SECONDS)
+    return None
+
+
+def _port_taken(files: ServerFiles, offset: int) -> bool:
+    with files.log.open(errors="replace") as stream:
+        stream.seek(offset)
+        return "already in use" in stream.read().replace("\n", " ")
+
+
+def _failed(files: ServerFiles) -> ServerError:
+    lines = files.log.read_text(errors="replace").splitlines()[-15:] if files.log.exists() else []
+    return ServerError(
+        "The Prefect server did not start:\n    " + "\n    ".join(lines or ["its log is empty"]),
+        where=str(files.log),
+        advice="`srf down` and `srf up`; or set PREFECT_API_URL to a server of your own.",
+    )

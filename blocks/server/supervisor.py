@@ -1,0 +1,147 @@
+"""Owns the Prefect server: starts it, ends with it and ends it, and sweeps every half minute.
+
+    python -m slurm_ray_flow.blocks.server.supervisor
+
+Started by `ensure_server`, in a session of its own. It never imports Prefect, so that it stays small.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+import time
+from importlib.metadata import version
+from types import FrameType
+
+from slurm_ray_flow.blocks import shell
+from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_process
+from slurm_ray_flow.blocks.server.address import HOST, ServerState, listening, read_state, write_state
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.automation import ensure_automation
+from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, make_folders, server_files
+from slurm_ray_flow.blocks.server.log_in import write_landing_page
+from slurm_ray_flow.blocks.server.settings import server_environment
+from slurm_ray_flow.blocks.server.sweep import sweep
+from slurm_ray_flow.core.errors import ServerError
+
+SWEEP_SECONDS = 30.0
+LOOK_SECONDS = 0.5
+STOP_SECONDS = 10.0
+
+
+def main() -> int:
+    """Runs the server until it ends or somebody asks for its end."""
+    signal.signal(signal.SIGTERM, _leave)
+    signal.signal(signal.SIGINT, _leave)
+    files = server_files()
+    make_folders(files)
+    if (known := read_state(files)) and alive(known.supervisor):
+        return 0
+    state = _adopt(files) or _start(files)
+    if state is None:
+        return 1
+    try:
+        _watch(files, state)
+    finally:
+        end(state.server, patience=STOP_SECONDS)
+        files.state.unlink(missing_ok=True)
+    return 0
+
+
+def _leave(_number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(0)
+
+
+def _adopt(files: ServerFiles) -> ServerState | None:
+    """A server whose supervisor was killed goes on under this one."""
+    state = read_state(files)
+    if state is None or not alive(state.server):
+        return None
+    return _know(files, state.port, state.server, state.version)
+
+
+def _start(files: ServerFiles) -> ServerState | None:
+    port = _port(files)
+    pid = shell.start(
+        [sys.executable, "-m", "prefect", "server", "start"],
+        log=files.log,
+        env=server_environment(files, port),
+        cwd=files.prefect_home,  # Prefect reads settings from the folder it starts in
+    )
+    server = identify(pid)
+    return None if server is None else _know(files, port, server, version("prefect"))
+
+
+def _know(files: ServerFiles, port: int, server: Process, server_version: str) -> ServerState:
+    this = this_process()
+    state = ServerState(port, server_version, server.pid, server.started, this.pid, this.started, this.boot_id)
+    write_state(files, state)
+    return state
+
+
+def _port(files: ServerFiles) -> int:
+    """The last one, so that bookmarks and connected processes find the server again; else one that is free."""
+    remembered = files.folder / "port"
+    with contextlib.suppress(OSError, ValueError):
+        last = int(remembered.read_text())
+        if _free(last):
+            return last
+    with socket.create_server((HOST, 0)) as chosen:
+        port = int(chosen.getsockname()[1])
+    remembered.write_text(str(port))
+    return port
+
+
+def _free(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_server((HOST, port)):
+        return True
+    return False
+
+
+def _watch(files: ServerFiles, state: ServerState) -> None:
+    api = Api(state.url, auth_string(files))
+    ready, next_sweep = False, 0.0
+    while alive(state.server):
+        if not ready and listening(state.port):
+            ready = _prepare(files, api)
+        if ready and time.monotonic() >= next_sweep:
+            _sweep(api)
+            next_sweep = time.monotonic() + SWEEP_SECONDS
+        _reap()
+        time.sleep(LOOK_SECONDS)
+    _say("the server ended by itself")
+
+
+def _prepare(files: ServerFiles, api: Api) -> bool:
+    try:
+        write_landing_page(files)
+        ensure_automation(api)
+    except (ServerError, OSError) as problem:
+        _say(f"not ready yet: {problem}")
+        return False
+    return True
+
+
+def _sweep(api: Api) -> None:
+    try:
+        for line in sweep(api):
+            _say(line)
+    except Exception as problem:  # the next sweep may do better; the server must not end for it
+        _say(f"sweep: {type(problem).__name__}: {problem}")
+
+
+def _reap() -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"supervisor: {line}\n")
+    sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,112 @@
+"""One sweep: looks for active flow runs whose launching process is gone, and carries out the verdicts."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+from time import time
+from typing import Any
+
+from slurm_ray_flow.blocks.processes import Process, alive
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.automation import HEARTBEAT
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
+from slurm_ray_flow.core.sweep import TAG, Action, CallEnded, ClusterState, HeadState, Verdict, verdict
+
+ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
+LOCAL = "local-machine"
+"""The kind of cluster that can be asked from here: its folders are this machine's."""
+
+
+def sweep(api: Api) -> Iterator[str]:
+    """Sees to all active runs of ours, and says in a line what it did about each.
+
+    Raises:
+        ServerError: the server can't be reached.
+    """
+    for flow_run in _active(api):
+        record = read_record(flow_run["id"])
+        if record is None:
+            continue  # launched elsewhere, or not yet noted: the server's automation sees to it
+        decided = verdict(
+            record,
+            cluster_state(record),
+            flow_state=flow_run["state_type"],
+            launch_alive=launch_alive(record),
+            now=time(),
+        )
+        carry_out(api, flow_run, record, decided)
+        if decided.action in {Action.CANCEL, Action.END}:
+            yield f"run {record.run_id}: {decided.action.value} {decided.state} {decided.message}".rstrip()
+
+
+def read_record(run_id: str) -> RunRecord | None:
+    """What the launch of this run noted at home; None where it noted nothing that can be read."""
+    try:
+        return RunRecord.from_json((home() / "runs" / f"{run_id}.json").read_text())
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def launch_alive(record: RunRecord) -> bool:
+    """Whether the process that launched the run lives on this machine."""
+    if record.started is None or record.boot_id is None:
+        return False
+    return alive(Process(record.pid, record.started, record.boot_id))
+
+
+def cluster_state(record: RunRecord) -> ClusterState:
+    """What the run's folders say; `unknown` for a cluster that is not this machine."""
+    if record.kind != LOCAL:
+        return ClusterState("unknown")
+    ended = find_event(_events(record.paths), "call_ended")
+    return ClusterState(_head(record), CallEnded.from_event(ended) if ended else None)
+
+
+def carry_out(api: Api, flow_run: dict[str, Any], record: RunRecord, decided: Verdict) -> None:
+    """Does what the verdict says."""
+    if decided.action is Action.END:
+        state = {"type": decided.state, "message": decided.message}
+        api.post(f"/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
+        return
+    if decided.action is Action.CANCEL:
+        Path(record.paths.cancel).touch(mode=0o600)
+    if decided.action in {Action.CANCEL, Action.KEEP}:
+        api.post("/events", [_heartbeat(flow_run)])
+
+
+def _active(api: Api) -> list[dict[str, Any]]:
+    wanted = {"tags": {"all_": [TAG]}, "state": {"type": {"any_": ACTIVE}}}
+    found: list[dict[str, Any]] = api.post("/flow_runs/filter", {"flow_runs": wanted, "limit": 200})
+    return found
+
+
+def _head(record: RunRecord) -> HeadState:
+    allocated = find_event(_events(RunPaths(record.paths.root, record.allocation)), "allocated")
+    if allocated is None:
+        return "absent"
+    started = allocated.get("started")
+    if started is None:
+        return "unknown"
+    return "alive" if alive(Process(allocated["pid"], started, allocated["boot_id"])) else "dead"
+
+
+def _events(paths: RunPaths) -> list[dict[str, Any]]:
+    try:
+        return parse_events(Path(paths.events).read_bytes())[0]
+    except OSError:
+        return []
+
+
+def _heartbeat(flow_run: dict[str, Any]) -> dict[str, Any]:
+    tags = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in flow_run["tags"]]
+    return {
+        "id": str(uuid.uuid4()),
+        "occurred": datetime.now(timezone.utc).isoformat(),
+        "event": HEARTBEAT,
+        "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run['id']}"},
+        "related": tags,
+    }

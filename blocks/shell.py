@@ -1,0 +1,148 @@
+"""The one place at home that starts processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+
+_started: list[subprocess.Popen[bytes]] = []  # kept so that what has ended gets reaped
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command left: its exit code (negative: the signal that ended it) and its output."""
+
+    command: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with 0."""
+        return self.exit_code == 0
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout: float,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+) -> Completed:
+    """Runs a command to its end and captures its output; a command that fails is an answer, not an error.
+
+    Args:
+        command: program and arguments. They are visible to all users of the machine: no secrets here.
+        timeout: seconds after which the command and what it started are killed.
+        stdin: what it reads.
+        env: its whole environment; None passes on this process's own.
+        cwd: its working folder.
+
+    Raises:
+        SlurmRayFlowError: the program is not there, or it took longer than `timeout`.
+    """
+    with _popen(
+        command, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=timeout)
+        except BaseException as problem:
+            _kill_group(process)
+            if isinstance(problem, subprocess.TimeoutExpired):
+                raise _too_slow(command, timeout) from None
+            raise
+    return Completed(
+        tuple(command), process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
+    )
+
+
+def start(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+    """Starts a process that outlives this one and its terminal; gives its process id.
+
+    Args:
+        command: program and arguments. They are visible to all users of the machine: no secrets here.
+        log: gets its output, appended; readable by its owner alone.
+        env: its whole environment; None passes on this process's own.
+        cwd: its working folder.
+
+    Raises:
+        SlurmRayFlowError: the program is not there.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        process = _popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor)
+    finally:
+        os.close(descriptor)
+    _started[:] = [earlier for earlier in _started if earlier.poll() is None]
+    _started.append(process)
+    return process.pid
+
+
+def follow(command: Sequence[str], tell: Callable[[str], None]) -> int:
+    """Runs a command to its end, and passes on each line of its output as it comes; stderr counts as output.
+
+    What it started ends with it, and it ends with the caller's interest: Ctrl-C here terminates it.
+
+    Returns:
+        Its exit code; negative for the signal that ended it.
+
+    Raises:
+        SlurmRayFlowError: the program is not there.
+    """
+    with _popen(
+        command, env=None, cwd=None, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    ) as process:
+        assert process.stdout is not None, "its output is a pipe"
+        try:
+            for line in process.stdout:
+                tell(line.decode(errors="replace").rstrip("\n"))
+            return process.wait()
+        except BaseException:
+            _terminate_group(process)
+            raise
+
+
+def _terminate_group(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+
+
+def _popen(
+    command: Sequence[str], *, env: Mapping[str, str] | None, cwd: Path | None, stdin: int, stdout: int, stderr: int
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(command), env=env, cwd=cwd, stdin=stdin, stdout=stdout, stderr=stderr, start_new_session=True
+        )
+    except OSError as problem:
+        raise SlurmRayFlowError(
+            f"The program {command[0]} can't be started: {problem.strerror}.",
+            where=str(cwd or Path.cwd()),
+            advice="Install it, or put its folder on PATH.",
+        ) from problem
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _too_slow(command: Sequence[str], timeout: float) -> SlurmRayFlowError:
+    return SlurmRayFlowError(
+        f"{command[0]} did not end within {timeout:g} s and was killed.",
+        where=" ".join(command),
+        advice="Try the command by hand; a slow disk or network may need more time.",
+    )

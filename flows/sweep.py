@@ -1,0 +1,30 @@
+"""Ends what a killed process left as running. The server's supervisor does it every half minute; this is for others."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+from prefect.settings import get_current_settings
+
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
+from slurm_ray_flow.core.errors import ServerError
+
+
+@flow(name="sweep")
+def sweep() -> list[str]:
+    """Sees to all active runs of ours that were launched from this machine, once.
+
+    Returns:
+        A line for each run that was ended or asked to end.
+
+    Raises:
+        ServerError: no API is configured, or it can't be reached.
+    """
+    settings = get_current_settings().api
+    if settings.url is None:
+        raise ServerError("No Prefect API is configured for the sweep.", advice="Set PREFECT_API_URL, or use `srf up`.")
+    lines = []
+    for line in sweep_runs(Api(settings.url, settings.auth_string.get_secret_value() if settings.auth_string else "")):
+        get_run_logger().info(line)
+        lines.append(line)
+    return lines

@@ -1,0 +1,109 @@
+"""What becomes of a run that Prefect shows as active while the process that launched it is gone.
+
+Nothing here looks at the world: `verdict` takes what was found out and says what to do about it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Literal
+
+from slurm_ray_flow.core.run import RunRecord
+
+TAG = "slurm-ray-flow"
+"""The tag of every flow run of ours: what the sweep and the automation look for."""
+
+NOT_YET = 60.0
+"""Seconds that a head may take from its launch until it says that it lives."""
+
+HeadState = Literal["alive", "dead", "absent", "unknown"]
+"""Of the program on the cluster: `absent` has not said yet that it lives, `unknown` can't be asked from here."""
+
+
+@dataclass(frozen=True)
+class CallEnded:
+    """How a call ended: the fields of that name of the event `call_ended`."""
+
+    outcome: str | None
+    cause: str | None = None
+    message: str = ""
+
+    @classmethod
+    def from_event(cls, event: Mapping[str, object]) -> CallEnded:
+        """Takes the event as it stands in events.jsonl."""
+        outcome, cause, message = (event.get(name) for name in ("outcome", "cause", "message"))
+        return cls(str(outcome) if outcome else None, str(cause) if cause else None, str(message or ""))
+
+
+@dataclass(frozen=True)
+class ClusterState:
+    """What the cluster says about one run."""
+
+    head: HeadState
+    ended: CallEnded | None = None
+
+
+class Action(Enum):
+    """What to do about a run."""
+
+    LEAVE = "leave"
+    """Nothing: it can't be known from here."""
+    KEEP = "keep"
+    """It lives: say so to Prefect, whose automation ends runs that nobody has heard of."""
+    CANCEL = "cancel"
+    """Ask its head to cancel it, and come back."""
+    END = "end"
+    """Give its flow run the final state that stands beside."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What to do about a run; `state` (a type of Prefect's) and `message` belong to `END`."""
+
+    action: Action
+    state: str = ""
+    message: str = ""
+
+
+def verdict(record: RunRecord, cluster: ClusterState, *, flow_state: str, launch_alive: bool, now: float) -> Verdict:
+    """Judges one run.
+
+    Args:
+        record: what its launch left.
+        cluster: what its cluster says.
+        flow_state: the type of its flow run's state, as Prefect writes it ("RUNNING", "CANCELLING", ...).
+        launch_alive: whether the process that launched it still lives; then that one sees to its end.
+        now: seconds since 1970.
+    """
+    if launch_alive:
+        return Verdict(Action.KEEP)
+    if cluster.head == "unknown" and cluster.ended is None:
+        return Verdict(Action.LEAVE)
+    cancelling = flow_state == "CANCELLING"
+    if cluster.ended is not None:
+        return _cancelled() if cancelling else _ended(cluster.ended)
+    if cluster.head == "alive" or (cluster.head == "absent" and now - record.created < NOT_YET):
+        return Verdict(Action.CANCEL if cancelling else Action.KEEP)
+    return _cancelled() if cancelling else _lost(record, cluster)
+
+
+def _cancelled() -> Verdict:
+    return Verdict(Action.END, "CANCELLED", "The run was cancelled after the process that launched it had gone.")
+
+
+def _ended(ended: CallEnded) -> Verdict:
+    if ended.outcome == "value":
+        return Verdict(Action.END, "COMPLETED", "The launching process is gone; the value waits: `srf attach` gets it.")
+    cause = ended.cause or ("user_code" if ended.outcome == "exception" else "crashed")
+    message = f"{cause}: {ended.message}" if ended.message else cause
+    return Verdict(Action.END, "CANCELLED" if cause == "cancelled" else "FAILED", message)
+
+
+def _lost(record: RunRecord, cluster: ClusterState) -> Verdict:
+    if cluster.head == "absent":
+        what = "the launching process ended before the run had started"
+    else:
+        what = "the launching process and the program on the cluster are gone, without an outcome"
+    return Verdict(Action.END, "CRASHED", f"lost: {what} (run {record.run_id} on {record.cluster}).")
