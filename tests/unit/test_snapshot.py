@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,24 +194,34 @@ def test_a_refreshed_manifest_has_the_new_content_and_another_digest(project: Pa
         refreshed(found, {"project/a.py"})
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else and back")
-@pytest.mark.parametrize("include", ["secret.txt", ".", "closed"])
-def test_what_can_not_be_read_is_named_with_its_mode(
-    include: str,
-) -> None:
+@contextlib.contextmanager
+def as_somebody_without_rights() -> Iterator[None]:
+    """Root may read all; another user may not."""
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)
 
-    with tempfile.TemporaryDirectory() as folder:
+
+@pytest.mark.parametrize(
+    ("include", "mode"), [("secret.txt", "(----------)"), (".", "(d---------)"), ("closed", "(d---------)")]
+)
+def test_what_can_not_be_read_is_named_with_its_mode(include: str, mode: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:  # not tmp_path: another user can't get there
         project = Path(folder)
         project.chmod(0o755)
-        (project / "secret.txt").write_text("1")
-        (project / "secret.txt").chmod(0o600)
-        (project / "closed").mkdir(mode=0o700)
-        os.seteuid(65534)
-        try:
-            with pytest.raises(SyncError) as caught:
-                manifest([], project=project, working_directory=project, include=[include])
-        finally:
-            os.seteuid(0)
+        (project / "secret.txt").touch(0o000)
+        (project / "closed").mkdir()
+        (project / "closed").chmod(0o000)
+        if include == ".":
+            (project / "secret.txt").unlink()
+        with as_somebody_without_rights(), pytest.raises(SyncError) as caught:
+            manifest([], project=project, working_directory=project, include=[include])
+        (project / "closed").chmod(0o700)
     assert "Permission denied" in caught.value.what
-    assert caught.value.where.endswith(("(-rw-------)", "(drwx------)"))
+    assert caught.value.where.endswith(mode)
     assert "chmod" in caught.value.advice

@@ -76,6 +76,12 @@ def test_nested_gitignore_files_and_negations_count_as_in_git(project: Path) -> 
     assert names(included(project, ".")) == [".gitignore", "keep.log", "sub/.gitignore", "sub/b.log", "sub/top.txt"]
 
 
+def test_a_file_can_be_asked_for_again_where_all_that_lies_in_a_folder_is_left_out(project: Path) -> None:
+    write(project, "deep/a.py", "deep/keep.csv", "deep/er/b.py", "shut/a.py", "shut/keep.csv")
+    (project / ".gitignore").write_text("deep/**\nshut/\n!keep.csv\n")
+    assert names(included(project, ".")) == [".gitignore", "deep/keep.csv"]
+
+
 def test_the_rules_of_the_repository_above_the_project_count(tmp_path: Path) -> None:
     write(tmp_path, "project/a.py", "project/a.log", ".git/config")
     (tmp_path / ".gitignore").write_text("*.log\n")

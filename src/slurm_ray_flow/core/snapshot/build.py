@@ -21,10 +21,12 @@ class LocalFile(Protocol):
     @property
     def path(self) -> Path:
         """The file."""
+        ...
 
     @property
     def root(self) -> Path:
         """The folder on `sys.path`."""
+        ...
 
 
 def manifest(

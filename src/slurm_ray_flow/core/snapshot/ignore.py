@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from slurm_ray_flow.core.errors import SyncError
+
+
+# To git `a/**` is what lies in a, to pathspec it is a itself too: then nothing in it could be asked for again.
+_INSIDE = re.compile(r"/\*\*(/?\s*)$")
 
 
 class Level:
@@ -73,7 +78,7 @@ def _own(folder: str) -> tuple[tuple[GitIgnoreSpec, str], ...]:
     except OSError:
         return ()
     try:
-        return ((GitIgnoreSpec.from_lines(lines), folder),)
+        return ((GitIgnoreSpec.from_lines(_INSIDE.sub(r"/**/*\1", line) for line in lines), folder),)
     except ValueError as problem:
         raise SyncError(
             f"A line of .gitignore can't be understood: {problem}", where=str(file), advice="Mend that line."

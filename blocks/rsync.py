@@ -1,0 +1,131 @@
+"""The rsync program: its options, its answers, and what it says when it fails."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from slurm_ray_flow.blocks.shell import Completed, run
+from slurm_ray_flow.core.errors import SyncError
+
+FILES = ("--times", "--perms", "--copy-links", "--chmod=D700,Fu=rX,Fgo=")
+"""Contents, times and the owner's right to execute; nobody may write."""
+LINKS = ("--links", "--omit-link-times")
+"""Links as they are."""
+
+_OLDEST = (3, 1, 0)
+_TRANSFER_SECONDS = 7 * 86400.0
+_SILENT_SECONDS = 600
+_ADVICE = {
+    11: "See that neither the disk nor your quota is full there, and that the folder can be written.",
+    12: "See that rsync is installed there, and that the connection holds.",
+    23: "See that the files can be read here and written there.",
+    24: "Files vanished while they were sent: launch again when nothing removes them.",
+    30: "The connection stalled: launch again.",
+    127: "Install rsync there.",
+}
+
+
+@dataclass(frozen=True)
+class Copied:
+    """What rsync did: the files that travelled, relative to the source, and the bytes it sent."""
+
+    names: tuple[str, ...]
+    bytes_sent: int
+
+
+def copy(source: str, destination: str, names: Sequence[str], options: Sequence[str]) -> Copied:
+    """Copy some files of a folder; those that are the same there already don't travel.
+
+    Args:
+        source: a folder at home.
+        destination: a folder, as rsync writes it.
+        names: files relative to both; any bytes but NUL.
+        options: further ones.
+
+    Raises:
+        SyncError: rsync is missing, too old, or fails.
+    """
+    command = (
+        *(program(), "--files-from=-", "--from0", f"--timeout={_SILENT_SECONDS}", *options),
+        *("--out-format=%i %n", "--stats", "--no-human-readable", f"{source}/", f"{destination}/"),
+    )
+    # rsync takes a name that starts with "#" or ";" for a comment.
+    listed = "".join(f"./{name}\0" if name[0] in "#;" else f"{name}\0" for name in names)
+    # In the C locale rsync escapes all but ASCII in names, so that they come back byte for byte.
+    done = run(
+        command,
+        stdin=listed.encode("utf-8", "surrogateescape"),
+        timeout=_TRANSFER_SECONDS,
+        env={**os.environ, "LC_ALL": "C"},
+    )
+    if not done.ok:
+        raise _failure(done, destination)
+    return parsed(done.stdout)
+
+
+def parsed(output: str) -> Copied:
+    """What `--out-format="%i %n" --stats --no-human-readable` printed.
+
+    Raises:
+        SyncError: it is not what rsync prints.
+    """
+    sent = re.search(r"^Total bytes sent: (\d+)$", output, re.MULTILINE)
+    if sent is None:
+        raise SyncError(
+            "rsync's answer can't be understood.", where=output[-500:], advice="Install rsync 3.1 or later."
+        )
+    names = re.findall(r"^[<>]f\S{9} (.*)$", output, re.MULTILINE)
+    return Copied(tuple(_unescaped(name) for name in names), int(sent[1]))
+
+
+def checked_version(text: str) -> None:
+    """Look at what `rsync --version` printed.
+
+    Raises:
+        SyncError: it is older than 3.1, or another program of that name, such as the openrsync of macOS.
+    """
+    found = re.match(r"rsync\s+version v?(\d+)\.(\d+)\.(\d+)", text)
+    if found and tuple(map(int, found.groups())) >= _OLDEST:
+        return
+    raise SyncError(
+        f"rsync 3.1 or later is needed; this is {text.splitlines()[0] if text else 'something else'}.",
+        where=shutil.which("rsync") or "PATH",
+        advice="On macOS: brew install rsync (its own lacks options). On Linux: update the package rsync.",
+    )
+
+
+@lru_cache(maxsize=1)
+def program() -> str:
+    """Where rsync is; looked at once per process.
+
+    Raises:
+        SyncError: it is missing, or too old.
+    """
+    found = shutil.which("rsync")
+    if found is None:
+        raise SyncError(
+            "The program rsync is not installed here.",
+            where=os.environ.get("PATH", ""),
+            advice="Install the package rsync: apt install rsync, dnf install rsync, or brew install rsync.",
+        )
+    checked_version(run((found, "--version"), timeout=60).stdout)
+    return found
+
+
+def _failure(done: Completed, destination: str) -> SyncError:
+    said = done.stderr.strip().splitlines()
+    return SyncError(
+        f"rsync failed: {' | '.join(said[:3]) or f'exit code {done.exit_code}'}",
+        where=destination,
+        advice=_ADVICE.get(done.exit_code, "Look at rsync's words above."),
+    )
+
+
+def _unescaped(name: str) -> str:
+    raw = re.sub(rb"\\#([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name.encode("utf-8", "surrogateescape"))
+    return raw.decode("utf-8", "surrogateescape")

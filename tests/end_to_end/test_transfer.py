@@ -1,0 +1,351 @@
+"""Snapshots on a target, made by the real rsync."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+from slurm_ray_flow.blocks import rsync
+from slurm_ray_flow.blocks.shell import Completed
+from slurm_ray_flow.blocks.transfer import LocalTarget, Transfer, send_snapshot
+from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.snapshot import Manifest, manifest
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    folder = tmp_path / "project"
+    write(folder, "main.py", "package/__init__.py", "package/inner.py", "data/a.csv", "run.sh")
+    (folder / "run.sh").chmod(0o755)
+    return folder
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> PurePosixPath:
+    return PurePosixPath(tmp_path, "root")
+
+
+def write(folder: Path, *names: str) -> None:
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+
+
+def listed(project: Path, *include: str) -> Manifest:
+    return manifest([], project=project, working_directory=project, include=include or ["."])
+
+
+def send(project: Path, root: PurePosixPath, **options: int) -> Transfer:
+    return send_snapshot(listed(project), target=LocalTarget(root), project_key="p", **options)
+
+
+def contents(transfer: Transfer) -> dict[str, str]:
+    folder = Path(transfer.folder)
+    return {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()}
+
+
+def beside(root: PurePosixPath) -> list[str]:
+    return [path.name for path in Path(root, "snapshots", "p").iterdir() if path.name.startswith(".")]
+
+
+def test_a_snapshot_holds_the_files_and_is_named_by_its_listing(project: Path, root: PurePosixPath) -> None:
+    sent = send(project, root)
+    names = ("data/a.csv", "main.py", "package/__init__.py", "package/inner.py", "run.sh")
+    assert contents(sent) == {f"project/{name}": name for name in names}
+    assert (sent.files, sent.reused, sent.bytes_total) == (5, False, sum(map(len, names)))
+    assert sent.bytes_sent > sent.bytes_total
+    listing = Path(f"{sent.folder}.list").read_bytes()
+    assert hashlib.sha256(listing).hexdigest() == sent.folder.name == sent.manifest.digest
+    assert beside(root) == []
+
+
+def test_nothing_is_writable_but_the_folders_for_bytecode_and_only_the_owner_reads(
+    project: Path, root: PurePosixPath
+) -> None:
+    folder = Path(send(project, root).folder)
+    modes = {str(path.relative_to(folder)): stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
+    assert modes.pop("project/__pycache__") == modes.pop("project/package/__pycache__") == 0o700
+    assert modes.pop("project/run.sh") == 0o500
+    assert {mode for path, mode in modes.items() if (folder / path).is_dir()} == {0o500}
+    assert {mode for path, mode in modes.items() if (folder / path).is_file()} == {0o400}
+
+
+def test_python_keeps_its_bytecode_in_a_snapshot(project: Path, root: PurePosixPath) -> None:
+    write(project, "package/inner.py")
+    for file in project.rglob("*.py"):
+        file.write_text("")
+    folder = Path(send(project, root).folder, "project")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    subprocess.run([sys.executable, "-c", "import package.inner"], cwd=folder, check=True, env=environment)
+    assert [path.name.split(".")[0] for path in (folder / "package" / "__pycache__").glob("inner.*.pyc")] == ["inner"]
+
+
+def test_a_snapshot_that_is_there_is_used_as_it_is(project: Path, root: PurePosixPath) -> None:
+    first = send(project, root)
+    os.utime(project / "main.py", (1, 1))
+    again = send(project, root)
+    assert (again.reused, again.files, again.bytes_sent, again.folder) == (True, 0, 0, first.folder)
+    assert beside(root) == []
+
+
+def test_only_what_changed_travels_and_the_rest_is_shared(project: Path, root: PurePosixPath) -> None:
+    first = send(project, root)
+    (project / "main.py").write_text("changed")
+    (project / "data" / "a.csv").unlink()
+    second = send(project, root)
+    assert (second.files, second.bytes_total) == (1, first.bytes_total - len("data/a.csv"))
+    assert contents(first)["project/main.py"] == "main.py"
+    assert contents(second)["project/main.py"] == "changed"
+    assert "project/data/a.csv" not in contents(second)
+    same = "project/package/inner.py"
+    assert Path(first.folder, same).stat().st_ino == Path(second.folder, same).stat().st_ino
+
+
+def test_an_edit_of_the_same_size_and_time_travels_and_leaves_the_earlier_snapshot_alone(
+    project: Path, root: PurePosixPath
+) -> None:
+    times = (1_700_000_000, 1_700_000_000)
+    os.utime(project / "main.py", times)
+    first = send(project, root)
+    (project / "main.py").write_text("MAIN.PY")
+    os.utime(project / "main.py", times)
+    second = send(project, root)
+    assert contents(first)["project/main.py"] == "main.py"
+    assert contents(second)["project/main.py"] == "MAIN.PY"
+    assert second.files == 1
+
+
+@pytest.mark.parametrize(
+    "name",
+    [b"new\nline.py", b"quote'\".py", b" two  spaces ", b"-n", b"back\\#012slash", b"100%41", b"#x#", b";x", b"\xe9"],
+)
+def test_names_of_any_bytes_travel(project: Path, root: PurePosixPath, name: bytes) -> None:
+    file = Path(os.fsdecode(os.fsencode(project) + b"/" + name))
+    times = (1_700_000_000, 1_700_000_000)
+    for text in ("one", "two"):
+        file.write_text(text)
+        os.utime(file, times)
+        sent = send(project, root)
+        assert Path(sent.folder, "project", file.name).read_text() == text
+
+
+def test_an_empty_manifest_gives_a_folder_to_run_in(project: Path, root: PurePosixPath) -> None:
+    (project / "deep").mkdir()
+    nothing = manifest([], project=project, working_directory=project / "deep")
+    sent = send_snapshot(nothing, target=LocalTarget(root), project_key="p")
+    assert Path(sent.folder, "project", "deep").is_dir()
+    assert (sent.files, sent.bytes_total) == (0, 0)
+
+
+def test_links_and_files_from_outside_arrive(project: Path, root: PurePosixPath) -> None:
+    write(project.parent, "other/x.csv", "shared/big.csv")
+    (project / "link").symlink_to(project / "data")
+    (project / "main_link.py").symlink_to("main.py")
+    (project / "big.csv").symlink_to(project.parent / "shared" / "big.csv")
+    found = listed(project, ".", str(project.parent / "other" / "x.csv"))
+    folder = Path(send_snapshot(found, target=LocalTarget(root), project_key="p").folder)
+    assert (folder / "project" / "link").readlink() == Path("data")
+    assert (folder / "project" / "link" / "a.csv").read_text() == "data/a.csv"
+    assert (folder / "project" / "main_link.py").readlink() == Path("main.py")
+    assert not (folder / "project" / "big.csv").is_symlink()
+    assert (folder / "project" / "big.csv").read_text() == "shared/big.csv"
+    assert (folder / "outside" / "0" / "x.csv").read_text() == "other/x.csv"
+
+
+def test_a_module_behind_a_link_that_leaves_the_project_arrives_where_it_is_imported_from(
+    project: Path, root: PurePosixPath
+) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Module:
+        path: Path
+        root: Path
+
+    write(project.parent, "shared/helper.py")
+    (project / "lib").symlink_to(project.parent / "shared")
+    found = manifest([Module(project / "lib" / "helper.py", project)], project=project, working_directory=project)
+    sent = send_snapshot(found, target=LocalTarget(root), project_key="p")
+    assert contents(sent) == {"project/lib/helper.py": "shared/helper.py"}
+    assert not Path(sent.folder, "project", "lib").is_symlink()
+
+
+@dataclasses.dataclass(frozen=True)
+class Distant(LocalTarget):
+    """A target that rsync reaches through a remote shell, as it does over SSH; the shell runs here."""
+
+    def rsync_path(self, path: str) -> str:
+        return f"host:{path}"
+
+
+def test_a_target_behind_a_remote_shell_gets_the_same(project: Path, tmp_path: Path) -> None:
+    remote_shell = tmp_path / "remote_shell"
+    remote_shell.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
+    remote_shell.chmod(0o755)
+    write(project, "two words.txt", "new\nline.txt")
+    (project / "link").symlink_to("data")
+    target = Distant(PurePosixPath(tmp_path, "far away"), ("-e", str(remote_shell)))
+    first = send_snapshot(listed(project), target=target, project_key="p")
+    (project / "two words.txt").write_text("changed")
+    second = send_snapshot(listed(project), target=target, project_key="p")
+    assert (first.files, second.files) == (7, 1)
+    assert contents(second) == {**contents(first), "project/two words.txt": "changed"}
+    assert Path(second.folder, "project", "link").readlink() == Path("data")
+
+
+def test_a_file_that_changes_before_it_is_sent_is_sent_as_it_is_then(project: Path, root: PurePosixPath) -> None:
+    found = listed(project)
+    (project / "main.py").write_text("changed since")
+    sent = send_snapshot(found, target=LocalTarget(root), project_key="p")
+    assert contents(sent)["project/main.py"] == "changed since"
+    assert sent.folder.name == sent.manifest.digest != found.digest
+    assert sent.manifest == listed(project)
+    assert send(project, root).reused
+
+
+@dataclasses.dataclass(frozen=True)
+class Restless(LocalTarget):
+    """The file is written to each time before rsync starts."""
+
+    def rsync_path(self, path: str) -> str:
+        with (Path(self.root).parent / "project" / "main.py").open("a") as stream:
+            stream.write("!")
+        return path
+
+
+def test_a_file_that_does_not_stop_changing_is_named_and_nothing_is_left(project: Path, root: PurePosixPath) -> None:
+    with pytest.raises(SyncError, match=r"main\.py does not stop changing: it was sent 4 times"):
+        send_snapshot(listed(project), target=Restless(root), project_key="p")
+    assert list(Path(root, "snapshots", "p").iterdir()) == []
+
+
+def test_a_file_that_vanishes_is_named_and_nothing_is_left(project: Path, root: PurePosixPath) -> None:
+    found = listed(project)
+    (project / "main.py").unlink()
+    with pytest.raises(SyncError, match=r"main\.py"):
+        send_snapshot(found, target=LocalTarget(root), project_key="p")
+    assert list(Path(root, "snapshots", "p").iterdir()) == []
+
+
+def test_a_broken_transfer_is_never_taken_for_a_snapshot_and_removed_when_it_is_old(
+    project: Path, root: PurePosixPath
+) -> None:
+    broken = Path(root, "snapshots", "p", f".{listed(project).digest}.dead")
+    write(broken, "project/main.py")
+    (broken / "project").chmod(0o500)
+    assert not send(project, root).reused
+    assert beside(root) == [broken.name]
+    (project / "main.py").write_text("changed")
+    send(project, root, stale_minutes=0)
+    assert beside(root) == []
+
+
+def test_two_that_send_the_same_at_once_get_one_whole_snapshot(project: Path, root: PurePosixPath) -> None:
+    class Together(LocalTarget):
+        def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
+            done = super().run(command, stdin=stdin, timeout=timeout)
+            if not gate.broken:
+                gate.wait(10)
+            return done
+
+    gate = threading.Barrier(2)
+    sent: list[Transfer] = []
+    found = listed(project)
+
+    def one() -> None:
+        sent.append(send_snapshot(found, target=Together(root), project_key="p"))
+
+    threads = [threading.Thread(target=one) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len({each.folder for each in sent}) == 1
+    assert [each.reused for each in sent] == [False, False]
+    assert len(contents(sent[0])) == 5
+    assert beside(root) == []
+
+
+def test_a_root_that_can_not_be_written_is_named(project: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(SyncError, match="The snapshot can't be made") as caught:
+        send(project, PurePosixPath(tmp_path, "file"))
+    assert str(tmp_path / "file") in caught.value.where
+    assert "quota" in caught.value.advice
+
+
+def test_without_rsync_the_error_names_the_package(
+    project: Path, root: PurePosixPath, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for tool in ("sh", "mkdir", "touch", "find", "head", "rm", "xargs", "ls", "grep", "chmod", "cat"):
+        (tools / tool).symlink_to(f"/bin/{tool}" if Path(f"/bin/{tool}").exists() else f"/usr/bin/{tool}")
+    monkeypatch.setenv("PATH", str(tools))
+    rsync.program.cache_clear()
+    with pytest.raises(SyncError, match="not installed here") as caught:
+        send(project, root)
+    assert "apt install rsync" in caught.value.advice
+    (tools / "rsync").write_text("#!/bin/sh\necho 'openrsync: protocol version 29'\n")
+    (tools / "rsync").chmod(0o755)
+    with pytest.raises(SyncError, match="openrsync"):
+        send(project, root)
+
+
+RECORDED = r"""cd+++++++++ data/
+>f+++++++++ data/a b.csv
+>f.st...... main.py
+<f..t...... line\#012break-\#351.py
+.f...p..... run.sh
+cL+++++++++ link -> data
+
+Number of files: 10,102 (reg: 10,000, dir: 101, link: 1)
+Number of created files: 3 (reg: 1, dir: 1, link: 1)
+Number of regular files transferred: 3
+Total file size: 5 bytes
+Total transferred file size: 5 bytes
+Literal data: 5 bytes
+Matched data: 0 bytes
+File list size: 65,460
+File list generation time: 0.001 seconds
+File list transfer time: 0.000 seconds
+Total bytes sent: 123456
+Total bytes received: 789
+"""
+"""rsync 3.5.0, put together from several transfers; `<f` is how it writes what goes to another host."""
+
+
+def test_what_rsync_prints_is_understood() -> None:
+    copied = rsync.parsed(RECORDED)
+    assert copied.names == ("data/a b.csv", "main.py", "line\nbreak-\udce9.py")
+    assert copied.bytes_sent == 123456
+
+
+def test_an_answer_that_is_not_of_rsync_is_an_error() -> None:
+    with pytest.raises(SyncError, match="can't be understood"):
+        rsync.parsed("Welcome to this cluster!\n")
+
+
+@pytest.mark.parametrize(
+    "version", ["rsync  version 3.5.0  protocol version 32", "rsync  version v3.1.3  protocol version 31"]
+)
+def test_a_new_enough_rsync_is_taken(version: str) -> None:
+    rsync.checked_version(version)
+
+
+@pytest.mark.parametrize(
+    "version",
+    ["rsync  version 3.0.9  protocol version 30", "openrsync: protocol version 29\nrsync version 2.6.9 compatible", ""],
+)
+def test_an_old_or_other_rsync_is_refused_with_advice(version: str) -> None:
+    with pytest.raises(SyncError, match=r"rsync 3\.1 or later is needed") as caught:
+        rsync.checked_version(version)
+    assert "brew install rsync" in caught.value.advice
