@@ -34,8 +34,8 @@ _COMMAND_SECONDS = 3600.0
 # Arguments: folder of the project, digest, name beside, minutes. Input: folders to make, NUL after each.
 _PREPARE = f"""
 umask 077
+if [ -d "$1/$2" ]; then echo reused; exec touch -c "$1/$2.list"; fi
 mkdir -p "$1" && cd "$1" || exit 1
-if [ -d "$2" ]; then touch -c "$2.list"; echo reused; exit 0; fi
 for left in .[!.]*; do
   [ -d "$left" ] && [ -z "$(find "$left" -cmin "-$4" 2>/dev/null | head -n 1)" ] || continue
   find "$left" -type d -exec chmod u+rwx {{}} + && rm -rf "$left" "$left.list"

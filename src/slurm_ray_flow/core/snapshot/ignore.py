@@ -10,7 +10,6 @@ from pathspec import GitIgnoreSpec
 
 from slurm_ray_flow.core.errors import SyncError
 
-
 # To git `a/**` is what lies in a, to pathspec it is a itself too: then nothing in it could be asked for again.
 _INSIDE = re.compile(r"/\*\*(/?\s*)$")
 
