@@ -1,0 +1,18 @@
+"""What a function needs from the machine it was written on, found by reading its sources and never by running them.
+
+`target_of` says which source belongs to a function, `scan` follows its imports:
+
+    found = scan(target_of(train), search_path=sys.path, project=Path.cwd(), parsed={})
+    found.files           the user's own modules, to be sent
+    found.distributions   the installed packages, to be installed there
+    found.findings        what could not be followed, with file and line
+"""
+
+from __future__ import annotations
+
+from slurm_ray_flow.core.scan.model import Distribution, Finding, LocalFile, Scan, Target
+from slurm_ray_flow.core.scan.parsed import ParsedFile
+from slurm_ray_flow.core.scan.target import target_of
+from slurm_ray_flow.core.scan.walk import scan
+
+__all__ = ["Distribution", "Finding", "LocalFile", "ParsedFile", "Scan", "Target", "scan", "target_of"]

@@ -1,0 +1,202 @@
+"""From the text of one file to what it imports, by its syntax tree.
+
+Parsing takes most of a scan's time, walking the tree would take as much again: so a regular expression first finds
+the lines on which anything of interest can stand, and only statements that reach over such a line are visited.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, TypeAlias
+
+from slurm_ray_flow.core.scan import conditions, literals
+
+OPTIONAL = 1
+MAIN_ONLY = 2
+
+# (module, names after `from module import`, leading dots, line, OPTIONAL | MAIN_ONLY)
+Imported: TypeAlias = tuple[str, tuple[str, ...], int, int, int]
+# (kind, line, text): text is source code, an error message, or for "open" and "beside" the path: as written, or from
+# the folder of the file
+Note: TypeAlias = tuple[str, int, str]
+
+_CALLS = (
+    rb"__import__|import_module|exec|run_path|run_module|iter_modules|walk_packages|spec_from_file_location"
+    rb"|open|Path|genfromtxt|fromfile|imread|read\w*|load\w*"
+)
+_INTERESTING = re.compile(rb"\bimport\b|\b(?:" + _CALLS + rb")\s*\(|\b__file__\b")
+_IMPORT = re.compile(rb"import\b")
+# Looking for fixed text is many times faster than the expression above, which most files then need not meet.
+_HINTS = (
+    *(b"open", b"read", b"load", b"Path", b"exec", b"__import__", b"import_module", b"__file__", b"run_path"),
+    *(b"run_module", b"iter_modules", b"walk_packages", b"spec_from_file", b"fromfile", b"genfromtxt"),
+)
+_ALIASED = re.compile((_CALLS + rb"|TYPE_CHECKING").decode())
+_OPENERS = re.compile(r"open|Path|run_path|genfromtxt|fromfile|imread|read\w*|load\w*")
+_WRITERS = frozenset({"write_text", "write_bytes", "mkdir", "touch", "unlink"})
+_UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+
+
+class Extract(NamedTuple):
+    """What one source text imports and says about files."""
+
+    imports: tuple[Imported, ...]
+    notes: tuple[Note, ...]
+    exports: tuple[str, ...]
+
+
+def extract(data: bytes, *, exported: bool = False) -> Extract:
+    """Return the imports and notes of a source text; text that is no Python yields a note of kind "syntax".
+
+    Args:
+        data: the bytes of the file; byte order mark and encoding cookie are followed.
+        exported: whether to read `__all__` too.
+    """
+    if b"\r" in data:
+        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    reader = _Reader(data)
+    try:
+        tree = ast.parse(data)
+        reader.statements(tree.body, 0)
+    except _UNREADABLE as error:
+        line = getattr(error, "lineno", None) or 1
+        return Extract((), (("syntax", line, getattr(error, "msg", None) or str(error)),), ())
+    exports = conditions.exports(tree.body) if exported and b"__all__" in data else ()
+    return Extract(tuple(reader.imports), tuple(reader.notes), exports)
+
+
+class _Reader:
+    """Visits the statements of one text and gathers what they import."""
+
+    def __init__(self, data: bytes) -> None:
+        self.imports: list[Imported] = []
+        self.notes: list[Note] = []
+        self._aliases: dict[str, str] = {}
+        self._lines: Sequence[int] | None = _lines_of_interest(data)
+        self._own_file = b"__file__" in data
+        self._importlib = b"importlib" in data
+        self._written: set[int] = set()
+
+    def statements(self, body: Iterable[ast.stmt], flags: int) -> None:
+        for statement in body:
+            if self._touches(statement):
+                self._statement(statement, flags)
+
+    def _touches(self, node: ast.stmt | ast.expr) -> bool:
+        if self._lines is None:
+            return True
+        decorators = getattr(node, "decorator_list", None)
+        position = bisect_left(self._lines, decorators[0].lineno if decorators else node.lineno)
+        return position < len(self._lines) and self._lines[position] <= (node.end_lineno or node.lineno)
+
+    def _statement(self, node: ast.stmt, flags: int) -> None:
+        if isinstance(node, ast.Import):
+            self.imports.extend((alias.name, (), 0, node.lineno, flags) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            self._from(node, flags)
+        elif isinstance(node, ast.If):
+            self._branches(node, flags)
+        elif isinstance(node, conditions.TRIES):
+            self._attempt(node, flags)
+        elif isinstance(node, (ast.With, ast.AsyncWith)) and conditions.suppresses_import_errors(node):
+            self._parts(node, flags | OPTIONAL)
+        else:
+            self._parts(node, flags)
+
+    def _from(self, node: ast.ImportFrom, flags: int) -> None:
+        names = tuple([alias.name for alias in node.names])
+        self.imports.append((node.module or "", names, node.level, node.lineno, flags))
+        for alias in node.names:
+            if alias.asname is not None and _ALIASED.fullmatch(alias.name):
+                self._aliases[alias.asname] = alias.name
+                self._lines = None  # its calls can stand on any line
+
+    def _branches(self, node: ast.If, flags: int) -> None:
+        self._expression(node.test, flags)
+        verdict = conditions.verdict(node.test, self._aliases)
+        inner = flags
+        if conditions.depends_on_platform(node.test):
+            inner |= OPTIONAL
+        if verdict is not False:
+            self.statements(node.body, inner | (MAIN_ONLY if conditions.is_main(node.test) else 0))
+        if verdict is not True:
+            self.statements(node.orelse, inner)
+
+    def _attempt(self, node: ast.Try, flags: int) -> None:
+        forgiving = any(conditions.catches_import_errors(handler.type) for handler in node.handlers)
+        inner = flags | OPTIONAL if forgiving else flags
+        self.statements(node.body, inner)
+        for handler in node.handlers:
+            self.statements(handler.body, inner)
+        self.statements(node.orelse, flags)
+        self.statements(node.finalbody, flags)
+
+    def _parts(self, node: ast.AST, flags: int) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.stmt):
+                self.statements((child,), flags)
+            elif isinstance(child, ast.expr):
+                self._expression(child, flags)
+            else:
+                self._parts(child, flags)
+
+    def _expression(self, expression: ast.expr, flags: int) -> None:
+        if not self._touches(expression):
+            return
+        for node in ast.walk(expression):
+            if isinstance(node, ast.Call):
+                self._call(node, flags)
+            if self._own_file and isinstance(node, (ast.Call, ast.BinOp)):
+                self._note("beside", node, literals.beside(node))
+
+    def _note(self, kind: str, node: ast.expr, text: str | None) -> None:
+        if text is not None:
+            self.notes.append((kind, node.lineno, text))
+
+    def _call(self, node: ast.Call, flags: int) -> None:
+        name, owner = literals.callee(node)
+        name = self._aliases.get(name, name)
+        if name in {"import_module", "__import__", "run_module"}:
+            if self._importlib or name != "import_module":
+                self._dynamic_import(name, node, flags)
+        elif name in {"iter_modules", "walk_packages"} and owner in {"pkgutil", ""}:
+            self._note("computed_import", node, ast.unparse(node))
+        elif name == "exec" and not owner:
+            self._exec(node, flags)
+        elif name == "spec_from_file_location":
+            self._note("open", node, literals.path_text(node.args[1:]))
+        elif _OPENERS.fullmatch(name) and id(node) not in self._written and not literals.writes(name, node):
+            self._note("open", node, literals.path_text(node.args or [word.value for word in node.keywords]))
+        elif name in _WRITERS and isinstance(node.func, ast.Attribute):
+            self._written.add(id(node.func.value))
+
+    def _dynamic_import(self, name: str, node: ast.Call, flags: int) -> None:
+        reader = literals.builtin_import if name == "__import__" else literals.import_module
+        found = reader(node)
+        if found is not None:
+            self.imports.append((*found, node.lineno, flags))
+        elif node.args or node.keywords:
+            self._note("computed_import", node, ast.unparse(node))
+
+    def _exec(self, node: ast.Call, flags: int) -> None:
+        text = literals.text(node.args[0]) if node.args else None
+        inner = extract(text.encode()) if text is not None else None
+        if inner is None or any(kind == "syntax" for kind, _, _ in inner.notes):
+            self._note("exec", node, ast.unparse(node))
+            return
+        self.imports.extend((module, names, level, node.lineno, flags) for module, names, level, _, _ in inner.imports)
+        self.notes.extend((kind, node.lineno, said) for kind, _, said in inner.notes)
+
+
+def _lines_of_interest(data: bytes) -> list[int]:
+    lines: list[int] = []
+    line, position = 1, 0
+    expression = _INTERESTING if any(hint in data for hint in _HINTS) else _IMPORT
+    for match in expression.finditer(data):
+        line += data.count(b"\n", position, match.start())
+        position = match.start()
+        lines.append(line)
+    return lines

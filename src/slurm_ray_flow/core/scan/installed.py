@@ -1,0 +1,166 @@
+"""Which installed distribution an import comes from, by the metadata that installers leave (PEP 376, 610, 627)."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import json
+import os
+import re
+from collections.abc import Iterable, Sequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import PurePath
+from typing import TypeAlias
+
+Metadata: TypeAlias = importlib.metadata.Distribution
+
+_TOP_OF_RECORD = re.compile(r'^"?([^/,"\r\n]+)([/,"])', re.MULTILINE)
+_SUFFIXES = (*EXTENSION_SUFFIXES, ".py", ".pyc")
+_REQUIRED = re.compile(r"^\s*([A-Za-z0-9._-]+)")
+
+
+def owners(folder: str, file: str) -> list[Metadata]:
+    """Return the distributions that brought the module `file`, which lies below the sys.path entry `folder`.
+
+    Only the top-level name is looked up where one distribution alone has it; where several share it (`google`),
+    the file itself must be in their RECORD.
+    """
+    relative = os.path.relpath(file, folder).replace(os.sep, "/")
+    sharing = _by_top_name(folder, _changed(folder)).get(_module_name(relative.partition("/")[0]), ())
+    if len(sharing) <= 1:
+        return list(sharing)
+    listed = [one for one in sharing if _lists(one, relative)]
+    return listed or list(sharing)
+
+
+def shared(folder: str, top: str) -> bool:
+    """Return whether several distributions in `folder` have modules below the name `top`."""
+    return len(_by_top_name(folder, _changed(folder)).get(top, ())) > 1
+
+
+def header(metadata: Metadata, field: str) -> list[str]:
+    """Return the values of a metadata field. The long description is never parsed, so this is quick."""
+    text = metadata.read_text("METADATA") or metadata.read_text("PKG-INFO") or ""
+    head = text.partition("\n\n")[0]
+    return re.findall(rf"^{field}:[ \t]*(.+?)[ \t\r]*$", head, re.MULTILINE | re.IGNORECASE)
+
+
+def origin(metadata: Metadata) -> str | None:
+    """Return where a distribution was installed from (PEP 610), None for a registry."""
+    record = _direct_url(metadata)
+    url = record.get("url")
+    if not isinstance(url, str):
+        return None
+    source = record.get("vcs_info")
+    if isinstance(source, dict):
+        url = f"{source.get('vcs')}+{url}@{source.get('commit_id')}"
+    inner = record.get("subdirectory")
+    return f"{url}#subdirectory={inner}" if inner else url
+
+
+def editable_folders(folder: str) -> list[str]:
+    """Return the project folders of the editable installs that are recorded in a site folder."""
+    found: list[str] = []
+    for metadata in importlib.metadata.distributions(path=[folder]):
+        record = _direct_url(metadata)
+        information = record.get("dir_info")
+        url = str(record.get("url", ""))
+        if isinstance(information, dict) and information.get("editable") and url.startswith("file://"):
+            found.append(_path_of(url))
+    return found
+
+
+def _path_of(url: str) -> str:
+    from urllib.request import url2pathname
+
+    return url2pathname(url[len("file://") :])
+
+
+def _direct_url(metadata: Metadata) -> dict[str, object]:
+    try:
+        record = json.loads(metadata.read_text("direct_url.json") or "{}")
+    except ValueError:
+        return {}
+    return record if isinstance(record, dict) else {}
+
+
+def normalized(name: str) -> str:
+    """Return a distribution's name as PEP 503 compares it: `Scikit_Learn` is `scikit-learn`."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def requires(first: Metadata, names: Iterable[str], folders: Sequence[str]) -> bool:
+    """Return whether a distribution is one of `names` or requires one, itself or through what it requires.
+
+    Requirements of extras do not count: nobody knows here whether the extra was asked for.
+    """
+    wanted = {normalized(name) for name in names}
+    waiting, seen = [first], set[str]()
+    while waiting:
+        one = waiting.pop()
+        own = next(iter(header(one, "Name")), "")
+        needed = {normalized(name) for name in _requirements(one)}
+        if normalized(own) in wanted or needed & wanted:
+            return True
+        for name in needed - seen:
+            waiting += list(importlib.metadata.distributions(name=name, path=list(folders)))[:1]
+        seen |= needed
+    return False
+
+
+def _requirements(metadata: Metadata) -> list[str]:
+    lines = header(metadata, "Requires-Dist") or _requirements_of_egg(metadata)
+    matches = [_REQUIRED.match(line) for line in lines if not re.search(r"\bextra\s*==", line)]
+    return [match.group(1) for match in matches if match]
+
+
+def _requirements_of_egg(metadata: Metadata) -> list[str]:
+    return (metadata.read_text("requires.txt") or "").partition("\n[")[0].split("\n")
+
+
+def _changed(folder: str) -> int:
+    try:
+        return os.stat(folder).st_mtime_ns  # noqa: PTH116
+    except OSError:
+        return 0
+
+
+@functools.lru_cache(maxsize=64)
+def _by_top_name(folder: str, changed: int) -> dict[str, tuple[Metadata, ...]]:  # noqa: ARG001
+    # `changed` is part of the cache's key. importlib.metadata.packages_distributions() tells the same four times
+    # slower, because it makes an object of every line of every RECORD.
+    found: dict[str, tuple[Metadata, ...]] = {}
+    for metadata in importlib.metadata.distributions(path=[folder]):
+        for name in _top_names(metadata):
+            found[name] = (*found.get(name, ()), metadata)
+    return found
+
+
+def _top_names(metadata: Metadata) -> set[str]:
+    listed = metadata.read_text("top_level.txt")
+    if listed and listed.strip():
+        return set(listed.split())
+    record = metadata.read_text("RECORD")
+    if record is None:
+        return {_module_name(path.parts[0]) for path in metadata.files or () if path.parts}
+    names = set(_TOP_OF_RECORD.findall(record))
+    return {
+        name if end == "/" else _module_name(name) for name, end in names if not name.endswith((".dist-info", ".."))
+    }
+
+
+def _module_name(name: str) -> str:
+    suffix = next((suffix for suffix in _SUFFIXES if name.endswith(suffix)), "")
+    return name.removesuffix(suffix)
+
+
+@functools.lru_cache(maxsize=256)
+def _files(metadata: Metadata) -> frozenset[str]:
+    record = metadata.read_text("RECORD")
+    if record is None:
+        return frozenset(PurePath(path).as_posix() for path in metadata.files or ())
+    return frozenset(line.rsplit(",", 2)[0].strip('"') for line in record.splitlines())
+
+
+def _lists(metadata: Metadata, relative: str) -> bool:
+    return relative in _files(metadata)

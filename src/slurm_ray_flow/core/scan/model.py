@@ -1,0 +1,128 @@
+"""The words of a scan: what goes in (a target), what comes out (files, distributions, findings)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where the source of a function is.
+
+    Attributes:
+        module: the name it is imported by on the cluster; None for a script, a notebook or a REPL.
+        file: the file that holds it, scanned whole; None when there is none.
+        source: the function's own text, where there is no file (a notebook cell).
+        label: how messages call the function.
+        first_line: line of the function in `file`, or in its cell.
+        imported: modules that the live function refers to (through globals, closures, bound objects), as dotted
+            names; the last part of a name may be an attribute.
+        package: the package that relative imports of a script started by `python -m` start from.
+    """
+
+    module: str | None
+    file: Path | None
+    source: str | None
+    label: str
+    first_line: int
+    imported: tuple[str, ...]
+    package: str | None = None
+
+
+@dataclass(frozen=True, order=True)
+class LocalFile:
+    """A file of the user's own code.
+
+    Attributes:
+        path: the file.
+        root: the folder that must be on sys.path for `import module` to find it.
+        module: its dotted name. It spells the path below `root`, except for editable installs that rename a folder.
+    """
+
+    path: Path
+    root: Path
+    module: str
+
+
+@dataclass(frozen=True, order=True)
+class Distribution:
+    """An installed package that the code imports.
+
+    Attributes:
+        name: as its metadata spells it (`scikit-learn`).
+        version: exactly as installed.
+        imports: the top-level names by which it is used (`sklearn`).
+        origin: where it came from when that is no registry (PEP 610): `git+URL@COMMIT` or `file:///...`.
+    """
+
+    name: str
+    version: str
+    imports: tuple[str, ...]
+    origin: str | None
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that could not be followed, or is not sent by itself.
+
+    Attributes:
+        file: the file; None for a notebook cell or REPL input.
+        line: the line in it, from 1.
+        kind: "computed_import", "exec", "open", "syntax", "unresolved", "unreadable", "compiled" or "unowned".
+        text: what it is, and what to do about it.
+    """
+
+    file: Path | None
+    line: int
+    kind: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.file or '<input>'}:{self.line}: {self.text}"
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The result of a scan; every tuple is sorted.
+
+    Attributes:
+        files: the user's own modules and compiled extensions.
+        distributions: installed packages used by them.
+        findings: what could not be followed.
+        data_files: files of the project that the code opens by a literal path. Reported, not sent by themselves.
+        uses_ray: whether the code, or a distribution it imports, needs Ray.
+    """
+
+    files: tuple[LocalFile, ...]
+    distributions: tuple[Distribution, ...]
+    findings: tuple[Finding, ...]
+    data_files: tuple[Path, ...]
+    uses_ray: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the scan as JSON-able lists and strings."""
+        return {
+            "files": [[str(file.path), str(file.root), file.module] for file in self.files],
+            "distributions": [[d.name, d.version, list(d.imports), d.origin] for d in self.distributions],
+            "findings": [[f.file and str(f.file), f.line, f.kind, f.text] for f in self.findings],
+            "data_files": [str(path) for path in self.data_files],
+            "uses_ray": self.uses_ray,
+        }
+
+    @classmethod
+    def from_json(cls, data: dict[str, Any]) -> Scan:
+        """Return the scan that `to_json` wrote."""
+        return cls(
+            files=tuple(LocalFile(Path(path), Path(root), module) for path, root, module in data["files"]),
+            distributions=tuple(
+                Distribution(name, version, tuple(imports), origin)
+                for name, version, imports, origin in data["distributions"]
+            ),
+            findings=tuple(
+                Finding(file and Path(file), line, kind, text) for file, line, kind, text in data["findings"]
+            ),
+            data_files=tuple(map(Path, data["data_files"])),
+            uses_ray=data["uses_ray"],
+        )

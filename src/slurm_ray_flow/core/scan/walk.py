@@ -1,0 +1,246 @@
+"""Follows the imports of a function through the user's own modules, to the installed packages at their edge."""
+
+# A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
+# ruff: noqa: PTH100, PTH113, PTH118, PTH119, PTH120
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import warnings
+from collections.abc import Collection, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
+from os.path import dirname, realpath
+from pathlib import Path
+
+from slurm_ray_flow.core.errors import ScanError
+from slurm_ray_flow.core.scan.extract import MAIN_ONLY, OPTIONAL, Extract, Imported, Note, extract
+from slurm_ray_flow.core.scan.finder import Finder, Module
+from slurm_ray_flow.core.scan.model import LocalFile, Scan, Target
+from slurm_ray_flow.core.scan.parsed import ParsedFile, parsed_file
+from slurm_ray_flow.core.scan.report import Report
+from slurm_ray_flow.core.scan.usage import Usage
+
+_lock = threading.Lock()
+
+
+def scan(
+    target: Target,
+    *,
+    search_path: Sequence[str],
+    project: Path,
+    parsed: MutableMapping[str, ParsedFile],
+    ray_names: Collection[str] = ("ray",),
+) -> Scan:
+    """Return what a function needs, by following the imports of its source.
+
+    Args:
+        target: the function, from `target_of`.
+        search_path: sys.path as the user has it.
+        project: the user's project; literal paths of files inside it are reported. It, and its src/ folder, are
+            looked into after `search_path`.
+        parsed: what earlier scans know of files, by path. It is filled; keep it (pickled) for the next scan.
+        ray_names: distributions and modules that mean that a function needs Ray.
+
+    Raises:
+        ScanError: the file of the function can't be read.
+    """
+    project = Path(os.path.abspath(project))
+    with _quiet_parsing():
+        finder = _finder_for(target, search_path, project)
+        walk = _Walk(finder, Report(project), Usage(finder, ray_names), parsed)
+        walk.start(target)
+        walk.finish()
+    return walk.result()
+
+
+@contextmanager
+def _quiet_parsing() -> Iterator[None]:
+    """Parse without the warnings of other people's code, and without collecting garbage where there is none.
+
+    Both settings belong to the whole process, hence the lock.
+    """
+    with _lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        collecting = gc.isenabled()
+        gc.disable()
+        try:
+            yield
+        finally:
+            if collecting:
+                gc.enable()
+
+
+def _finder_for(target: Target, search_path: Sequence[str], project: Path) -> Finder:
+    folder = [str(target.file.parent)] if target.file is not None and target.module is None else []
+    extra = [*folder, str(project), str(project / "src")]
+    finder = Finder(search_path, extra)
+    root = _root_of(target)
+    if root is None or _same_file(finder.find(target.module or ""), target):
+        return finder
+    return Finder([root, *search_path], extra)
+
+
+def _root_of(target: Target) -> str | None:
+    """Return the folder from which a module's name leads to its file, None when no folder does."""
+    if target.module is None or target.file is None:
+        return None
+    path = target.file.parent if target.file.stem == "__init__" else target.file.with_suffix("")
+    parts = target.module.split(".")
+    return str(path.parents[len(parts) - 1]) if list(path.parts[-len(parts) :]) == parts else None
+
+
+def _same_file(module: Module, target: Target) -> bool:
+    return module.file is not None and target.file is not None and realpath(module.file) == realpath(target.file)
+
+
+class _Walk:
+    """One scan: modules that wait to be read, and what was found so far."""
+
+    def __init__(self, finder: Finder, report: Report, usage: Usage, parsed: MutableMapping[str, ParsedFile]) -> None:
+        self._finder, self._report, self._usage, self._parsed = finder, report, usage, parsed
+        self._done: dict[str, Module] = {}
+        self._files: dict[tuple[str, str], LocalFile] = {}
+        self._roots: dict[str, Path] = {}
+        self._waiting: list[Module] = []
+
+    def start(self, target: Target) -> None:
+        module = self._finder.find(target.module) if target.module else None
+        if module is not None and (target.file is None or _same_file(module, target) or module.kind == "installed"):
+            self._need(module.name)
+        elif target.file is not None:
+            self._script(target, str(target.file))
+        if target.source is not None:
+            self._follow_all(extract(target.source.encode()), None, target.package, target.first_line - 1)
+        for name in target.imported:
+            self._refer(name, target)
+
+    def finish(self) -> None:
+        while self._waiting:
+            module = self._waiting.pop()
+            assert module.file is not None
+            try:
+                content = parsed_file(module.file, self._parsed)
+            except OSError as error:
+                self._report.unreadable(module.file, error)
+                continue
+            package = module.name if module.places else module.name.rpartition(".")[0]
+            self._follow_all(content, module.file, package, 0, skip=MAIN_ONLY)
+
+    def result(self) -> Scan:
+        files = tuple(self._files[key] for key in sorted(self._files))
+        findings, data_files = self._report.result({path for path, _ in self._files})
+        return Scan(files, self._usage.distributions(), findings, data_files, self._usage.ray)
+
+    def _script(self, target: Target, file: str) -> None:
+        try:
+            content = parsed_file(file, self._parsed)
+        except OSError as error:
+            raise ScanError(
+                f"The source of {target.label} can't be read: {error}", where=file, advice="Is the file still there?"
+            ) from error
+        package = target.package or (target.module or "").rpartition(".")[0]
+        self._follow_all(content, file, package, 0)
+
+    def _refer(self, name: str, target: Target) -> None:
+        """Need a module that the live function refers to; the last part of the name may be an attribute."""
+        found = self._need(name)
+        parent = name.rpartition(".")[0]
+        if found.kind == "missing" and (not parent or self._need(parent).kind == "missing"):
+            self._report.unresolved(None if target.file is None else str(target.file), target.first_line, name)
+
+    def _follow_all(
+        self, content: ParsedFile | Extract, file: str | None, package: str | None, offset: int, skip: int = 0
+    ) -> None:
+        for imported in content.imports:
+            if not imported[4] & skip:
+                self._follow(imported, file, package, offset)
+        for note in content.notes:
+            self._note(note, file, offset)
+
+    def _note(self, note: Note, file: str | None, offset: int) -> None:
+        # Text of a cell that does not parse alone (a lambda's line) is followed through its code object instead.
+        if file is not None or note[0] != "syntax":
+            self._report.note(note, file, offset)
+
+    def _follow(self, imported: Imported, file: str | None, package: str | None, offset: int) -> None:
+        name, names, level, line, flags = imported
+        if level:
+            base = _ancestor(package or "", level)
+            if base is None:
+                self._report.relative(file, line + offset, "." * level + name)
+                return
+            name = f"{base}.{name}" if name else base
+        module = self._done.get(name) or self._need(name)
+        if module.kind == "missing":
+            if not flags & OPTIONAL:
+                self._report.unresolved(file, line + offset, name)
+        elif names and module.places:
+            self._names(module, names, file, line + offset, flags)
+
+    def _names(self, module: Module, names: Sequence[str], file: str | None, line: int, flags: int) -> None:
+        if names == ("*",):
+            names = self._exports(module)
+        for last in names:
+            name = f"{module.name}.{last}"
+            if module.kind == "installed" and not self._usage.splits(module):
+                continue
+            found = self._done.get(name) or self._need(name)
+            if found.kind == "missing" and module.file is None and not flags & OPTIONAL:
+                self._report.unresolved(file, line, name)
+
+    def _exports(self, module: Module) -> Sequence[str]:
+        if module.kind != "local" or module.file is None or not module.file.endswith(".py"):
+            return ()
+        try:
+            return parsed_file(module.file, self._parsed).exports
+        except OSError:
+            return ()
+
+    def _need(self, name: str) -> Module:
+        """Find a module, remember what it and its parents need, and return it."""
+        module = self._finder.find(name)
+        if name in self._done:
+            return module
+        self._done[name] = module
+        parent = name.rpartition(".")[0]
+        if parent:
+            self._need(parent)
+        self._usage.seen(module)
+        if module.kind == "local":
+            self._ship(module)
+        elif module.kind == "installed" and not self._usage.install(module):
+            self._report.unowned(module)
+        return module
+
+    def _ship(self, module: Module) -> None:
+        if module.file is None:
+            return
+        self._add(module.file, module.root, module.name)
+        if module.file.endswith(".py"):
+            self._waiting.append(module)
+        else:
+            self._compiled(module, module.file)
+        if module.places:
+            for last, file in self._finder.extensions(dirname(module.file)):
+                self._add(file, module.root, f"{module.name}.{last}" if last != "__init__" else module.name)
+
+    def _compiled(self, module: Module, file: str) -> None:
+        source = os.path.join(dirname(file), os.path.basename(file).partition(".")[0] + ".py")
+        if os.path.isfile(source):
+            self._add(source, module.root, module.name)
+            self._waiting.append(module._replace(file=source))
+        else:
+            self._report.compiled(file)
+
+    def _add(self, file: str, root: str, name: str) -> None:
+        if (file, name) not in self._files:
+            folder = self._roots.setdefault(root, Path(root))
+            self._files[file, name] = LocalFile(Path(file), folder, name)
+
+
+def _ancestor(package: str, level: int) -> str | None:
+    """Return the package that `level` leading dots mean inside `package`, None above the top."""
+    parts = package.split(".") if package else []
+    return ".".join(parts[: len(parts) - level + 1]) if level <= len(parts) else None
