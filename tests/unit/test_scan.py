@@ -143,11 +143,21 @@ def test_every_way_to_import_by_a_literal_name(tmp_path: Path, write: Make, line
     assert found.findings == ()
 
 
-def test_a_package_imports_its_own_part_by_name(tmp_path: Path, write: Make) -> None:
-    write("main.py", "import lib\n")
-    write("lib/__init__.py", "import importlib\nimportlib.import_module('.part', __package__)\n")
+@pytest.mark.parametrize(
+    "call",
+    [
+        "importlib.import_module('.part', __package__)",
+        "importlib.import_module(f'{__package__}.part')",
+        "__import__(__name__ + '.part')",
+    ],
+)
+def test_a_package_imports_its_own_part_by_name(tmp_path: Path, write: Make, call: str) -> None:
+    write("main.py", "import lib, __main__\n")
+    write("lib/__init__.py", f"import importlib\n{call}\n")
     write("lib/part.py")
-    assert "lib.part" in modules(scanned(tmp_path))
+    found = scanned(tmp_path)
+    assert "lib.part" in modules(found)
+    assert found.findings == ()
 
 
 def test_both_branches_of_a_try_count_and_what_is_missing_there_is_no_finding(tmp_path: Path, write: Make) -> None:

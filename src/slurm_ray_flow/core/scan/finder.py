@@ -117,7 +117,7 @@ class Finder:
     def _top(self, name: str) -> Module:
         if name == OURS:
             return Module(name, "ours")
-        if name in sys.builtin_module_names:
+        if name in sys.builtin_module_names or name == "__main__":
             return Module(name, "standard")
         found = self._search(name, name, self._places)
         if found is None and name in sys.stdlib_module_names:

@@ -51,9 +51,7 @@ def argument(node: ast.Call, position: int, name: str) -> ast.expr | None:
 
 def import_module(node: ast.Call) -> tuple[str, tuple[str, ...], int] | None:
     """Return (module, names, leading dots) of `import_module("x", package)` or `run_module("x")`; None if computed."""
-    name = text(argument(node, 0, "name"))
-    if name is None:
-        name = text(argument(node, 0, "mod_name"))
+    name = _module_text(argument(node, 0, "name") or argument(node, 0, "mod_name"))
     if not name:
         return None
     rest = name.lstrip(".")
@@ -65,6 +63,20 @@ def import_module(node: ast.Call) -> tuple[str, tuple[str, ...], int] | None:
     return None if base is None else (_below(base, rest, level), (), 0)
 
 
+def _module_text(node: ast.expr | None) -> str | None:
+    """Return a literal module name; `__package__ + ".x"` and `f"{__package__}.x"` are ".x"."""
+    package: ast.expr | None
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        package, rest = node.left, node.right
+    elif isinstance(node, ast.JoinedStr) and len(node.values) == 2:
+        package, rest = getattr(node.values[0], "value", None), node.values[1]
+    else:
+        return text(node)
+    ending = text(rest)
+    own = isinstance(package, ast.Name) and package.id in _OUR_PACKAGE
+    return ending if own and ending is not None and ending.startswith(".") else None
+
+
 def _below(package: str, rest: str, level: int) -> str:
     parts = package.split(".")
     return ".".join([*parts[: len(parts) - level + 1], *([rest] if rest else [])])
@@ -72,9 +84,11 @@ def _below(package: str, rest: str, level: int) -> str:
 
 def builtin_import(node: ast.Call) -> tuple[str, tuple[str, ...], int] | None:
     """Return (module, names, leading dots) of `__import__("x", ..., fromlist, level)`; None if computed."""
-    name = text(argument(node, 0, "name"))
+    name = _module_text(argument(node, 0, "name"))
     if name is None:
         return None
+    if name.startswith("."):
+        return name[1:], (), 1
     names = getattr(argument(node, 3, "fromlist"), "elts", ())
     level = getattr(argument(node, 4, "level"), "value", 0)
     literal = tuple(each for each in map(text, names) if each is not None)
