@@ -1,0 +1,302 @@
+"""A real Prefect server of our own: started once, private, found again, ended, and swept."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from slurm_ray_flow.blocks.processes import alive, identify, this_process
+from slurm_ray_flow.blocks.server import ServerAddress, connected, ensure_server, server_alive, stop_server
+from slurm_ray_flow.blocks.server.address import ServerState, read_state, write_state
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.automation import NAME, ensure_automation
+from slurm_ray_flow.blocks.server.files import auth_string, password, server_files
+from slurm_ray_flow.blocks.server.log_in import LANDING
+from slurm_ray_flow.blocks.server.sweep import sweep
+from slurm_ray_flow.cli.server import server_status
+from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.sweep import TAG
+
+pytestmark = pytest.mark.server
+
+START = """
+import json, dataclasses
+from slurm_ray_flow.blocks.server import ensure_server
+print(json.dumps(dataclasses.asdict(ensure_server(lambda text: None))))
+"""
+
+SLEEPER = """
+import sys, time
+from prefect import flow, tags
+from prefect.runtime import flow_run
+from slurm_ray_flow.blocks.server import connected, ensure_server
+@flow
+def sleeper():
+    print(flow_run.get_id(), flush=True)
+    time.sleep(600)
+with connected(ensure_server(print)), tags("slurm-ray-flow"):
+    sleeper()
+"""
+
+
+def quiet(_: str) -> None:
+    pass
+
+
+def eventually(check: Callable[[], Any], seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.1)
+    return found
+
+
+def python(script: str, **environment: str) -> subprocess.Popen[str]:
+    env = {**os.environ, **environment}
+    return subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=env)
+
+
+def state() -> ServerState:
+    found = read_state(server_files())
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SRF_HOME", str(tmp_path_factory.mktemp("srf") / "home"))
+        patch.setenv("PREFECT_HOME", str(tmp_path_factory.mktemp("prefect")))
+        patch.delenv("PREFECT_API_URL", raising=False)
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def answers(environment: pytest.MonkeyPatch) -> Iterator[list[dict[str, Any]]]:
+    """What two processes got that asked for a server at the same moment."""
+    both = [python(START), python(START)]
+    try:
+        yield [json.loads(process.communicate(timeout=150)[0].splitlines()[-1]) for process in both]
+    finally:
+        stop_server()
+
+
+@pytest.fixture(scope="module")
+def address(answers: list[dict[str, Any]]) -> ServerAddress:
+    return ensure_server(quiet)
+
+
+@pytest.fixture(scope="module")
+def api(address: ServerAddress) -> Api:
+    return Api(address.url, auth_string(server_files()))
+
+
+def test_two_processes_at_once_get_one_server(answers: list[dict[str, Any]], address: ServerAddress) -> None:
+    assert sorted(answer["started"] for answer in answers) == [False, True]
+    assert {answer["url"] for answer in answers} == {address.url}
+    assert address.owned and not address.started
+
+
+def test_a_server_that_runs_is_found_without_a_request(address: ServerAddress) -> None:
+    began = time.perf_counter()
+    for _ in range(10):
+        assert ensure_server(quiet) == address and server_alive(address)
+    assert (time.perf_counter() - began) / 10 < 0.01
+
+
+def test_nobody_gets_in_without_the_password(address: ServerAddress, api: Api) -> None:
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(address.url + "/admin/version", timeout=20)
+    assert refused.value.code == 401
+    assert api.get("/admin/version")
+    assert password(server_files()) not in repr(api)
+
+
+def test_home_and_database_are_private_and_the_secret_is_in_no_command_line(address: ServerAddress) -> None:
+    files = server_files()
+    for folder in (files.folder.parent, files.folder, files.prefect_home):
+        assert folder.stat().st_mode & 0o777 == 0o700
+    for path in (files.secret, files.encryption_key, files.log):
+        assert path.stat().st_mode & 0o777 == 0o600
+    secret = password(files).encode()
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            assert secret not in line.read_bytes()
+    assert secret not in files.log.read_bytes()
+
+
+def test_the_page_that_logs_the_browser_in_is_served(address: ServerAddress) -> None:
+    def page() -> bytes:
+        with urllib.request.urlopen(f"{address.ui_url}/{LANDING}", timeout=20) as answer:
+            return bytes(answer.read())
+
+    eventually(lambda: b"prefect-password" in page())
+
+
+def test_a_configured_api_is_used_as_it_is(address: ServerAddress, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api")
+    found = ensure_server(quiet)
+    assert found == ServerAddress("http://prefect.example:4200/api", "http://prefect.example:4200", owned=False)
+    monkeypatch.setenv("PREFECT_API_URL", address.url)
+    assert ensure_server(quiet).owned
+
+
+def test_flows_of_all_threads_reach_the_server_once_connected(address: ServerAddress, api: Api) -> None:
+    from prefect import flow
+
+    @flow
+    def double(n: int) -> int:
+        return 2 * n
+
+    values: list[int] = []
+    with connected(ensure_server(quiet)):
+        values.append(double(1))
+    thread = threading.Thread(target=lambda: values.append(double(2)))
+    thread.start()
+    thread.join(60)
+    assert values == [2, 4]
+    assert ensure_server(quiet) == address
+    assert "PREFECT_API_AUTH_STRING" not in os.environ
+    runs = {"state": {"type": {"any_": ["COMPLETED"]}}}
+    assert api.post("/flow_runs/count", {"flow_runs": runs, "flows": {"name": {"any_": ["double"]}}}) == 2
+
+
+def test_the_automation_is_there_once(api: Api) -> None:
+    wanted = {"automations": {"name": {"any_": [NAME]}}}
+    eventually(lambda: api.post("/automations/filter", wanted))
+    ensure_automation(api)
+    assert len(api.post("/automations/filter", wanted)) == 1
+
+
+def flow_run(api: Api, kind: str) -> str:
+    flow = api.post("/flows/", {"name": "swept"})["id"]
+    body = {"flow_id": flow, "tags": [TAG], "state": {"type": "RUNNING"}}
+    run_id = str(api.post("/flow_runs/", body)["id"])
+    if kind != "RUNNING":
+        api.post(f"/flow_runs/{run_id}/set_state", {"state": {"type": kind}, "force": True})
+    return run_id
+
+
+def launch(api: Api, root: Path, kind: str = "RUNNING", **changes: Any) -> RunRecord:
+    """A flow run, as a launch leaves it whose process is gone for long."""
+    this, run_id = this_process(), flow_run(api, kind)
+    record = RunRecord(
+        run_id, run_id, "local", "local-machine", str(root), run_id, run_id, "m:f", this.pid, 1, this.boot_id, 0.0
+    )
+    record = dataclasses.replace(record, **changes)
+    folder = server_files().folder.parent / "runs"
+    folder.mkdir(exist_ok=True)
+    (folder / f"{run_id}.json").write_text(record.to_json())
+    Path(record.paths.folder).mkdir(parents=True)
+    return record
+
+
+def events(record: RunRecord, *lines: dict[str, Any]) -> None:
+    with Path(record.paths.events).open("a") as stream:
+        stream.writelines(json.dumps({"time": 0, "host": "h", **line}) + "\n" for line in lines)
+
+
+def allocated(shift: int = 0) -> dict[str, Any]:
+    this = this_process()
+    return {"event": "allocated", "pid": this.pid, "started": this.started + shift, "boot_id": this.boot_id}
+
+
+def swept(api: Api, record: RunRecord) -> tuple[str, str]:
+    list(sweep(api))
+    found = api.get(f"/flow_runs/{record.run_id}")["state"]
+    return found["type"], found["message"] or ""
+
+
+def test_a_call_that_ended_gives_its_run_the_state(api: Api, tmp_path: Path) -> None:
+    whole, failed = launch(api, tmp_path), launch(api, tmp_path)
+    events(whole, allocated(), {"event": "call_ended", "outcome": "value", "cause": None})
+    events(failed, allocated(), {"event": "call_ended", "outcome": None, "cause": "time_limit", "message": "2 h"})
+    assert swept(api, whole)[0] == "COMPLETED"
+    assert swept(api, failed) == ("FAILED", "time_limit: 2 h")
+
+
+def test_a_run_whose_head_died_without_a_word_is_crashed(api: Api, tmp_path: Path) -> None:
+    record = launch(api, tmp_path)
+    events(record, allocated(shift=-1))
+    kind, message = swept(api, record)
+    assert kind == "CRASHED" and message.startswith("lost:")
+
+
+def test_a_run_whose_head_lives_is_left_alone_until_it_is_cancelled(api: Api, tmp_path: Path) -> None:
+    record = launch(api, tmp_path)
+    events(record, allocated())
+    assert swept(api, record)[0] == "RUNNING"
+    assert not Path(record.paths.cancel).exists()
+    api.post(f"/flow_runs/{record.run_id}/set_state", {"state": {"type": "CANCELLING"}, "force": True})
+    assert swept(api, record)[0] == "CANCELLING"
+    assert Path(record.paths.cancel).exists()
+    events(record, {"event": "call_ended", "outcome": None, "cause": "cancelled"})
+    assert swept(api, record)[0] == "CANCELLED"
+
+
+def test_a_launch_that_lives_is_left_alone(api: Api, tmp_path: Path) -> None:
+    record = launch(api, tmp_path, started=this_process().started)
+    assert swept(api, record)[0] == "RUNNING"
+    assert server_status().runs["running"] >= 1
+
+
+def test_a_killed_launch_does_not_stay_running(api: Api, tmp_path: Path) -> None:
+    process = python(SLEEPER)
+    assert process.stdout is not None
+    run_id = process.stdout.readline().strip()
+    this = identify(process.pid)
+    assert this is not None
+    eventually(lambda: api.get(f"/flow_runs/{run_id}")["state_type"] == "RUNNING")
+    record = launch(api, tmp_path, run_id=run_id, attempt=run_id, allocation=run_id, pid=this.pid, started=this.started)
+    (server_files().folder.parent / "runs" / f"{run_id}.json").write_text(record.to_json())
+    assert swept(api, record)[0] == "RUNNING"
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert swept(api, record)[0] == "CRASHED"
+
+
+def test_a_supervisor_that_was_killed_is_replaced_and_the_server_goes_on(address: ServerAddress) -> None:
+    before = state()
+    os.kill(before.supervisor_pid, signal.SIGKILL)
+    eventually(lambda: not alive(before.supervisor))
+    assert ensure_server(quiet).url == address.url
+    after = state()
+    assert (after.server, after.supervisor != before.supervisor) == (before.server, True)
+
+
+def test_down_leaves_nothing_and_what_is_stale_is_replaced(
+    environment: pytest.MonkeyPatch, address: ServerAddress
+) -> None:
+    old = state()
+    assert stop_server() and not stop_server()
+    assert not alive(old.server) and not alive(old.supervisor)
+    assert not server_alive(address) and server_status().state == "stopped"
+    this = this_process()  # a pid that lives, but of another process than the one that was noted
+    write_state(server_files(), dataclasses.replace(old, pid=this.pid, supervisor_pid=this.pid))
+    with socket.create_server(("127.0.0.1", old.port)):  # and somebody has taken its port
+        again = ensure_server(quiet)
+    assert again.started and again.url != address.url
+    with connected(again):
+        from prefect import flow
+
+        assert flow(lambda: 7, name="seven")() == 7
+    new = state()
+    assert this_process() == this, "the process that had the pid was not touched"
+    os.kill(new.pid, signal.SIGKILL)
+    eventually(lambda: not server_alive(again))
+    eventually(lambda: not alive(new.supervisor) and not server_files().state.exists())

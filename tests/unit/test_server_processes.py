@@ -1,0 +1,91 @@
+"""Processes are known by pid, start and boot; files of the server are private; the fast path asks nobody."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import stat
+import sys
+from pathlib import Path
+
+import pytest
+
+from slurm_ray_flow.blocks import shell
+from slurm_ray_flow.blocks.processes import alive, end, identify, this_process, wait_gone
+from slurm_ray_flow.blocks.server.address import ServerState, listening, read_state, serving, write_state
+from slurm_ray_flow.blocks.server.files import auth_string, encryption_key, make_folders, server_files
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.home import home
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def test_a_pid_that_another_process_has_now_is_not_the_process() -> None:
+    this = this_process()
+    assert alive(this)
+    assert not alive(dataclasses.replace(this, started=this.started - 1))
+    assert not alive(dataclasses.replace(this, boot_id="another boot"))
+
+
+def test_a_started_process_is_ended_within_the_patience_given(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [
+        sys.executable,
+        "-c",
+        "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)",
+    ]
+    process = identify(shell.start(command, log=log))
+    assert process is not None and os.getsid(process.pid) == process.pid
+    while not log.read_text():
+        assert alive(process)
+    assert not wait_gone(process, 0.05)
+    assert end(process, patience=0.1)
+    assert not alive(process)
+    assert mode(log) == 0o600
+
+
+def test_a_command_gives_its_output_and_code_and_is_killed_when_too_slow() -> None:
+    done = shell.run(["sh", "-c", "cat; echo error >&2; exit 3"], timeout=10, stdin=b"in")
+    assert (done.stdout, done.stderr, done.exit_code, done.ok) == ("in", "error\n", 3, False)
+    with pytest.raises(SlurmRayFlowError, match="sleep did not end within"):
+        shell.run(["sleep", "60"], timeout=0.1)
+    with pytest.raises(SlurmRayFlowError, match="no-such-program can't be started"):
+        shell.run(["no-such-program"], timeout=1)
+
+
+def test_folders_and_secrets_are_private_and_secrets_stay() -> None:
+    files = server_files()
+    files.folder.mkdir(parents=True)  # left open by somebody
+    make_folders(files)
+    assert auth_string(files) == auth_string(files) and len(auth_string(files)) > 40
+    assert encryption_key(files) == encryption_key(files) != auth_string(files)
+    assert [mode(path) for path in (home(), files.folder, files.prefect_home)] == [0o700] * 3
+    assert [mode(path) for path in (files.secret, files.encryption_key)] == [0o600] * 2
+
+
+def test_state_comes_back_as_written_and_damage_reads_as_none() -> None:
+    files, this = server_files(), this_process()
+    assert read_state(files) is None
+    state = ServerState(1, "3", this.pid, this.started, this.pid, this.started, this.boot_id)
+    write_state(files, state)
+    assert read_state(files) == state
+    files.state.write_text('{"port": 1')
+    assert read_state(files) is None
+
+
+def test_a_server_serves_when_its_process_lives_and_its_port_is_open() -> None:
+    this = this_process()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        state = ServerState(server.getsockname()[1], "3", this.pid, this.started, this.pid, this.started, this.boot_id)
+        assert serving(state)
+        assert not serving(dataclasses.replace(state, started=this.started + 1))
+    assert not listening(state.port)
+    assert not serving(state)

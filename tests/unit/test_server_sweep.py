@@ -1,0 +1,77 @@
+"""What becomes of runs whose launching process is gone."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.sweep import NOT_YET, Action, CallEnded, ClusterState, HeadState, verdict
+
+RECORD = RunRecord("r1", "r1", "local", "local-machine", "/root", "r1", "r1", "m:f", 1, 2, "boot", created=1000.0)
+LATER = 1000.0 + NOT_YET + 1
+
+
+def judge(
+    head: HeadState, ended: CallEnded | None = None, *, state: str = "RUNNING", launch: bool = False, now: float = LATER
+) -> tuple[Action, str]:
+    found = verdict(RECORD, ClusterState(head, ended), flow_state=state, launch_alive=launch, now=now)
+    return found.action, found.state
+
+
+@pytest.mark.parametrize("head", ["alive", "dead", "absent", "unknown"])
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
+def test_a_launch_that_lives_sees_to_its_own_end(head: HeadState, state: str) -> None:
+    assert judge(head, CallEnded("value"), state=state, launch=True) == (Action.KEEP, "")
+
+
+@pytest.mark.parametrize(
+    ("ended", "state"),
+    [
+        (CallEnded("value"), "COMPLETED"),
+        (CallEnded("exception", "user_code", "ValueError: no"), "FAILED"),
+        (CallEnded(None, "out_of_memory", "used 2 GB"), "FAILED"),
+        (CallEnded(None, "cancelled"), "CANCELLED"),
+        (CallEnded(None), "FAILED"),
+    ],
+)
+@pytest.mark.parametrize("head", ["alive", "dead", "unknown"])
+def test_a_call_that_ended_decides_the_state(ended: CallEnded, state: str, head: HeadState) -> None:
+    assert judge(head, ended) == (Action.END, state)
+
+
+@pytest.mark.parametrize(
+    ("head", "state", "expected"),
+    [
+        ("alive", "RUNNING", (Action.KEEP, "")),
+        ("alive", "CANCELLING", (Action.CANCEL, "")),
+        ("dead", "RUNNING", (Action.END, "CRASHED")),
+        ("dead", "CANCELLING", (Action.END, "CANCELLED")),
+        ("absent", "PENDING", (Action.END, "CRASHED")),
+        ("absent", "CANCELLING", (Action.END, "CANCELLED")),
+        ("unknown", "RUNNING", (Action.LEAVE, "")),
+    ],
+)
+def test_without_an_end_the_head_decides(head: HeadState, state: str, expected: tuple[Action, str]) -> None:
+    assert judge(head, state=state) == expected
+
+
+def test_a_head_gets_time_to_say_that_it_lives() -> None:
+    assert judge("absent", now=RECORD.created + NOT_YET / 2) == (Action.KEEP, "")
+    assert judge("absent", state="CANCELLING", now=RECORD.created + 1) == (Action.CANCEL, "")
+
+
+def test_what_was_asked_to_cancel_is_cancelled_even_when_it_made_it_to_a_value() -> None:
+    assert judge("dead", CallEnded("value"), state="CANCELLING") == (Action.END, "CANCELLED")
+
+
+def test_the_message_names_cause_and_run() -> None:
+    failed = verdict(
+        RECORD,
+        ClusterState("dead", CallEnded(None, "time_limit", "after 2 h")),
+        flow_state="RUNNING",
+        launch_alive=False,
+        now=LATER,
+    )
+    assert failed.message == "time_limit: after 2 h"
+    lost = verdict(RECORD, ClusterState("dead"), flow_state="RUNNING", launch_alive=False, now=LATER)
+    assert lost.message.startswith("lost:") and "r1" in lost.message
