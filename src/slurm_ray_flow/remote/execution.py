@@ -60,7 +60,8 @@ def _succeeded(run: Run, value: Any) -> Report:
     try:
         digest, size = payload.write(run.outcome, {"value": value}, pickling.dump, durable=True)
     except BaseException as error:
-        return {"outcome": None, "cause": "result", "message": _why_not(value, error)}
+        cause = "out_of_memory" if isinstance(error, MemoryError) else "result"
+        return {"outcome": None, "cause": cause, "message": _why_not(value, error)}
     return {"outcome": "value", "cause": None, "sha256": digest, "size": size}
 
 

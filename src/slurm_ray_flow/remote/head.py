@@ -117,6 +117,9 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
     return _wait_for(inner, run, note)
 
 
+# An outer Ray's address and job; and what would let packages in from outside an isolated environment.
+_MISLEADING = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+_FOREIGN_PACKAGES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE")
 _FORWARDED = {signal.SIGTERM, signal.SIGINT}
 
 
@@ -125,8 +128,8 @@ def _prepare_environment(run: Run, spec: Dict[str, Any]) -> None:
     os.environ["PATH"] = binaries + os.pathsep + os.environ.get("PATH", os.defpath)
     os.environ["SRF_RUN_ID"] = run.id
     os.environ.update(limits.graphics_cards(spec.get("gpus"), dict(os.environ)))
-    for name in [name for name in os.environ if name in ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")]:
-        del os.environ[name]
+    for name in _MISLEADING + (_FOREIGN_PACKAGES if spec.get("isolated") else ()):
+        os.environ.pop(name, None)
 
 
 def _be_inner(run: Run, spec: Dict[str, Any], note: Note) -> None:

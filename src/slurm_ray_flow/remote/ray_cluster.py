@@ -94,7 +94,7 @@ class RayCluster:
             file.write(secrets.token_hex(32))
         return {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token, "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TMPDIR": self.folder, "RAY_DEDUP_LOGS": "0",
+            "RAY_TMPDIR": self.folder, "LOG_NAME_UPDATE_INTERVAL_S": "0.1", "RAY_DEDUP_LOGS": "0",
         }  # fmt: skip
 
     def _command(self) -> List[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 if __name__ == "__main__":
@@ -15,8 +16,8 @@ from slurm_ray_flow.remote import processes
 
 
 def main(arguments: List[str]) -> None:
-    """Run Ray's own command in this process, which dies with its parent, and Ray with it."""
-    processes.die_with_parent(int(arguments[0]))
+    """Run Ray's own command in this process; it ends in order, and Ray with it, when its parent dies."""
+    processes.die_with_parent(int(arguments[0]), signal.SIGTERM)
     from slurm_ray_flow.remote.ray_session import keep_on_loopback
 
     if "--node-ip-address=127.0.0.1" in arguments:

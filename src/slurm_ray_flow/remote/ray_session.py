@@ -10,6 +10,7 @@ import os
 import time
 from typing import Any, Dict, List
 
+_MARKERS = (b":job_id:", b":actor_name:", b":task_name:")
 WORKING_DIRECTORY = "SRF_WORKING_DIRECTORY"
 # What `ray.init` takes to start a cluster, and refuses where there is one already.
 _FOR_A_NEW_CLUSTER = {"num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "include_dashboard",
@@ -30,6 +31,8 @@ class RaySession:
         self._ray, self._tools, self._init = ray, tools, ray.init
         self._named: Dict[str, Any] = {}
         self._path: List[str] = []
+        self._lines = 0
+        self._count_lines(worker)
         keep_on_loopback()
         atexit.unregister(worker.shutdown)  # it sleeps; the job ends with this process anyway
         ray.init = self._replacement()
@@ -45,7 +48,7 @@ class RaySession:
         if self._ray.is_initialized():
             self._ray.shutdown()
         os.environ["RAY_ADDRESS"] = address
-        self._path = setting["path"]
+        self._path, self._lines = setting["path"], 0
         self._named = {"logging_level": logging.WARNING}
         if setting["environment_variables"] != allocation["environment_variables"] or (
             setting["working_directory"] != allocation["working_directory"]
@@ -57,27 +60,39 @@ class RaySession:
         """Have one worker started before it is needed; does not wait for it."""
         self._ray.remote(max_retries=0, num_cpus=0)(_nothing).remote()
 
-    def flush(self, quiet: float = 0.3, seconds: float = 3.0) -> None:
+    def flush(self, patience: float = 2.0, seconds: float = 30.0) -> None:
         """Wait until what this call's workers printed has reached this process's stdout.
 
         Args:
-            quiet: how long nothing more must have come, in seconds.
-            seconds: when to give up.
+            patience: how long to wait while nothing more comes, in seconds.
+            seconds: when to give up although more keeps coming.
         """
-        if not self._ray.is_initialized() or not self._has_printed():
+        if not self._ray.is_initialized():
             return
         deadline, last, since = time.monotonic() + seconds, -1, time.monotonic()
-        while time.monotonic() < min(deadline, since + quiet):
-            size = os.fstat(1).st_size
-            if size != last:
-                last, since = size, time.monotonic()
-            time.sleep(0.02)
+        while self._lines < self._printed() and time.monotonic() < min(deadline, since + patience):
+            if self._lines != last:
+                last, since = self._lines, time.monotonic()
+            time.sleep(0.01)
 
-    def _has_printed(self) -> bool:
+    def _count_lines(self, worker: Any) -> None:
+        """Count the lines of workers that arrive here, whoever prints them then."""
+        show = worker.print_worker_logs
+
+        @functools.wraps(show)
+        def counting(data: Dict[str, Any], *rest: Any, **named: Any) -> Any:
+            shown = show(data, *rest, **named)
+            self._lines += len(data.get("lines", ()))
+            return shown
+
+        worker.print_worker_logs = counting
+
+    def _printed(self) -> int:
+        """How many lines this job's workers on this host have printed."""
         worker = self._ray._private.worker
         logs, job = worker._global_node.get_logs_dir_path(), worker.global_worker.current_job_id.hex()
-        files = glob.glob(os.path.join(logs, "worker-*-{}-*".format(job)))
-        return any(_says_something(path) for path in files)
+        # A worker that was started before it had a job keeps its file's name; the job stands in the file.
+        return sum(_lines_of(path, job.encode()) for path in glob.glob(os.path.join(logs, "worker-*")))
 
     def _connect(self, named: Dict[str, Any]) -> Any:
         from ray.job_config import JobConfig
@@ -125,10 +140,13 @@ def _difference(setting: Dict[str, Any]) -> Dict[str, Any]:
     return {"env_vars": variables, "worker_process_setup_hook": "slurm_ray_flow.remote.ray_session.enter"}
 
 
-def _says_something(path: str) -> bool:
-    """Whether a worker's log holds more than Ray's own markers."""
+def _lines_of(path: str, job: bytes) -> int:
+    """How many whole lines a worker's log holds besides Ray's own markers; none if it is another job's."""
     try:
         with open(path, "rb") as file:
-            return any(not line.startswith(b":") for line in file)
+            if job not in os.path.basename(path).encode() and b":job_id:" + job not in file.read(4096):
+                return 0
+            file.seek(0)
+            return sum(1 for line in file if line.endswith(b"\n") and not line.startswith(_MARKERS))
     except OSError:
-        return False
+        return 0
