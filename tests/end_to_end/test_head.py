@@ -2,6 +2,7 @@
 
 import ctypes
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -284,6 +285,16 @@ def test_calls_of_a_warm_head_run_in_order_and_each_in_a_fresh_process(lab, name
     assert sorted(sum(times, ())) == list(sum(times, ()))
     head.terminate()
     assert lab.wait_for(name, "released")
+
+
+def test_a_warm_head_whose_folder_is_removed_ends(lab, name):
+    lab.lay(name, adder(), 1, 2, keep_warm=600)
+    lab.enter(name, name)
+    head = lab.head(name)
+    lab.wait_for(name, "call_ended")
+    shutil.rmtree(lab.root / "runs")
+    assert head.wait(10) == 0
+    assert nothing_left(name)
 
 
 def runs(name):

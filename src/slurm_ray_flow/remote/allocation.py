@@ -235,7 +235,9 @@ class Allocation:
             return
         idle, ended = time.monotonic() - self._idle_since, self._run.has_ended()
         limit = self._spec.get("time_limit")
-        if os.path.exists(self._run.cancel):
+        if not os.path.isdir(self._run.folder):
+            self.stop("lost", "The run's folder is gone.")
+        elif os.path.exists(self._run.cancel):
             self.stop("cancelled", "The run was cancelled.")
         elif not ended and limit is not None and time.monotonic() - self._began > float(limit):
             self.stop("time_limit", "The time limit passed.")
@@ -280,4 +282,5 @@ def close(run: Run, reason: Dict[str, str], ray_folder: str) -> None:
     if ray_folder:
         shutil.rmtree(ray_folder, ignore_errors=True)
     run.make_room()
-    run.record("released", reason=reason["message"].partition("\n")[0])
+    with contextlib.suppress(FileNotFoundError):
+        run.record("released", reason=reason["message"].partition("\n")[0])
