@@ -13,6 +13,8 @@ from pathlib import Path
 
 from slurm_ray_flow.blocks.shell import run
 
+_LINUX = sys.platform == "linux"
+
 
 @dataclass(frozen=True)
 class Process:
@@ -26,14 +28,14 @@ class Process:
 @cache
 def boot_id() -> str:
     """The name of this boot of the machine; another one after a restart."""
-    if sys.platform == "linux":
+    if _LINUX:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return run(["sysctl", "-n", "kern.bootsessionuuid"], timeout=10).stdout.strip()
 
 
 def identify(pid: int) -> Process | None:
     """The process that has this pid now; None where there is none, or only what is left of a dead one."""
-    started = _started_linux(pid) if sys.platform == "linux" else _started_elsewhere(pid)
+    started = _started_linux(pid) if _LINUX else _started_elsewhere(pid)
     return None if started is None else Process(pid, started, boot_id())
 
 

@@ -1,18 +1,30 @@
 """No test touches the user's own home or Prefect profile."""
 
 import os
-import shutil
+import subprocess
+import sys
 import tempfile
 
 import pytest
 
-_HOME = tempfile.mkdtemp(prefix="srf-test-")
-os.environ["SRF_HOME"] = _HOME
+HOME = tempfile.mkdtemp(prefix="srf-test-")
+os.environ["SRF_HOME"] = HOME
 os.environ["SRF_PROGRESS"] = "off"
-os.environ["PREFECT_HOME"] = os.path.join(_HOME, "prefect")
+os.environ["PREFECT_HOME"] = os.path.join(HOME, "prefect")
 for name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE"):
     os.environ.pop(name, None)
 
+# Prefect's client holds a process back for a minute at its end when the server has gone before it.
+LAST = """
+import os, shutil, sys, time
+while os.path.exists(f"/proc/{sys.argv[1]}") and os.getppid() == int(sys.argv[1]):
+    time.sleep(0.1)
+from slurm_ray_flow.blocks.server import stop_server
+stop_server()
+os.system(f"chmod -R u+w {sys.argv[2]}")
+shutil.rmtree(sys.argv[2], ignore_errors=True)
+"""
+
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    shutil.rmtree(_HOME, ignore_errors=True)
+    subprocess.Popen([sys.executable, "-c", LAST, str(os.getpid()), HOME], start_new_session=True)

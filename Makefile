@@ -1,0 +1,28 @@
+# Every target does its own set-up: scripts/setup makes .venv with what uv.lock says, and is quick when nothing changed.
+.PHONY: help setup check test demo bench
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: ## Make the virtual environment
+	@scripts/setup
+
+check: setup ## Formatting, types, import rules
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/pyright
+	.venv/bin/lint-imports --no-cache
+
+test: setup ## All tests
+	@scripts/setup --hosts
+	.venv/bin/pytest
+
+demo: setup ## A model search over handwritten digits, on this machine
+	@scripts/setup --hosts
+	.venv/bin/python examples/digits.py
+
+bench: setup ## What it costs, against peers in the same run
+	@scripts/setup --hosts
+	.venv/bin/python -m benchmarks

@@ -1,0 +1,35 @@
+"""The functions that the benchmarks launch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from slurm_ray_flow import slurm_ray_flow
+
+
+@slurm_ray_flow(ray="never")
+def plus_one(number: int) -> int:
+    return number + 1
+
+
+def _task(number: int) -> int:
+    return number + 1
+
+
+@slurm_ray_flow(ray="always")
+def plus_one_ray(number: int) -> int:
+    import ray
+
+    return int(ray.get(ray.remote(_task).remote(number)))
+
+
+@slurm_ray_flow(ray="always", keep_warm="1m")
+def plus_one_warm(number: int) -> int:
+    import ray
+
+    return int(ray.get(ray.remote(_task).remote(number)))
+
+
+@slurm_ray_flow(ray="never")
+def same(value: Any) -> Any:
+    return value

@@ -1,0 +1,69 @@
+"""Clusters by name."""
+
+from __future__ import annotations
+
+import difflib
+from typing import Any, cast
+
+from prefect.blocks.core import Block
+from prefect.exceptions import PrefectHTTPStatusError
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.local_machine import LocalMachine
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.run import RunRecord
+
+KINDS: tuple[type[Block], ...] = (LocalMachine,)
+"""Every kind of cluster."""
+
+
+def find_cluster(wanted: Any) -> Cluster:
+    """A cluster from its name, or the block itself.
+
+    Args:
+        wanted: a block; or the name of a saved one, with or without its kind ("local-machine/lab"). "local" is this
+            machine even where no block of that name is saved.
+
+    Raises:
+        OptionError: no saved block has this name.
+    """
+    if not isinstance(wanted, str):
+        return cast(Cluster, wanted)
+    if wanted == "local":
+        return LocalMachine()
+    kind, _, name = wanted.rpartition("/")
+    for block_type in KINDS:
+        slug = block_type.get_block_type_slug()
+        if kind in {"", slug} and (found := _load(block_type, name)):
+            return cast(Cluster, found)
+    known = ["local", *(saved for block_type in KINDS for saved in _saved(block_type))]
+    near = difflib.get_close_matches(wanted, known, n=1)
+    raise OptionError(
+        f"there is no cluster {wanted!r}",
+        advice=f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}; save a block for another one",
+    )
+
+
+def cluster_of(record: RunRecord) -> Cluster:
+    """The cluster of an earlier run."""
+    if record.kind == LocalMachine.kind:
+        return LocalMachine(root=record.root)  # type: ignore[arg-type]
+    return find_cluster(f"{record.kind}/{record.cluster}")
+
+
+def _load(block_type: type[Block], name: str) -> Block | None:
+    try:
+        return cast(Block, block_type.load(name))
+    except ValueError:  # Prefect's word for "no such block"
+        return None
+
+
+def _saved(block_type: type[Block]) -> list[str]:
+    from prefect.client.orchestration import get_client
+
+    try:
+        with get_client(sync_client=True) as client:
+            documents = client.read_block_documents_by_type(block_type.get_block_type_slug())
+    except PrefectHTTPStatusError:  # nobody has registered this kind yet
+        return []
+    return [document.name for document in documents if document.name]

@@ -1,0 +1,205 @@
+"""This machine as a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import platform
+import shutil
+import socket
+import sys
+import sysconfig
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar
+
+from prefect.blocks.core import Block
+from pydantic import Field
+from uv import find_uv_bin
+
+from slurm_ray_flow.blocks import processes, programs, transfer
+from slurm_ray_flow.blocks.cluster import Facts
+from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.blocks.shell import follow, run
+from slurm_ray_flow.core.environment import Held
+from slurm_ray_flow.core.errors import EnvironmentFailed
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.run import Event, RunPaths
+from slurm_ray_flow.core.snapshot import Manifest
+
+SUBMIT_SECONDS = 60.0
+"""The head says that it lives within a second; on a machine under load, much later."""
+
+
+class LocalMachine(Block):
+    """This machine: functions run beside the program that calls them, in processes of their own.
+
+    Attributes:
+        root: The folder for everything that runs leave. By default ~/.slurm-ray-flow, or $SRF_HOME.
+
+    Example:
+        Load a stored machine and use it:
+        ```python
+        from slurm_ray_flow import LocalMachine, slurm_ray_flow
+
+        machine = LocalMachine.load("BLOCK_NAME")
+
+
+        @slurm_ray_flow(cluster=machine)
+        def answer() -> int:
+            return 42
+        ```
+    """
+
+    _block_type_name = "Local Machine"
+    _block_type_slug = "local-machine"
+    _description = "Runs functions of slurm-ray-flow on this machine, inside a temporary Ray cluster."
+    _documentation_url = None
+
+    root: Path | None = Field(
+        default=None,
+        title="Root folder",
+        description="The folder for everything that runs leave; empty for the default.",
+    )
+
+    kind: ClassVar[str] = "local-machine"
+    reuses_environment: ClassVar[bool] = True
+
+    @property
+    def label(self) -> str:
+        return self._block_document_name or "local"
+
+    @property
+    def root_folder(self) -> PurePosixPath:
+        return PurePosixPath(self.root.expanduser().absolute() if self.root else home())
+
+    def facts(self) -> Facts:
+        return _facts()
+
+    def prepare(self) -> PurePosixPath:
+        private_folder(Path(self.root_folder))
+        return PurePosixPath(programs.install(Path(self.root_folder)))
+
+    def read(self, path: PurePosixPath, offset: int = 0) -> bytes:
+        try:
+            with open(path, "rb") as stream:
+                stream.seek(offset)
+                return stream.read(READ_BYTES)
+        except FileNotFoundError:
+            return b""
+
+    def write(self, path: PurePosixPath, data: bytes) -> None:
+        write_whole(Path(path), data)
+
+    def put(self, source: Path, path: PurePosixPath) -> None:
+        target = private_folder(Path(path).parent) / path.name
+        target.unlink(missing_ok=True)
+        try:
+            os.link(source, target)
+        except OSError:  # another file system
+            shutil.copyfile(source, target)
+
+    def get(self, path: PurePosixPath) -> Path:
+        return Path(path)
+
+    def names(self, folder: PurePosixPath) -> Sequence[str]:
+        try:
+            return sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
+
+    def announce(self, path: PurePosixPath) -> bool:
+        try:
+            Path(path).touch(mode=0o600)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def remove(self, path: PurePosixPath) -> None:
+        Path(path).unlink(missing_ok=True)
+
+    def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
+        return transfer.send_snapshot(manifest, target=transfer.LocalTarget(self.root_folder), project_key=project_key)
+
+    def environments(self) -> Sequence[Held]:
+        held = []
+        for path in Path(self.root_folder).glob("environments/*/whole.json"):
+            with contextlib.suppress(OSError, ValueError):  # a damaged one is built again
+                held.append(Held.from_json(path.read_text()))
+        return held
+
+    def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+        program = Path(self.prepare()) / "slurm_ray_flow" / "remote" / "environment.py"
+        failure: list[str] = []
+
+        def show(line: str) -> None:
+            text = _build_line(line, failure)
+            if text:
+                tell(text)
+
+        with tempfile.TemporaryDirectory(prefix="srf-") as folder:
+            file = Path(folder) / "spec.json"
+            write_whole(file, json.dumps({**spec, "uv": find_uv_bin()}).encode())
+            code = follow([sys.executable, "-I", str(program), "build", str(file)], show)
+        if code:
+            raise EnvironmentFailed(
+                failure[-1] if failure else f"the builder ended with {code}",
+                where=f"{self.label}, {self.root_folder}/environments/{spec['digest']}",
+                advice="see which package uv names, and change its version or leave it out",
+            )
+
+    def submit(self, paths: RunPaths) -> None:
+        private_folder(Path(paths.folder))
+        done = run(["/bin/sh", str(paths.script), "--detach"], timeout=SUBMIT_SECONDS)
+        if not done.ok:
+            raise EnvironmentFailed(
+                f"the head did not start: {done.stderr.strip() or done.stdout.strip() or done.exit_code}",
+                where=f"{self.label}, {paths.head_log}",
+                advice="read that log",
+            )
+
+    def alive(self, allocated: Event) -> bool:
+        started = allocated.get("started")
+        if started is None:
+            return processes.identify(allocated["pid"]) is not None
+        return processes.alive(processes.Process(allocated["pid"], started, allocated["boot_id"]))
+
+
+READ_BYTES = 1024 * 1024
+"""The most that one reading of a log or of events takes into memory."""
+
+
+def _build_line(line: str, failure: list[str]) -> str:
+    try:
+        event = json.loads(line)
+    except ValueError:
+        return line.strip()
+    text = str(event.get("message") or event.get("text") or event.get("event", ""))
+    if event.get("event") == "failed":
+        failure.append(text)
+    return text
+
+
+@functools.cache
+def _facts() -> Facts:
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
+    return Facts(
+        host=socket.gethostname(),
+        python=sys.executable,
+        version=version,
+        platform=f"cp{version.replace('.', '')}-{tag}" if platform.python_implementation() == "CPython" else tag,
+        cpus=_cpus(),
+        gpus=len(list(Path("/proc/driver/nvidia/gpus").glob("*"))),
+        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        nodes=1,
+    )
+
+
+def _cpus() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

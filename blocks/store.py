@@ -1,0 +1,140 @@
+"""The store at home: payloads by the digest of their content, and a record of each run."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.core.errors import PayloadError, UnknownRunError
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.scan import Scan
+from slurm_ray_flow.remote import payload, pickling
+
+
+@dataclasses.dataclass(frozen=True)
+class Stored:
+    """A payload in the store: its SHA-256 and its size in bytes."""
+
+    digest: str
+    size: int
+
+
+def object_path(digest: str) -> Path:
+    """Where the payload of this digest lies, or would lie."""
+    return home() / "store" / digest[:2] / digest[2:]
+
+
+def put(value: object, what: str) -> Stored:
+    """Pickle a value into the store.
+
+    Args:
+        what: names the value in the error, such as "the argument 'data'".
+
+    Raises:
+        PayloadError: it can't be pickled.
+    """
+    folder = private_folder(home() / "store")
+    descriptor, beside = tempfile.mkstemp(dir=folder, prefix=".")
+    os.close(descriptor)
+    try:
+        digest, size = payload.write(beside, value, pickling.dump)
+    except Exception as error:
+        Path(beside).unlink(missing_ok=True)
+        raise PayloadError(
+            f"{what} can't be pickled: {type(error).__name__}: {error}",
+            advice="give plain data, and open files, generators, locks and connections inside the function",
+        ) from error
+    private_folder(object_path(digest).parent)
+    os.replace(beside, object_path(digest))
+    return Stored(digest, size)
+
+
+def get(digest: str) -> Any:
+    """The value of a payload.
+
+    Raises:
+        PayloadError: it is not in the store, or its bytes are not what the digest says.
+    """
+    try:
+        return payload.read(str(object_path(digest)), pickling.load, sha256=digest)
+    except FileNotFoundError:
+        raise PayloadError(
+            "an argument of this run is no longer in the store", where=str(object_path(digest)), advice="start it anew"
+        ) from None
+
+
+def put_bytes(data: bytes, digest: str) -> None:
+    """Keep bytes under their digest."""
+    if not object_path(digest).exists():
+        write_whole(object_path(digest), data)
+
+
+def get_bytes(digest: str) -> bytes:
+    """The bytes of this digest."""
+    return object_path(digest).read_bytes()
+
+
+def record_path(run_id: str) -> Path:
+    """Where home remembers a run."""
+    return home() / "runs" / f"{run_id}.json"
+
+
+def save_record(record: RunRecord) -> None:
+    """Remember a run."""
+    write_whole(record_path(record.run_id), record.to_json().encode())
+
+
+def records() -> Iterator[RunRecord]:
+    """All runs that home remembers, the newest first."""
+    found = sorted((home() / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in found:
+        try:
+            yield RunRecord.from_json(path.read_text())
+        except (OSError, ValueError, TypeError):
+            continue
+
+
+def find_record(run_id: str) -> RunRecord:
+    """The run whose id is this, or starts so.
+
+    Raises:
+        UnknownRunError: none does, or several do.
+    """
+    if run_id and (exact := record_path(run_id)).is_file():
+        return RunRecord.from_json(exact.read_text())
+    near = [record for record in records() if run_id and record.run_id.startswith(run_id)]
+    if len(near) == 1:
+        return near[0]
+    what = f"{len(near)} runs start with {run_id!r}" if near else f"there is no run {run_id!r}"
+    raise UnknownRunError(what, where=str(home() / "runs"), advice="`srf runs` lists them")
+
+
+def short_digest(text: str) -> str:
+    """A short name for a text, the same in every process."""
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+_scans: dict[str, Scan] = {}
+
+
+def put_scan(found: Scan) -> str:
+    """Keep a scan; gives its digest."""
+    data = json.dumps(found.to_json(), sort_keys=True).encode()
+    digest = hashlib.sha256(data).hexdigest()
+    put_bytes(data, digest)
+    _scans.clear()
+    _scans[digest] = found
+    return digest
+
+
+def get_scan(digest: str) -> Scan:
+    """A scan that `put_scan` kept."""
+    return _scans.get(digest) or Scan.from_json(json.loads(get_bytes(digest)))

@@ -1,0 +1,64 @@
+"""A launch: how a function gets to a cluster, and its value home."""
+
+from __future__ import annotations
+
+import random
+import time
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
+from slurm_ray_flow.tasks.execute_call import execute_call
+from slurm_ray_flow.tasks.fetch_outcome import fetch_outcome
+from slurm_ray_flow.tasks.install_environment import install_environment
+from slurm_ray_flow.tasks.remember import key_of, recall, remember
+from slurm_ray_flow.tasks.run import Call, Run
+from slurm_ray_flow.tasks.scan_imports import scan_imports
+from slurm_ray_flow.tasks.start_ray import start_ray
+from slurm_ray_flow.tasks.sync_files import sync_files
+
+LONGEST_PAUSE = 60.0
+
+
+def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
+    """Run a call on a cluster, and again after a transient failure, as often as the options allow.
+
+    Returns:
+        The value, or the exception that the function raised.
+
+    Raises:
+        SlurmRayFlowError: the function did not get to an end; the error says why.
+    """
+    for tried in range(options.retries + 1):
+        try:
+            return attempt(run, call, cluster, options)
+        except SlurmRayFlowError as error:
+            if not error.transient or tried == options.retries:
+                raise
+            pause = min(2.0**tried, LONGEST_PAUSE) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads tries, hides nothing
+            reporter().say(f"{error.what}; tries again in {pause:.0f} s ({tried + 1} of {options.retries})")
+            time.sleep(pause)
+            run.begin_again(tried + 2)
+    raise AssertionError("the last try returns or raises")
+
+
+def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
+    """The seven steps. Whatever ends them early (an error, Ctrl-C, SIGTERM, a cancel) ends the run on the cluster."""
+    code = scan_imports(call)
+    plan = diff_dependencies(code, cluster, options)
+    snapshot = sync_files(code, cluster, options)
+    environment = install_environment(plan, cluster)
+    key = key_of(call, code, snapshot, environment, options)
+    if known := recall(key, options):
+        run.submitted()
+        return known
+    with run.released_at_the_end(cluster):
+        start_ray(run, call, code, snapshot, environment, cluster, options)
+        run.submitted()
+        ended = execute_call(run, cluster)
+        outcome = fetch_outcome(run.record, ended, cluster)
+    remember(key, run, ended, cluster, options)
+    return outcome

@@ -1,0 +1,51 @@
+"""A launch that its caller does not wait for."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
+
+from slurm_ray_flow.core.progress import Silence
+from slurm_ray_flow.interface.handle import Handle
+from slurm_ray_flow.interface.session import Launching
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+
+def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
+    """Launch in a thread of this process; come back once the cluster has the run.
+
+    From then on this process may end: the run goes on, and any process can attach to it.
+
+    Raises:
+        SlurmRayFlowError: the launch failed before that.
+    """
+    current = Launching(Silence())
+    future: Future[Any] = Future()
+    future.add_done_callback(lambda _: current.submitted.set())
+    work = _work(flow, current, args, kwargs)
+    threading.Thread(target=_settle, args=(future, work), name=f"srf-{flow.name}", daemon=True).start()
+    current.submitted.wait()
+    if current.run_id is None:
+        future.result()
+    assert current.run_id is not None, "a launch that was submitted has an id"
+    return Handle(current.run_id, future)
+
+
+def _work(
+    flow: LaunchFlow[Any, Any], current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], Any]:
+    if flow.isasync:
+        return lambda: asyncio.run(flow.awaited(current, args, kwargs))
+    return lambda: flow.called(current, args, kwargs)
+
+
+def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        future.set_result(work())
+    except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
+        future.set_exception(error)

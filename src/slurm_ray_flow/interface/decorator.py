@@ -1,0 +1,82 @@
+"""The decorator."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
+from typing import Any, ParamSpec, TypeVar, overload
+
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.options import Options, RayUse
+from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+@overload
+def slurm_ray_flow(function: Callable[P, R], /) -> LaunchFlow[P, R]: ...
+
+
+@overload
+def slurm_ray_flow(
+    *,
+    cluster: str | object = "local",
+    nodes: int = 1,
+    cpus_per_node: int | None = None,
+    gpus_per_node: int = 0,
+    memory: int | str | None = None,
+    time_limit: float | str | timedelta | None = None,
+    environment: str | Sequence[str] = "auto",
+    include: Sequence[str] = (),
+    env_vars: Mapping[str, str] | None = None,
+    retries: int = 0,
+    cache: bool | float | str | timedelta | None = None,
+    keep_warm: float | str | timedelta | None = None,
+    name: str | None = None,
+    ray: RayUse = "auto",
+) -> Callable[[Callable[P, R]], LaunchFlow[P, R]]: ...
+
+
+def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a function run on a cluster, inside a temporary Ray cluster, each call a Prefect flow run.
+
+    Calling the function then blocks and gives its value, or raises its exception. `.submit(...)` returns a handle at
+    once, `.local(...)` is the plain function, `.with_options(...)` changes any option.
+
+    Args:
+        function: any callable: a function, a lambda, a `functools.partial`, a bound method.
+        cluster: the name of a saved cluster block, or a block; "local" is this machine.
+        nodes: how many machines.
+        cpus_per_node: CPUs of each; None takes what the machine has.
+        gpus_per_node: GPUs of each.
+        memory: memory of each: "64G", "512M", bytes; None sets no limit.
+        time_limit: "2h30m", "1-12:00:00", seconds, a timedelta; None sets no limit.
+        environment: "auto": the running environment on this machine, the project's packages elsewhere;
+            "isolated": always a fresh one; or a requirements file; or a list of requirements.
+        include: files, folders and globs to send along with the code.
+        env_vars: environment variables for the function.
+        retries: how often a run that failed for a transient cause is started again.
+        cache: True, or a length of time: give back an earlier value for the same code, packages and arguments.
+        keep_warm: how long the Ray cluster waits for a next call.
+        name: the flow's name; the function's by default.
+        ray: "auto" starts Ray when the code uses it; "always", "never".
+
+    Raises:
+        OptionError: an option is unknown or has a wrong value, or this is no function that can run elsewhere.
+    """
+    chosen = Options().but(**options)
+    if function is None:
+        return lambda decorated: _decorate(decorated, chosen)
+    return _decorate(function, chosen)
+
+
+def _decorate(function: Callable[P, R], options: Options) -> LaunchFlow[P, R]:
+    if isinstance(function, LaunchFlow):
+        raise OptionError("the function is decorated already", advice="use .with_options(...) to change it")
+    if inspect.isclass(function) or not callable(function):
+        raise OptionError(f"{function!r} is not a function", advice="decorate a function, a method or a partial")
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        raise OptionError("a generator can't be brought home", advice="collect what it yields and return a list")
+    return LaunchFlow(function, options)

@@ -1,0 +1,154 @@
+"""A run that goes on: from the process that started it, or from any other one."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import Any, Generic, TypeVar
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.clusters import cluster_of
+from slurm_ray_flow.core.errors import Cancelled, Lost, RunError
+from slurm_ray_flow.core.outcome import Ended
+from slurm_ray_flow.core.run import RunRecord, RunState, find_event, parse_events, state_of
+from slurm_ray_flow.tasks.fetch_outcome import read_outcome
+from slurm_ray_flow.tasks.run import head_alive, release, where
+
+R = TypeVar("R")
+
+SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
+
+
+class Handle(Generic[R]):
+    """A run.
+
+    A handle holds the run's id only: it may be pickled, printed and kept.
+
+    Attributes:
+        run_id: the run's id, the same in Prefect, on the cluster and in `srf`.
+    """
+
+    def __init__(self, run_id: str, future: Future[R] | None = None) -> None:
+        self.run_id = run_id
+        self._future = future
+
+    @classmethod
+    def attach(cls, run_id: str) -> Handle[Any]:
+        """The handle of a run that any process on this machine started.
+
+        Args:
+            run_id: its id, or the start of it.
+
+        Raises:
+            UnknownRunError: there is no such run, or several.
+        """
+        return Handle(store.find_record(run_id).run_id)
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the value.
+
+        Args:
+            timeout: seconds to wait at most; the run goes on after it.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+            RunError: it ended without a value.
+            BaseException: the function's own exception.
+        """
+        if self._future is not None:
+            try:
+                return self._future.result(timeout)
+            except FutureTimeoutError:
+                if not self._future.done():
+                    raise self._not_yet(timeout) from None
+                raise
+        return self._result(timeout)
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.status().final
+
+    def status(self) -> RunState:
+        """Where it is on its way."""
+        record, cluster = self._found()
+        alive = head_alive(record, cluster)
+        return state_of(parse_events(cluster.read(record.paths.events))[0], alive)
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """The lines that the function wrote.
+
+        Args:
+            follow: go on until the run ends.
+        """
+        record, cluster = self._found()
+        offset, rest = 0, b""
+        while True:
+            ended = not follow or self.done()
+            while data := cluster.read(record.paths.log, offset):
+                offset += len(data)
+                *lines, rest = (rest + data).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            if ended:
+                break
+            time.sleep(LONGEST_WAIT / 2)
+        if rest:
+            yield rest.decode(errors="replace")
+
+    def cancel(self) -> bool:
+        """End it. Does nothing to a run that has ended.
+
+        Returns:
+            Whether the run was under way and now is gone.
+
+        Raises:
+            RunError: it could not be verified that it is gone.
+        """
+        if self.done():
+            return False
+        record, cluster = self._found()
+        if not release(record, cluster):
+            raise RunError("it is not sure that the run has ended", where=where(record), advice="try again")
+        return True
+
+    def _found(self) -> tuple[RunRecord, Cluster]:
+        record = store.find_record(self.run_id)
+        return record, cluster_of(record)
+
+    def _result(self, timeout: float | None) -> R:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wait = SHORTEST_WAIT
+        while True:
+            record, cluster = self._found()
+            alive = head_alive(record, cluster) or _launcher_alive(record)
+            if ended := find_event(parse_events(cluster.read(record.paths.events))[0], "call_ended"):
+                value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
+                return value
+            if not alive:
+                raise Lost("the program that ran the function is gone and left no word", where=where(record))
+            if deadline is not None and time.monotonic() >= deadline:
+                raise self._not_yet(timeout)
+            time.sleep(wait)
+            wait = min(wait * 1.3, LONGEST_WAIT)
+
+    def _not_yet(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"run {self.run_id[:8]} has not ended within {timeout} s; it goes on")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Handle, (self.run_id,)
+
+    def __repr__(self) -> str:
+        return f"Handle({self.run_id!r})"
+
+
+def _launcher_alive(record: RunRecord) -> bool:
+    from slurm_ray_flow.blocks import processes
+
+    if record.started is None or record.boot_id is None:
+        return False
+    return processes.alive(processes.Process(record.pid, record.started, record.boot_id))
+
+
+__all__ = ["Cancelled", "Handle"]

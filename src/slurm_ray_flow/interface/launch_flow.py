@@ -1,0 +1,222 @@
+"""A decorated function: a Prefect flow whose body is the launch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable, Coroutine
+from types import FunctionType, MethodType
+from typing import Any, Generic, ParamSpec, TypeVar, cast
+
+from prefect import Flow
+from prefect.utilities.hashing import file_hash
+
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.options import Options, checked, is_option
+from slurm_ray_flow.interface import session
+from slurm_ray_flow.interface.background import submit
+from slurm_ray_flow.interface.handle import Handle
+from slurm_ray_flow.interface.parameters import from_api, to_api
+from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.remote.functions import itself, resolve_function
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class LaunchFlow(Flow[P, R], Generic[P, R]):
+    """What the decorator makes of a function.
+
+    Calling it runs the function on its cluster and gives the value. All else of `prefect.Flow` works too.
+    """
+
+    def __init__(self, function: Callable[P, R], options: Options) -> None:
+        self.function = function
+        self.options = options
+        self.plain = plain = _underlying(function)
+        self.travels_by_name = plain is function and session.importable(plain)
+        super().__init__(
+            fn=_body(self, function, plain),
+            name=options.name or _name(function),
+            version=_version(plain),
+            description=inspect.getdoc(plain),
+            flow_run_name=f"{_name(function)} on {session.label(options.cluster)}",
+            on_cancellation=[session.release_hook],
+            on_crashed=[session.release_hook],
+        )
+        self._entrypoint = _entrypoint(plain, self._entrypoint)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the function on its cluster.
+
+        Returns:
+            Its value; for an `async def`, something to await.
+
+        Raises:
+            SlurmRayFlowError: it did not get to an end.
+            BaseException: its own exception, with the traceback it had there as a note.
+        """
+        current = session.Launching(terminal_reporter())
+        return self.awaited(current, args, kwargs) if self.isasync else self.called(current, args, kwargs)
+
+    def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """A call, as a part of a launch whose end somebody else may watch."""
+        with session.launching(current):
+            try:
+                return super().__call__(*args, **kwargs)
+            except BaseException as error:
+                return current.rescue(error)
+
+    async def awaited(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The same for an `async def`."""
+        with session.launching(current):
+            try:
+                return await cast(Coroutine[Any, Any, Any], super().__call__(*args, **kwargs))
+            except BaseException as error:
+                return current.rescue(error)
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+        """Start the function on its cluster, and give a handle as soon as it is there.
+
+        Raises:
+            SlurmRayFlowError: it could not be started.
+        """
+        return submit(self, args, kwargs)
+
+    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The plain function, called here."""
+        return self.function(*args, **kwargs)
+
+    def with_options(self, **changes: Any) -> LaunchFlow[P, R]:
+        """The same function with some options changed; takes the decorator's options and those of `Flow`.
+
+        Raises:
+            OptionError: an option is unknown or has a wrong value.
+        """
+        ours = {name: value for name, value in changes.items() if is_option(name)}
+        theirs = {name: value for name, value in changes.items() if name not in ours}
+        if unknown := theirs.keys() - inspect.signature(Flow.with_options).parameters.keys():
+            checked(dict.fromkeys(unknown))  # raises, with the nearest name
+        made: LaunchFlow[P, R] = type(self)(self.function, self.options.but(**ours))
+        plain = Flow.with_options(self, **theirs)
+        for name in _PREFECT_STATE:
+            setattr(made, name, getattr(plain, name))
+        for name in {"flow_run_name", "version", "description"} & theirs.keys():
+            setattr(made, name, getattr(plain, name))
+        return made
+
+    def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """Small plain data as it is, all else as a reference into the store at home."""
+        return to_api(self.fn, parameters)
+
+    def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
+        """References resolved, then checked and cast by the annotations, as in every flow."""
+        return super().validate_parameters(from_api(parameters))
+
+    def __get__(self, instance: Any, owner: Any) -> LaunchFlow[..., R]:  # type: ignore[override] # binds a parameter
+        if instance is None:
+            return self
+        return LaunchFlow(MethodType(self.function, instance), self.options)
+
+    def __copy__(self) -> LaunchFlow[P, R]:
+        made: LaunchFlow[P, R] = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Inside a run, a decorated function is the plain one."""
+        if self.travels_by_name:
+            return resolve_function, (self.plain.__module__, self.plain.__qualname__)
+        return itself, (self.function,)
+
+
+_PREFECT_STATE = (
+    "task_runner",
+    "retry_delay_seconds",
+    "timeout_seconds",
+    "should_validate_parameters",
+    "persist_result",
+    "result_storage",
+    "result_serializer",
+    "cache_result_in_memory",
+    "log_prints",
+    "on_completion_hooks",
+    "on_failure_hooks",
+    "on_cancellation_hooks",
+    "on_crashed_hooks",
+    "on_running_hooks",
+    "_storage",
+)
+"""What `Flow.with_options` copies, besides what our own options hold."""
+
+
+def _underlying(function: Callable[..., Any]) -> Any:
+    """The function whose source and globals count: a partial's, a method's, a callable object's."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, MethodType):
+            function = function.__func__
+        elif not isinstance(function, FunctionType) and isinstance(type(function).__call__, FunctionType):
+            function = type(function).__call__
+        else:
+            return function
+
+
+def _name(function: Callable[..., Any]) -> str:
+    name = getattr(_underlying(function), "__name__", type(function).__name__)
+    return type(function).__name__ if name == "__call__" else name.replace("<lambda>", "lambda").replace("_", "-")
+
+
+def _body(flow: LaunchFlow[Any, Any], function: Callable[..., Any], plain: Any) -> Callable[..., Any]:
+    """The function that Prefect's engine calls, with the signature and the globals of the user's own.
+
+    Prefect resolves annotations in the globals of the flow's function; a `functools.wraps` wrapper would have ours.
+    """
+    run = session.run_launch
+    to_thread = asyncio.to_thread
+
+    def sync_body(*args: Any, **kwargs: Any) -> Any:
+        return run(flow, args, kwargs)
+
+    async def async_body(*args: Any, **kwargs: Any) -> Any:
+        return await to_thread(run, flow, args, kwargs)
+
+    source = async_body if inspect.iscoroutinefunction(plain) else sync_body
+    made = FunctionType(source.__code__, getattr(plain, "__globals__", {}), source.__name__, None, source.__closure__)
+    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
+        setattr(made, name, getattr(plain, name, getattr(made, name)))
+    made.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    made.__annotations__ = dict(getattr(plain, "__annotations__", {}))
+    return made
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
+    try:
+        found = inspect.signature(function, eval_str=True)
+    except (NameError, TypeError):
+        found = inspect.signature(function)
+    except ValueError:
+        raise OptionError(f"{function!r} has no signature", advice="wrap it in a function of your own") from None
+    for name in found.parameters:
+        if name.startswith("_") or name in {"return_state", "wait_for"}:
+            raise OptionError(f"Prefect takes no parameter that is called {name!r}", advice="give it another name")
+    return found
+
+
+def _version(plain: Any) -> str | None:
+    with contextlib.suppress(TypeError, OSError):
+        file = inspect.getsourcefile(plain)
+        return file_hash(file) if file else None
+    return None
+
+
+def _entrypoint(plain: Any, fallback: str | None) -> str | None:
+    """Prefect takes the file of the body, which is ours; the user's is what a deployment must load."""
+    module = getattr(plain, "__module__", None)
+    if module == "__main__" or (module or "").startswith("__prefect_loader_"):
+        with contextlib.suppress(TypeError, OSError):
+            return f"{inspect.getfile(plain)}:{plain.__qualname__}"
+    return f"{module}:{plain.__qualname__}" if module else fallback

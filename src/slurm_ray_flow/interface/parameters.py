@@ -1,0 +1,134 @@
+"""What Prefect's API gets to see of a function's arguments.
+
+Small plain data goes as it is, so that it can be read and edited in the UI. All else (large, or without an exact form
+in JSON) goes to the store at home, and the API gets `{"$srf": digest, "name": ..., "type": ...}`; a rerun gets the same
+value.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from prefect.utilities.callables import parameters_to_args_kwargs
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.core.errors import PayloadError
+
+MARK = "$srf"
+BUDGET = 20_000
+"""So many bytes of JSON, about, may go to the API for one argument; its limit for a whole request is 524,288."""
+
+
+Parameters = dict[str, Any]
+
+
+def to_api(function: Callable[..., Any], parameters: Parameters) -> Parameters:
+    """Parameters in the form for the API.
+
+    Raises:
+        PayloadError: one that must go to the store can't be pickled.
+    """
+    stored = [name for name, value in parameters.items() if _weight(value, BUDGET) < 0]
+    if not stored:
+        return dict(parameters)
+    digest = store_arguments(function, parameters)
+    return {
+        name: {MARK: digest, "name": name, "type": _kind(value)} if name in stored else value
+        for name, value in parameters.items()
+    }
+
+
+def from_api(parameters: Parameters) -> Parameters:
+    """Parameters with all references resolved.
+
+    Raises:
+        PayloadError: the store has no such payload any more.
+    """
+    payloads: dict[str, Parameters] = {}
+
+    def resolve(value: Any) -> Any:
+        if not (isinstance(value, dict) and isinstance(value.get(MARK), str)):
+            return value
+        digest = value[MARK]
+        if digest not in payloads:
+            payloads[digest] = store.get(digest)["parameters"]
+        return payloads[digest][value["name"]]
+
+    return {name: resolve(value) for name, value in parameters.items()}
+
+
+_newest = threading.local()
+
+
+def store_arguments(function: Callable[..., Any], parameters: Parameters) -> str:
+    """Put all arguments of a call into the store, in the form that the driver reads.
+
+    One payload holds all of them: an object that two arguments share stays one object. Prefect asks for the API's form
+    just before it runs the flow, so the payload of a thread's last call is remembered until it is used.
+
+    Returns:
+        The payload's digest.
+
+    Raises:
+        PayloadError: an argument can't be pickled; the error names it.
+    """
+    known = getattr(_newest, "call", None)
+    _newest.call = None
+    if (
+        known
+        and known[0].keys() == parameters.keys()
+        and all(known[0][name] is parameters[name] for name in parameters)
+    ):
+        return str(known[1])
+    args, kwargs = parameters_to_args_kwargs(function, parameters)
+    try:
+        stored = store.put({"args": list(args), "kwargs": kwargs, "parameters": parameters}, "the call")
+    except PayloadError:
+        for name, value in parameters.items():
+            store.put(value, f"the argument {name!r} ({_kind(value)})")
+        raise
+    _newest.call = (parameters, stored.digest)
+    return stored.digest
+
+
+def forget_arguments() -> None:
+    """Let go of the remembered call, so that its arguments can be freed."""
+    _newest.call = None
+
+
+def _kind(value: Any) -> str:
+    shape = getattr(value, "shape", None)
+    name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
+    return f"{name}{tuple(shape)}" if isinstance(shape, tuple) else name
+
+
+def _weight(value: Any, budget: int) -> int:
+    """What is left of the budget after this value; below zero when it is too large, or JSON would change it."""
+    kind = type(value)
+    if kind is str:
+        return budget - len(value) - 4
+    if (
+        value is None
+        or kind is bool
+        or (kind is int and abs(value) < 2**53)
+        or (kind is float and math.isfinite(value))
+    ):
+        return budget - 8
+    if kind is list:
+        return _total(value, budget)
+    if kind is dict and MARK not in value and all(type(key) is str for key in value):
+        return _total([*value, *value.values()], budget)
+    return -1
+
+
+def _total(values: list[Any], budget: int) -> int:
+    if len(values) > budget:
+        return -1
+    for value in values:
+        budget = _weight(value, budget)
+        if budget < 0:
+            return -1
+    return budget

@@ -1,0 +1,164 @@
+"""One launch from this process: its tie to Prefect, its display, and what becomes of it when Prefect fails."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import functools
+import logging
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from prefect import tags
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.exceptions import CancelledRun
+from prefect.runtime import flow_run
+from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
+from prefect.states import Cancelled as CancelledState
+from prefect.utilities.callables import get_call_parameters
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster
+from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
+from slurm_ray_flow.core.scan import target_of
+from slurm_ray_flow.core.sweep import TAG
+from slurm_ray_flow.flows.launch import launch
+from slurm_ray_flow.interface import parameters
+from slurm_ray_flow.interface.console import quiet_console
+from slurm_ray_flow.tasks.run import Call, Run, release
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+
+class Launching:
+    """What the caller of a flow knows of the launch inside it."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self.reporter = shown
+        self.run_id: str | None = None
+        self.submitted = threading.Event()
+        self.outcome: Outcome | None = None
+        self.cancelled: Cancelled | None = None
+
+    def rescue(self, error: BaseException) -> Any:
+        """What the caller gets when Prefect's engine raised `error`.
+
+        The launch's own result wins: a server that died under it must not cost the value.
+        """
+        if self.cancelled is not None and isinstance(error, CancelledRun):
+            raise self.cancelled from None
+        if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or (
+            self.outcome and error is self.outcome.exception
+        ):
+            raise error.with_traceback(None)  # the frames between are Prefect's and ours
+        if self.outcome is None or not isinstance(error, Exception):
+            raise error
+        self.reporter.say(f"Prefect's server failed ({type(error).__name__}); the value is here all the same")
+        return self.outcome.unwrap()
+
+
+_launching: contextvars.ContextVar[Launching | None] = contextvars.ContextVar("slurm_ray_flow_launching", default=None)
+
+
+@contextlib.contextmanager
+def launching(current: Launching) -> Iterator[None]:
+    """Everything around a flow run that is started from this process."""
+    token, shown_token = _launching.set(current), use_reporter(current.reporter)
+    error: BaseException | None = None
+    try:
+        address = ensure_server(current.reporter.say)
+        with connected(address), temporary_settings(_client_settings()), tags(TAG), quiet_console():
+            yield
+    except BaseException as raised:
+        error = raised
+        raise
+    finally:
+        parameters.forget_arguments()
+        if current.run_id:
+            current.reporter.end(error)
+        stop_reporter(shown_token)
+        _launching.reset(token)
+
+
+@functools.cache
+def _client_settings() -> dict[Any, Any]:
+    return {
+        # Prefect's heartbeat thread holds every sync run back for a second at its end; ours beats in the wait loop.
+        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
+        # With five tries a server that died under the run held its value back for two minutes.
+        PREFECT_CLIENT_MAX_RETRIES: 2,
+    }
+
+
+def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The body of every decorated flow; the caller's process runs it, or a deployment's."""
+    current = _launching.get() or Launching(Silence())
+    cluster = find_cluster(flow.options.cluster)
+    call = describe_call(flow, get_call_parameters(flow.fn, args, kwargs))
+    run_id = str(flow_run.get_id() or uuid.uuid4())
+    run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.submitted.set)
+    current.run_id = run_id
+    reporter().begin(run_id, call.label, cluster.label)
+    if (again := flow_run.get_run_count()) > 1:
+        run.begin_again(again)
+    try:
+        current.outcome = launch(run, call, cluster, flow.options)
+    except Cancelled as error:
+        current.cancelled = error
+        return CancelledState(message=error.what)
+    return current.outcome.unwrap()
+
+
+def describe_call(flow: LaunchFlow[Any, Any], given: dict[str, Any]) -> Call:
+    """Put the function and its arguments into the store.
+
+    Raises:
+        PayloadError: one of them can't be pickled.
+    """
+    arguments = parameters.store_arguments(flow.fn, given)
+    parameters.forget_arguments()
+    target = target_of(flow.function)
+    plain = flow.plain
+    reference = (
+        ["reference", plain.__module__, plain.__qualname__] if flow.travels_by_name else ["value", flow.function]
+    )
+    function = store.put(reference, f"the function {flow.name!r}")
+    return Call(function.digest, arguments, target, flow.name)
+
+
+def importable(function: Any) -> bool:
+    """Whether a process with the same `sys.path` finds this function by its module and name."""
+    name, qualified = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
+    module = sys.modules.get(name or "")
+    file = getattr(module, "__file__", None)
+    if not name or name == "__main__" or "<" in qualified or not file:
+        return False
+    place = Path(file).with_suffix("")
+    parts = name.split(".") + (["__init__"] if place.name == "__init__" else [])
+    root = str(Path(*place.parts[: -len(parts)]))
+    return list(place.parts[-len(parts) :]) == parts and root in {
+        str(Path(entry or ".").absolute()) for entry in sys.path
+    }
+
+
+def label(cluster: Any) -> str:
+    """What to call a cluster that need not be loaded yet."""
+    return cluster if isinstance(cluster, str) else str(cluster.label)
+
+
+def release_hook(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - Prefect wants these names
+    """End the remote part of a flow run that was cancelled, or whose process crashed with time to say so."""
+    try:
+        record = store.find_record(str(flow_run.id))
+    except UnknownRunError:
+        return
+    if not release(record, cluster_of(record)):
+        logging.getLogger("prefect.flow_runs").error("It is not sure that run %s has ended.", record.run_id)

@@ -1,0 +1,78 @@
+"""What packages the run wants, against what the cluster's environments hold."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.logging import get_run_logger
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.environment import Difference, difference
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.tasks.policy import ONCE, RETRIED
+from slurm_ray_flow.tasks.scan_imports import Code
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """The environment that a run will have.
+
+    Attributes:
+        wanted: None where the running interpreter's own environment is used.
+        difference: None likewise.
+    """
+
+    wanted: Wanted | None
+    difference: Difference | None
+
+
+@task(name="diff_dependencies", task_run_name="diff_dependencies", **ONCE, **RETRIED)
+def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
+    """Compare, and show the difference as a table.
+
+    Raises:
+        DependencyError: the wanted packages can't be read, or exclude each other.
+    """
+    reporter().step("diff_dependencies")
+    if options.environment == "auto" and cluster.reuses_environment:
+        reporter().say("uses the environment of this Python; environment='isolated' builds a fresh one")
+        _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
+        return Plan(None, None)
+    facts = cluster.facts()
+    chosen = wanted(
+        "auto" if options.environment == "isolated" else options.environment,
+        Path(code.project),
+        code.scan().distributions,
+        python=facts.version,
+        always=_always(code, options),
+    )
+    found = difference(chosen, cluster.environments(), facts.platform)
+    _show(found.rows())
+    if not found.present:
+        reporter().say(f"{len(found.add)} packages to add, {len(found.change)} to change, {len(found.keep)} are there")
+    return Plan(chosen, found)
+
+
+def _always(code: Code, options: Options) -> list[str]:
+    """What every run needs: dill as it is here, since values travel by it, and Ray where it is used."""
+    names = ["dill"] + (["ray"] if wants_ray(code, options) else [])
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+
+
+def wants_ray(code: Code, options: Options) -> bool:
+    """Whether the run gets a Ray cluster."""
+    return options.ray == "always" or (options.ray == "auto" and (code.uses_ray or options.nodes > 1))
+
+
+def _show(rows: list[tuple[str, str, str, str]]) -> None:
+    table = [dict(zip(("package", "there", "wanted", "what"), row, strict=True)) for row in rows]
+    try:
+        create_table_artifact(table=table, key="dependencies", description="Packages of the run")
+    except Exception as error:  # a table that can't be shown is no reason to fail
+        get_run_logger().debug("no artifact: %s", error)

@@ -1,0 +1,60 @@
+"""Run the call in a fresh driver, and pass on what it prints."""
+
+from __future__ import annotations
+
+import time
+
+from prefect import task
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.errors import Cancelled, Lost
+from slurm_ray_flow.core.outcome import Ended
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.run import Event, find_event, parse_events
+from slurm_ray_flow.tasks.log_relay import LogRelay
+from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.pulse import Pulse
+from slurm_ray_flow.tasks.run import Run, head_alive, where
+
+LIFE_SECONDS = 1.0
+"""How often to ask whether the head lives."""
+SHORTEST_WAIT, LONGEST_WAIT = 0.01, 0.2
+"""Seconds between two readings of the events; the wait grows while nothing happens."""
+
+
+@task(name="execute_call", task_run_name="execute_call", **ONCE)
+def execute_call(run: Run, cluster: Cluster) -> Ended:
+    """Give the call to the run's head and wait for its end.
+
+    Raises:
+        Cancelled: somebody cancelled the flow run.
+        Lost: the head is gone and left no word.
+    """
+    reporter().step("execute_call")
+    own = run.record.allocation == run.record.attempt
+    if own and not cluster.announce(run.paths.inbox(run.record.allocation)):
+        raise Lost("the allocation ended before it took the call", where=where(run.record))
+    relay = LogRelay(cluster, run.paths.log)
+    try:
+        return Ended.from_event(_wait(run, cluster, relay))
+    finally:
+        relay.finish()
+
+
+def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
+    pulse, wait, life, offset = Pulse(), SHORTEST_WAIT, time.monotonic(), 0
+    while True:
+        alive = time.monotonic() - life < LIFE_SECONDS or head_alive(run.record, cluster)
+        events, taken = parse_events(cluster.read(run.paths.events, offset))
+        offset += taken
+        if ended := find_event(events, "call_ended"):
+            return ended
+        if not alive:
+            raise Lost("the program that ran the function is gone and left no word", where=where(run.record))
+        if time.monotonic() - life >= LIFE_SECONDS:
+            life = time.monotonic()
+        if pulse.cancel_asked():
+            raise Cancelled("the run was cancelled in Prefect", where=where(run.record))
+        busy = relay.pass_on()
+        wait = SHORTEST_WAIT if events or busy else min(wait * 1.3, LONGEST_WAIT)
+        time.sleep(wait)

@@ -1,0 +1,54 @@
+"""Build the environment that is missing."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from prefect import task
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.tasks.diff_dependencies import Plan
+from slurm_ray_flow.tasks.policy import ONCE, RETRIED
+
+
+@dataclasses.dataclass(frozen=True)
+class Environment:
+    """What the function's process runs in.
+
+    Attributes:
+        python: the interpreter.
+        isolated: it is one that was built, and sees nothing else.
+        digest: names its content; "" for the running interpreter's own.
+    """
+
+    python: str
+    isolated: bool
+    digest: str
+
+
+@task(name="install_environment", task_run_name="install_environment", **ONCE, **RETRIED)
+def install_environment(plan: Plan, cluster: Cluster) -> Environment:
+    """Build it with uv, once, whatever runs in parallel.
+
+    Raises:
+        EnvironmentFailed: uv could not; its own words are in the message.
+    """
+    reporter().step("install_environment")
+    facts = cluster.facts()
+    if plan.wanted is None or plan.difference is None:
+        return Environment(facts.python, False, "")
+    digest = plan.difference.digest
+    if not plan.difference.present:
+        spec = {
+            "root": str(cluster.root_folder),
+            "digest": digest,
+            "python": facts.python,
+            "version": plan.wanted.python,
+            "requirements": list(plan.wanted.requirements),
+            "constraints": list(plan.wanted.constraints),
+            "options": list(plan.wanted.options),
+        }
+        cluster.build(spec, reporter().say)
+    python = cluster.root_folder / "environments" / digest / "bin" / "python"
+    return Environment(str(python), True, digest)

@@ -1,0 +1,62 @@
+"""Brings a run's log home as it grows: at once to the terminal, in large pieces to Prefect."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import PurePosixPath
+
+from prefect.logging import get_run_logger
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.progress import reporter
+
+RECORD_BYTES, RECORD_SECONDS = 64 * 1024, 1.0
+"""A log record for Prefect holds many lines: 100,000 lines take 58 s as one record each, 2 s as a hundred records."""
+PREFECT_BYTES = 16 * 1024 * 1024
+"""So much of one run's log goes to Prefect's database; the file on the cluster has all of it."""
+
+
+class LogRelay:
+    """Reads a log file from where it stopped reading."""
+
+    def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
+        self._cluster, self._path = cluster, path
+        self._offset = self._kept = 0
+        self._pending = bytearray()
+        self._since = time.monotonic()
+        self._logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = get_run_logger()
+
+    def pass_on(self) -> bool:
+        """Pass on what was written since the last time; says whether anything was."""
+        data = self._cluster.read(self._path, self._offset)
+        if data:
+            self._offset += len(data)
+            reporter().log(data)
+            self._pending += data
+        if len(self._pending) >= RECORD_BYTES or (self._pending and time.monotonic() - self._since > RECORD_SECONDS):
+            self._send(last=False)
+        return bool(data)
+
+    def finish(self) -> None:
+        """Pass on the rest."""
+        while self.pass_on():
+            pass
+        self._send(last=True)
+
+    def _send(self, last: bool) -> None:
+        self._since = time.monotonic()
+        end = len(self._pending) if last else self._pending.rfind(b"\n") + 1
+        whole, self._pending = self._pending[:end], self._pending[end:]
+        while whole:
+            cut = len(whole) if len(whole) <= RECORD_BYTES else whole.rfind(b"\n", 0, RECORD_BYTES) + 1 or RECORD_BYTES
+            self._record(bytes(whole[:cut]))
+            del whole[:cut]
+
+    def _record(self, piece: bytes) -> None:
+        before = self._kept
+        self._kept += len(piece)
+        if self._kept <= PREFECT_BYTES:
+            self._logger.info(piece.decode(errors="replace").rstrip("\n"))
+        elif before <= PREFECT_BYTES:
+            self._logger.warning("The rest of this log is in %s: more than 16 MiB are not shown here.", self._path)

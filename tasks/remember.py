@@ -1,0 +1,66 @@
+"""Values of earlier runs, for functions whose user asked for them with `cache=`."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from pathlib import Path
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.core.errors import PayloadError
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.outcome import Ended, Outcome
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.tasks.install_environment import Environment
+from slurm_ray_flow.tasks.run import Call, Run
+from slurm_ray_flow.tasks.scan_imports import Code
+from slurm_ray_flow.tasks.sync_files import Snapshot
+
+
+def key_of(call: Call, code: Code, snapshot: Snapshot, environment: Environment, options: Options) -> str:
+    """Names all that the value depends on: function, arguments, files, packages, variables."""
+    parts = [call.function, call.arguments, code.digest, snapshot.digest, environment.digest, environment.python]
+    return store.short_digest(json.dumps([*parts, options.env_vars]))
+
+
+def recall(key: str, options: Options) -> Outcome | None:
+    """The value of an earlier run, if the options ask for one and it is young enough."""
+    if options.cache is None:
+        return None
+    try:
+        known = json.loads(_place(key).read_text())
+        age = time.time() - known["time"]
+        if age > options.cache:
+            return None
+        value = store.get(known["digest"])["value"]
+    except (OSError, ValueError, PayloadError):
+        return None
+    reporter().say(f"gives back the value of run {known['run_id'][:8]}, {format_duration(age)} old (cache=...)")
+    return Outcome(value=value)
+
+
+def remember(key: str, run: Run, ended: Ended, cluster: Cluster, options: Options) -> None:
+    """Keep the value of this run for later ones."""
+    if options.cache is None or ended.outcome != "value" or ended.sha256 is None:
+        return
+    target = store.object_path(ended.sha256)
+    if not target.exists():
+        _copy(cluster.get(run.paths.outcome), target)
+    known = {"digest": ended.sha256, "time": time.time(), "run_id": run.record.run_id}
+    write_whole(_place(key), json.dumps(known).encode())
+
+
+def _place(key: str) -> Path:
+    return home() / "cache" / "values" / f"{key}.json"
+
+
+def _copy(source: Path, target: Path) -> None:
+    beside = private_folder(target.parent) / f".{target.name}.{os.getpid()}"
+    shutil.copyfile(source, beside)
+    os.replace(beside, target)

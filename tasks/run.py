@@ -1,0 +1,115 @@
+"""The run that a launch belongs to: its record, its folders, and its one way to end early."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import time
+from collections.abc import Callable, Iterator
+
+from slurm_ray_flow.blocks import processes, store
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
+from slurm_ray_flow.core.scan import Target
+
+CANCEL_SECONDS = 15.0
+"""How long a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One function with its arguments, in the store at home.
+
+    Attributes:
+        function, arguments: digests of the two payloads.
+        target: what the scan starts from.
+        label: the function's name, for people.
+    """
+
+    function: str
+    arguments: str
+    target: Target
+    label: str
+
+
+class Run:
+    """One launch, under one id that Prefect, the cluster's folders and home's record share."""
+
+    def __init__(
+        self, run_id: str, label: str, cluster: Cluster, gpus: int, on_submitted: Callable[[], None] = lambda: None
+    ) -> None:
+        this = processes.this_process()
+        self.record = RunRecord(
+            run_id=run_id,
+            flow_run_id=run_id,
+            cluster=cluster.label,
+            kind=cluster.kind,
+            root=str(cluster.root_folder),
+            attempt=run_id,
+            allocation=run_id,
+            function=label,
+            pid=this.pid,
+            started=this.started,
+            boot_id=this.boot_id,
+            gpus=gpus,
+        )
+        self.submitted = on_submitted
+        store.save_record(self.record)
+
+    @property
+    def paths(self) -> RunPaths:
+        return self.record.paths
+
+    def note(self, **changes: str) -> None:
+        """Change the record: a new attempt, another allocation."""
+        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+        store.save_record(self.record)
+
+    def begin_again(self, number: int) -> None:
+        """A new try has a folder of its own: nothing of the one before can be taken for its outcome."""
+        attempt = f"{self.record.run_id}.{number}"
+        self.note(attempt=attempt, allocation=attempt)
+
+    @contextlib.contextmanager
+    def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:
+        """End the run on the cluster when what stands in the block ends early, whatever ends it."""
+        try:
+            yield
+        except BaseException:
+            release(self.record, cluster)
+            raise
+
+
+def release(record: RunRecord, cluster: Cluster) -> bool:
+    """End a run on its cluster. Safe to call at any time, from any process, again and again.
+
+    Returns:
+        Whether it is verified that nothing of this call runs any more.
+    """
+    if has_ended(record, cluster) or not cluster.read(record.paths.events):
+        return True
+    cluster.write(record.paths.cancel, b"")
+    deadline = time.monotonic() + CANCEL_SECONDS
+    while not has_ended(record, cluster):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def has_ended(record: RunRecord, cluster: Cluster) -> bool:
+    """Whether the call has ended or its head is gone."""
+    events, _ = parse_events(cluster.read(record.paths.events))
+    return find_event(events, "call_ended") is not None or not head_alive(record, cluster)
+
+
+def head_alive(record: RunRecord, cluster: Cluster) -> bool:
+    """Whether the head that takes this run's call lives. It is not before the allocation has begun."""
+    paths = RunPaths(record.paths.root, record.allocation)
+    allocated = find_event(parse_events(cluster.read(paths.events))[0], "allocated")
+    return allocated is not None and cluster.alive(allocated)
+
+
+def where(record: RunRecord) -> str:
+    """Cluster, run and log, for an error."""
+    return f"{record.cluster}, run {record.run_id[:8]}, log {record.paths.log}"

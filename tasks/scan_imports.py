@@ -1,0 +1,64 @@
+"""Find what the function needs: its own project's modules, and the distributions they import."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from prefect import task
+from prefect.logging import get_run_logger
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.files import load_cache, save_cache
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.project import project_of
+from slurm_ray_flow.core.scan import Scan, scan
+from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.run import Call
+
+
+@dataclasses.dataclass(frozen=True)
+class Code:
+    """What a scan found. The whole of it is in the store at home.
+
+    Attributes:
+        digest: of the scan's JSON in the store.
+        project: the project's folder.
+        files, distributions: how many were found.
+        uses_ray: whether any of it imports Ray.
+    """
+
+    digest: str
+    project: str
+    files: int
+    distributions: int
+    uses_ray: bool
+
+    def scan(self) -> Scan:
+        """The whole finding."""
+        return store.get_scan(self.digest)
+
+
+@task(name="scan_imports", task_run_name="scan_imports", **ONCE)
+def scan_imports(call: Call) -> Code:
+    """Follow the imports of the function's source; nothing of it is run.
+
+    Raises:
+        ScanError: the source can't be read.
+    """
+    reporter().step("scan_imports")
+    project = project_of(call.target.file, Path.cwd())
+    cache = home() / "cache" / "scan" / f"{store.short_digest(str(project))}.pickle"
+    parsed = load_cache(cache)
+    before = dict(parsed)
+    found = scan(call.target, search_path=sys.path, project=project, parsed=parsed)
+    if parsed != before:
+        save_cache(cache, parsed)
+    for finding in found.findings:
+        text = f"{finding.file or call.label}:{finding.line}: {finding.text}"
+        reporter().say(text)
+        get_run_logger().warning(text)
+    digest = store.put_scan(found)
+    return Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray)

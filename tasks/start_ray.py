@@ -1,0 +1,123 @@
+"""Get an allocation, and in it a Ray cluster that can take calls."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import Any
+
+from prefect import task
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.errors import Cancelled, Lost, Rejected
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.quantities import format_duration, format_memory
+from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
+from slurm_ray_flow.tasks import warm
+from slurm_ray_flow.tasks.diff_dependencies import wants_ray
+from slurm_ray_flow.tasks.install_environment import Environment
+from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.pulse import Pulse
+from slurm_ray_flow.tasks.run import Call, Run, head_alive, where
+from slurm_ray_flow.tasks.scan_imports import Code
+from slurm_ray_flow.tasks.sync_files import Snapshot
+
+WAIT_SECONDS = 0.02
+
+
+@task(name="start_ray", task_run_name="start_ray", **ONCE)
+def start_ray(
+    run: Run, call: Call, code: Code, snapshot: Snapshot, environment: Environment, cluster: Cluster, options: Options
+) -> None:
+    """Put the run's files there, start its head or find a warm one, and wait until it can take calls.
+
+    Raises:
+        Rejected: the cluster has less than is asked for.
+        EnvironmentFailed: the head or Ray could not start.
+        Cancelled: somebody cancelled the flow run.
+    """
+    reporter().step("start_ray")
+    _check_fits(cluster, options)
+    spec = _spec(run, code, snapshot, environment, options)
+    _put_files(run, call, spec, cluster)
+    if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
+        reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
+        run.note(allocation=allocation)
+        return
+    cluster.submit(run.paths)
+    _wait_ready(run, spec, cluster)
+    if options.keep_warm:
+        warm.offer(run, spec, cluster)
+
+
+def _check_fits(cluster: Cluster, options: Options) -> None:
+    facts = cluster.facts()
+    limits = (
+        ("nodes", options.nodes, facts.nodes, str),
+        ("cpus_per_node", options.cpus_per_node or 0, facts.cpus, str),
+        ("gpus_per_node", options.gpus_per_node, facts.gpus, str),
+        ("memory", options.memory or 0, facts.memory, format_memory),
+    )
+    for name, asked, there, write in limits:
+        if asked > there:
+            raise Rejected(
+                f"{name}={write(asked)} is more than the {write(there)} there are",
+                where=f"{cluster.label} ({facts.host})",
+                advice=f"ask for {name}={write(there)} or less, or choose another cluster",
+            )
+
+
+def _spec(run: Run, code: Code, snapshot: Snapshot, environment: Environment, options: Options) -> dict[str, Any]:
+    return {
+        "format": 1,
+        "run_id": run.record.attempt,
+        "python": environment.python,
+        "isolated": environment.isolated,
+        "ray": wants_ray(code, options),
+        "nodes": options.nodes,
+        "cpus": options.cpus_per_node,
+        "gpus": options.gpus_per_node,
+        "memory": options.memory,
+        "object_store_memory": None,
+        "time_limit": options.time_limit,
+        "keep_warm": options.keep_warm,
+        "path": list(snapshot.path),
+        "working_directory": snapshot.working_directory,
+        "environment_variables": dict(options.env_vars),
+    }
+
+
+def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> None:
+    """The call's payloads, what to start, and the script that starts it."""
+    head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
+    command = [cluster.facts().python, "-I", str(head), str(cluster.root_folder), run.record.attempt]
+    cluster.write(run.paths.spec, json.dumps(spec).encode())
+    cluster.write(run.paths.script, f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode())
+    cluster.put(store.object_path(call.function), run.paths.function)
+    cluster.put(store.object_path(call.arguments), run.paths.arguments)
+
+
+def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
+    """The head bounds its own start: it says `ray_ready`, or `call_ended` with what went wrong, or is gone."""
+    pulse, began = Pulse(), time.monotonic()
+    while True:
+        events, _ = parse_events(cluster.read(run.paths.events))
+        if ended := find_event(events, "call_ended"):
+            raise error_of(ended["cause"], ended["message"], where(run.record))
+        if find_event(events, "ray_ready" if spec["ray"] else "allocated"):
+            _report(events, time.monotonic() - began)
+            return
+        if not head_alive(run.record, cluster):
+            raise Lost("the head ended while it started", where=where(run.record))
+        if pulse.cancel_asked():
+            raise Cancelled("the run was cancelled in Prefect", where=where(run.record))
+        time.sleep(WAIT_SECONDS)
+
+
+def _report(events: list[Event], seconds: float) -> None:
+    if ready := find_event(events, "ray_ready"):
+        gpus = f", {ready['gpus']} GPUs" if ready.get("gpus") else ""
+        reporter().say(f"Ray is ready on {ready['host']}: {ready['cpus']} CPUs{gpus}, {format_duration(seconds)}")

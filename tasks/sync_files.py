@@ -1,0 +1,66 @@
+"""Bring the project's files to the cluster, as they are now."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+
+from prefect import task
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.files import load_cache, save_cache
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.core.snapshot import manifest
+from slurm_ray_flow.tasks.policy import ONCE, RETRIED
+from slurm_ray_flow.tasks.scan_imports import Code
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The project's files on a cluster.
+
+    Attributes:
+        digest: names their content.
+        path: what goes on `sys.path`, in order.
+        working_directory: where the function runs.
+    """
+
+    digest: str
+    path: tuple[str, ...]
+    working_directory: str
+
+
+@task(name="sync_files", task_run_name="sync_files", **ONCE, **RETRIED)
+def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
+    """Send what changed; a snapshot that is there already costs nothing.
+
+    Raises:
+        SyncError: a file can't be sent as it is.
+    """
+    reporter().step("sync_files")
+    project = Path(code.project)
+    cache = home() / "cache" / "hashes" / f"{store.short_digest(code.project)}.pickle"
+    hashes = load_cache(cache)
+    before = dict(hashes)
+    files = manifest(
+        code.scan().files,
+        project=project,
+        working_directory=Path.cwd(),
+        include=options.include,
+        search_path=sys.path,
+        hashes=hashes,
+    )
+    if hashes != before:
+        save_cache(cache, hashes)
+    for finding in files.findings:
+        reporter().say(finding)
+    sent = cluster.send(files, store.short_digest(code.project))
+    if not sent.reused:
+        reporter().say(f"{sent.files} of {len(files.entries)} files sent, {format_memory(sent.bytes_sent)}")
+    path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
+    return Snapshot(sent.manifest.digest, path, str(sent.folder / sent.manifest.working_directory))

@@ -1,0 +1,60 @@
+"""Warm allocations: heads that wait for a next call."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import PurePosixPath
+from typing import Any
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
+from slurm_ray_flow.tasks.run import Run
+
+NEEDS = ("python", "isolated", "ray", "nodes", "cpus", "gpus", "memory", "object_store_memory", "environment_variables")
+"""What two calls must have in common to share an allocation. (Ray's workers have the variables of its start.)"""
+
+
+def folder_of(spec: dict[str, Any], cluster: Cluster) -> PurePosixPath:
+    """Where the allocations that fit this spec are listed."""
+    needs = json.dumps([str(cluster.prepare()), *(spec[name] for name in NEEDS)], sort_keys=True)
+    return cluster.root_folder / "warm" / hashlib.sha256(needs.encode()).hexdigest()[:16]
+
+
+def offer(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
+    """List this run's allocation for later calls."""
+    cluster.write(folder_of(spec, cluster) / run.record.attempt, b"")
+
+
+def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
+    """Give the call to an allocation that idles.
+
+    Returns:
+        Its id; None where there is none, or another call came first.
+    """
+    folder = folder_of(spec, cluster)
+    for allocation in cluster.names(folder):
+        paths = RunPaths(cluster.root_folder, allocation)
+        if not _waits(paths, cluster):
+            cluster.remove(folder / allocation)
+        elif not cluster.names(paths.folder / "inbox") and _enter(run, allocation, cluster):
+            return allocation
+    return None
+
+
+def _waits(paths: RunPaths, cluster: Cluster) -> bool:
+    events, _ = parse_events(cluster.read(paths.events))
+    allocated = find_event(events, "allocated")
+    return allocated is not None and not find_event(events, "released") and cluster.alive(allocated)
+
+
+def _enter(run: Run, allocation: str, cluster: Cluster) -> bool:
+    """Two calls may come at once: the one whose id sorts first stays, the other starts its own allocation."""
+    entry = run.paths.inbox(allocation)
+    if not cluster.announce(entry):
+        return False
+    rivals = cluster.names(entry.parent)
+    if not rivals or min(rivals) == entry.name or entry.name not in rivals:
+        return True
+    cluster.remove(entry)
+    return bool(cluster.read(run.paths.events))

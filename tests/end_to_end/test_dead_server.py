@@ -1,0 +1,41 @@
+"""A Prefect server that dies under a launch."""
+
+import json
+import os
+import signal
+
+import pytest
+
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+SCRIPT = """
+import time
+from pathlib import Path
+from slurm_ray_flow import slurm_ray_flow
+
+@slurm_ray_flow
+def wait(go):
+    Path(go + ".started").touch()
+    while not Path(go).exists():
+        time.sleep(0.05)
+    return 42
+
+if __name__ == "__main__":
+    import sys
+    print("value", wait(sys.argv[1]), flush=True)
+"""
+
+
+def test_the_value_comes_home_all_the_same(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("SRF_PROGRESS", "plain")
+    process = script(SCRIPT, tmp_path / "go", wait=False)
+    wait_for((tmp_path / "go.started").exists, 60)
+    os.kill(json.loads((tmp_path / "home/server/server.json").read_text())["pid"], signal.SIGKILL)
+    (tmp_path / "go").touch()
+    stdout, stderr = process.communicate(timeout=180)
+    assert "value 42" in stdout
+    assert "Prefect's server" in stderr
+    assert process.returncode == 0
