@@ -214,3 +214,14 @@ def test_a_warm_cluster_takes_the_next_call(work):
     second, same_address = parallel.warm(2)
     assert (first, second) == (3, 6)
     assert address == same_address
+
+
+@pytest.mark.ray
+def test_a_busy_warm_cluster_is_not_waited_for(work, tmp_path):
+    import parallel
+
+    slow = parallel.warm_and_slow.submit(str(tmp_path / "mark"), 15)
+    wait_for((tmp_path / "mark").exists)
+    _, address = parallel.warm(1)
+    assert not slow.done()
+    assert slow.result(60) != address

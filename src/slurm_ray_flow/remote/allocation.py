@@ -152,19 +152,26 @@ class Allocation:
     # ---- calls
 
     def _entries(self) -> List[str]:
-        """The inbox, in order of arrival."""
+        """The calls that wait in the inbox, in order of arrival. The one that runs keeps its entry: it says "busy"."""
+        running = self._call.run.id if self._call else None
         with contextlib.suppress(OSError), os.scandir(self._run.inbox) as found:
-            return [entry.name for entry in sorted(found, key=lambda entry: (entry.stat().st_mtime_ns, entry.name))]
+            waiting = [entry for entry in found if entry.name != running]
+            return [entry.name for entry in sorted(waiting, key=lambda entry: (entry.stat().st_mtime_ns, entry.name))]
         return []
+
+    def _leave_inbox(self, run: Run) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(os.path.join(self._run.inbox, run.id))
 
     def _begin_next(self) -> None:
         if self._call is not None or not self._ready or self._stop is not None:
             return
         entries = self._entries()
         if entries:
-            with contextlib.suppress(OSError):
-                os.unlink(os.path.join(self._run.inbox, entries[0]))
-            self._begin(Run(self._run.root, entries[0]))
+            run = Run(self._run.root, entries[0])
+            self._begin(run)
+            if self._call is None:
+                self._leave_inbox(run)
 
     def _begin(self, run: Run) -> None:
         try:
@@ -224,6 +231,7 @@ class Allocation:
         processes.end_descendants(self._spared())
         call.driver.close()
         call.run.make_room()
+        self._leave_inbox(call.run)
         call.run.record("call_ended", **ended)
         self._note(call="")
         self._idle_since = time.monotonic()

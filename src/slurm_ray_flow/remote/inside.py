@@ -6,6 +6,7 @@ decorator leaves the function as it is: inside a run, calling it runs it in plac
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import Any, Callable
 
@@ -21,10 +22,15 @@ def slurm_ray_flow(function: Any = None, **options: Any) -> Any:
     """Mark a function, with or without options; inside a run it stays the plain function."""
     if function is None:
         return lambda decorated: slurm_ray_flow(decorated, **options)
+    with contextlib.suppress(AttributeError, TypeError):  # a builtin takes no attributes
+        _mark(function)
+    return function
+
+
+def _mark(function: Any) -> None:
     function.local = function
     function.submit = _not_inside(getattr(function, "__qualname__", "the function") + ".submit")
     function.with_options = lambda **_: function
-    return function
 
 
 def _not_inside(name: str) -> Callable[..., Any]:

@@ -1,5 +1,8 @@
 """Functions that use Ray, in a module of their own: whoever imports it gets a Ray cluster."""
 
+import time
+from pathlib import Path
+
 import helpers
 
 from slurm_ray_flow import slurm_ray_flow
@@ -18,3 +21,12 @@ def warm(number):
     import ray
 
     return ray.get(ray.remote(helpers.triple).remote(number)), ray.get_runtime_context().gcs_address
+
+
+@slurm_ray_flow(cpus_per_node=1, keep_warm="20s")
+def warm_and_slow(mark, seconds):
+    import ray
+
+    Path(mark).touch()
+    time.sleep(seconds)
+    return ray.get_runtime_context().gcs_address
