@@ -80,8 +80,8 @@ class Cluster(Protocol):
     def announce(self, path: PurePosixPath) -> bool:
         """Make an empty file; False where its folder is gone."""
 
-    def remove(self, path: PurePosixPath) -> None:
-        """Remove a file, where there is one."""
+    def remove(self, path: PurePosixPath) -> bool:
+        """Remove a file; says whether there was one."""
 
     def send(self, manifest: Manifest, project_key: str) -> Transfer:
         """Bring a snapshot there."""

@@ -118,8 +118,12 @@ class LocalMachine(Block):
             return False
         return True
 
-    def remove(self, path: PurePosixPath) -> None:
-        Path(path).unlink(missing_ok=True)
+    def remove(self, path: PurePosixPath) -> bool:
+        try:
+            Path(path).unlink()
+        except FileNotFoundError:
+            return False
+        return True
 
     def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
         return transfer.send_snapshot(manifest, target=transfer.LocalTarget(self.root_folder), project_key=project_key)

@@ -49,12 +49,9 @@ def _waits(paths: RunPaths, cluster: Cluster) -> bool:
 
 
 def _enter(run: Run, allocation: str, cluster: Cluster) -> bool:
-    """Two calls may come at once: the one whose id sorts first stays, the other starts its own allocation."""
+    """Where two calls came at once, the one whose id sorts first stays; the other withdraws, unless it is taken."""
     entry = run.paths.inbox(allocation)
     if not cluster.announce(entry):
         return False
-    rivals = cluster.names(entry.parent)
-    if not rivals or min(rivals) == entry.name or entry.name not in rivals:
-        return True
-    cluster.remove(entry)
-    return bool(cluster.read(run.paths.events))
+    first = min(cluster.names(entry.parent), default="")
+    return first in {"", entry.name} or not cluster.remove(entry)

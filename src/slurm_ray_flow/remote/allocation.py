@@ -18,6 +18,7 @@ from slurm_ray_flow.remote.ray_cluster import RayCluster, interpreter
 FIRST_CALL_WITHIN = 600.0
 POLL, IDLE_POLL, IDLE_AFTER = 0.025, 0.1, 120.0
 NEXT_STANDBY_AFTER = 1.0
+TAKEN = ".running"
 
 
 class Allocation:
@@ -152,22 +153,33 @@ class Allocation:
     # ---- calls
 
     def _entries(self) -> List[str]:
-        """The calls that wait in the inbox, in order of arrival. The one that runs keeps its entry: it says "busy"."""
-        running = self._call.run.id if self._call else None
+        """The calls that wait in the inbox, in order of arrival."""
         with contextlib.suppress(OSError), os.scandir(self._run.inbox) as found:
-            waiting = [entry for entry in found if entry.name != running]
+            waiting = [entry for entry in found if not entry.name.endswith(TAKEN)]
             return [entry.name for entry in sorted(waiting, key=lambda entry: (entry.stat().st_mtime_ns, entry.name))]
         return []
 
+    def _take(self, name: str) -> bool:
+        """Take a call from the inbox. Its entry stays there under another name, and says "busy" until it has ended.
+
+        Whoever put it there may take it back at the same moment: one of the two renamings fails.
+        """
+        entry = os.path.join(self._run.inbox, name)
+        try:
+            os.rename(entry, entry + TAKEN)
+        except OSError:
+            return False
+        return True
+
     def _leave_inbox(self, run: Run) -> None:
         with contextlib.suppress(OSError):
-            os.unlink(os.path.join(self._run.inbox, run.id))
+            os.unlink(os.path.join(self._run.inbox, run.id + TAKEN))
 
     def _begin_next(self) -> None:
         if self._call is not None or not self._ready or self._stop is not None:
             return
         entries = self._entries()
-        if entries:
+        if entries and self._take(entries[0]):
             run = Run(self._run.root, entries[0])
             self._begin(run)
             if self._call is None:
@@ -281,8 +293,8 @@ def close(run: Run, reason: Dict[str, str], ray_folder: str) -> None:
     closed = run.inbox + ".closed"
     with contextlib.suppress(OSError):
         os.rename(run.inbox, closed)
-    waiting = sorted(os.listdir(closed)) if os.path.isdir(closed) else []
-    for run_id in {*waiting, run.id}:
+    waiting = os.listdir(closed) if os.path.isdir(closed) else []
+    for run_id in {*(name[: -len(TAKEN)] if name.endswith(TAKEN) else name for name in waiting), run.id}:
         with contextlib.suppress(OSError):
             other = Run(run.root, run_id)
             if not other.has_ended():
