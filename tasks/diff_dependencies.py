@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-from pathlib import Path
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -14,7 +13,8 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.environment import Difference, difference
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.core.requirements import Wanted
+from slurm_ray_flow.tasks.known_requirements import known_wanted
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 from slurm_ray_flow.tasks.scan_imports import Code
 
@@ -41,17 +41,12 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     """
     reporter().step("diff_dependencies")
     if options.environment == "auto" and cluster.reuses_environment:
-        reporter().say("uses the environment of this Python; environment='isolated' builds a fresh one")
+        reporter().say("this Python's environment is used")
         _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
         return Plan(None, None)
     facts = cluster.facts()
-    chosen = wanted(
-        "auto" if options.environment == "isolated" else options.environment,
-        Path(code.project),
-        code.scan().distributions,
-        python=facts.version,
-        always=_always(code, options),
-    )
+    environment = "auto" if options.environment == "isolated" else options.environment
+    chosen = known_wanted(environment, code, facts.version, _always(code, options))
     found = difference(chosen, cluster.environments(), facts.platform)
     _show(found.rows())
     if not found.present:

@@ -1,0 +1,55 @@
+"""What a project wants, remembered between processes: reading a lock and its graph takes some 50 ms."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from slurm_ray_flow.blocks.files import write_whole
+from slurm_ray_flow.blocks.store import short_digest
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.tasks.scan_imports import Code
+
+
+def known_wanted(environment: str | tuple[str, ...], code: Code, python: str, always: Sequence[str]) -> Wanted:
+    """`wanted`, from what an earlier launch found where nothing that it depends on has changed.
+
+    Raises:
+        DependencyError: the wanted packages can't be read, or exclude each other.
+    """
+    place = _place(environment, code, python, always)
+    if place is not None:
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+            return Wanted.from_json(place.read_text())
+    found = wanted(environment, Path(code.project), code.scan().distributions, python=python, always=always)
+    # Local packages have contents of their own to be watched, and index options may hold a password.
+    if place is not None and not found.contents and not found.options:
+        write_whole(place, found.to_json().encode())
+    return found
+
+
+def _place(environment: str | tuple[str, ...], code: Code, python: str, always: Sequence[str]) -> Path | None:
+    """Named by all that the answer depends on; None where that is not known before reading, or reading is quick."""
+    project = Path(code.project)
+    if environment != "auto" or ((project / "requirements.txt").exists() and not (project / "uv.lock").exists()):
+        return None
+    parts = [code.digest, python, *always, _content(project / "uv.lock"), _content(project / "pyproject.toml")]
+    return home() / "cache" / "wanted" / f"{short_digest(json.dumps([parts, _installed()]))}.json"
+
+
+def _content(file: Path) -> str:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _installed() -> list[tuple[str, int]]:
+    """The folders of installed packages, with the time when something was last installed or removed there."""
+    folders = [Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    return [(str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
