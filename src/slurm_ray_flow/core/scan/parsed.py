@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import MutableMapping
-from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 from slurm_ray_flow.core.scan.extract import Extract, Imported, Note, extract
@@ -42,6 +41,7 @@ def parsed_file(path: str, parsed: MutableMapping[str, ParsedFile]) -> ParsedFil
     known = parsed.get(path)
     if known is not None and tuple(known[0]) == stamp:
         return known
-    content: Extract = extract(Path(path).read_bytes(), exported=path.endswith("__init__.py"))
+    with open(path, "rb") as file:
+        content: Extract = extract(file.read(), exported=path.endswith("__init__.py"))
     fresh = parsed[path] = ParsedFile(stamp, *content)
     return fresh
