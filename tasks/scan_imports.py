@@ -18,6 +18,9 @@ from slurm_ray_flow.core.scan import Scan, scan
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.run import Call
 
+NAMED = 3
+"""So many packages are named in the terminal."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Code:
@@ -57,8 +60,23 @@ def scan_imports(call: Call) -> Code:
     if parsed != before:
         save_cache(cache, parsed)
     for finding in found.findings:
-        text = f"{finding.file or call.label}:{finding.line}: {finding.text}"
-        reporter().say(text)
+        text = f"{_place(finding.file, project) or call.label}:{finding.line}: {finding.text}"
+        reporter().warn(text)
         get_run_logger().warning(text)
+    reporter().say(_summary(found))
     digest = store.put_scan(found)
     return Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray)
+
+
+def _place(file: Path | None, project: Path) -> str:
+    if file is None:
+        return ""
+    return str(file.relative_to(project) if file.is_relative_to(project) else file)
+
+
+def _summary(found: Scan) -> str:
+    """The function's modules and packages in a few words."""
+    modules = "1 module" if len(found.files) == 1 else f"{len(found.files) or 'no'} modules"
+    names = [distribution.name for distribution in found.distributions]
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return f"{modules} of yours" + (f"; {', '.join(names[:NAMED])}{more}" if names else "")

@@ -14,7 +14,7 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import Cancelled, Lost, Rejected
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.quantities import format_duration, format_memory
+from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
@@ -102,13 +102,13 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> 
 
 def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     """The head bounds its own start: it says `ray_ready`, or `call_ended` with what went wrong, or is gone."""
-    pulse, began = Pulse(), time.monotonic()
+    pulse = Pulse()
     while True:
         events, _ = parse_events(cluster.read(run.paths.events))
         if ended := find_event(events, "call_ended"):
             raise error_of(ended["cause"], ended["message"], where(run.record))
         if find_event(events, "ray_ready" if spec["ray"] else "allocated"):
-            _report(events, time.monotonic() - began)
+            _report(events)
             return
         if not head_alive(run.record, cluster):
             raise Lost("the head ended while it started", where=where(run.record))
@@ -117,7 +117,7 @@ def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
         time.sleep(WAIT_SECONDS)
 
 
-def _report(events: list[Event], seconds: float) -> None:
+def _report(events: list[Event]) -> None:
     if ready := find_event(events, "ray_ready"):
         gpus = f", {ready['gpus']} GPUs" if ready.get("gpus") else ""
-        reporter().say(f"Ray is ready on {ready['host']}: {ready['cpus']} CPUs{gpus}, {format_duration(seconds)}")
+        reporter().say(f"Ray on {ready['host']}: {ready['cpus']} CPU{'s' if ready['cpus'] != 1 else ''}{gpus}")

@@ -11,6 +11,7 @@ from prefect import task
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.files import load_cache, save_cache
+from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
@@ -58,9 +59,16 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     if hashes != before:
         save_cache(cache, hashes)
     for finding in files.findings:
-        reporter().say(finding)
+        reporter().warn(finding)
     sent = cluster.send(files, store.short_digest(code.project))
-    if not sent.reused:
-        reporter().say(f"{sent.files} of {len(files.entries)} files sent, {format_memory(sent.bytes_sent)}")
+    reporter().say(_summary(sent, len(files.entries)))
     path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
     return Snapshot(sent.manifest.digest, path, str(sent.folder / sent.manifest.working_directory))
+
+
+def _summary(sent: Transfer, files: int) -> str:
+    if not files:
+        return "no files to send"
+    if sent.reused:
+        return "nothing changed"
+    return f"{sent.files} of {files} file{'s' if files > 1 else ''} sent, {format_memory(sent.bytes_sent)}"

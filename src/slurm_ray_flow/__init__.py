@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.run import RunState
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.handle import Handle
+
+# Prefect's client reports its use to its makers, and asks with three lines in the terminal; nobody asked for that.
+os.environ.setdefault("DO_NOT_TRACK", "1")
 
 __version__ = "0.1.0"
 

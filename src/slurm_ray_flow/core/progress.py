@@ -9,17 +9,23 @@ from typing import Protocol
 class Reporter(Protocol):
     """Receives what happens in a launch, in order."""
 
-    def begin(self, run_id: str, function: str, cluster: str) -> None:
-        """A run has its id."""
+    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
+        """A run has its id, and a page in the UI."""
 
     def step(self, name: str) -> None:
         """A step starts; the one before it has ended."""
 
     def say(self, text: str) -> None:
-        """Something worth a line happened in this step."""
+        """How far this step is; what it says last is kept."""
+
+    def warn(self, text: str) -> None:
+        """Something in this step that the user may have to see to."""
 
     def log(self, data: bytes) -> None:
         """The function wrote this; lines may be cut anywhere."""
+
+    def again(self, error: BaseException, text: str) -> None:
+        """The step failed, and all begin anew."""
 
     def end(self, error: BaseException | None) -> None:
         """The run is over."""
@@ -28,10 +34,12 @@ class Reporter(Protocol):
 class Silence:
     """A reporter that shows nothing."""
 
-    def begin(self, run_id: str, function: str, cluster: str) -> None: ...
+    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None: ...
     def step(self, name: str) -> None: ...
     def say(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
     def log(self, data: bytes) -> None: ...
+    def again(self, error: BaseException, text: str) -> None: ...
     def end(self, error: BaseException | None) -> None: ...
 
 

@@ -9,14 +9,22 @@ import time
 from typing import TextIO
 
 from rich.console import Console
-from rich.status import Status
+from rich.padding import Padding
 from rich.text import Text
 
 from slurm_ray_flow.core.progress import Reporter, Silence
 from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
 
-QUIET_SECONDS = 0.2
-"""A step that took less, and said nothing, is shown without its own line in a terminal's spinner."""
+MOST_WARNINGS = 5
+"""So many warnings of one step are shown; the run's log in Prefect has all."""
+SLOW_SECONDS = 2.0
+"""Where no line moves, what a step says is shown at once when it has taken so long."""
+NOTE_COLUMN = 36
+
+_warned: set[str] = set()
+"""What was shown already: a function that is called in a loop warns once."""
+_screens: dict[tuple[int, bool], Screen] = {}
 
 
 def terminal_reporter() -> Reporter:
@@ -25,9 +33,18 @@ def terminal_reporter() -> Reporter:
     if mode in {"off", "0", "no", "false"}:
         return _LogOnly(sys.stdout)
     console = Console(stderr=True, highlight=False)
-    if mode == "plain" or not console.is_terminal:
-        return TerminalReporter(Console(stderr=True, highlight=False, force_terminal=False, width=200), live=False)
-    return TerminalReporter(console, live=True)
+    live = mode != "plain" and console.is_terminal and not console.is_dumb_terminal
+    return TerminalReporter(_screen(live))
+
+
+def _screen(live: bool) -> Screen:
+    """Launches of several threads write to one terminal, so they share what knows its bottom line."""
+    key = (id(sys.stderr), live)
+    if key not in _screens:
+        _screens.clear()
+        plain = Console(file=sys.stderr, highlight=False, force_terminal=False, force_jupyter=False, width=200)
+        _screens[key] = Screen(Console(file=sys.stderr, highlight=False) if live else plain, live)
+    return _screens[key]
 
 
 class _LogOnly(Silence):
@@ -40,69 +57,89 @@ class _LogOnly(Silence):
         write_bytes(self._stream, data)
 
 
-def write_bytes(stream: TextIO, data: bytes) -> None:
-    """Write to a text stream what the function wrote, byte for byte where the stream has bytes."""
-    raw = getattr(stream, "buffer", None)
-    stream.flush()
-    if raw is None:
-        stream.write(data.decode(errors="replace"))
-    else:
-        raw.write(data)
-    stream.flush()
-
-
 class TerminalReporter:
-    """Writes steps to stderr and the function's own lines to stdout."""
+    """Writes a line for each step when it has ended; on a terminal, the step under way is the moving bottom line."""
 
-    def __init__(self, console: Console, live: bool) -> None:
-        self._console, self._live = console, live
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
         self._lock = threading.RLock()
         self._name, self._since = "", 0.0
+        self._note, self._warnings = "", list[str]()
         self._began = time.monotonic()
-        self._status: Status | None = None
+        utf8 = screen.console.encoding.startswith("utf")
+        self._good, self._bad, self._again = ("✓", "✗", "↻") if utf8 else ("+", "x", "~")
 
-    def begin(self, run_id: str, function: str, cluster: str) -> None:
+    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
         with self._lock:
             self._began = time.monotonic()
-            self._line(Text.assemble((function, "bold"), " on ", (cluster, "bold"), f"  run {run_id[:8]}"))
+            self._screen.line(Text.assemble((function, "bold"), " on ", (cluster, "bold"), f", run {run_id[:8]}"))
+            if url:
+                self._screen.line(Text(f"  {url}", "dim", no_wrap=True, overflow="fold"))
 
     def step(self, name: str) -> None:
         with self._lock:
-            self._close_step("green", "✓")
+            self._close_step("yellow", self._again) if name == self._name else self._close_step("green", self._good)
             self._name, self._since = name, time.monotonic()
-            if self._live:
-                self._status = self._console.status(Text(name, "cyan"), spinner="dots")
-                self._status.start()
+            self._note, self._warnings = "", []
+            self._show()
 
     def say(self, text: str) -> None:
         with self._lock:
-            self._line(Text(f"    {text}", "dim"))
+            if not self._name:
+                self._screen.line(Text(text, "dim"))
+            elif not self._screen.live and time.monotonic() - self._since > SLOW_SECONDS:
+                self._below(text, "dim")
+            else:
+                self._note = text
+                self._show()
+
+    def warn(self, text: str) -> None:
+        with self._lock:
+            if text not in _warned:
+                _warned.add(text)
+                self._warnings.append(text)
 
     def log(self, data: bytes) -> None:
+        self._screen.log(data)
+
+    def again(self, error: BaseException, text: str) -> None:
         with self._lock:
-            if self._status is not None:
-                self._status.stop()
-            write_bytes(sys.stdout, data)
-            if self._status is not None and data.endswith(b"\n"):
-                self._status.start()
+            self._close_step("red", self._bad)
+            self._screen.line(Text(f"{type(error).__name__}: {text}", "yellow"))
 
     def end(self, error: BaseException | None) -> None:
         with self._lock:
-            self._close_step(*(("green", "✓") if error is None else ("red", "✗")))
+            good = error is None or self._name == "fetch_outcome"  # then it is the function's own exception
+            self._close_step(*(("green", self._good) if good else ("red", self._bad)))
             seconds = format_duration(time.monotonic() - self._began)
             if error is None:
-                self._line(Text(f"done in {seconds}", "bold green"))
+                self._screen.line(Text(f"done in {seconds}", "bold green"))
             else:
-                self._line(Text(f"{type(error).__name__} after {seconds}", "bold red"))
+                self._screen.line(Text(f"{type(error).__name__} after {seconds}", "bold red"))
+
+    def _show(self) -> None:
+        self._screen.busy(f"{self._name:<20} {TIME}  {self._note}", self._since)
 
     def _close_step(self, style: str, mark: str) -> None:
-        if self._status is not None:
-            self._status.stop()
-            self._status = None
-        if self._name:
-            seconds = format_duration(time.monotonic() - self._since)
-            self._line(Text.assemble((f"  {mark} ", style), f"{self._name:<22}", (seconds, "dim")))
+        if not self._name:
+            return
+        self._screen.busy("", 0.0)
+        seconds = format_duration(time.monotonic() - self._since)
+        line = Text.assemble((f"  {mark} ", style), f"{self._name:<20} ", (f"{seconds:>8}", "dim"))
+        fits = NOTE_COLUMN + len(self._note) <= self._screen.console.width
+        if self._note and fits:
+            line.append(f"  {self._note}", "dim")
+        self._screen.line(line)
+        if self._note and not fits:
+            self._below(self._note, "dim")
+        for warning in self._warnings[:MOST_WARNINGS]:
+            self._below(warning, "yellow")
+        if (more := len(self._warnings) - MOST_WARNINGS) > 0:
+            self._below(f"and {more} more: the run's log in the Prefect UI has all", "yellow")
         self._name = ""
 
-    def _line(self, text: Text) -> None:
-        self._console.print(text, soft_wrap=True)
+    def _below(self, text: str, style: str) -> None:
+        if self._screen.live:
+            self._screen.line(Padding(Text(text, style), (0, 0, 0, 6)))
+        else:
+            self._screen.line(Text(f"      {text}", style))

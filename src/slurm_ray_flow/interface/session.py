@@ -47,6 +47,11 @@ class Launching:
         self.submitted = threading.Event()
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
+        self.ui_url = ""
+
+    def page(self, run_id: str) -> str:
+        """The run's page in the UI."""
+        return f"{self.ui_url}/runs/flow-run/{run_id}" if self.ui_url else ""
 
     def rescue(self, error: BaseException) -> Any:
         """What the caller gets when Prefect's engine raised `error`.
@@ -75,6 +80,7 @@ def launching(current: Launching) -> Iterator[None]:
     error: BaseException | None = None
     try:
         address = ensure_server(current.reporter.say)
+        current.ui_url = address.ui_url
         with connected(address), temporary_settings(_client_settings()), tags(TAG), quiet_console():
             yield
     except BaseException as raised:
@@ -106,7 +112,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     run_id = str(flow_run.get_id() or uuid.uuid4())
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.submitted.set)
     current.run_id = run_id
-    reporter().begin(run_id, call.label, cluster.label)
+    reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
     if (again := flow_run.get_run_count()) > 1:
         run.begin_again(again)
     try:

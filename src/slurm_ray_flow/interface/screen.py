@@ -1,0 +1,120 @@
+"""The terminal that all launches of this process share: lines above, and one line at the bottom that moves."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from typing import IO
+
+from rich.console import Console, RenderableType
+
+from slurm_ray_flow.core.quantities import format_duration
+
+FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+FRAME_SECONDS = 0.12
+QUIET_SECONDS = 0.3
+"""The moving line comes back when the function has written nothing for so long: it must not flicker between lines."""
+START_OF_LINE = "\r\x1b[2K"
+
+
+class Screen:
+    """Writes lines to stderr, and the function's own bytes to stdout.
+
+    Args:
+        console: where lines go.
+        live: whether the bottom line moves.
+    """
+
+    def __init__(self, console: Console, live: bool) -> None:
+        self.console, self.live = console, live
+        self._lock = threading.RLock()
+        self._text, self._since = "", 0.0
+        self._drawn = False
+        self._written, self._line_open = 0.0, False
+        self._wake = threading.Event()
+        self._painter: threading.Thread | None = None
+
+    def line(self, text: RenderableType) -> None:
+        """Write a line above the moving one."""
+        with self._lock:
+            self._clear()
+            self._close_line()
+            self.console.print(text, soft_wrap=not self.live)
+
+    def log(self, data: bytes) -> None:
+        """Write what the function wrote."""
+        with self._lock:
+            self._clear()
+            write_bytes(sys.stdout, data)
+            self._written = time.monotonic()
+            self._line_open = not data.endswith(b"\n") and _same_place(sys.stdout, self.console.file)
+
+    def busy(self, text: str, since: float) -> None:
+        """Show what is going on, and for how long; "" shows nothing."""
+        with self._lock:
+            self._clear()
+            self._text, self._since = text, since
+            if not (self.live and text):
+                return
+            if self._painter is None:
+                self._painter = threading.Thread(target=self._paint, name="srf-screen", daemon=True)
+                self._painter.start()
+            self._wake.set()
+
+    def _paint(self) -> None:
+        """Redraw the moving line as long as there is one; wait without a cost while there is none."""
+        number = 0
+        while True:
+            with self._lock:
+                if not self._text:
+                    self._wake.clear()
+                elif time.monotonic() - self._written > QUIET_SECONDS and not self._line_open:
+                    self._draw(FRAMES[number % len(FRAMES)])
+            number += 1
+            time.sleep(FRAME_SECONDS)
+            self._wake.wait()
+
+    def _draw(self, frame: str) -> None:
+        seconds = format_duration(time.monotonic() - self._since)
+        shown = f"  {frame} {self._text.replace(TIME, f'{seconds:>8}', 1)}"[: self.console.width - 1]
+        self.console.file.write(START_OF_LINE + shown)
+        self.console.file.flush()
+        self._drawn = True
+
+    def _clear(self) -> None:
+        if self._drawn:
+            self.console.file.write(START_OF_LINE)
+            self.console.file.flush()
+            self._drawn = False
+
+    def _close_line(self) -> None:
+        """A function's last line may lack its end; the next line of ours must not stick to it."""
+        if self._line_open:
+            sys.stdout.write("\n")
+            sys.stdout.flush()
+            self._line_open = False
+
+
+TIME = "\0"
+"""Stands in a moving line where the time that has passed is to be shown."""
+
+
+def _same_place(one: IO[str], other: IO[str]) -> bool:
+    """Whether two streams end in one terminal, pipe or file."""
+    try:
+        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+    except (OSError, ValueError):  # a stream of a notebook or a test has no file
+        return False
+
+
+def write_bytes(stream: IO[str], data: bytes) -> None:
+    """Write to a text stream what the function wrote, byte for byte where the stream has bytes."""
+    raw = getattr(stream, "buffer", None)
+    stream.flush()
+    if raw is None:
+        stream.write(data.decode(errors="replace"))
+    else:
+        raw.write(data)
+    stream.flush()

@@ -1,0 +1,109 @@
+"""What a launch shows: on a real terminal, in a pipe, and when it is told to be silent."""
+
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+
+SCRIPT = """
+import sys, time
+from slurm_ray_flow.interface.progress import terminal_reporter
+reporter = terminal_reporter()
+reporter.say("before")
+reporter.begin("0123456789", "function", "local", "http://localhost/run")
+reporter.step("scan_imports")
+for number in range(7):
+    reporter.warn(f"warning {number}")
+reporter.warn("warning 0")
+reporter.say("first note")
+reporter.say("last note")
+reporter.step("sync_files")
+reporter.step("sync_files")
+reporter.step("execute_call")
+time.sleep(0.8)
+reporter.log(b"line\\nno end")
+reporter.step("fetch_outcome")
+reporter.end(ValueError("of the function") if "fail" in sys.argv else None)
+"""
+
+
+def in_terminal(*arguments, columns=80):
+    """Run the script on a terminal of its own; everything that it wrote, escape sequences included."""
+    child, descriptor = pty.fork()
+    if child == 0:
+        os.environ.update(SRF_PROGRESS="auto", TERM="xterm-256color", COLUMNS=str(columns))
+        os.execv(sys.executable, [sys.executable, "-c", SCRIPT, *arguments])
+    written, deadline = b"", time.monotonic() + 60
+    while time.monotonic() < deadline and select.select([descriptor], [], [], 60)[0]:
+        try:
+            written += os.read(descriptor, 65536)
+        except OSError:  # the other side has closed
+            break
+    os.waitpid(child, 0)
+    os.close(descriptor)
+    return written.decode()
+
+
+def final(written):
+    """What stands on the screen in the end."""
+    text = re.sub(r"\x1b\[[0-9;]*m", "", written).replace("\r\n", "\n")
+    return [line.rpartition("\r\x1b[2K")[2] for line in text.split("\n")]
+
+
+def in_pipe(mode, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT, *arguments],
+        env={**os.environ, "SRF_PROGRESS": mode},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT if mode != "off" else subprocess.PIPE,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+
+
+def test_a_terminal_shows_the_step_under_way_and_leaves_nothing_of_it():
+    written = in_terminal()
+    assert re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏] execute_call", written)
+    assert not re.search("[⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏]", "\n".join(final(written)))
+
+
+def test_terminal_and_pipe_show_the_same_lines():
+    def without_times(lines):
+        return [re.sub(r"\d\.\d s", "T s", line).rstrip() for line in lines]
+
+    assert without_times(final(in_terminal())) == without_times(in_pipe("auto").stdout.split("\n"))
+
+
+def test_warnings_stand_below_their_step_and_are_few():
+    lines = in_pipe("plain").stdout.splitlines()
+    at = next(number for number, line in enumerate(lines) if "scan_imports" in line)
+    assert lines[at].endswith("last note")
+    assert [line.strip() for line in lines[at + 1 : at + 6]] == [f"warning {number}" for number in range(5)]
+    assert "2 more" in lines[at + 6]
+
+
+def test_a_line_without_its_end_gets_one():
+    lines = in_pipe("plain").stdout.splitlines()
+    assert "no end" in lines
+
+
+def test_a_step_that_is_tried_again_is_not_called_done():
+    marks = [line.split()[0] for line in in_pipe("plain").stdout.splitlines() if "sync_files" in line]
+    assert len(marks) == 2
+    assert marks[0] != marks[1]
+
+
+def test_the_functions_own_exception_is_no_failure_of_the_last_step():
+    lines = in_pipe("plain", "fail").stdout.splitlines()
+    assert lines[-2].split()[0] == lines[-3].split()[0]
+    assert lines[-1].startswith("ValueError")
+
+
+def test_off_shows_what_the_function_wrote_byte_for_byte():
+    done = in_pipe("off")
+    assert done.stdout == "line\nno end"
+    assert done.stderr == ""
