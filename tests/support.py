@@ -1,6 +1,9 @@
 """What several tests use."""
 
+import base64
+import hashlib
 import time
+import zipfile
 
 
 def wait_for(condition, seconds=30):
@@ -9,3 +12,24 @@ def wait_for(condition, seconds=30):
     while not condition():
         assert time.monotonic() < deadline, f"did not happen within {seconds} s"
         time.sleep(0.02)
+
+
+def make_wheel(folder, name, data=b"VALUE = 1"):
+    """A package of one module, version 1.0, that needs no network."""
+    folder.mkdir(parents=True, exist_ok=True)
+    about = f"{name}-1.0.dist-info"
+    files = {
+        f"{name}.py": data,
+        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
+        f"{about}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        f"{about}/entry_points.txt": f"[console_scripts]\n{name}-says = {name}:VALUE.__str__\n".encode(),
+    }
+    rows = [f"{path},sha256={_record(content)},{len(content)}" for path, content in files.items()]
+    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
+        for path, content in files.items():
+            wheel.writestr(path, content)
+        wheel.writestr(f"{about}/RECORD", "\n".join([*rows, f"{about}/RECORD,,", ""]))
+
+
+def _record(content):
+    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()

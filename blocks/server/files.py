@@ -94,6 +94,7 @@ def encryption_key(files: ServerFiles) -> str:
 def locked(files: ServerFiles) -> Iterator[None]:
     """Alone among all processes of this user while the block runs."""
     make_folders(files)
+    files.lock.touch(mode=0o600)
     with files.lock.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield

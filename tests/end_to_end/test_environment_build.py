@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import os
 import shutil
@@ -11,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from uv import find_uv_bin
 
 from slurm_ray_flow.core.requirements import Line, marker_environment, wanted
 from slurm_ray_flow.remote import environment as builder
+from support import make_wheel
 
 PROGRAM = builder.__file__
 BOUND = 60.0
@@ -48,26 +46,6 @@ def until(condition: Callable[[], Any], what: str) -> Any:
         assert time.monotonic() < deadline, f"not within {BOUND} s: {what}"
         time.sleep(0.01)
     return found
-
-
-def make_wheel(folder: Path, name: str, data: bytes = b"VALUE = 1") -> None:
-    folder.mkdir(exist_ok=True)
-    about = f"{name}-1.0.dist-info"
-    files = {
-        f"{name}.py": data,
-        f"{about}/METADATA": f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n".encode(),
-        f"{about}/WHEEL": b"Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-        f"{about}/entry_points.txt": f"[console_scripts]\n{name}-says = {name}:VALUE.__str__\n".encode(),
-    }
-    rows = [f"{path},sha256={_record(content)},{len(content)}" for path, content in files.items()]
-    with zipfile.ZipFile(folder / f"{name}-1.0-py3-none-any.whl", "w") as wheel:
-        for path, content in files.items():
-            wheel.writestr(path, content)
-        wheel.writestr(f"{about}/RECORD", "\n".join([*rows, f"{about}/RECORD,,", ""]))
-
-
-def _record(content: bytes) -> str:
-    return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
 
 
 class Site:

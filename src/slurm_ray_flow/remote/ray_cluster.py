@@ -31,6 +31,7 @@ class RayCluster:
 
     def __init__(self, spec: Dict[str, Any], environment: Dict[str, str]) -> None:
         self._spec, self.folder = spec, _private_folder()
+        self._open_folder = os.path.join(self.folder, "r")  # Ray gives its own folder mode 0777
         self.variables = self._variables()
         self._environment = {**environment, **self.variables}
         self.process: Optional[subprocess.Popen[bytes]] = None
@@ -78,7 +79,7 @@ class RayCluster:
 
     @property
     def _address_file(self) -> str:
-        return os.path.join(self.folder, "ray_current_cluster")
+        return os.path.join(self._open_folder, "ray_current_cluster")
 
     def _family(self) -> Set[int]:
         assert self.pid is not None
@@ -94,7 +95,7 @@ class RayCluster:
             file.write(secrets.token_hex(32))
         return {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token, "RAY_USAGE_STATS_ENABLED": "0",
-            "RAY_TMPDIR": self.folder, "LOG_NAME_UPDATE_INTERVAL_S": "0.1", "RAY_DEDUP_LOGS": "0",
+            "RAY_TMPDIR": self._open_folder, "LOG_NAME_UPDATE_INTERVAL_S": "0.1", "RAY_DEDUP_LOGS": "0",
         }  # fmt: skip
 
     def _command(self) -> List[str]:
@@ -103,7 +104,8 @@ class RayCluster:
         chosen = {option: self._spec.get(name) for name, option in sizes.items()}
         return [
             *interpreter(self._spec), program, str(os.getpid()), "start", "--head", "--block",
-            "--temp-dir=" + self.folder, "--node-ip-address=127.0.0.1", "--port=0", "--num-cpus={}".format(self.cpus),
+            "--temp-dir=" + self._open_folder, "--node-ip-address=127.0.0.1", "--port=0",
+            "--num-cpus={}".format(self.cpus),
             *("--{}={}".format(option, int(value)) for option, value in chosen.items() if value is not None),
             "--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=false",
             "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--no-monitor",
@@ -111,7 +113,7 @@ class RayCluster:
 
     def _last_words(self) -> str:
         files = [os.path.join(self.folder, "ray.log")]
-        files += sorted(glob.glob(os.path.join(self.folder, "session_latest", "logs", "*.err")))
+        files += sorted(glob.glob(os.path.join(self._open_folder, "session_latest", "logs", "*.err")))
         return "\n".join(text for text in (tail(path, 1500) for path in files) if text)
 
 
@@ -122,5 +124,5 @@ def interpreter(spec: Dict[str, Any]) -> List[str]:
 
 def _private_folder() -> str:
     wanted = os.environ.get("TMPDIR", "/tmp")
-    folder = wanted if len(wanted) <= LONGEST_FOLDER - 15 and os.access(wanted, os.W_OK) else "/tmp"
+    folder = wanted if len(wanted) <= LONGEST_FOLDER - len("/srf-12345678/r") and os.access(wanted, os.W_OK) else "/tmp"
     return tempfile.mkdtemp(prefix="srf-", dir=folder)
