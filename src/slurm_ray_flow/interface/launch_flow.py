@@ -36,7 +36,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         self.function = function
         self.options = options
         self.plain = plain = _underlying(function)
-        self.travels_by_name = plain is function and session.importable(plain)
+        self.travels_by_name = plain is function and session.travels_by_name(plain)
         super().__init__(
             fn=_body(self, function, plain),
             name=options.name or _name(function),

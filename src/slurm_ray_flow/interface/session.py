@@ -6,11 +6,9 @@ import contextlib
 import contextvars
 import functools
 import logging
-import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import tags
@@ -32,6 +30,7 @@ from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.flows.launch import launch
 from slurm_ray_flow.interface import parameters
 from slurm_ray_flow.interface.console import quiet_console
+from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.tasks.run import Call, Run, release
 
 if TYPE_CHECKING:
@@ -140,19 +139,10 @@ def describe_call(flow: LaunchFlow[Any, Any], given: dict[str, Any]) -> Call:
     return Call(function.digest, arguments, target, flow.name)
 
 
-def importable(function: Any) -> bool:
-    """Whether a process with the same `sys.path` finds this function by its module and name."""
+def travels_by_name(function: Any) -> bool:
+    """Whether another process finds this function by its module and name."""
     name, qualified = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
-    module = sys.modules.get(name or "")
-    file = getattr(module, "__file__", None)
-    if not name or name == "__main__" or "<" in qualified or not file:
-        return False
-    place = Path(file).with_suffix("")
-    parts = name.split(".") + (["__init__"] if place.name == "__init__" else [])
-    root = str(Path(*place.parts[: -len(parts)]))
-    return list(place.parts[-len(parts) :]) == parts and root in {
-        str(Path(entry or ".").absolute()) for entry in sys.path
-    }
+    return bool(name) and "<" not in qualified and importable(name)
 
 
 def label(cluster: Any) -> str:

@@ -21,7 +21,7 @@ import importlib
 import json
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import execution, limits, pickling, processes
+from slurm_ray_flow.remote import classes, execution, limits, processes
 from slurm_ray_flow.remote.events import Run
 
 Report = Dict[str, Any]
@@ -131,7 +131,7 @@ def main(arguments: List[str]) -> None:
     os.set_inheritable(int(arguments[1]), False)
     sys.argv = ["slurm-ray-flow"]
     limits.be_first_to_go()
-    pickling.adopt_main()
+    classes.adopt_main()
     try:
         driver.boot()
     except Exception as error:

@@ -1,10 +1,11 @@
 """How functions, arguments and outcomes are pickled, at home and in the driver: dill, by the rules below.
 
-- What can be imported by its name on the other side goes by reference; functions of `__main__` (a script, a notebook,
-  the REPL) and local ones go by value, with only those globals that they use.
-- A class of `__main__` goes by value too, but is *resolved* on arrival: where `__main__` has a class of that name (at
-  home, on the way back), that one is used, so that `isinstance` and `except` work there; in the driver the first copy
-  stays the only one, so that a class in the arguments is the one that the function means.
+- What can be imported by its name on the other side goes by reference. Local functions, and those of `__main__` (a
+  script, a notebook, the REPL) and of other modules that can't be imported by name, go by value, with only those
+  globals that they use.
+- A class of such a module goes by value too, but is *resolved* on arrival: where there is a module of that name with
+  such a class (at home, on the way back), that one is used, so that `isinstance` and `except` work there; in the
+  driver the first copy stays the only one, so that a class in the arguments is the one that the function means.
 """
 
 from __future__ import annotations
@@ -16,26 +17,12 @@ import sys
 from types import ModuleType
 from typing import Any, Callable, Dict, List, Optional
 
-_adopting = False
+from slurm_ray_flow.remote import classes
+from slurm_ray_flow.remote.importable import importable
 
-
-def adopt_main() -> None:
-    """Give this process an empty `__main__` that keeps the classes which arrive: what the driver does first."""
-    global _adopting  # noqa: PLW0603 - one process, one `__main__`
-    sys.modules["__main__"] = ModuleType("__main__")
-    _adopting = True
-
-
-def resolve_class(qualified_name: str, by_value: type) -> type:
-    """The class of this process's `__main__` with that name, or else the one that came by value."""
-    found: Any = sys.modules.get("__main__")
-    for part in qualified_name.split("."):
-        found = getattr(found, part, None)
-    if isinstance(found, type):
-        return found
-    if _adopting and "." not in qualified_name:
-        setattr(sys.modules["__main__"], qualified_name, by_value)
-    return by_value
+PLAIN = frozenset({float, int, str, bool, type(None)})
+MANY = 256
+"""From so many plain elements on, a collection is left to the pickler that is written in C: dill's takes seconds."""
 
 
 def dump(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> None:
@@ -69,35 +56,80 @@ def pickler_class() -> Any:
     """dill's pickler with the rules of this module. dill is imported here, because the head does without it."""
     dill: Any = importlib.import_module("dill")
 
-    class ValuePickler(dill.Pickler):  # type: ignore[misc]
-        def __init__(self, *positional: Any, **named: Any) -> None:
-            super().__init__(*positional, **named)
-            self._by_value: Dict[int, type] = {}
+    class ValuePickler(_Rules, dill.Pickler):  # type: ignore[misc]
+        pass
 
-        def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-            if _is_main_class(obj) and id(obj) not in self.memo and id(obj) not in self._by_value:
-                self._save_resolved(obj)
-            elif _is_plain_array(obj) and id(obj) not in self.memo:  # dill would copy its bytes into the pickle
-                self.save_reduce(*obj.__reduce_ex__(5), obj=obj)
-            else:
-                super().save(obj, save_persistent_id)
+    located = dill._dill._locate_function
 
-        def _save_resolved(self, kind: type) -> None:
-            self._by_value[id(kind)] = kind
-            self.save_reduce(resolve_class, (kind.__qualname__, kind))
-            # What was memoized while the class was built is the copy; from here on the resolved one is meant.
-            self.memo["by value", id(kind)] = self.memo.pop(id(kind))
-            self.memoize(kind)
+    def located_by_name(obj: Any, pickler: Any = None) -> bool:
+        module = getattr(obj, "__module__", None)
+        if isinstance(pickler, ValuePickler) and isinstance(module, str) and not importable(module):
+            return False
+        return bool(located(obj, pickler))
 
+    dill._dill._locate_function = located_by_name  # decides what goes by value; no other pickler sees a difference
     return ValuePickler
 
 
-def _is_main_class(value: Any) -> bool:
-    return (
-        isinstance(value, type)
-        and getattr(value, "__module__", None) == "__main__"
-        and "<locals>" not in value.__qualname__
-    )
+class _Rules:
+    """What our pickler does otherwise than dill's; `save` is asked for every object."""
+
+    memo: Dict[Any, Any]
+    save_reduce: Callable[..., None]
+
+    def __init__(self, *positional: Any, **named: Any) -> None:
+        super().__init__(*positional, **named)
+        self._begun: Dict[int, type] = {}
+
+    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
+        if id(obj) not in self.memo:
+            if _is_plain_array(obj):  # dill would copy its bytes into the pickle
+                return self.save_reduce(*obj.__reduce_ex__(5), obj=obj)
+            if _is_many_plain(obj):
+                return self.save_reduce(pickle.loads, (pickle.dumps(obj, 5),), obj=obj)
+            if isinstance(obj, type) and self._save_class(obj):
+                return None
+        super().save(obj, save_persistent_id)  # type: ignore[misc]
+        return None
+
+    def _save_class(self, kind: type) -> bool:
+        named = classes.has_a_name(kind)
+        if named and importable(kind.__module__):
+            return False
+        if named and id(kind) not in self._begun:
+            self._save_resolved(kind)
+            return True
+        if classes.refers_to_itself(kind):
+            self._save_in_two_steps(kind)
+            return True
+        return False
+
+    def _save_resolved(self, kind: type) -> None:
+        self._begun[id(kind)] = kind
+        self.save_reduce(classes.resolve_class, (kind.__module__, kind.__qualname__, kind))
+        # What was memoized while the class was built is the copy; from here on the resolved one is meant.
+        self.memo["by value", id(kind)] = self.memo.pop(id(kind))
+        self.memoize(kind)  # type: ignore[attr-defined]
+
+    def _save_in_two_steps(self, kind: type) -> None:
+        first, rest = classes.halves(kind)
+        self.save_reduce(classes.new_class, (type(kind), kind.__name__, kind.__bases__, first), obj=kind)
+        self.save_reduce(classes.fill_class, (kind, rest))
+        self.write(pickle.POP)  # type: ignore[attr-defined]
+
+
+def _is_many_plain(value: Any) -> bool:
+    return type(value) in _COLLECTIONS and len(value) >= MANY and is_plain(value)
+
+
+_COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
+
+
+def is_plain(values: Any) -> bool:
+    """Whether a collection holds nothing but numbers, texts and None."""
+    if not PLAIN.issuperset(map(type, values)):
+        return False
+    return type(values) is not dict or PLAIN.issuperset(map(type, values.values()))
 
 
 def _is_plain_array(value: Any) -> bool:

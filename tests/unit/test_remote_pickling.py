@@ -1,0 +1,137 @@
+"""What travels by value: functions and classes of modules that the other side can't import by name."""
+
+import importlib.util
+import json
+import subprocess
+import sys
+
+import pytest
+
+from slurm_ray_flow.remote import payload, pickling
+from slurm_ray_flow.remote.importable import importable
+
+MODULE = """
+import dataclasses, enum
+import pydantic
+
+FACTOR = 3
+
+class Colour(enum.Enum):
+    RED = 1
+    SCARLET = 1
+    BLUE = 2
+    def mixed(self):
+        return Colour.BLUE
+
+class Planet(enum.Enum):
+    EARTH = (5.9, 6.3)
+    def __init__(self, mass, radius):
+        self.mass = mass
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    def scaled(self):
+        return Point(FACTOR * self.x)
+
+class Model(pydantic.BaseModel):
+    number: int = 1
+    points: list[Point] = []
+
+class Special(Model):
+    other: "Model | None" = None
+
+class Trouble(Exception):
+    pass
+
+def work(argument):
+    assert isinstance(argument, Special) and type(argument.points[0]) is Point
+    inside = (Colour.RED.mixed(), Planet.EARTH.mass)
+    return [Special(number="7", other=Model()), argument.points[0].scaled(), Colour.SCARLET, Trouble("x"), inside]
+"""
+
+DRIVER = """
+import sys
+from slurm_ray_flow.remote import classes, payload, pickling
+classes.adopt_main()
+function, arguments = (payload.read(path, pickling.load) for path in sys.argv[1:3])
+payload.write(sys.argv[3], function(*arguments), pickling.dump)
+"""
+
+
+@pytest.fixture
+def loaded(tmp_path):
+    """A module loaded by its path, as Prefect loads a deployment's file."""
+    file = tmp_path / "by_path.py"
+    file.write_text(MODULE)
+    spec = importlib.util.spec_from_file_location("__loaded_by_path__", file)
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def in_a_driver(folder, function, *arguments):
+    paths = [str(folder / name) for name in ("function", "arguments", "outcome")]
+    payload.write(paths[0], function, pickling.dump)
+    payload.write(paths[1], arguments, pickling.dump)
+    subprocess.run([sys.executable, "-c", DRIVER, *paths], check=True, timeout=60)
+    return payload.read(paths[2], pickling.load)
+
+
+def test_a_module_that_has_no_name_there_travels_and_its_classes_stay_themselves(loaded, tmp_path):
+    argument = loaded.Special(points=[loaded.Point(2)])
+    model, point, colour, error, inside = in_a_driver(tmp_path, loaded.work, argument)
+    assert type(model) is loaded.Special
+    assert type(model.other) is loaded.Model
+    assert model.number == 7
+    assert point == loaded.Point(6)
+    assert colour is loaded.Colour.RED
+    assert type(error) is loaded.Trouble
+    assert inside == (loaded.Colour.BLUE, 5.9)
+
+
+def test_local_classes_travel_too(tmp_path):
+    import pydantic
+
+    class Local(pydantic.BaseModel):
+        number: int
+
+    [back] = in_a_driver(tmp_path, lambda: [Local(number="4").number + 1])
+    assert back == 5
+
+
+def test_what_is_importable(loaded, tmp_path, monkeypatch):
+    (tmp_path / "package").mkdir()
+    (tmp_path / "package" / "part.py").write_text("x = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import package.part
+
+    names = ["json", "posixpath", "math", "numpy.random.mtrand", "importlib._bootstrap", "package.part", __name__]
+    assert [name for name in names if not importable(name)] == []
+    assert not importable("__main__")
+    assert not importable(loaded.__name__)
+    assert package.part.x == 1
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "json.py").write_text("")
+    monkeypatch.syspath_prepend(str(other))
+    assert not importable("json"), "a fresh interpreter finds another file by that name"
+    assert json.__file__
+
+
+@pytest.mark.parametrize(
+    "value",
+    [list(range(1000)), tuple("ab" * 300), {str(n): n / 3 for n in range(1000)}, set(range(999)), [None, True] * 500],
+    ids=lambda value: type(value).__name__,
+)
+def test_many_plain_elements_come_back_and_stay_one_object(value):
+    import io
+
+    file = io.BytesIO()
+    pickling.dump([value, value], file, lambda _: True)
+    file.seek(0)
+    first, second = pickling.load(file, [])
+    assert first == value
+    assert type(first) is type(value)
+    assert first is second
