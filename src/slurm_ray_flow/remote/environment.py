@@ -16,44 +16,32 @@ at all. The lock is the kernel's, so that it is free the moment its builder and 
 
 from __future__ import annotations
 
+import os
+import sys
+
+if __name__ == "__main__":
+    _here = os.path.dirname(os.path.abspath(__file__))
+    sys.path[:] = [os.path.dirname(os.path.dirname(_here))] + [entry for entry in sys.path if entry != _here]
+
 import contextlib
-import ctypes
 import errno
 import fcntl
 import json
-import os
 import re
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Optional
 
-Tell = Callable[[dict[str, Any]], None]
+from slurm_ray_flow.remote.uv_program import BuildError, Tell, Uv, without_credentials
 
-TAIL_LINES = 40
-"""How many of uv's last lines stand in a failure."""
-MISLEADING = {
-    *("CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_PROJECT"),
-    *("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_WORKING_DIR"),
-}
-"""Variables of the caller that would lead uv to another place or to other packages than the digest names."""
-_CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 _NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-
-
-class BuildError(Exception):
-    """The environment could not be built. The message ends with uv's own words."""
 
 
 class Places:
@@ -174,7 +162,7 @@ def _build_beside(spec: Mapping[str, Any], places: Places, lock: int | None, tel
     beside = Path(tempfile.mkdtemp(prefix=f".{places.digest}.", dir=places.environments))
     try:
         made = beside / "environment"
-        uv = _Uv(spec["uv"], beside, lock, tell)
+        uv = Uv(spec["uv"], beside, lock, tell)
         uv.run("venv", "--relocatable", "--python", spec["python"], str(made))
         version = _version(made, _wanted_version(spec))
         _install(uv, spec, made, beside)
@@ -207,7 +195,7 @@ def _version(environment: Path, wanted: str) -> str:
     return found
 
 
-def _install(uv: _Uv, spec: Mapping[str, Any], environment: Path, beside: Path) -> None:
+def _install(uv: Uv, spec: Mapping[str, Any], environment: Path, beside: Path) -> None:
     options, arguments = _split_options(spec.get("options", ()))
     wanted = _private_file(beside / "requirements.txt", [*options, *spec["requirements"]])
     if spec.get("constraints"):
@@ -280,111 +268,12 @@ def _done(whole: dict[str, Any], places: Places, tell: Tell, built: bool) -> dic
     return whole
 
 
-class _Uv:
-    """uv, run so that nothing of it outlives this process."""
-
-    def __init__(self, program: str, folder: Path, lock: int | None, tell: Tell) -> None:
-        self.program, self.folder, self.lock, self.tell = program, folder, lock, tell
-
-    def run(self, *arguments: str) -> None:
-        """Run it to its end, telling each of its lines.
-
-        Raises:
-            BuildError: it refused.
-        """
-        command = [self.program, "--no-progress", "--color", "never", *arguments]
-        tail: deque[str] = deque(maxlen=TAIL_LINES)
-        with self._guarded(command) as guard:
-            for line in guard.stdout:  # type: ignore[union-attr]
-                text = _CREDENTIALS.sub("***@", line.rstrip("\n"))
-                tail.append(text)
-                self.tell({"event": "line", "text": text})
-            code = guard.wait()
-        if code:
-            raise BuildError(f"uv {' '.join(arguments[:2])} ended with {code}:\n" + "\n".join(tail))
-
-    @contextlib.contextmanager
-    def _guarded(self, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-        """A process that ends uv and all that it started when our end of its stdin closes, however that happens.
-
-        It shares the lock, so that nobody takes it while uv still writes.
-        """
-        guard = subprocess.Popen(
-            [sys.executable, "-I", os.path.abspath(__file__), "guard", *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            cwd=self.folder,
-            env={name: value for name, value in os.environ.items() if name not in MISLEADING},
-            start_new_session=True,
-            pass_fds=() if self.lock is None else (self.lock,),
-        )
-        try:
-            yield guard
-        finally:
-            guard.stdin.close()  # type: ignore[union-attr]
-            guard.stdout.close()  # type: ignore[union-attr]
-            guard.wait()
-
-
-def guard(command: Sequence[str]) -> int:
-    """Run a command, and end it and all that it started when stdin ends before it.
-
-    Returns:
-        Its exit code.
-    """
-    os.umask(0o077)
-    prctl = getattr(ctypes.CDLL(None), "prctl", None)  # elsewhere than on Linux the pipe alone guards
-
-    def with_parent() -> None:
-        if prctl is not None:
-            prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-    if prctl is not None:
-        # uv puts what it starts into groups of their own: only as orphans given to us can they all be found.
-        prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    child = subprocess.Popen(command, stdin=subprocess.DEVNULL, preexec_fn=with_parent)  # noqa: PLW1509 - no thread yet
-    threading.Thread(target=_kill_when_stdin_ends, args=(child,), daemon=True).start()
-    code = child.wait()
-    _kill_orphans()
-    return code if code >= 0 else 128 - code
-
-
-def _kill_when_stdin_ends(child: subprocess.Popen[bytes]) -> None:
-    while os.read(0, 4096):
-        pass
-    child.kill()
-
-
-def _kill_orphans() -> None:
-    """Kill our children, and theirs as they become ours, until none is left."""
-    while True:
-        for pid in _children():
-            os.kill(pid, signal.SIGKILL)
-        try:
-            os.waitpid(-1, 0)
-        except ChildProcessError:
-            return
-
-
-def _children() -> Iterator[int]:
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError, IndexError):
-            if stat.read_text().rpartition(")")[2].split()[1] == str(os.getpid()):
-                yield int(stat.parent.name)
-
-
 def _leave(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command line: `build SPEC.json`."""
-    if arguments[:1] == ["guard"]:
-        return guard(arguments[1:])
     if len(arguments) != 2 or arguments[0] != "build":
         sys.stderr.write("usage: environment.py build SPEC.json\n")
         return 2
@@ -397,7 +286,7 @@ def main(arguments: Sequence[str]) -> int:
         build(spec)
     except (BuildError, OSError, ValueError, KeyError) as error:
         text = str(error) if isinstance(error, BuildError) else f"{type(error).__name__}: {error}"
-        print_event({"event": "failed", "message": _CREDENTIALS.sub("***@", text)})
+        print_event({"event": "failed", "message": without_credentials(text)})
         return 1
     return 0
 
