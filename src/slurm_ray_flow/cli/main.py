@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import cyclopts
@@ -9,29 +10,39 @@ import cyclopts
 from slurm_ray_flow import __version__
 from slurm_ray_flow.cli import runs, server, start
 from slurm_ray_flow.cli.output import print_error
-from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
+
+_EXIT_CODES = (
+    "Exit codes: 0 all is well; 1 the function raised, or the run or the command failed, or no server answers; "
+    "2 the command line is wrong, or there is no such run; 130 Ctrl-C."
+)
 
 app = cyclopts.App(
     name="srf",
     help="Run Python functions on clusters, watch them, and bring their values home.",
+    help_epilogue=_EXIT_CODES,
     version=__version__,
     version_flags=["--version"],
 )
+app["--version"].help = "Show the version and exit."
+app["--help"].help = "Show this message and exit; after a command's name, that command's."
 for command in (start.run, runs.list_runs, runs.logs, runs.attach, runs.cancel, server.up, server.status, server.down):
     app.command(command, name="runs" if command is runs.list_runs else None)
 
 
 def main() -> None:
-    """Run the command; an error of ours is a message and exit code 1, not a traceback."""
+    """Run the command; an error of ours is a message and an exit code, not a traceback."""
     try:
         app()
+        sys.stdout.flush()
     except SlurmRayFlowError as error:
         print_error(error)
-        sys.exit(1)
+        sys.exit(2 if isinstance(error, OptionError | UnknownRunError) else 1)
     except KeyboardInterrupt:
         sys.exit(130)
     except BrokenPipeError:
-        sys.stderr.close()
+        # Whoever read us has gone (`| head`); the interpreter's last flush must not complain about it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
 

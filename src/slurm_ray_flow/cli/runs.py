@@ -5,16 +5,29 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import sys
-from typing import Annotated, Any
+import time
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.output import print_json, print_table, print_text
+from slurm_ray_flow.cli.output import (
+    Json,
+    as_json,
+    describe_error,
+    print_exception,
+    print_json,
+    print_table,
+    print_text,
+)
 
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON.")]
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.run import RunRecord, RunState
+    from slurm_ray_flow.interface.handle import Handle
+
+Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)]
 
 
-def list_runs(*, limit: int = 20, as_json: Json = False) -> None:
+def list_runs(*, limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20, json: Json = False) -> None:
     """List the runs that were started from this machine, the newest first.
 
     Args:
@@ -23,23 +36,23 @@ def list_runs(*, limit: int = 20, as_json: Json = False) -> None:
     from itertools import islice
 
     from slurm_ray_flow.blocks import store
-    from slurm_ray_flow.interface.handle import Handle
 
-    found = [(record, Handle[Any](record.run_id).status()) for record in islice(store.records(), limit)]
-    if as_json:
-        print_json([{**dataclasses.asdict(record), "state": state.value} for record, state in found])
-        return
-    if not found:
+    found = [(record, *_look(record)) for record in islice(store.records(), max(limit, 0))]
+    if json:
+        print_json(
+            [
+                {**dataclasses.asdict(record), "state": state.value, "seconds": seconds}
+                for record, state, seconds in found
+            ]
+        )
+    elif found:
+        columns = ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
+        print_table(columns, [_row(record, state, seconds) for record, state, seconds in found])
+    else:
         print_text("No runs yet. Decorate a function with @slurm_ray_flow and call it.")
-        return
-    rows = [
-        [record.run_id[:8], record.function, record.cluster, state.value, _when(record.created)]
-        for record, state in found
-    ]
-    print_table(["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED"], rows)
 
 
-def logs(run: str, *, follow: Annotated[bool, Parameter(name=["--follow", "-f"], negative="")] = False) -> None:
+def logs(run: str, *, follow: Follow = False) -> None:
     """Write what a run's function printed.
 
     Args:
@@ -50,35 +63,35 @@ def logs(run: str, *, follow: Annotated[bool, Parameter(name=["--follow", "-f"],
 
     for line in Handle.attach(run).logs(follow=follow):
         sys.stdout.write(line + "\n")
-        sys.stdout.flush()
+        if follow:
+            sys.stdout.flush()
 
 
-def attach(run: str, *, as_json: Json = False) -> None:
+def attach(run: str, *, json: Json = False) -> None:
     """Follow a run to its end: its log, then its value. The run goes on when you leave with Ctrl-C.
 
     Args:
         run: The run's id, or the start of it.
     """
-    from slurm_ray_flow.core.errors import SlurmRayFlowError
     from slurm_ray_flow.interface.handle import Handle
 
     handle = Handle.attach(run)
-    if not as_json:
-        logs(handle.run_id, follow=True)
     try:
+        if not json:
+            logs(handle.run_id, follow=True)
         value = handle.result()
-    except SlurmRayFlowError:
+    except KeyboardInterrupt:
+        sys.stderr.write(f"\nThe run goes on; `srf attach {handle.run_id[:8]}` finds it again.\n")
         raise
     except Exception as error:
-        _show_exception(handle, error, as_json)
-        sys.exit(1)
-    if as_json:
-        print_json({"run_id": handle.run_id, "state": handle.status().value, "value": repr(value)})
+        _end_with(handle, error, json)
+    if json:
+        print_json({"run_id": handle.run_id, "state": handle.status().value, "value": as_json(value)})
     else:
         print_text(f"run {handle.run_id[:8]} gave {value!r}")
 
 
-def cancel(run: str, *, as_json: Json = False) -> None:
+def cancel(run: str, *, json: Json = False) -> None:
     """End a run, and verify that it is gone.
 
     Args:
@@ -88,20 +101,41 @@ def cancel(run: str, *, as_json: Json = False) -> None:
 
     handle = Handle.attach(run)
     ended = handle.cancel()
-    if as_json:
+    if json:
         print_json({"run_id": handle.run_id, "cancelled": ended, "state": handle.status().value})
     else:
         print_text(f"run {handle.run_id[:8]} " + ("is cancelled" if ended else f"had ended: {handle.status().value}"))
 
 
-def _show_exception(handle: Any, error: Exception, as_json: bool) -> None:
-    if as_json:
-        print_json({"run_id": handle.run_id, "state": handle.status().value, "exception": repr(error)})
-        return
-    for note in getattr(error, "__notes__", []):
-        print_text(note)
-    print_text(f"run {handle.run_id[:8]} raised {type(error).__name__}: {error}")
+def _end_with(handle: Handle[Any], error: Exception, json: bool) -> None:
+    """The run gave an exception: that is this command's end too."""
+    from slurm_ray_flow.core.errors import SlurmRayFlowError
+
+    if json:
+        print_json({"run_id": handle.run_id, "state": handle.status().value, "error": describe_error(error)})
+        sys.exit(1)
+    if isinstance(error, SlurmRayFlowError):
+        raise error
+    print_exception(error)
+    sys.exit(1)
 
 
-def _when(seconds: float) -> str:
-    return datetime.datetime.fromtimestamp(seconds).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+def _look(record: RunRecord) -> tuple[RunState, float | None]:
+    """A run's state, and how long it took or has been under way; None where nobody knows."""
+    from slurm_ray_flow.blocks.clusters import cluster_of
+    from slurm_ray_flow.core.run import find_event, parse_events
+    from slurm_ray_flow.interface.handle import Handle
+
+    state = Handle[Any](record.run_id).status()
+    ended = find_event(parse_events(cluster_of(record).read(record.paths.events))[0], "call_ended")
+    if ended is None and state.final:
+        return state, None
+    return state, round((ended["time"] if ended else time.time()) - record.created, 3)
+
+
+def _row(record: RunRecord, state: RunState, seconds: float | None) -> list[str]:
+    from slurm_ray_flow.core.quantities import format_duration
+
+    started = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    took = "" if seconds is None else format_duration(seconds)
+    return [record.run_id[:8], record.function, record.cluster, state.value, started, took]

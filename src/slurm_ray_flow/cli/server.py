@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from dataclasses import asdict, dataclass, field
 from typing import Annotated
 
-from cyclopts import App, Parameter
-from rich.console import Console
-from rich.table import Table
+from cyclopts import Parameter
 
 from slurm_ray_flow.blocks.server import ServerAddress, ensure_server, server_alive, stop_server
 from slurm_ray_flow.blocks.server.address import read_state
@@ -16,10 +14,9 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.client import configured_auth, configured_url, ui_url_of
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
 from slurm_ray_flow.blocks.server.log_in import open_ui
+from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
 from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.sweep import TAG
-
-app = App(name="server", help="The Prefect server.")
 
 STATES = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
@@ -38,57 +35,45 @@ class Status:
     runs: dict[str, int] = field(default_factory=dict)
 
 
-@app.command
-def up(*, open: bool = False, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:  # noqa: A002 - the option's name
+def up(*, open: Annotated[bool, Parameter(negative="", show_default=False)] = False, json: Json = False) -> None:  # noqa: A002 - the option's name
     """Start the Prefect server, if none runs or is configured, and say where its UI is.
 
     Args:
-        open: show the UI in the browser, logged in.
-        as_json: print JSON.
+        open: Show the UI in the browser, logged in.
     """
-    address = ensure_server(lambda _: None if as_json else Console(stderr=True).print(_, highlight=False))
-    if open:
-        open_ui(address)
-    if as_json:
-        _print_json(asdict(address))
+    address = ensure_server(lambda text: None if json else _tell(text))
+    shown = open_ui(address) if open else False
+    if json:
+        print_json(asdict(address))
         return
-    Console(soft_wrap=True, highlight=False).print(f"Prefect UI: {address.ui_url}")
-    if address.owned:
-        how = f'its log-in is "srf:" and the content of {server_files().secret}; `srf up --open` does it for you'
-        Console(soft_wrap=True, highlight=False).print(how)
+    print_text(f"Prefect UI: {address.ui_url}")
+    if open and not shown:
+        _tell("No browser could be started here.")
+    if address.owned and not shown:
+        print_text(f'Its log-in is "srf:" and the content of {server_files().secret}; `srf up --open` does it for you.')
 
 
-@app.command
-def down(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
-    """End the Prefect server that this package started. One that you configured is left alone.
-
-    Args:
-        as_json: print JSON.
-    """
+def down(*, json: Json = False) -> None:
+    """End the Prefect server that this package started. One that you configured is left alone."""
     stopped = stop_server()
-    if as_json:
-        _print_json({"stopped": stopped})
+    if json:
+        print_json({"stopped": stopped})
     else:
-        Console().print("The Prefect server has ended." if stopped else "No Prefect server of ours was running.")
+        print_text("The Prefect server has ended." if stopped else "No Prefect server of ours was running.")
 
 
-@app.command
-def status(*, as_json: Annotated[bool, Parameter(name="--json", negative="")] = False) -> None:
-    """Show the state of the Prefect server, and how many runs are in which state.
-
-    Args:
-        as_json: print JSON.
-    """
+def status(*, json: Json = False) -> None:
+    """Show the state of the Prefect server, and how many runs are in which state. Exits with 1 when none answers."""
     found = server_status()
-    if as_json:
-        _print_json(asdict(found))
-        return
-    table = Table("Prefect server", found.state, title_justify="left")
-    rows = {"UI": found.ui_url, "API": found.url, "version": found.version, "process": found.pid or ""}
-    for name, value in {**rows, "database": _size(found.database_bytes), **found.runs}.items():
-        if value != "":
-            table.add_row(str(name), str(value))
-    Console().print(table)
+    if json:
+        print_json(asdict(found))
+    else:
+        shown = {"UI": found.ui_url, "API": found.url, "version": found.version, "process": found.pid or ""}
+        runs = {f"{name} runs": number for name, number in found.runs.items()}
+        rows = {**shown, "database": _size(found.database_bytes), **runs}
+        print_table(["Prefect server", found.state], [[name, str(value)] for name, value in rows.items() if value])
+    if found.state != "running":
+        sys.exit(1)
 
 
 def server_status() -> Status:
@@ -128,5 +113,5 @@ def _size(number: int | None) -> str:
     return "" if number is None else f"{number / 1e6:.1f} MB"
 
 
-def _print_json(values: dict[str, object]) -> None:
-    Console(soft_wrap=True, highlight=False, markup=False).print(json.dumps(values))
+def _tell(text: str) -> None:
+    sys.stderr.write(text + "\n")

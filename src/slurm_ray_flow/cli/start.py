@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import difflib
 import importlib
-import json
+import inspect
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,41 +14,63 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.output import print_json, print_text
-from slurm_ray_flow.core.errors import OptionError
-
-Json = Annotated[bool, Parameter(name="--json", negative="", help="Write JSON.")]
+from slurm_ray_flow.cli.output import Json, as_json, describe_error, print_exception, print_json, print_text
+from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
 
 
 def run(
     function: str,
     *,
-    arg: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    option: Annotated[tuple[str, ...], Parameter(negative="")] = (),
-    as_json: Json = False,
+    arg: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    option: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    json: Json = False,
 ) -> None:
     """Run a function of a file, decorated or not, and write its value.
 
-    Examples:
-        srf run train.py:train --arg folds=8
-        srf run train.py:train --option memory=4G --option time_limit=2h
+    For example `srf run train.py:train --arg folds=8 --option memory=4G`.
 
     Args:
         function: The file and the function's name: path/to/file.py:function.
         arg: An argument, NAME=VALUE; the value is read as JSON where it is JSON, else as text. May be given again.
         option: An option of the decorator, NAME=VALUE. May be given again.
     """
+    arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option")
+    launched = _launchable(_load(function), options)
+    _check(launched, arguments)
+    try:
+        # What the function prints belongs to people; with --json, standard output is for the document alone.
+        with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+            value = launched(**arguments)
+            value = asyncio.run(value) if inspect.iscoroutine(value) else value
+    except Exception as error:
+        if json:
+            print_json({"error": describe_error(error)})
+        if isinstance(error, SlurmRayFlowError):
+            raise
+        print_exception(error)
+        sys.exit(1)
+    if json:
+        print_json({"value": as_json(value)})
+    else:
+        print_text(repr(value))
+
+
+def _launchable(found: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
 
-    found = _load(function)
-    options = _pairs(option, "--option")
-    launched = found.with_options(**options) if isinstance(found, LaunchFlow) else slurm_ray_flow(**options)(found)
-    value = launched(**_pairs(arg, "--arg"))
-    if as_json:
-        print_json({"value": value if _is_json(value) else repr(value)})
-    else:
-        print_text(repr(value))
+    if isinstance(found, LaunchFlow):
+        return found.with_options(**options)
+    launched: Callable[..., Any] = slurm_ray_flow(**options)(found)
+    return launched
+
+
+def _check(launched: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    signature = inspect.signature(launched.fn)  # type: ignore[attr-defined] # all that is launched has it
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise OptionError(str(error), advice=f"the function takes {signature}; write --arg NAME=VALUE") from None
 
 
 def _load(where: str) -> Callable[..., Any]:
@@ -56,9 +80,10 @@ def _load(where: str) -> Callable[..., Any]:
         raise OptionError(f"{where!r} does not name a function", advice="write path/to/file.py:function")
     if not file.is_file():
         raise OptionError("there is no such file", where=str(file), advice="write path/to/file.py:function")
-    sys.path.insert(0, str(file.parent))
-    module = importlib.import_module(file.stem)
-    found: Any = getattr(module, name, None)
+    module = _import(file)
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
     if not callable(found):
         near = difflib.get_close_matches(name, [key for key in vars(module) if callable(vars(module)[key])], n=1)
         raise OptionError(
@@ -67,22 +92,46 @@ def _load(where: str) -> Callable[..., Any]:
     return found  # type: ignore[no-any-return]
 
 
+def _import(file: Path) -> Any:
+    """Import a file by its whole name, so that a module of a package finds its siblings."""
+    parts, folder = [file.stem], file.parent
+    while (folder / "__init__.py").is_file():
+        parts, folder = [folder.name, *parts], folder.parent
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(".".join(parts))
+    except Exception as error:
+        print_exception(_from_their_frames(error), frames=True)
+        raise OptionError("the file can't be imported", where=str(file), advice="mend what stands above") from None
+    if Path(module.__file__ or "").resolve() != file.resolve():
+        raise OptionError(
+            f"the name {module.__name__!r} is taken by another module",
+            where=str(module.__file__),
+            advice=f"give {file.name} another name",
+        )
+    return module
+
+
+def _from_their_frames(error: Exception) -> Exception:
+    """The error without the frames of this command and of Python's own import."""
+    trace = error.__traceback__
+    while trace is not None and (
+        "importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_globals is globals()
+    ):
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
 def _pairs(given: tuple[str, ...], option: str) -> dict[str, Any]:
+    from json import loads
+
     pairs = {}
     for text in given:
         name, separator, value = text.partition("=")
         if not separator or not name.isidentifier():
             raise OptionError(f"{option} {text!r} is not NAME=VALUE", advice=f"write {option} n=3")
         try:
-            pairs[name] = json.loads(value)
+            pairs[name] = loads(value)
         except ValueError:
             pairs[name] = value
     return pairs
-
-
-def _is_json(value: Any) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
