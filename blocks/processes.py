@@ -9,9 +9,9 @@ import sys
 import time
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 
 from slurm_ray_flow.blocks.shell import run
+from slurm_ray_flow.remote import processes
 
 _LINUX = sys.platform == "linux"
 
@@ -29,13 +29,13 @@ class Process:
 def boot_id() -> str:
     """The name of this boot of the machine; another one after a restart."""
     if _LINUX:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        return str(processes.boot_id())
     return run(["sysctl", "-n", "kern.bootsessionuuid"], timeout=10).stdout.strip()
 
 
 def identify(pid: int) -> Process | None:
     """The process that has this pid now; None where there is none, or only what is left of a dead one."""
-    started = _started_linux(pid) if _LINUX else _started_elsewhere(pid)
+    started = processes.started(pid) if _LINUX else _started_elsewhere(pid)
     return None if started is None else Process(pid, started, boot_id())
 
 
@@ -77,15 +77,6 @@ def wait_gone(process: Process, seconds: float) -> bool:
 def _reap(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-
-
-def _started_linux(pid: int) -> int | None:
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except OSError:
-        return None
-    state, *fields = stat.rpartition(")")[2].split()  # the name before may hold blanks and brackets
-    return None if state in {"Z", "X"} else int(fields[18])
 
 
 def _started_elsewhere(pid: int) -> int | None:

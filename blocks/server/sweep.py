@@ -13,8 +13,9 @@ from slurm_ray_flow.blocks.processes import Process, alive
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
-from slurm_ray_flow.core.sweep import TAG, Action, CallEnded, ClusterState, HeadState, Verdict, verdict
+from slurm_ray_flow.core.sweep import TAG, Action, ClusterState, HeadState, Verdict, verdict
 
 ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
 LOCAL = "local-machine"
@@ -63,7 +64,7 @@ def cluster_state(record: RunRecord) -> ClusterState:
     if record.kind != LOCAL:
         return ClusterState("unknown")
     ended = find_event(_events(record.paths), "call_ended")
-    return ClusterState(_head(record), CallEnded.from_event(ended) if ended else None)
+    return ClusterState(_head(record), Ended.from_event(ended) if ended else None)
 
 
 def carry_out(api: Api, flow_run: dict[str, Any], record: RunRecord, decided: Verdict) -> None:

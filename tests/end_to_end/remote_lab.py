@@ -67,7 +67,7 @@ class Lab:
 
     def events(self, run_id):
         with contextlib.suppress(FileNotFoundError):
-            return events.parse((self.folder(run_id) / "events.jsonl").read_text())
+            return events.parse_events((self.folder(run_id) / "events.jsonl").read_bytes())[0]
         return []
 
     def wait_for(self, run_id, event, seconds=60.0):

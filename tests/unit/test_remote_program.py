@@ -74,7 +74,7 @@ def test_an_event_that_finds_no_room_gets_the_reserve(tmp_path):
 
 
 def test_half_a_line_is_no_event():
-    assert events.parse('{"event": "a"}\n{"event": "b"') == [{"event": "a"}]
+    assert events.parse_events(b'{"event": "a"}\n{"event": "b"') == ([{"event": "a"}], 15)
 
 
 class Stubborn(Exception):

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import pytest
 
+from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.core.sweep import NOT_YET, Action, CallEnded, ClusterState, HeadState, verdict
+from slurm_ray_flow.core.sweep import NOT_YET, Action, ClusterState, HeadState, verdict
 
 RECORD = RunRecord("r1", "r1", "local", "local-machine", "/root", "r1", "r1", "m:f", 1, 2, "boot", created=1000.0)
 LATER = 1000.0 + NOT_YET + 1
 
 
 def judge(
-    head: HeadState, ended: CallEnded | None = None, *, state: str = "RUNNING", launch: bool = False, now: float = LATER
+    head: HeadState, ended: Ended | None = None, *, state: str = "RUNNING", launch: bool = False, now: float = LATER
 ) -> tuple[Action, str]:
     found = verdict(RECORD, ClusterState(head, ended), flow_state=state, launch_alive=launch, now=now)
     return found.action, found.state
@@ -21,21 +22,21 @@ def judge(
 @pytest.mark.parametrize("head", ["alive", "dead", "absent", "unknown"])
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
 def test_a_launch_that_lives_sees_to_its_own_end(head: HeadState, state: str) -> None:
-    assert judge(head, CallEnded("value"), state=state, launch=True) == (Action.KEEP, "")
+    assert judge(head, Ended("value"), state=state, launch=True) == (Action.KEEP, "")
 
 
 @pytest.mark.parametrize(
     ("ended", "state"),
     [
-        (CallEnded("value"), "COMPLETED"),
-        (CallEnded("exception", "user_code", "ValueError: no"), "FAILED"),
-        (CallEnded(None, "out_of_memory", "used 2 GB"), "FAILED"),
-        (CallEnded(None, "cancelled"), "CANCELLED"),
-        (CallEnded(None), "FAILED"),
+        (Ended("value"), "COMPLETED"),
+        (Ended("exception", "user_code", "ValueError: no"), "FAILED"),
+        (Ended(None, "out_of_memory", "used 2 GB"), "FAILED"),
+        (Ended(None, "cancelled"), "CANCELLED"),
+        (Ended(None), "FAILED"),
     ],
 )
 @pytest.mark.parametrize("head", ["alive", "dead", "unknown"])
-def test_a_call_that_ended_decides_the_state(ended: CallEnded, state: str, head: HeadState) -> None:
+def test_a_call_that_ended_decides_the_state(ended: Ended, state: str, head: HeadState) -> None:
     assert judge(head, ended) == (Action.END, state)
 
 
@@ -61,13 +62,13 @@ def test_a_head_gets_time_to_say_that_it_lives() -> None:
 
 
 def test_what_was_asked_to_cancel_is_cancelled_even_when_it_made_it_to_a_value() -> None:
-    assert judge("dead", CallEnded("value"), state="CANCELLING") == (Action.END, "CANCELLED")
+    assert judge("dead", Ended("value"), state="CANCELLING") == (Action.END, "CANCELLED")
 
 
 def test_the_message_names_cause_and_run() -> None:
     failed = verdict(
         RECORD,
-        ClusterState("dead", CallEnded(None, "time_limit", "after 2 h")),
+        ClusterState("dead", Ended(None, "time_limit", "after 2 h")),
         flow_state="RUNNING",
         launch_alive=False,
         now=LATER,

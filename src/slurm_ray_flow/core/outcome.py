@@ -18,10 +18,10 @@ class Ended:
     """
 
     outcome: str | None
-    cause: str | None
-    message: str
-    sha256: str | None
-    size: int | None
+    cause: str | None = None
+    message: str = ""
+    sha256: str | None = None
+    size: int | None = None
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Ended:

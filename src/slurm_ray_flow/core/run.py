@@ -10,6 +10,9 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError
+from slurm_ray_flow.remote.events import FILES, find_event, parse_events
+
+__all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events", "state_of"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,26 +27,13 @@ class RunPaths:
         return self.root / "runs" / self.run_id
 
     def __getattr__(self, name: str) -> PurePosixPath:
-        if name in _FILES:
-            return self.folder / _FILES[name]
+        if name in FILES:
+            return self.folder / FILES[name]
         raise AttributeError(name)
 
     def inbox(self, allocation: str) -> PurePosixPath:
         """Where this run's call is announced to the head of `allocation`."""
         return self.root / "runs" / allocation / "inbox" / self.run_id
-
-
-_FILES = {
-    "spec": "spec.json",
-    "script": "run.sh",
-    "function": "function.dill",
-    "arguments": "arguments.dill",
-    "events": "events.jsonl",
-    "log": "log.txt",
-    "head_log": "head.log",
-    "outcome": "outcome.dill",
-    "cancel": "cancel",
-}
 
 
 class RunState(str, Enum):
@@ -107,22 +97,6 @@ class RunRecord:
 
 
 Event = dict[str, Any]
-
-
-def parse_events(data: bytes) -> tuple[list[Event], int]:
-    """Read the whole lines at the start of `data`.
-
-    Returns:
-        The events, and how many bytes they took: an unfinished last line is left for the next reading.
-    """
-    end = data.rfind(b"\n") + 1
-    events = [json.loads(line) for line in data[:end].splitlines() if line.strip(b"\0 ")]
-    return events, end
-
-
-def find_event(events: list[Event], name: str) -> Event | None:
-    """The last event of this name."""
-    return next((event for event in reversed(events) if event["event"] == name), None)
 
 
 def state_of(events: list[Event], head_alive: bool) -> RunState:

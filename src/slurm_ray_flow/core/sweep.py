@@ -5,11 +5,11 @@ Nothing here looks at the world: `verdict` takes what was found out and says wha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
+from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord
 
 TAG = "slurm-ray-flow"
@@ -23,26 +23,11 @@ HeadState = Literal["alive", "dead", "absent", "unknown"]
 
 
 @dataclass(frozen=True)
-class CallEnded:
-    """How a call ended: the fields of that name of the event `call_ended`."""
-
-    outcome: str | None
-    cause: str | None = None
-    message: str = ""
-
-    @classmethod
-    def from_event(cls, event: Mapping[str, object]) -> CallEnded:
-        """Takes the event as it stands in events.jsonl."""
-        outcome, cause, message = (event.get(name) for name in ("outcome", "cause", "message"))
-        return cls(str(outcome) if outcome else None, str(cause) if cause else None, str(message or ""))
-
-
-@dataclass(frozen=True)
 class ClusterState:
     """What the cluster says about one run."""
 
     head: HeadState
-    ended: CallEnded | None = None
+    ended: Ended | None = None
 
 
 class Action(Enum):
@@ -93,7 +78,7 @@ def _cancelled() -> Verdict:
     return Verdict(Action.END, "CANCELLED", "The run was cancelled after the process that launched it had gone.")
 
 
-def _ended(ended: CallEnded) -> Verdict:
+def _ended(ended: Ended) -> Verdict:
     if ended.outcome == "value":
         return Verdict(Action.END, "COMPLETED", "The launching process is gone; the value waits: `srf attach` gets it.")
     cause = ended.cause or ("user_code" if ended.outcome == "exception" else "crashed")

@@ -11,6 +11,7 @@ from typing import Any, Generic, TypeVar
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
+from slurm_ray_flow.blocks.server.sweep import launch_alive
 from slurm_ray_flow.core.errors import Cancelled, Lost, RunError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord, RunState, find_event, parse_events, state_of
@@ -122,7 +123,7 @@ class Handle(Generic[R]):
         wait = SHORTEST_WAIT
         while True:
             record, cluster = self._found()
-            alive = head_alive(record, cluster) or _launcher_alive(record)
+            alive = head_alive(record, cluster) or launch_alive(record)
             if ended := find_event(parse_events(cluster.read(record.paths.events))[0], "call_ended"):
                 value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
                 return value
@@ -141,14 +142,6 @@ class Handle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"Handle({self.run_id!r})"
-
-
-def _launcher_alive(record: RunRecord) -> bool:
-    from slurm_ray_flow.blocks import processes
-
-    if record.started is None or record.boot_id is None:
-        return False
-    return processes.alive(processes.Process(record.pid, record.started, record.boot_id))
 
 
 __all__ = ["Cancelled", "Handle"]

@@ -8,9 +8,15 @@ import json
 import os
 import socket
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Tuple
 
 RESERVE_SIZE = 64 << 10
+FILES = {
+    "spec": "spec.json", "script": "run.sh", "function": "function.dill", "arguments": "arguments.dill",
+    "events": "events.jsonl", "log": "log.txt", "head_log": "head.log", "outcome": "outcome.dill",
+    "inbox": "inbox", "cancel": "cancel", "reserve": "reserve",
+}  # fmt: skip
+"""What the files of a run's folder are called, at home and on the cluster."""
 
 
 class Run:
@@ -24,14 +30,15 @@ class Run:
     def __init__(self, root: str, run_id: str) -> None:
         self.id, self.root = run_id, os.path.abspath(root)
         self.folder = os.path.join(self.root, "runs", run_id)
-        self.spec, self.events = self._file("spec.json"), self._file("events.jsonl")
-        self.log, self.head_log = self._file("log.txt"), self._file("head.log")
-        self.function, self.arguments = self._file("function.dill"), self._file("arguments.dill")
-        self.outcome, self.inbox = self._file("outcome.dill"), self._file("inbox")
+        self.spec, self.events = self._file("spec"), self._file("events")
+        self.log, self.head_log = self._file("log"), self._file("head_log")
+        self.function, self.arguments = self._file("function"), self._file("arguments")
+        self.outcome, self.inbox = self._file("outcome"), self._file("inbox")
         self.cancel, self.reserve = self._file("cancel"), self._file("reserve")
+        self._ended = False
 
     def _file(self, name: str) -> str:
-        return os.path.join(self.folder, name)
+        return os.path.join(self.folder, FILES[name])
 
     def read_spec(self) -> Dict[str, Any]:
         """The content of spec.json.
@@ -85,19 +92,31 @@ class Run:
     def recorded(self) -> List[Dict[str, Any]]:
         """All events so far; a line that is not whole is left out."""
         try:
-            with open(self.events, encoding="utf-8") as file:
-                return parse(file.read())
+            with open(self.events, "rb") as file:
+                return parse_events(file.read())[0]
         except FileNotFoundError:
             return []
 
     def has_ended(self) -> bool:
-        """Whether `call_ended` stands in the events."""
-        return any(event["event"] == "call_ended" for event in self.recorded())
+        """Whether `call_ended` stands in the events; once it does, it stays."""
+        self._ended = self._ended or find_event(self.recorded(), "call_ended") is not None
+        return self._ended
 
 
-def parse(text: str) -> List[Dict[str, Any]]:
-    """The events in a text of JSON lines; a last line without its end is left out."""
-    return [json.loads(line) for line in text.split("\n")[:-1] if line]
+def parse_events(data: bytes) -> Tuple[List[Dict[str, Any]], int]:
+    """Read the whole lines at the start of `data`.
+
+    Returns:
+        The events, and how many bytes they took: an unfinished last line is left for the next reading.
+    """
+    end = data.rfind(b"\n") + 1
+    # A file system that lost power may leave zero bytes where a line was.
+    return [json.loads(line) for line in data[:end].splitlines() if line.strip(b"\0 ")], end
+
+
+def find_event(events: List[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
+    """The last event of this name."""
+    return next((event for event in reversed(events) if event["event"] == name), None)
 
 
 def tail(path: str, size: int = 2000) -> str:
@@ -108,12 +127,3 @@ def tail(path: str, size: int = 2000) -> str:
             return file.read().decode("utf-8", "replace").strip()
     except OSError:
         return ""
-
-
-def boot_id() -> Optional[str]:
-    """The identity of this boot of the machine, or None where the system has none."""
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            return file.read().strip()
-    except OSError:
-        return None

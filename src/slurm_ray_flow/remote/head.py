@@ -23,7 +23,7 @@ from typing import Any, Dict, List, Optional
 
 from slurm_ray_flow.remote import limits, processes
 from slurm_ray_flow.remote.allocation import Allocation, close
-from slurm_ray_flow.remote.events import Run, boot_id, tail
+from slurm_ray_flow.remote.events import Run, tail
 
 NOTE_SIZE = 4096
 
@@ -105,7 +105,7 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
     processes.become_subreaper()
     os.makedirs(run.inbox, mode=0o700, exist_ok=True)
     run.keep_reserve()
-    run.record("allocated", pid=os.getpid(), started=processes.started(os.getpid()), boot_id=boot_id())
+    run.record("allocated", pid=os.getpid(), started=processes.started(os.getpid()), boot_id=processes.boot_id())
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)

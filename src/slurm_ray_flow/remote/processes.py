@@ -14,6 +14,7 @@ import sys
 import time
 from typing import Dict, Iterable, List, Optional, Set
 
+_DEAD = ("Z", "X")
 _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -43,16 +44,25 @@ def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
 
 
 def started(pid: int) -> Optional[int]:
-    """When the process started, in clock ticks since boot, or None if it is gone or the system does not say."""
+    """When the process started, in clock ticks since boot; None if it is gone or dead, or the system does not say."""
     fields = _stat(pid)
-    return int(fields[19]) if fields else None
+    return int(fields[19]) if fields and fields[0] not in _DEAD else None
+
+
+def boot_id() -> Optional[str]:
+    """The identity of this boot of the machine, or None where the system has none."""
+    try:
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
+    except OSError:
+        return None
 
 
 def is_alive(pid: int) -> bool:
     """Whether the process exists and is not a zombie."""
     fields = _stat(pid)
     if fields is not None:
-        return fields[0] not in ("Z", "X")
+        return fields[0] not in _DEAD
     if os.path.isdir("/proc/self"):
         return False
     with contextlib.suppress(ProcessLookupError):
@@ -79,7 +89,7 @@ def _parents() -> Dict[int, int]:
     found = {}
     for name in os.listdir("/proc"):
         fields = _stat(int(name)) if name.isdigit() else None
-        if fields and fields[0] not in ("Z", "X"):
+        if fields and fields[0] not in _DEAD:
             found[int(name)] = int(fields[1])
     return found
 
