@@ -13,11 +13,14 @@ from prefect.logging.handlers import PrefectConsoleHandler
 _quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("slurm_ray_flow_quiet", default=False)
 
 
+_THEIRS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+
+
 class _LaunchFilter(logging.Filter):
     """Keeps the records of a launch's flow and tasks from the console. Prefect's API gets them all the same."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (_quiet.get() and record.name.startswith(("prefect.flow_runs", "prefect.task_runs")))
+        return not (_quiet.get() and record.name.startswith(_THEIRS))
 
 
 _filter = _LaunchFilter()

@@ -6,19 +6,21 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Coroutine
 from types import FunctionType, MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from prefect import Flow
 from prefect.utilities.hashing import file_hash
+from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.options import Options, checked, is_option
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.background import submit
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.parameters import from_api, to_api
+from slurm_ray_flow.interface.parameters import from_api, hold, hold_default, to_api, unhold
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.remote.functions import itself, resolve_function
 
@@ -37,15 +39,20 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         self.options = options
         self.plain = plain = _underlying(function)
         self.travels_by_name = plain is function and session.travels_by_name(plain)
-        super().__init__(
-            fn=_body(self, function, plain),
-            name=options.name or _name(function),
-            version=_version(plain),
-            description=inspect.getdoc(plain),
-            flow_run_name=f"{_name(function)} on {session.label(options.cluster)}",
-            on_cancellation=[session.release_hook],
-            on_crashed=[session.release_hook],
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default without JSON is no fault
+            super().__init__(
+                fn=_body(self, function, plain),
+                name=options.name or _name(function),
+                version=_version(plain),
+                description=inspect.getdoc(plain),
+                flow_run_name=f"{_name(function)} on {session.label(options.cluster)}",
+                on_cancellation=[session.release_hook],
+                on_crashed=[session.release_hook],
+            )
+        found = inspect.signature(self.fn).parameters
+        self._many = {name for name in found if found[name].kind in _MANY}
+        self._untyped = {name for name in found if found[name].annotation is inspect.Parameter.empty} - self._many
         self._entrypoint = _entrypoint(plain, self._entrypoint)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -63,6 +70,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call, as a part of a launch whose end somebody else may watch."""
+        args, kwargs = self._held(args, kwargs)
         with session.launching(current):
             try:
                 return super().__call__(*args, **kwargs)
@@ -71,11 +79,24 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     async def awaited(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same for an `async def`."""
+        args, kwargs = self._held(args, kwargs)
         with session.launching(current):
             try:
                 return await cast(Coroutine[Any, Any, Any], super().__call__(*args, **kwargs))
             except BaseException as error:
                 return current.rescue(error)
+
+    def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """The arguments, with the large ones hidden from Prefect's visits."""
+        theirs = {name: kwargs[name] for name in kwargs if name in _OF_PREFECT}
+        ours = {name: kwargs[name] for name in kwargs if name not in _OF_PREFECT}
+        try:
+            bound = inspect.signature(self.fn).bind(*args, **ours)
+        except TypeError:
+            return args, kwargs  # Prefect says what is wrong
+        for name in bound.arguments.keys() - self._many:
+            bound.arguments[name] = hold(bound.arguments[name])
+        return bound.args, {**bound.kwargs, **theirs}
 
     def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
         """Start the function on its cluster, and give a handle as soon as it is there.
@@ -113,7 +134,24 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """References resolved, then checked and cast by the annotations, as in every flow."""
-        return super().validate_parameters(from_api(parameters))
+        given = {name: unhold(value) for name, value in from_api(parameters).items()}
+        for name in given.keys() & self._untyped:
+            given[name] = hold(given[name])
+        return {name: unhold(value) for name, value in super().validate_parameters(given).items()}
+
+    def serve(self, *args: Any, **kwargs: Any) -> None:
+        """As `Flow.serve`, on the server that launches use."""
+        with session.on_the_server():
+            super().serve(*args, **{**_DEPLOYED, **kwargs})
+
+    def deploy(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Flow.deploy`, on the server that launches use."""
+        with session.on_the_server():
+            return super().deploy(*args, **{**_DEPLOYED, **kwargs})
+
+    def to_deployment(self, *args: Any, **kwargs: Any) -> Any:
+        """As `Flow.to_deployment`."""
+        return super().to_deployment(*args, **{**_DEPLOYED, **kwargs})
 
     def __get__(self, instance: Any, owner: Any) -> LaunchFlow[..., R]:  # type: ignore[override] # binds a parameter
         if instance is None:
@@ -131,6 +169,12 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             return resolve_function, (self.plain.__module__, self.plain.__qualname__)
         return itself, (self.function,)
 
+
+_OF_PREFECT = {"return_state", "wait_for"}
+_MANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+_DEPLOYED: dict[str, Any] = {"enforce_parameter_schema": False}
+"""The server would refuse a reference to the store where the schema has a type; the flow checks it all the same."""
 
 _PREFECT_STATE = (
     "task_runner",
@@ -201,9 +245,10 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
     except ValueError:
         raise OptionError(f"{function!r} has no signature", advice="wrap it in a function of your own") from None
     for name in found.parameters:
-        if name.startswith("_") or name in {"return_state", "wait_for"}:
+        if name.startswith("_") or name in _OF_PREFECT:
             raise OptionError(f"Prefect takes no parameter that is called {name!r}", advice="give it another name")
-    return found
+    given = (found_one.replace(default=hold_default(found_one.default)) for found_one in found.parameters.values())
+    return found.replace(parameters=list(given))
 
 
 def _version(plain: Any) -> str | None:

@@ -30,6 +30,7 @@ from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.flows.launch import launch
 from slurm_ray_flow.interface import parameters
 from slurm_ray_flow.interface.console import quiet_console
+from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.tasks.run import Call, Run, release
 
@@ -93,6 +94,13 @@ def launching(current: Launching) -> Iterator[None]:
         _launching.reset(token)
 
 
+@contextlib.contextmanager
+def on_the_server() -> Iterator[None]:
+    """For what needs Prefect's API without being a launch."""
+    with connected(ensure_server(terminal_reporter().say)):
+        yield
+
+
 @functools.cache
 def _client_settings() -> dict[Any, Any]:
     return {
@@ -142,7 +150,7 @@ def describe_call(flow: LaunchFlow[Any, Any], given: dict[str, Any]) -> Call:
 def travels_by_name(function: Any) -> bool:
     """Whether another process finds this function by its module and name."""
     name, qualified = getattr(function, "__module__", None), getattr(function, "__qualname__", "<")
-    return bool(name) and "<" not in qualified and importable(name)
+    return isinstance(name, str) and "<" not in qualified and importable(name)
 
 
 def label(cluster: Any) -> str:

@@ -21,6 +21,7 @@ from slurm_ray_flow.remote import classes
 from slurm_ray_flow.remote.importable import importable
 
 PLAIN = frozenset({float, int, str, bool, type(None)})
+COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
 MANY = 256
 """From so many plain elements on, a collection is left to the pickler that is written in C: dill's takes seconds."""
 
@@ -119,10 +120,7 @@ class _Rules:
 
 
 def _is_many_plain(value: Any) -> bool:
-    return type(value) in _COLLECTIONS and len(value) >= MANY and is_plain(value)
-
-
-_COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
+    return type(value) in COLLECTIONS and len(value) >= MANY and is_plain(value)
 
 
 def is_plain(values: Any) -> bool:
