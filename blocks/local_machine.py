@@ -166,10 +166,7 @@ class LocalMachine(Block):
             )
 
     def alive(self, allocated: Event) -> bool:
-        started = allocated.get("started")
-        if started is None:
-            return processes.identify(allocated["pid"]) is not None
-        return processes.alive(processes.Process(allocated["pid"], started, allocated["boot_id"]))
+        return processes.alive_as_noted(allocated)
 
 
 READ_BYTES = 1024 * 1024
@@ -177,14 +174,24 @@ READ_BYTES = 1024 * 1024
 
 
 def _build_line(line: str, failure: list[str]) -> str:
+    """What people get to see of a builder's line; nothing of uv's list of packages, which the table shows."""
     try:
-        event = json.loads(line)
-    except ValueError:
+        event = dict(json.loads(line))
+    except (ValueError, TypeError):  # the interpreter's own words, before the builder has begun
         return line.strip()
-    text = str(event.get("message") or event.get("text") or event.get("event", ""))
-    if event.get("event") == "failed":
-        failure.append(text)
-    return text
+    if event["event"] == "failed":
+        failure.append(str(event["message"]))
+    shown = _BUILD_TEXTS.get(event["event"], "")
+    text = shown.format(**event)
+    return "" if event["event"] == "line" and text.startswith((" ", "Activate with")) else text
+
+
+_BUILD_TEXTS = {
+    "waiting": "another launch is building it (process {pid} on {host})",
+    "building": "builds the environment with uv",
+    "line": "{text}",
+    "whole": "{packages} packages in {path}",
+}
 
 
 @functools.cache

@@ -5,6 +5,23 @@ import hashlib
 import time
 import zipfile
 
+SLOW_BACKEND = """
+import os, pathlib, time, zipfile
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    here = pathlib.Path({control!r})
+    with open(here / "builds", "a") as file:
+        file.write(str(os.getpid()) + "\\n")
+    while not (here / "go").exists():
+        time.sleep(0.01)
+    with zipfile.ZipFile(os.path.join(folder, "slow-1.0-py3-none-any.whl"), "w") as wheel:
+        wheel.writestr("slow.py", "VALUE = 1")
+        wheel.writestr("slow-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: slow\\nVersion: 1.0\\n")
+        wheel.writestr("slow-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
+        wheel.writestr("slow-1.0.dist-info/RECORD", "")
+    return "slow-1.0-py3-none-any.whl"
+"""
+"""A package whose build begins, says so, and goes on when it is told."""
+
 
 def wait_for(condition, seconds=30):
     """Wait until a condition holds; the bound is generous, for machines under load."""

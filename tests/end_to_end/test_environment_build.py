@@ -18,26 +18,10 @@ from uv import find_uv_bin
 
 from slurm_ray_flow.core.requirements import Line, marker_environment, wanted
 from slurm_ray_flow.remote import environment as builder
-from support import make_wheel
+from support import SLOW_BACKEND, make_wheel
 
 PROGRAM = builder.__file__
 BOUND = 60.0
-BACKEND = """
-import os, pathlib, time, zipfile
-def build_wheel(folder, config_settings=None, metadata_directory=None):
-    here = pathlib.Path({control!r})
-    with open(here / "builds", "a") as file:
-        file.write(str(os.getpid()) + "\\n")
-    while not (here / "go").exists():
-        time.sleep(0.01)
-    with zipfile.ZipFile(os.path.join(folder, "slow-1.0-py3-none-any.whl"), "w") as wheel:
-        wheel.writestr("slow.py", "VALUE = 1")
-        wheel.writestr("slow-1.0.dist-info/METADATA", "Metadata-Version: 2.1\\nName: slow\\nVersion: 1.0\\n")
-        wheel.writestr("slow-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n")
-        wheel.writestr("slow-1.0.dist-info/RECORD", "")
-    return "slow-1.0-py3-none-any.whl"
-"""
-"""A package whose build begins, says so, and goes on when it is told."""
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:
@@ -57,7 +41,7 @@ class Site:
         self.started: list[subprocess.Popen[str]] = []
         make_wheel(self.wheels, "tiny")
         (folder / "slow").mkdir()
-        (folder / "slow" / "backend.py").write_text(BACKEND.format(control=str(folder)))
+        (folder / "slow" / "backend.py").write_text(SLOW_BACKEND.format(control=str(folder)))
         (folder / "slow" / "pyproject.toml").write_text(
             '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
             '[project]\nname = "slow"\nversion = "1.0"\n'

@@ -1,6 +1,5 @@
 """What others on this machine can see of a run, and what they can do to it: nothing."""
 
-import base64
 import contextlib
 import functools
 import http.server
@@ -9,8 +8,6 @@ import os
 import pickle
 import secrets
 import socket
-import subprocess
-import sys
 import threading
 import urllib.error
 import urllib.request
@@ -18,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from onlookers import Index, arguments_seen, as_nobody, ask_ray, family, listening
 from slurm_ray_flow import Handle, UnknownRunError
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.server.api import Api
@@ -27,7 +25,6 @@ from support import make_wheel, wait_for
 
 pytestmark = pytest.mark.server
 
-NOBODY = 65534
 OURS = ("runs", "server", "server/prefect", "store")
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
 
@@ -37,25 +34,6 @@ def guarded(work):
     import guarded
 
     return guarded
-
-
-class Index(http.server.SimpleHTTPRequestHandler):
-    """A package index that wants a password."""
-
-    def __init__(self, *args, password, **kwargs):
-        self.wanted = "Basic " + base64.b64encode(f"reader:{password}".encode()).decode()
-        super().__init__(*args, **kwargs)
-
-    def do_GET(self):
-        if self.headers.get("Authorization") == self.wanted:
-            super().do_GET()
-        else:
-            self.send_error(401)
-
-    do_HEAD = do_GET
-
-    def log_message(self, *_):
-        pass
 
 
 @pytest.fixture
@@ -68,26 +46,6 @@ def index(tmp_path):
         threading.Thread(target=served.serve_forever, daemon=True).start()
         yield f"http://reader:{password}@127.0.0.1:{served.server_port}/", password
         served.shutdown()
-
-
-@contextlib.contextmanager
-def arguments_seen():
-    """All arguments of all processes of this machine while the block runs."""
-    seen, stop = set(), threading.Event()
-
-    def look():
-        while not stop.wait(0.005):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
-                with contextlib.suppress(OSError):
-                    seen.add(path.read_bytes())
-
-    thread = threading.Thread(target=look)
-    thread.start()
-    try:
-        yield seen
-    finally:
-        stop.set()
-        thread.join()
 
 
 @contextlib.contextmanager
@@ -179,11 +137,11 @@ def test_what_a_run_leaves_is_its_users_alone(script, tmp_path, umask, monkeypat
     root.chmod(0o755)
     monkeypatch.setenv("ROOT", str(root))
     done = script(
-        "import os; os.umask(0o%o)\n" % umask
-        + "from slurm_ray_flow import LocalMachine, slurm_ray_flow\n"
-        + "@slurm_ray_flow(cluster=LocalMachine(root=os.environ['ROOT']), environment=['six==1.17.0'], keep_warm=0.1)\n"
-        + "def function():\n    import six\n    return 'done'\n"
-        + "print(function())\n"
+        f"import os; os.umask({umask})\n"
+        "from slurm_ray_flow import LocalMachine, slurm_ray_flow\n"
+        "@slurm_ray_flow(cluster=LocalMachine(root=os.environ['ROOT']), environment=['six==1.17.0'], keep_warm=0.1)\n"
+        "def function():\n    import six\n    return 'done'\n"
+        "print(function())\n"
     )
     assert "done" in done.stdout, done.stderr
     assert sorted(os.listdir(root)) == ["environments", "runs", "snapshots", "tools", "warm"]
@@ -208,51 +166,6 @@ def events_of(handle):
     """The events of a run by their names."""
     lines = Path(store.find_record(handle.run_id).paths.events).read_text().splitlines()
     return {event["event"]: event for event in map(json.loads, lines)}
-
-
-def ask_ray(address, token):
-    program = f"from ray._raylet import GcsClient; print(GcsClient({address!r}).internal_kv_keys(b'', None, 10))"
-    variables = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={**variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token},
-        capture_output=True,
-        text=True,
-    )
-    return done.stdout + done.stderr
-
-
-def family(pid):
-    """A process and all its descendants."""
-    found = [pid]
-    for parent in found:
-        for path in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):
-                found += [int(child) for child in path.read_text().split()]
-    return found
-
-
-def listening(pids):
-    """The addresses on which processes listen."""
-    sockets = set()
-    for pid in pids:
-        for link in Path(f"/proc/{pid}/fd").glob("*"):
-            with contextlib.suppress(OSError):
-                sockets.add(os.readlink(link))
-    found = []
-    for name in ("tcp", "tcp6"):
-        for line in Path("/proc/net", name).read_text().splitlines()[1:]:
-            fields = line.split()
-            if fields[3] == "0A" and f"socket:[{fields[9]}]" in sockets:
-                found.append(_address(fields[1].split(":")[0]))
-    assert found
-    return found
-
-
-def _address(digits):
-    if len(digits) == 32 and not digits.startswith("0000000000000000FFFF0000"):
-        return digits
-    return ".".join(str(byte) for byte in reversed(bytes.fromhex(digits[-8:])))
 
 
 def test_the_server_listens_on_loopback_and_wants_its_password(server):
@@ -285,32 +198,6 @@ def test_another_user_gets_nowhere(guarded, server, tmp_path):
         assert {name: as_nobody(action) for name, action in tries.items()} == dict.fromkeys(tries, "denied")
         assert as_nobody(lambda: urllib.request.urlopen(f"{server.url}/flow_runs/{handle.run_id}")) == "HTTP 401"
         assert as_nobody(lambda: socket.socket().connect(("127.0.0.1", 1))) != "denied"  # it is alive and can try
-
-
-def as_nobody(action):
-    """What becomes of an action that another user tries."""
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        try:
-            os.setgroups([])
-            os.setgid(NOBODY)
-            os.setuid(NOBODY)
-            action()
-            answer = "done"
-        except PermissionError:
-            answer = "denied"
-        except urllib.error.HTTPError as error:
-            answer = f"HTTP {error.code}"
-        except BaseException as error:
-            answer = repr(error)
-        os.write(writing, answer.encode())
-        os._exit(0)
-    os.close(writing)
-    with open(reading, "rb") as stream:
-        answer = stream.read().decode()
-    os.waitpid(child, 0)
-    return answer
 
 
 @as_root
