@@ -7,8 +7,10 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 from slurm_ray_flow.blocks.shell import run
 from slurm_ray_flow.remote import processes
@@ -49,6 +51,16 @@ def this_process() -> Process:
 def alive(process: Process) -> bool:
     """Whether it still runs; a zombie does not."""
     return process.boot_id == boot_id() and identify(process.pid) == process
+
+
+def alive_as_noted(noted: Mapping[str, Any]) -> bool:
+    """Whether the process still runs that noted its own `pid`, `started` and `boot_id`.
+
+    Where the system told it only its pid, whoever has that pid now counts.
+    """
+    if noted["started"] is None:
+        return identify(noted["pid"]) is not None
+    return alive(Process(noted["pid"], noted["started"], noted["boot_id"]))
 
 
 def end(process: Process, *, patience: float) -> bool:

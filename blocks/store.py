@@ -64,6 +64,7 @@ def get(digest: str) -> Any:
         PayloadError: it is not in the store, or its bytes are not what the digest says.
     """
     try:
+        os.utime(object_path(digest))  # what is in use does not expire
         return payload.read(str(object_path(digest)), pickling.load, sha256=digest)
     except FileNotFoundError:
         raise PayloadError(
@@ -73,7 +74,9 @@ def get(digest: str) -> Any:
 
 def put_bytes(data: bytes, digest: str) -> None:
     """Keep bytes under their digest."""
-    if not object_path(digest).exists():
+    try:
+        os.utime(object_path(digest))  # what is in use does not expire
+    except FileNotFoundError:
         write_whole(object_path(digest), data)
 
 
@@ -113,7 +116,10 @@ def find_record(run_id: str) -> RunRecord:
     near = [record for record in records() if run_id and record.run_id.startswith(run_id)]
     if len(near) == 1:
         return near[0]
-    what = f"{len(near)} runs start with {run_id!r}" if near else f"there is no run {run_id!r}"
+    what = f"there is no run {run_id!r}"
+    if near:
+        named = ", ".join(record.run_id[: len(run_id) + 8] for record in near[:4])
+        what = f"{len(near)} runs start with {run_id!r}: {named}{', ...' if near[4:] else ''}"
     raise UnknownRunError(what, where=str(home() / "runs"), advice="`srf runs` lists them")
 
 

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Iterator
 from importlib.metadata import version
 from types import FrameType
 
@@ -21,13 +22,16 @@ from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_
 from slurm_ray_flow.blocks.server.address import HOST, ServerState, listening, read_state, write_state
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import ensure_automation
+from slurm_ray_flow.blocks.server.clean_up import clean_up
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, make_folders, server_files
 from slurm_ray_flow.blocks.server.log_in import write_landing_page
 from slurm_ray_flow.blocks.server.settings import server_environment
 from slurm_ray_flow.blocks.server.sweep import sweep
 from slurm_ray_flow.core.errors import ServerError
+from slurm_ray_flow.core.home import home
 
 SWEEP_SECONDS = 30.0
+CLEAN_UP_SECONDS = 86400.0
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 10.0
 
@@ -103,13 +107,16 @@ def _free(port: int) -> bool:
 
 def _watch(files: ServerFiles, state: ServerState) -> None:
     api = Api(state.url, auth_string(files))
-    ready, next_sweep = False, 0.0
+    ready, next_sweep, next_clean_up = False, 0.0, 0.0
     while alive(state.server):
         if not ready and listening(state.port):
             ready = _prepare(files, api)
         if ready and time.monotonic() >= next_sweep:
-            _sweep(api)
+            _carry_out(sweep(api))
             next_sweep = time.monotonic() + SWEEP_SECONDS
+        if ready and time.monotonic() >= next_clean_up:
+            _carry_out(clean_up(home(), time.time()))
+            next_clean_up = time.monotonic() + CLEAN_UP_SECONDS
         _reap()
         time.sleep(LOOK_SECONDS)
     _say("the server ended by itself")
@@ -125,12 +132,12 @@ def _prepare(files: ServerFiles, api: Api) -> bool:
     return True
 
 
-def _sweep(api: Api) -> None:
+def _carry_out(chore: Iterator[str]) -> None:
     try:
-        for line in sweep(api):
+        for line in chore:
             _say(line)
-    except Exception as problem:  # the next sweep may do better; the server must not end for it
-        _say(f"sweep: {type(problem).__name__}: {problem}")
+    except Exception as problem:  # the next time may do better; the server must not end for it
+        _say(f"{type(problem).__name__}: {problem}")
 
 
 def _reap() -> None:

@@ -64,7 +64,9 @@ def cluster_state(record: RunRecord) -> ClusterState:
     if record.kind != LOCAL:
         return ClusterState("unknown")
     ended = find_event(_events(record.paths), "call_ended")
-    return ClusterState(_head(record), Ended.from_event(ended) if ended else None)
+    return ClusterState(
+        head_state(RunPaths(record.paths.root, record.allocation)), Ended.from_event(ended) if ended else None
+    )
 
 
 def carry_out(api: Api, flow_run: dict[str, Any], record: RunRecord, decided: Verdict) -> None:
@@ -85,8 +87,9 @@ def _active(api: Api) -> list[dict[str, Any]]:
     return found
 
 
-def _head(record: RunRecord) -> HeadState:
-    allocated = find_event(_events(RunPaths(record.paths.root, record.allocation)), "allocated")
+def head_state(paths: RunPaths) -> HeadState:
+    """What became of the head of an allocation on this machine."""
+    allocated = find_event(_events(paths), "allocated")
     if allocated is None:
         return "absent"
     started = allocated.get("started")

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import slurm_ray_flow.remote as remote_package
-from slurm_ray_flow.remote import events, failures, payload, pickling
+from slurm_ray_flow.remote import failures, payload, pickling, protocol
 
 REMOTE = Path(remote_package.__file__).parent
 
@@ -67,7 +67,7 @@ class Lab:
 
     def events(self, run_id):
         with contextlib.suppress(FileNotFoundError):
-            return events.parse_events((self.folder(run_id) / "events.jsonl").read_bytes())[0]
+            return protocol.parse_events((self.folder(run_id) / "events.jsonl").read_bytes())[0]
         return []
 
     def wait_for(self, run_id, event, seconds=60.0):

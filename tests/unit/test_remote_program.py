@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import slurm_ray_flow.remote as remote_package
-from slurm_ray_flow.remote import events, failures, limits, pickling, processes
+from slurm_ray_flow.remote import events, failures, limits, pickling, processes, protocol
 
 REMOTE = Path(remote_package.__file__).parent
 OLD_PYTHON = Path("~/.pyenv/versions/3.9.18/bin/python").expanduser()
@@ -74,7 +74,7 @@ def test_an_event_that_finds_no_room_gets_the_reserve(tmp_path):
 
 
 def test_half_a_line_is_no_event():
-    assert events.parse_events(b'{"event": "a"}\n{"event": "b"') == ([{"event": "a"}], 15)
+    assert protocol.parse_events(b'{"event": "a"}\n{"event": "b"') == ([{"event": "a"}], 15)
 
 
 class Stubborn(Exception):

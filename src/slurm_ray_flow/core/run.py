@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError
-from slurm_ray_flow.remote.events import FILES, find_event, parse_events
+from slurm_ray_flow.remote.protocol import FILES, find_event, parse_events
 
 __all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events", "state_of"]
 
@@ -66,6 +66,7 @@ class RunRecord:
         function: module and name of the function, for people.
         pid, started, boot_id: the launching process; together they tell whether it lives.
         created: seconds since 1970.
+        failure, failure_cause: why the launch ended before the cluster had the call; "" where it did not.
     """
 
     run_id: str
@@ -81,6 +82,8 @@ class RunRecord:
     boot_id: str | None
     created: float = dataclasses.field(default_factory=time.time)
     gpus: int = 0
+    failure: str = ""
+    failure_cause: str = ""
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)

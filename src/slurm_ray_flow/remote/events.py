@@ -8,15 +8,11 @@ import json
 import os
 import socket
 import time
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List
+
+from slurm_ray_flow.remote.protocol import FILES, find_event, parse_events
 
 RESERVE_SIZE = 64 << 10
-FILES = {
-    "spec": "spec.json", "script": "run.sh", "function": "function.dill", "arguments": "arguments.dill",
-    "events": "events.jsonl", "log": "log.txt", "head_log": "head.log", "outcome": "outcome.dill",
-    "inbox": "inbox", "cancel": "cancel", "reserve": "reserve",
-}  # fmt: skip
-"""What the files of a run's folder are called, at home and on the cluster."""
 
 
 class Run:
@@ -101,22 +97,6 @@ class Run:
         """Whether `call_ended` stands in the events; once it does, it stays."""
         self._ended = self._ended or find_event(self.recorded(), "call_ended") is not None
         return self._ended
-
-
-def parse_events(data: bytes) -> Tuple[List[Dict[str, Any]], int]:
-    """Read the whole lines at the start of `data`.
-
-    Returns:
-        The events, and how many bytes they took: an unfinished last line is left for the next reading.
-    """
-    end = data.rfind(b"\n") + 1
-    # A file system that lost power may leave zero bytes where a line was.
-    return [json.loads(line) for line in data[:end].splitlines() if line.strip(b"\0 ")], end
-
-
-def find_event(events: List[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
-    """The last event of this name."""
-    return next((event for event in reversed(events) if event["event"] == name), None)
 
 
 def tail(path: str, size: int = 2000) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import glob
+import json
 import os
 import secrets
 import subprocess
@@ -17,6 +18,7 @@ from slurm_ray_flow.remote.events import tail
 
 START_LIMIT = 60.0
 ATTEMPTS = 3
+FOLDER_PREFIX, OWNER = "srf-", "owner"
 # "session_2026-11-21_08-20-12_832973_6205/sockets/plasma_store" follows, and 107 bytes are all that a socket may have.
 LONGEST_FOLDER = 40
 
@@ -125,4 +127,8 @@ def interpreter(spec: Dict[str, Any]) -> List[str]:
 def _private_folder() -> str:
     wanted = os.environ.get("TMPDIR", "/tmp")
     folder = wanted if len(wanted) <= LONGEST_FOLDER - len("/srf-12345678/r") and os.access(wanted, os.W_OK) else "/tmp"
-    return tempfile.mkdtemp(prefix="srf-", dir=folder)
+    made = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=folder)
+    this = {"pid": os.getpid(), "started": processes.started(os.getpid()), "boot_id": processes.boot_id()}
+    with open(os.path.join(made, OWNER), "w", encoding="ascii") as file:
+        json.dump(this, file)
+    return made

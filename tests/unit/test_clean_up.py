@@ -1,0 +1,134 @@
+"""What goes after 30 days, on real folders whose times are set back."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.processes import this_process
+from slurm_ray_flow.blocks.server.clean_up import clean_up
+from slurm_ray_flow.core.expiry import KEPT_SECONDS, Left, expired
+from slurm_ray_flow.core.run import RunRecord
+
+NOW = 1e9
+OLD, YOUNG = NOW - KEPT_SECONDS - 1, NOW - KEPT_SECONDS + 1
+
+
+@pytest.mark.parametrize(
+    ("used", "alive", "goes"),
+    [(OLD, False, True), (YOUNG, False, False), (OLD, True, False), (NOW, None, True)],
+    ids=["old", "young", "old and in use", "of no use"],
+)
+def test_what_is_old_and_not_in_use_goes(used: float, alive: bool | None, goes: bool) -> None:
+    left = Left((Path("x"),), used, alive)
+    assert list(expired([left], NOW)) == ([left] if goes else [])
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
+
+
+def age(*paths: Path) -> None:
+    """As if all of this had been left alone for long."""
+    long_ago = time.time() - 2 * KEPT_SECONDS
+    for path in paths:
+        for inner in [*path.rglob("*"), path]:
+            os.utime(inner, (long_ago, long_ago))
+
+
+def run_of(root: Path, run_id: str, snapshot: Path, **changes: object) -> list[Path]:
+    """A run's record and folder; its launching process is this one, unless `changes` say another."""
+    this = this_process()
+    record = RunRecord(
+        run_id, run_id, "local", "local-machine", str(root), run_id, run_id, "m:f", this.pid, this.started, this.boot_id
+    )
+    folder = root / "runs" / run_id
+    folder.mkdir(parents=True)
+    (folder / "spec.json").write_text(json.dumps({"path": [str(snapshot / "src")]}))
+    store.save_record(dataclasses.replace(record, **changes))  # type: ignore[arg-type]
+    return [folder, store.record_path(run_id)]
+
+
+def snapshot_of(root: Path, digest: str) -> Path:
+    """As a transfer leaves it: nothing in it can be written."""
+    folder = root / "snapshots" / "project" / digest
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "module.py").write_text("")
+    (folder / "src" / "module.py").chmod(0o400)
+    (folder.parent / f"{digest}.list").write_text("")
+    age(folder.parent)
+    for inner in (folder / "src", folder):
+        inner.chmod(0o500)
+    return folder
+
+
+def test_old_runs_and_their_snapshots_go_unless_something_lives(root: Path) -> None:
+    used, unused = snapshot_of(root, "aa"), snapshot_of(root, "bb")
+    living = run_of(root, "living", used)
+    ended = run_of(root, "ended", unused, pid=1, started=0)
+    young = run_of(root, "young", unused, pid=1, started=0)
+    age(*living, *ended)
+    list(clean_up(root, time.time()))
+    assert [path.exists() for path in (*living, *ended, *young)] == [True, True, False, False, True, True]
+    assert used.exists() and not unused.exists()
+    assert sorted(path.name for path in used.parent.iterdir()) == ["aa", "aa.list"]
+
+
+def test_a_run_stays_whose_value_a_younger_one_was_given(root: Path) -> None:
+    snapshot = root / "snapshots" / "project" / "aa"
+    first = run_of(root, "first", snapshot, pid=1, started=0)
+    run_of(root, "second", snapshot, pid=1, started=0, attempt="first", allocation="first")
+    age(*first)
+    list(clean_up(root, time.time()))
+    assert all(path.exists() for path in first)
+
+
+def test_a_young_listing_keeps_its_snapshot(root: Path) -> None:
+    folder = snapshot_of(root, "cc")
+    os.utime(folder.parent / "cc.list")  # as a launch does that uses it again
+    list(clean_up(root, time.time()))
+    assert folder.exists()
+
+
+def test_arguments_go_when_nobody_has_read_them_for_long(root: Path) -> None:
+    read, unread = store.put([1], "one"), store.put([2], "two")
+    for stored in (read, unread):
+        age(store.object_path(stored.digest))
+    assert store.get(read.digest) == [1]
+    list(clean_up(root, time.time()))
+    assert store.object_path(read.digest).exists()
+    assert not store.object_path(unread.digest).exists()
+
+
+@pytest.fixture
+def ray_folders() -> Iterator[dict[str, Path]]:
+    folders = {name: Path(tempfile.mkdtemp(prefix="srf-")) for name in ("living", "dead", "foreign")}
+    yield folders
+    for folder in folders.values():
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def test_the_ray_folder_of_a_killed_head_goes_at_once(root: Path, ray_folders: dict[str, Path]) -> None:
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    this = dataclasses.asdict(this_process())
+    (ray_folders["living"] / "owner").write_text(json.dumps(this))
+    (ray_folders["dead"] / "owner").write_text(json.dumps({**this, "pid": gone.pid}))
+    list(clean_up(root, time.time()))
+    assert {name: folder.exists() for name, folder in ray_folders.items()} == {
+        "living": True,
+        "dead": False,
+        "foreign": True,
+    }
