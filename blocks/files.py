@@ -9,12 +9,25 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its user can enter, and give it back."""
+    """Make a folder that only its user can enter, and give it back.
+
+    Raises:
+        SlurmRayFlowError: it can't be made.
+    """
     if not path.is_dir():
         private_folder(path.parent)  # mkdir's own parents would get the umask's mode
-        path.mkdir(exist_ok=True, mode=0o700)
+        try:
+            path.mkdir(exist_ok=True, mode=0o700)
+        except OSError as error:
+            raise SlurmRayFlowError(
+                f"a folder can't be made: {error.strerror}",
+                where=str(path),
+                advice="see that the folder above it can be written, or choose another one: $SRF_HOME, a cluster's root",
+            ) from error
     return path
 
 
@@ -44,5 +57,5 @@ def load_cache(path: Path) -> dict[Any, Any]:
 
 def save_cache(path: Path, cache: dict[Any, Any]) -> None:
     """Keep a cache of our own for the next process. A cache that can't be written is none: not an error."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, SlurmRayFlowError):
         write_whole(path, pickle.dumps(cache, protocol=5))

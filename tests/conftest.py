@@ -28,3 +28,11 @@ shutil.rmtree(sys.argv[2], ignore_errors=True)
 
 def pytest_unconfigure(config: pytest.Config) -> None:
     subprocess.Popen([sys.executable, "-c", LAST, str(os.getpid()), HOME], start_new_session=True)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """One Prefect server for all tests that need one, on a home of its own."""
+    from slurm_ray_flow.blocks.server import ensure_server
+
+    return ensure_server(print)

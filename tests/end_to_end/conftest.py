@@ -1,4 +1,4 @@
-"""One Prefect server for all end-to-end tests, on a home of its own."""
+"""The user's project and scripts that the end-to-end tests launch."""
 
 import os
 import sys
@@ -7,13 +7,6 @@ from pathlib import Path
 import pytest
 
 PROJECT = Path(__file__).parent / "project"
-
-
-@pytest.fixture(scope="session")
-def server():
-    from slurm_ray_flow.blocks.server import ensure_server
-
-    return ensure_server(print)
 
 
 @pytest.fixture

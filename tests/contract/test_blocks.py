@@ -1,0 +1,76 @@
+"""Clusters as Prefect blocks: what Prefect asks of a block, and saved ones on a real server."""
+
+import subprocess
+import sys
+
+import pytest
+from prefect.testing.standard_test_suites import BlockStandardTestSuite
+
+from contract.kinds import KINDS
+from slurm_ray_flow import LocalMachine, OptionError, slurm_ray_flow
+from slurm_ray_flow.blocks.clusters import KINDS as BLOCKS
+from slurm_ray_flow.blocks.clusters import find_cluster
+from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.files import auth_string, server_files
+
+
+@pytest.mark.parametrize("block", BLOCKS)
+class TestKinds(BlockStandardTestSuite):
+    test_has_a_documentation_url = None  # the project has no public address yet
+    test_has_a_valid_image = None  # nor a logo
+
+    @pytest.fixture
+    def block(self, block):
+        return block
+
+
+def test_every_kind_is_under_contract():
+    assert {block.get_block_type_slug() for block in BLOCKS} == set(KINDS)
+
+
+@pytest.mark.server
+def test_the_server_knows_every_kind_by_itself(server):
+    """It finds them by the entry point: nobody has to register them."""
+    api = Api(server.url, auth_string(server_files()))
+    for block in BLOCKS:
+        assert api.get(f"/block_types/slug/{block.get_block_type_slug()}")["name"] == block._block_type_name
+
+
+@pytest.mark.server
+def test_a_saved_cluster_is_found_by_its_name(server, tmp_path):
+    @slurm_ray_flow
+    def where():
+        import os
+
+        return os.environ["SRF_RUN_ID"]
+
+    with connected(server):
+        LocalMachine(root=tmp_path / "lab").save("lab", overwrite=True)
+        assert find_cluster("lab").root_folder == find_cluster("local-machine/lab").root_folder
+        assert find_cluster("lab").label == "lab"
+        with pytest.raises(OptionError, match="did you mean 'lab'"):
+            find_cluster("labb")
+    run_id = where.with_options(cluster="lab")()
+    assert (tmp_path / "lab" / "runs" / run_id / "outcome.dill").exists()
+
+
+@pytest.mark.server
+def test_a_run_on_a_saved_cluster_is_found_from_another_process(server, tmp_path):
+    @slurm_ray_flow
+    def answer():
+        print("in the lab")
+        return 42
+
+    with connected(server):
+        LocalMachine(root=tmp_path / "other").save("other", overwrite=True)
+    handle = answer.with_options(cluster="other").submit()
+    assert handle.result(timeout=60) == 42
+    done = subprocess.run(
+        [sys.executable, "-m", "slurm_ray_flow.cli.main", "attach", handle.run_id],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert "in the lab" in done.stdout
+    assert "42" in done.stdout

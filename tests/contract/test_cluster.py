@@ -1,0 +1,271 @@
+"""What blocks/cluster.py promises, asked of every kind of cluster. A new kind is one line in kinds.py."""
+
+import json
+import os
+import shlex
+from pathlib import Path
+
+import pytest
+
+from contract.kinds import KINDS
+from slurm_ray_flow import SlurmRayFlowError
+from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
+from slurm_ray_flow.core.snapshot import manifest
+from slurm_ray_flow.remote import payload, pickling
+from support import wait_for
+
+ODD = ("it's; rm -rf $HOME", "two  spaces", "größe-名", "`touch x`", "new\nline", "x" * 150)
+
+
+@pytest.fixture(params=KINDS)
+def make(request):
+    return KINDS[request.param]
+
+
+@pytest.fixture
+def cluster(make, tmp_path):
+    return make(tmp_path / "root")
+
+
+@pytest.fixture
+def place(cluster):
+    return cluster.root_folder / "runs" / "some"
+
+
+class Lab:
+    """Starts real runs through nothing but the seam."""
+
+    def __init__(self, cluster, folder):
+        self.cluster, self.folder, self.runs = cluster, folder, []
+
+    def start(self, run_id, function, *args, announce=True, **changes):
+        cluster = self.cluster
+        paths = RunPaths(cluster.root_folder, run_id)
+        spec = {
+            "format": 1, "run_id": run_id, "python": cluster.facts().python, "isolated": False, "ray": False,
+            "nodes": 1, "cpus": 1, "gpus": 0, "memory": None, "object_store_memory": None, "time_limit": None,
+            "keep_warm": 0.0, "path": [], "working_directory": str(cluster.root_folder), "environment_variables": {}, **changes,
+        }  # fmt: skip
+        head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
+        command = shlex.join([cluster.facts().python, "-I", str(head), str(cluster.root_folder), run_id])
+        cluster.write(paths.spec, json.dumps(spec).encode())
+        cluster.write(paths.script, f'#!/bin/sh\nexec {command} "$@"\n'.encode())
+        for name, value in {
+            "function": ["value", function],
+            "arguments": {"args": list(args), "kwargs": {}},
+        }.items():
+            file = self.folder / f"{run_id}.{name}"
+            payload.write(str(file), value, pickling.dump)
+            cluster.put(file, getattr(paths, name))
+        cluster.submit(paths)
+        self.runs.append(paths)
+        if announce:
+            assert cluster.announce(paths.inbox(run_id))
+        return paths
+
+    def event(self, paths, name):
+        return find_event(parse_events(self.cluster.read(paths.events))[0], name)
+
+    def ended(self, paths):
+        wait_for(lambda: self.event(paths, "call_ended"), 60)
+        return self.event(paths, "call_ended")
+
+    def gone(self, paths):
+        wait_for(lambda: not self.cluster.alive(self.event(paths, "allocated")), 30)
+
+    def value(self, paths):
+        ended = self.ended(paths)
+        assert ended["outcome"] == "value", ended
+        return payload.read(str(self.cluster.get(paths.outcome)), pickling.load, sha256=ended["sha256"])["value"]
+
+    def cancel(self, paths):
+        self.cluster.write(paths.cancel, b"")
+
+
+@pytest.fixture
+def lab(cluster, tmp_path):
+    made = Lab(cluster, tmp_path)
+    yield made
+    for paths in made.runs:
+        made.cancel(paths)
+        made.gone(paths)
+
+
+def _double(number):
+    return 2 * number
+
+
+def _wait(seconds):
+    import time
+
+    time.sleep(seconds)
+
+
+# ---- what it is
+
+
+def test_it_says_what_it_is(cluster):
+    facts = cluster.facts()
+    assert facts.cpus >= 1
+    assert facts.nodes >= 1
+    assert facts.memory > 2**28
+    assert facts.platform.startswith(f"cp{facts.version.replace('.', '')}-")
+    assert cluster.kind in KINDS
+    assert cluster.label
+    assert cluster.root_folder.is_absolute()
+
+
+# ---- files
+
+
+def test_a_file_is_read_from_an_offset(cluster, place):
+    assert cluster.read(place / "log") == b""
+    cluster.write(place / "log", b"0123456789")
+    assert cluster.read(place / "log", 7) == b"789"
+    assert cluster.read(place / "log", 10) == b""
+    assert cluster.read(place / "log", 99) == b""
+
+
+def test_a_large_file_is_read_in_pieces(cluster, place):
+    data = os.urandom(3 * 2**20 + 17)
+    cluster.write(place / "log", data)
+    found = b""
+    while piece := cluster.read(place / "log", len(found)):
+        found += piece
+    assert found == data
+
+
+def test_a_file_is_written_whole_and_privately(cluster, place):
+    cluster.write(place / "file", b"old")
+    cluster.write(place / "file", b"new")
+    assert cluster.read(place / "file") == b"new"
+    assert list(cluster.names(place)) == ["file"]
+
+
+def test_a_file_goes_there_and_comes_back(cluster, place, tmp_path):
+    source = tmp_path / "source"
+    for data in (os.urandom(100_000), b"", b"again"):
+        source.unlink(missing_ok=True)
+        source.write_bytes(data)
+        cluster.put(source, place / "deep" / "file")
+        assert Path(cluster.get(place / "deep" / "file")).read_bytes() == data
+
+
+def test_names_are_sorted_and_none_where_there_is_no_folder(cluster, place):
+    assert list(cluster.names(place)) == []
+    for name in ("b", "a", ".hidden"):
+        cluster.write(place / name, b"")
+    assert list(cluster.names(place)) == [".hidden", "a", "b"]
+    assert list(cluster.names(place / "a")) == []
+
+
+def test_announcing_into_a_closed_inbox_says_so(cluster, place):
+    assert cluster.announce(place / "inbox" / "x") is False
+    cluster.write(place / "inbox" / "other", b"")
+    assert cluster.announce(place / "inbox" / "x") is True
+    assert cluster.announce(place / "inbox" / "x") is True
+    assert "x" in cluster.names(place / "inbox")
+
+
+def test_removing_what_is_not_there_is_no_error(cluster, place):
+    cluster.write(place / "file", b"")
+    cluster.remove(place / "file")
+    cluster.remove(place / "file")
+    assert cluster.names(place) == []
+
+
+# ---- snapshots and environments
+
+
+def test_a_snapshot_is_sent_once(cluster, tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    (project / "module.py").write_text("VALUE = 1")
+    files = manifest([], project=project, working_directory=project, include=["*.py"], search_path=[str(project)])
+    first, second = (cluster.send(files, "key") for _ in range(2))
+    assert (first.reused, first.files) == (False, 1)
+    assert (second.reused, second.files) == (True, 0)
+    assert first.folder == second.folder
+    entry = next(entry.place for entry in files.entries if entry.place.endswith("module.py"))
+    assert cluster.read(first.folder / entry) == b"VALUE = 1"
+
+
+def test_an_environment_is_listed_when_it_is_whole(cluster):
+    assert list(cluster.environments()) == []
+    said = []
+    spec = {
+        "root": str(cluster.root_folder), "digest": "d" * 20, "python": cluster.facts().python,
+        "version": cluster.facts().version, "requirements": [], "constraints": [], "options": [],
+    }  # fmt: skip
+    cluster.build(spec, said.append)
+    (held,) = cluster.environments()
+    assert held.digest == "d" * 20
+    assert said
+    with pytest.raises(SlurmRayFlowError, match="no-such-package"):
+        cluster.build({**spec, "digest": "e" * 20, "requirements": ["no-such-package"], "options": ["--no-index"]}, str)
+    assert [held.digest for held in cluster.environments()] == ["d" * 20]
+
+
+# ---- runs
+
+
+def test_a_run_lives_ends_and_leaves_its_value(lab, cluster):
+    paths = lab.start("one", _double, 21)
+    assert lab.event(paths, "allocated")
+    assert lab.value(paths) == 42
+    lab.gone(paths)
+
+
+def test_cancelling_ends_exactly_one_of_two(lab, cluster):
+    first, second = lab.start("first", _wait, 60), lab.start("second", _wait, 60)
+    for paths in (first, second):
+        wait_for(lambda paths=paths: lab.event(paths, "call_started"), 60)
+    lab.cancel(first)
+    assert lab.ended(first)["cause"] == "cancelled"
+    lab.gone(first)
+    assert cluster.alive(lab.event(second, "allocated"))
+    assert lab.event(second, "call_ended") is None
+
+
+def test_an_id_that_was_used_is_refused_or_harmless(lab, cluster):
+    paths = lab.start("twice", _double, 1)
+    assert lab.value(paths) == 2
+    lab.gone(paths)
+    before = cluster.read(paths.events)
+    try:
+        lab.start("twice", _double, 5)
+    except SlurmRayFlowError:
+        assert cluster.read(paths.events) == before
+    lab.gone(paths)
+    assert lab.value(paths) == 2
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_a_root_with_an_odd_name(make, tmp_path, name):
+    cluster = make(tmp_path / name)
+    lab = Lab(cluster, tmp_path)
+    paths = lab.start("one", _double, 4)
+    assert lab.value(paths) == 8
+    lab.gone(paths)
+    assert os.listdir(tmp_path / name)
+    assert not list(tmp_path.glob("**/x"))
+
+
+@pytest.mark.ray
+def test_ray_starts_below_a_root_whose_path_is_too_long_for_a_socket(make, tmp_path):
+    cluster = make(tmp_path / ("long-" * 20) / ("path-" * 20))
+    lab = Lab(cluster, tmp_path)
+    paths = lab.start("one", _double, 4, ray=True)
+    assert lab.value(paths) == 8
+    lab.gone(paths)
+
+
+def test_a_root_that_cannot_be_written_is_named(make, tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    cluster = make(tmp_path / "file" / "root")
+    with pytest.raises(SlurmRayFlowError, match=str(tmp_path / "file")):
+        cluster.prepare()
+
+
+def test_a_head_that_never_was_is_not_alive(cluster):
+    assert not cluster.alive({"event": "allocated", "pid": 2**22 + 1, "started": 1, "boot_id": "x"})
