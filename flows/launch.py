@@ -32,6 +32,11 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     Raises:
         SlurmRayFlowError: the function did not get to an end; the error says why.
     """
+    with run.failure_noted():
+        return _tried(run, call, cluster, options)
+
+
+def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     for tried in range(options.retries + 1):
         try:
             return attempt(run, call, cluster, options)
@@ -52,7 +57,7 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
     snapshot = sync_files(code, cluster, options)
     environment = install_environment(plan, cluster)
     key = key_of(call, code, snapshot, environment, options)
-    if known := recall(key, options):
+    if known := recall(key, run, options):
         run.submitted()
         return known
     with run.released_at_the_end(cluster):

@@ -29,8 +29,11 @@ def key_of(call: Call, code: Code, snapshot: Snapshot, environment: Environment,
     return store.short_digest(json.dumps([*parts, options.env_vars]))
 
 
-def recall(key: str, options: Options) -> Outcome | None:
-    """The value of an earlier run, if the options ask for one and it is young enough."""
+def recall(key: str, run: Run, options: Options) -> Outcome | None:
+    """The value of an earlier run, if the options ask for one and it is young enough.
+
+    From then on this run's record points to that one's folder: its state, log and outcome are this one's too.
+    """
     if options.cache is None:
         return None
     try:
@@ -39,7 +42,9 @@ def recall(key: str, options: Options) -> Outcome | None:
         if age > options.cache:
             return None
         value = store.get(known["digest"])["value"]
-    except (OSError, ValueError, PayloadError):
+        os.utime(_place(key))  # what is in use does not expire
+        run.note(attempt=known["attempt"], allocation=known["attempt"])
+    except (OSError, ValueError, KeyError, PayloadError):
         return None
     reporter().say(f"gives back the value of run {known['run_id'][:8]}, {format_duration(age)} old (cache=...)")
     return Outcome(value=value)
@@ -52,7 +57,7 @@ def remember(key: str, run: Run, ended: Ended, cluster: Cluster, options: Option
     target = store.object_path(ended.sha256)
     if not target.exists():
         _copy(cluster.get(run.paths.outcome), target)
-    known = {"digest": ended.sha256, "time": time.time(), "run_id": run.record.run_id}
+    known = {"digest": ended.sha256, "time": time.time(), "run_id": run.record.run_id, "attempt": run.record.attempt}
     write_whole(_place(key), json.dumps(known).encode())
 
 

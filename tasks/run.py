@@ -71,6 +71,16 @@ class Run:
         self.note(attempt=attempt, allocation=attempt)
 
     @contextlib.contextmanager
+    def failure_noted(self) -> Iterator[None]:
+        """Remember why the launch failed: where it got no further than home, no event on the cluster says so."""
+        try:
+            yield
+        except BaseException as error:
+            cause = "cancelled" if isinstance(error, KeyboardInterrupt) else getattr(error, "cause", "")
+            self.note(failure=getattr(error, "what", str(error)) or type(error).__name__, failure_cause=cause)
+            raise
+
+    @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:
         """End the run on the cluster when what stands in the block ends early, whatever ends it."""
         try:

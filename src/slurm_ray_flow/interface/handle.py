@@ -14,7 +14,7 @@ from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.server.sweep import launch_alive
 from slurm_ray_flow.core.errors import Cancelled, Lost, RunError
 from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import RunRecord, RunState, find_event, parse_events, state_of
+from slurm_ray_flow.core.run import RunRecord, RunState, error_of, find_event, parse_events, state_of
 from slurm_ray_flow.tasks.fetch_outcome import read_outcome
 from slurm_ray_flow.tasks.run import head_alive, release, where
 
@@ -76,7 +76,12 @@ class Handle(Generic[R]):
         """Where it is on its way."""
         record, cluster = self._found()
         alive = head_alive(record, cluster)
-        return state_of(parse_events(cluster.read(record.paths.events))[0], alive)
+        state = state_of(parse_events(cluster.read(record.paths.events))[0], alive)
+        if state is not RunState.PREPARING:
+            return state
+        if record.failure:
+            return RunState.CANCELLED if record.failure_cause == "cancelled" else RunState.FAILED
+        return state if launch_alive(record) else RunState.LOST
 
     def logs(self, follow: bool = False) -> Iterator[str]:
         """The lines that the function wrote.
@@ -127,6 +132,8 @@ class Handle(Generic[R]):
             if ended := find_event(parse_events(cluster.read(record.paths.events))[0], "call_ended"):
                 value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
                 return value
+            if record.failure and not head_alive(record, cluster):
+                raise error_of(record.failure_cause, record.failure, where(record))
             if not alive:
                 raise Lost("the program that ran the function is gone and left no word", where=where(record))
             if deadline is not None and time.monotonic() >= deadline:

@@ -1,0 +1,218 @@
+"""The `srf` command, as processes of its own, against the session's server."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import pytest
+
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+SRF = [os.path.join(os.path.dirname(sys.executable), "srf")]
+
+JOB = """
+from ..base import two
+
+def job(n, text="nothing"):
+    print("job", n, text)
+    return n * two()
+
+async def later(n):
+    return n + 1
+
+class Boom(Exception):
+    pass
+
+def boom():
+    raise Boom("loud")
+"""
+
+
+def srf(*arguments, cwd=None, **changes):
+    return subprocess.run(
+        [*SRF, *arguments],
+        check=False,
+        cwd=cwd,
+        env={**os.environ, **changes},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+
+
+@pytest.fixture
+def package(server, tmp_path):
+    """A folder with a module inside a package that imports its sibling relatively."""
+    folder = tmp_path / "pack" / "inner"
+    folder.mkdir(parents=True)
+    (tmp_path / "pack" / "__init__.py").touch()
+    (folder / "__init__.py").touch()
+    (tmp_path / "pack" / "base.py").write_text("def two():\n    return 2\n")
+    (folder / "job.py").write_text(JOB)
+    return tmp_path
+
+
+@pytest.fixture
+def asleep(work, tmp_path):
+    """A run that sleeps for a minute; it is cancelled at the end."""
+    mark = tmp_path / "pid"
+    handle = work.sleep.submit(60, str(mark))
+    wait_for(mark.exists)
+    yield handle
+    handle.cancel()
+
+
+def test_help_is_complete_and_imports_no_prefect():
+    check = "import sys, slurm_ray_flow.cli.main; sys.exit(bool({'prefect', 'ray'} & sys.modules.keys()))"
+    assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
+    shown = srf("--help").stdout
+    for verb in ("run", "runs", "logs", "attach", "cancel", "up", "status", "down"):
+        assert re.search(rf"│ {verb} ", shown)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [(["statsu"], "status"), (["logs"], "RUN"), (["attach", "zzz"], "srf runs"), (["run", "f"], "file.py:function")],
+)
+def test_a_wrong_command_line_is_2_and_says_what_to_write(arguments, hint):
+    done = srf(*arguments)
+    assert done.returncode == 2
+    assert hint.lower() in (done.stdout + done.stderr).lower()
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("run_id", ["", "../runs", "/", "zzz"])
+def test_what_is_no_run_is_refused(server, run_id):
+    from slurm_ray_flow import Handle, UnknownRunError
+
+    with pytest.raises(UnknownRunError, match="srf runs"):
+        Handle.attach(run_id)
+
+
+def test_a_function_of_a_package_runs(package):
+    done = srf("run", "pack/inner/job.py:job", "--arg", "n=3", "--arg", "text=word", cwd=package)
+    assert done.stdout.splitlines() == ["job 3 word", "6"], done.stderr
+
+
+def test_json_has_standard_output_for_itself(package):
+    done = srf("run", "pack/inner/job.py:job", "--arg", 'n=[1, "a"]', "--json", cwd=package)
+    assert json.loads(done.stdout) == {"value": [1, "a", 1, "a"]}
+    assert "job [1, 'a'] nothing" in done.stderr
+
+
+def test_an_async_function_runs_in_silence(package):
+    done = srf("run", "pack/inner/job.py:later", "--arg", "n=3", cwd=package)
+    assert (done.stdout, done.stderr) == ("4\n", "")
+
+
+def test_the_functions_exception_is_shown_with_its_traceback(package):
+    done = srf("run", "pack/inner/job.py:boom", cwd=package)
+    assert done.returncode == 1
+    assert "Boom: loud" in done.stderr
+    assert 'raise Boom("loud")' in done.stderr
+    assert "cyclopts" not in done.stderr
+    done = srf("run", "pack/inner/job.py:boom", "--json", cwd=package)
+    assert done.returncode == 1
+    assert json.loads(done.stdout) == {"error": {"type": "Boom", "cause": "user_code", "message": "loud"}}
+
+
+def test_runs_lists_states_and_times(work):
+    handle = work.triple.submit(2)
+    handle.result(timeout=60)
+    (newest,) = json.loads(srf("runs", "--limit", "1", "--json").stdout)
+    assert newest["run_id"] == handle.run_id
+    assert newest["state"] == "succeeded"
+    assert 0 < newest["seconds"] < 60
+    lines = srf("runs", "-n", "2").stdout.splitlines()
+    assert lines[0].split() == ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
+    assert lines[1].split()[:4] == [handle.run_id[:8], "triple", "local", "succeeded"]
+    assert len(lines) == 3
+
+
+def test_a_run_that_was_refused_has_failed(work):
+    from slurm_ray_flow import Handle, Rejected, RunError
+    from slurm_ray_flow.blocks import store
+
+    with pytest.raises(Rejected):
+        work.triple.with_options(cpus_per_node=10_000)(1)
+    newest = next(store.records()).run_id
+    assert Handle.attach(newest).status().value == "failed"
+    with pytest.raises(RunError, match="cpus_per_node=10000"):
+        Handle.attach(newest).result(timeout=5)
+
+
+def test_a_run_whose_value_was_known_has_succeeded(work):
+    from slurm_ray_flow import Handle
+    from slurm_ray_flow.blocks import store
+
+    value = work.moment(77)
+    first = next(store.records()).run_id
+    assert work.moment(77) == value
+    newest = next(store.records()).run_id
+    assert newest != first
+    assert Handle.attach(newest).result(timeout=5) == value
+
+
+def test_logs_and_attach_of_a_run_that_has_ended(work):
+    handle = work.triple.submit(5)
+    assert handle.result(timeout=60) == 15
+    assert srf("logs", handle.run_id[:13]).stdout == "tripling 5\n"
+    attached = srf("attach", handle.run_id)
+    assert attached.stdout.splitlines() == ["tripling 5", f"run {handle.run_id[:8]} gave 15"]
+    assert json.loads(srf("attach", handle.run_id, "--json").stdout) == {
+        "run_id": handle.run_id,
+        "state": "succeeded",
+        "value": 15,
+    }
+    assert json.loads(srf("cancel", handle.run_id, "--json").stdout)["cancelled"] is False
+
+
+def test_a_closed_pipe_is_no_error(work):
+    handle = work.chatter.submit(20_000)
+    assert handle.result(timeout=60) == 20_000
+    shell = f"set -o pipefail; {' '.join(SRF)} logs {handle.run_id} | head -n 1"
+    done = subprocess.run(["bash", "-c", shell], check=False, capture_output=True, text=True, timeout=60)
+    assert done.stdout == "line 0\n"
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_leaving_attach_leaves_the_run(asleep):
+    attached = subprocess.Popen(
+        [*SRF, "attach", asleep.run_id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert attached.stdout.readline() == "asleep\n"
+    attached.send_signal(signal.SIGINT)
+    _, stderr = attached.communicate(timeout=30)
+    assert attached.returncode == 130
+    assert "srf attach" in stderr
+    assert "Traceback" not in stderr
+    assert asleep.status().value == "running"
+
+
+def test_cancel_ends_the_run_and_attach_says_so(asleep):
+    done = srf("cancel", asleep.run_id)
+    assert done.returncode == 0, done.stderr
+    assert "is cancelled" in done.stdout
+    assert asleep.status().value == "cancelled"
+    document = json.loads(srf("attach", asleep.run_id, "--json").stdout)
+    assert (document["state"], document["error"]["cause"]) == ("cancelled", "cancelled")
+
+
+def test_status_without_a_server_is_1_and_makes_nothing(tmp_path):
+    home = tmp_path / "none"
+    done = srf("status", "--json", SRF_HOME=str(home))
+    assert (done.returncode, json.loads(done.stdout)["state"]) == (1, "stopped")
+    assert json.loads(srf("runs", "--json", SRF_HOME=str(home)).stdout) == []
+    assert not home.exists()
+
+
+def test_status_of_the_sessions_server(server):
+    found = json.loads(srf("status", "--json").stdout)
+    assert (found["state"], found["url"]) == ("running", server.url)
+    assert json.loads(srf("up", "--json").stdout)["url"] == server.url

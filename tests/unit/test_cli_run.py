@@ -1,0 +1,52 @@
+"""What `srf run` refuses before anything starts."""
+
+import sys
+
+import pytest
+
+from slurm_ray_flow import OptionError
+from slurm_ray_flow.cli.start import run
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Some files of a user, in the current folder; what is imported from them is forgotten at the end."""
+    (tmp_path / "user_job.py").write_text("class Kind:\n    pass\n\ndef job(n):\n    return n\n")
+    (tmp_path / "json.py").write_text("def dumps():\n    return 1\n")
+    (tmp_path / "user_broken.py").write_text("import nowhere_to_be_found\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("user_job", None)
+
+
+@pytest.mark.parametrize(
+    ("function", "arg", "option", "hint"),
+    [
+        ("job", (), (), "path/to/file.py:function"),
+        ("user_job:job", (), (), "path/to/file.py:function"),
+        ("nowhere.py:job", (), (), "there is no such file"),
+        ("user_job.py:jb", (), (), "did you mean 'job'"),
+        ("user_job.py:", (), (), "there is no function"),
+        ("user_job.py:Kind", (), (), "is not a function"),
+        ("user_job.py:job", (), (), "'n'"),
+        ("user_job.py:job", ("n=1", "m=2"), (), "'m'"),
+        ("user_job.py:job", ("n",), (), "NAME=VALUE"),
+        ("user_job.py:job", ("n=1",), ("memry=1G",), "did you mean 'memory'"),
+        ("user_job.py:job", ("n=1",), ("memory=lots",), "memory"),
+        ("json.py:dumps", (), (), "give json.py another name"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_with_advice(folder, function, arg, option, hint):
+    with pytest.raises(OptionError) as caught:
+        run(function, arg=arg, option=option)
+    assert hint in str(caught.value)
+
+
+def test_a_file_that_cannot_be_imported_shows_its_own_lines_alone(folder, capsys):
+    with pytest.raises(OptionError, match="user_broken"):
+        run("user_broken.py:job")
+    shown = capsys.readouterr().err
+    assert "import nowhere_to_be_found" in shown
+    assert "importlib" not in shown
+    assert "cli" not in shown
