@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import functools
 import inspect
+import io
 import warnings
 from collections.abc import Callable, Coroutine
 from types import FunctionType, MethodType
@@ -22,6 +23,7 @@ from slurm_ray_flow.interface.background import submit
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import from_api, hold, hold_default, to_api, unhold
 from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.remote import pickling
 from slurm_ray_flow.remote.functions import itself, resolve_function
 
 P = ParamSpec("P")
@@ -124,7 +126,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         plain = Flow.with_options(self, **theirs)
         for name in _PREFECT_STATE:
             setattr(made, name, getattr(plain, name))
-        for name in {"flow_run_name", "version", "description"} & theirs.keys():
+        for name in _PREFECT_NAMES & theirs.keys():
             setattr(made, name, getattr(plain, name))
         return made
 
@@ -164,10 +166,46 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Inside a run, a decorated function is the plain one."""
+        """Prefect's runner sends a flow to the process that runs it. There, what has the same name is the same."""
+        name = (self.plain.__module__, self.plain.__qualname__)
+        if _named(*name) is self:
+            return _again, (*name, b"" if self.travels_by_name else self._by_value())
+        return _again, ("", "", self._by_value())
+
+    def _by_value(self) -> bytes:
+        state = {name: getattr(self, name) for name in (*_PREFECT_STATE, *_PREFECT_NAMES)}
+        buffer = io.BytesIO()
+        annotations = {name: found.annotation for name, found in inspect.signature(self.fn).parameters.items()}
+        pickling.dump((self.function, self.options, annotations, state), buffer, lambda _: True)
+        return buffer.getvalue()
+
+    def reduce_for_run(self) -> tuple[Any, ...]:
+        """What our own pickler sends: inside a run, a decorated function is the plain one."""
         if self.travels_by_name:
             return resolve_function, (self.plain.__module__, self.plain.__qualname__)
         return itself, (self.function,)
+
+
+def _named(module: str, qualified_name: str) -> Any:
+    """What stands under this name in this process; None without."""
+    try:
+        return resolve_function(module, qualified_name)
+    except (ImportError, AttributeError, ValueError):
+        return None
+
+
+def _again(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any, Any]:
+    """The decorated function in another process: its own one of that name, or else one that is made again."""
+    found = _named(module, qualified_name)
+    if isinstance(found, LaunchFlow) or not by_value:
+        return cast("LaunchFlow[Any, Any]", found)
+    function, options, annotations, state = pickling.load(io.BytesIO(by_value), [])
+    # The names in annotations that are texts did not travel: what they meant did.
+    given = {name: kind for name, kind in annotations.items() if kind is not inspect.Parameter.empty}
+    _underlying(function).__annotations__ = given
+    made: LaunchFlow[Any, Any] = LaunchFlow(function, options)
+    made.__dict__.update(state)
+    return made
 
 
 _OF_PREFECT = {"return_state", "wait_for"}
@@ -194,6 +232,7 @@ _PREFECT_STATE = (
     "_storage",
 )
 """What `Flow.with_options` copies, besides what our own options hold."""
+_PREFECT_NAMES = {"flow_run_name", "version", "description"}
 
 
 def _underlying(function: Callable[..., Any]) -> Any:

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from prefect import tags
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.context import FlowRunContext
 from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -119,6 +121,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     run_id = str(flow_run.get_id() or uuid.uuid4())
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.submitted.set)
     current.run_id = run_id
+    ensure_tag()
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
     if (again := flow_run.get_run_count()) > 1:
         run.begin_again(again)
@@ -128,6 +131,17 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
         current.cancelled = error
         return CancelledState(message=error.what)
     return current.outcome.unwrap()
+
+
+def ensure_tag() -> None:
+    """The tag by which the sweep finds a run; one that a deployment started does not have it yet."""
+    context = FlowRunContext.get()
+    known = context.flow_run if context else None
+    if known is None or TAG in known.tags:
+        return
+    known.tags.append(TAG)
+    with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # the run itself needs no tag
+        client.update_flow_run(known.id, tags=known.tags)
 
 
 def describe_call(flow: LaunchFlow[Any, Any], given: dict[str, Any]) -> Call:

@@ -88,6 +88,8 @@ class _Rules:
                 return self.save_reduce(*obj.__reduce_ex__(5), obj=obj)
             if _is_many_plain(obj):
                 return self.save_reduce(pickle.loads, (pickle.dumps(obj, 5),), obj=obj)
+            if hasattr(type(obj), "reduce_for_run"):  # a decorated function: the same as the plain one there
+                return self.save_reduce(*obj.reduce_for_run(), obj=obj)
             if isinstance(obj, type) and self._save_class(obj):
                 return None
         super().save(obj, save_persistent_id)  # type: ignore[misc]
