@@ -41,3 +41,31 @@ def script(server, tmp_path):
         return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
 
     return run
+
+
+@pytest.fixture
+def api(server):
+    """The server's API, without Prefect's client."""
+    from slurm_ray_flow.blocks.server.api import Api
+    from slurm_ray_flow.blocks.server.files import auth_string, server_files
+
+    return Api(server.url, auth_string(server_files()))
+
+
+@pytest.fixture
+def served(server):
+    """Starts `served.py` as a user would, in a process of its own; gives the process."""
+    import subprocess
+
+    started = []
+
+    def start(*arguments):
+        command = [sys.executable, str(PROJECT / "served.py"), *map(str, arguments)]
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        started.append(subprocess.Popen(command, cwd=PROJECT, env=dict(os.environ), **pipes))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
