@@ -1,4 +1,4 @@
-"""Lays out a root folder as home does, and starts real heads in it. Used by test_head.py and by its scripts."""
+"""Lays out a root folder as home does, and starts real heads in it. For the tests of the head and their scripts."""
 
 import contextlib
 import json
@@ -109,3 +109,14 @@ def processes_of(marker):
             if folder.name.isdigit() and marker.encode() in (folder / "environ").read_bytes():
                 found.append(int(folder.name))
     return [pid for pid in found if pid != os.getpid()]
+
+
+def nothing_left(name, seconds=3.0):
+    """Wait until no process of this run is left."""
+    until(lambda: not processes_of(f"SRF_RUN_ID={name}"), seconds)
+    return True
+
+
+def adder():
+    """What is defined inside a function travels by value: the head can't import this file."""
+    return lambda left, right: left + right

@@ -8,28 +8,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-from remote_lab import Lab, processes_of, until
+from remote_lab import nothing_left, processes_of, until
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")]
-counter = iter(range(1_000_000))
-
-
-@pytest.fixture
-def lab(tmp_path):
-    lab = Lab(tmp_path / "root")
-    yield lab
-    lab.close()
-
-
-@pytest.fixture
-def name():
-    return f"ray-{os.getpid()}-{next(counter)}"
-
-
-def nothing_left(name):
-    until(lambda: not processes_of(f"SRF_RUN_ID={name}"), 3.0)
-    return True
 
 
 def asks_a_worker():
