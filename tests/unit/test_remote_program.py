@@ -10,8 +10,10 @@ import pytest
 
 import slurm_ray_flow.remote as remote_package
 from slurm_ray_flow.remote import events, failures, limits, pickling, processes, protocol
+from support import wait_for
 
 REMOTE = Path(remote_package.__file__).parent
+RECORDED = Path(__file__).parents[1] / "recorded" / "proc"
 OLD_PYTHON = Path("~/.pyenv/versions/3.9.18/bin/python").expanduser()
 
 
@@ -145,6 +147,20 @@ def test_a_chain_that_bites_its_tail_ends():
 )
 def test_the_part_that_cannot_be_pickled_is_named(value, path):
     assert pickling.offending_part(value) == path
+
+
+@pytest.mark.parametrize(("recorded", "state"), [("stat-living.txt", "S"), ("stat-zombie.txt", "Z")])
+def test_a_process_may_be_called_anything(recorded, state):
+    fields = processes.stat_fields((RECORDED / recorded).read_text())
+    started = {"S": "655445", "Z": "655475"}[state]
+    assert (fields[0], fields[1], fields[19]) == (state, "12052", started)
+
+
+def test_a_zombie_is_no_longer_there():
+    child = subprocess.Popen(["true"])
+    wait_for(lambda: not processes.is_alive(child.pid))
+    assert processes.started(child.pid) is None
+    child.wait()
 
 
 def test_descendants_without_a_branch():

@@ -71,11 +71,15 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+def stat_fields(text: str) -> List[str]:
+    """The fields of a /proc/PID/stat from the state on: state, parent, ... The name before may hold anything."""
+    return text.rpartition(")")[2].split()
+
+
 def _stat(pid: int) -> Optional[List[str]]:
-    """The fields of /proc/PID/stat from the state on: state, parent, ..."""
     try:
         with open("/proc/{}/stat".format(pid), encoding="utf-8", errors="replace") as file:
-            return file.read().rpartition(")")[2].split()
+            return stat_fields(file.read())
     except OSError:
         return None
 
