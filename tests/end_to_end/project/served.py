@@ -58,4 +58,5 @@ if __name__ == "__main__":
     elif sys.argv[1] == "wait-served":
         wait.serve(name="waiting")
     else:
-        print("value", wait(sys.argv[1]), flush=True)
+        retries = len(sys.argv) - 2
+        print("value", wait.with_options(retries=retries)(sys.argv[1]), flush=True)

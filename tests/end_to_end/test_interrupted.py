@@ -1,0 +1,172 @@
+"""What ends a run early, and what does not: signals, cancels, kills; each with real processes."""
+
+import contextlib
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slurm_ray_flow import Cancelled, Handle, Lost, RunState
+from slurm_ray_flow.tasks.pulse import ASK_SECONDS
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
+
+
+class Waiting:
+    """A run of `served.wait` that somebody started."""
+
+    def __init__(self, api, go):
+        self.api, self.go = api, go
+        wait_for(Path(f"{go}.pid").exists, 60)
+        wait_for(lambda: Path(f"{go}.pid").read_text())
+        self.pid = int(Path(f"{go}.pid").read_text())
+        self.flow_run = next(run for run in self._runs() if run["parameters"] == {"go": str(go)})
+        self.id = self.flow_run["id"]
+        self.handle = Handle.attach(self.id)
+        assert str(self.pid) in self.left()
+
+    def _runs(self):
+        return self.api.post("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 5})
+
+    def state(self):
+        return self.api.get(f"/flow_runs/{self.id}")["state_type"]
+
+    def set_state(self, kind):
+        self.api.post(f"/flow_runs/{self.id}/set_state", {"state": {"type": kind}, "force": True})
+
+    def left(self):
+        """The processes that belong to the run."""
+        return [pid for pid in filter(str.isdigit, os.listdir("/proc")) if self.id.encode() in variables(pid)]
+
+    def assert_gone(self):
+        wait_for(lambda: not self.left(), 20)
+
+
+def variables(pid):
+    with contextlib.suppress(OSError):
+        found = Path(f"/proc/{pid}/environ").read_bytes()
+        return next((line for line in found.split(b"\0") if line.startswith(b"SRF_RUN_ID=")), b"")
+    return b""
+
+
+@pytest.fixture
+def waiting(served, api, tmp_path):
+    """A script that waits for its run; gives the script's process and the run."""
+    process = served(tmp_path / "go")
+    return process, Waiting(api, tmp_path / "go")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=lambda number: number.name)
+def test_a_signal_ends_the_run(waiting, number):
+    process, run = waiting
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "Logging error" not in stderr
+    run.assert_gone()
+    assert run.handle.status() is RunState.CANCELLED
+    wait_for(lambda: run.state() in FINAL, 10)
+    assert run.state() == "CRASHED"
+
+
+def test_a_cancel_in_prefect_reaches_a_script(waiting):
+    process, run = waiting
+    run.set_state("CANCELLING")
+    stdout, stderr = process.communicate(timeout=40)
+    assert "value" not in stdout
+    assert "Cancelled: " in stderr
+    run.assert_gone()
+    assert run.state() == "CANCELLED"
+
+
+def test_a_cancel_from_another_process(waiting):
+    process, run = waiting
+    assert run.handle.cancel() is True
+    run.assert_gone()
+    _, stderr = process.communicate(timeout=30)
+    assert "Cancelled: " in stderr
+    with pytest.raises(Cancelled):
+        run.handle.result(10)
+    assert run.state() == "CANCELLED"
+
+
+def test_a_cancel_of_a_served_run(served, api, tmp_path):
+    served("wait-served")
+    named = {"deployments": {"name": {"any_": ["waiting"]}}}
+    wait_for(lambda: api.post("/deployments/filter", named), 60)
+    [deployment] = api.post("/deployments/filter", named)
+    go = str(tmp_path / "go")
+    api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"go": go}})
+    run = Waiting(api, go)
+    run.set_state("CANCELLING")
+    wait_for(lambda: run.state() in FINAL, 60)
+    run.assert_gone()
+    assert run.state() == "CANCELLED"
+    assert run.handle.status() is RunState.CANCELLED
+
+
+def test_a_killed_caller_leaves_the_run_alone(waiting, api):
+    from slurm_ray_flow.blocks.server.sweep import sweep
+
+    process, run = waiting
+    process.kill()
+    process.communicate()
+    assert run.handle.status() is RunState.RUNNING
+    run.go.touch()
+    assert run.handle.result(30) == 42
+    assert list(run.handle.logs()) == ["gone on"]
+    list(sweep(api))
+    assert run.state() == "COMPLETED"
+
+
+def kill_head(run):
+    """Both of its processes at once, so that neither can say what happened."""
+    heads = [parent_of(run.pid), parent_of(parent_of(run.pid))]
+    for pid in heads:
+        os.kill(pid, signal.SIGKILL)
+
+
+def parent_of(pid):
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+
+
+def test_a_killed_head_is_noticed(waiting):
+    process, run = waiting
+    kill_head(run)
+    _, stderr = process.communicate(timeout=15)
+    assert "Lost: " in stderr
+    with pytest.raises(Lost):
+        run.handle.result(10)
+    run.assert_gone()
+    assert run.state() == "FAILED"
+
+
+def test_what_was_lost_is_started_again(served, api, tmp_path):
+    go = tmp_path / "go"
+    process = served(go, "again")
+    run = Waiting(api, go)
+    first = run.pid
+    kill_head(run)
+    wait_for(lambda: Path(f"{go}.pid").read_text() not in {"", str(first)}, 30)
+    go.touch()
+    stdout, _ = process.communicate(timeout=30)
+    assert "value 42" in stdout
+    assert run.handle.result(10) == 42
+    assert run.handle._found()[0].attempt == f"{run.id}.2"
+    assert run.state() == "COMPLETED"
+
+
+def test_a_run_that_the_server_takes_for_crashed_ends_well(waiting):
+    process, run = waiting
+    run.set_state("CRASHED")
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(ASK_SECONDS + 1)
+    run.go.touch()
+    stdout, _ = process.communicate(timeout=30)
+    assert "value 42" in stdout
+    assert run.state() == "COMPLETED"
