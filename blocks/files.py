@@ -26,7 +26,7 @@ def private_folder(path: Path) -> Path:
             raise SlurmRayFlowError(
                 f"a folder can't be made: {error.strerror}",
                 where=str(path),
-                advice="see that the folder above it can be written, or choose another one: $SRF_HOME, a cluster's root",
+                advice="see that the folder above can be written, or choose another one: $SRF_HOME, a cluster's root",
             ) from error
     return path
 

@@ -44,7 +44,8 @@ class Lab:
         spec = {
             "format": 1, "run_id": run_id, "python": cluster.facts().python, "isolated": False, "ray": False,
             "nodes": 1, "cpus": 1, "gpus": 0, "memory": None, "object_store_memory": None, "time_limit": None,
-            "keep_warm": 0.0, "path": [], "working_directory": str(cluster.root_folder), "environment_variables": {}, **changes,
+            "keep_warm": 0.0, "path": [], "working_directory": str(cluster.root_folder),
+            "environment_variables": {}, **changes,
         }  # fmt: skip
         head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
         command = shlex.join([cluster.facts().python, "-I", str(head), str(cluster.root_folder), run_id])

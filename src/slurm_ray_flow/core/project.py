@@ -9,7 +9,9 @@ MARKS = ("pyproject.toml", "uv.lock", "requirements.txt", "setup.py", "setup.cfg
 
 
 def project_of(file: Path | None, working_directory: Path) -> Path:
-    """The project's folder: the nearest one above the function's file that has one of `MARKS`, else the file's own.
+    """The project's folder: the nearest one above the function's file that has one of `MARKS`.
+
+    Where there is none it is the folder of the file, or of the package that the file belongs to.
 
     Args:
         file: where the function stands; None for one from a REPL or a notebook, which belongs to the working directory.
@@ -21,4 +23,6 @@ def project_of(file: Path | None, working_directory: Path) -> Path:
             break
         if any((folder / mark).exists() for mark in MARKS):
             return folder
+    while (start / "__init__.py").exists():
+        start = start.parent
     return start
