@@ -41,7 +41,8 @@ def search(folds: int = 5) -> dict:
         scores[number].append(ray.get(finished))
         if len(scores[number]) == folds:
             mean = sum(scores[number]) / folds
-            print(f"{len(tasks) - len(waiting):3d} of {len(tasks)} folds   {GRID[number]}   accuracy {mean:.4f}")
+            done, settings = len(tasks) - len(waiting), GRID[number]
+            print(f"{done:4d} of {len(tasks)} folds  C={settings['C']:<4g}  gamma={settings['gamma']:<6g}  {mean:.2%}")
     means = [sum(values) / folds for values in scores]
     best = max(range(len(GRID)), key=means.__getitem__)
     return {"accuracy": means[best], **GRID[best], "digits": len(digits.target), "folds": folds}
@@ -57,4 +58,4 @@ if __name__ == "__main__":
         f"\nBest: {result['accuracy']:.2%} of {result['digits']} digits read right over {result['folds']} folds, "
         f"with C={result['C']:g}, gamma={result['gamma']:g}."
     )
-    print("Look at the run in the Prefect UI: `.venv/bin/srf up` says where it is and how to log in.")
+    print("See the run in the Prefect UI, logged in: .venv/bin/srf up --open")

@@ -19,7 +19,7 @@ from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
 MOST_WARNINGS = 5
 """So many warnings of one step are shown; the run's log in Prefect has all."""
 SLOW_SECONDS = 2.0
-"""Where no line moves, what a step says is shown at once when it has taken so long."""
+"""Where no line moves, a step that takes so long gets a line for each thing that it says; the last is its own."""
 NOTE_COLUMN = 36
 
 _warned: set[str] = set()
@@ -87,9 +87,9 @@ class TerminalReporter:
         with self._lock:
             if not self._name:
                 self._screen.line(Text(text, "dim"))
-            elif not self._screen.live and time.monotonic() - self._since > SLOW_SECONDS:
-                self._below(text, "dim")
             else:
+                if self._note and not self._screen.live and time.monotonic() - self._since > SLOW_SECONDS:
+                    self._below(self._note, "dim")
                 self._note = text
                 self._show()
 

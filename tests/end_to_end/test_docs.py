@@ -1,0 +1,75 @@
+"""What the documents promise: their examples run, their links lead somewhere, their commands exist."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOP = Path(__file__).parents[2]
+DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rglob("*.md"))]
+SRF = os.path.join(os.path.dirname(sys.executable), "srf")
+
+
+def blocks(language):
+    """Every code block of this language, by document and number."""
+    for document in DOCUMENTS:
+        found = re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+        for number, text in enumerate(found):
+            yield pytest.param(text, id=f"{document.relative_to(TOP)}-{number}")
+
+
+@pytest.mark.server
+@pytest.mark.ray
+@pytest.mark.parametrize("text", list(blocks("python")))
+def test_an_example_runs(script, text):
+    done = script(text)
+    assert done.returncode == 0, done.stderr
+    for value in re.findall(r"^    print\(.*\)  # (\d+)$", text, re.MULTILINE):
+        assert value in done.stdout.splitlines()
+
+
+def test_the_example_of_all_options_has_all_options_and_their_defaults():
+    from slurm_ray_flow.core.options import Options
+
+    (call,) = [
+        decorator
+        for parameter in blocks("python")
+        for node in ast.walk(ast.parse(parameter.values[0]))
+        if isinstance(node, ast.FunctionDef)
+        for decorator in node.decorator_list
+        if isinstance(decorator, ast.Call) and len(decorator.keywords) > 10
+    ]
+    shown = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    assert shown.keys() == set(vars(Options()))
+    assert Options().but(**shown) == Options()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP)))
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):
+        if "://" not in target:
+            assert (document.parent / target).exists(), target
+
+
+def test_commands_and_targets_exist():
+    text = "\n".join(document.read_text() for document in DOCUMENTS)
+    shown = subprocess.run([SRF, "--help"], capture_output=True, text=True, check=True).stdout
+    for verb in set(re.findall(r"\bsrf ([a-z]+)\b", text)):
+        assert re.search(rf"│ {verb} ", shown), f"srf {verb}"
+    targets = set(re.findall(r"^([a-z]+):", (TOP / "Makefile").read_text(), re.MULTILINE))
+    assert set(re.findall(r"(?:`|\$ )make ([a-z]+)", text)) <= targets
+
+
+def test_every_error_is_explained():
+    import slurm_ray_flow
+    from slurm_ray_flow import SlurmRayFlowError
+
+    text = (TOP / "docs" / "errors.md").read_text()
+    for name in slurm_ray_flow.__all__:
+        kind = getattr(slurm_ray_flow, name)
+        if isinstance(kind, type) and issubclass(kind, SlurmRayFlowError):
+            assert f"`{name}`" in text, name
