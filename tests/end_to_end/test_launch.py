@@ -220,8 +220,10 @@ def test_a_warm_cluster_takes_the_next_call(work):
 def test_a_busy_warm_cluster_is_not_waited_for(work, tmp_path):
     import parallel
 
-    slow = parallel.warm_and_slow.submit(str(tmp_path / "mark"), 15)
-    wait_for((tmp_path / "mark").exists)
+    mark, release = tmp_path / "mark", tmp_path / "release"
+    slow = parallel.warm_and_slow.submit(str(mark), str(release))
+    wait_for(mark.exists)
     _, address = parallel.warm(1)
     assert not slow.done()
+    release.touch()
     assert slow.result(60) != address

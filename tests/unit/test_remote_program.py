@@ -163,6 +163,18 @@ def test_a_zombie_is_no_longer_there():
     child.wait()
 
 
+@pytest.mark.parametrize(
+    ("used", "grown", "seconds"),
+    [(0, 0, 0.2), (100, -50, 0.2), (100, 100, 0.05), (900, 400, 0.025), (999, 400, 0.2)],
+    ids=["nothing yet", "shrinks", "slow", "fast", "nearly there"],
+)
+def test_memory_is_looked_at_before_it_can_reach_its_limit(used, grown, seconds):
+    wait = limits.next_look(used, grown, seconds, 1000)
+    assert limits.SHORTEST_LOOK <= wait <= limits.LONGEST_LOOK
+    if grown > 0:
+        assert used + wait * grown / seconds < 1000 or wait == limits.SHORTEST_LOOK
+
+
 def test_descendants_without_a_branch():
     child = subprocess.Popen(["sh", "-c", "sleep 60 & echo; wait"], stdout=subprocess.PIPE)
     try:

@@ -14,7 +14,6 @@ from slurm_ray_flow.remote import limits
 from slurm_ray_flow.remote.events import Run, tail
 
 GRACE = 3.0
-MEMORY_EVERY = 0.2
 
 
 class DriverProcess:
@@ -99,7 +98,7 @@ class Call:
         self._ending: Optional[Dict[str, Any]] = None
         self._kill_at: Optional[float] = None
         self._report: Optional[Dict[str, Any]] = None
-        self._next_memory = 0.0
+        self._used, self._looked, self._next_memory = 0, time.monotonic(), 0.0
         self._kills_before = limits.out_of_memory_kills()
 
     @property
@@ -134,11 +133,12 @@ class Call:
         elif self._deadline is not None and now >= self._deadline:
             self.end("time_limit", "The time limit passed.")
         elif self._memory and now >= self._next_memory:
-            self._next_memory = now + MEMORY_EVERY
-            self._check_memory(self._memory)
+            self._check_memory(self._memory, now)
 
-    def _check_memory(self, limit: int) -> None:
+    def _check_memory(self, limit: int, now: float) -> None:
         used = limits.private_memory(self._family())
+        self._next_memory = now + limits.next_look(used, used - self._used, now - self._looked, limit)
+        self._used, self._looked = used, now
         if used > limit:
             message = "The call used {} of memory, its limit is {}.".format(
                 limits.readable(used), limits.readable(limit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Dict, Iterable, Optional
 
+SHORTEST_LOOK, LONGEST_LOOK = 0.025, 0.2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
@@ -20,6 +21,21 @@ def _private(pid: int) -> int:
     except (OSError, ValueError):
         return 0
     return (int(resident) - int(shared)) * _PAGE
+
+
+def next_look(used: int, grown: int, seconds: float, limit: int) -> float:
+    """In how many seconds to look at a call's memory again: sooner, the sooner it can reach its limit.
+
+    Args:
+        used: bytes that it holds now.
+        grown: by how many it grew since the last look.
+        seconds: how long ago that was.
+        limit: how many it may hold.
+    """
+    if grown <= 0 or seconds <= 0:
+        return LONGEST_LOOK
+    until_limit = (limit - used) / (grown / seconds)
+    return min(LONGEST_LOOK, max(SHORTEST_LOOK, until_limit / 2))
 
 
 def out_of_memory_kills() -> int:

@@ -24,9 +24,12 @@ def warm(number):
 
 
 @slurm_ray_flow(cpus_per_node=1, keep_warm="20s")
-def warm_and_slow(mark, seconds):
+def warm_and_slow(mark, release):
+    """Says that it runs, and goes on until it is told to end, or two minutes have passed."""
     import ray
 
     Path(mark).touch()
-    time.sleep(seconds)
+    deadline = time.monotonic() + 120
+    while not Path(release).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
     return ray.get_runtime_context().gcs_address
