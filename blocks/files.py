@@ -16,19 +16,27 @@ def private_folder(path: Path) -> Path:
     """Make a folder that only its user can enter, and give it back.
 
     Raises:
-        SlurmRayFlowError: it can't be made.
+        SlurmRayFlowError: it can't be made, or somebody else made it, or the link that leads to it, to read along.
     """
-    if not path.is_dir():
-        private_folder(path.parent)  # mkdir's own parents would get the umask's mode
-        try:
-            path.mkdir(exist_ok=True, mode=0o700)
-        except OSError as error:
-            raise SlurmRayFlowError(
-                f"a folder can't be made: {error.strerror}",
-                where=str(path),
-                advice="see that the folder above can be written, or choose another one: $SRF_HOME, a cluster's root",
-            ) from error
+    try:
+        _make(path)
+        owners = {path.stat().st_uid, path.lstat().st_uid}
+    except OSError as error:
+        raise _unusable(path, f"a folder can't be made: {error.strerror}") from error
+    if foreign := owners - {os.geteuid(), 0}:
+        raise _unusable(path, f"a folder belongs to another user (number {min(foreign)})")
     return path
+
+
+def _make(path: Path) -> None:
+    if not path.is_dir():
+        _make(path.parent)  # mkdir's own parents would get the umask's mode
+        path.mkdir(exist_ok=True, mode=0o700)
+
+
+def _unusable(path: Path, what: str) -> SlurmRayFlowError:
+    advice = "see that the folder above can be written, or choose another one: $SRF_HOME, a cluster's root"
+    return SlurmRayFlowError(what, where=str(path), advice=advice)
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -30,6 +30,8 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event, RunPaths
 from slurm_ray_flow.core.snapshot import Manifest
 
+FOLDERS = ("environments", "runs", "snapshots", "tools", "warm")
+"""What lies right in the root, which others may be able to write: each must be its user's own."""
 SUBMIT_SECONDS = 60.0
 """The head says that it lives within a second; on a machine under load, much later."""
 
@@ -80,7 +82,8 @@ class LocalMachine(Block):
         return _facts()
 
     def prepare(self) -> PurePosixPath:
-        private_folder(Path(self.root_folder))
+        for name in FOLDERS:
+            private_folder(Path(self.root_folder, name))
         return PurePosixPath(programs.install(Path(self.root_folder)))
 
     def read(self, path: PurePosixPath, offset: int = 0) -> bytes:
@@ -126,6 +129,7 @@ class LocalMachine(Block):
         return True
 
     def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
+        self.prepare()
         return transfer.send_snapshot(manifest, target=transfer.LocalTarget(self.root_folder), project_key=project_key)
 
     def environments(self) -> Sequence[Held]:
