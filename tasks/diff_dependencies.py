@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 
+from packaging.utils import canonicalize_name
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
@@ -14,6 +15,7 @@ from slurm_ray_flow.core.environment import Difference, difference
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.requirements import Wanted
+from slurm_ray_flow.core.requirements.choose import OURS
 from slurm_ray_flow.tasks.known_requirements import known_wanted
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 from slurm_ray_flow.tasks.scan_imports import Code
@@ -47,11 +49,24 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     facts = cluster.facts()
     environment = "auto" if options.environment == "isolated" else options.environment
     chosen = known_wanted(environment, code, facts.version, _always(code, options))
+    _warn_of_unlocked(chosen, code)
     found = difference(chosen, cluster.environments(), facts.platform)
     _show(found.rows())
     if not found.present:
         reporter().say(f"{len(found.add)} packages to add, {len(found.change)} to change, {len(found.keep)} are there")
     return Plan(chosen, found)
+
+
+def _warn_of_unlocked(chosen: Wanted, code: Code) -> None:
+    """A lock is complete: what the code imports and the lock has not will be missing there."""
+    if chosen.source != "uv.lock":
+        return
+    locked = {line.name for line in chosen.lines()} | {OURS}
+    for item in code.scan().distributions:
+        if item.origin is None and canonicalize_name(item.name) not in locked:
+            text = f"{item.name} is imported, but uv.lock does not give it: add it to the project's dependencies"
+            reporter().warn(text)
+            get_run_logger().warning(text)
 
 
 def _always(code: Code, options: Options) -> list[str]:

@@ -114,6 +114,15 @@ def test_what_the_project_says(project, described):
     assert project().look()["six"] == "1.16.0"
 
 
+def test_what_is_imported_and_not_locked_is_named_before_it_is_missing(project, capfd, monkeypatch):
+    monkeypatch.setenv("SRF_PROGRESS", "plain")
+    _lock(project.folder)
+    module = project(PROBE.replace("def look():", "def look():\n    import packaging"))
+    with pytest.raises(ModuleNotFoundError, match="packaging"):
+        module.look()
+    assert "packaging is imported, but uv.lock does not give it" in capfd.readouterr().err
+
+
 def test_a_file_by_its_path(project):
     (project.folder / "wishes").mkdir()
     (project.folder / "wishes" / "cluster.txt").write_text("six==1.16.0\n")
