@@ -62,7 +62,6 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
         return known
     with run.released_at_the_end(cluster):
         start_ray(run, call, code, snapshot, environment, cluster, options)
-        run.submitted()
         ended = execute_call(run, cluster)
         outcome = fetch_outcome(run.record, ended, cluster)
     remember(key, run, ended, cluster, options)

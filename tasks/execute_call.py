@@ -11,6 +11,7 @@ from slurm_ray_flow.core.errors import Cancelled, Lost
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, find_event, parse_events
+from slurm_ray_flow.tasks.farewell import stop_if_leaving
 from slurm_ray_flow.tasks.log_relay import LogRelay
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.pulse import Pulse
@@ -34,6 +35,7 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
     own = run.record.allocation == run.record.attempt
     if own and not cluster.announce(run.paths.inbox(run.record.allocation)):
         raise Lost("the allocation ended before it took the call", where=where(run.record))
+    run.submitted()
     relay = LogRelay(cluster, run.paths.log)
     try:
         return Ended.from_event(_wait(run, cluster, relay))
@@ -44,6 +46,7 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
 def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
     pulse, wait, life, offset = Pulse(), SHORTEST_WAIT, time.monotonic(), 0
     while True:
+        stop_if_leaving()
         alive = time.monotonic() - life < LIFE_SECONDS or head_alive(run.record, cluster)
         events, taken = parse_events(cluster.read(run.paths.events, offset))
         offset += taken

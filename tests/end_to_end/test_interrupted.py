@@ -110,6 +110,18 @@ def test_a_cancel_of_a_served_run(served, api, tmp_path):
     assert run.handle.status() is RunState.CANCELLED
 
 
+@pytest.mark.parametrize("how", ["submit", "submit-async"])
+def test_a_script_that_submits_and_ends_leaves_the_run_alone(served, api, tmp_path, how):
+    process = served(how, tmp_path / "go")
+    stdout, stderr = process.communicate(timeout=30)
+    assert (process.returncode, stderr) == (0, "")
+    run = Waiting(api, tmp_path / "go")
+    assert run.id == stdout.strip()
+    assert run.handle.status() is RunState.RUNNING
+    run.go.touch()
+    assert run.handle.result(30) == 42
+
+
 def test_a_killed_caller_leaves_the_run_alone(waiting, api):
     from slurm_ray_flow.blocks.server.sweep import sweep
 

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.core.progress import Silence
 from slurm_ray_flow.interface.handle import Handle
+from slurm_ray_flow.interface.leaving import bound_the_end
 from slurm_ray_flow.interface.session import Launching
+from slurm_ray_flow.tasks.farewell import in_background
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
@@ -30,6 +32,7 @@ def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, 
     work = _work(flow, current, args, kwargs)
     threading.Thread(target=_settle, args=(future, work), name=f"srf-{flow.name}", daemon=True).start()
     current.submitted.wait()
+    bound_the_end()
     if current.run_id is None:
         future.result()
     assert current.run_id is not None, "a launch that was submitted has an id"
@@ -46,6 +49,8 @@ def _work(
 
 def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
     try:
-        future.set_result(work())
+        with in_background():
+            value = work()
+        future.set_result(value)
     except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
         future.set_exception(error)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import inspect
@@ -258,14 +257,13 @@ def _body(flow: LaunchFlow[Any, Any], function: Callable[..., Any], plain: Any) 
 
     Prefect resolves annotations in the globals of the flow's function; a `functools.wraps` wrapper would have ours.
     """
-    run = session.run_launch
-    to_thread = asyncio.to_thread
+    run, in_thread = session.run_launch, session.in_thread
 
     def sync_body(*args: Any, **kwargs: Any) -> Any:
         return run(flow, args, kwargs)
 
     async def async_body(*args: Any, **kwargs: Any) -> Any:
-        return await to_thread(run, flow, args, kwargs)
+        return await in_thread(run, flow, args, kwargs)
 
     source = async_body if inspect.iscoroutinefunction(plain) else sync_body
     made = FunctionType(source.__code__, getattr(plain, "__globals__", {}), source.__name__, None, source.__closure__)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import functools
 import logging
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from prefect import tags
@@ -32,6 +34,7 @@ from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.flows.launch import launch
 from slurm_ray_flow.interface import parameters
 from slurm_ray_flow.interface.console import quiet_console
+from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.tasks.run import Call, Run, release
@@ -49,6 +52,7 @@ class Launching:
         self.submitted = threading.Event()
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
+        self.stack = contextlib.ExitStack()
         self.ui_url = ""
 
     def page(self, run_id: str) -> str:
@@ -83,7 +87,7 @@ def launching(current: Launching) -> Iterator[None]:
     try:
         address = ensure_server(current.reporter.say)
         current.ui_url = address.ui_url
-        with connected(address), temporary_settings(_client_settings()), tags(TAG), quiet_console():
+        with connected(address), temporary_settings(_client_settings()), tags(TAG), quiet_console(), current.stack:
             yield
     except BaseException as raised:
         error = raised
@@ -93,6 +97,7 @@ def launching(current: Launching) -> Iterator[None]:
         if current.run_id:
             current.reporter.end(error)
         stop_reporter(shown_token)
+        bound_the_end()
         _launching.reset(token)
 
 
@@ -130,7 +135,28 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     except Cancelled as error:
         current.cancelled = error
         return CancelledState(message=error.what)
+    finally:
+        if not (
+            flow.isasync or server_listens()
+        ):  # each of Prefect's last requests to it would be tried again for six seconds
+            current.stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
     return current.outcome.unwrap()
+
+
+async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+    """As `asyncio.to_thread`, in a thread that the end of the process does not wait for."""
+    future: Future[Any] = Future()
+    future.set_running_or_notify_cancel()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(function, *args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True).start()
+    return await asyncio.wrap_future(future)
 
 
 def ensure_tag() -> None:

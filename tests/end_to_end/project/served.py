@@ -52,11 +52,20 @@ def wait(go: str) -> int:
     return 42
 
 
+@slurm_ray_flow
+async def wait_async(go: str) -> int:
+    return wait(go)
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "serve":
         typed.serve(name="by-name")
     elif sys.argv[1] == "wait-served":
         wait.serve(name="waiting")
+    elif sys.argv[1] == "submit":
+        print(wait.submit(sys.argv[2]).run_id, flush=True)
+    elif sys.argv[1] == "submit-async":
+        print(wait_async.submit(sys.argv[2]).run_id, flush=True)
     else:
         retries = len(sys.argv) - 2
         print("value", wait.with_options(retries=retries)(sys.argv[1]), flush=True)
