@@ -212,6 +212,11 @@ def test_status_without_a_server_is_1_and_makes_nothing(tmp_path):
     assert not home.exists()
 
 
+def test_nothing_is_reported_to_prefects_makers(work):
+    work.triple(1)
+    assert not os.path.exists(os.path.join(os.environ["PREFECT_HOME"], ".sdk_telemetry"))
+
+
 def test_status_of_the_sessions_server(server):
     found = json.loads(srf("status", "--json").stdout)
     assert (found["state"], found["url"]) == ("running", server.url)

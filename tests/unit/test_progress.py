@@ -103,6 +103,24 @@ def test_the_functions_own_exception_is_no_failure_of_the_last_step():
     assert lines[-1].startswith("ValueError")
 
 
+def test_lines_of_launches_at_once_say_whose_they_are():
+    both = """
+from slurm_ray_flow.interface.progress import terminal_reporter
+one, other = terminal_reporter(), terminal_reporter()
+for reporter, run_id in ((one, "11111111-"), (other, "22222222-")):
+    reporter.begin(run_id, "function", "local", "")
+    reporter.step("scan_imports")
+one.end(None)
+other.end(None)
+"""
+    environment = {**os.environ, "SRF_PROGRESS": "plain"}
+    done = subprocess.run([sys.executable, "-c", both], env=environment, capture_output=True, text=True, check=True)
+    lines = done.stderr.splitlines()
+    assert "11111111" in lines[2]
+    assert "11111111" in lines[3]
+    assert "22222222" not in lines[4]  # by then it is alone
+
+
 def test_off_shows_what_the_function_wrote_byte_for_byte():
     done = in_pipe("off")
     assert done.stdout == "line\nno end"

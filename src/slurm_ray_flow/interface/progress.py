@@ -65,14 +65,15 @@ class TerminalReporter:
         self._lock = threading.RLock()
         self._name, self._since = "", 0.0
         self._note, self._warnings = "", list[str]()
-        self._began = time.monotonic()
+        self._began, self._run_id = time.monotonic(), ""
         utf8 = screen.console.encoding.startswith("utf")
         self._good, self._bad, self._again = ("✓", "✗", "↻") if utf8 else ("+", "x", "~")
 
     def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
         with self._lock:
-            self._began = time.monotonic()
-            self._screen.line(Text.assemble((function, "bold"), " on ", (cluster, "bold"), f", run {run_id[:8]}"))
+            self._began, self._run_id = time.monotonic(), run_id[:8]
+            self._screen.launches += 1
+            self._screen.line(Text.assemble((function, "bold"), " on ", (cluster, "bold"), f", run {self._run_id}"))
             if url:
                 self._screen.line(Text(f"  {url}", "dim", no_wrap=True, overflow="fold"))
 
@@ -112,10 +113,15 @@ class TerminalReporter:
             good = error is None or self._name == "fetch_outcome"  # then it is the function's own exception
             self._close_step(*(("green", self._good) if good else ("red", self._bad)))
             seconds = format_duration(time.monotonic() - self._began)
+            whose = self._whose()
+            self._screen.launches -= 1
             if error is None:
-                self._screen.line(Text(f"done in {seconds}", "bold green"))
+                self._screen.line(Text(f"done in {seconds}{whose}", "bold green"))
             else:
-                self._screen.line(Text(f"{type(error).__name__} after {seconds}", "bold red"))
+                self._screen.line(Text(f"{type(error).__name__} after {seconds}{whose}", "bold red"))
+
+    def _whose(self) -> str:
+        return f"  (run {self._run_id})" if self._screen.launches > 1 else ""
 
     def _show(self) -> None:
         self._screen.busy(f"{self._name:<20} {TIME}  {self._note}", self._since)
@@ -126,12 +132,13 @@ class TerminalReporter:
         self._screen.busy("", 0.0)
         seconds = format_duration(time.monotonic() - self._since)
         line = Text.assemble((f"  {mark} ", style), f"{self._name:<20} ", (f"{seconds:>8}", "dim"))
-        fits = NOTE_COLUMN + len(self._note) <= self._screen.console.width
-        if self._note and fits:
-            line.append(f"  {self._note}", "dim")
+        note = self._note + self._whose()
+        fits = NOTE_COLUMN + len(note) <= self._screen.console.width
+        if note and fits:
+            line.append(f"  {note}", "dim")
         self._screen.line(line)
-        if self._note and not fits:
-            self._below(self._note, "dim")
+        if note and not fits:
+            self._below(note, "dim")
         for warning in self._warnings[:MOST_WARNINGS]:
             self._below(warning, "yellow")
         if (more := len(self._warnings) - MOST_WARNINGS) > 0:

@@ -25,10 +25,14 @@ class Screen:
     Args:
         console: where lines go.
         live: whether the bottom line moves.
+
+    Attributes:
+        launches: how many are under way; with several, each line must say whose it is.
     """
 
     def __init__(self, console: Console, live: bool) -> None:
         self.console, self.live = console, live
+        self.launches = 0
         self._lock = threading.RLock()
         self._text, self._since = "", 0.0
         self._drawn = False
