@@ -6,7 +6,7 @@ import dataclasses
 import datetime
 import sys
 import time
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
@@ -107,7 +107,7 @@ def cancel(run: str, *, json: Json = False) -> None:
         print_text(f"run {handle.run_id[:8]} " + ("is cancelled" if ended else f"had ended: {handle.status().value}"))
 
 
-def _end_with(handle: Handle[Any], error: Exception, json: bool) -> None:
+def _end_with(handle: Handle[Any], error: Exception, json: bool) -> NoReturn:
     """The run gave an exception: that is this command's end too."""
     from slurm_ray_flow.core.errors import SlurmRayFlowError
 

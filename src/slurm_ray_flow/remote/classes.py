@@ -6,7 +6,7 @@ import enum
 import sys
 import types
 from types import ModuleType
-from typing import Any, Dict, Tuple
+from typing import Any, Dict, Set, Tuple
 
 _adopting = False
 _adopted: Dict[Tuple[str, str], type] = {}
@@ -62,7 +62,7 @@ def refers_to_itself(kind: type) -> bool:
 def halves(kind: type) -> Tuple[Dict[str, Any], Dict[str, Any]]:
     """What a class is made with, and what is added when it is there and can be mentioned."""
     first: Dict[str, Any] = {"__module__": kind.__module__, "__qualname__": kind.__qualname__}
-    left_out = set(_OF_EVERY_CLASS)
+    left_out: Set[str] = {*_OF_EVERY_CLASS}
     if isinstance(kind, enum.EnumMeta):
         first.update(_made_of(kind))
         left_out.update(_OF_EVERY_ENUM, kind.__members__)
