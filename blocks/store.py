@@ -105,6 +105,14 @@ def records() -> Iterator[RunRecord]:
             continue
 
 
+def known_record(run_id: str) -> RunRecord | None:
+    """The run of exactly this id, if home remembers it."""
+    try:
+        return RunRecord.from_json(record_path(run_id).read_text())
+    except (OSError, ValueError, TypeError):
+        return None
+
+
 def find_record(run_id: str) -> RunRecord:
     """The run whose id is this, or starts so.
 

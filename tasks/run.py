@@ -54,6 +54,9 @@ class Run:
             gpus=gpus,
         )
         self.submitted = on_submitted
+        if before := store.known_record(run_id):  # Prefect starts the same flow run again
+            self.record = dataclasses.replace(self.record, attempt=before.attempt)
+            self.begin_again()
         store.save_record(self.record)
 
     @property
@@ -65,9 +68,10 @@ class Run:
         self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
         store.save_record(self.record)
 
-    def begin_again(self, number: int) -> None:
-        """A new try has a folder of its own: nothing of the one before can be taken for its outcome."""
-        attempt = f"{self.record.run_id}.{number}"
+    def begin_again(self) -> None:
+        """A new try has a folder of its own: nothing of the ones before can be taken for its outcome."""
+        _, _, number = self.record.attempt.partition(".")
+        attempt = f"{self.record.run_id}.{int(number or 1) + 1}"
         self.note(attempt=attempt, allocation=attempt)
 
     @contextlib.contextmanager

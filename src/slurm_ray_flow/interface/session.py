@@ -128,8 +128,6 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     current.run_id = run_id
     ensure_tag()
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
-    if (again := flow_run.get_run_count()) > 1:
-        run.begin_again(again)
     try:
         current.outcome = launch(run, call, cluster, flow.options)
     except Cancelled as error:
