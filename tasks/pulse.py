@@ -9,8 +9,8 @@ from uuid import UUID
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
-from slurm_ray_flow.blocks.heartbeat import emit_heartbeat
 
+from slurm_ray_flow.blocks.heartbeat import emit_heartbeat
 from slurm_ray_flow.core.progress import reporter
 
 HEARTBEAT_SECONDS = 30.0
