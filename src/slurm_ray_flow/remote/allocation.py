@@ -5,20 +5,20 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import shutil
 import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.calls import Call, DriverProcess
+from slurm_ray_flow.remote.closing import close, record_end
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.protocol import TAKEN
 from slurm_ray_flow.remote.ray_cluster import RayCluster, interpreter
 
 FIRST_CALL_WITHIN = 600.0
 POLL, IDLE_POLL, IDLE_AFTER = 0.025, 0.1, 120.0
 NEXT_STANDBY_AFTER = 1.0
-TAKEN = ".running"
 
 
 class Allocation:
@@ -190,10 +190,10 @@ class Allocation:
             spec = run.read_spec()
         except (OSError, ValueError) as error:
             with contextlib.suppress(OSError):
-                _record_end(run, "environment", "The run can't be read: {}".format(error))
+                record_end(run, "environment", "The run can't be read: {}".format(error))
             return
         if os.path.exists(run.cancel):
-            _record_end(run, "cancelled", "The run was cancelled.")
+            record_end(run, "cancelled", "The run was cancelled.")
             self._idle_since = time.monotonic()
             return
         driver = self._take_standby()
@@ -275,32 +275,3 @@ class Allocation:
             self._watch_call()
         processes.end_descendants()
         close(self._run, reason, self._ray.folder if self._ray else "")
-
-
-def _record_end(run: Run, cause: str, message: str) -> None:
-    run.make_room()
-    run.record("call_ended", outcome=None, cause=cause, message=message)
-
-
-def close(run: Run, reason: Dict[str, str], ray_folder: str) -> None:
-    """Say for each call that will not run that it won't, and release the allocation.
-
-    Args:
-        run: the allocation's own run.
-        reason: cause and message.
-        ray_folder: Ray's private folder, or an empty string.
-    """
-    closed = run.inbox + ".closed"
-    with contextlib.suppress(OSError):
-        os.rename(run.inbox, closed)
-    waiting = os.listdir(closed) if os.path.isdir(closed) else []
-    for run_id in {*(name[: -len(TAKEN)] if name.endswith(TAKEN) else name for name in waiting), run.id}:
-        with contextlib.suppress(OSError):
-            other = Run(run.root, run_id)
-            if not other.has_ended():
-                _record_end(other, reason["cause"], reason["message"])
-    if ray_folder:
-        shutil.rmtree(ray_folder, ignore_errors=True)
-    run.make_room()
-    with contextlib.suppress(FileNotFoundError):
-        run.record("released", reason=reason["message"].partition("\n")[0])

@@ -22,7 +22,8 @@ import traceback
 from typing import Any, Dict, List, Optional
 
 from slurm_ray_flow.remote import limits, processes
-from slurm_ray_flow.remote.allocation import Allocation, close
+from slurm_ray_flow.remote.allocation import Allocation
+from slurm_ray_flow.remote.closing import close
 from slurm_ray_flow.remote.events import Run, tail
 
 NOTE_SIZE = 4096

@@ -11,6 +11,8 @@ FILES = {
     "inbox": "inbox", "cancel": "cancel", "reserve": "reserve",
 }  # fmt: skip
 """What the files of a run's folder are called, at home and on the cluster."""
+TAKEN = ".running"
+"""Ends the name of an entry of the inbox whose call runs."""
 
 
 def parse_events(data: bytes) -> Tuple[List[Dict[str, Any]], int]:

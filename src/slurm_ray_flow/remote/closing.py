@@ -1,0 +1,41 @@
+"""The end of an allocation: whoever waits for a call gets to know that it will not run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from typing import Dict
+
+from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.protocol import TAKEN
+
+
+def record_end(run: Run, cause: str, message: str) -> None:
+    """Say that a call ended without an outcome."""
+    run.make_room()
+    run.record("call_ended", outcome=None, cause=cause, message=message)
+
+
+def close(run: Run, reason: Dict[str, str], ray_folder: str) -> None:
+    """Say for each call that will not run that it won't, and release the allocation.
+
+    Args:
+        run: the allocation's own run.
+        reason: cause and message.
+        ray_folder: Ray's private folder, or an empty string.
+    """
+    closed = run.inbox + ".closed"
+    with contextlib.suppress(OSError):
+        os.rename(run.inbox, closed)
+    waiting = os.listdir(closed) if os.path.isdir(closed) else []
+    for run_id in {*(name[: -len(TAKEN)] if name.endswith(TAKEN) else name for name in waiting), run.id}:
+        with contextlib.suppress(OSError):
+            other = Run(run.root, run_id)
+            if not other.has_ended():
+                record_end(other, reason["cause"], reason["message"])
+    if ray_folder:
+        shutil.rmtree(ray_folder, ignore_errors=True)
+    run.make_room()
+    with contextlib.suppress(FileNotFoundError):
+        run.record("released", reason=reason["message"].partition("\n")[0])
