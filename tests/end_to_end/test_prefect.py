@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 
 import numpy
 import prefect
@@ -97,6 +99,26 @@ def test_inside_another_flow_and_in_a_loop(work):
 
     assert outer() == 6
     assert asyncio.run(loop()) == (9, 5)
+
+
+LATER = """
+import sys, served
+from prefect.client.orchestration import get_client
+from slurm_ray_flow.interface.session import on_the_server
+with on_the_server(), get_client(sync_client=True) as client:
+    for run_id in sys.argv[1:]:
+        print(type(client.read_flow_run(run_id).state.result()).__name__)
+"""
+
+
+def test_another_process_gets_the_value_from_prefect(work, api):
+    work.give_back([1, 2])
+    small = newest(api, "give-back")["id"]
+    work.give_back(DEFAULT)
+    large = newest(api, "give-back")["id"]
+    command = [sys.executable, "-c", LATER, small, large]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert found.stdout.split() == ["list", "ndarray"], found.stderr
 
 
 def test_options_of_prefect(work, api):

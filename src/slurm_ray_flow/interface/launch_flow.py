@@ -22,6 +22,7 @@ from slurm_ray_flow.interface.background import submit
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import from_api, hold, hold_default, to_api, unhold
 from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.interface.results import RunValue
 from slurm_ray_flow.remote import pickling
 from slurm_ray_flow.remote.functions import itself, resolve_function
 
@@ -48,6 +49,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
                 version=_version(plain),
                 description=inspect.getdoc(plain),
                 flow_run_name=f"{_name(function)} on {session.label(options.cluster)}",
+                persist_result=True,
+                result_serializer=RunValue(),
                 on_cancellation=[session.release_hook],
                 on_crashed=[session.release_hook],
             )

@@ -147,6 +147,11 @@ def forget_arguments() -> None:
     _newest.call = None
 
 
+def is_small_plain(value: Any) -> bool:
+    """Whether it is small, and the same after a way through JSON."""
+    return _weight(value, BUDGET) >= 0
+
+
 def _kind(value: Any) -> str:
     shape = getattr(value, "shape", None)
     name = f"{type(value).__module__}.{type(value).__qualname__}".removeprefix("builtins.")
