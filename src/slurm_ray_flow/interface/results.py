@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from typing import Any
 
 from prefect.runtime import flow_run
 from prefect.serializers import Serializer
@@ -16,7 +16,7 @@ from slurm_ray_flow.interface.parameters import is_small_plain
 class RunValue(Serializer):
     """Keeps small plain values as JSON, and of all others the run whose outcome holds them."""
 
-    type: Literal["slurm-ray-flow"] = "slurm-ray-flow"
+    type: str = "slurm-ray-flow"
 
     def dumps(self, obj: Any) -> bytes:
         """The value as JSON, or the run's id."""
