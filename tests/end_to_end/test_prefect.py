@@ -128,3 +128,25 @@ def test_options_of_prefect(work, api):
     assert (changed.description, changed.options.memory) == ("said", 1 << 30)
     state = work.triple(5, return_state=True)
     assert (state.is_completed(), state.result()) == (True, 15)
+
+
+PLAIN_FIRST = """
+from prefect import flow
+from slurm_ray_flow import slurm_ray_flow
+
+@slurm_ray_flow
+def inner(number):
+    return number + 1
+
+@flow
+def outer():
+    return inner(1)
+
+if __name__ == "__main__":
+    print("value", outer())
+"""
+
+
+def test_inside_a_plain_flow_that_prefect_put_on_a_server_of_its_own(script):
+    done = script(PLAIN_FIRST)
+    assert "value 2" in done.stdout, done.stderr

@@ -48,7 +48,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
                 name=options.name or _name(function),
                 version=_version(plain),
                 description=inspect.getdoc(plain),
-                flow_run_name=f"{_name(function)} on {session.label(options.cluster)}",
+                flow_run_name=f"{options.name or _name(function)} on {session.label(options.cluster)}",
                 persist_result=True,
                 result_serializer=RunValue(),
                 on_cancellation=[session.release_hook],

@@ -85,9 +85,7 @@ def launching(current: Launching) -> Iterator[None]:
     token, shown_token = _launching.set(current), use_reporter(current.reporter)
     error: BaseException | None = None
     try:
-        address = ensure_server(current.reporter.say)
-        current.ui_url = address.ui_url
-        with connected(address), temporary_settings(_client_settings()), tags(TAG), quiet_console(), current.stack:
+        with _server_of(current), temporary_settings(_client_settings()), tags(TAG), quiet_console(), current.stack:
             yield
     except BaseException as raised:
         error = raised
@@ -99,6 +97,18 @@ def launching(current: Launching) -> Iterator[None]:
         stop_reporter(shown_token)
         bound_the_end()
         _launching.reset(token)
+
+
+@contextlib.contextmanager
+def _server_of(current: Launching) -> Iterator[None]:
+    """Inside another flow's run, its server; that may be one which Prefect started for that run alone."""
+    if FlowRunContext.get() is not None:
+        yield
+        return
+    address = ensure_server(current.reporter.say)
+    current.ui_url = address.ui_url
+    with connected(address):
+        yield
 
 
 @contextlib.contextmanager
