@@ -161,7 +161,7 @@ class LocalMachine(Block):
 
     def submit(self, paths: RunPaths) -> None:
         private_folder(Path(paths.folder))
-        done = run(["/bin/sh", str(paths.script), "--detach"], timeout=SUBMIT_SECONDS)
+        done = run(["/bin/sh", str(paths.script), "--detach"], timeout=SUBMIT_SECONDS, umask=-1)
         if not done.ok:
             raise EnvironmentFailed(
                 f"the head did not start: {done.stderr.strip() or done.stdout.strip() or done.exit_code}",

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 
+PRIVATE = 0o077
+"""The umask of what is started here: what it writes is its user's alone, whatever the caller's own."""
 _started: list[subprocess.Popen[bytes]] = []  # kept so that what has ended gets reaped
 
 
@@ -37,6 +39,7 @@ def run(
     stdin: bytes = b"",
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
+    umask: int = PRIVATE,
 ) -> Completed:
     """Runs a command to its end and captures its output; a command that fails is an answer, not an error.
 
@@ -46,12 +49,13 @@ def run(
         stdin: what it reads.
         env: its whole environment; None passes on this process's own.
         cwd: its working folder.
+        umask: what others may not do with the files it writes; -1 passes on this process's own.
 
     Raises:
         SlurmRayFlowError: the program is not there, or it took longer than `timeout`.
     """
     with _popen(
-        command, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        command, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, umask=umask
     ) as process:
         try:
             stdout, stderr = process.communicate(stdin, timeout=timeout)
@@ -121,7 +125,14 @@ def _terminate_group(process: subprocess.Popen[bytes], patience: float = 5.0) ->
 
 
 def _popen(
-    command: Sequence[str], *, env: Mapping[str, str] | None, cwd: Path | None, stdin: int, stdout: int, stderr: int
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    umask: int = PRIVATE,
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -132,7 +143,7 @@ def _popen(
             stdout=stdout,
             stderr=stderr,
             start_new_session=True,
-            umask=0o077,  # what it writes is its user's alone, whatever the caller's umask
+            umask=umask,
         )
     except OSError as problem:
         raise SlurmRayFlowError(

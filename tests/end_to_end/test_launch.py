@@ -105,6 +105,15 @@ def test_variables_of_the_environment(work):
     assert "COLOUR" not in os.environ
 
 
+def test_a_function_writes_files_as_its_user_does(work, tmp_path):
+    before = os.umask(0o002)
+    try:
+        work.sleep(0, str(tmp_path / "mark"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "mark").stat().st_mode & 0o777 == 0o664
+
+
 def test_a_burst_of_lines_loses_none(work, capfdbinary):
     assert work.chatter(100_000) == 100_000
     lines = capfdbinary.readouterr().out.splitlines()

@@ -79,6 +79,7 @@ class Driver:
         except Exception as error:
             return {"outcome": None, "cause": "environment", "message": "The call can't be set up: {}".format(error)}
         os.environ["SRF_RUN_ID"] = run.id
+        limits.restore_umask()
         report = execution.execute(run)
         if self._session:
             self._session.flush()

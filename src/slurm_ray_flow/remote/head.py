@@ -49,7 +49,7 @@ class Note:
 def main(arguments: List[str]) -> int:
     """Run the head of one allocation; returns the exit code."""
     root, run_id = arguments[:2]
-    os.umask(0o077)
+    limits.keep_umask(os.umask(0o077))
     run = Run(root, run_id)
     try:
         spec = run.read_spec()

@@ -81,3 +81,13 @@ def readable(size: float) -> str:
             return "{:.4g} {}".format(size, unit)
         size /= 1024
     return "{:.4g} GiB".format(size)
+
+
+def keep_umask(umask: int) -> None:
+    """Hand the user's umask to the processes that will run the user's code; ours write private files only."""
+    os.environ["SRF_UMASK"] = "{:o}".format(umask)
+
+
+def restore_umask() -> None:
+    """Take the umask that the user has: files on shared group folders are to be as the user wants them."""
+    os.umask(int(os.environ.get("SRF_UMASK", "77"), 8))

@@ -12,12 +12,13 @@ if __name__ == "__main__":
 
 from typing import Any, List
 
-from slurm_ray_flow.remote import processes
+from slurm_ray_flow.remote import limits, processes
 
 
 def main(arguments: List[str]) -> None:
     """Run Ray's own command in this process; it ends in order, and Ray with it, when its parent dies."""
     processes.die_with_parent(int(arguments[0]), signal.SIGTERM)
+    limits.restore_umask()  # Ray's workers run the user's code; Ray's own files lie in a private folder
     from slurm_ray_flow.remote.ray_session import keep_on_loopback
 
     if "--node-ip-address=127.0.0.1" in arguments:
