@@ -2,8 +2,14 @@
 
 import base64
 import hashlib
+import shutil
+import subprocess
+import sys
 import time
 import zipfile
+from pathlib import Path
+
+import pytest
 
 SLOW_BACKEND = """
 import os, pathlib, time, zipfile
@@ -21,6 +27,18 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
     return "slow-1.0-py3-none-any.whl"
 """
 """A package whose build begins, says so, and goes on when it is told."""
+
+
+def python_of(version):
+    """The interpreter of this version on this machine; the test is skipped where there is none that runs."""
+    if sys.version_info[:2] == tuple(map(int, version.split("."))):
+        return sys.executable
+    kept = sorted(Path("~/.pyenv/versions").expanduser().glob(f"{version}.*/bin/python"), reverse=True)
+    for candidate in [*map(str, kept), shutil.which(f"python{version}")]:
+        # A shim may be on PATH for a Python that is not there.
+        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
+            return candidate
+    return pytest.skip(f"there is no Python {version} on this machine")
 
 
 def wait_for(condition, seconds=30):

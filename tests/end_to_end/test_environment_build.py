@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from uv import find_uv_bin
 
 from slurm_ray_flow.core.requirements import Line, marker_environment, wanted
 from slurm_ray_flow.remote import environment as builder
-from support import SLOW_BACKEND, make_wheel
+from support import SLOW_BACKEND, make_wheel, python_of
 
 PROGRAM = builder.__file__
 BOUND = 60.0
@@ -117,16 +116,6 @@ def is_gone(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
-
-
-def python_of(version: str) -> str:
-    if sys.version_info[:2] == tuple(map(int, version.split("."))):
-        return sys.executable
-    found = sorted(Path.home().glob(f".pyenv/versions/{version}.*/bin/python"))
-    path = str(found[-1]) if found else shutil.which(f"python{version}")
-    if not path:
-        pytest.skip(f"there is no Python {version} here")
-    return path
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.11", "3.13"])

@@ -161,7 +161,8 @@ def test_the_difference_is_a_table_in_prefect(project, server):
     handle = module.look.with_options(environment=["six==1.16.0"]).submit()
     handle.result(timeout=60)
     api = Api(server.url, auth_string(server_files()))
-    (table,) = api.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [handle.run_id]}}})
+    wanted = {"flow_runs": {"id": {"any_": [handle.run_id]}}, "artifacts": {"type": {"any_": ["table"]}}}
+    (table,) = api.post("/artifacts/filter", wanted)
     rows = {row["package"]: (row["wanted"], row["what"]) for row in json.loads(table["data"])}
     assert set(rows) == {"six", "dill"}
     assert rows["six"] == ("==1.16.0", "already there") or rows["six"][1] == "to add"

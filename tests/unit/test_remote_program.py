@@ -10,11 +10,10 @@ import pytest
 
 import slurm_ray_flow.remote as remote_package
 from slurm_ray_flow.remote import events, failures, limits, pickling, processes, protocol
-from support import wait_for
+from support import python_of, wait_for
 
 REMOTE = Path(remote_package.__file__).parent
 RECORDED = Path(__file__).parents[1] / "recorded" / "proc"
-OLD_PYTHON = Path("~/.pyenv/versions/3.9.18/bin/python").expanduser()
 
 
 @pytest.fixture
@@ -32,11 +31,10 @@ def isolated(python, tools, code, folder):
     )
 
 
-@pytest.mark.skipif(not OLD_PYTHON.exists(), reason="no Python 3.9 here")
 def test_every_file_imports_on_python_3_9_with_the_standard_library_alone(tools, tmp_path):
     own = [path.stem for path in REMOTE.glob("*.py") if path.stem not in ("__init__", "inside")]
     code = "\n".join(f"import slurm_ray_flow.remote.{name}" for name in own)
-    done = isolated(OLD_PYTHON, tools, code, tmp_path)
+    done = isolated(python_of("3.9"), tools, code, tmp_path)
     assert done.returncode == 0, done.stderr
 
 

@@ -8,10 +8,10 @@ import pytest
 
 import remote_lab
 from remote_lab import adder, nothing_left
+from support import python_of
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux")
 TESTS = Path(remote_lab.__file__).parent
-OLD_PYTHON = Path("~/.pyenv/versions/3.9.18/bin/python").expanduser()
 
 
 def test_a_value_comes_home_with_its_digest(lab, name):
@@ -22,11 +22,10 @@ def test_a_value_comes_home_with_its_digest(lab, name):
     assert nothing_left(name)
 
 
-@pytest.mark.skipif(not OLD_PYTHON.exists(), reason="no Python 3.9 here")
 def test_the_head_runs_on_an_old_python(lab, name):
     lab.lay(name, adder(), 1, 2)
     lab.enter(name, name)
-    lab.head(name, python=OLD_PYTHON)
+    lab.head(name, python=python_of("3.9"))
     assert lab.wait_for(name, "call_ended")["outcome"] == "value"
     assert lab.outcome(name) == {"value": 3}
 
