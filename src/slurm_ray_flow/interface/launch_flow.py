@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import inspect
 import io
 import warnings
 from collections.abc import Callable, Coroutine
-from types import FunctionType, MethodType
+from functools import partial
+from types import MethodType
 from typing import Any, Generic, ParamSpec, TypeVar, cast
 
 from prefect import Flow
-from prefect.utilities.hashing import file_hash
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
-from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.options import Options, checked, is_option
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.background import submit
+from slurm_ray_flow.interface.body import OF_PREFECT, body_of, entrypoint_of, name_of, underlying, version_of
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.parameters import from_api, hold, hold_default, to_api, unhold
+from slurm_ray_flow.interface.parameters import from_api, hold, to_api, unhold
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.interface.results import RunValue
 from slurm_ray_flow.remote import pickling
@@ -39,16 +37,19 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     def __init__(self, function: Callable[P, R], options: Options) -> None:
         self.function = function
         self.options = options
-        self.plain = plain = _underlying(function)
+        self.plain = plain = underlying(function)
         self.travels_by_name = plain is function and session.travels_by_name(plain)
+        launch = partial(session.run_launch, self)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default without JSON is no fault
             super().__init__(
-                fn=_body(self, function, plain),
-                name=options.name or _name(function),
-                version=_version(plain),
+                fn=body_of(
+                    function, partial(session.run_launch, self), partial(session.in_thread, session.run_launch, self)
+                ),
+                name=options.name or name_of(function),
+                version=version_of(plain),
                 description=inspect.getdoc(plain),
-                flow_run_name=f"{options.name or _name(function)} on {session.label(options.cluster)}",
+                flow_run_name=f"{options.name or name_of(function)} on {session.label(options.cluster)}",
                 persist_result=True,
                 result_serializer=RunValue(),
                 on_cancellation=[session.release_hook],
@@ -57,7 +58,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         found = inspect.signature(self.fn).parameters
         self._many = {name for name in found if found[name].kind in _MANY}
         self._untyped = {name for name in found if found[name].annotation is inspect.Parameter.empty} - self._many
-        self._entrypoint = _entrypoint(plain, self._entrypoint)
+        self._entrypoint = entrypoint_of(plain, self._entrypoint)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run the function on its cluster.
@@ -92,8 +93,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments, with the large ones hidden from Prefect's visits."""
-        theirs = {name: kwargs[name] for name in kwargs if name in _OF_PREFECT}
-        ours = {name: kwargs[name] for name in kwargs if name not in _OF_PREFECT}
+        theirs = {name: kwargs[name] for name in kwargs if name in OF_PREFECT}
+        ours = {name: kwargs[name] for name in kwargs if name not in OF_PREFECT}
         try:
             bound = inspect.signature(self.fn).bind(*args, **ours)
         except TypeError:
@@ -204,13 +205,12 @@ def _again(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any,
     function, options, annotations, state = pickling.load(io.BytesIO(by_value), [])
     # The names in annotations that are texts did not travel: what they meant did.
     given = {name: kind for name, kind in annotations.items() if kind is not inspect.Parameter.empty}
-    _underlying(function).__annotations__ = given
+    underlying(function).__annotations__ = given
     made: LaunchFlow[Any, Any] = LaunchFlow(function, options)
     made.__dict__.update(state)
     return made
 
 
-_OF_PREFECT = {"return_state", "wait_for"}
 _MANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 _DEPLOYED: dict[str, Any] = {"enforce_parameter_schema": False}
@@ -235,73 +235,3 @@ _PREFECT_STATE = (
 )
 """What `Flow.with_options` copies, besides what our own options hold."""
 _PREFECT_NAMES = {"flow_run_name", "version", "description"}
-
-
-def _underlying(function: Callable[..., Any]) -> Any:
-    """The function whose source and globals count: a partial's, a method's, a callable object's."""
-    while True:
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
-        elif not isinstance(function, FunctionType) and isinstance(type(function).__call__, FunctionType):
-            function = type(function).__call__
-        else:
-            return function
-
-
-def _name(function: Callable[..., Any]) -> str:
-    name = getattr(_underlying(function), "__name__", type(function).__name__)
-    return type(function).__name__ if name == "__call__" else name.replace("<lambda>", "lambda").replace("_", "-")
-
-
-def _body(flow: LaunchFlow[Any, Any], function: Callable[..., Any], plain: Any) -> Callable[..., Any]:
-    """The function that Prefect's engine calls, with the signature and the globals of the user's own.
-
-    Prefect resolves annotations in the globals of the flow's function; a `functools.wraps` wrapper would have ours.
-    """
-    run, in_thread = session.run_launch, session.in_thread
-
-    def sync_body(*args: Any, **kwargs: Any) -> Any:
-        return run(flow, args, kwargs)
-
-    async def async_body(*args: Any, **kwargs: Any) -> Any:
-        return await in_thread(run, flow, args, kwargs)
-
-    source = async_body if inspect.iscoroutinefunction(plain) else sync_body
-    made = FunctionType(source.__code__, getattr(plain, "__globals__", {}), source.__name__, None, source.__closure__)
-    for name in ("__module__", "__name__", "__qualname__", "__doc__"):
-        setattr(made, name, getattr(plain, name, getattr(made, name)))
-    made.__signature__ = _signature(function)  # type: ignore[attr-defined]
-    made.__annotations__ = dict(getattr(plain, "__annotations__", {}))
-    return made
-
-
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
-    try:
-        found = inspect.signature(function, eval_str=True)
-    except (NameError, TypeError):
-        found = inspect.signature(function)
-    except ValueError:
-        raise OptionError(f"{function!r} has no signature", advice="wrap it in a function of your own") from None
-    for name in found.parameters:
-        if name.startswith("_") or name in _OF_PREFECT:
-            raise OptionError(f"Prefect takes no parameter that is called {name!r}", advice="give it another name")
-    given = (found_one.replace(default=hold_default(found_one.default)) for found_one in found.parameters.values())
-    return found.replace(parameters=list(given))
-
-
-def _version(plain: Any) -> str | None:
-    with contextlib.suppress(TypeError, OSError):
-        file = inspect.getsourcefile(plain)
-        return file_hash(file) if file else None
-    return None
-
-
-def _entrypoint(plain: Any, fallback: str | None) -> str | None:
-    """Prefect takes the file of the body, which is ours; the user's is what a deployment must load."""
-    module = getattr(plain, "__module__", None)
-    if module == "__main__" or (module or "").startswith("__prefect_loader_"):
-        with contextlib.suppress(TypeError, OSError):
-            return f"{inspect.getfile(plain)}:{plain.__qualname__}"
-    return f"{module}:{plain.__qualname__}" if module else fallback
