@@ -43,9 +43,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default without JSON is no fault
             super().__init__(
-                fn=body_of(
-                    function, partial(session.run_launch, self), partial(session.in_thread, session.run_launch, self)
-                ),
+                fn=body_of(function, launch, partial(session.in_thread, launch)),
                 name=options.name or name_of(function),
                 version=version_of(plain),
                 description=inspect.getdoc(plain),
