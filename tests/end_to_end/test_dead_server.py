@@ -27,12 +27,16 @@ if __name__ == "__main__":
     import sys
     print("value", wait(sys.argv[1]), flush=True)
 """
+ASYNC = (
+    SCRIPT.replace("def wait", "async def wait").replace("wait(sys", "asyncio.run(wait(sys").replace("[1])", "[1]))")
+)
 
 
-def test_the_value_comes_home_all_the_same(script, tmp_path, monkeypatch):
+@pytest.mark.parametrize("text", [SCRIPT, "import asyncio\n" + ASYNC], ids=["sync", "async"])
+def test_the_value_comes_home_all_the_same(script, tmp_path, monkeypatch, text):
     monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SRF_PROGRESS", "plain")
-    process = script(SCRIPT, tmp_path / "go", wait=False)
+    process = script(text, tmp_path / "go", wait=False)
     wait_for((tmp_path / "go.started").exists, 60)
     os.kill(json.loads((tmp_path / "home/server/server.json").read_text())["pid"], signal.SIGKILL)
     (tmp_path / "go").touch()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from prefect import tags
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun, State
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TagsContext
 from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
@@ -123,8 +123,6 @@ def _client_settings() -> dict[Any, Any]:
     return {
         # Prefect's heartbeat thread holds every sync run back for a second at its end; ours beats in the wait loop.
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-        # With five tries a server that died under the run held its value back for two minutes.
-        PREFECT_CLIENT_MAX_RETRIES: 2,
     }
 
 
@@ -139,15 +137,15 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     ensure_tag()
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
     try:
-        current.outcome = launch(run, call, cluster, flow.options)
+        # The tag is the flow run's: a task that has one asks the server for a slot of that tag's limit.
+        with TagsContext(current_tags=TagsContext.get().current_tags - {TAG}):
+            current.outcome = launch(run, call, cluster, flow.options)
     except Cancelled as error:
         current.cancelled = error
         return CancelledState(message=error.what)
     finally:
-        if not (
-            flow.isasync or server_listens()
-        ):  # each of Prefect's last requests to it would be tried again for six seconds
-            current.stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
+        if not flow.isasync:
+            spare_a_dead_server()
     return current.outcome.unwrap()
 
 
@@ -164,7 +162,17 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True).start()
-    return await asyncio.wrap_future(future)
+    try:
+        return await asyncio.wrap_future(future)
+    finally:
+        spare_a_dead_server()  # here, since a setting of the thread's would not be seen by the engine
+
+
+def spare_a_dead_server() -> None:
+    """After the run: a server that is gone would be asked again for a minute, and hold the value back."""
+    current = _launching.get()
+    if current is not None and not server_listens():
+        current.stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
 
 
 def ensure_tag() -> None:
