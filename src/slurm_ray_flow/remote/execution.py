@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import functools
-import importlib
 import inspect
 import io
 import os
@@ -15,6 +13,7 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from slurm_ray_flow.remote import failures, payload, pickling
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.functions import resolve_function
 
 Report = Dict[str, Any]
 _HERE = os.path.dirname(os.path.abspath(__file__))
@@ -40,10 +39,10 @@ def _read_call(run: Run) -> Tuple[Callable[..., Any], Dict[str, Any]]:
 
 
 def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
-    found = functools.reduce(getattr, qualified_name.split("."), importlib.import_module(module))
+    found: Callable[..., Any] = resolve_function(module, qualified_name)
     while type(found).__module__.startswith(("prefect.", "slurm_ray_flow.")) and hasattr(found, "local"):
         found = found.local
-    return found  # type: ignore[return-value]
+    return found
 
 
 def _value_of(result: Any) -> Any:
