@@ -9,7 +9,7 @@ import io
 import os
 import traceback
 from types import TracebackType
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple, cast
 
 from slurm_ray_flow.remote import failures, payload, pickling
 from slurm_ray_flow.remote.events import Run
@@ -39,10 +39,10 @@ def _read_call(run: Run) -> Tuple[Callable[..., Any], Dict[str, Any]]:
 
 
 def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
-    found: Callable[..., Any] = resolve_function(module, qualified_name)
+    found: Any = resolve_function(module, qualified_name)
     while type(found).__module__.startswith(("prefect.", "slurm_ray_flow.")) and hasattr(found, "local"):
         found = found.local
-    return found
+    return cast(Callable[..., Any], found)
 
 
 def _value_of(result: Any) -> Any:
