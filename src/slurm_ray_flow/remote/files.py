@@ -1,0 +1,113 @@
+"""Files on a cluster: read in pieces, written whole or not at all, private to their user."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from typing import Any, Dict, List
+
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.protocol import TAKEN
+
+PIECE = 1024 * 1024
+"""The most that one reading of a log or of events takes into memory."""
+
+
+def private_folder(path: str) -> str:
+    """Make a folder that only its user can enter, and give it back.
+
+    Raises:
+        OperationError: it can't be made, or somebody else made it, or the link that leads to it, to read along.
+    """
+    try:
+        _make(path)
+        owners = {os.stat(path).st_uid, os.lstat(path).st_uid}
+    except OSError as error:
+        raise OperationError("a folder can't be made: {}".format(error.strerror), path, _ADVICE) from error
+    foreign = owners - {os.geteuid(), 0}
+    if foreign:
+        raise OperationError("a folder belongs to another user (number {})".format(min(foreign)), path, _ADVICE)
+    return path
+
+
+_ADVICE = "see that the folder above can be written, or choose another one: $SRF_HOME, a cluster's root"
+
+
+def _make(path: str) -> None:
+    if path and not os.path.isdir(path):
+        _make(os.path.dirname(path))  # mkdir's own parents would get the umask's mode
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(path, 0o700)
+
+
+def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
+    """Write beside and rename, so that a reader sees the old file or the new one."""
+    private_folder(os.path.dirname(path))
+    descriptor, beside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".")
+    try:
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(data)
+            os.fchmod(stream.fileno(), mode)
+        os.replace(beside, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(beside)
+        raise
+
+
+# ---- operations
+
+
+def read(path: str, offset: int = 0) -> bytes:
+    """At most a piece of a file from `offset` on; nothing where there is no file."""
+    try:
+        with open(path, "rb") as stream:
+            stream.seek(offset)
+            return stream.read(PIECE)
+    except FileNotFoundError:
+        return b""
+
+
+def write(path: str, data: bytes) -> None:
+    """Write a small private file."""
+    write_whole(path, data)
+
+
+def names(path: str) -> List[str]:
+    """What lies in a folder, sorted; nothing where there is none."""
+    try:
+        return sorted(os.listdir(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def announce(path: str) -> bool:
+    """Make an empty file; False where its folder is gone. A call that its head has taken already stays taken."""
+    if os.path.exists(path + TAKEN):
+        return True
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600))
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def remove(path: str) -> bool:
+    """Remove a file; says whether there was one."""
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def folders(root: str, names: List[str]) -> None:
+    """Make the folders right in the root, which others may be able to write: each must be its user's own."""
+    for name in names:
+        private_folder(os.path.join(root, name))
+
+
+OPERATIONS: Dict[str, Any] = {
+    "read": read, "write": write, "names": names, "announce": announce, "remove": remove, "folders": folders,
+}  # fmt: skip
