@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.environment import Held
 from slurm_ray_flow.core.run import Event, RunPaths
@@ -62,17 +64,23 @@ class Cluster(Protocol):
     def prepare(self) -> PurePosixPath:
         """Put our programs there, once; gives the folder that holds the package `slurm_ray_flow` of a run."""
 
+    def ask(self, operation: str, **arguments: Any) -> Any:
+        """Have one of our programs there do something: an operation of `remote/operations.py`."""
+
+    def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = ...) -> list[Any]:
+        """Have several operations done in order, in one round trip; the first that fails ends it."""
+
     def read(self, path: PurePosixPath, offset: int = 0) -> bytes:
         """The bytes of a file from `offset` on; none where there is no file."""
 
     def write(self, path: PurePosixPath, data: bytes) -> None:
         """Write a small private file, whole or not at all."""
 
-    def put(self, source: Path, path: PurePosixPath) -> None:
-        """Copy a file from home."""
+    def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
+        """Write small files and copy files from home, together."""
 
-    def get(self, path: PurePosixPath) -> Path:
-        """Bring a file home, and say where it is."""
+    def fetched(self, path: PurePosixPath) -> AbstractContextManager[Path]:
+        """A file of the cluster, at home for as long as the block lasts."""
 
     def names(self, folder: PurePosixPath) -> Sequence[str]:
         """What lies in a folder; nothing where there is none."""

@@ -12,7 +12,7 @@ import socket
 import sys
 import sysconfig
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
@@ -23,20 +23,17 @@ from uv import find_uv_bin
 from slurm_ray_flow.blocks import processes, programs, transfer
 from slurm_ray_flow.blocks.cluster import Facts
 from slurm_ray_flow.blocks.files import private_folder, write_whole
-from slurm_ray_flow.blocks.shell import follow, run
-from slurm_ray_flow.core.environment import Held
+from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
+from slurm_ray_flow.blocks.shell import follow
 from slurm_ray_flow.core.errors import EnvironmentFailed
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.core.run import Event, RunPaths
+from slurm_ray_flow.core.run import Event
 from slurm_ray_flow.core.snapshot import Manifest
-
-FOLDERS = ("environments", "runs", "snapshots", "tools", "warm")
-"""What lies right in the root, which others may be able to write: each must be its user's own."""
-SUBMIT_SECONDS = 60.0
-"""The head says that it lives within a second; on a machine under load, much later."""
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.operations import perform
 
 
-class LocalMachine(Block):
+class LocalMachine(Machine, Block):
     """This machine: functions run beside the program that calls them, in processes of their own.
 
     Attributes:
@@ -82,62 +79,29 @@ class LocalMachine(Block):
         return _facts()
 
     def prepare(self) -> PurePosixPath:
-        for name in FOLDERS:
-            private_folder(Path(self.root_folder, name))
+        self.ask("files.folders", root=str(self.root_folder), names=FOLDERS)
         return PurePosixPath(programs.install(Path(self.root_folder)))
 
-    def read(self, path: PurePosixPath, offset: int = 0) -> bytes:
+    def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         try:
-            with open(path, "rb") as stream:
-                stream.seek(offset)
-                return stream.read(READ_BYTES)
-        except FileNotFoundError:
-            return b""
+            return [perform(operation, dict(arguments), tell) for operation, arguments in requests]
+        except OperationError as error:
+            raise failure(error, self.label) from error
 
-    def write(self, path: PurePosixPath, data: bytes) -> None:
-        write_whole(Path(path), data)
+    def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
+        for path, content in files.items():
+            if isinstance(content, bytes):
+                self.write(path, content)
+            else:
+                _link(content, private_folder(Path(path).parent) / path.name)
 
-    def put(self, source: Path, path: PurePosixPath) -> None:
-        target = private_folder(Path(path).parent) / path.name
-        target.unlink(missing_ok=True)
-        try:
-            os.link(source, target)
-        except OSError:  # another file system
-            shutil.copyfile(source, target)
-
-    def get(self, path: PurePosixPath) -> Path:
-        return Path(path)
-
-    def names(self, folder: PurePosixPath) -> Sequence[str]:
-        try:
-            return sorted(os.listdir(folder))
-        except (FileNotFoundError, NotADirectoryError):
-            return []
-
-    def announce(self, path: PurePosixPath) -> bool:
-        try:
-            Path(path).touch(mode=0o600)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def remove(self, path: PurePosixPath) -> bool:
-        try:
-            Path(path).unlink()
-        except FileNotFoundError:
-            return False
-        return True
+    @contextlib.contextmanager
+    def fetched(self, path: PurePosixPath) -> Iterator[Path]:
+        yield Path(path)
 
     def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
         self.prepare()
         return transfer.send_snapshot(manifest, target=transfer.LocalTarget(self.root_folder), project_key=project_key)
-
-    def environments(self) -> Sequence[Held]:
-        held = []
-        for path in Path(self.root_folder).glob("environments/*/whole.json"):
-            with contextlib.suppress(OSError, ValueError):  # a damaged one is built again
-                held.append(Held.from_json(path.read_text()))
-        return held
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         program = Path(self.prepare()) / "slurm_ray_flow" / "remote" / "environment.py"
@@ -159,22 +123,16 @@ class LocalMachine(Block):
                 advice="see which package uv names, and change its version or leave it out",
             )
 
-    def submit(self, paths: RunPaths) -> None:
-        private_folder(Path(paths.folder))
-        done = run(["/bin/sh", str(paths.script), "--detach"], timeout=SUBMIT_SECONDS, umask=-1)
-        if not done.ok:
-            raise EnvironmentFailed(
-                f"the head did not start: {done.stderr.strip() or done.stdout.strip() or done.exit_code}",
-                where=f"{self.label}, {paths.head_log}",
-                advice="read that log",
-            )
-
     def alive(self, allocated: Event) -> bool:
-        return processes.alive_as_noted(allocated)
+        return processes.alive_as_noted(allocated)  # macOS has no /proc to ask
 
 
-READ_BYTES = 1024 * 1024
-"""The most that one reading of a log or of events takes into memory."""
+def _link(source: Path, target: Path) -> None:
+    target.unlink(missing_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:  # another file system
+        shutil.copyfile(source, target)
 
 
 def _build_line(line: str, failure: list[str]) -> str:

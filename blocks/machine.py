@@ -25,8 +25,13 @@ class Machine:
     A mixin: a block with `label`, `root_folder` and `ask_all`.
     """
 
-    label: str
-    root_folder: PurePosixPath
+    @property
+    def label(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def root_folder(self) -> PurePosixPath:
+        raise NotImplementedError
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         """Have several operations done in order, in one round trip; the first that fails ends it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from prefect import task
 
 from slurm_ray_flow.blocks.cluster import Cluster
@@ -33,16 +35,20 @@ def read_outcome(record: RunRecord, ended: Ended, cluster: Cluster) -> Outcome:
     """
     if ended.outcome is None:
         raise error_of(ended.cause or "crashed", ended.message, where(record))
-    path = cluster.get(record.paths.outcome)
-    try:
-        found = payload.read(str(path), pickling.load, sha256=ended.sha256)
-    except Exception as error:
-        raise ResultError(
-            f"the value can't be read: {type(error).__name__}: {error}", where=f"{where(record)}, {path}"
-        ) from error
+    found = _read(record, ended, cluster)
     if ended.outcome == "value":
         return Outcome(value=found["value"])
     exception = failures.unpack(found)
     if ended.cause != "user_code":
         raise error_of(ended.cause or "crashed", ended.message, where(record)) from exception
     return Outcome(exception=exception, traceback=found["traceback"])
+
+
+def _read(record: RunRecord, ended: Ended, cluster: Cluster) -> Any:
+    with cluster.fetched(record.paths.outcome) as path:
+        try:
+            return payload.read(str(path), pickling.load, sha256=ended.sha256)
+        except Exception as error:
+            raise ResultError(
+                f"the value can't be read: {type(error).__name__}: {error}", where=f"{where(record)}, {path}"
+            ) from error

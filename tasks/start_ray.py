@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from prefect import task
@@ -94,10 +95,13 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> 
     """The call's payloads, what to start, and the script that starts it."""
     head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
     command = [cluster.facts().python, "-I", str(head), str(cluster.root_folder), run.record.attempt]
-    cluster.write(run.paths.spec, json.dumps(spec).encode())
-    cluster.write(run.paths.script, f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode())
-    cluster.put(store.object_path(call.function), run.paths.function)
-    cluster.put(store.object_path(call.arguments), run.paths.arguments)
+    files: dict[PurePosixPath, bytes | Path] = {
+        run.paths.spec: json.dumps(spec).encode(),
+        run.paths.script: f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode(),
+        run.paths.function: store.object_path(call.function),
+        run.paths.arguments: store.object_path(call.arguments),
+    }
+    cluster.place(files)
 
 
 def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:

@@ -3,7 +3,6 @@
 import json
 import os
 import shlex
-from pathlib import Path
 
 import pytest
 
@@ -57,7 +56,7 @@ class Lab:
         }.items():
             file = self.folder / f"{run_id}.{name}"
             payload.write(str(file), value, pickling.dump)
-            cluster.put(file, getattr(paths, name))
+            cluster.place({getattr(paths, name): file})
         cluster.submit(paths)
         self.runs.append(paths)
         if announce:
@@ -77,7 +76,8 @@ class Lab:
     def value(self, paths):
         ended = self.ended(paths)
         assert ended["outcome"] == "value", ended
-        return payload.read(str(self.cluster.get(paths.outcome)), pickling.load, sha256=ended["sha256"])["value"]
+        with self.cluster.fetched(paths.outcome) as file:
+            return payload.read(str(file), pickling.load, sha256=ended["sha256"])["value"]
 
     def cancel(self, paths):
         self.cluster.write(paths.cancel, b"")
@@ -148,8 +148,10 @@ def test_a_file_goes_there_and_comes_back(cluster, place, tmp_path):
     for data in (os.urandom(100_000), b"", b"again"):
         source.unlink(missing_ok=True)
         source.write_bytes(data)
-        cluster.put(source, place / "deep" / "file")
-        assert Path(cluster.get(place / "deep" / "file")).read_bytes() == data
+        cluster.place({place / "deep" / "file": source, place / "other": b"small"})
+        with cluster.fetched(place / "deep" / "file") as file:
+            assert file.read_bytes() == data
+        assert cluster.read(place / "other") == b"small"
 
 
 def test_names_are_sorted_and_none_where_there_is_no_folder(cluster, place):

@@ -1,8 +1,8 @@
 """What a cluster does for home, by name: `perform("files.read", {"path": ..., "offset": 0})`.
 
 On this machine home calls it in its own process; elsewhere `agent.py` calls it for home. An operation is a function
-with keyword arguments that JSON can hold, and at most one, called `data`, that is bytes. It gives back what JSON can hold,
-or bytes. One that has a parameter `tell` may call it with what JSON can hold, while it works.
+with keyword arguments that JSON can hold, and at most one, called `data`, that is bytes. It gives back bytes, or what
+JSON can hold. One that has a parameter `tell` may call it with what JSON can hold, while it works.
 
 Home asks again when an answer was lost with its connection: doing an operation twice must be the same as doing it once.
 """
