@@ -73,6 +73,9 @@ class Cluster(Protocol):
     def read(self, path: PurePosixPath, offset: int = 0) -> bytes:
         """The bytes of a file from `offset` on; none where there is no file."""
 
+    def watch(self, files: Sequence[tuple[PurePosixPath, int]], within: float) -> list[bytes]:
+        """The bytes of files from an offset each; waits at most `within` seconds for one of them to have any."""
+
     def write(self, path: PurePosixPath, data: bytes) -> None:
         """Write a small private file, whole or not at all."""
 

@@ -49,6 +49,11 @@ class Machine:
         found: bytes = self.ask("files.read", path=str(path), offset=offset)
         return found
 
+    def watch(self, files: Sequence[tuple[PurePosixPath, int]], within: float) -> list[bytes]:
+        places = [(str(path), offset) for path, offset in files]
+        reads = [("files.read", {"path": path, "offset": offset}) for path, offset in places]
+        return self.ask_all([("files.await_growth", {"files": places, "within": within}), *reads])[1:]
+
     def write(self, path: PurePosixPath, data: bytes) -> None:
         self.ask("files.write", path=str(path), data=data)
 

@@ -19,8 +19,8 @@ from slurm_ray_flow.tasks.run import Run, head_alive, where
 
 LIFE_SECONDS = 1.0
 """How often to ask whether the head lives."""
-SHORTEST_WAIT, LONGEST_WAIT = 0.01, 0.2
-"""Seconds between two readings of the events; the wait grows while nothing happens."""
+WATCH_SECONDS = 0.25
+"""How long the cluster waits for news before it answers that there are none."""
 
 
 @task(name="execute_call", task_run_name="execute_call", **ONCE)
@@ -33,7 +33,7 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
     """
     reporter().step("execute_call")
     own = run.record.allocation == run.record.attempt
-    if own and not cluster.announce(run.paths.inbox(run.record.allocation)):
+    if own and not cluster.announce(run.paths.inbox(run.record.allocation)) and not _was_taken(run, cluster):
         raise Lost("the allocation ended before it took the call", where=where(run.record))
     run.submitted()
     relay = LogRelay(cluster, run.paths.log)
@@ -43,12 +43,18 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
         relay.finish()
 
 
+def _was_taken(run: Run, cluster: Cluster) -> bool:
+    """Whether the head has had the call already: an announcement whose answer was lost is made again."""
+    return find_event(parse_events(cluster.read(run.paths.events))[0], "call_started") is not None
+
+
 def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
-    pulse, wait, life, offset = Pulse(), SHORTEST_WAIT, time.monotonic(), 0
+    pulse, life, offset = Pulse(), time.monotonic(), 0
     while True:
         stop_if_leaving()
         alive = time.monotonic() - life < LIFE_SECONDS or head_alive(run.record, cluster)
-        events, taken = parse_events(cluster.read(run.paths.events, offset))
+        news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], WATCH_SECONDS)
+        events, taken = parse_events(news)
         offset += taken
         if ended := find_event(events, "call_ended"):
             return ended
@@ -58,6 +64,4 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
             life = time.monotonic()
         if pulse.cancel_asked():
             raise Cancelled("the run was cancelled in Prefect", where=where(run.record))
-        busy = relay.pass_on()
-        wait = SHORTEST_WAIT if events or busy else min(wait * 1.3, LONGEST_WAIT)
-        time.sleep(wait)
+        relay.pass_on(log)

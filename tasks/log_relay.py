@@ -18,30 +18,33 @@ PREFECT_BYTES = 16 * 1024 * 1024
 
 
 class LogRelay:
-    """Reads a log file from where it stopped reading."""
+    """Passes on a log file piece by piece.
+
+    Attributes:
+        path: the file.
+        offset: where its next piece begins.
+    """
 
     def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
-        self._cluster, self._path = cluster, path
-        self._offset = self._kept = 0
+        self._cluster, self.path = cluster, path
+        self.offset = self._kept = 0
         self._pending = bytearray()
         self._since = time.monotonic()
         self._logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = get_run_logger()
 
-    def pass_on(self) -> bool:
-        """Pass on what was written since the last time; says whether anything was."""
-        data = self._cluster.read(self._path, self._offset)
+    def pass_on(self, data: bytes) -> None:
+        """Pass on what was written since the last time."""
         if data:
-            self._offset += len(data)
+            self.offset += len(data)
             reporter().log(data)
             self._pending += data
         if len(self._pending) >= RECORD_BYTES or (self._pending and time.monotonic() - self._since > RECORD_SECONDS):
             self._send(last=False)
-        return bool(data)
 
     def finish(self) -> None:
         """Pass on the rest."""
-        while self.pass_on():
-            pass
+        while data := self._cluster.read(self.path, self.offset):
+            self.pass_on(data)
         self._send(last=True)
 
     def _send(self, last: bool) -> None:
@@ -59,4 +62,4 @@ class LogRelay:
         if self._kept <= PREFECT_BYTES:
             self._logger.info(piece.decode(errors="replace").rstrip("\n"))
         elif before <= PREFECT_BYTES:
-            self._logger.warning("The rest of this log is in %s: more than 16 MiB are not shown here.", self._path)
+            self._logger.warning("The rest of this log is in %s: more than 16 MiB are not shown here.", self.path)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
-from typing import Any, Dict, List
+import time
+from typing import Any, Dict, List, Tuple
 
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.protocol import TAKEN
 
 PIECE = 1024 * 1024
 """The most that one reading of a log or of events takes into memory."""
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.1
+"""Seconds between two looks at a file that is waited for; the pause grows while nothing happens."""
 
 
 def private_folder(path: str) -> str:
@@ -69,6 +72,24 @@ def read(path: str, offset: int = 0) -> bytes:
         return b""
 
 
+def await_growth(files: List[Tuple[str, int]], within: float) -> None:
+    """Wait until one of these files is longer than stated, at most so many seconds."""
+    deadline, pause = time.monotonic() + within, SHORTEST_PAUSE
+    while not any(_size(path) > offset for path, offset in files):
+        left = deadline - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(pause, left))
+        pause = min(pause * 1.3, LONGEST_PAUSE)
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except OSError:
+        return 0
+
+
 def write(path: str, data: bytes) -> None:
     """Write a small private file."""
     write_whole(path, data)
@@ -109,5 +130,5 @@ def folders(root: str, names: List[str]) -> None:
 
 
 OPERATIONS: Dict[str, Any] = {
-    "read": read, "write": write, "names": names, "announce": announce, "remove": remove, "folders": folders,
-}  # fmt: skip
+    operation.__name__: operation for operation in (await_growth, read, write, names, announce, remove, folders)
+}
