@@ -6,7 +6,7 @@ import random
 import time
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outcome import Outcome
 from slurm_ray_flow.core.progress import reporter
@@ -41,13 +41,18 @@ def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
         try:
             return attempt(run, call, cluster, options)
         except SlurmRayFlowError as error:
-            if not error.transient or tried == options.retries:
+            if not error.transient or tried == options.retries or _goes_on(run, error):
                 raise
             pause = min(2.0**tried, LONGEST_PAUSE) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads tries, hides nothing
             reporter().again(error, f"{error.what}; tries again in {pause:.0f} s ({tried + 1} of {options.retries})")
             time.sleep(pause)
             run.begin_again()
     raise AssertionError("the last try returns or raises")
+
+
+def _goes_on(run: Run, error: SlurmRayFlowError) -> bool:
+    """Whether the cluster may still be at it, out of our sight: then another try would run beside it."""
+    return run.handed_over and isinstance(error, ConnectionFailed)
 
 
 def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:

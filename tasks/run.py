@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
 from slurm_ray_flow.core.scan import Target
 
@@ -33,7 +34,11 @@ class Call:
 
 
 class Run:
-    """One launch, under one id that Prefect, the cluster's folders and home's record share."""
+    """One launch, under one id that Prefect, the cluster's folders and home's record share.
+
+    Attributes:
+        handed_over: the cluster may have started this try already.
+    """
 
     def __init__(
         self, run_id: str, label: str, cluster: Cluster, gpus: int, on_submitted: Callable[[], None] = lambda: None
@@ -54,6 +59,7 @@ class Run:
             gpus=gpus,
         )
         self.submitted = on_submitted
+        self.handed_over = False
         if before := store.known_record(run_id):  # Prefect starts the same flow run again
             self.record = dataclasses.replace(self.record, attempt=before.attempt)
             self.begin_again()
@@ -73,6 +79,7 @@ class Run:
         _, _, number = self.record.attempt.partition(".")
         attempt = f"{self.record.run_id}.{int(number or 1) + 1}"
         self.note(attempt=attempt, allocation=attempt)
+        self.handed_over = False
 
     @contextlib.contextmanager
     def failure_noted(self) -> Iterator[None]:
@@ -86,9 +93,14 @@ class Run:
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:
-        """End the run on the cluster when what stands in the block ends early, whatever ends it."""
+        """End the run on the cluster when what stands in the block ends early, whatever ends it.
+
+        A connection that was lost for good ends nothing: the run goes on there, and `srf attach` finds it.
+        """
         try:
             yield
+        except ConnectionFailed:
+            raise
         except BaseException:
             release(self.record, cluster)
             raise

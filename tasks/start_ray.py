@@ -44,6 +44,7 @@ def start_ray(
     _check_fits(cluster, options)
     spec = _spec(run, code, snapshot, environment, options)
     _put_files(run, call, spec, cluster)
+    run.handed_over = True
     if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
         reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
         run.note(allocation=allocation)
