@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.environment import Held
+from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.run import Event, RunPaths
 from slurm_ray_flow.core.snapshot import Manifest
 
@@ -57,6 +58,10 @@ class Cluster(Protocol):
     @property
     def reuses_environment(self) -> bool:
         """Whether `environment="auto"` means the environment of this very interpreter."""
+
+    @property
+    def lock(self) -> Lock | None:
+        """The lock under which its runs are; None where a scheduler, or nobody, sees to that."""
 
     def facts(self) -> Facts:
         """Ask the cluster what it is."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from slurm_ray_flow.core.environment import Held
 from slurm_ray_flow.core.errors import CAUSES, SlurmRayFlowError
+from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.run import Event, RunPaths
 from slurm_ray_flow.remote.errors import OperationError
 
@@ -32,6 +33,10 @@ class Machine:
     @property
     def root_folder(self) -> PurePosixPath:
         raise NotImplementedError
+
+    @property
+    def lock(self) -> Lock | None:
+        return None
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         """Have several operations done in order, in one round trip; the first that fails ends it.
