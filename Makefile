@@ -1,9 +1,9 @@
 # Every target does its own set-up: scripts/setup makes .venv with what uv.lock says, and is quick when nothing changed.
-.PHONY: help setup check test demo bench
+.PHONY: help setup check test demo bench hosts hosts-down hosts-code
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: ## Make the virtual environment
 	@scripts/setup
@@ -27,3 +27,13 @@ demo: setup ## A model search over handwritten digits, on this machine
 bench: setup ## What it costs, against peers in the same run
 	@scripts/setup --hosts
 	.venv/bin/python -m benchmarks
+
+hosts: setup ## A pretend cluster to play with: real SSH hosts on this machine (as root)
+	@scripts/setup --hosts
+	@PYTHONPATH=tests .venv/bin/python -m hosts up
+
+hosts-down: ## End the pretend cluster
+	@PYTHONPATH=tests .venv/bin/python -m hosts down
+
+hosts-code: ## A fresh one-time code (WHO=carol HOST=desi)
+	@PYTHONPATH=tests .venv/bin/python -m hosts code $(or $(HOST),desi) $(or $(WHO),carol)

@@ -7,6 +7,8 @@ import tempfile
 
 import pytest
 
+pytest_plugins = ["hosts.plugin"]
+
 HOME = tempfile.mkdtemp(prefix="srf-test-")
 os.environ["SRF_HOME"] = HOME
 os.environ["SRF_PROGRESS"] = "off"

@@ -1,0 +1,60 @@
+"""Which hosts and accounts there are. To add a kind of host is to add a line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Method = Literal["key", "password", "password+code", "key+code"]
+
+
+@dataclass(frozen=True)
+class Account:
+    """Somebody who may log in on a host; exists there only."""
+
+    name: str
+    uid: int
+    method: Method
+    shell: str = "/bin/bash"
+    noisy: bool = False
+
+    @property
+    def home(self) -> str:
+        """The home folder on the host."""
+        return f"/home/{self.name}"
+
+
+ALICE = Account("alice", 2001, "key", noisy=True)
+BOB = Account("bob", 2002, "password", noisy=True)
+CAROL = Account("carol", 2003, "password+code")
+DAVE = Account("dave", 2004, "key+code")
+ERIN = Account("erin", 2005, "key", shell="/bin/tcsh", noisy=True)
+FRANK = Account("frank", 2006, "key")
+EVERYBODY = (ALICE, BOB, CAROL, DAVE, ERIN, FRANK)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One host: its number in the networks it stands in, and what is special about it.
+
+    `outside` is the network that home is in, too. `inside` is reached from hosts that stand in both.
+    """
+
+    name: str
+    number: int
+    networks: tuple[str, ...] = ("outside",)
+    registry: bool = False
+    accounts: tuple[Account, ...] = EVERYBODY
+    jump: str = ""
+
+
+KINDS = (
+    Kind("bastion", 10, networks=("outside", "inside")),
+    Kind("desi", 11, registry=True),
+    Kind("offline", 12),
+    Kind("inner", 13, networks=("inside",), jump="bastion"),
+)
+INSIDE = 128
+"""What is added to a host's number to get its address in the inside network."""
+HOME = 1
+"""Home's own number in the outside network."""

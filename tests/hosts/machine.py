@@ -1,0 +1,82 @@
+"""The commands and processes of this machine that a lab is made with."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from hosts.place import LABS, Place
+
+SLOW = 20.0
+"""Seconds after which a step that takes parts of one is given up."""
+
+
+class LabError(Exception):
+    """Something in making, using or ending a lab did not work."""
+
+
+def command(*arguments: str, stdin: str = "") -> str:
+    """Run a command to its end; what it printed."""
+    done = subprocess.run(arguments, input=stdin, capture_output=True, text=True, timeout=SLOW, check=False)
+    if done.returncode:
+        raise LabError(f"{' '.join(arguments)}: {done.stderr.strip() or done.stdout.strip()}")
+    return done.stdout
+
+
+def background(module: str, place: Place, *arguments: str, log: Path) -> subprocess.Popen[bytes]:
+    """Start one of our own modules as a process of the lab that does not end with this one."""
+    tests = str(Path(__file__).resolve().parents[1])
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", module, place.mark, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**os.environ, "PYTHONPATH": tests},
+            cwd="/",
+            start_new_session=True,
+        )
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = SLOW) -> None:
+    """Wait for a condition; say what did not happen."""
+    end = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > end:
+            raise LabError(f"after {seconds:g} s still not: {what}")
+        time.sleep(0.01)
+
+
+def arguments_of(pid: int) -> list[str]:
+    """The arguments of a process; empty when it is gone or a zombie."""
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
+    except OSError:
+        return []
+
+
+def pids() -> list[int]:
+    """All processes of this machine."""
+    return [int(name) for name in os.listdir("/proc") if name.isdecimal()]
+
+
+def marked(place: Place) -> list[int]:
+    """The lab's processes that carry its mark; what runs on a host dies with the host's first process."""
+    return [pid for pid in pids() if place.mark in arguments_of(pid)]
+
+
+@contextlib.contextmanager
+def turn() -> Iterator[None]:
+    """One at a time on this machine: choosing addresses, adding and removing folders."""
+    descriptor = os.open(LABS.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""Each way to log in, by OpenSSH."""
+
+import os
+import subprocess
+
+import pytest
+
+ASKED = """#!/bin/sh
+case "$1" in *assword*) echo "$PASSWORD";; *code*) echo "$CODE";; *) echo "?";; esac
+"""
+
+
+@pytest.fixture
+def ssh(hosts_lab, tmp_path):
+    """Run a command by OpenSSH, which gets its answers from a program."""
+    asked = tmp_path / "askpass"
+    asked.write_text(ASKED)
+    asked.chmod(0o700)
+
+    def run(where, *command, password="", code="", options=()):
+        answers = {"PASSWORD": password, "CODE": code, "SSH_ASKPASS": str(asked), "SSH_ASKPASS_REQUIRE": "force"}
+        return subprocess.run(
+            ["ssh", "-F", hosts_lab.ssh_config, "-o", "NumberOfPasswordPrompts=1", *options, where, *command],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            env={**os.environ, **answers},
+            check=False,
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("name", ["bastion", "desi", "offline", "inner"])
+def test_every_host_answers_by_its_own_name(ssh, name):
+    assert ssh(f"frank@{name}", "hostname").stdout.strip() == name
+
+
+def test_a_password_lets_in_and_a_wrong_one_does_not(hosts_lab, ssh):
+    assert "uid=2002(bob)" in ssh("bob@desi", "id", password=hosts_lab.password("bob")).stdout
+    assert ssh("bob@desi", "id", password="wrong").returncode == 255
+
+
+@pytest.mark.parametrize("user", ["carol", "dave"])
+def test_a_one_time_code_is_good_once(hosts_lab, ssh, user):
+    code, password = hosts_lab["desi"].new_code(user), hosts_lab.password(user)
+    assert f"({user})" in ssh(f"{user}@desi", "id", password=password, code=code).stdout
+    assert ssh(f"{user}@desi", "id", password=password, code=code).returncode == 255
+
+
+def test_a_code_alone_or_a_key_alone_does_not_let_in(hosts_lab, ssh):
+    code = hosts_lab["desi"].new_code("carol")
+    assert ssh("carol@desi", "id", password="wrong", code=code).returncode == 255
+    assert ssh("dave@desi", "id", options=("-o", "PreferredAuthentications=publickey")).returncode == 255
+
+
+def test_the_log_counts_connections_and_log_ins(hosts_lab, ssh):
+    desi = hosts_lab["desi"]
+    connections, log_ins = desi.connections(), desi.logins("frank")
+    ssh("frank@desi", "true")
+    assert (desi.connections(), desi.logins("frank")) == (connections + 1, log_ins + 1)
+
+
+def test_a_noisy_account_says_more_than_it_was_asked_for(ssh):
+    said = ssh("alice@desi", "echo", "asked")
+    assert said.stdout.endswith("\nasked\n")
+    assert "é" in said.stdout
+    assert "立入禁止" in said.stderr
+
+
+def test_inner_is_reached_from_the_bastion_only(hosts_lab, ssh):
+    said = ssh("frank@inner", "echo $SSH_CONNECTION").stdout.split()[0]
+    bastion = hosts_lab["bastion"].run("frank", ["hostname", "-I"]).stdout.split()
+    assert said in bastion
+    assert ssh("frank@inner", "true", options=("-o", "ProxyJump=none", "-o", "ConnectTimeout=2")).returncode == 255
