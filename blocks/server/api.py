@@ -37,6 +37,14 @@ class Api:
         """
         return self._ask("POST", path, json.dumps(body).encode())
 
+    def patch(self, path: str, body: object) -> None:
+        """Change something.
+
+        Raises:
+            ServerError: no answer, or one that says no.
+        """
+        self._ask("PATCH", path, json.dumps(body).encode())
+
     def healthy(self) -> bool:
         """Whether the server answers that it is well."""
         try:
@@ -58,6 +66,12 @@ class Api:
         if self.auth:
             headers["Authorization"] = "Basic " + base64.b64encode(self.auth.encode()).decode()
         return headers
+
+
+def status_of(error: ServerError) -> int | None:
+    """The HTTP status of an answer that says no; None where there was no answer."""
+    cause = error.__cause__
+    return cause.code if isinstance(cause, urllib.error.HTTPError) else None
 
 
 def _opener() -> urllib.request.OpenerDirector:

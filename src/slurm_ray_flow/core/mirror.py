@@ -1,0 +1,162 @@
+"""How Prefect shows a server's lock, and what a launch that waits for it says.
+
+The lock on the server rules. A global concurrency limit in Prefect, one per server and named after it, is the queue
+of those who launch through that Prefect, and the picture that people see. Nothing here looks at the world.
+"""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+FORBIDDEN = str.maketrans(dict.fromkeys("/%&<>", "-"))
+"""What Prefect takes in no name."""
+
+LONGEST = 100
+"""So many letters of what others wrote are shown."""
+
+
+@dataclass(frozen=True)
+class Party:
+    """Somebody who holds a server or waits for it, as `queue.state` tells of him.
+
+    Attributes:
+        user: the account.
+        since: when it began, in seconds since 1970.
+        name: of the function; "" where a foreign program gives none.
+        run: the run's id.
+        server: which Prefect's limit the run came through; "" for none.
+        foreign: it is no program of ours, and has the server to itself.
+        slots: how many it takes.
+    """
+
+    user: str = "somebody"
+    since: float | None = None
+    name: str = ""
+    run: str = ""
+    server: str = ""
+    foreign: bool = False
+    slots: int = 1
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Party:
+        since, slots = said.get("since"), said.get("slots")
+        texts = {key: _harmless(said[key]) for key in ("user", "name", "run", "server") if said.get(key)}
+        return cls(
+            **texts,
+            since=float(since) if isinstance(since, int | float) else None,
+            foreign=bool(said.get("foreign")),
+            slots=slots if isinstance(slots, int) and slots > 0 else 1,
+        )
+
+
+@dataclass(frozen=True)
+class Queue:
+    """Who holds a server and who waits for it, in order."""
+
+    holders: tuple[Party, ...] = ()
+    waiting: tuple[Party, ...] = field(default=())
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> Queue:
+        holders, waiting = (tuple(map(Party.from_json, said.get(key) or ())) for key in ("holders", "waiting"))
+        return cls(holders, waiting)
+
+
+def _harmless(text: object) -> str:
+    """What others wrote must not steer a terminal, nor fill it."""
+    return "".join(letter for letter in str(text) if letter.isprintable())[:LONGEST]
+
+
+def limit_name(label: str) -> str:
+    """The limit of a server."""
+    return f"srf-{label.translate(FORBIDDEN)}"
+
+
+def waiting_state(label: str) -> str:
+    """The name of the state of a flow run that waits for its slot in Prefect: by it the others know who waits."""
+    return f"Waiting for {label}"
+
+
+def queued_state(label: str) -> str:
+    """The name of the state of a flow run that has its slot, and waits for the lock on the server."""
+    return f"Queued on {label}"
+
+
+def taken_by_others(queue: Queue, key: str, slots: int) -> int:
+    """How many slots those hold who did not come through the limit that has this key."""
+    others = [holder for holder in queue.holders if holder.foreign or holder.server != key]
+    return min(slots, sum(slots if holder.foreign else holder.slots for holder in others))
+
+
+def to_hold(others: int, *, active: int, held: int, slots: int) -> int:
+    """How many slots of the limit the mirror should hold for others.
+
+    Our own launches are never pushed out: one that has its slot and waits for the lock behind somebody else keeps it.
+
+    Args:
+        others: slots that others hold on the server.
+        active: slots of the limit that are taken now.
+        held: those among them that the mirror holds already.
+        slots: all of them.
+    """
+    return max(0, min(others, slots - (active - held)))
+
+
+def place_in_line(waiting: Sequence[str], run_id: str) -> int | None:
+    """How many launches are before this one; None where it is not among them."""
+    return list(waiting).index(run_id) if run_id in waiting else None
+
+
+def waiting_text(label: str, queue: Queue | None, before: int, now: float) -> str:
+    """What a launch that waits says: who holds the server, since when, and how many come first.
+
+    Args:
+        label: the server.
+        queue: what the server says; None where it does not answer.
+        before: launches of the same Prefect that come first.
+        now: seconds since 1970.
+    """
+    if queue is None:
+        return f"waiting for {label}: it does not answer, {before} ahead"
+    ahead = before + len(queue.waiting)
+    return f"waiting for {label}: {_held_by(queue.holders, now)}, {ahead} ahead"
+
+
+def queued_text(label: str, said: dict[str, Any], now: float) -> str:
+    """The same from a head's event `waiting`."""
+    holder = said.get("holder")
+    holders = (Party.from_json(holder),) if isinstance(holder, dict) else ()
+    return f"waiting for {label}: {_held_by(holders, now)}, {said.get('ahead') or 0} ahead"
+
+
+def _held_by(holders: Sequence[Party], now: float) -> str:
+    if not holders:
+        return "about to be free"
+    first = holders[0]
+    text = f"held by {first.user}" + (f" since {clock(first.since, now)}" if first.since is not None else "")
+    more = len(holders) - 1
+    return text + (f" and {more} more" if more else "")
+
+
+def clock(when: float, now: float) -> str:
+    """A time for people: hours and minutes, with the date where it was not today."""
+    then, today = (datetime.datetime.fromtimestamp(seconds).astimezone() for seconds in (when, now))
+    return then.strftime("%H:%M" if then.date() == today.date() else "%Y-%m-%d %H:%M")
+
+
+def rows(queue: Queue, now: float) -> list[dict[str, str]]:
+    """The queue as a table: holders first, then those who wait, in order."""
+    places = ["holds it"] * len(queue.holders) + [str(number + 1) for number in range(len(queue.waiting))]
+    return [
+        {
+            "place": place,
+            "user": party.user,
+            "since": "" if party.since is None else clock(party.since, now),
+            "function": "a program that is not slurm-ray-flow's" if party.foreign else party.name,
+            "run": party.run[:8],
+        }
+        for place, party in zip(places, queue.holders + queue.waiting, strict=True)
+    ]
