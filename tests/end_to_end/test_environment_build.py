@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -256,16 +257,31 @@ def _bytes(path: Path) -> bytes:
         return b""
 
 
-def test_a_full_disk_is_a_failure_that_says_so(site: Site) -> None:
+def small_disk(site: Site) -> tuple[str, ...]:
     make_wheel(site.wheels, "large", b"#" + os.urandom(4 << 20).hex().encode())
     site.root.mkdir()
     mounted = ("unshare", "-rm", "sh", "-c", f'mount -t tmpfs -o size=2m none "{site.root}" && exec "$@"', "sh")
     if subprocess.run([*mounted, "true"], capture_output=True, check=False).returncode:
         pytest.skip("no file system can be mounted here")
-    code, events = end(site.start(site.spec(requirements=["large"]), before=mounted))
+    return mounted
+
+
+def test_a_full_disk_is_a_failure_that_says_so(site: Site) -> None:
+    mounted = small_disk(site)
+    code, events = end(site.start(site.spec(requirements=["large"], sizes={"large": [1000, 1]}), before=mounted))
     assert code == 1
     assert events[-1]["event"] == "failed"
     assert "space" in events[-1]["message"]
+
+
+def test_what_will_not_fit_is_not_begun_and_both_figures_are_named(site: Site) -> None:
+    mounted = small_disk(site)
+    spec = site.spec(requirements=[site.slow, "large"], sizes={"large": [9 << 20, 4], "slow": [1000, 1]})
+    code, events = end(site.start(spec, before=mounted))
+    assert code == 1
+    assert "9.0 MiB are needed" in events[-1]["message"]
+    assert re.search(r"1\.\d MiB are free", events[-1]["message"])
+    assert site.builds() == []
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.13"])

@@ -1,6 +1,7 @@
 """Build an environment on a cluster with uv, once, whatever runs in parallel.
 
     python -I environment.py build SPEC.json
+    python -I environment.py build -          the spec is the first line of stdin; the build ends when stdin ends
 
 Standard library only, Python 3.9. Each line on stdout is a JSON object with an `event`:
 
@@ -23,25 +24,23 @@ if __name__ == "__main__":
     _here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.path.dirname(os.path.dirname(_here))] + [entry for entry in sys.path if entry != _here]
 
-import contextlib
-import errno
-import fcntl
 import json
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from importlib import metadata
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from slurm_ray_flow.remote.uv_program import BuildError, Tell, Uv, without_credentials
-
-_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+from slurm_ray_flow.remote import packing
+from slurm_ray_flow.remote.builder_lock import locked, remove_remains
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.installation import install, installed_packages, make_room, write_sizes
+from slurm_ray_flow.remote.uv_program import BuildError, Tell, Uv, clean_variables, without_credentials
 
 
 class Places:
@@ -52,6 +51,7 @@ class Places:
         self.environments = Path(root) / "environments"
         self.target = self.environments / digest
         self.lock = self.environments / f".{digest}.lock"
+        self.cache = Path(root) / "cache" / "uv"
 
 
 def print_event(event: dict[str, Any]) -> None:
@@ -65,7 +65,9 @@ def build(spec: Mapping[str, Any], tell: Tell = print_event) -> dict[str, Any]:
 
     Args:
         spec: root, digest, uv (its path), python (an interpreter's path, or "3.11"), requirements, constraints and
-            options (lines); and version ("3.11"), which a Python given by its path must have, where it is known.
+            options (lines). Where they are known: version ("3.11"), which a Python given by its path must have;
+            variables, which that Python needs to start; sizes, bytes and files by package; packed, whether it is
+            kept as one file.
         tell: is given each event.
 
     Returns:
@@ -80,7 +82,7 @@ def build(spec: Mapping[str, Any], tell: Tell = print_event) -> dict[str, Any]:
         found = read_whole(places.target)
         if found:
             return _done(found, places, tell, built=False)
-        with _locked(places.lock, tell) as lock:
+        with locked(places.lock, tell) as lock:
             found = read_whole(places.target)
             if found:
                 return _done(found, places, tell, built=False)
@@ -95,87 +97,55 @@ def read_whole(environment: Path) -> dict[str, Any] | None:
     """What the whole.json of an environment says; None where it is not whole."""
     try:
         found: dict[str, Any] = json.loads((environment / "whole.json").read_text(encoding="utf-8"))
-        return found if found["digest"] == environment.name and (environment / "bin" / "python").exists() else None
+        content = packing.ARCHIVE if found.get("packed") else os.path.join("bin", "python")
+        return found if found["digest"] == environment.name and (environment / content).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
-
-
-def remove_remains(environments: Path, ours: str) -> None:
-    """Remove what killed builders left: folders beside whose lock nobody holds, or whose lock we hold ourselves."""
-    for beside in environments.glob(".*.*"):
-        digest = beside.name[1:].split(".")[0]
-        if not beside.is_dir():
-            continue
-        if digest == ours:
-            shutil.rmtree(beside, ignore_errors=True)
-            continue
-        with open(environments / f".{digest}.lock", "a") as file:
-            if _try_lock(file.fileno()):
-                shutil.rmtree(beside, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(path: Path, tell: Tell) -> Iterator[Optional[int]]:
-    """Hold the lock. Gives None where the file system has no locks: the rename alone keeps builds whole there."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            _acquire(descriptor, tell)
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise
-            tell({"event": "line", "text": f"no locks on this file system ({error}): two builds may run at once"})
-            yield None
-            return
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _acquire(descriptor: int, tell: Tell) -> None:
-    if not _try_lock(descriptor):
-        tell({"event": "waiting", **_holder(descriptor)})
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    record = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": time.time()}).encode()
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, record, 0)
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _holder(descriptor: int) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
-        return {key: found[key] for key in ("pid", "host", "since")}
-    except (ValueError, KeyError, TypeError):
-        return {"pid": None, "host": None, "since": None}  # it has the lock, and has not yet written who it is
 
 
 def _build_beside(spec: Mapping[str, Any], places: Places, lock: int | None, tell: Tell) -> dict[str, Any]:
     tell({"event": "building", "digest": places.digest, "requirements": len(spec["requirements"])})
     beside = Path(tempfile.mkdtemp(prefix=f".{places.digest}.", dir=places.environments))
+    os.environ.update(spec.get("variables") or {})
     try:
-        made = beside / "environment"
-        uv = Uv(spec["uv"], beside, lock, tell)
-        uv.run("venv", "--relocatable", "--python", spec["python"], str(made))
-        version = _version(made, _wanted_version(spec))
-        _install(uv, spec, made, beside)
-        whole = {
-            "digest": places.digest,
-            "packages": installed_packages(made),
-            "python": version,
-            "created": time.time(),
-        }
+        if spec.get("packed"):
+            made, whole = _make_packed(spec, beside, lock, tell)
+        else:
+            made = beside / "environment"
+            uv = Uv(spec["uv"], beside, lock, tell, cache=places.cache)
+            whole = _make(spec, uv, made, beside, places.environments)
+            write_sizes(made, made)
         _write_whole(made / "whole.json", whole)
         return _put_in_place(made, places, whole)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
+
+
+def _make_packed(spec: Mapping[str, Any], beside: Path, lock: int | None, tell: Tell) -> tuple[Path, dict[str, Any]]:
+    """Make it on this node's own disk, uv's cache with it, so that the root gets one file and never many."""
+    kept = beside / "packed"
+    kept.mkdir(0o700)
+    with packing.scratch_folder() as scratch:
+        uv = Uv(spec["uv"], scratch, lock, tell, cache=scratch / "cache")
+        uv.always_own_cache(scratch / "cache")
+        whole = _make(spec, uv, scratch / "environment", beside, scratch)
+        write_sizes(scratch / "environment", kept)
+        packing.pack(scratch / "environment", kept / packing.ARCHIVE)
+    return kept, {**whole, "packed": packing.ARCHIVE}
+
+
+def _make(spec: Mapping[str, Any], uv: Uv, made: Path, beside: Path, disk: Path) -> dict[str, Any]:
+    """Make the environment itself; says what it holds."""
+    uv.run("venv", "--relocatable", "--python", spec["python"], str(made))
+    version = _version(made, _wanted_version(spec))
+    make_room(uv, spec, made, beside, disk)
+    install(uv, spec, made, beside)
+    return {
+        "digest": spec["digest"],
+        "packages": installed_packages(made),
+        "python": version,
+        "created": time.time(),
+    }
 
 
 def _wanted_version(spec: Mapping[str, Any]) -> str:
@@ -186,54 +156,13 @@ def _wanted_version(spec: Mapping[str, Any]) -> str:
 def _version(environment: Path, wanted: str) -> str:
     """The environment's Python version, from itself, so that an interpreter that can't start is found now."""
     command = [str(environment / "bin" / "python"), "-I", "-c", "import platform; print(platform.python_version())"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_variables())
     found = done.stdout.strip()
     if done.returncode:
         raise BuildError(f"the Python of the environment can't start: {done.stderr.strip()}")
     if wanted and not found.startswith(f"{wanted}."):
         raise BuildError(f"the environment is for Python {wanted}, but the Python here is {found}: {command[0]}")
     return found
-
-
-def _install(uv: Uv, spec: Mapping[str, Any], environment: Path, beside: Path) -> None:
-    options, arguments = _split_options(spec.get("options", ()))
-    wanted = _private_file(beside / "requirements.txt", [*options, *spec["requirements"]])
-    if spec.get("constraints"):
-        arguments += ["--constraint", _private_file(beside / "constraints.txt", spec["constraints"])]
-    if spec["requirements"]:
-        python = str(environment / "bin" / "python")
-        uv.run("pip", "install", "--python", python, "--requirement", wanted, *arguments)
-
-
-def _split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options that stand in the file, where secrets belong, and those that uv knows as arguments alone."""
-    lines: list[str] = []
-    arguments: list[str] = []
-    for option in options:
-        name, _, value = option.partition(" ")
-        if name == "--pre":
-            arguments += ["--prerelease", "allow"]
-        elif name == "--trusted-host":
-            arguments += ["--allow-insecure-host", value]
-        elif name == "--index-strategy":
-            arguments += [name, value]
-        else:
-            lines.append(option)
-    return lines, arguments
-
-
-def _private_file(path: Path, lines: Sequence[str]) -> str:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        file.write("".join(f"{line}\n" for line in lines))
-    return str(path)
-
-
-def installed_packages(environment: Path) -> dict[str, str]:
-    """Version by name (PEP 503) of what an environment holds."""
-    folders = sorted({str(path.resolve()) for path in environment.glob("lib*/python*/site-packages")})
-    found = {item.metadata["Name"]: item.version for item in metadata.distributions(path=folders)}
-    return {re.sub(r"[-_.]+", "-", name).lower(): found[name] for name in sorted(found)}
 
 
 def _write_whole(path: Path, whole: Mapping[str, Any]) -> None:
@@ -273,7 +202,7 @@ def _leave(number: int, _: object) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line: `build SPEC.json`."""
+    """The command line: `build SPEC.json`, or `build -`."""
     if len(arguments) != 2 or arguments[0] != "build":
         sys.stderr.write("usage: environment.py build SPEC.json\n")
         return 2
@@ -281,14 +210,29 @@ def main(arguments: Sequence[str]) -> int:
         signal.signal(number, _leave)
     os.umask(0o077)
     try:
-        with open(arguments[1], encoding="utf-8") as file:
-            spec = json.load(file)
-        build(spec)
-    except (BuildError, OSError, ValueError, KeyError) as error:
+        build(_spec(arguments[1]))
+    except (BuildError, OperationError, OSError, ValueError, KeyError) as error:
         text = str(error) if isinstance(error, BuildError) else f"{type(error).__name__}: {error}"
         print_event({"event": "failed", "message": without_credentials(text)})
         return 1
     return 0
+
+
+def _spec(file: str) -> dict[str, Any]:
+    if file != "-":
+        return dict(json.loads(Path(file).read_text(encoding="utf-8")))
+    # Unbuffered: what follows the line is for nobody but its end.
+    line = bytearray()
+    while not line.endswith(b"\n") and (some := os.read(0, 1 << 16)):
+        line += some
+    threading.Thread(target=_leave_when_stdin_ends, daemon=True).start()
+    return dict(json.loads(line))
+
+
+def _leave_when_stdin_ends() -> None:
+    while os.read(0, 4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 if __name__ == "__main__":

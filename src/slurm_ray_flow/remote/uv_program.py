@@ -1,4 +1,8 @@
-"""uv as the builder of environments runs it: each of its lines told, and nothing of it outlives its builder."""
+"""uv as the builder of environments runs it: each of its lines told, and nothing of it outlives its builder.
+
+Its cache lies on the file system of the environments, so that they hold hard links to it and not copies: the user's own
+cache where that is so, else one in the root.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,9 @@ import os
 import re
 import subprocess
 import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 Tell = Callable[[dict[str, Any]], None]
 
@@ -33,51 +36,98 @@ def without_credentials(text: str) -> str:
     return _CREDENTIALS.sub("***@", text)
 
 
+def clean_variables() -> dict[str, str]:
+    """This process's variables, without those that would mislead uv or a Python."""
+    return {name: value for name, value in os.environ.items() if name not in MISLEADING}
+
+
+@contextlib.contextmanager
+def guarded(
+    command: Sequence[str], folder: Optional[Path] = None, environment: Optional[dict[str, str]] = None, lock: int = -1
+) -> Iterator[subprocess.Popen[str]]:
+    """A process that ends the command and all that it started when our end of its stdin closes, however that happens.
+
+    Args:
+        command: program and arguments; its stderr counts as output.
+        folder: where it works.
+        environment: its variables.
+        lock: a descriptor that it shares, so that nobody takes the lock while the command still writes.
+    """
+    guard = subprocess.Popen(
+        [sys.executable, "-I", os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard.py"), *command],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        cwd=folder,
+        env=environment,
+        start_new_session=True,
+        pass_fds=() if lock < 0 else (lock,),
+    )
+    try:
+        yield guard
+    finally:
+        guard.stdin.close()  # type: ignore[union-attr]
+        guard.stdout.close()  # type: ignore[union-attr]
+        guard.wait()
+
+
 class Uv:
-    """uv, run so that nothing of it outlives this process."""
+    """uv, run so that nothing of it outlives this process.
 
-    def __init__(self, program: str, folder: Path, lock: int | None, tell: Tell) -> None:
+    Args:
+        program: its path.
+        folder: where it works, on the file system of what it makes.
+        lock: a descriptor that it shares, or None.
+        tell: is given each of its lines.
+        cache: a cache folder for where the user's own lies on another file system.
+    """
+
+    def __init__(self, program: str, folder: Path, lock: int | None, tell: Tell, cache: Optional[Path] = None) -> None:
         self.program, self.folder, self.lock, self.tell = program, folder, lock, tell
+        self._environment = clean_variables()
+        if cache is not None and not _is_near(_own_cache(), folder):
+            self.always_own_cache(cache)
 
-    def run(self, *arguments: str) -> None:
-        """Run it to its end, telling each of its lines.
+    def always_own_cache(self, cache: Path) -> None:
+        """Use this cache, wherever the user's own lies."""
+        self._environment["UV_CACHE_DIR"] = str(cache)
+
+    def run(self, *arguments: str, quiet: bool = False) -> list[str]:
+        """Run it to its end.
+
+        Args:
+            arguments: after those that all its commands get.
+            quiet: whether its lines are not told.
+
+        Returns:
+            Its lines.
 
         Raises:
             BuildError: it refused.
         """
         command = [self.program, "--no-progress", "--color", "never", *arguments]
-        tail: deque[str] = deque(maxlen=TAIL_LINES)
-        with self._guarded(command) as guard:
+        lines: list[str] = []
+        with guarded(command, self.folder, self._environment, -1 if self.lock is None else self.lock) as guard:
             for line in guard.stdout:  # type: ignore[union-attr]
-                text = without_credentials(line.rstrip("\n"))
-                tail.append(text)
-                self.tell({"event": "line", "text": text})
+                lines.append(without_credentials(line.rstrip("\n")))
+                if not quiet:
+                    self.tell({"event": "line", "text": lines[-1]})
             code = guard.wait()
         if code:
-            raise BuildError(f"uv {' '.join(arguments[:2])} ended with {code}:\n" + "\n".join(tail))
+            raise BuildError(f"uv {' '.join(arguments[:2])} ended with {code}:\n" + "\n".join(lines[-TAIL_LINES:]))
+        return lines
 
-    @contextlib.contextmanager
-    def _guarded(self, command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
-        """A process that ends uv and all that it started when our end of its stdin closes, however that happens.
 
-        It shares the lock, so that nobody takes it while uv still writes.
-        """
-        guard = subprocess.Popen(
-            [sys.executable, "-I", os.path.join(os.path.dirname(os.path.abspath(__file__)), "guard.py"), *command],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            encoding="utf-8",
-            errors="replace",
-            cwd=self.folder,
-            env={name: value for name, value in os.environ.items() if name not in MISLEADING},
-            start_new_session=True,
-            pass_fds=() if self.lock is None else (self.lock,),
-        )
-        try:
-            yield guard
-        finally:
-            guard.stdin.close()  # type: ignore[union-attr]
-            guard.stdout.close()  # type: ignore[union-attr]
-            guard.wait()
+def _own_cache() -> Path:
+    chosen = os.environ.get("UV_CACHE_DIR")
+    caches = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(chosen) if chosen else Path(caches) / "uv"
+
+
+def _is_near(cache: Path, folder: Path) -> bool:
+    """Whether a cache can be written, and lies on the file system of a folder."""
+    there = next((path for path in (cache, *cache.parents) if path.exists()), cache)
+    return os.access(there, os.W_OK) and there.stat().st_dev == folder.stat().st_dev
