@@ -35,6 +35,8 @@ def install(root: Path) -> Path:
     """Write the programs under a root folder, once; gives the folder to put on `sys.path`."""
     target = root / "tools" / digest()
     if target.is_dir():
+        with contextlib.suppress(OSError):
+            os.utime(target)  # what is in use does not expire
         return target
     beside = Path(tempfile.mkdtemp(dir=private_folder(target.parent), prefix="."))
     for name, data in files().items():

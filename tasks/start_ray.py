@@ -86,6 +86,7 @@ def _spec(run: Run, code: Code, snapshot: Snapshot, environment: Environment, op
         "object_store_memory": None,
         "time_limit": options.time_limit,
         "keep_warm": options.keep_warm,
+        "keep": options.keep,
         "path": list(snapshot.path),
         "working_directory": snapshot.working_directory,
         "environment_variables": dict(options.env_vars),

@@ -115,7 +115,7 @@ def _watch(files: ServerFiles, state: ServerState) -> None:
             _carry_out(sweep(api))
             next_sweep = time.monotonic() + SWEEP_SECONDS
         if ready and time.monotonic() >= next_clean_up:
-            _carry_out(clean_up(home(), time.time()))
+            _carry_out(clean_up(home()))
             next_clean_up = time.monotonic() + CLEAN_UP_SECONDS
         _reap()
         time.sleep(LOOK_SECONDS)

@@ -17,8 +17,11 @@ import pytest
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.processes import this_process
 from slurm_ray_flow.blocks.server.clean_up import clean_up
-from slurm_ray_flow.core.expiry import KEPT_SECONDS, Left, expired
+from slurm_ray_flow.core.expiry import DAY, KEPT_DAYS
 from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.remote.left import Left, expired
+
+KEPT_SECONDS = KEPT_DAYS * DAY
 
 NOW = 1e9
 OLD, YOUNG = NOW - KEPT_SECONDS - 1, NOW - KEPT_SECONDS + 1
@@ -30,8 +33,8 @@ OLD, YOUNG = NOW - KEPT_SECONDS - 1, NOW - KEPT_SECONDS + 1
     ids=["old", "young", "old and in use", "of no use"],
 )
 def test_what_is_old_and_not_in_use_goes(used: float, alive: bool | None, goes: bool) -> None:
-    left = Left((Path("x"),), used, alive)
-    assert list(expired([left], NOW)) == ([left] if goes else [])
+    left = Left("run", ("x",), used, alive)
+    assert expired([left], NOW, KEPT_SECONDS) == ([left] if goes else [])
 
 
 @pytest.fixture
@@ -57,6 +60,8 @@ def run_of(root: Path, run_id: str, snapshot: Path, **changes: object) -> list[P
     folder = root / "runs" / run_id
     folder.mkdir(parents=True)
     (folder / "spec.json").write_text(json.dumps({"path": [str(snapshot / "src")]}))
+    if changes.get("pid"):
+        (folder / "events.jsonl").write_text('{"event": "released"}\n')
     store.save_record(dataclasses.replace(record, **changes))  # type: ignore[arg-type]
     return [folder, store.record_path(run_id)]
 
@@ -80,7 +85,7 @@ def test_old_runs_and_their_snapshots_go_unless_something_lives(root: Path) -> N
     ended = run_of(root, "ended", unused, pid=1, started=0)
     young = run_of(root, "young", unused, pid=1, started=0)
     age(*living, *ended)
-    list(clean_up(root, time.time()))
+    list(clean_up(root))
     assert [path.exists() for path in (*living, *ended, *young)] == [True, True, False, False, True, True]
     assert used.exists() and not unused.exists()
     assert sorted(path.name for path in used.parent.iterdir()) == ["aa", "aa.list"]
@@ -91,14 +96,14 @@ def test_a_run_stays_whose_value_a_younger_one_was_given(root: Path) -> None:
     first = run_of(root, "first", snapshot, pid=1, started=0)
     run_of(root, "second", snapshot, pid=1, started=0, attempt="first", allocation="first")
     age(*first)
-    list(clean_up(root, time.time()))
+    list(clean_up(root))
     assert all(path.exists() for path in first)
 
 
 def test_a_young_listing_keeps_its_snapshot(root: Path) -> None:
     folder = snapshot_of(root, "cc")
     os.utime(folder.parent / "cc.list")  # as a launch does that uses it again
-    list(clean_up(root, time.time()))
+    list(clean_up(root))
     assert folder.exists()
 
 
@@ -107,7 +112,7 @@ def test_arguments_go_when_nobody_has_read_them_for_long(root: Path) -> None:
     for stored in (read, unread):
         age(store.object_path(stored.digest))
     assert store.get(read.digest) == [1]
-    list(clean_up(root, time.time()))
+    list(clean_up(root))
     assert store.object_path(read.digest).exists()
     assert not store.object_path(unread.digest).exists()
 
@@ -126,7 +131,7 @@ def test_the_ray_folder_of_a_killed_head_goes_at_once(root: Path, ray_folders: d
     this = dataclasses.asdict(this_process())
     (ray_folders["living"] / "owner").write_text(json.dumps(this))
     (ray_folders["dead"] / "owner").write_text(json.dumps({**this, "pid": gone.pid}))
-    list(clean_up(root, time.time()))
+    list(clean_up(root))
     assert {name: folder.exists() for name, folder in ray_folders.items()} == {
         "living": True,
         "dead": False,

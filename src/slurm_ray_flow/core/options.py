@@ -31,6 +31,7 @@ class Options:
         cache: seconds for which the value of an earlier run with the same code, environment and arguments is given
             back instead of running again; None never does.
         keep_warm: seconds for which the Ray cluster waits for a next call after this one; 0 ends it at once.
+        keep: no clean-up removes the run, however old it is; `srf clean --run ID` does.
         name: the name of the flow; None takes the function's.
         ray: "auto" starts Ray when the function's code uses it.
     """
@@ -47,6 +48,7 @@ class Options:
     retries: int = 0
     cache: float | None = None
     keep_warm: float = 0.0
+    keep: bool = False
     name: str | None = None
     ray: RayUse = "auto"
 
@@ -182,6 +184,7 @@ _CHECKS: dict[str, Any] = {
     "retries": _count(0),
     "cache": _cache,
     "keep_warm": _keep_warm,
+    "keep": _one_of(True, False),
     "name": _name,
     "ray": _one_of("auto", "always", "never"),
 }

@@ -40,6 +40,7 @@ class RunState(str, Enum):
     """Where a run is on its way."""
 
     PREPARING = "preparing"
+    WAITING = "waiting"
     STARTING = "starting"
     RUNNING = "running"
     SUCCEEDED = "succeeded"
@@ -66,7 +67,10 @@ class RunRecord:
         function: module and name of the function, for people.
         pid, started, boot_id: the launching process; together they tell whether it lives.
         created: seconds since 1970.
+        keep: no clean-up removes the run.
         failure, failure_cause: why the launch ended before the cluster had the call; "" where it did not.
+        waiting: what the launch waits for now, before the cluster has the run; "" for nothing.
+        ended, ended_at: the state in which the run has ended, and when; "" where home does not know of an end.
     """
 
     run_id: str
@@ -82,8 +86,12 @@ class RunRecord:
     boot_id: str | None
     created: float = dataclasses.field(default_factory=time.time)
     gpus: int = 0
+    keep: bool = False
     failure: str = ""
     failure_cause: str = ""
+    waiting: str = ""
+    ended: str = ""
+    ended_at: float = 0.0
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
@@ -111,13 +119,18 @@ def state_of(events: list[Event], head_alive: bool) -> RunState:
         return RunState.PREPARING
     if not head_alive:
         return RunState.LOST
+    if find_event(events, "waiting") and not find_event(events, "lock_held"):
+        return RunState.WAITING
     return RunState.RUNNING if find_event(events, "call_started") else RunState.STARTING
 
 
 def _ended_state(ended: Event) -> RunState:
-    if ended["outcome"] == "value":
-        return RunState.SUCCEEDED
-    return RunState.CANCELLED if ended.get("cause") == "cancelled" else RunState.FAILED
+    return RunState.SUCCEEDED if ended["outcome"] == "value" else failed_state(ended.get("cause"))
+
+
+def failed_state(cause: str | None) -> RunState:
+    """The state of a run that has ended without a value."""
+    return {"cancelled": RunState.CANCELLED, "lost": RunState.LOST}.get(cause or "", RunState.FAILED)
 
 
 _ADVICE = {

@@ -133,6 +133,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     call = describe_call(flow, get_call_parameters(flow.fn, args, kwargs))
     run_id = str(flow_run.get_id() or uuid.uuid4())
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.submitted.set)
+    run.note(keep=flow.options.keep)
     current.run_id = run_id
     ensure_tag()
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))

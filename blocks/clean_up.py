@@ -1,0 +1,124 @@
+"""Cleans up one root, on this machine or elsewhere, and what home remembers of its runs.
+
+It imports no Prefect: the server's supervisor uses it, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from time import time
+from typing import Any
+
+from slurm_ray_flow.blocks.server.sweep import launch_alive
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.expiry import RECORD_SECONDS, Report, Thing, removed
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.run import RunRecord
+
+Ask = Callable[..., Any]
+"""Has an operation done on the cluster: `ask("clean_up.find", root=..., ...)`."""
+LOCAL = "local-machine"
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """What is cleaned up: a cluster's name, its kind, its root, and how it is asked."""
+
+    label: str
+    kind: str
+    root: str
+    ask: Ask
+
+    @property
+    def at_home(self) -> bool:
+        """Whether the root is home itself, where the records are."""
+        return self.kind == LOCAL and Path(self.root) == home()
+
+    def has(self, record: RunRecord) -> bool:
+        """Whether a run of home's is one of its."""
+        same = record.kind == self.kind and record.root == self.root
+        return same and (self.at_home or record.cluster == self.label)
+
+
+def clean_up(place: Place, seconds: float, *, dry_run: bool = False, run: str = "", uv: str = "") -> Report:
+    """Remove what nobody has used for so long, and what is of no use to anybody.
+
+    Args:
+        place: where.
+        seconds: how long a thing stays that nobody uses.
+        dry_run: remove nothing.
+        run: remove this run alone, however young it is, also one that was to be kept.
+        uv: the uv program that looks after the cache of packages; empty for the one under the root.
+
+    Raises:
+        SlurmRayFlowError: the cluster can't be reached, or the run lives.
+    """
+    records = list(_records())
+    if run and any(path.stem == run and launch_alive(record) for path, record in records):
+        raise OptionError(f"run {run} still lives", where=place.label, advice=f"end it: srf cancel {run[:8]}")
+    asked = {"root": place.root, "seconds": seconds, "run": run, "known": _known(place, records)}
+    found = place.ask("clean_up.find", **asked)
+    things = [Thing.from_answer(answer) for answer in found["things"]]
+    if dry_run:
+        return Report(place.label, True, tuple(things), tuple(found["findings"]))
+    done = place.ask("clean_up.remove", **asked, places=[thing.name for thing in things])
+    gone = removed(things, done["stayed"])
+    if not run:
+        gone += _pruned(place, uv)
+    there = {_run_id(name) for name in found["runs"]} - {_run_id(Path(thing.name).name) for thing in gone}
+    _forget(place, records, seconds, there, run)
+    stayed = [*found["findings"], *(f"{name}: {why}" for name, why in done["stayed"].items())]
+    return Report(place.label, False, gone, tuple(stayed))
+
+
+def _known(place: Place, records: Iterable[tuple[Path, RunRecord]]) -> dict[str, Any]:
+    """What home knows of the runs there: when each was used last, and which must stay."""
+    ages: dict[str, float] = {}
+    launching: set[str] = set()
+    kept: set[str] = set()
+    for path, record in records:
+        age = time() - _changed(path)
+        # A run that was given another one's remembered value shows that one's log.
+        named = {_run_id(name) for name in (record.run_id, record.attempt, record.allocation)}
+        if place.has(record):
+            ages.update({name: min(age, ages.get(name, age)) for name in named})
+            launching |= named if launch_alive(record) else set()
+            kept |= named if record.keep else set()
+        elif place.at_home and age < RECORD_SECONDS:
+            kept.add(_run_id(record.run_id))  # its own cluster's clean-up sees to it
+    return {"ages": ages, "launching": sorted(launching), "kept": sorted(kept)}
+
+
+def _pruned(place: Place, uv: str) -> tuple[Thing, ...]:
+    freed = int(place.ask("clean_up.prune", root=place.root, uv=uv))
+    return (Thing("uv cache", "packages that no environment needs", 0.0, freed, 0),) if freed else ()
+
+
+def _forget(place: Place, records: Iterable[tuple[Path, RunRecord]], seconds: float, there: set[str], run: str) -> None:
+    """Remove home's records of runs that are not on the cluster any more."""
+    for path, record in records:
+        old = time() - _changed(path) > seconds and not record.keep and not launch_alive(record)
+        wanted = record.run_id == run if run else old
+        if place.has(record) and wanted and _run_id(record.run_id) not in there:
+            with contextlib.suppress(OSError):
+                path.unlink()
+
+
+def _records() -> Iterator[tuple[Path, RunRecord]]:
+    for path in (home() / "runs").glob("[!.]*.json"):
+        with contextlib.suppress(OSError, ValueError, TypeError):
+            yield path, RunRecord.from_json(path.read_text())
+
+
+def _run_id(name: str) -> str:
+    return name.partition(".")[0]
+
+
+def _changed(path: Path) -> float:
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
