@@ -10,7 +10,8 @@ SlurmRayFlowError
 ├── ServerError                   the Prefect server can't be started or reached
 └── RunError                      a run ended without a value; has a cause
     ├── OutOfMemory   ├── TimeLimit     ├── Preempted         ├── NodeFailed
-    ├── EnvironmentFailed ├── Rejected  ├── ConnectionFailed  ├── LockFailed
+    ├── EnvironmentFailed ├── Rejected  ├── LockFailed
+    ├── ConnectionFailed (├── HostKeyFailed  └── LogInFailed, which are not transient)
     ├── Cancelled     ├── Lost          ├── Crashed           └── ResultError
 
 The function's own exception is none of these: it is raised as what it is.
@@ -129,6 +130,18 @@ class ConnectionFailed(RunError):
 
     cause = "connection"
     transient = True
+
+
+class HostKeyFailed(ConnectionFailed):
+    """The server's host key is unknown, or is not the one that is known."""
+
+    transient = False
+
+
+class LogInFailed(ConnectionFailed):
+    """The server does not let the user in. It is never tried again by itself: sites block accounts for that."""
+
+    transient = False
 
 
 class LockFailed(RunError):

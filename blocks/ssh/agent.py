@@ -1,0 +1,250 @@
+"""Asks our program on a host; asks again when the connection was lost in between."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import queue
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+from slurm_ray_flow.blocks import programs
+from slurm_ray_flow.blocks.machine import Request, failure
+from slurm_ray_flow.blocks.ssh import bootstrap
+from slurm_ray_flow.blocks.ssh.connection import Connection, Lost, unreachable
+from slurm_ray_flow.blocks.ssh.wire import send_all
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.remote import frames
+from slurm_ray_flow.remote.errors import OperationError
+
+_LEASE = 90.0
+"""Seconds of home's silence after which the program there ends: a link that was cut may leave it behind."""
+_READ = 1024 * 1024
+
+
+class Agent:
+    """Our program on a host, for all threads of this process.
+
+    Args:
+        connection: how to get there.
+        root: the folder of everything of ours there: absolute, or "~/...".
+        python: "", a path, or "module:NAME".
+        label: what the user calls the cluster.
+    """
+
+    def __init__(self, connection: Connection, root: str, python: str, label: str) -> None:
+        self.connection, self.label = connection, label
+        self._wanted_root, self._python = bootstrap.checked_root(root), python
+        self._lock = threading.Lock()
+        self._conversation: _Conversation | None = None
+        self._root: PurePosixPath | None = None
+
+    @property
+    def hello(self) -> dict[str, Any]:
+        """What the host says of itself: root (absolute), home, user, host, python, version, pid."""
+        hello: dict[str, Any] = self._patiently(lambda conversation: conversation.hello)
+        return hello
+
+    @property
+    def root(self) -> PurePosixPath:
+        """The folder of everything of ours there, absolute."""
+        if self._root is None:
+            self._root = PurePosixPath(self.hello["root"])
+        return self._root
+
+    @property
+    def tools(self) -> PurePosixPath:
+        """The folder that holds the package `slurm_ray_flow` of a run."""
+        return self.root / "tools" / programs.digest()
+
+    def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
+        """Have operations done in order, in one round trip. Asks again if the answer was lost with its connection.
+
+        Raises:
+            SlurmRayFlowError: one could not be done, or the host can't be reached for too long.
+        """
+        results: list[Any] = self._patiently(lambda conversation: conversation.ask(requests, tell))
+        return results
+
+    def close(self) -> None:
+        """End the program there; the next question starts it again."""
+        with self._lock:
+            if self._conversation is not None:
+                self._conversation.close()
+                self._conversation = None
+
+    def _patiently(self, do: Callable[[_Conversation], Any]) -> Any:
+        outage = Outage(self.connection, self.label)
+        while True:
+            try:
+                done = do(self._opened())
+            except Lost as lost:
+                outage.wait(str(lost))
+            else:
+                outage.over()
+                return done
+
+    def _opened(self) -> _Conversation:
+        with self._lock:
+            if self._conversation is None or not self._conversation.alive:
+                self._conversation = self._open()
+            return self._conversation
+
+    def _open(self) -> _Conversation:
+        command, word = bootstrap.agent_command(self._wanted_root, self._python, _LEASE)
+        channel = self.connection.channel()
+        try:
+            return _Conversation(channel, command, word, self._wanted_root, self)
+        except BaseException:
+            channel.close()
+            raise
+
+
+class Outage:
+    """The time in which a host can't be reached: tries again, tells the user, and gives up in the end."""
+
+    def __init__(self, connection: Connection, label: str) -> None:
+        self._connection, self._label = connection, label
+        self._began: float | None = None
+        self._pause = 0.1
+
+    def wait(self, why: str) -> None:
+        """Wait before the next try.
+
+        Raises:
+            ConnectionFailed: it has lasted too long.
+        """
+        now = time.monotonic()
+        self._began = self._began or now
+        limits = self._connection.limits
+        bound = limits.again if self._connection.made else limits.first
+        away = now - self._began
+        if away >= bound:
+            raise unreachable(self._label, why, away)
+        reporter().say(f"{self._label} can't be reached ({why}); trying again, {away:.0f} s so far")
+        time.sleep(min(self._pause, bound - away))
+        self._pause = min(self._pause * 2, 15.0)
+
+    def over(self) -> None:
+        """Say that it is there again, if it was away."""
+        if self._began is not None:
+            reporter().say(f"{self._label} is there again after {time.monotonic() - self._began:.0f} s")
+            self._began = None
+
+
+class _Conversation:
+    """One channel with the agent at its end."""
+
+    def __init__(self, channel: Any, command: str, word: bytes, root: str, agent: Agent) -> None:
+        self._channel, self._root, self._agent = channel, root, agent
+        self._writing = threading.Lock()
+        self._numbers = itertools.count(1)
+        self._waiting: dict[int, queue.Queue[tuple[dict[str, Any], bytes] | None]] = {}
+        self._said = bytearray()
+        self.alive = True
+        self.hello = self._begin(command, word)
+        self._thread(self._listen)
+
+    def ask(self, requests: Sequence[Request], tell: Callable[[Any], None]) -> list[Any]:
+        """Ask once.
+
+        Raises:
+            Lost: the channel ended before the answer came.
+            SlurmRayFlowError: it could not be done.
+        """
+        number = next(self._numbers)
+        answers = self._waiting[number] = queue.Queue()
+        try:
+            if not self.alive:
+                raise Lost("the connection was lost")
+            texts, data = frames.requests_packed([(name, dict(arguments)) for name, arguments in requests])
+            self._write(frames.packed({"id": number, "requests": texts}, data))
+            while (answer := answers.get()) is not None:
+                message, received = answer
+                if "tell" in message:
+                    tell(message["tell"])
+                else:
+                    self._agent.connection.round_trips += 1
+                    return self._result(message, received)
+        finally:
+            del self._waiting[number]
+        raise Lost("the connection was lost")
+
+    def close(self) -> None:
+        self.alive = False
+        with contextlib.suppress(Exception):
+            self._channel.close()
+
+    def _begin(self, command: str, word: bytes) -> dict[str, Any]:
+        label = self._agent.label
+        try:
+            self._channel.settimeout(60.0)
+            self._channel.exec_command(command)
+            self._thread(self._drain)
+            bootstrap.skip_noise(self._channel.recv, word)
+            hello = bootstrap.greeted(self._channel.recv, self._send, label, self._root)
+        except TimeoutError:
+            raise Lost("it did not answer within 60 s") from None
+        except frames.Cut as error:
+            if self._agent.connection.alive:
+                time.sleep(0.1)  # for its last words
+                raise bootstrap.nothing_came(error, label, self._said.decode(errors="replace")) from None
+            raise Lost("the connection was lost") from None
+        except SlurmRayFlowError:
+            raise
+        except Exception as error:  # paramiko's, whatever they are
+            raise Lost(str(error) or "the connection was lost") from None
+        self._channel.settimeout(None)
+        return hello
+
+    def _send(self, piece: bytes) -> None:
+        send_all(self._channel, piece)
+
+    def _result(self, message: dict[str, Any], data: bytes) -> list[Any]:
+        if "error" in message:
+            raise failure(OperationError(**message["error"]), self._agent.label)
+        if "crash" in message:
+            raise SlurmRayFlowError(
+                f"our program on {self._agent.label} failed: {message['crash'].strip().splitlines()[-1]}",
+                where=f"{self._agent.label}, {self.hello['python']}",
+                advice=message["crash"],
+            )
+        return frames.results_unpacked(message["results"], data)
+
+    def _write(self, pieces: list[bytes]) -> None:
+        with self._writing:
+            try:
+                for piece in pieces:
+                    send_all(self._channel, piece)
+            except OSError as error:
+                self.close()
+                raise Lost(str(error)) from None
+            except BaseException:  # half a message is there: nothing that follows would be understood
+                self.close()
+                raise
+
+    def _listen(self) -> None:
+        with contextlib.suppress(frames.Cut, OSError):
+            while True:
+                message, data = frames.unpacked(self._channel.recv)
+                answers = self._waiting.get(message["id"])
+                if answers is not None:
+                    answers.put((message, data))
+        self.alive = False
+        for answers in list(self._waiting.values()):
+            answers.put(None)
+        self.close()
+
+    def _drain(self) -> None:
+        """Take what is written to stderr, or it would stop the channel."""
+        with contextlib.suppress(OSError):
+            while data := self._channel.recv_stderr(_READ):
+                self._said += data
+                del self._said[:-4096]
+
+    def _thread(self, target: Callable[[], None]) -> None:
+        threading.Thread(target=target, daemon=True, name="srf-agent").start()

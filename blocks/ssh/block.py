@@ -1,0 +1,127 @@
+"""The SSH connection to a cluster, as a Prefect block."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+from prefect.blocks.core import Block
+from pydantic import Field, SecretStr, field_validator
+
+from slurm_ray_flow.blocks.ssh import connection, prompt
+from slurm_ray_flow.blocks.ssh.agent import Agent
+from slurm_ray_flow.blocks.ssh.connection import Connection, Limits
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, Wanted, resolved
+from slurm_ray_flow.blocks.ssh.login import Secrets
+
+
+class SshConnection(Block):
+    """How to reach a host by SSH. What is left empty is as OpenSSH's configuration (~/.ssh/config) has it.
+
+    Attributes:
+        host: A Host of ~/.ssh/config, a name or an address.
+        user: The user's name there.
+        port: The port of its SSH server.
+        key_file: The private key to log in with.
+        password: The password, if it is not given in the environment as <NAME>_PASSWORD.
+        proxy_jump: Servers to pass on the way, "user@host:port" each.
+        known_hosts: The file of known host keys.
+        config_file: Another file than ~/.ssh/config.
+        connect_timeout: Seconds for one try to connect.
+        reconnect_within: Seconds for which a lost connection is tried again.
+
+    Example:
+        Load a stored connection and use it:
+        ```python
+        from slurm_ray_flow.blocks.ssh.block import SshConnection
+
+        connection = SshConnection.load("BLOCK_NAME")
+        ```
+    """
+
+    _block_type_name = "SSH Connection"
+    _block_type_slug = "ssh-connection"
+    _description = "How slurm-ray-flow reaches a host by SSH; host keys are always checked."
+    _documentation_url = None
+
+    host: str = Field(description="A Host of ~/.ssh/config, a name or an address.")
+    user: str = Field(default="", description="The user's name there; empty for what ~/.ssh/config says.")
+    port: int | None = Field(default=None, ge=1, le=65535, description="The port; empty for what ~/.ssh/config says.")
+    key_file: Path | None = Field(
+        default=None, title="Key file", description="The private key to log in with; empty for what ~/.ssh/config says."
+    )
+    password: SecretStr | None = Field(
+        default=None, description="The password, where a key is not enough; else from the environment."
+    )
+    proxy_jump: list[str] | None = Field(
+        default=None,
+        title="Jump hosts",
+        description="Servers to pass on the way, user@host:port each; empty for what ~/.ssh/config says.",
+    )
+    known_hosts: Path | None = Field(
+        default=None, title="Known hosts", description="The file of known host keys; empty for OpenSSH's own."
+    )
+    config_file: Path | None = Field(
+        default=None, title="Configuration", description="Another file than ~/.ssh/config."
+    )
+    connect_timeout: float = Field(
+        default=15.0, gt=0, title="Connect timeout", description="Seconds for one try to connect."
+    )
+    reconnect_within: float = Field(
+        default=3600.0,
+        ge=0,
+        title="Reconnect within",
+        description="Seconds for which a lost connection is tried again before a launch gives up.",
+    )
+
+    @field_validator("proxy_jump", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return [part.strip() for part in value.split(",") if part.strip()]
+        return value
+
+    def endpoint(self) -> Endpoint:
+        """Where this leads, with what OpenSSH's configuration adds."""
+        return resolved(self.wanted())
+
+    def wanted(self) -> Wanted:
+        """What the user has said."""
+        through = None if self.proxy_jump is None else tuple(self.proxy_jump)
+        return Wanted(
+            self.host, self.user, self.port, self.key_file, self.known_hosts, through or None, self.config_file
+        )
+
+    def open(self, label: str = "") -> Connection:
+        """The connection of this process, not made before it is used.
+
+        Args:
+            label: what the user calls the cluster; names the variable of its password.
+        """
+        endpoint = self.endpoint()
+        name = label or self._block_document_name or self.host
+        limits = Limits(connect=self.connect_timeout, again=self.reconnect_within)
+        password = self.password.get_secret_value() if self.password else ""
+
+        def secrets(server: Endpoint) -> Secrets:
+            variable = password_variable(name if server == endpoint else server.name)
+            given = password if server == endpoint else ""
+            return Secrets(given or os.environ.get(variable, ""), prompt.ask, variable)
+
+        return connection.shared(endpoint, secrets, limits, (name, hash(password)))
+
+    def agent(self, root: str, python: str = "", label: str = "") -> Agent:
+        """Our program on the host, not started before it is asked.
+
+        Args:
+            root: the folder of everything of ours there: absolute, or "~/...".
+            python: "" for the best that is found, a path, or "module:NAME".
+            label: what the user calls the cluster.
+        """
+        return Agent(self.open(label), root, python, label or self._block_document_name or self.host)
+
+
+def password_variable(name: str) -> str:
+    """The environment variable that may hold a cluster's password: "desi" has DESI_PASSWORD."""
+    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_PASSWORD"

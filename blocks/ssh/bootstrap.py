@@ -1,0 +1,155 @@
+"""Starts our program at the other end of a channel, whatever shell the user has there and whatever that one prints."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from slurm_ray_flow.blocks import programs
+from slurm_ray_flow.core.errors import ConnectionFailed, EnvironmentFailed, OptionError, SlurmRayFlowError
+from slurm_ray_flow.remote import frames
+
+_NOISE = 4 * 1024 * 1024
+_FIND = """
+usable() {
+  case $1 in /*) [ -x "$1" ] || return 1;; *) command -v "$1" >/dev/null 2>&1 || return 1;; esac
+  "$1" -I -c 'import sys; sys.exit(sys.version_info[:2] < (3, 9))' </dev/null >/dev/null 2>&1 && return
+  seen="$seen $1"
+  return 1
+}
+seen=
+python=
+for each in WANTED; do
+  if usable "$each"; then python=$each; break; fi
+done
+if [ -z "$python" ]; then
+  text='{"python": "'$(printf %s "$seen" | LC_ALL=C tr -cd 'A-Za-z0-9 ._/+-')'"}'
+  printf '%s%08x%016x%s' WORD ${#text} 0 "$text"
+  exit 1
+fi
+"""
+_EVERYWHERE = (
+    "python{home} python3.13 python3.12 python3.11 python3.10 python3.9 python3 "
+    '"$HOME"/.pyenv/versions/{home}*/bin/python3 "$HOME"/.pyenv/versions/3.*/bin/python3 '
+    "/opt/python/*/bin/python3 /opt/python*/bin/python3 "
+    '"$HOME"/.local/share/uv/python/cpython-{home}*/bin/python3 "$HOME"/.local/share/uv/python/*/bin/python3'
+)
+
+
+def command(script: str) -> str:
+    """One line that runs a POSIX script in place of any login shell: sh, bash, zsh, csh, fish."""
+    coded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
+    return f"exec /bin/sh -c 'eval \"$(printf %s {coded} | base64 -d)\"'"
+
+
+def after_noise(script: str) -> tuple[str, bytes]:
+    """A command that runs `script`, and the word that it writes before the script's own output."""
+    word = secrets.token_hex(16)
+    return command(f"printf %s {word}\n{script}"), word.encode()
+
+
+def skip_noise(read: frames.Read, word: bytes) -> None:
+    """Drop what a login shell has printed.
+
+    Raises:
+        frames.Cut: the word never came.
+    """
+    tail, total = b"", 0
+    while not tail.endswith(word):
+        byte = read(1)
+        total += 1
+        if not byte or total > _NOISE:
+            raise frames.Cut(tail.decode(errors="replace").strip()[-300:])
+        tail = (tail + byte)[-1024:]
+
+
+def agent_command(root: str, python: str, patience: float) -> tuple[str, bytes]:
+    """What starts the agent, and the word after which it speaks.
+
+    Args:
+        root: the folder of everything of ours: absolute, or "~/...".
+        python: "" for the best that can be found, a path, or "module:NAME" for one of an environment module.
+        patience: seconds of home's silence after which the agent ends.
+    """
+    word = secrets.token_hex(16)
+    loader = shlex.quote(programs.files()["remote/loader.py"].decode())
+    arguments = " ".join(map(shlex.quote, (word, checked_root(root), programs.digest(), str(patience))))
+    script = _finding(python).replace("WORD", word) + f'exec "$python" -I -c {loader} {arguments}\n'
+    return command(script), word.encode()
+
+
+def checked_root(root: str) -> str:
+    """The root as it was given, if it can be meant."""
+    if not (root.startswith(("/", "~/")) or root == "~") or "\0" in root:
+        raise OptionError(f"{root!r} is no root folder", advice='write it from "/" or from "~/" on')
+    return root
+
+
+def _finding(python: str) -> str:
+    home = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if python in {"", "download"}:  # a Python that is downloaded is for functions; any will do for the agent
+        return _FIND.replace("WANTED", _EVERYWHERE.format(home=home))
+    if python.startswith("module:"):
+        name = shlex.quote(python.removeprefix("module:"))
+        load = (
+            f"command -v module >/dev/null 2>&1 || . /etc/profile >/dev/null 2>&1\nmodule load {name} >/dev/null 2>&1\n"
+        )
+        return load + _FIND.replace("WANTED", f"python{home} python3 python")
+    path = f'"$HOME"/{shlex.quote(python[2:])}' if python.startswith("~/") else shlex.quote(python)
+    return _FIND.replace("WANTED", path)
+
+
+def greeted(read: frames.Read, write: Any, name: str, root: str) -> dict[str, Any]:
+    """Talk with the loader until the agent says hello; gives what it says.
+
+    Raises:
+        SlurmRayFlowError: there is no Python, or the root can't be used.
+        frames.Cut: the channel ended.
+    """
+    message, _ = frames.unpacked(read)
+    if "need" in message:
+        files = {path: data.decode() for path, data in programs.files().items()}
+        for piece in frames.packed(files):
+            write(piece)
+        message, _ = frames.unpacked(read)
+    if "hello" in message:
+        hello: dict[str, Any] = message["hello"]
+        return hello
+    raise _failure(message, name, root)
+
+
+def _failure(message: dict[str, Any], name: str, root: str) -> SlurmRayFlowError:
+    if "python" in message:
+        found = str(message["python"]).strip() or "none"
+        return EnvironmentFailed(
+            "there is no Python 3.9 or later",
+            where=f"{name} (found: {found})",
+            advice='name one in the block: a path, or "module:NAME" where Python comes from an environment module',
+        )
+    if "error" in message:
+        return SlurmRayFlowError(
+            str(message["error"]),
+            where=f"{name}, {message.get('where') or root}",
+            advice="see that it is yours and can be written, or choose another root in the block",
+        )
+    return ConnectionFailed("our program does not answer as it should", where=name, advice=json.dumps(message)[:300])
+
+
+def nothing_came(error: frames.Cut, name: str, said: str) -> SlurmRayFlowError:
+    """The shell ended before our word: an account without a shell, a broken rc file."""
+    heard = " | ".join(text for text in (str(error), said.strip()[-500:]) if text and text != "the stream ended")
+    return ConnectionFailed(
+        "the log-in works, but no command can be run" + (f": {heard}" if heard else ""),
+        where=name,
+        advice=f"try `ssh {name} true`",
+    )
+
+
+def default_known_hosts() -> Path:
+    """Where OpenSSH keeps the user's."""
+    return Path("~/.ssh/known_hosts").expanduser()

@@ -1,0 +1,239 @@
+"""The one connection of a process to a host: made when it is needed, watched, and made again when it was lost."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
+from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
+from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
+from slurm_ray_flow.blocks.ssh.wire import Refused, Wire, WireError, connected_socket
+from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
+
+
+@dataclass
+class Limits:
+    """How long things may take, in seconds.
+
+    Attributes:
+        connect: one try to connect, without the log-in.
+        first: how long a first connection that is refused is tried again.
+        again: how long a lost one is.
+        quiet: silence after which the server is asked for a sign of life.
+        patience: how long it may take with that.
+    """
+
+    connect: float = 15.0
+    first: float = 20.0
+    again: float = 3600.0
+    quiet: float = 8.0
+    patience: float = 15.0
+
+
+class Lost(Exception):
+    """The connection is gone; what was asked for can be asked again."""
+
+
+class Connection:
+    """A connection, shared by all threads of this process.
+
+    Attributes:
+        made: how often it was made.
+        round_trips: requests that were answered over it.
+    """
+
+    def __init__(self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits) -> None:
+        self.endpoint, self.limits = endpoint, limits
+        self.made = self.round_trips = 0
+        self._secrets = secrets
+        self._held: dict[Endpoint, Secrets] = {}
+        self._wires: list[Wire] = []
+        self._lock = threading.RLock()
+        self._denied: SlurmRayFlowError | None = None
+        self._process = os.getpid()
+
+    def __repr__(self) -> str:
+        return f"Connection({self.endpoint})"
+
+    @property
+    def alive(self) -> bool:
+        wires = self._wires if os.getpid() == self._process else []
+        return bool(wires) and all(wire.alive for wire in wires)
+
+    def wire(self) -> Wire:
+        """The open connection, made if there is none.
+
+        Raises:
+            SlurmRayFlowError: it must not be made: an unknown key, a log-in that failed.
+            Lost: it can't be made now.
+        """
+        with self._lock:
+            self._forget_parents()
+            if not self.alive:
+                self._connect()
+            return self._wires[-1]
+
+    def channel(self) -> Any:
+        """A new channel. Raises what `wire` raises, and Refused when the server wants no more of them."""
+        wire = self.wire()
+        try:
+            return wire.channel()
+        except WireError as error:
+            raise Lost(str(error)) from None
+
+    def close(self) -> None:
+        """End it; the next use makes it anew."""
+        with self._lock:
+            self._forget_parents()
+            self._denied = None
+            self._drop()
+
+    def _forget_parents(self) -> None:
+        """After a fork the connection is the parent's: the child makes its own, and leaves that alone."""
+        if os.getpid() != self._process:
+            self._process, self._wires, self._lock = os.getpid(), [], threading.RLock()
+
+    def _drop(self) -> None:
+        for wire in reversed(self._wires):
+            wire.close()
+        self._wires = []
+
+    def _connect(self) -> None:
+        if self._denied is not None:
+            raise self._denied
+        self._drop()
+        try:
+            for server in (*self.endpoint.through, self.endpoint):
+                self._wires.append(self._entered(server))
+        except BaseException as error:
+            self._drop()
+            if isinstance(error, SlurmRayFlowError) and not error.transient:
+                self._denied = error
+            if isinstance(error, WireError):
+                raise Lost(str(error)) from None
+            raise
+        self.made += 1
+        threading.Thread(target=_watch, args=(self._wires[-1], self.limits), daemon=True, name="srf-ssh").start()
+
+    def _entered(self, server: Endpoint) -> Wire:
+        wire = self._shaken_hands(server)
+        try:
+            secrets = self._held.setdefault(server, self._secrets(server))
+            log_in(wire, server, secrets)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+    def _shaken_hands(self, server: Endpoint) -> Wire:
+        lines = known_hosts.read(server.known_hosts)
+        wire = open_wire(server, self._wires, lines, self.limits)
+        try:
+            check_host_key(wire, server, lines)
+        except BaseException:
+            wire.close()
+            raise
+        return wire
+
+
+def open_wire(server: Endpoint, before: list[Wire], lines: list[known_hosts.Line], limits: Limits) -> Wire:
+    """Connect to a server, through those before it; its host key is not judged yet.
+
+    Raises:
+        WireError: it can't be reached.
+    """
+    try:
+        if before:
+            inner = before[-1].tunnel(server.host, server.port, limits.connect)
+        else:
+            inner = connected_socket(server.host, server.port, limits.connect)
+    except OSError as error:
+        raise WireError(f"{server} can't be reached: {error.strerror or error}") from None
+    except Refused as error:
+        raise WireError(f"{server} can't be reached from the server before it: {error}") from None
+    try:
+        return Wire(inner, key_types=known_hosts.algorithms(lines, server.known_as), timeout=limits.connect)
+    except BaseException:
+        with contextlib.suppress(Exception):
+            inner.close()
+        raise
+
+
+def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line]) -> None:
+    """Refuse a server whose key is not known.
+
+    Raises:
+        HostKeyFailed: it is not, or is another one.
+    """
+    kind, key = wire.host_key
+    verdict = known_hosts.judge(lines, server.known_as, key)
+    if verdict is Verdict.KNOWN:
+        return
+    shown = f"{server} shows the {kind} key {known_hosts.fingerprint(key)}"
+    if verdict is Verdict.UNKNOWN:
+        raise HostKeyFailed(
+            f"the host key of {server.name} is not known", where=shown, advice=f"run `srf trust {server.name}`"
+        )
+    if verdict is Verdict.REVOKED:
+        raise HostKeyFailed(
+            f"the host key of {server.name} is revoked", where=shown, advice="ask the people who run the server"
+        )
+    held = next(line for line in known_hosts.lines_of(lines, server.known_as) if not line.marker)
+    raise HostKeyFailed(
+        f"the host key of {server.name} has changed: the server was set up anew, or somebody stands in between",
+        where=f"{shown}; another one is known in {held.file}, line {held.number}",
+        advice="ask the people who run the server for its fingerprint; if this one is right, run "
+        f"`ssh-keygen -R '{server.known_as}' -f {held.file}` and `srf trust {server.name}`",
+    )
+
+
+def _watch(wire: Wire, limits: Limits) -> None:
+    """Ask for signs of life: a link that was cut tells nobody."""
+    wire.socket.patience = limits.patience
+    while wire.alive:
+        silence = time.monotonic() - wire.socket.heard
+        if silence >= limits.quiet:
+            wire.sign_of_life()
+            silence = 0.0
+        time.sleep(min(1.0, max(limits.quiet - silence, 0.05)))
+
+
+# ---- all connections of this process
+
+_all: dict[Any, Connection] = {}
+_all_lock = threading.Lock()
+
+
+def shared(endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits, key: Any) -> Connection:
+    """The connection of this process to this endpoint; `key` tells apart what else matters."""
+    with _all_lock:
+        return _all.setdefault((endpoint, key), Connection(endpoint, secrets, limits))
+
+
+def connections() -> list[Connection]:
+    """All that this process has, or had."""
+    return list(_all.values())
+
+
+@atexit.register
+def close_all() -> None:
+    """End all connections; a child of a fork leaves its parent's alone."""
+    for connection in list(_all.values()):
+        connection.close()
+
+
+def unreachable(name: str, why: str, seconds: float) -> ConnectionFailed:
+    """The end of patience."""
+    return ConnectionFailed(
+        f"{name} can't be reached: {why}",
+        where=f"tried for {seconds:.0f} s",
+        advice="see that the network (or the VPN) is up. Runs that have started go on: `srf attach` finds them later",
+    )

@@ -1,0 +1,168 @@
+"""Where to connect, as whom and with which keys: what the block says, else what OpenSSH's configuration says.
+
+OpenSSH itself is asked (`ssh -G`), so that Include, Match and its defaults mean here what they mean there.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm_ray_flow.blocks.shell import run
+from slurm_ray_flow.core.errors import OptionError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """One server to log in to.
+
+    Attributes:
+        name: what the user calls it.
+        host, port, user: where and as whom.
+        key_name: the name under which its host key is known, without the port.
+        key_files: private keys, in order.
+        keys_named: the user has named them, so a missing one is an error.
+        only_key_files: other keys of the SSH agent are not tried.
+        agent: whether the SSH agent is asked for keys.
+        known_hosts: files, in order; the first is where new keys go.
+        through: servers to pass on the way, in order.
+    """
+
+    name: str
+    host: str
+    port: int
+    user: str
+    key_name: str
+    key_files: tuple[Path, ...]
+    keys_named: bool
+    only_key_files: bool
+    agent: bool
+    known_hosts: tuple[Path, ...]
+    through: tuple[Endpoint, ...] = ()
+
+    @property
+    def known_as(self) -> str:
+        """The name in known_hosts."""
+        return self.key_name if self.port == 22 else f"[{self.key_name}]:{self.port}"
+
+    def __str__(self) -> str:
+        return f"{self.user}@{self.host}" + ("" if self.port == 22 else f":{self.port}")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What the user said of a server; empty for what OpenSSH's configuration says.
+
+    Attributes:
+        host: a name, an address, or a Host of the configuration.
+        config: another file than ~/.ssh/config.
+        through: servers to pass, "user@host:port" each; None for what the configuration says.
+    """
+
+    host: str
+    user: str = ""
+    port: int | None = None
+    key_file: Path | None = None
+    known_hosts: Path | None = None
+    through: tuple[str, ...] | None = None
+    config: Path | None = None
+
+
+def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
+    """Ask OpenSSH for what the user has not said.
+
+    Raises:
+        OptionError: the host's name can't be meant, the configuration is wrong, or OpenSSH is not installed.
+    """
+    if depth > 8:
+        raise OptionError("the ProxyJump of this host leads to itself", where=wanted.host, advice="see ~/.ssh/config")
+    said = _said(wanted)
+    names = _through(wanted, said)
+    hops = tuple(resolved(_hop(name, wanted), depth + 1) for name in names)
+    flattened = tuple(each for hop in hops for each in (*hop.through, hop))
+    host = said["hostname"][0]
+    return Endpoint(
+        name=wanted.host,
+        host=host,
+        port=wanted.port or int(said["port"][0]),
+        user=wanted.user or said["user"][0],
+        key_name=said.get("hostkeyalias", [host])[0],
+        key_files=(wanted.key_file.expanduser(),) if wanted.key_file else _paths(said.get("identityfile", [])),
+        keys_named=wanted.key_file is not None,
+        only_key_files=wanted.key_file is not None or said.get("identitiesonly") == ["yes"],
+        agent=said.get("identityagent") != ["none"],
+        known_hosts=_known_hosts(wanted, said),
+        through=flattened,
+    )
+
+
+def _known_hosts(wanted: Wanted, said: dict[str, list[str]]) -> tuple[Path, ...]:
+    if wanted.known_hosts:
+        return (wanted.known_hosts.expanduser(),)
+    texts = (said.get("userknownhostsfile", [""])[0] + " " + said.get("globalknownhostsfile", [""])[0]).split()
+    return _paths([text for text in texts if text != "none"])
+
+
+def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
+    return tuple(Path(text).expanduser() for text in texts if text != "none")
+
+
+def _through(wanted: Wanted, said: dict[str, list[str]]) -> Sequence[str]:
+    if wanted.through is not None:
+        return wanted.through
+    if said.get("proxycommand", ["none"]) != ["none"]:
+        raise OptionError(
+            "a ProxyCommand is not supported", where=wanted.host, advice="write ProxyJump instead, in ~/.ssh/config"
+        )
+    jump = said.get("proxyjump", ["none"])[0]
+    return [] if jump == "none" else jump.split(",")
+
+
+def _hop(text: str, wanted: Wanted) -> Wanted:
+    name = text.strip().removeprefix("ssh://")
+    user, _, rest = name.rpartition("@")
+    if rest.startswith("["):
+        host, _, port = rest[1:].partition("]:")
+        host = host.rstrip("]")
+    elif rest.count(":") == 1:
+        host, _, port = rest.partition(":")
+    else:
+        host, port = rest, ""
+    if port and not port.isdigit():
+        raise OptionError(f"{text!r} is no server to jump through", advice='write it as "user@host:port"')
+    return Wanted(
+        host, user=user, port=int(port) if port else None, known_hosts=wanted.known_hosts, config=wanted.config
+    )
+
+
+def _said(wanted: Wanted) -> dict[str, list[str]]:
+    if not wanted.host or wanted.host.startswith("-") or any(letter.isspace() for letter in wanted.host):
+        raise OptionError(
+            f"{wanted.host!r} is no name of a host", advice="write a name, an address or a Host of ~/.ssh/config"
+        )
+    options = [*(["-F", str(wanted.config.expanduser())] if wanted.config else [])]
+    options += [*(["-l", wanted.user] if wanted.user else []), *(["-p", str(wanted.port)] if wanted.port else [])]
+    done = run([_program(), *options, "-G", wanted.host], timeout=30)
+    if not done.ok:
+        raise OptionError(
+            f"OpenSSH does not understand its configuration: {done.stderr.strip()}",
+            where=str(wanted.config or "~/.ssh/config"),
+            advice=f"try: ssh -G {wanted.host}",
+        )
+    found: dict[str, list[str]] = {}
+    for line in done.stdout.splitlines():
+        name, _, value = line.partition(" ")
+        found.setdefault(name, []).append(value)
+    return found
+
+
+def _program() -> str:
+    found = shutil.which("ssh")
+    if found is None:
+        raise OptionError(
+            "OpenSSH's client is not installed here",
+            advice="install it: apt install openssh-client, or dnf install openssh-clients",
+        )
+    return found

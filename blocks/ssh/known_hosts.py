@@ -1,0 +1,120 @@
+"""Which host keys are known: the format of OpenSSH's known_hosts files. Pure."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import enum
+import fnmatch
+import hashlib
+import hmac
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class Verdict(enum.Enum):
+    """What the files say of a key."""
+
+    KNOWN = "known"
+    UNKNOWN = "unknown"
+    CHANGED = "changed"
+    REVOKED = "revoked"
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a file: its marker ("", "@revoked", "@cert-authority"), the names, the key, and where it stands."""
+
+    marker: str
+    names: str
+    kind: str
+    key: bytes
+    file: Path
+    number: int
+
+
+def read(files: Iterable[Path]) -> list[Line]:
+    """All lines that can be understood, in order; a file that is not there holds none."""
+    lines: list[Line] = []
+    for file in files:
+        try:
+            text = file.read_text("utf-8", "replace")
+        except OSError:
+            continue
+        lines.extend(parsed(text, file))
+    return lines
+
+
+def parsed(text: str, file: Path) -> list[Line]:
+    """The lines of one file."""
+    found = []
+    for number, line in enumerate(text.splitlines(), 1):
+        fields = line.split()
+        marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
+        if len(fields) < 3 or fields[0].startswith("#"):
+            continue
+        try:
+            key = base64.b64decode(fields[2], validate=True)
+        except (binascii.Error, ValueError):
+            continue
+        found.append(Line(marker, fields[0], fields[1], key, file, number))
+    return found
+
+
+def names_match(names: str, host: str) -> bool:
+    """Whether a line's names mean a host: `desi`, `[desi]:2222`, patterns, `!patterns`, and hashed names."""
+    if names.startswith("|1|"):
+        return _hash_matches(names, host)
+    patterns = names.lower().split(",")
+    if any(pattern.startswith("!") and _matches(pattern[1:], host.lower()) for pattern in patterns):
+        return False
+    return any(_matches(pattern, host.lower()) for pattern in patterns)
+
+
+def _matches(pattern: str, host: str) -> bool:
+    # Square brackets stand for themselves here.
+    return fnmatch.fnmatchcase(host, pattern.replace("[", "[[]"))
+
+
+def _hash_matches(hashed: str, host: str) -> bool:
+    try:
+        salt, digest = (base64.b64decode(part) for part in hashed.split("|")[2:4])
+    except (binascii.Error, ValueError):
+        return False
+    return hmac.compare_digest(hmac.new(salt, host.encode(), hashlib.sha1).digest(), digest)
+
+
+def lines_of(lines: Sequence[Line], host: str) -> list[Line]:
+    """Those that mean a host."""
+    return [line for line in lines if names_match(line.names, host)]
+
+
+def judge(lines: Sequence[Line], host: str, key: bytes) -> Verdict:
+    """What the lines say of the key that a host has shown."""
+    meant = lines_of(lines, host)
+    if any(line.marker == "@revoked" and line.key == key for line in meant):
+        return Verdict.REVOKED
+    plain = [line for line in meant if not line.marker]
+    if any(line.key == key for line in plain):
+        return Verdict.KNOWN
+    return Verdict.CHANGED if plain else Verdict.UNKNOWN
+
+
+def algorithms(lines: Sequence[Line], host: str) -> list[str]:
+    """The host key algorithms to prefer: those of the keys that are known."""
+    found: list[str] = []
+    for line in lines_of(lines, host):
+        if not line.marker:
+            found += ["rsa-sha2-512", "rsa-sha2-256"] if line.kind == "ssh-rsa" else [line.kind]
+    return list(dict.fromkeys(found))
+
+
+def fingerprint(key: bytes) -> str:
+    """As ssh-keygen prints it."""
+    return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
+
+
+def written(host: str, kind: str, key: bytes) -> str:
+    """A line that makes a key known."""
+    return f"{host} {kind} {base64.b64encode(key).decode()}\n"

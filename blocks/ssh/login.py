@@ -1,0 +1,182 @@
+"""Proves who we are, in OpenSSH's order: keys, questions (keyboard-interactive), password.
+
+A server may want several steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from slurm_ray_flow.blocks.ssh import wire
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
+from slurm_ray_flow.blocks.ssh.wire import Denied, Locked, Wire, WireError
+from slurm_ray_flow.core.errors import LogInFailed
+
+Prompt = Callable[[str, bool], str]
+"""Asks the user: the text, and whether the answer may be seen. Raises LogInFailed when nobody can be asked."""
+
+_ORDER = ("publickey", "keyboard-interactive", "password")
+_TYPED = 3
+_STEPS = 6
+
+
+class Secrets:
+    """What proves who the user is on one server; what was typed is kept for when the connection is made again."""
+
+    def __init__(self, password: str, prompt: Prompt, password_variable: str) -> None:
+        self.password, self.prompt, self.password_variable = password, prompt, password_variable
+        self.passphrases: dict[Path, str] = {}
+
+    def __repr__(self) -> str:
+        return "Secrets(...)"
+
+
+def log_in(server: Wire, endpoint: Endpoint, secrets: Secrets) -> None:
+    """Prove who the user is.
+
+    Raises:
+        LogInFailed: the server does not believe it, or nobody can be asked what it wants to know.
+        WireError: the connection was lost.
+    """
+    attempt = _Attempt(server, endpoint, secrets)
+    methods = server.methods(endpoint.user)
+    for _ in range(_STEPS):
+        if not methods:
+            return
+        methods = attempt.step(methods)
+    raise attempt.failed(methods)
+
+
+class _Attempt:
+    def __init__(self, server: Wire, endpoint: Endpoint, secrets: Secrets) -> None:
+        self._server, self._endpoint, self._secrets = server, endpoint, secrets
+        self._used: set[bytes] = set()
+        self._tried: list[str] = []
+        self._password_given = False
+
+    def step(self, methods: Sequence[str]) -> Sequence[str]:
+        """Take one step; gives the methods of the next one, none when we are in."""
+        proofs = {"publickey": self._keys, "keyboard-interactive": self._questions, "password": self._passwords}
+        for method in _ORDER:
+            if method not in methods:
+                continue
+            for prove in proofs[method]():
+                with contextlib.suppress(Denied):
+                    return prove()
+        raise self.failed(methods)
+
+    def failed(self, methods: Sequence[str]) -> LogInFailed:
+        tried = "; ".join(dict.fromkeys(self._tried)) or "nothing"
+        variable = self._secrets.password_variable
+        return LogInFailed(
+            f"{self._endpoint.name} does not let {self._endpoint.user} in: it takes {', '.join(methods)}",
+            where=f"{self._endpoint} (tried: {tried})",
+            advice=f"try `ssh {self._endpoint.name}`; name the right user and key_file in the block, "
+            f"or give a password in the block or in ${variable}",
+        )
+
+    # ---- keys
+
+    def _keys(self) -> Iterator[Callable[[], Sequence[str]]]:
+        for described, key in self._found_keys():
+            data = wire.public_bytes(key)
+            if data not in self._used:
+                self._used.add(data)
+                self._tried.append(described)
+                yield lambda key=key: self._server.log_in_by_key(self._endpoint.user, key)  # type: ignore[misc]
+
+    def _found_keys(self) -> Iterator[tuple[str, Any]]:
+        held = wire.keys_from_agent() if self._endpoint.agent else []
+        named = {_public_of(path) for path in self._endpoint.key_files}
+        yield from ((f"agent key {key.get_name()}", key) for key in held if wire.public_bytes(key) in named)
+        if not self._endpoint.only_key_files:
+            yield from ((f"agent key {key.get_name()}", key) for key in held)
+        locked = []
+        for path in self._endpoint.key_files:
+            if not path.exists():
+                self._missing(path)
+                continue
+            try:
+                yield f"key {path}", wire.key_from_file(path, self._secrets.passphrases.get(path))
+            except Locked:
+                locked.append(path)
+            except WireError as error:
+                self._tried.append(str(error))
+        for path in locked:
+            yield from self._unlocked(path)
+
+    def _missing(self, path: Path) -> None:
+        if self._endpoint.keys_named:
+            raise LogInFailed("the key file is not there", where=str(path), advice="name another one in the block")
+
+    def _unlocked(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """A key with a passphrase: asked for when nothing that is at hand opens the door."""
+        if self._secrets.password and not self._endpoint.keys_named:
+            self._tried.append(f"key {path} not, it has a passphrase")
+            return
+        for _ in range(_TYPED):
+            try:
+                passphrase = self._secrets.prompt(f"Passphrase of {path}: ", False)
+            except LogInFailed:
+                self._tried.append(f"key {path} not, nobody can be asked for its passphrase")
+                return
+            with contextlib.suppress(Locked):
+                key = wire.key_from_file(path, passphrase)
+                self._secrets.passphrases[path] = passphrase
+                yield f"key {path}", key
+                return
+        self._tried.append(f"key {path} not, its passphrase was wrong")
+
+    # ---- questions
+
+    def _questions(self) -> Iterator[Callable[[], Sequence[str]]]:
+        for _ in range(_TYPED):
+            before = self._password_given
+            self._tried.append("keyboard-interactive")
+            yield lambda: self._server.log_in_by_questions(self._endpoint.user, self._answers)
+            if self._password_given and not before:
+                return  # a stored password that is wrong is not sent again: sites block accounts for that
+
+    def _answers(self, title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> Sequence[str]:
+        intro = "\n".join(text.strip() for text in (title, instructions) if text.strip())
+        return [self._answer(f"{intro}\n{text}" if intro else text, seen) for text, seen in questions]
+
+    def _answer(self, text: str, seen: bool) -> str:
+        if self._secrets.password and not seen and not self._password_given and _asks_password(text):
+            self._password_given = True
+            return self._secrets.password
+        return self._secrets.prompt(f"{self._endpoint}: {text}", seen)
+
+    # ---- password
+
+    def _passwords(self) -> Iterator[Callable[[], Sequence[str]]]:
+        self._tried.append("password")
+        if self._secrets.password:
+            if not self._password_given:
+                self._password_given = True
+                yield lambda: self._by_password(self._secrets.password)
+            return
+        for _ in range(_TYPED):
+            typed = self._secrets.prompt(f"Password of {self._endpoint}: ", False)
+            yield lambda typed=typed: self._by_password(typed)  # type: ignore[misc]
+
+    def _by_password(self, password: str) -> Sequence[str]:
+        rest = self._server.log_in_by_password(self._endpoint.user, password)
+        self._secrets.password = password
+        return rest
+
+
+def _asks_password(text: str) -> bool:
+    return bool(re.search(r"pass\s*word|mot de passe|passwort", text, re.IGNORECASE))
+
+
+def _public_of(path: Path) -> bytes:
+    import base64
+
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return base64.b64decode(Path(f"{path}.pub").read_text().split()[1])
+    return b""

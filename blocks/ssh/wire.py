@@ -1,0 +1,315 @@
+"""The one file that knows paramiko: a connection that is open, its keys and its channels."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import paramiko as _paramiko
+
+paramiko: Any = _paramiko  # it has no types of its own, and typeshed's are of an older one
+
+WINDOW = 32 * 1024 * 1024
+"""What the other side may send before we have read it: enough for 1 Gbit/s over a quarter of a second."""
+PACKET = 1024 * 1024
+_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_PIECE = 32 * 1024 - 64
+_LOGGER = "paramiko.slurm_ray_flow"
+
+Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
+"""Answers a server's questions: title, instructions, and each question with whether its answer may be seen."""
+
+
+class WireError(Exception):
+    """The connection is lost, or can't be made; the text says why."""
+
+
+class Refused(Exception):
+    """The server opens no further channel."""
+
+
+class Denied(Exception):
+    """The server did not take this proof. `methods` are those that it takes now."""
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        super().__init__(", ".join(methods))
+        self.methods = tuple(methods)
+
+
+class Socket:
+    """A socket, or a channel of another connection, that knows when it was heard last."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.heard = time.monotonic()
+        self.asked: float | None = None
+        self.patience = 15.0
+        self.received = self.sent = 0
+
+    @property
+    def _closed(self) -> bool:  # paramiko looks at it while it waits for its thread
+        return bool(getattr(self._inner, "_closed", False) or getattr(self._inner, "closed", False))
+
+    def recv(self, size: int) -> bytes:
+        try:
+            data: bytes = self._inner.recv(size)
+        except TimeoutError:
+            self._check()
+            raise
+        self.heard = time.monotonic()
+        self.received += len(data)
+        return data
+
+    def send(self, data: bytes) -> int:
+        try:
+            sent: int = self._inner.send(data)
+        except TimeoutError:
+            self._check()
+            raise
+        self.sent += sent
+        return sent
+
+    def _check(self) -> None:
+        asked = self.asked
+        if asked is not None and self.heard < asked and time.monotonic() - asked > self.patience:
+            raise ConnectionResetError(f"nothing was heard from it for {time.monotonic() - self.heard:.0f} s")
+
+    def settimeout(self, seconds: float | None) -> None:
+        self._inner.settimeout(seconds)
+
+    def close(self) -> None:
+        self._inner.close()
+
+    def getpeername(self) -> Any:
+        return self._inner.getpeername()
+
+
+class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
+    """Paramiko's, which waits without an end for the first answer, and a tenth of a second more than it needs."""
+
+    def ensure_session(self) -> None:
+        if self._service_userauth_accepted:
+            return
+        message = paramiko.Message()
+        message.add_byte(paramiko.common.cMSG_SERVICE_REQUEST)
+        message.add_string("ssh-userauth")
+        self._send_message(message)
+        end = time.monotonic() + self.banner_timeout
+        while not self._service_userauth_accepted:
+            if not self.is_active() or time.monotonic() > end:
+                raise paramiko.SSHException("the server closed the connection before the log-in")
+            time.sleep(0.002)
+        self.auth_handler = self.get_auth_handler()
+
+
+class Wire:
+    """One connection to one server, whose host key is not judged yet and where nobody is logged in yet."""
+
+    def __init__(self, inner: Any, *, key_types: Sequence[str], timeout: float) -> None:
+        self.socket = Socket(inner)
+        logging.getLogger(_LOGGER).propagate = False  # it would tell of names, and print what we raise ourselves
+        logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
+        self._transport = _Transport(self.socket, default_window_size=WINDOW, default_max_packet_size=PACKET)
+        self._transport.set_log_channel(_LOGGER)
+        self._transport.banner_timeout = self._transport.handshake_timeout = timeout
+        self._transport.auth_timeout = 600  # a person may have to look for a code
+        options = self._transport.get_security_options()
+        options.key_types = _first(key_types, options.key_types)
+        options.ciphers = _first(_CIPHERS, options.ciphers)
+        with self._told():
+            self._transport.start_client(timeout=timeout)
+
+    @property
+    def host_key(self) -> tuple[str, bytes]:
+        """Its type and its bytes."""
+        key = self._transport.get_remote_server_key()
+        return key.get_name(), key.asbytes()
+
+    @property
+    def alive(self) -> bool:
+        return bool(self._transport.is_active())
+
+    # ---- log-in: each gives the methods that are still needed, none when we are in
+
+    def methods(self, user: str) -> Sequence[str]:
+        """What the server takes from this user."""
+        with self._told():
+            try:
+                self._transport.ensure_session()
+                # Paramiko's own auth_none of this kind of transport fails.
+                self._transport.auth_handler.send_auth_request(user, "none", lambda _: None)
+            except paramiko.BadAuthenticationType as error:
+                return tuple(error.allowed_types)
+        return ()
+
+    def log_in_by_key(self, user: str, key: Any) -> Sequence[str]:
+        return self._proved(lambda: self._transport.auth_publickey(user, key))
+
+    def log_in_by_password(self, user: str, password: str) -> Sequence[str]:
+        return self._proved(lambda: self._transport.auth_password(user, password, fallback=False))
+
+    def log_in_by_questions(self, user: str, answers: Answers) -> Sequence[str]:
+        """Keyboard-interactive: `answers` is called in this thread, so that Ctrl-C and contexts work."""
+        asked: queue.Queue[Any] = queue.Queue()
+        given: queue.Queue[Sequence[str]] = queue.Queue()
+
+        def handler(title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> Sequence[str]:
+            asked.put((title, instructions, list(questions)))
+            return given.get(timeout=600)
+
+        def prove() -> None:
+            try:
+                asked.put(self._proved(lambda: self._transport.auth_interactive(user, handler)))
+            except BaseException as error:
+                asked.put(error)
+
+        threading.Thread(target=prove, daemon=True, name="srf-log-in").start()
+        while True:
+            told = asked.get(timeout=660)
+            if isinstance(told, BaseException):
+                raise told
+            if not (isinstance(told, tuple) and len(told) == 3 and isinstance(told[2], list)):
+                rest: Sequence[str] = told
+                return rest
+            try:
+                given.put(answers(*told))
+            except BaseException:
+                self.close()
+                raise
+
+    def _proved(self, prove: Callable[[], Sequence[str]]) -> Sequence[str]:
+        with self._told():
+            try:
+                return tuple(prove())
+            except paramiko.BadAuthenticationType as error:
+                raise Denied(error.allowed_types) from None
+            except paramiko.AuthenticationException as error:
+                if not self.alive:
+                    raise WireError("the server closed the connection during the log-in") from None
+                if "timeout" in str(error).lower():
+                    raise WireError("the server did not answer the log-in") from None
+                raise Denied(()) from None
+
+    # ---- what goes over it
+
+    def channel(self, timeout: float = 30.0) -> Any:
+        """A new channel for a command.
+
+        Raises:
+            Refused: the server wants no more of them.
+            WireError: the connection is lost.
+        """
+        return self._opened(lambda: self._transport.open_session(timeout=timeout))
+
+    def tunnel(self, host: str, port: int, timeout: float) -> Any:
+        """A channel that leads on to another server."""
+        return self._opened(
+            lambda: self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=timeout)
+        )
+
+    def _opened(self, open_: Callable[[], Any]) -> Any:
+        with self._told():
+            try:
+                return open_()
+            except paramiko.ChannelException as error:
+                raise Refused(error.text) from None
+
+    def sign_of_life(self) -> None:
+        """Ask for one, and wait for it, or for the end of the connection if nothing comes."""
+        self.socket.asked = time.monotonic()
+        with contextlib.suppress(Exception):
+            self._transport.global_request("keepalive@openssh.com", wait=True)
+        self.socket.asked = None
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            self._transport.close()
+        with contextlib.suppress(Exception):
+            self.socket.close()
+
+    @contextlib.contextmanager
+    def _told(self) -> Any:
+        try:
+            yield
+        except paramiko.IncompatiblePeer as error:
+            raise WireError(f"no common algorithm: {error}") from None
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            if isinstance(error, paramiko.BadAuthenticationType):
+                raise
+            raise WireError(str(error) or "the server closed the connection") from None
+
+
+def send_all(channel: Any, data: bytes | memoryview) -> None:
+    """Send it whole. Paramiko's own sendall copies what is left each time."""
+    view = memoryview(data)
+    while view:
+        sent = channel.send(bytes(view[:_PIECE]))
+        if not sent:
+            raise OSError("the channel is closed")
+        view = view[sent:]
+
+
+def _first(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
+    chosen = [name for name in wanted if name in possible]
+    return (*chosen, *(name for name in possible if name not in chosen))
+
+
+def connected_socket(host: str, port: int, timeout: float) -> socket.socket:
+    """A TCP connection.
+
+    Raises:
+        OSError: it can't be made.
+    """
+    opened = socket.create_connection((host, port), timeout)
+    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return opened
+
+
+# ---- keys
+
+
+class Locked(Exception):
+    """A key file needs its passphrase, or another one."""
+
+
+def key_from_file(path: Path, passphrase: str | None) -> Any:
+    """A private key, with its certificate if one lies beside it.
+
+    Raises:
+        Locked: it needs a passphrase, or this one is wrong.
+        WireError: it is no key that we can use.
+    """
+    try:
+        key = paramiko.PKey.from_path(path, passphrase.encode() if passphrase else None)
+        certificate = Path(f"{path}-cert.pub")
+        if certificate.exists():
+            key.load_certificate(str(certificate))
+    except (paramiko.PasswordRequiredException, TypeError):
+        raise Locked(str(path)) from None
+    except ValueError as error:
+        if "password" in str(error).lower() or "decrypt" in str(error).lower():
+            raise Locked(str(path)) from None
+        raise WireError(f"{path} is no private key") from None
+    except (paramiko.SSHException, OSError) as error:
+        raise WireError(f"{path} can't be read: {error}") from None
+    return key
+
+
+def keys_from_agent() -> list[Any]:
+    """What the SSH agent holds; nothing where there is none."""
+    with contextlib.suppress(paramiko.SSHException, OSError):
+        return list(paramiko.Agent().get_keys())
+    return []
+
+
+def public_bytes(key: Any) -> bytes:
+    found: bytes = key.asbytes()
+    return found
