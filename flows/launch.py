@@ -19,6 +19,7 @@ from slurm_ray_flow.tasks.run import Call, Run
 from slurm_ray_flow.tasks.scan_imports import scan_imports
 from slurm_ray_flow.tasks.start_ray import start_ray
 from slurm_ray_flow.tasks.sync_files import sync_files
+from slurm_ray_flow.tasks.turn import turn
 
 LONGEST_PAUSE = 60.0
 
@@ -32,7 +33,7 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     Raises:
         SlurmRayFlowError: the function did not get to an end; the error says why.
     """
-    with run.failure_noted():
+    with run.end_noted():
         return _tried(run, call, cluster, options)
 
 
@@ -65,9 +66,9 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
     if known := recall(key, run, options):
         run.submitted()
         return known
-    with run.released_at_the_end(cluster):
-        start_ray(run, call, code, snapshot, environment, cluster, options)
-        ended = execute_call(run, cluster)
+    with turn(run, cluster) as lock, run.released_at_the_end(cluster):
+        start_ray(run, call, code, snapshot, environment, cluster, options, lock)
+        ended = run.call_ended = execute_call(run, cluster)
         outcome = fetch_outcome(run.record, ended, cluster)
     remember(key, run, ended, cluster, options)
     return outcome

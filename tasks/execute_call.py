@@ -52,7 +52,8 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
     pulse, life, offset = Pulse(), time.monotonic(), 0
     while True:
         stop_if_leaving()
-        alive = time.monotonic() - life < LIFE_SECONDS or head_alive(run.record, cluster)
+        due = time.monotonic() - life >= LIFE_SECONDS
+        alive = not due or head_alive(run.record, cluster)
         news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], WATCH_SECONDS)
         events, taken = parse_events(news)
         offset += taken
@@ -60,7 +61,7 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
             return ended
         if not alive:
             raise Lost("the program that ran the function is gone and left no word", where=where(run.record))
-        if time.monotonic() - life >= LIFE_SECONDS:
+        if due:
             life = time.monotonic()
         if pulse.cancel_asked():
             raise Cancelled("the run was cancelled in Prefect", where=where(run.record))

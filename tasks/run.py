@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ConnectionFailed
-from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
+from slurm_ray_flow.core.outcome import Ended
+from slurm_ray_flow.core.run import RunPaths, RunRecord, RunState, failed_state, find_event, parse_events
 from slurm_ray_flow.core.scan import Target
 
 CANCEL_SECONDS = 15.0
@@ -38,6 +39,8 @@ class Run:
 
     Attributes:
         handed_over: the cluster may have started this try already.
+        over: it is certain that nothing of this try runs on the cluster.
+        call_ended: how its call ended there, once that is known.
     """
 
     def __init__(
@@ -60,6 +63,8 @@ class Run:
         )
         self.submitted = on_submitted
         self.handed_over = False
+        self.over = True
+        self.call_ended: Ended | None = None
         if before := store.known_record(run_id):  # Prefect starts the same flow run again
             self.record = dataclasses.replace(self.record, attempt=before.attempt)
             self.begin_again()
@@ -69,7 +74,7 @@ class Run:
     def paths(self) -> RunPaths:
         return self.record.paths
 
-    def note(self, **changes: str) -> None:
+    def note(self, **changes: str | float) -> None:
         """Change the record: a new attempt, another allocation."""
         self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
         store.save_record(self.record)
@@ -79,17 +84,31 @@ class Run:
         _, _, number = self.record.attempt.partition(".")
         attempt = f"{self.record.run_id}.{int(number or 1) + 1}"
         self.note(attempt=attempt, allocation=attempt)
-        self.handed_over = False
+        self.handed_over, self.call_ended = False, None
 
     @contextlib.contextmanager
-    def failure_noted(self) -> Iterator[None]:
-        """Remember why the launch failed: where it got no further than home, no event on the cluster says so."""
+    def end_noted(self) -> Iterator[None]:
+        """Remember how the run ended, so that nobody need ask the cluster.
+
+        And why the launch failed: where it got no further than home, no event on the cluster says so.
+        """
         try:
             yield
         except BaseException as error:
             cause = "cancelled" if isinstance(error, KeyboardInterrupt) else getattr(error, "cause", "")
             self.note(failure=getattr(error, "what", str(error)) or type(error).__name__, failure_cause=cause)
+            if self.over:
+                self._note_end(failed_state(cause))
             raise
+        self._note_end(RunState.SUCCEEDED)
+
+    def _note_end(self, otherwise: RunState) -> None:
+        """The call's own end counts, also where the launch failed or was interrupted after it."""
+        ended = self.call_ended
+        state = otherwise
+        if ended is not None:
+            state = RunState.SUCCEEDED if ended.outcome == "value" else failed_state(ended.cause)
+        self.note(ended=state.value, ended_at=time.time(), waiting="")
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:
@@ -97,13 +116,15 @@ class Run:
 
         A connection that was lost for good ends nothing: the run goes on there, and `srf attach` finds it.
         """
+        self.over = False
         try:
             yield
         except ConnectionFailed:
             raise
         except BaseException:
-            release(self.record, cluster)
+            self.over = release(self.record, cluster)
             raise
+        self.over = True
 
 
 def release(record: RunRecord, cluster: Cluster) -> bool:

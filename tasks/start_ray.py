@@ -19,19 +19,31 @@ from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
+from slurm_ray_flow.tasks.farewell import stop_if_leaving
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.pulse import Pulse
+from slurm_ray_flow.tasks.queued import Queued
 from slurm_ray_flow.tasks.run import Call, Run, head_alive, where
 from slurm_ray_flow.tasks.scan_imports import Code
 from slurm_ray_flow.tasks.sync_files import Snapshot
 
-WAIT_SECONDS = 0.02
+LIFE_SECONDS = 1.0
+"""How often to ask whether the head lives."""
+WATCH_SECONDS = 0.25
+"""How long the cluster waits for news before it answers that there are none."""
 
 
 @task(name="start_ray", task_run_name="start_ray", **ONCE)
 def start_ray(
-    run: Run, call: Call, code: Code, snapshot: Snapshot, environment: Environment, cluster: Cluster, options: Options
+    run: Run,
+    call: Call,
+    code: Code,
+    snapshot: Snapshot,
+    environment: Environment,
+    cluster: Cluster,
+    options: Options,
+    lock: dict[str, Any] | None,
 ) -> None:
     """Put the run's files there, start its head or find a warm one, and wait until it can take calls.
 
@@ -42,7 +54,7 @@ def start_ray(
     """
     reporter().step("start_ray")
     _check_fits(cluster, options)
-    spec = _spec(run, code, snapshot, environment, options)
+    spec = {**_spec(run, code, snapshot, environment, options), "lock": lock}
     _put_files(run, call, spec, cluster)
     run.handed_over = True
     if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
@@ -108,19 +120,36 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> 
 
 def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     """The head bounds its own start: it says `ray_ready`, or `call_ended` with what went wrong, or is gone."""
-    pulse = Pulse()
+    pulse, life, offset = Pulse(), time.monotonic(), 0
+    queued = Queued(run, cluster)
+    events: list[Event] = []
     while True:
-        events, _ = parse_events(cluster.read(run.paths.events))
+        stop_if_leaving()
+        due = time.monotonic() - life >= LIFE_SECONDS
+        alive = not due or head_alive(run.record, cluster)
+        [news] = cluster.watch([(run.paths.events, offset)], WATCH_SECONDS)
+        more, taken = parse_events(news)
+        offset += taken
+        events += more
         if ended := find_event(events, "call_ended"):
             raise error_of(ended["cause"], ended["message"], where(run.record))
-        if find_event(events, "ray_ready" if spec["ray"] else "allocated"):
+        if find_event(events, _ready_event(spec)):
+            queued.over()
             _report(events)
             return
-        if not head_alive(run.record, cluster):
+        if not alive:
             raise Lost("the head ended while it started", where=where(run.record))
+        if due:
+            life = time.monotonic()
         if pulse.cancel_asked():
             raise Cancelled("the run was cancelled in Prefect", where=where(run.record))
-        time.sleep(WAIT_SECONDS)
+        queued.tell(events)
+
+
+def _ready_event(spec: dict[str, Any]) -> str:
+    if spec["ray"]:
+        return "ray_ready"
+    return "lock_held" if spec["lock"] else "allocated"
 
 
 def _report(events: list[Event]) -> None:

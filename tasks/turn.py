@@ -1,0 +1,164 @@
+"""A launch's turn on a server that several people share: a slot in Prefect, first come, first served.
+
+The lock on the server rules; this is the queue before it, which people see in Prefect and in the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from prefect.logging import get_run_logger
+
+from slurm_ray_flow.blocks import limits
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.mirror import mirror
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.slots import Held, Slot
+from slurm_ray_flow.core.errors import Cancelled, ServerError
+from slurm_ray_flow.core.lock import Lock
+from slurm_ray_flow.core.mirror import Queue, limit_name, place_in_line, waiting_state, waiting_text
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.tasks.farewell import stop_if_leaving
+from slurm_ray_flow.tasks.flow_state import name_state, read_state, runs_in_state
+from slurm_ray_flow.tasks.pulse import Pulse
+from slurm_ray_flow.tasks.run import Run, where
+
+FRONT_SECONDS, BEHIND_SECONDS = 0.5, 2.0
+"""How often the first in the line looks whether it is its turn, and the others."""
+MIRROR_FRONT_SECONDS, MIRROR_BEHIND_SECONDS = 2.0, 15.0
+"""How often they ask the server who holds it."""
+SHOW_SECONDS = 5.0
+"""How often a waiting run says something new in Prefect, at most."""
+WITHOUT_SECONDS = 60.0
+"""So long a launch that waits does without Prefect; then it goes to the server's own queue without a slot."""
+
+
+@contextlib.contextmanager
+def turn(run: Run, cluster: Cluster) -> Iterator[dict[str, Any] | None]:
+    """Wait for a slot of the cluster, and give it back when the run has ended.
+
+    Yields:
+        What the run's head must know of the lock; None for a cluster that has none.
+
+    Raises:
+        Cancelled: somebody cancelled the flow run while it waited.
+    """
+    lock = cluster.lock
+    if lock is None:
+        yield None
+        return
+    key, slot = _take_slot(run, cluster, lock)
+    try:
+        yield _description(run, cluster, lock, key)
+    finally:
+        if slot:
+            slot.leave(run.over)
+
+
+def _description(run: Run, cluster: Cluster, lock: Lock, key: str) -> dict[str, Any]:
+    name = run.record.function.rpartition(":")[2]
+    owner = {"run": run.record.run_id, "server": key, "name": name, "since": time.time()}
+    return {"path": lock.path, "slots": lock.slots, "gpus": lock.gpus, "label": cluster.label, "owner": owner}
+
+
+def _take_slot(run: Run, cluster: Cluster, lock: Lock) -> tuple[str, Slot | None]:
+    """The limit's key, and a slot of it; without Prefect there is neither, and the lock alone rules."""
+    api = limits.api_here()
+    if api is None:
+        return "", None
+    try:
+        return _Line(run, cluster, lock, api).wait()
+    except ServerError as error:
+        text = f"Prefect's server does not answer ({error.what}); the run goes to {cluster.label} without its queue"
+        get_run_logger().warning(text)
+        reporter().warn(text)
+        return "", None
+
+
+class _Line:
+    """The launches that wait for one server in Prefect, seen from one of them."""
+
+    def __init__(self, run: Run, cluster: Cluster, lock: Lock, api: Api) -> None:
+        self._run, self._cluster, self._lock, self._api = run, cluster, lock, api
+        self._name, self._state = limit_name(cluster.label), waiting_state(cluster.label)
+        self._key = ""
+        self._queue: Queue | None = None
+        self._text, self._shown, self._mirrored = "", float("-inf"), float("-inf")
+
+    def wait(self) -> tuple[str, Slot | None]:
+        """Come back with a slot."""
+        self._mirror(0.0)
+        if not runs_in_state(self._api, self._state) and (slot := self._take()):
+            return self._key, slot
+        reporter().step("turn")
+        slot = self._stand_in_line()
+        self._run.note(waiting="")
+        with contextlib.suppress(ServerError):
+            name_state(self._api, self._run.record.flow_run_id, "Running", "")
+        return self._key, slot
+
+    def _stand_in_line(self) -> Slot | None:
+        pulse, answered = Pulse(), time.monotonic()
+        self._show(0)
+        try:
+            while True:
+                stop_if_leaving()
+                if pulse.cancel_asked():
+                    raise self._cancelled()
+                before = None
+                with contextlib.suppress(ServerError):
+                    before = self._look()
+                    answered = time.monotonic()
+                    if before == 0 and (slot := self._take()):
+                        return slot
+                if time.monotonic() - answered > WITHOUT_SECONDS:
+                    return None
+                time.sleep(BEHIND_SECONDS if before else FRONT_SECONDS)
+        finally:
+            pulse.close()
+
+    def _look(self) -> int:
+        """How many launches are before this one. Says so, and keeps the mirror true."""
+        before = place_in_line(runs_in_state(self._api, self._state), self._run.record.flow_run_id)
+        if before is None:
+            before = self._enter_again()
+        self._mirror(MIRROR_BEHIND_SECONDS if before else MIRROR_FRONT_SECONDS)
+        self._show(before)
+        return before
+
+    def _enter_again(self) -> int:
+        """Somebody gave the flow run another state: a cancel ends the wait, any other must not."""
+        if read_state(self._api, self._run.record.flow_run_id) in {"CANCELLING", "CANCELLED"}:
+            raise self._cancelled()
+        self._text = ""
+        return 1
+
+    def _take(self) -> Slot | None:
+        lease = limits.take(self._api, self._name, self._run.record.flow_run_id)
+        if lease is None:
+            return None
+        return Slot(self._api, Held(self._run.record.run_id, lease, self._name, self._api.url))
+
+    def _mirror(self, seconds: float) -> None:
+        if time.monotonic() - self._mirrored < seconds:
+            return
+        self._mirrored = time.monotonic()
+        limit, queue = mirror(self._cluster, self._lock, self._api)
+        self._key, self._queue = limit.key, queue
+
+    def _show(self, before: int) -> None:
+        """In the terminal, in the run's record and in Prefect; there a new text is a new state, so not too often."""
+        text = waiting_text(self._cluster.label, self._queue, before, time.time())
+        if text == self._text or (self._text and time.monotonic() - self._shown < SHOW_SECONDS):
+            return
+        with contextlib.suppress(ServerError):
+            name_state(self._api, self._run.record.flow_run_id, self._state, text)
+            self._text, self._shown = text, time.monotonic()
+        self._run.note(waiting=text)
+        reporter().say(text)
+
+    def _cancelled(self) -> Cancelled:
+        return Cancelled("the run was cancelled in Prefect while it waited for its turn", where=where(self._run.record))
