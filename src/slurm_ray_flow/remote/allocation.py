@@ -10,13 +10,15 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import processes
-from slurm_ray_flow.remote.calls import Call, DriverProcess
+from slurm_ray_flow.remote.calls import GRACE, Call, DriverProcess
 from slurm_ray_flow.remote.closing import close, record_end
 from slurm_ray_flow.remote.events import Run
-from slurm_ray_flow.remote.protocol import TAKEN
+from slurm_ray_flow.remote.protocol import TAKEN, find_event
 from slurm_ray_flow.remote.ray_cluster import RayCluster, interpreter
+from slurm_ray_flow.remote.tenure import Tenure
 
 FIRST_CALL_WITHIN = 600.0
+FIRST_CALL_UNDER_LOCK_WITHIN = 120.0
 POLL, IDLE_POLL, IDLE_AFTER = 0.025, 0.1, 120.0
 NEXT_STANDBY_AFTER = 1.0
 
@@ -28,10 +30,13 @@ class Allocation:
         run: the allocation's own run.
         spec: its spec.json.
         note: tells the keeper what is to be done if this process dies: `note(call=run id, ray_folder=path)`.
+        tenure: what it holds of a server under a lock.
     """
 
-    def __init__(self, run: Run, spec: Dict[str, Any], note: Callable[..., None]) -> None:
-        self._run, self._spec, self._note = run, spec, note
+    def __init__(
+        self, run: Run, spec: Dict[str, Any], note: Callable[..., None], tenure: Optional[Tenure] = None
+    ) -> None:
+        self._run, self._spec, self._note, self._tenure = run, spec, note, tenure
         self._began = self._idle_since = time.monotonic()
         self._keep_warm = float(spec.get("keep_warm") or 0.0)
         self._ray: Optional[RayCluster] = None
@@ -118,6 +123,7 @@ class Allocation:
             seconds = round(time.monotonic() - self._ray.started, 3)
             counts = {"cpus": self._ray.cpus, "gpus": int(self._spec.get("gpus") or 0)}
             self._run.record("ray_ready", address=self._ray.address, seconds=seconds, **counts)
+            self._idle_since = time.monotonic()
         if self._ray.failure is not None:
             self.stop("environment", self._ray.failure)
 
@@ -138,6 +144,8 @@ class Allocation:
             return
         environment = {**os.environ, **(self._ray.variables if self._ray else {})}
         self._standby = DriverProcess(interpreter(self._spec), environment, self._ray is not None)
+        if self._tenure:
+            self._tenure.limit(self._standby.pid)
         self._prepared_for = ""
 
     def _prepare_standby(self) -> None:
@@ -192,6 +200,8 @@ class Allocation:
             with contextlib.suppress(OSError):
                 record_end(run, "environment", "The run can't be read: {}".format(error))
             return
+        if find_event(run.recorded(), "call_started") or run.has_ended():
+            return  # it was announced again, because the answer to its announcement was lost
         if os.path.exists(run.cancel):
             record_end(run, "cancelled", "The run was cancelled.")
             self._idle_since = time.monotonic()
@@ -205,6 +215,8 @@ class Allocation:
         driver.order(run=run.folder, **self._place())
         self._last_setting = run.folder
         self._call = Call(run, driver, self._deadline(run, spec), self._spec.get("memory"), self._call_family)
+        if self._tenure:
+            self._call.count_kills(self._tenure.kills)
 
     def _take_standby(self) -> DriverProcess:
         if self._standby is not None and self._standby.code is not None and self._standby.report() is None:
@@ -263,12 +275,19 @@ class Allocation:
             self.stop("time_limit", "The time limit passed.")
         elif ended and idle >= self._keep_warm:
             self.stop("lost", "done" if not self._keep_warm else "idle")
-        elif idle > max(FIRST_CALL_WITHIN, self._keep_warm):
+        elif ended and self._tenure and self._tenure.is_wanted():
+            self.stop("lost", "somebody waits for the server")
+        elif not ended and idle > self._patience:
             self.stop("lost", "No call arrived.")
+
+    @property
+    def _patience(self) -> float:
+        return FIRST_CALL_UNDER_LOCK_WITHIN if self._tenure else max(FIRST_CALL_WITHIN, self._keep_warm)
 
     def _finish(self, reason: Dict[str, str]) -> None:
         if self._call is not None:
-            self._call.end(reason["cause"], reason["message"])
+            # Whoever killed the keeper meant it: the lock is to be free at once.
+            self._call.end(reason["cause"], reason["message"], grace=0.0 if reason["cause"] == "lost" else GRACE)
         while self._call is not None:
             self._wait()
             self._reap()

@@ -99,7 +99,17 @@ class Call:
         self._kill_at: Optional[float] = None
         self._report: Optional[Dict[str, Any]] = None
         self._used, self._looked, self._next_memory = 0, time.monotonic(), 0.0
-        self._kills_before = limits.out_of_memory_kills()
+        self._kills, self._kills_before, self._confined = (
+            limits.out_of_memory_kills,
+            limits.out_of_memory_kills(),
+            False,
+        )
+
+    def count_kills(self, kills: Callable[[], Optional[int]]) -> None:
+        """Have the kernel's kills counted where only this run's are: then each of them is this call's."""
+        now = kills()
+        if now is not None:
+            self._kills, self._kills_before, self._confined = lambda: kills() or 0, now, True
 
     @property
     def awaits_report(self) -> bool:
@@ -150,10 +160,13 @@ class Call:
         how = {"exit_code": code} if code >= 0 else {"signal": -code}
         if self._ending is not None and (report is None or report["outcome"] != "value"):
             return {**self._ending, **how}
+        if self._confined and (report is None or report["outcome"] != "value") and self._kills() > self._kills_before:
+            message = "The kernel ended a process of the call that would have used more memory than its limit."
+            return {"outcome": None, "cause": "out_of_memory", "message": message, **how}
         return report or self._without_report(code, how)
 
     def _without_report(self, code: int, how: Dict[str, int]) -> Dict[str, Any]:
-        if code == -signal.SIGKILL and limits.out_of_memory_kills() > self._kills_before:
+        if code == -signal.SIGKILL and self._kills() > self._kills_before:
             return {"outcome": None, "cause": "out_of_memory", "message": "The machine ran out of memory.", **how}
         return {"outcome": None, "cause": "crashed", "message": _how_it_died(code, self.run), **how}
 

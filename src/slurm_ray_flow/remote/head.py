@@ -23,8 +23,12 @@ from typing import Any, Dict, List, Optional
 
 from slurm_ray_flow.remote import limits, processes
 from slurm_ray_flow.remote.allocation import Allocation
+from slurm_ray_flow.remote.claim import claim
 from slurm_ray_flow.remote.closing import close
+from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
+from slurm_ray_flow.remote.tenure import Tenure
+from slurm_ray_flow.remote.waiting import await_turn
 
 NOTE_SIZE = 4096
 
@@ -95,27 +99,43 @@ def _become_daemon(run: Run, spec: Dict[str, Any], writing: int) -> None:
 
 
 def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
-    """Be the keeper: start the inner head, wait for it, clean up after it if it was killed.
+    """Be the keeper: wait for the lock if there is one, start the inner head, wait for it, clean up if it was killed.
 
     Args:
         run: the allocation's run.
         spec: its spec.json.
         ready: a descriptor that gets one byte when the allocation is recorded, and is then closed.
     """
-    _prepare_environment(run, spec)
-    processes.become_subreaper()
-    os.makedirs(run.inbox, mode=0o700, exist_ok=True)
-    run.keep_reserve()
-    run.record("allocated", pid=os.getpid(), started=processes.started(os.getpid()), boot_id=processes.boot_id())
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    first = claim(run)
+    if first:
+        _prepare_environment(run, spec)
+        processes.become_subreaper()
+        os.makedirs(run.inbox, mode=0o700, exist_ok=True)
+        run.keep_reserve()
+        run.record("allocated", pid=os.getpid(), started=processes.started(os.getpid()), boot_id=processes.boot_id())
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
+    return _keep_allocation(run, spec) if first else 0
+
+
+def _keep_allocation(run: Run, spec: Dict[str, Any]) -> int:
+    try:
+        tenure = Tenure(run, spec, await_turn(run, spec, _FORWARDED)) if spec.get("lock") else None
+    except OperationError as error:
+        close(run, {"cause": error.cause or "lock", "message": _in_words(error)}, "")
+        return 1
     note = Note()
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     inner = os.fork()
     if inner == 0:
-        _be_inner(run, spec, note)
-    return _wait_for(inner, run, note)
+        _be_inner(run, spec, note, tenure)
+    return _wait_for(inner, run, note, [tenure.warden.pid] if tenure else [])
+
+
+def _in_words(error: OperationError) -> str:
+    place = " ({})".format(error.where) if error.where else ""
+    return error.what + place + ("\nTry: {}".format(error.advice) if error.advice else "")
 
 
 # An outer Ray's address and job; and what would let packages in from outside an isolated environment.
@@ -127,17 +147,19 @@ _FORWARDED = {signal.SIGTERM, signal.SIGINT}
 def _prepare_environment(run: Run, spec: Dict[str, Any]) -> None:
     binaries = os.path.dirname(str(spec.get("python") or sys.executable))
     os.environ["PATH"] = binaries + os.pathsep + os.environ.get("PATH", os.defpath)
-    os.environ["SRF_RUN_ID"] = run.id
+    os.environ["SRF_RUN_ID"] = os.environ["SRF_ALLOCATION"] = run.id
     os.environ.update(limits.graphics_cards(spec.get("gpus"), dict(os.environ)))
     for name in _MISLEADING + (_FOREIGN_PACKAGES if spec.get("isolated") else ()):
         os.environ.pop(name, None)
 
 
-def _be_inner(run: Run, spec: Dict[str, Any], note: Note) -> None:
+def _be_inner(run: Run, spec: Dict[str, Any], note: Note, tenure: Optional[Tenure]) -> None:
     code = 1
     try:
         processes.become_subreaper()
-        allocation = Allocation(run, spec, note)
+        if tenure:
+            spec = tenure.enter()
+        allocation = Allocation(run, spec, note, tenure)
         allocation.listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         processes.die_with_parent(os.getppid(), signal.SIGTERM)
@@ -150,7 +172,7 @@ def _be_inner(run: Run, spec: Dict[str, Any], note: Note) -> None:
         os._exit(code)
 
 
-def _wait_for(inner: int, run: Run, note: Note) -> int:
+def _wait_for(inner: int, run: Run, note: Note, spared: List[int]) -> int:
     def forward(number: int, _: object) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.kill(inner, number)
@@ -164,13 +186,13 @@ def _wait_for(inner: int, run: Run, note: Note) -> int:
             break
     code = processes.exit_code(status)
     if code != 0:
+        processes.end_descendants(spared)
         _clean_up(code, run, note.read())
     return 0 if code == 0 else 1
 
 
 def _clean_up(code: int, run: Run, note: Dict[str, str]) -> None:
     """Do what the inner head can't do any more."""
-    processes.end_descendants()
     how = "was killed by signal {}".format(-code) if code < 0 else "failed; see head.log"
     reason = {"cause": "lost", "message": "The head of the run {}.".format(how)}
     if note.get("call") and note["call"] != run.id:

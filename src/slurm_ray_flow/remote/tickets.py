@@ -1,0 +1,219 @@
+"""The queue before a lock: a folder beside it, and in it one file for each run that waits or holds the lock.
+
+The folder is everybody's (mode 1777), so nothing in it is believed: a ticket counts while a process holds a lock on
+it, its user is the file's owner, and its time is the kernel's own (ctime, which nobody can set back). Its text is for
+people only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import secrets
+import stat
+import time
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+
+from slurm_ray_flow.remote import lock
+from slurm_ray_flow.remote.errors import OperationError
+
+WAITS, HOLDS = "w-", "h-"
+FIELDS = ("run", "name", "server")
+LONGEST_TEXT, LARGEST_TICKET = 200, 4096
+DEAD_AFTER = 10.0
+"""Seconds after which a ticket that nobody holds is removed; a new one is not held yet for a moment."""
+_PATH_ONLY = getattr(os, "O_PATH", os.O_RDONLY)
+_FLAGS = os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class Ticket(NamedTuple):
+    """One run in the queue, as others see it."""
+
+    entry: str
+    pid: int
+    uid: int
+    order: int
+    text: Dict[str, str]
+
+    @property
+    def holds(self) -> bool:
+        return self.entry.startswith(HOLDS)
+
+    def describe(self) -> Dict[str, Any]:
+        """What people and programs get to know of it."""
+        who = {"user": lock.user_name(self.uid), "since": self.order / 1e9, "pid": self.pid, "foreign": False}
+        return {**{name: self.text.get(name, "") for name in FIELDS}, **who}
+
+
+class Queue:
+    """The folder of a lock's queue.
+
+    Args:
+        path: the lock's file.
+        make: make the folder where there is none.
+
+    Raises:
+        OperationError: what lies there can't be a queue.
+        FileNotFoundError: there is none, and none is to be made.
+    """
+
+    def __init__(self, path: str, make: bool = True) -> None:
+        self.path = path + ".queue"
+        self.folder = _open_folder(self.path, make)
+        self._entry, self._descriptor = "", -1
+        self.own: Set[Tuple[int, int]] = set()
+        """Files on which this process holds locks: to open and close one of them here would drop them."""
+
+    def enter(self, text: Dict[str, Any]) -> None:
+        """Put this process at the end of the queue.
+
+        Raises:
+            OperationError: the folder takes no more files.
+        """
+        self._entry = WAITS + secrets.token_hex(8)
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS
+            self._descriptor = os.open(self._entry, flags, 0o644, dir_fd=self.folder)
+            self.own.add(lock.identity(os.fstat(self._descriptor)))
+            os.fchmod(self._descriptor, 0o644)
+            fcntl.lockf(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.write(self._descriptor, json.dumps(clean(text)).encode())
+        except OSError as error:
+            self.leave()
+            raise OperationError(
+                "the lock's queue takes nobody: {}".format(error.strerror),
+                self.path,
+                "see that it can be written",
+                "lock",
+            ) from error
+
+    def hold(self) -> None:
+        """Say that this process has the lock now."""
+        held = HOLDS + self._entry[len(WAITS) :]
+        os.rename(self._entry, held, src_dir_fd=self.folder, dst_dir_fd=self.folder)
+        self._entry = held
+
+    def leave(self) -> None:
+        """Remove this process's ticket; its descriptor goes with the process, so that no lock is dropped early."""
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(self._entry, dir_fd=self.folder)
+
+    @property
+    def order(self) -> int:
+        """This process's own place: smaller is earlier."""
+        return os.fstat(self._descriptor).st_ctime_ns
+
+    def is_lost(self) -> bool:
+        """Whether somebody removed this process's ticket."""
+        return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
+
+    def tickets(self) -> List[Ticket]:
+        """The living tickets of others, first come first; dead ones of ours are removed by the way."""
+        found = [self._look(entry) for entry in os.listdir(self.folder) if entry.startswith((WAITS, HOLDS))]
+        return sorted((ticket for ticket in found if ticket), key=lambda ticket: (ticket.order, ticket.entry))
+
+    def ahead(self) -> List[Ticket]:
+        """Who waits and came before this process."""
+        own = (self.order, self._entry)
+        return [ticket for ticket in self.tickets() if not ticket.holds and (ticket.order, ticket.entry) < own]
+
+    def somebody_waits(self) -> bool:
+        return any(not ticket.holds for ticket in self.tickets())
+
+    def peek(self, entry: str) -> Optional[int]:
+        """The process that holds one of the folder's files; None if nobody does, or it is no such file."""
+        with self._opened(entry) as (_, descriptor):
+            return None if descriptor is None else lock.holder(descriptor)
+
+    def _look(self, entry: str) -> Optional[Ticket]:
+        with contextlib.suppress(OSError), self._opened(entry) as (status, descriptor):
+            if descriptor is None or status.st_size > LARGEST_TICKET:
+                return None
+            pid = lock.holder(descriptor)
+            if pid is not None:
+                text = _parse(os.read(descriptor, LARGEST_TICKET))
+                return Ticket(entry, pid, status.st_uid, status.st_ctime_ns, text)
+            self._remove_dead(entry, status)
+        return None
+
+    @contextlib.contextmanager
+    def _opened(self, entry: str) -> Iterator[Tuple[os.stat_result, Optional[int]]]:
+        """Open a file of the folder to look at it, but none of which this process holds a lock."""
+        path = os.open(entry, _PATH_ONLY | _FLAGS, dir_fd=self.folder)
+        try:
+            status = os.fstat(path)
+            if not stat.S_ISREG(status.st_mode) or status.st_nlink != 1 or lock.identity(status) in self.own:
+                yield status, None
+                return
+            descriptor = os.open("/proc/self/fd/{}".format(path), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                yield status, descriptor
+            finally:
+                os.close(descriptor)
+        finally:
+            os.close(path)
+
+    def _remove_dead(self, entry: str, status: os.stat_result) -> None:
+        if self._entry and time.time() - status.st_ctime > DEAD_AFTER:
+            with contextlib.suppress(OSError):  # another user's is left to that user
+                os.unlink(entry, dir_fd=self.folder)
+
+
+def _parse(data: bytes) -> Dict[str, str]:
+    try:
+        return clean(json.loads(data))
+    except (ValueError, RecursionError):
+        return {}
+
+
+def clean(text: Any) -> Dict[str, str]:
+    """The known fields of a ticket, short, and without what could move a terminal's cursor."""
+    known = text if isinstance(text, dict) else {}
+    values = {name: known.get(name) for name in FIELDS}
+    return {
+        name: "".join(letter for letter in value[:LONGEST_TEXT] if letter.isprintable())
+        for name, value in values.items()
+        if isinstance(value, str)
+    }
+
+
+def _open_folder(path: str, make: bool) -> int:
+    if make:
+        _make_folder(path)
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise OperationError("the lock's queue is no folder that you can read", path, _REMOVE, "lock") from error
+    if make and not _is_everybodys(descriptor):
+        owner = lock.user_name(os.fstat(descriptor).st_uid)
+        os.close(descriptor)
+        advice = "have {} remove it, or run `chmod 1777` on it".format(owner)
+        raise OperationError("the lock's queue belongs to {} alone".format(owner), path, advice, "lock")
+    return descriptor
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+        os.chmod(path, 0o1777)
+    except FileExistsError:
+        pass
+    except OSError as error:
+        why = "the lock's queue can't be made: {}".format(error.strerror)
+        raise OperationError(why, path, "see that the folder above can be written", "lock") from error
+
+
+def _is_everybodys(descriptor: int) -> bool:
+    """Whether all may write in it and only remove their own; whoever makes it needs a moment for that."""
+    for _ in range(20):
+        if stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o1777:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+_REMOVE = "have whoever put it there remove it, or set another lock_path"
