@@ -77,7 +77,7 @@ def prune(root: str, uv: str = "") -> int:
         uv: the program; empty for the one that was put there.
     """
     cache = os.path.join(root, "cache", "uv")
-    programs = [uv] if uv else sorted(glob.glob(os.path.join(glob.escape(root), "tools", "uv", "*", "**", "bin", "uv")))
+    programs = [uv] if uv else sorted(glob.glob(os.path.join(glob.escape(root), "tools", "uv", "*", "uv")))
     if not programs or not tree.entries(root, "cache/uv"):
         return 0
     before = _size(root, "cache/uv")

@@ -1,0 +1,204 @@
+"""What a machine has that runs need, asked all at once. Each question has its own answer or error."""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import getpass
+import os
+import re
+import shutil
+import stat
+import subprocess
+import threading
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+from slurm_ray_flow.remote import machines, pythons, queue, room
+from slurm_ray_flow.remote.errors import OperationError
+
+WITHIN = 15.0
+"""Seconds after which a question that has no answer gets none; a dead file system may hold it back for ever."""
+COMMAND_SECONDS = 5.0
+PACKAGE_INDEX = "https://pypi.org/simple"
+_INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
+
+Answer = Dict[str, Any]
+
+
+def all_of(root: str, python: str = "", version: str = "", lock: str = "", slots: int = 1) -> Dict[str, Answer]:
+    """Ask everything at once.
+
+    Args:
+        root: the folder of everything of ours, which need not be there.
+        python: the policy by which a Python is found.
+        version: the major and minor version it must have.
+        lock: the path of the server's lock; empty for none.
+        slots: how many runs share it.
+
+    Returns:
+        By the name of the question, what was found, or an `error` and what to try.
+    """
+    questions: Dict[str, Callable[[], Answer]] = {
+        "account": account,
+        "root": lambda: root_folder(root),
+        "python": lambda: pythons.find(python, version, root),
+        "disk": lambda: disk(root),
+        "quota": lambda: room.check(existing(root)).get("your quota", {}),
+        "temporary": lambda: disk("/tmp"),
+        "shared memory": lambda: disk("/dev/shm"),
+        "rsync": rsync,
+        "gpus": lambda: {"count": machines.gpus()},
+        "registry": registry,
+    }
+    if lock:
+        questions["lock"] = lambda: lock_state(lock, slots)
+    began = time.time()
+    answers = answered(questions)
+    answers["clock"] = {"began": began, "ended": time.time()}
+    return answers
+
+
+def answered(questions: Dict[str, Callable[[], Answer]], within: float = WITHIN) -> Dict[str, Answer]:
+    """Ask several questions side by side; one that takes too long is left alone."""
+    answers: Dict[str, Answer] = {}
+    threads = []
+    for name, question in questions.items():
+        threads.append(threading.Thread(target=_ask, args=(name, question, answers), daemon=True))
+        threads[-1].start()
+    deadline = time.monotonic() + within
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+    late = {"error": "no answer within {:g} s".format(within), "advice": "a disk or a service there does not answer"}
+    return {name: answers.get(name, late) for name in questions}
+
+
+def _ask(name: str, question: Callable[[], Answer], answers: Dict[str, Answer]) -> None:
+    try:
+        answers[name] = question()
+    except OperationError as error:
+        answers[name] = {"error": error.what, "advice": error.advice}
+    except Exception as error:  # whatever it is, the other answers are worth having
+        answers[name] = {"error": "{}: {}".format(type(error).__name__, error), "advice": ""}
+
+
+def account() -> Answer:
+    """Who asks, and whether others can write where that user's files are."""
+    home = os.path.expanduser("~")
+    return {
+        "user": getpass.getuser(), "uid": os.geteuid(), "host": os.uname().nodename, "home": home,
+        "mode": stat.S_IMODE(os.stat(home).st_mode), "umask": _umask(), "writable": os.access(home, os.W_OK),
+    }  # fmt: skip
+
+
+def _umask() -> int:
+    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
+        for line in file:
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return -1
+
+
+def root_folder(root: str) -> Answer:
+    """Whose the root is, and whether something can be written there."""
+    path = os.path.expanduser(root)
+    there = existing(path)
+    return {
+        "path": path, "exists": os.path.isdir(path), "owner": os.stat(there).st_uid,
+        "ours": os.stat(there).st_uid == os.geteuid(), "writable": _can_write(there),
+    }  # fmt: skip
+
+
+def _can_write(folder: str) -> bool:
+    """By trying: a full or read-only disk lets `access` say yes."""
+    name = os.path.join(folder, ".srf-{}-{}".format(os.getpid(), time.monotonic_ns()))
+    try:
+        descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError:
+        return False
+    try:
+        return os.write(descriptor, b"x" * 4096) == 4096
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+        os.unlink(name)
+
+
+def existing(path: str) -> str:
+    """The path, or the nearest folder above it that is there."""
+    found = os.path.abspath(os.path.expanduser(path))
+    while not os.path.isdir(found):
+        found = os.path.dirname(found)
+    return found
+
+
+def disk(path: str) -> Answer:
+    """What is free on the disk of a folder."""
+    found = os.statvfs(existing(path))
+    files = {"files": found.f_favail, "all_files": found.f_files} if found.f_files else {}
+    return {"bytes": found.f_bavail * found.f_frsize, "all_bytes": found.f_blocks * found.f_frsize, **files}
+
+
+def rsync() -> Answer:
+    """The version of rsync; "" where there is none."""
+    program = shutil.which("rsync")
+    if program is None:
+        return {"version": ""}
+    done = subprocess.run(
+        [program, "--version"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        timeout=COMMAND_SECONDS,
+        check=False,
+    )
+    found = re.search(rb"version v?(\d+(?:\.\d+)*)", done.stdout)
+    return {"version": found[1].decode() if found else "unknown"}
+
+
+def lock_state(path: str, slots: int) -> Answer:
+    """The lock's file, and who holds it."""
+    state: Answer = queue.state(path, slots)
+    there = os.path.lexists(path)
+    writable = os.access(path, os.W_OK) if there else os.access(os.path.dirname(path) or ".", os.W_OK)
+    return {"path": path, "exists": there, "writable": writable, **state}
+
+
+def registry() -> Answer:
+    """Whether the package index answers that is configured here."""
+    address = index_address()
+    shown = re.sub(r"//[^/@]*@", "//", address)
+    request = urllib.request.Request(_without_credentials(address), method="HEAD", headers={"User-Agent": "srf"})
+    try:
+        with urllib.request.urlopen(request, timeout=COMMAND_SECONDS):
+            return {"address": shown, "reached": True}
+    except urllib.error.HTTPError as error:  # it is there, and wants something more
+        return {"address": shown, "reached": error.code < 500}
+    except (OSError, ValueError) as error:
+        return {"address": shown, "reached": False, "why": str(getattr(error, "reason", error))}
+
+
+def _without_credentials(address: str) -> str:
+    """urllib takes a user in an address for a part of the host's name; whether the index is there shows without."""
+    return re.sub(r"//[^/@]*@", "//", address).rstrip("/") + "/"
+
+
+def index_address() -> str:
+    """The index that pip and uv would use here."""
+    named: List[str] = [os.environ[name] for name in _INDEX_VARIABLES if os.environ.get(name)]
+    return named[0] if named else _of_pip() or PACKAGE_INDEX
+
+
+def _of_pip() -> str:
+    files = configparser.RawConfigParser(strict=False)
+    own = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "pip" / "pip.conf"
+    with contextlib.suppress(configparser.Error, UnicodeDecodeError):
+        files.read(["/etc/xdg/pip/pip.conf", "/etc/pip.conf", os.path.expanduser("~/.pip/pip.conf"), str(own)])
+    return files.get("global", "index-url", fallback="").strip()
+
+
+OPERATIONS: Dict[str, Any] = {"all": all_of}

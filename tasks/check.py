@@ -1,0 +1,57 @@
+"""Look at a cluster: can it be reached, and has it what runs need."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import time
+from typing import Any
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.shell import run
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.findings import Finding, Home, judged, logged_in, not_logged_in
+
+LOCAL = "local-machine"
+
+
+def check(cluster: Cluster) -> list[Finding]:
+    """All findings about a cluster; one that can't be reached is a finding, not an error."""
+    try:
+        root = str(cluster.root_folder)
+        cluster.ask("runs.clock")  # logs in, so that the clocks are not compared over the time that takes
+    except SlurmRayFlowError as error:
+        return not_logged_in(error)
+    began = time.time()
+    try:
+        answers = cluster.ask("probe.all", root=root, **_wanted(cluster))
+    except SlurmRayFlowError as error:
+        return [*logged_in(cluster.label), Finding("programs", "failed", error.what, error.advice)]
+    home = _home(cluster, (began + time.time()) / 2)
+    remote = logged_in(cluster.label) if home.remote else []
+    return [*remote, *judged(answers, home)]
+
+
+def _wanted(cluster: Cluster) -> dict[str, Any]:
+    wanted: dict[str, Any] = {
+        "python": getattr(cluster, "python", "") or ("" if cluster.kind != LOCAL else sys.executable),
+        "version": _version(),
+    }
+    return {**wanted, "lock": cluster.lock.path, "slots": cluster.lock.slots} if cluster.lock else wanted
+
+
+def _version() -> str:
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def _home(cluster: Cluster, now: float) -> Home:
+    gpus, wheels = getattr(cluster, "gpus", None), getattr(cluster, "wheels", "index")
+    return Home(now, _rsync_here(), _version(), gpus, wheels, remote=cluster.kind != LOCAL)
+
+
+def _rsync_here() -> str:
+    with contextlib.suppress(SlurmRayFlowError):
+        if found := re.search(r"version v?(\d+(?:\.\d+)*)", run(["rsync", "--version"], timeout=10).stdout):
+            return found[1]
+    return ""
