@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
+from slurm_ray_flow.remote import uv_tool
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.machines import platform_tag
 from slurm_ray_flow.remote.uv_program import BuildError, Uv, clean_variables
@@ -53,14 +54,14 @@ class Answer(NamedTuple):
         return "{} is {}{}".format(self.python, self.version, kind)
 
 
-def find(policy: str, version: str, root: str = "", uv: str = "") -> Dict[str, Any]:
+def find(policy: str, version: str, root: str = "", uv_version: str = "") -> Dict[str, Any]:
     """Find the interpreter for environments.
 
     Args:
         policy: as above.
         version: the wanted major and minor version, "3.11".
-        root: the root folder, for "download".
-        uv: uv's path where it is known; it knows more places.
+        root: the root folder, where uv is, and where it downloads a Python to.
+        uv_version: which uv that is; "" looks for none.
 
     Returns:
         python, version ("3.11.7"), platform ("cp311-linux_x86_64"), libc ("glibc 2.36"), and variables: what that
@@ -70,7 +71,7 @@ def find(policy: str, version: str, root: str = "", uv: str = "") -> Dict[str, A
         OperationError: there is none; it names what was found.
     """
     seen: List[Answer] = []
-    for command in _commands(policy, version, root, uv):
+    for command in _commands(policy, version, root, uv_version):
         answer = ask(command)
         if answer is not None and answer.fits(version):
             return _found(answer, version)
@@ -98,18 +99,19 @@ def ask(command: Sequence[str], variables: Optional[Dict[str, str]] = None) -> O
         return None
 
 
-def _commands(policy: str, version: str, root: str, uv: str) -> Iterator[List[str]]:
+def _commands(policy: str, version: str, root: str, uv_version: str) -> Iterator[List[str]]:
     """What to start, the nearest first; each is looked for only when those before it did not fit."""
     if policy.startswith("module:"):
         yield _in_login_shell("module load {} && exec python3".format(shlex.quote(policy[len("module:") :].strip())))
     elif policy == "download":
-        yield _question(_download(version, root, uv))
+        yield _question(_download(version, root, uv_version))
     elif policy:
         yield _question(os.path.expanduser(policy))
     else:
         yield from map(_question, candidates(version))
         yield _in_login_shell("exec python{}".format(version))
         yield _in_login_shell("exec python3")
+        uv = uv_tool.located(root, uv_version)["uv"] if uv_version else ""
         if uv:
             yield from map(_question, _known_to_uv(version, uv))
 
@@ -159,13 +161,12 @@ def _known_to_uv(version: str, uv: str) -> List[str]:
     return done.stdout.decode("utf-8", "replace").split("\n")[:1] if done.returncode == 0 else []
 
 
-def _download(version: str, root: str, uv: str) -> str:
+def _download(version: str, root: str, uv_version: str) -> str:
     """Have uv download one into the root, once; gives its path."""
     folder = os.path.join(os.path.expanduser(root), "tools", "python")
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if not _downloaded(folder, version):
-        if not uv:
-            raise OperationError("uv is needed to download a Python", folder, "put uv there first", "environment")
+        uv = uv_tool.provide(root, uv_version)["uv"]
         try:
             program = Uv(uv, Path(folder), None, lambda _: None)
             program.run("python", "install", "--install-dir", folder, "--no-bin", version)

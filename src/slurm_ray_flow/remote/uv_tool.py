@@ -33,16 +33,26 @@ def provide(root: str, version: str, sent: str = "", tell: Callable[[Any], None]
     Raises:
         OperationError: there is none, and this machine can't install one. Its advice is to send one.
     """
-    place = os.path.join(os.path.expanduser(root), "tools", "uv", version, "uv")
-    if os.access(place, os.X_OK):
-        return {"uv": place}
+    found = located(root, version)["uv"]
+    if found:
+        return {"uv": found}
+    place = _place(root, version)
     if sent:
         return {"uv": _put(sent, place)}
-    known = [path for path in _known() if number(path) >= OLDEST]
-    if known:
-        return {"uv": known[0]}
     tell({"event": "line", "text": "installs uv {}".format(version)})
     return {"uv": _install(place, version)}
+
+
+def located(root: str, version: str) -> Dict[str, str]:
+    """Where uv is: ours, else a new enough one of the user's; "" for nowhere."""
+    place = _place(root, version)
+    if os.access(place, os.X_OK):
+        return {"uv": place}
+    return {"uv": next((path for path in _known() if number(path) >= OLDEST), "")}
+
+
+def _place(root: str, version: str) -> str:
+    return os.path.join(os.path.expanduser(root), "tools", "uv", version, "uv")
 
 
 def number(path: str) -> Tuple[int, ...]:
@@ -117,4 +127,4 @@ def _ran(command: Sequence[str], words: List[str]) -> bool:
     return code == 0
 
 
-OPERATIONS: Dict[str, Any] = {"provide": provide}
+OPERATIONS: Dict[str, Any] = {"located": located, "provide": provide}

@@ -1,0 +1,242 @@
+"""Packages for a cluster that can't get them itself: resolved, downloaded or built here, and sent as wheels.
+
+Wheels lie in folders named by their content, here and there, so that one that is there does not travel again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+from urllib.parse import quote
+
+from packaging.utils import parse_wheel_filename
+from uv import find_uv_bin
+
+from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.blocks.shell import Completed, run
+from slurm_ray_flow.core.errors import DependencyError
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.requirements import Line, hide_credentials
+from slurm_ray_flow.core.requirements.local import path_of
+from slurm_ray_flow.core.wheels import Target, is_local, local_links, without_wheel
+
+SECONDS = 3600.0
+"""How long a download or a build may take."""
+_WORK, _LINES, _HERE = ".work", "lines.json", "file:///srf-wheelhouse"
+Tell = Callable[[str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Wheelhouse:
+    """Wheels to send, and what is installed from them.
+
+    Attributes:
+        folder: holds `<digest of the content>/<wheel>`.
+        changes: what changes in the build's spec, when the folder's content lies there.
+    """
+
+    folder: Path
+    changes: dict[str, Any]
+
+
+def whole(spec: Mapping[str, Any], target: Target, there: PurePosixPath, tell: Tell) -> Wheelhouse:
+    """All packages of an environment as wheels: the cluster needs no index.
+
+    Args:
+        spec: of the build: digest, requirements, constraints, options.
+        target: the cluster's Python.
+        there: the folder that will hold the wheels.
+        tell: is told what happens.
+
+    Raises:
+        DependencyError: a package has no wheel for the cluster, and can't be built here.
+    """
+    place = private_folder(home() / "wheelhouses") / f"{spec['digest']}-all"
+    with _filled(place) as folder:
+        if folder is not None:
+            tell(f"collects packages for {target.machine}, Python {target.version}")
+            _Collector(spec, target, folder).collect_all()
+    changes = {"requirements": _lines(place, there), "constraints": [], "options": ["--no-index", "--no-deps"]}
+    return Wheelhouse(place, changes)
+
+
+def local_only(spec: Mapping[str, Any], target: Target, there: PurePosixPath, tell: Tell) -> Wheelhouse:
+    """The local packages of an environment as wheels; the cluster gets the others from its index.
+
+    Raises:
+        DependencyError: one can't be built here for the cluster; or an option names a folder at home.
+    """
+    if found := local_links(spec["options"]):
+        raise DependencyError(
+            "the packages are looked for in a folder of this machine, which the cluster does not see",
+            where=f"--find-links {found[0]}",
+            advice='set wheels="upload" on the cluster\'s block, and they are sent',
+        )
+    place = private_folder(home() / "wheelhouses") / f"{spec['digest']}-local"
+    with _filled(place) as folder:
+        if folder is not None:
+            tell("builds the local packages")
+            _Collector(spec, target, folder).collect_local()
+    others = [line for line in spec["requirements"] if not is_local(line)]
+    return Wheelhouse(place, {"requirements": [*others, *_lines(place, there)]})
+
+
+class _Collector:
+    """Collects wheels below a folder, each in one named by its content."""
+
+    def __init__(self, spec: Mapping[str, Any], target: Target, folder: Path) -> None:
+        self._spec, self._target, self._folder = spec, target, folder
+        self._work = folder / _WORK
+        self._work.mkdir(mode=0o700)
+
+    def collect_all(self) -> None:
+        for pin in self._resolved(self.collect_local()):
+            self._build(pin)
+        wheels = [path for path in self._folder.glob("*/*.whl") if path.parent != self._work]
+        self._note([Line(parse_wheel_filename(wheel.name)[0], url=wheel.as_uri()) for wheel in wheels])
+
+    def collect_local(self) -> list[str]:
+        """Build the local packages; gives requirement lines for them."""
+        lines = [Line.parse(line) for line in self._spec["requirements"] if is_local(line)]
+        wheels = [self._build(line.url) for line in lines]
+        names = [parse_wheel_filename(wheel.name)[0] for wheel in wheels]
+        made = [
+            dataclasses.replace(line, name=name, url=wheel.as_uri(), hashes=())
+            for line, name, wheel in zip(lines, names, wheels, strict=True)
+        ]
+        self._note(made)
+        return [line.text for line in made]
+
+    def _note(self, lines: Sequence[Line]) -> None:
+        """Keep the requirement lines, with addresses as seen from the wheelhouse."""
+        start = self._folder.as_uri()
+        texts = [dataclasses.replace(line, url=line.url.replace(start, _HERE)).text for line in lines]
+        write_whole(self._folder / _LINES, json.dumps(sorted(texts)).encode())
+
+    def _resolved(self, local: Sequence[str]) -> list[str]:
+        """Exact pins of all packages, downloaded; gives those of which there is no wheel."""
+        wanted = [line for line in self._spec["requirements"] if not is_local(line)]
+        file = self._file("wanted.in", [*self._options(), *wanted, *local])
+        bounds = ["--constraint", self._file("bounds.in", self._spec["constraints"])]
+        target = ["--python-version", self._target.python, "--python-platform", self._target.uv_platform]
+        said = _uv("pip", "compile", "--quiet", "--no-header", "--no-annotate", *target, *bounds, file)
+        pins = [line.strip() for line in said.stdout.splitlines() if line.strip() and line[0] not in "#- "]
+        pins = [pin for pin in pins if not is_local(pin)]
+        sources = [pin for pin in pins if " @ " in pin and not pin.partition("#")[0].endswith(".whl")]
+        downloaded = self._downloaded([pin for pin in pins if pin not in sources])
+        return [pin.partition(" @ ")[2] for pin in sources] + downloaded
+
+    def _downloaded(self, pins: list[str]) -> list[str]:
+        """Download wheels for the target; gives the pins of which there is none."""
+        missing: list[str] = []
+        abi = "cp" + self._target.version.replace(".", "")
+        tags = [f"--platform={name}" for name in self._target.platforms]
+        tags += [f"--abi={name}" for name in (abi, "abi3", "none")]
+        while left := [pin for pin in pins if pin not in missing]:
+            file = self._file("pins.txt", [*self._options(for_pip=True), *left])
+            place = ["--dest", str(self._work / "down"), f"--python-version={self._target.version}", *tags]
+            done = _pip("download", "--no-deps", "--only-binary=:all:", *place, "--requirement", file)
+            if done.ok:
+                break
+            named = without_wheel(done.stderr)
+            lost = [pin for pin in left if pin.replace(" ", "").partition(";")[0] == named]
+            if not lost:
+                raise _failure("the packages can't be downloaded", done)
+            missing += lost
+        for wheel in sorted((self._work / "down").glob("*.whl")):
+            self._keep(wheel)
+        return missing
+
+    def _build(self, source: str) -> Path:
+        """A package that is no wheel yet, built here: a path, an address, or a pin of which there is a source."""
+        path = path_of(source) if source.startswith("file:") else None
+        if path is not None and path.suffix == ".whl":
+            return self._keep(self._checked(path, str(path)), copy=True)
+        place = Path(tempfile.mkdtemp(dir=self._work))
+        file = self._file("build.txt", [*self._options(for_pip=True), source])
+        done = _pip("wheel", "--no-deps", "--wheel-dir", str(place), "--requirement", file)
+        if not done.ok:
+            raise _failure(f"{hide_credentials(source)} can't be built here for the cluster", done)
+        (made,) = place.glob("*.whl")
+        return self._keep(self._checked(made, source))
+
+    def _checked(self, wheel: Path, source: str) -> Path:
+        if self._target.takes(wheel.name):
+            return wheel
+        raise DependencyError(
+            f"{wheel.name.partition('-')[0]} has no wheel for {self._target.machine} with {self._target.libc or 'musl'}"
+            f" and Python {self._target.version}, and holds compiled code, which can't be built here for the cluster",
+            where=hide_credentials(source),
+            advice="choose a version that has such a wheel, or let the cluster install it (wheels='index')",
+        )
+
+    def _keep(self, wheel: Path, copy: bool = False) -> Path:
+        with open(wheel, "rb") as file:
+            digest = hashlib.sha256(file.read()).hexdigest()[:16]
+        place = self._folder / digest / wheel.name
+        place.parent.mkdir(mode=0o700, exist_ok=True)
+        shutil.copyfile(wheel, place) if copy else os.replace(wheel, place)
+        os.utime(place, (0x60000000, 0x60000000))  # rsync takes one of the same time and size for the same
+        return place
+
+    def _options(self, for_pip: bool = False) -> list[str]:
+        strange = ("--index-strategy",) if for_pip else ("--index-strategy", "--trusted-host", "--pre")
+        return [option for option in self._spec["options"] if not option.startswith(strange)]
+
+    def _file(self, name: str, lines: Sequence[str]) -> str:
+        write_whole(self._work / name, "".join(f"{line}\n" for line in lines).encode())
+        return str(self._work / name)
+
+
+@contextlib.contextmanager
+def _filled(place: Path) -> Iterator[Path | None]:
+    """A folder to fill, which takes its place when all went well; None where that is done already."""
+    if (place / _LINES).exists():
+        os.utime(place)
+        yield None
+        return
+    beside = Path(tempfile.mkdtemp(prefix=f".{place.name}.", dir=place.parent))
+    try:
+        yield beside
+        shutil.rmtree(beside / _WORK, ignore_errors=True)
+        with contextlib.suppress(OSError):  # another launch was first
+            os.rename(beside, place)
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
+
+
+def _lines(folder: Path, there: PurePosixPath) -> list[str]:
+    """The requirement lines of a wheelhouse that lies there."""
+    texts: list[str] = json.loads((folder / _LINES).read_text())
+    return [text.replace(_HERE, "file://" + quote(str(there))) for text in texts]
+
+
+def _uv(*arguments: str) -> Completed:
+    done = run([find_uv_bin(), "--no-progress", "--color", "never", *arguments], timeout=SECONDS)
+    if not done.ok:
+        raise _failure("the packages can't be resolved for the cluster", done)
+    return done
+
+
+def _pip(*arguments: str) -> Completed:
+    """pip, which unlike uv downloads wheels for another platform; uv gets it and keeps it."""
+    command = [find_uv_bin(), "tool", "run", "--quiet", "--python", sys.executable, "pip"]
+    return run([*command, "--disable-pip-version-check", "--no-input", "--no-color", *arguments], timeout=SECONDS)
+
+
+def _failure(what: str, done: Completed) -> DependencyError:
+    words = hide_credentials(done.stderr.strip() or done.stdout.strip())
+    return DependencyError(
+        f"{what}:\n" + "\n".join(words.splitlines()[-15:]),
+        where="this machine",
+        advice="see which package is named, and change its version or leave it out",
+    )
