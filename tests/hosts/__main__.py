@@ -1,59 +1,144 @@
-"""The command: `python -m hosts up|down|status|code` (`make hosts`, `make hosts-down`)."""
+"""The hosts for a person to play with: `make hosts`, or `PYTHONPATH=tests python -m hosts VERB`."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import os
+import signal
 import sys
+import threading
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
+from hosts import faults
+from hosts.host import Host
 from hosts.lab import Lab, down
 from hosts.machine import LabError
 from hosts.place import PLAY, Place
 
-LOG_IN = """  ssh -F {config} desi               as alice, by key
-  ssh -F {config} bob@desi           by password: {bob}
-  ssh -F {config} carol@desi         by password {carol} and a code
-  ssh -F {config} dave@desi          by key and a code
-A fresh one-time code:  make hosts-code   (or: PYTHONPATH=tests python -m hosts code desi carol)
-To end them:            make hosts-down"""
+LOG_IN = """
+  ssh -F {config} desi         as alice, with a key
+  ssh -F {config} bob@desi     password {bob}
+  ssh -F {config} carol@desi   password {carol}, then a one-time code
+  ssh -F {config} dave@desi    with a key, then a one-time code
+  ssh -F {config} inner        behind the bastion
+
+A fresh one-time code      make hosts-code WHO=carol
+Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts fault desi cut --seconds 10   (others: --help)
+End them                   make hosts-down
+"""
+FAULTS: dict[str, Callable[[Host], AbstractContextManager[object]]] = {
+    "cut": faults.cut,
+    "one-session": lambda host: faults.sshd_options(host, "MaxSessions 1"),
+    "one-startup": lambda host: faults.sshd_options(host, "MaxStartups 1"),
+    "no-sshd": faults.no_sshd,
+    "small-disk": lambda host: faults.small_disk(host, "alice", "/home/alice/.slurm-ray-flow"),
+    "read-only-home": lambda host: faults.read_only(host, "/home"),
+    "clock-an-hour-fast": lambda host: faults.clock(host, 3600),
+    "other-host-key": faults.other_host_key,
+}
 
 
 def show(lab: Lab) -> None:
     """Say how to log in."""
-    names = ", ".join(f"{host.name} ({host.address})" for host in lab.hosts.values())
-    print(f"hosts: {names}")
-    print(LOG_IN.format(config=lab.ssh_config, bob=lab.password("bob"), carol=lab.password("carol")))
+    for host in lab.hosts.values():
+        seen = f"{len(host.processes())} processes, {host.connections()} connections so far"
+        print(f"{host.name:8} {host.address:15} {seen}")
+    print(LOG_IN.format(config=lab.ssh_config, bob=lab.password("bob"), carol=lab.password("carol")), end="")
 
 
-def found(purpose: str) -> Lab:
+def found(given: argparse.Namespace) -> Lab:
     """The lab that must be up."""
-    lab = Lab.find(purpose)
+    lab = Lab.find(given.purpose)
     if lab is None:
         raise LabError("no hosts are up: `make hosts`")
     return lab
 
 
-def up(arguments: argparse.Namespace) -> None:
+def host_of(given: argparse.Namespace) -> Host:
+    """The host that the command line names."""
+    lab = found(given)
+    if given.host not in lab.hosts:
+        raise LabError(f"no host is named {given.host!r}; there are {', '.join(lab.hosts)}")
+    return lab[given.host]
+
+
+def up(given: argparse.Namespace) -> None:
     """Bring the hosts up, or say that they are."""
-    if Lab.find(arguments.purpose):
+    if Lab.find(given.purpose):
         print("the hosts are up already")
-    show(Lab.up(arguments.purpose))
+    show(Lab.up(given.purpose))
+
+
+def login(given: argparse.Namespace) -> None:
+    """Log in by OpenSSH."""
+    config, host = found(given).ssh_config, host_of(given)
+    os.execvp("ssh", ["ssh", "-F", config, f"{given.user}@{host.name}"])
+
+
+def fault(given: argparse.Namespace) -> None:
+    """Break something for some seconds, or until Ctrl-C."""
+    over = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: over.set())
+    with FAULTS[given.fault](host_of(given)):
+        print(
+            f"{given.host}: {given.fault}, " + (f"for {given.seconds:g} s" if given.seconds else "until Ctrl-C"),
+            flush=True,
+        )
+        over.wait(given.seconds)
+    print(f"{given.host}: {given.fault} is over")
+
+
+def road(given: argparse.Namespace) -> None:
+    """Lay a slow road to a host until Ctrl-C, then say what passed over it."""
+    lab = found(given)
+    with lab.road(host_of(given).name, given.delay / 1000) as long:
+        print(f"ssh -F {long.ssh_config} {given.host}   (until Ctrl-C)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.pause()
+        print(long.counts())
+
+
+def parser() -> argparse.ArgumentParser:
+    """The verbs."""
+    whole = argparse.ArgumentParser(prog="hosts", description=__doc__)
+    whole.add_argument("--purpose", default=PLAY, help="which of this checkout's labs")
+    verbs = whole.add_subparsers(required=True, dest="verb")
+
+    def verb(do: Callable[[argparse.Namespace], None], name: str, says: str, *words: str) -> argparse.ArgumentParser:
+        one = verbs.add_parser(name, help=says)
+        one.set_defaults(do=do)
+        for word in words:
+            one.add_argument(word)
+        return one
+
+    verb(up, "up", "bring them up, or find them")
+    verb(lambda given: down(Place.of(given.purpose)), "down", "end them")
+    verb(lambda given: show(found(given)), "status", "what is up, and how to log in")
+    verb(
+        lambda given: found(given).reboot(host_of(given).name),
+        "reboot",
+        "pull a host's plug, and start it again",
+        "host",
+    )
+    verb(lambda given: print(host_of(given).new_code(given.user)), "code", "a one-time code", "host", "user")
+    verb(login, "login", "log in", "host").add_argument("user", nargs="?", default="alice")
+    verb(road, "road", "a slow road to a host", "host").add_argument(
+        "--delay", type=float, default=20.0, help="ms each way"
+    )
+    breaks = verb(fault, "fault", "break something for a while", "host")
+    breaks.add_argument("fault", choices=list(FAULTS))
+    breaks.add_argument("--seconds", type=float)
+    return whole
 
 
 def main() -> int:
     """Read the command line and do it."""
-    parser = argparse.ArgumentParser(prog="hosts", description=__doc__)
-    parser.add_argument("--purpose", default=PLAY, help="which of this checkout's labs")
-    verbs = parser.add_subparsers(required=True, dest="verb")
-    verbs.add_parser("up").set_defaults(do=up)
-    verbs.add_parser("down").set_defaults(do=lambda given: down(Place.of(given.purpose)))
-    verbs.add_parser("status").set_defaults(do=lambda given: show(found(given.purpose)))
-    code = verbs.add_parser("code")
-    code.add_argument("host")
-    code.add_argument("user")
-    code.set_defaults(do=lambda given: print(found(given.purpose)[given.host].new_code(given.user)))
-    arguments = parser.parse_args()
+    given = parser().parse_args()
     try:
-        arguments.do(arguments)
+        given.do(given)
     except LabError as problem:
         print(f"hosts: {problem}", file=sys.stderr)
         return 1

@@ -121,10 +121,21 @@ def pythons() -> dict[str, str]:
 
 
 def tools(folder: Path, found: Mapping[str, str]) -> None:
-    """Links in /usr/local/bin to the Pythons, and where their libraries are."""
+    """Put the Pythons on everybody's PATH, and say where their libraries are.
+
+    By scripts: a link would make an environment built from it look for its standard library beside the link.
+    """
     for name, source in found.items():
         for program in Path(source).glob("bin/python3.[0-9]*"):
-            link = folder / "usr.local/bin" / program.name
-            if program.name.rpartition(".")[2].isdecimal() and not link.is_symlink():
-                link.symlink_to(f"/opt/python/{name}/bin/{program.name}")
+            start = folder / "usr.local/bin" / program.name
+            if program.name.rpartition(".")[2].isdecimal() and not start.exists():
+                write(start, f'#!/bin/sh\nexec /opt/python/{name}/bin/{program.name} "$@"\n', 0o755)
     write(folder / "etc/ld.so.conf.d/pythons.conf", "".join(f"/opt/python/{name}/lib\n" for name in found))
+
+
+def registry_settings(etc: Path, variables: Mapping[str, str]) -> None:
+    """What the host's programs must know to reach the package registry as home's do; nothing without `variables`."""
+    write(etc / "environment", "".join(f"{name}={value}\n" for name, value in variables.items()))
+    for own, there in ((".config/pip/pip.conf", "xdg/pip/pip.conf"), (".config/uv/uv.toml", "uv/uv.toml")):
+        if variables and (Path.home() / own).exists():
+            write(etc / there, (Path.home() / own).read_text())

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import signal
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,7 +66,8 @@ class Host:
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host as a user, without SSH."""
-        settings = [f"{name}={value}" for name, value in (env or {}).items()]
+        site = self.path("/etc/environment").read_text().splitlines()
+        settings = [*site, *(f"{name}={value}" for name, value in (env or {}).items())]
         become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups", "--reset-env", "env", *settings]
         home = "/root" if user == "root" else f"/home/{user}"
         whole = ["nsenter", "-t", str(self.pid), *ENTER, f"--wdns={home}", "--", *become, *argv]
@@ -99,9 +101,20 @@ class Host:
 
     def start_sshd(self) -> None:
         """Start the SSH server and wait until it listens."""
-        listening = self.log().count("Server listening")
-        self.run("root", ["/usr/sbin/sshd", "-E", "/var/log/sshd.log"])
-        until(lambda: self.log().count("Server listening") > listening, f"sshd listens on {self.name}")
+        with self._listening_anew():
+            if self.run("root", ["/usr/sbin/sshd", "-E", "/var/log/sshd.log"], check=False).returncode:
+                raise LabError(f"sshd does not start on {self.name}: {self.log()[-500:]}")
+
+    def reload_sshd(self) -> None:
+        """Let the SSH server read its settings again; connections stay."""
+        with self._listening_anew():
+            os.kill(self.sshd(), signal.SIGHUP)
+
+    @contextlib.contextmanager
+    def _listening_anew(self) -> Iterator[None]:
+        before = self.log().count("Server listening on 0.0.0.0")
+        yield
+        until(lambda: self.log().count("Server listening on 0.0.0.0") > before, f"sshd listens on {self.name}")
 
     def sshd(self) -> int:
         """The process of the SSH server."""

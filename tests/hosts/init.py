@@ -28,7 +28,7 @@ def over(folder, path):
     """Let files of the host's own lie over a folder of the machine's."""
     name = path.strip("/").replace("/", ".")
     work = folder / f"{name}.work"
-    work.mkdir()
+    work.mkdir(exist_ok=True)
     mount("-t", "overlay", "-o", f"lowerdir={path},upperdir={folder / name},workdir={work}", "none", path)
 
 

@@ -12,12 +12,14 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
-from hosts import files, network, ssh
+from hosts import files, network, registry, ssh
 from hosts.host import Host
-from hosts.layout import EVERYBODY, KINDS, Kind
-from hosts.machine import LabError, arguments_of, background, marked, turn, until
-from hosts.place import CHECKOUT, LABS, PLAY, Place
+from hosts.layout import EVERYBODY, HOME, KINDS, Kind
+from hosts.machine import LabError, arguments_of, background, lives, marked, turn, until
+from hosts.place import CHECKOUT, LABS, PLAY, Place, present
+from hosts.road import Road
 
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "mount", "chpasswd", "ldconfig")
 
@@ -47,23 +49,18 @@ class Lab:
             kinds: the hosts.
         """
         check_machine()
-        if found := cls.find(purpose):
-            return found
         place = Place.of(purpose)
-        down(place)
-        try:
-            lab = make(place, purpose, kinds)
-            if owner is not None:
-                background("hosts.watch", place, str(owner), log=place.folder / "watch.log")
-        except BaseException:
-            with contextlib.suppress(LabError):
-                down(place)
-            raise
-        (place.folder / "up").touch()
-        return lab
+        with turn():
+            sweep()
+            return cls.find(purpose) or make(place, purpose, kinds, owner)
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
+
+    @property
+    def home(self) -> str:
+        """This machine's address in the lab's outside network."""
+        return f"{self.facts['base']}.{HOME}"
 
     @property
     def ssh_config(self) -> str:
@@ -83,6 +80,22 @@ class Lab:
         """A user's password on all hosts; another one in each lab."""
         return str(self.facts["passwords"][user])
 
+    def road(self, name: str, delay: float = 0.0) -> Road:
+        """Another way to a host, `delay` seconds long each way, that can stall, break and count; see Road."""
+        road = Road(self[name], self.home, delay)
+        ssh.write_client_files(self, road)
+        return road
+
+    def reboot(self, name: str) -> None:
+        """Pull a host's plug and start it again: its processes and what was in memory are gone."""
+        host = self[name]
+        host.kill()
+        until(lambda: not arguments_of(host.pid), f"{name} is off")
+        until(
+            lambda: host.place.link(host.kind, host.kind.networks[0]) not in network.interfaces(self.place), "no cable"
+        )
+        start_host(host)
+
     def down(self) -> None:
         """End the lab: its processes, interfaces, files."""
         down(self.place)
@@ -98,49 +111,73 @@ def check_machine() -> None:
         raise LabError(f"not installed: {', '.join(missing)}; `scripts/setup --hosts` installs them on Debian")
 
 
-def make(place: Place, purpose: str, kinds: Sequence[Kind]) -> Lab:
-    """Make all of a lab, its hosts side by side."""
-    with turn():
-        place.folder.mkdir(parents=True, mode=0o700)
-        LABS.chmod(0o700)
-        base = network.free_range(place)
-        network.lay_bridges(place, base)
+def make(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None) -> Lab:
+    """Make a lab, or nothing."""
+    clear(place)
+    try:
+        lab = lay_ground(place, purpose, kinds, owner)
+        served = [host.address for host in lab.hosts.values() if host.kind.registry]
+        log = place.folder / "registry.log"
+        background("hosts.registry", place, lab.home, str(registry.PORT), *served, log=log)
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda host: raise_host(lab, host), lab.hosts.values()))
+        ssh.write_client_files(lab)
+        if owner is not None:
+            background("hosts.watch", place, str(owner), log=place.folder / "watch.log")
+    except BaseException:
+        with contextlib.suppress(LabError):
+            clear(place)
+        raise
+    (place.folder / "up").touch()
+    return lab
+
+
+def lay_ground(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None) -> Lab:
+    """Folder, networks, passwords and keys of a lab whose hosts are still to come."""
+    place.folder.mkdir(parents=True, mode=0o700)
+    LABS.chmod(0o700)
+    base = network.free_range(place)
+    network.lay_bridges(place, base)
     facts = {
         "checkout": str(CHECKOUT),
         "purpose": purpose,
         "base": base,
+        "owner": owner,
         "hosts": [kind.name for kind in kinds],
         "passwords": {one.name: secrets.token_urlsafe(9) for one in EVERYBODY},
     }
     files.write(place.folder / "lab.json", json.dumps(facts), 0o600)
     (place.folder / "keys").mkdir(mode=0o700)
-    keys = {one.name: files.key(place.folder / "keys" / one.name, "ed25519", one.name) for one in EVERYBODY}
-    lab = Lab(place)
-    with ThreadPoolExecutor() as pool:
-        list(pool.map(lambda host: raise_host(lab, host, keys), lab.hosts.values()))
-    ssh.write_client_files(lab)
-    return lab
+    for one in EVERYBODY:
+        files.key(place.folder / "keys" / one.name, "ed25519", one.name)
+    return Lab(place)
 
 
-def raise_host(lab: Lab, host: Host, keys: dict[str, str]) -> None:
-    """Make one host and start its SSH server."""
+def raise_host(lab: Lab, host: Host) -> None:
+    """Make one host and start it."""
     kind, etc, found = host.kind, host.folder / "etc", files.pythons()
     files.homes(host.folder, kind.accounts)
     files.accounts(etc, kind.accounts)
     files.log_in_rules(etc, kind)
     files.tools(host.folder, found)
+    files.registry_settings(etc, registry.environment(lab.home) if kind.registry else {})
     for one in kind.accounts:
-        files.write(etc / "ssh/keys" / one.name, keys[one.name])
+        files.write(etc / "ssh/keys" / one.name, Path(lab.key(one.name) + ".pub").read_text())
     files.write(etc / "hostname", f"{kind.name}\n")
     files.write(etc / "resolv.conf", "")
     names = "".join(f"{other.address} {other.name}\n" for other in lab.hosts.values())
     files.write(etc / "hosts", f"127.0.0.1 localhost\n{names}")
     spec = {"name": kind.name, "registry": kind.registry, "pythons": found, "hidden": [str(CHECKOUT), str(LABS)]}
     files.write(host.folder / "spec.json", json.dumps(spec), 0o600)
-    boot(host)
-    network.connect(lab.place, host.base, kind, host.pid)
     passwords = "".join(f"{one.name}:{lab.password(one.name)}\n" for one in kind.accounts)
+    start_host(host)
     host.run("root", ["chpasswd", "-c", "SHA512"], stdin=passwords)
+
+
+def start_host(host: Host) -> None:
+    """Switch a host on."""
+    boot(host)
+    network.connect(host.place, host.base, host.kind, host.pid)
     host.start_sshd()
 
 
@@ -172,14 +209,35 @@ def alive(place: Place) -> bool:
 
 def down(place: Place) -> None:
     """End a lab by what is on the system, whoever made it and however far that came."""
-    for pid in marked(place):
-        if pid != os.getpid():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-    until(lambda: set(marked(place)) <= {os.getpid()}, "the lab's processes are gone")
-    network.remove(place)
     with turn():
-        if place.folder.exists():
-            shutil.rmtree(place.folder)
-        with contextlib.suppress(OSError):
-            LABS.rmdir()
+        clear(place)
+
+
+def sweep() -> None:
+    """End the labs whose owner has died together with who was to notice, and what is left of half-made ones."""
+    for place in present():
+        try:
+            owner = json.loads((place.folder / "lab.json").read_text()).get("owner")
+        except FileNotFoundError:
+            owner = 0
+        if owner is not None and not lives(owner):
+            clear(place)
+
+
+def clear(place: Place) -> None:
+    """Leave nothing of a lab: processes, interfaces, files."""
+    until(lambda: not kill_marked(place), "the lab's processes are gone")
+    network.remove(place)
+    if place.folder.exists():
+        shutil.rmtree(place.folder)
+    with contextlib.suppress(OSError):
+        LABS.rmdir()
+
+
+def kill_marked(place: Place) -> list[int]:
+    """Kill the lab's processes, but not this one; those that were there."""
+    found = [pid for pid in marked(place) if pid != os.getpid()]
+    for pid in found:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    return found

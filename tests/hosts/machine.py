@@ -33,7 +33,7 @@ def background(module: str, place: Place, *arguments: str, log: Path) -> subproc
     """Start one of our own modules as a process of the lab that does not end with this one."""
     tests = str(Path(__file__).resolve().parents[1])
     with open(log, "ab") as output:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", module, place.mark, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -42,6 +42,8 @@ def background(module: str, place: Place, *arguments: str, log: Path) -> subproc
             cwd="/",
             start_new_session=True,
         )
+    until(lambda: arguments_of(process.pid) or process.poll() is not None, f"{module} carries its mark")
+    return process
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = SLOW) -> None:
@@ -59,6 +61,14 @@ def arguments_of(pid: int) -> list[str]:
         return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")[:-1]
     except OSError:
         return []
+
+
+def lives(pid: int) -> bool:
+    """Whether a process is there and has not ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 def pids() -> list[int]:

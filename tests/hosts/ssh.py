@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hosts.files import write
@@ -9,6 +10,7 @@ from hosts.files import write
 if TYPE_CHECKING:
     from hosts.host import Host
     from hosts.lab import Lab
+    from hosts.road import Road
 
 COMMON = """Host *
   User alice
@@ -31,15 +33,22 @@ def known(host: Host, where: str) -> str:
     return "".join(f"{where} {key}\n" for key in host_key(host))
 
 
-def entry(host: Host) -> str:
-    """The host's part of the ssh_config."""
+def entry(host: Host, address: str, port: int = 22) -> str:
+    """The host's part of an ssh_config."""
     jump = f"  ProxyJump {host.kind.jump}\n" if host.kind.jump else ""
-    return f"Host {host.name}\n  HostName {host.address}\n{jump}"
+    return f"Host {host.name}\n  HostName {address}\n  Port {port}\n{jump}"
 
 
-def write_client_files(lab: Lab) -> None:
-    """Write ssh_config and known_hosts."""
-    hosts = lab.hosts.values()
-    write(lab.place.folder / "known_hosts", "".join(known(one, f"{one.name},{one.address}") for one in hosts), 0o600)
-    common = COMMON.format(keys=lab.place.folder / "keys", known_hosts=lab.known_hosts)
-    write(lab.place.folder / "ssh_config", "".join(entry(one) for one in hosts) + common, 0o600)
+def write_client_files(lab: Lab, road: Road | None = None) -> None:
+    """Write ssh_config and known_hosts: for the lab, or for who takes a road instead of the straight way."""
+    straight = [host for host in lab.hosts.values() if not road or host is not road.host]
+    names = "".join(known(host, f"{host.name},{host.address}") for host in straight)
+    entries = "".join(entry(host, host.address) for host in straight)
+    settings, known_hosts = lab.ssh_config, lab.known_hosts
+    if road:
+        settings, known_hosts = str(road.ssh_config), str(road.known_hosts)
+        names += known(road.host, f"{road.host.name},[{road.address}]:{road.port}")
+        entries += entry(road.host, road.address, road.port)
+    common = COMMON.format(keys=lab.place.folder / "keys", known_hosts=known_hosts)
+    write(Path(known_hosts), names, 0o600)
+    write(Path(settings), entries + common, 0o600)

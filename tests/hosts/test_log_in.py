@@ -1,34 +1,6 @@
 """Each way to log in, by OpenSSH."""
 
-import os
-import subprocess
-
 import pytest
-
-ASKED = """#!/bin/sh
-case "$1" in *assword*) echo "$PASSWORD";; *code*) echo "$CODE";; *) echo "?";; esac
-"""
-
-
-@pytest.fixture
-def ssh(hosts_lab, tmp_path):
-    """Run a command by OpenSSH, which gets its answers from a program."""
-    asked = tmp_path / "askpass"
-    asked.write_text(ASKED)
-    asked.chmod(0o700)
-
-    def run(where, *command, password="", code="", options=()):
-        answers = {"PASSWORD": password, "CODE": code, "SSH_ASKPASS": str(asked), "SSH_ASKPASS_REQUIRE": "force"}
-        return subprocess.run(
-            ["ssh", "-F", hosts_lab.ssh_config, "-o", "NumberOfPasswordPrompts=1", *options, where, *command],
-            capture_output=True,
-            text=True,
-            timeout=30,
-            env={**os.environ, **answers},
-            check=False,
-        )
-
-    return run
 
 
 @pytest.mark.parametrize("name", ["bastion", "desi", "offline", "inner"])
