@@ -36,7 +36,7 @@ def noted_alive(noted: Dict[str, Any]) -> bool:
         return False
     if noted.get("started") is None:
         return processes.is_alive(noted["pid"])
-    return processes.started(noted["pid"]) == noted["started"]
+    return bool(processes.started(noted["pid"]) == noted["started"])
 
 
 def texts(value: Any) -> List[str]:

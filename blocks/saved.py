@@ -1,0 +1,90 @@
+"""The clusters that somebody has saved as blocks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, cast
+
+from prefect.blocks.core import Block
+from prefect.client.orchestration import get_client
+from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import ValidationError
+
+from slurm_ray_flow.blocks.clusters import KINDS, find_cluster
+from slurm_ray_flow.blocks.ssh.block import SshConnection
+from slurm_ray_flow.core.errors import OptionError
+
+Fields = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A saved cluster: its name, its kind, and the machine it leads to."""
+
+    name: str
+    kind: str
+    host: str
+
+    @property
+    def slug(self) -> str:
+        """What finds exactly this one."""
+        return f"{self.kind}/{self.name}"
+
+
+def saved_clusters() -> list[Saved]:
+    """All of them, by name."""
+    found = [(kind.get_block_type_slug(), name) for kind in KINDS for name in _names(kind)]
+    return [Saved(name, kind, _host(f"{kind}/{name}")) for kind, name in sorted(found, key=lambda one: one[1])]
+
+
+def _names(kind: type[Block]) -> list[str]:
+    try:
+        with get_client(sync_client=True) as client:
+            documents = client.read_block_documents_by_type(kind.get_block_type_slug())
+    except PrefectHTTPStatusError:  # nobody has registered this kind yet
+        return []
+    return [document.name for document in documents if document.name]
+
+
+def _host(slug: str) -> str:
+    try:
+        connection = getattr(find_cluster(slug), "connection", None)
+    except (OptionError, ValidationError):  # an older or newer version saved it
+        return "?"
+    return "this machine" if connection is None else str(connection.host)
+
+
+def save_ssh_server(name: str, connection: Fields, server: Fields, *, overwrite: bool = False) -> None:
+    """Save an SSH server and its connection under one name.
+
+    Args:
+        name: lower-case letters, digits and dashes.
+        connection, server: the fields of the two blocks; what is left out has its default.
+        overwrite: replace blocks of that name.
+
+    Raises:
+        OptionError: a field is wrong, or the name is taken or none.
+    """
+    kind = next(kind for kind in KINDS if kind.get_block_type_slug() == "ssh-server")
+    reached = cast(SshConnection, _made(SshConnection, connection))
+    cluster = _made(kind, {**server, "connection": reached})
+    if name == "local":
+        raise OptionError("'local' is this machine", advice="choose another name")
+    if not overwrite and (name in _names(kind) or name in _names(SshConnection)):
+        raise OptionError(f"there is a cluster {name!r} already", advice="choose another name, or give --overwrite")
+    try:
+        reached.save(name, overwrite=overwrite)
+        cluster.save(name, overwrite=overwrite)
+    except ValueError as error:
+        raise OptionError(
+            f"{name!r} can't be saved: {error}", advice="write lower-case letters, digits, dashes"
+        ) from None
+
+
+def _made(kind: type[Block], fields: Fields) -> Block:
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        # Pydantic's own text would show what was given, secrets included.
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise OptionError(f"this is no {kind.get_block_type_name()}: {wrong}") from None

@@ -1,0 +1,36 @@
+"""Looks whether a cluster can be used, and shows it as an artifact."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from slurm_ray_flow.blocks.clusters import find_cluster
+from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.findings import Finding
+from slurm_ray_flow.tasks.check import check as findings_of
+
+
+@flow(name="check")
+def check(cluster: str = "local") -> list[Finding]:
+    """Look at a cluster: can it be reached, and has it what runs need.
+
+    Args:
+        cluster: its name.
+
+    Raises:
+        SlurmRayFlowError: something is as it must not be; the artifact says what to do.
+    """
+    findings = findings_of(find_cluster(cluster))
+    table = [dataclasses.asdict(finding) for finding in findings]
+    failed = [finding for finding in findings if finding.state == "failed"]
+    create_table_artifact(
+        table=table, key=artifact_key("check", cluster), description=f"{cluster}: {len(failed)} failed"
+    )
+    if failed:
+        what = "; ".join(f"{finding.name}: {finding.found}" for finding in failed)
+        raise SlurmRayFlowError(what, where=cluster, advice=failed[0].advice)
+    return findings

@@ -1,0 +1,41 @@
+"""Removes from clusters what nobody has used for long: runs, snapshots, environments, old tools, caches."""
+
+from __future__ import annotations
+
+import time
+
+from prefect import flow
+from prefect.artifacts import create_table_artifact
+
+from slurm_ray_flow.blocks.saved import saved_clusters
+from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.expiry import Report, rows
+from slurm_ray_flow.tasks.clean_up import clean_up
+
+
+@flow(name="cleanup")
+def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = False) -> list[Report]:
+    """Clean up one cluster, or all that are saved, this machine with them; each gets an artifact.
+
+    Args:
+        cluster: its name; empty for all.
+        older_than: how long a thing stays that nobody uses, such as "7d"; None for what each cluster says.
+        dry_run: remove nothing, and say what would go.
+
+    Raises:
+        SlurmRayFlowError: a cluster could not be cleaned up; the others were.
+    """
+    names = [cluster] if cluster else ["local", *(saved.slug for saved in saved_clusters())]
+    reports = [clean_up(name, older_than, dry_run) for name in names]
+    for report in reports:
+        _show(report)
+    if failed := [report for report in reports if report.error]:
+        raise SlurmRayFlowError("; ".join(report.total for report in failed), advice="srf check NAME says more")
+    return reports
+
+
+def _show(report: Report) -> None:
+    create_table_artifact(
+        table=rows(report, time.time()), key=artifact_key("cleanup", report.cluster), description=report.total
+    )

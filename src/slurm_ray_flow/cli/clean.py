@@ -1,0 +1,66 @@
+"""`srf clean`: away with what nobody has used for long."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from slurm_ray_flow.cli.clusters import Switch, cluster_named, use_server
+from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
+from slurm_ray_flow.core.expiry import Report, rows
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.cluster import Cluster
+    from slurm_ray_flow.core.run import RunRecord
+
+
+def clean(
+    cluster: str = "local",
+    *,
+    dry_run: Annotated[bool, Switch] = False,
+    older_than: str | None = None,
+    run: Annotated[str | None, Parameter(show_default=False)] = None,
+    json: Json = False,
+) -> None:
+    """Remove from a cluster what nobody has used for long: runs, snapshots, environments, old tools, caches.
+
+    What a run needs that lives or waits stays, what is younger than a day, and runs of functions with keep=True.
+
+    Args:
+        cluster: Its name.
+        dry_run: Remove nothing; say what would go.
+        older_than: How long a thing stays that nobody uses, such as 7d; else as the cluster's block says.
+        run: Remove this run alone, however young it is, also one that was to be kept: its id, or the start of it.
+    """
+    from slurm_ray_flow.blocks.store import find_record
+
+    record = find_record(run) if run else None
+    found = _cluster_of(record) if record else cluster_named(cluster)
+    from slurm_ray_flow.tasks.clean_up import cleaned_up
+
+    report = cleaned_up(found, older_than, dry_run, record.run_id if record else "")
+    if json:
+        print_json(report.to_json())
+    else:
+        _show(report)
+
+
+def _cluster_of(record: RunRecord) -> Cluster:
+    from slurm_ray_flow.blocks.clusters import cluster_of
+
+    use_server()
+    return cluster_of(record)
+
+
+def _show(report: Report) -> None:
+    table = rows(report, time.time())
+    names = ["kind", "what", "unused for", "size", "files"]
+    going = [[row[name] for name in names] for row in table if "size" in row]
+    if going:
+        print_table([name.upper() for name in names], going)
+    for text in report.stayed:
+        sys.stderr.write(f"{text}\n")
+    print_text(report.total)
