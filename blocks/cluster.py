@@ -102,8 +102,8 @@ class Cluster(Protocol):
     def send(self, manifest: Manifest, project_key: str) -> Transfer:
         """Bring a snapshot there."""
 
-    def environments(self) -> Sequence[Held]:
-        """The environments that are there."""
+    def environments(self, using: str = "") -> Sequence[Held]:
+        """The environments that are there; the one of digest `using` is about to be used."""
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         """Build an environment, once, whatever runs in parallel."""

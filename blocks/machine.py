@@ -72,9 +72,9 @@ class Machine:
     def remove(self, path: PurePosixPath) -> bool:
         return bool(self.ask("files.remove", path=str(path)))
 
-    def environments(self) -> Sequence[Held]:
+    def environments(self, using: str = "") -> Sequence[Held]:
         held = []
-        for text in self.ask("environments.held", root=str(self.root_folder)):
+        for text in self.ask("environments.held", root=str(self.root_folder), using=using):
             with contextlib.suppress(ValueError):  # a damaged one is built again
                 held.append(Held.from_json(text))
         return held

@@ -11,7 +11,7 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.environment import Difference, difference
+from slurm_ray_flow.core.environment import Difference, difference, digest
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.requirements import Wanted
@@ -50,7 +50,7 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     environment = "auto" if options.environment == "isolated" else options.environment
     chosen = known_wanted(environment, code, facts.version, _always(code, options))
     _warn_of_unlocked(chosen, code)
-    found = difference(chosen, cluster.environments(), facts.platform)
+    found = difference(chosen, cluster.environments(digest(chosen, facts.platform)), facts.platform)
     _show(found.rows())
     if not found.present:
         reporter().say(f"{len(found.add)} packages to add, {len(found.change)} to change, {len(found.keep)} are there")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from typing import Any, Callable, Dict, Iterator, List, Mapping
 
+from slurm_ray_flow.remote.clean_up import touch
 from slurm_ray_flow.remote.errors import OperationError
 
 NO_REGISTRY = re.compile(
@@ -25,8 +26,15 @@ LAST_SECONDS = 20.0
 """How long a builder that is told to end may take to remove what it made."""
 
 
-def held(root: str) -> List[str]:
-    """The content of each environment's `whole.json`."""
+def held(root: str, using: str = "") -> List[str]:
+    """The content of each environment's `whole.json`.
+
+    Args:
+        root: the folder of everything of ours.
+        using: the digest of the one that a launch wants: no clean-up takes it for unused.
+    """
+    if using:
+        touch(root, ["environments/{}/whole.json".format(using)])
     found = []
     for path in sorted(glob.glob(os.path.join(glob.escape(root), "environments", "*", "whole.json"))):
         with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
