@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+
 from prefect import flow, get_run_logger
 from prefect.settings import get_current_settings
 
 from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.orphans import Clusters, look
 from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
 from slurm_ray_flow.core.errors import ServerError
 
@@ -24,7 +27,8 @@ def sweep() -> list[str]:
     if settings.url is None:
         raise ServerError("No Prefect API is configured for the sweep.", advice="Set PREFECT_API_URL, or use `srf up`.")
     lines = []
-    for line in sweep_runs(Api(settings.url, settings.auth_string.get_secret_value() if settings.auth_string else "")):
+    api = Api(settings.url.rstrip("/"), settings.auth_string.get_secret_value() if settings.auth_string else "")
+    for line in itertools.chain(sweep_runs(api), look(api, Clusters())):
         get_run_logger().info(line)
         lines.append(line)
     return lines

@@ -47,7 +47,6 @@ class Queued:
 
     def _show(self, text: str) -> None:
         self._text, self._shown = text, time.monotonic()
-        self._run.note(waiting=text)
         if text:
             reporter().say(text)
         api = limits.api_here()

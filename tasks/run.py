@@ -11,7 +11,7 @@ from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import RunPaths, RunRecord, RunState, failed_state, find_event, parse_events
+from slurm_ray_flow.core.run import Event, RunPaths, RunRecord, RunState, failed_state, find_event, parse_events
 from slurm_ray_flow.core.scan import Target
 
 CANCEL_SECONDS = 15.0
@@ -95,7 +95,7 @@ class Run:
         try:
             yield
         except BaseException as error:
-            cause = "cancelled" if isinstance(error, KeyboardInterrupt) else getattr(error, "cause", "")
+            cause = getattr(error, "cause", "") if isinstance(error, Exception) else "cancelled"
             self.note(failure=getattr(error, "what", str(error)) or type(error).__name__, failure_cause=cause)
             if self.over:
                 self._note_end(failed_state(cause))
@@ -123,6 +123,8 @@ class Run:
             raise
         except BaseException:
             self.over = release(self.record, cluster)
+            if self.over and (ended := find_event(events_of(self.record, cluster), "call_ended")):
+                self.call_ended = Ended.from_event(ended)
             raise
         self.over = True
 
@@ -146,15 +148,37 @@ def release(record: RunRecord, cluster: Cluster) -> bool:
 
 def has_ended(record: RunRecord, cluster: Cluster) -> bool:
     """Whether the call has ended or its head is gone."""
-    events, _ = parse_events(cluster.read(record.paths.events))
-    return find_event(events, "call_ended") is not None or not head_alive(record, cluster)
+    events = events_of(record, cluster)
+    return find_event(events, "call_ended") is not None or not head_alive(record, cluster, events)
 
 
-def head_alive(record: RunRecord, cluster: Cluster) -> bool:
-    """Whether the head that takes this run's call lives. It is not before the allocation has begun."""
-    paths = RunPaths(record.paths.root, record.allocation)
-    allocated = find_event(parse_events(cluster.read(paths.events))[0], "allocated")
+def head_alive(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> bool:
+    """Whether the head that takes this run's call lives. It is not before the allocation has begun.
+
+    Args:
+        record: the run.
+        cluster: its cluster.
+        events: the run's own, where they are known already.
+    """
+    if events is None or record.allocation != record.attempt:
+        events = events_of(record, cluster, record.allocation)
+    allocated = find_event(events, "allocated")
     return allocated is not None and cluster.alive(allocated)
+
+
+def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Event]:
+    """The events of a run, or of its allocation."""
+    return parse_events(cluster.read(RunPaths(record.paths.root, run_id or record.attempt).events))[0]
+
+
+def look(record: RunRecord, cluster: Cluster) -> tuple[list[Event], bool]:
+    """A run's events, and whether its head lives; that is not asked where the call has ended."""
+    events = events_of(record, cluster)
+    if find_event(events, "call_ended"):
+        return events, False
+    if head_alive(record, cluster, events):
+        return events, True
+    return events_of(record, cluster), False  # what it wrote last may have come between the two questions
 
 
 def where(record: RunRecord) -> str:

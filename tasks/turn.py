@@ -26,7 +26,7 @@ from slurm_ray_flow.tasks.flow_state import name_state, read_state, runs_in_stat
 from slurm_ray_flow.tasks.pulse import Pulse
 from slurm_ray_flow.tasks.run import Run, where
 
-FRONT_SECONDS, BEHIND_SECONDS = 0.5, 2.0
+FRONT_SECONDS, BEHIND_SECONDS = 0.5, 1.0
 """How often the first in the line looks whether it is its turn, and the others."""
 MIRROR_FRONT_SECONDS, MIRROR_BEHIND_SECONDS = 2.0, 15.0
 """How often they ask the server who holds it."""
@@ -91,24 +91,25 @@ class _Line:
     def wait(self) -> tuple[str, Slot | None]:
         """Come back with a slot."""
         self._mirror(0.0)
-        if not runs_in_state(self._api, self._state) and (slot := self._take()):
+        before = len(runs_in_state(self._api, self._state))
+        if not before and (slot := self._take()):
             return self._key, slot
         reporter().step("turn")
-        slot = self._stand_in_line()
+        slot = self._stand_in_line(before)
         self._run.note(waiting="")
+        reporter().say(f"our turn on {self._cluster.label}")
         with contextlib.suppress(ServerError):
             name_state(self._api, self._run.record.flow_run_id, "Running", "")
         return self._key, slot
 
-    def _stand_in_line(self) -> Slot | None:
+    def _stand_in_line(self, before: int) -> Slot | None:
         pulse, answered = Pulse(), time.monotonic()
-        self._show(0)
+        self._show(before)
         try:
             while True:
                 stop_if_leaving()
                 if pulse.cancel_asked():
                     raise self._cancelled()
-                before = None
                 with contextlib.suppress(ServerError):
                     before = self._look()
                     answered = time.monotonic()

@@ -25,6 +25,7 @@ from slurm_ray_flow.blocks.server.automation import ensure_automation
 from slurm_ray_flow.blocks.server.clean_up import clean_up
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, make_folders, server_files
 from slurm_ray_flow.blocks.server.log_in import write_landing_page
+from slurm_ray_flow.blocks.server.orphans import ensure_watch
 from slurm_ray_flow.blocks.server.settings import server_environment
 from slurm_ray_flow.blocks.server.sweep import sweep
 from slurm_ray_flow.core.errors import ServerError
@@ -113,6 +114,7 @@ def _watch(files: ServerFiles, state: ServerState) -> None:
             ready = _prepare(files, api)
         if ready and time.monotonic() >= next_sweep:
             _carry_out(sweep(api))
+            _carry_out(ensure_watch(files, api))
             next_sweep = time.monotonic() + SWEEP_SECONDS
         if ready and time.monotonic() >= next_clean_up:
             _carry_out(clean_up(home()))

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
 from pathlib import Path
 from time import time
 from typing import Any
 
+from slurm_ray_flow.blocks import slots
 from slurm_ray_flow.blocks.processes import Process, alive
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
+from slurm_ray_flow.blocks.slots import Held
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
-from slurm_ray_flow.core.sweep import TAG, Action, ClusterState, HeadState, Verdict, verdict
+from slurm_ray_flow.core.sweep import SILENT, TAG, Action, ClusterState, HeadState, Verdict, slot_is_free, verdict
 
 ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
 LOCAL = "local-machine"
@@ -28,20 +30,45 @@ def sweep(api: Api) -> Iterator[str]:
     Raises:
         ServerError: the server can't be reached.
     """
+    for flow_run, record in known_runs(api):
+        yield from judge(api, flow_run, record, cluster_state(record), lambda path: path.touch(mode=0o600))
+    for held in slots.noted():
+        found = read_record(held.run_id)
+        if found is None or found.kind == LOCAL:
+            see_to_slot(api, held, found, cluster_state(found) if found else ClusterState("unknown"))
+
+
+def judge(
+    api: Api, flow_run: dict[str, Any], record: RunRecord, cluster: ClusterState, cancel: Callable[[Path], None]
+) -> Iterator[str]:
+    """Decides about one run and does it; `cancel` makes the file on its cluster that asks the head for that."""
+    decided = verdict(record, cluster, flow_state=flow_run["state_type"], launch_alive=launch_alive(record), now=time())
+    if decided.action is Action.CANCEL:
+        cancel(Path(record.paths.cancel))
+    carry_out(api, flow_run, decided)
+    if decided.action in {Action.CANCEL, Action.END}:
+        yield f"run {record.run_id}: {decided.action.value} {decided.state} {decided.message}".rstrip()
+
+
+def known_runs(api: Api) -> Iterator[tuple[dict[str, Any], RunRecord]]:
+    """The active flow runs that were launched from this home.
+
+    Those launched elsewhere, or not yet noted, are seen to by the server's automation.
+    """
     for flow_run in _active(api):
         record = read_record(flow_run["id"])
-        if record is None:
-            continue  # launched elsewhere, or not yet noted: the server's automation sees to it
-        decided = verdict(
-            record,
-            cluster_state(record),
-            flow_state=flow_run["state_type"],
-            launch_alive=launch_alive(record),
-            now=time(),
-        )
-        carry_out(api, flow_run, record, decided)
-        if decided.action in {Action.CANCEL, Action.END}:
-            yield f"run {record.run_id}: {decided.action.value} {decided.state} {decided.message}".rstrip()
+        if record is not None:
+            yield flow_run, record
+
+
+def see_to_slot(api: Api, held: Held, record: RunRecord | None, cluster: ClusterState) -> None:
+    """Keep the slot of a run whose launch is gone, or give it back when the run has ended."""
+    if held.url != api.url or (record is not None and launch_alive(record) and not held.left):
+        return
+    if slot_is_free(record, cluster, time()):
+        slots.end(api, held)
+    elif cluster.silent is None or cluster.silent < SILENT:
+        slots.keep(api, held)
 
 
 def read_record(run_id: str) -> RunRecord | None:
@@ -69,14 +96,12 @@ def cluster_state(record: RunRecord) -> ClusterState:
     )
 
 
-def carry_out(api: Api, flow_run: dict[str, Any], record: RunRecord, decided: Verdict) -> None:
-    """Does what the verdict says."""
+def carry_out(api: Api, flow_run: dict[str, Any], decided: Verdict) -> None:
+    """Tells Prefect what the verdict says."""
     if decided.action is Action.END:
         state = {"type": decided.state, "message": decided.message}
         api.post(f"/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
         return
-    if decided.action is Action.CANCEL:
-        Path(record.paths.cancel).touch(mode=0o600)
     if decided.action in {Action.CANCEL, Action.KEEP}:
         api.post("/events", [_heartbeat(flow_run)])
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.core.sweep import NOT_YET, Action, ClusterState, HeadState, verdict
+from slurm_ray_flow.core.sweep import NOT_YET, SILENT, Action, ClusterState, HeadState, slot_is_free, verdict
 
 RECORD = RunRecord("r1", "r1", "local", "local-machine", "/root", "r1", "r1", "m:f", 1, 2, "boot", created=1000.0)
 LATER = 1000.0 + NOT_YET + 1
@@ -76,3 +78,39 @@ def test_the_message_names_cause_and_run() -> None:
     assert failed.message == "time_limit: after 2 h"
     lost = verdict(RECORD, ClusterState("dead"), flow_state="RUNNING", launch_alive=False, now=LATER)
     assert lost.message.startswith("lost:") and "r1" in lost.message
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
+def test_a_cluster_that_gives_no_answer_ends_no_run_for_a_day(state: str) -> None:
+    def judged(silent: float) -> Action:
+        cluster = ClusterState("unknown", silent=silent)
+        return verdict(RECORD, cluster, flow_state=state, launch_alive=False, now=LATER).action
+
+    assert judged(0.0) is judged(SILENT - 1) is Action.KEEP
+    assert judged(SILENT + 1) is Action.END
+
+
+@pytest.mark.parametrize("head", ["absent", "unknown"])
+def test_a_launch_that_died_in_the_line_makes_nobody_wait(head: HeadState) -> None:
+    waiting = dataclasses.replace(RECORD, waiting="waiting for desi")
+    found = verdict(waiting, ClusterState(head), flow_state="RUNNING", launch_alive=False, now=RECORD.created + 1)
+    assert (found.action, found.state) == (Action.END, "CRASHED")
+
+
+@pytest.mark.parametrize(
+    ("head", "ended", "free"),
+    [
+        ("alive", None, False),
+        ("unknown", None, False),
+        ("dead", None, True),
+        ("alive", Ended("value"), True),
+        ("absent", None, True),
+    ],
+)
+def test_a_slot_comes_back_when_its_run_has_ended_and_not_before(head: HeadState, ended: Ended, free: bool) -> None:
+    assert slot_is_free(RECORD, ClusterState(head, ended), LATER) is free
+
+
+def test_a_slot_whose_run_is_about_to_start_is_not_free() -> None:
+    assert not slot_is_free(RECORD, ClusterState("absent"), RECORD.created + 1)
+    assert slot_is_free(None, ClusterState("unknown"), LATER)

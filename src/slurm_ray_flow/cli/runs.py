@@ -21,7 +21,7 @@ from slurm_ray_flow.cli.output import (
 )
 
 if TYPE_CHECKING:
-    from slurm_ray_flow.core.run import RunRecord, RunState
+    from slurm_ray_flow.core.run import RunRecord
     from slurm_ray_flow.interface.handle import Handle
 
 Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)]
@@ -40,10 +40,7 @@ def list_runs(*, limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20, 
     found = [(record, *_look(record)) for record in islice(store.records(), max(limit, 0))]
     if json:
         print_json(
-            [
-                {**dataclasses.asdict(record), "state": state.value, "seconds": seconds}
-                for record, state, seconds in found
-            ]
+            [{**dataclasses.asdict(record), "state": state, "seconds": seconds} for record, state, seconds in found]
         )
     elif found:
         columns = ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
@@ -120,22 +117,23 @@ def _end_with(handle: Handle[Any], error: Exception, json: bool) -> NoReturn:
     sys.exit(1)
 
 
-def _look(record: RunRecord) -> tuple[RunState, float | None]:
+def _look(record: RunRecord) -> tuple[str, float | None]:
     """A run's state, and how long it took or has been under way; None where nobody knows."""
-    from slurm_ray_flow.blocks.clusters import cluster_of
-    from slurm_ray_flow.core.run import find_event, parse_events
+    from slurm_ray_flow.core.errors import SlurmRayFlowError
     from slurm_ray_flow.interface.handle import Handle
 
-    state = Handle[Any](record.run_id).status()
-    ended = find_event(parse_events(cluster_of(record).read(record.paths.events))[0], "call_ended")
+    try:
+        state, ended = Handle[Any](record.run_id).status_and_end()
+    except SlurmRayFlowError:  # one cluster that does not answer must not hide the runs of the others
+        return "not known", None
     if ended is None and state.final:
-        return state, None
-    return state, round((ended["time"] if ended else time.time()) - record.created, 3)
+        return state.value, None
+    return state.value, round((ended or time.time()) - record.created, 3)
 
 
-def _row(record: RunRecord, state: RunState, seconds: float | None) -> list[str]:
+def _row(record: RunRecord, state: str, seconds: float | None) -> list[str]:
     from slurm_ray_flow.core.quantities import format_duration
 
     started = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     took = "" if seconds is None else format_duration(seconds)
-    return [record.run_id[:8], record.function, record.cluster, state.value, started, took]
+    return [record.run_id[:8], record.function, record.cluster, state, started, took]

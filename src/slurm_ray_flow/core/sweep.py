@@ -18,16 +18,26 @@ TAG = "slurm-ray-flow"
 NOT_YET = 60.0
 """Seconds that a head may take from its launch until it says that it lives."""
 
+SILENT = 86400.0
+"""So long a cluster may give no answer until the runs on it that nobody waits for count as lost."""
+
 HeadState = Literal["alive", "dead", "absent", "unknown"]
 """Of the program on the cluster: `absent` has not said yet that it lives, `unknown` can't be asked from here."""
 
 
 @dataclass(frozen=True)
 class ClusterState:
-    """What the cluster says about one run."""
+    """What the cluster says about one run.
+
+    Attributes:
+        head: the program that runs it.
+        ended: how its call ended.
+        silent: for how many seconds the cluster has given no answer; None where it is not asked from here.
+    """
 
     head: HeadState
     ended: Ended | None = None
+    silent: float | None = None
 
 
 class Action(Enum):
@@ -64,14 +74,33 @@ def verdict(record: RunRecord, cluster: ClusterState, *, flow_state: str, launch
     """
     if launch_alive:
         return Verdict(Action.KEEP)
-    if cluster.head == "unknown" and cluster.ended is None:
-        return Verdict(Action.LEAVE)
     cancelling = flow_state == "CANCELLING"
+    if record.waiting:  # nothing was submitted yet, and those behind it in the line must not wait for it
+        return _cancelled() if cancelling else _lost(record, ClusterState("absent"))
+    if cluster.head == "unknown" and cluster.ended is None:
+        return _unanswered(record, cluster)
     if cluster.ended is not None:
         return _cancelled() if cancelling else _ended(cluster.ended)
     if cluster.head == "alive" or (cluster.head == "absent" and now - record.created < NOT_YET):
         return Verdict(Action.CANCEL if cancelling else Action.KEEP)
     return _cancelled() if cancelling else _lost(record, cluster)
+
+
+def slot_is_free(record: RunRecord | None, cluster: ClusterState, now: float) -> bool:
+    """Whether the run that took a slot of a shared server, and whose launch is gone, has no use for it any more."""
+    if record is None or record.waiting or cluster.ended is not None or cluster.head == "dead":
+        return True
+    return cluster.head == "absent" and now - record.created > NOT_YET
+
+
+def _unanswered(record: RunRecord, cluster: ClusterState) -> Verdict:
+    """A closed laptop or a broken network ends no run; but nobody waits for an answer for ever."""
+    if cluster.silent is None:
+        return Verdict(Action.LEAVE)
+    if cluster.silent < SILENT:
+        return Verdict(Action.KEEP)
+    what = "the launching process is gone, and the cluster has not answered for a day"
+    return Verdict(Action.END, "CRASHED", f"lost: {what} (run {record.run_id} on {record.cluster}).")
 
 
 def _cancelled() -> Verdict:

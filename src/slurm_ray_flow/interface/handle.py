@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future
@@ -14,9 +15,10 @@ from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.server.sweep import launch_alive
 from slurm_ray_flow.core.errors import Cancelled, Lost, RunError
 from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import RunRecord, RunState, error_of, find_event, parse_events, state_of
+from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
+from slurm_ray_flow.core.sweep import NOT_YET
 from slurm_ray_flow.tasks.fetch_outcome import read_outcome
-from slurm_ray_flow.tasks.run import head_alive, release, where
+from slurm_ray_flow.tasks.run import look, release, where
 
 R = TypeVar("R")
 
@@ -74,14 +76,27 @@ class Handle(Generic[R]):
 
     def status(self) -> RunState:
         """Where it is on its way."""
-        record, cluster = self._found()
-        alive = head_alive(record, cluster)
-        state = state_of(parse_events(cluster.read(record.paths.events))[0], alive)
-        if state is not RunState.PREPARING:
-            return state
-        if record.failure:
-            return RunState.CANCELLED if record.failure_cause == "cancelled" else RunState.FAILED
-        return state if launch_alive(record) else RunState.LOST
+        return self.status_and_end()[0]
+
+    def status_and_end(self) -> tuple[RunState, float | None]:
+        """Where it is on its way; and when it ended, in seconds since 1970, where that is known.
+
+        A cluster is asked only about a run whose end home does not know.
+        """
+        record = store.find_record(self.run_id)
+        if record.ended:
+            return RunState(record.ended), record.ended_at or None
+        launched = launch_alive(record)
+        if record.waiting and launched:
+            return RunState.WAITING, None
+        events, alive = look(record, cluster_of(record))
+        state, ended = state_of(events, alive), find_event(events, "call_ended")
+        if state is RunState.PREPARING:
+            state = _without_head(record, launched)
+        when = ended["time"] if ended else None
+        if state.final and not launched and time.time() - record.created > NOT_YET:
+            store.save_record(dataclasses.replace(record, ended=state.value, ended_at=when or 0.0, waiting=""))
+        return state, when
 
     def logs(self, follow: bool = False) -> Iterator[str]:
         """The lines that the function wrote.
@@ -128,13 +143,14 @@ class Handle(Generic[R]):
         wait = SHORTEST_WAIT
         while True:
             record, cluster = self._found()
-            alive = head_alive(record, cluster) or launch_alive(record)
-            if ended := find_event(parse_events(cluster.read(record.paths.events))[0], "call_ended"):
+            launched = launch_alive(record)
+            events, alive = look(record, cluster)
+            if ended := find_event(events, "call_ended"):
                 value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
                 return value
-            if record.failure and not head_alive(record, cluster):
+            if record.failure and not alive:
                 raise error_of(record.failure_cause, record.failure, where(record))
-            if not alive:
+            if not alive and not launched:
                 raise Lost("the program that ran the function is gone and left no word", where=where(record))
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._not_yet(timeout)
@@ -149,6 +165,13 @@ class Handle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"Handle({self.run_id!r})"
+
+
+def _without_head(record: RunRecord, launched: bool) -> RunState:
+    """The state of a run of which the cluster knows nothing."""
+    if record.failure:
+        return failed_state(record.failure_cause)
+    return RunState.PREPARING if launched else RunState.LOST
 
 
 __all__ = ["Cancelled", "Handle"]
