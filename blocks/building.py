@@ -15,7 +15,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import wheelhouse
+from slurm_ray_flow.blocks import rsync, transfer, wheelhouse
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.blocks.shell import run
@@ -61,6 +61,17 @@ def build(
     target = Target.of(python["version"], python["platform"], python["libc"])
     ready.update(_sent_wheels(machine, spec, target, wheels, tell, send))
     machine.ask_all([("environments.build", {"spec": ready})], lambda event: say(event, tell))
+
+
+def sender(machine: Machine, target: transfer.Target) -> Send:
+    """Send folders as snapshots are sent."""
+
+    def send(folder: Path, there: PurePosixPath) -> None:
+        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
+        machine.ask("files.folders", root=str(there), names=[""])
+        target.copy(str(folder), str(there), sorted(names), rsync.FILES)
+
+    return send
 
 
 def say(event: Mapping[str, Any], tell: Tell) -> None:
