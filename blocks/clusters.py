@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import time
 from typing import Any, cast
 
 from prefect.blocks.core import Block
@@ -10,10 +11,12 @@ from prefect.exceptions import PrefectHTTPStatusError
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
+from slurm_ray_flow.blocks.ssh.block import SshConnection
+from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.run import RunRecord
 
-KINDS: tuple[type[Block], ...] = (LocalMachine,)
+KINDS: tuple[type[Block], ...] = (LocalMachine, SshServer)
 """Every kind of cluster."""
 
 
@@ -48,7 +51,27 @@ def cluster_of(record: RunRecord) -> Cluster:
     """The cluster of an earlier run."""
     if record.kind == LocalMachine.kind:
         return LocalMachine(root=record.root)  # type: ignore[arg-type]
-    return find_cluster(f"{record.kind}/{record.cluster}")
+    name = f"{record.kind}/{record.cluster}"
+    found, since = _known.get(name, (None, 0.0))
+    if found is None or time.monotonic() - since > KNOWN_SECONDS:
+        found = _saved_or_host(record, name)
+        _known[name] = found, time.monotonic()
+    return found
+
+
+def _saved_or_host(record: RunRecord, name: str) -> Cluster:
+    """A server that was never saved is known by the host it is."""
+    try:
+        return find_cluster(name)
+    except OptionError:
+        if record.kind != SshServer.kind:
+            raise
+        return SshServer(connection=SshConnection(host=record.cluster), root=record.root)
+
+
+KNOWN_SECONDS = 60.0
+"""For how long a saved cluster is taken for what it was when it was loaded."""
+_known: dict[str, tuple[Cluster, float]] = {}
 
 
 def _load(block_type: type[Block], name: str) -> Block | None:

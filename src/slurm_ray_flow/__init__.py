@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.local_machine import LocalMachine
+    from slurm_ray_flow.blocks.ssh.block import SshConnection
+    from slurm_ray_flow.blocks.ssh_server import SshServer
     from slurm_ray_flow.core.errors import (
         Cancelled,
         ConnectionFailed,
@@ -62,6 +64,8 @@ __all__ = [
     "ScanError",
     "ServerError",
     "SlurmRayFlowError",
+    "SshConnection",
+    "SshServer",
     "SyncError",
     "TimeLimit",
     "UnknownRunError",
@@ -73,6 +77,8 @@ _HOMES = {
     "Handle": "slurm_ray_flow.interface.handle",
     "LocalMachine": "slurm_ray_flow.blocks.local_machine",
     "RunState": "slurm_ray_flow.core.run",
+    "SshConnection": "slurm_ray_flow.blocks.ssh.block",
+    "SshServer": "slurm_ray_flow.blocks.ssh_server",
 }
 
 

@@ -20,13 +20,13 @@ ODD = ("it's; rm -rf $HOME", "two  spaces", "größe-名", "`touch x`", "new\nli
 
 
 @pytest.fixture(params=KINDS)
-def make(request):
-    return KINDS[request.param]
+def kind(request):
+    return KINDS[request.param](request)
 
 
 @pytest.fixture
-def cluster(make, tmp_path):
-    return make(tmp_path / "root")
+def cluster(kind):
+    return kind.make(kind.folder / "root")
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def place(cluster):
 class Lab:
     """Starts real runs through nothing but the seam."""
 
-    def __init__(self, cluster, folder):
-        self.cluster, self.folder, self.runs = cluster, folder, []
+    def __init__(self, cluster, kind, folder):
+        self.cluster, self.kind, self.folder, self.runs = cluster, kind, folder, []
 
     def start(self, run_id, function, *args, announce=True, **changes):
         cluster = self.cluster
         paths = RunPaths(cluster.root_folder, run_id)
         spec = {
-            "format": 1, "run_id": run_id, "python": cluster.facts().python, "isolated": False, "ray": False,
+            "format": 1, "run_id": run_id, "ray": False, **self.kind.interpreter(cluster, changes.get("ray", False)),
             "nodes": 1, "cpus": 1, "gpus": 0, "memory": None, "object_store_memory": None, "time_limit": None,
             "keep_warm": 0.0, "path": [], "working_directory": str(cluster.root_folder),
             "environment_variables": {}, **changes,
@@ -87,8 +87,8 @@ class Lab:
 
 
 @pytest.fixture
-def lab(cluster, tmp_path):
-    made = Lab(cluster, tmp_path)
+def lab(cluster, kind, tmp_path):
+    made = Lab(cluster, kind, tmp_path)
     yield made
     for paths in made.runs:
         made.cancel(paths)
@@ -258,29 +258,29 @@ def test_an_id_that_was_used_is_refused_or_harmless(lab, cluster):
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_a_root_with_an_odd_name(make, tmp_path, name):
-    cluster = make(tmp_path / name)
-    lab = Lab(cluster, tmp_path)
+def test_a_root_with_an_odd_name(kind, tmp_path, name):
+    cluster = kind.make(kind.folder / name)
+    lab = Lab(cluster, kind, tmp_path)
     paths = lab.start("one", _double, 4)
     assert lab.value(paths) == 8
     lab.gone(paths)
-    assert os.listdir(tmp_path / name)
-    assert not list(tmp_path.glob("**/x"))
+    assert os.listdir(kind.seen(kind.folder)) == [name]
+    assert os.listdir(kind.seen(kind.folder / name))
 
 
 @pytest.mark.ray
-def test_ray_starts_below_a_root_whose_path_is_too_long_for_a_socket(make, tmp_path):
-    cluster = make(tmp_path / ("long-" * 20) / ("path-" * 20))
-    lab = Lab(cluster, tmp_path)
+def test_ray_starts_below_a_root_whose_path_is_too_long_for_a_socket(kind, tmp_path):
+    cluster = kind.make(kind.folder / ("long-" * 20) / ("path-" * 20))
+    lab = Lab(cluster, kind, tmp_path)
     paths = lab.start("one", _double, 4, ray=True)
     assert lab.value(paths) == 8
     lab.gone(paths)
 
 
-def test_a_root_that_cannot_be_written_is_named(make, tmp_path):
-    (tmp_path / "file").write_text("no folder")
-    cluster = make(tmp_path / "file" / "root")
-    with pytest.raises(SlurmRayFlowError, match=str(tmp_path / "file")):
+def test_a_root_that_cannot_be_written_is_named(kind):
+    kind.make(kind.folder).write(kind.folder / "file", b"no folder")
+    cluster = kind.make(kind.folder / "file" / "root")
+    with pytest.raises(SlurmRayFlowError, match=str(kind.folder / "file")):
         cluster.prepare()
 
 

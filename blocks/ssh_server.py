@@ -1,0 +1,162 @@
+"""A server that has SSH and nothing else, shared by people under a lock."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any, ClassVar, Literal
+
+from prefect.blocks.core import Block
+from pydantic import Field, PrivateAttr
+
+from slurm_ray_flow.blocks import building, transfer
+from slurm_ray_flow.blocks.cluster import Facts
+from slurm_ray_flow.blocks.files import private_folder
+from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request
+from slurm_ray_flow.blocks.ssh.agent import Agent
+from slurm_ray_flow.blocks.ssh.block import SshConnection
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.lock import Lock
+from slurm_ray_flow.core.snapshot import Manifest
+from slurm_ray_flow.remote.files import PIECE
+
+INLINE_BYTES = 64 * 1024
+"""What is not larger travels with the questions; the rest by rsync."""
+
+
+class SshServer(Machine, Block):
+    """A server that is reached by SSH and has no scheduler: one run at a time holds it, or a few share it.
+
+    Attributes:
+        connection: How to log in.
+        root: The folder there for everything that runs leave.
+        python: Which Python runs functions there.
+        wheels: Where packages come from.
+        lock_path: The file whose lock is exclusive use of the server; empty for a server without a lock.
+        slots: How many runs may share the server.
+        gpus: How many GPUs runs may use; empty for all there are.
+
+    Example:
+        Load a stored server and use it:
+        ```python
+        from slurm_ray_flow import SshServer, slurm_ray_flow
+
+        desi = SshServer.load("BLOCK_NAME")
+
+
+        @slurm_ray_flow(cluster=desi)
+        def answer() -> int:
+            return 42
+        ```
+    """
+
+    _block_type_name = "SSH Server"
+    _block_type_slug = "ssh-server"
+    _description = "Runs functions of slurm-ray-flow on a server that is reached by SSH, under a lock."
+    _documentation_url = None
+
+    connection: SshConnection = Field(description="How to log in.")
+    root: str = Field(
+        default="~/.slurm-ray-flow",
+        title="Root folder",
+        description="The folder there for everything that runs leave.",
+    )
+    python: str = Field(
+        default="",
+        description="A path, 'module:NAME' to load, or 'download'; empty finds one of the version that is used at home.",
+    )
+    wheels: Literal["index", "upload"] = Field(
+        default="index",
+        description="Where packages come from: the index that the server reaches, or this machine, which sends them.",
+    )
+    lock_path: str = Field(
+        default="/tmp/slurmray_desi.lock",  # noqa: S108 - the place that all users of the server know
+        description="The file whose lock is exclusive use of the server; empty for none.",
+    )
+    slots: int = Field(default=1, ge=1, le=1000, description="How many runs may share the server.")
+    gpus: int | None = Field(default=None, ge=0, description="How many GPUs runs may use; empty for all there are.")
+    retention_days: float = Field(default=30.0, gt=0, description="How long what nobody uses stays.")
+
+    kind: ClassVar[str] = "ssh-server"
+    reuses_environment: ClassVar[bool] = False
+    _agent: Agent | None = PrivateAttr(default=None)
+    _facts: Facts | None = PrivateAttr(default=None)
+    _prepared: bool = PrivateAttr(default=False)
+
+    @property
+    def label(self) -> str:
+        return self._block_document_name or self.connection.host
+
+    @property
+    def agent(self) -> Agent:
+        """The program of ours that answers there; the first use logs in."""
+        if self._agent is None:
+            self._agent = self.connection.agent(root=self.root, python=self.python, label=self.label)
+        return self._agent
+
+    @property
+    def root_folder(self) -> PurePosixPath:
+        return self.agent.root
+
+    @property
+    def lock(self) -> Lock | None:
+        return Lock(self.lock_path, self.slots, self.gpus) if self.lock_path else None
+
+    def facts(self) -> Facts:
+        if self._facts is None:
+            wanted = f"{sys.version_info.major}.{sys.version_info.minor}"
+            finding = {"policy": self.python, "version": wanted, "root": str(self.root_folder)}
+            machine, python = self.ask_all([("machines.facts", {}), ("pythons.find", finding)])
+            self._facts = Facts(
+                host=machine["host"],
+                python=python["python"],
+                version=wanted,
+                platform=python["platform"],
+                cpus=machine["cpus"],
+                gpus=machine["gpus"] if self.gpus is None else self.gpus,
+                memory=machine["memory"],
+                nodes=1,
+            )
+        return self._facts
+
+    def prepare(self) -> PurePosixPath:
+        if not self._prepared:
+            self.ask("files.folders", root=str(self.root_folder), names=FOLDERS)
+            self._prepared = True
+        return self.agent.tools
+
+    def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
+        return self.agent.ask_all(requests, tell)
+
+    def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
+        small: list[Request] = []
+        for path, content in files.items():
+            if isinstance(content, Path) and content.stat().st_size > INLINE_BYTES:
+                self.agent.copy_to(content, path)
+            else:
+                data = content.read_bytes() if isinstance(content, Path) else content
+                small.append(("files.write", {"path": str(path), "data": data}))
+        if small:
+            self.ask_all(small)
+
+    @contextlib.contextmanager
+    def fetched(self, path: PurePosixPath) -> Iterator[Path]:
+        with tempfile.TemporaryDirectory(dir=private_folder(home() / "cache" / "fetched")) as folder:
+            copy = Path(folder) / path.name
+            data = self.read(path)
+            if len(data) < PIECE:
+                copy.write_bytes(data)
+            else:
+                self.agent.copy_from(path, copy)
+            yield copy
+
+    def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
+        self.prepare()
+        return transfer.send_snapshot(manifest, target=self.agent.target, project_key=project_key)
+
+    def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+        self.prepare()
+        building.build(self, spec, tell, send=self.agent.copy_folder, policy=self.python, wheels=self.wheels)
