@@ -21,7 +21,7 @@ import signal
 import traceback
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import limits, processes
+from slurm_ray_flow.remote import limits, packing, processes
 from slurm_ray_flow.remote.allocation import Allocation
 from slurm_ray_flow.remote.claim import claim
 from slurm_ray_flow.remote.closing import close
@@ -157,19 +157,39 @@ def _be_inner(run: Run, spec: Dict[str, Any], note: Note, tenure: Optional[Tenur
     code = 1
     try:
         processes.become_subreaper()
-        if tenure:
-            spec = tenure.enter()
+        spec = _with_environment(tenure.enter() if tenure else spec, note)
         allocation = Allocation(run, spec, note, tenure)
         allocation.listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
         processes.die_with_parent(os.getppid(), signal.SIGTERM)
         allocation.serve()
         code = 0
+    except OperationError as error:
+        close(run, {"cause": error.cause or "environment", "message": _in_words(error)}, "")
+        code = 0
     except BaseException:
         traceback.print_exc()
         sys.stderr.flush()
     finally:
+        _remove_environment(note)
         os._exit(code)
+
+
+def _with_environment(spec: Dict[str, Any], note: Note) -> Dict[str, Any]:
+    """Unpack an environment that is kept as one file; it is there as long as the run."""
+    if not spec.get("packed"):
+        return spec
+    prefix = packing.unpacked(str(spec["packed"]))
+    note(environment=prefix)
+    binaries = os.path.join(prefix, "bin")
+    os.environ["PATH"] = binaries + os.pathsep + os.environ.get("PATH", os.defpath)
+    return {**spec, "python": os.path.join(binaries, "python")}
+
+
+def _remove_environment(note: Note) -> None:
+    prefix = note.read().get("environment")
+    if prefix:
+        packing.remove(prefix)
 
 
 def _wait_for(inner: int, run: Run, note: Note, spared: List[int]) -> int:
@@ -188,6 +208,7 @@ def _wait_for(inner: int, run: Run, note: Note, spared: List[int]) -> int:
     if code != 0:
         processes.end_descendants(spared)
         _clean_up(code, run, note.read())
+        _remove_environment(note)
     return 0 if code == 0 else 1
 
 

@@ -44,9 +44,9 @@ class Grant(NamedTuple):
             given["object_store_memory"] = int(self.memory * STORE_SHARE)
         return given
 
-    def variables(self, lock: Dict[str, Any]) -> Dict[str, str]:
+    def variables(self) -> Dict[str, str]:
         """What restricts the run to its graphics cards; who is alone and asked for none may see all."""
-        if not self.gpus and (self.alone or not gpu_ids(lock)):
+        if not self.gpus and self.alone:
             return {}
         return {"CUDA_VISIBLE_DEVICES": ",".join(self.gpus)}
 
@@ -74,10 +74,24 @@ def parse_list(text: str) -> List[int]:
     return [number for first, _, last in ends for number in range(int(first), int(last or first) + 1)]
 
 
-def gpu_ids(lock: Dict[str, Any]) -> List[str]:
-    """The graphics cards that the lock shares out, by the names that CUDA knows them by."""
-    gpus = lock.get("gpus") or []
-    return [str(card) for card in (range(gpus) if isinstance(gpus, int) else gpus)]
+def gpu_ids(lock: Dict[str, Any], wanted: int = 0) -> List[str]:
+    """The graphics cards that the lock shares out, by the names that CUDA knows them by.
+
+    Args:
+        lock: as spec.json describes it; `gpus` may be names, a number, or null for all there are.
+        wanted: how many a run asks for: where the cards can't be counted, there are taken to be so many.
+    """
+    gpus = lock.get("gpus")
+    if isinstance(gpus, list):
+        return [str(card) for card in gpus]
+    return [str(card) for card in range(int(gpus) if gpus is not None else max(_cards(), wanted))]
+
+
+def _cards() -> int:
+    try:
+        return len(os.listdir("/proc/driver/nvidia/gpus"))
+    except OSError:
+        return 0
 
 
 def needs(lock: Dict[str, Any], spec: Dict[str, Any], machine: Machine) -> Needs:
@@ -87,18 +101,19 @@ def needs(lock: Dict[str, Any], spec: Dict[str, Any], machine: Machine) -> Needs
         OperationError: it asks for more than there is.
     """
     of = max(1, int(lock.get("slots") or 1))
-    cards, wanted = gpu_ids(lock), int(spec.get("gpus") or 0)
+    wanted = int(spec.get("gpus") or 0)
+    cards = gpu_ids(lock, wanted)
     cpus, memory = int(spec.get("cpus") or 1), int(spec.get("memory") or 1)
     slots = max(1, -(-cpus * of // len(machine.cpus)), -(-memory * of // machine.memory))
     if slots > of:
         raise _too_much("{} processors and {} bytes of memory".format(cpus, memory), machine)
-    if wanted > len(cards) and cards:
+    if wanted > len(cards):
         raise OperationError(
             "the run asks for {} graphics cards, the server has {}".format(wanted, len(cards)),
             advice="ask for fewer",
             cause="rejected",
         )
-    return Needs(slots, of, wanted if cards else 0, cards)
+    return Needs(slots, of, wanted, cards)
 
 
 def _too_much(asked: str, machine: Machine) -> OperationError:

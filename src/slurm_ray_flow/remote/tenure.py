@@ -38,7 +38,7 @@ class Tenure:
     def enter(self) -> Dict[str, Any]:
         """In the inner head: hold its part, be confined, say so; gives the spec.json with what the run was given."""
         self._turn.files.join(lock.INNER)
-        os.environ.update(self._grant.variables(self._spec["lock"]))
+        os.environ.update(self._grant.variables())
         affinity = confine.keep_to(self._grant.cpus)
         if self._group and not self._group.join():
             self._group = None
