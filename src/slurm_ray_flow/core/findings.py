@@ -185,11 +185,11 @@ def _clock(answer: Answer, home: Home) -> Finding:
 
 def _registry(answer: Answer, home: Home) -> Finding:
     if answer["reached"]:
-        return Finding("package index", "ok", answer["address"])
+        return Finding("registry", "ok", answer["address"])
     text = f"{answer['address']} can't be reached" + (f": {answer['why']}" if answer.get("why") else "")
     if home.wheels == "upload":
-        return Finding("package index", "ok", f'{text}; not needed with wheels="upload"')
-    return Finding("package index", "warning", text, 'set wheels="upload" on the block: packages then travel from here')
+        return Finding("registry", "ok", f'{text}; not needed with wheels="upload"')
+    return Finding("registry", "warning", text, 'set wheels="upload" on the block: packages then travel from here')
 
 
 _FULL = "`srf clean` removes what is old; or choose a root on another disk"
