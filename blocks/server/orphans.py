@@ -24,6 +24,7 @@ from slurm_ray_flow.blocks.server.address import read_state
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, server_files
 from slurm_ray_flow.blocks.server.sweep import LOCAL, judge, known_runs, launch_alive, read_record, see_to_slot
+from slurm_ray_flow.blocks.slots import Held
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
@@ -32,7 +33,8 @@ from slurm_ray_flow.core.sweep import ClusterState
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
 
-ASK_SECONDS = 30.0
+ASK_SECONDS, SLOT_SECONDS = 30.0, 5.0
+"""How often clusters are asked; more often where a run holds what others wait for."""
 LOOK_SECONDS = 0.5
 QUIET_ROUNDS = 3
 """It ends when there was nothing to watch for so many rounds."""
@@ -109,14 +111,20 @@ def look(api: Api, clusters: Clusters) -> Iterator[str]:
         if _orphan(record):
             with contextlib.suppress(ConnectionFailed):
                 yield from judge(api, flow_run, record, clusters.state(record), partial(clusters.cancel, record))
-    for held in slots.noted():
-        found = read_record(held.run_id)
-        if found is not None and found.kind != LOCAL and (held.left or not launch_alive(found)):
-            see_to_slot(api, held, found, clusters.state(found))
+    for held, found in orphan_slots(api):
+        see_to_slot(api, held, found, clusters.state(found))
 
 
 def _orphan(record: RunRecord) -> bool:
     return record.kind != LOCAL and not record.waiting and not launch_alive(record)
+
+
+def orphan_slots(api: Api) -> list[tuple[Held, RunRecord]]:
+    """The slots of shared servers that runs hold whose launch is gone."""
+    found = [(held, record) for held in slots.noted() if held.url == api.url and (record := read_record(held.run_id))]
+    return [
+        (held, record) for held, record in found if record.kind != LOCAL and (held.left or not launch_alive(record))
+    ]
 
 
 def needed(api: Api) -> bool:
@@ -125,10 +133,7 @@ def needed(api: Api) -> bool:
     Raises:
         ServerError: Prefect's server can't be reached.
     """
-    if any(_orphan(record) for _, record in known_runs(api)):
-        return True
-    records = [(held, read_record(held.run_id)) for held in slots.noted() if held.url == api.url]
-    return any(found and found.kind != LOCAL and (held.left or not launch_alive(found)) for held, found in records)
+    return bool(orphan_slots(api)) or any(_orphan(record) for _, record in known_runs(api))
 
 
 def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
@@ -137,7 +142,7 @@ def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
     Raises:
         ServerError: Prefect's server can't be reached.
     """
-    if not needed(api) or _runs(files):
+    if _runs(files) or not needed(api):
         return
     shell.start(
         [sys.executable, "-m", "slurm_ray_flow.blocks.server.orphans"],
@@ -189,7 +194,7 @@ def _watch(api: Api, goes_on: Callable[[], bool]) -> None:
                 quiet = 0 if needed(api) else quiet + 1
             except ServerError as problem:
                 sys.stderr.write(f"orphans: {problem}\n")
-            next_look = time.monotonic() + ASK_SECONDS
+            next_look = time.monotonic() + (SLOT_SECONDS if orphan_slots(api) else ASK_SECONDS)
         time.sleep(LOOK_SECONDS)
 
 

@@ -25,13 +25,14 @@ from slurm_ray_flow.blocks.server.automation import ensure_automation
 from slurm_ray_flow.blocks.server.clean_up import clean_up
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, make_folders, server_files
 from slurm_ray_flow.blocks.server.log_in import write_landing_page
-from slurm_ray_flow.blocks.server.orphans import ensure_watch
+from slurm_ray_flow.blocks.server.orphans import ensure_watch, orphan_slots
 from slurm_ray_flow.blocks.server.settings import server_environment
-from slurm_ray_flow.blocks.server.sweep import sweep
+from slurm_ray_flow.blocks.server.sweep import see_to_slots, sweep
 from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.home import home
 
 SWEEP_SECONDS = 30.0
+SLOT_SECONDS = 5.0
 CLEAN_UP_SECONDS = 86400.0
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 10.0
@@ -108,7 +109,7 @@ def _free(port: int) -> bool:
 
 def _watch(files: ServerFiles, state: ServerState) -> None:
     api = Api(state.url, auth_string(files))
-    ready, next_sweep, next_clean_up = False, 0.0, 0.0
+    ready, next_sweep, next_clean_up, next_slots = False, 0.0, 0.0, 0.0
     while alive(state.server):
         if not ready and listening(state.port):
             ready = _prepare(files, api)
@@ -116,12 +117,22 @@ def _watch(files: ServerFiles, state: ServerState) -> None:
             _carry_out(sweep(api))
             _carry_out(ensure_watch(files, api))
             next_sweep = time.monotonic() + SWEEP_SECONDS
+        if ready and time.monotonic() >= next_slots:
+            _carry_out(_slots(files, api))
+            next_slots = time.monotonic() + SLOT_SECONDS
         if ready and time.monotonic() >= next_clean_up:
             _carry_out(clean_up(home()))
             next_clean_up = time.monotonic() + CLEAN_UP_SECONDS
         _reap()
         time.sleep(LOOK_SECONDS)
     _say("the server ended by itself")
+
+
+def _slots(files: ServerFiles, api: Api) -> Iterator[str]:
+    """What others wait for comes back within seconds; where no launch has died, this asks nobody."""
+    see_to_slots(api)
+    if orphan_slots(api):
+        yield from ensure_watch(files, api)
 
 
 def _prepare(files: ServerFiles, api: Api) -> bool:

@@ -32,10 +32,7 @@ def sweep(api: Api) -> Iterator[str]:
     """
     for flow_run, record in known_runs(api):
         yield from judge(api, flow_run, record, cluster_state(record), lambda path: path.touch(mode=0o600))
-    for held in slots.noted():
-        found = read_record(held.run_id)
-        if found is None or found.kind == LOCAL:
-            see_to_slot(api, held, found, cluster_state(found) if found else ClusterState("unknown"))
+    see_to_slots(api)
 
 
 def judge(
@@ -59,6 +56,18 @@ def known_runs(api: Api) -> Iterator[tuple[dict[str, Any], RunRecord]]:
         record = read_record(flow_run["id"])
         if record is not None:
             yield flow_run, record
+
+
+def see_to_slots(api: Api) -> None:
+    """Sees to the slots of runs on this machine whose launch is gone.
+
+    Raises:
+        ServerError: the server can't be reached.
+    """
+    for held in slots.noted():
+        found = read_record(held.run_id)
+        if found is None or found.kind == LOCAL:
+            see_to_slot(api, held, found, cluster_state(found) if found else ClusterState("unknown"))
 
 
 def see_to_slot(api: Api, held: Held, record: RunRecord | None, cluster: ClusterState) -> None:
