@@ -21,7 +21,7 @@ test: setup ## All tests
 	.venv/bin/pytest
 
 demo: setup ## A model search over handwritten digits, on this machine
-	@scripts/setup --hosts
+	@scripts/setup --runs
 	.venv/bin/python examples/digits.py
 
 bench: setup ## What it costs, against peers in the same run

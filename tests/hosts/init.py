@@ -11,20 +11,21 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 
-def mount(*arguments):
+def mount(*arguments: object) -> None:
     """Mount something in this host only."""
     subprocess.run(["mount", *map(str, arguments)], check=True)
 
 
-def empty(path, *options, mode="0755"):
+def empty(path: str, mode: str = "0755") -> None:
     """Put an empty folder in memory over one of the machine's."""
     if os.path.isdir(path):
-        mount("-t", "tmpfs", "-o", ",".join([f"mode={mode}", *options]), "none", path)
+        mount("-t", "tmpfs", "-o", f"mode={mode}", "none", path)
 
 
-def over(folder, path):
+def over(folder: Path, path: str) -> None:
     """Let files of the host's own lie over a folder of the machine's."""
     name = path.strip("/").replace("/", ".")
     work = folder / f"{name}.work"
@@ -32,7 +33,7 @@ def over(folder, path):
     mount("-t", "overlay", "-o", f"lowerdir={path},upperdir={folder / name},workdir={work}", "none", path)
 
 
-def own_folders(folder):
+def own_folders(folder: Path) -> None:
     """Folders that have nothing of the machine's in them."""
     for name in ("home", "root", "tmp", "var/tmp", "var/log"):
         mount("--bind", folder / name, f"/{name}")
@@ -43,7 +44,7 @@ def own_folders(folder):
     mount("-t", "devpts", "-o", "newinstance,ptmxmode=0666,mode=0620,gid=5", "none", "/dev/pts")
 
 
-def pythons(versions):
+def pythons(versions: dict[str, str]) -> None:
     """Make home's Pythons reachable for everybody, as a site's installed ones are."""
     for name, source in versions.items():
         os.makedirs(f"/opt/python/{name}", exist_ok=True)
@@ -51,14 +52,14 @@ def pythons(versions):
     subprocess.run(["ldconfig", "-X"], check=True)
 
 
-def without_registry():
+def without_registry() -> None:
     """Nothing on this host says or holds where packages come from."""
     for name in ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "/etc/uv/uv.toml"):
         if os.path.exists(name):
             os.remove(name)
 
 
-def settle(folder, spec):
+def settle(folder: Path, spec: dict[str, Any]) -> None:
     """Make the host. The folders it is made from are hidden last."""
     socket.sethostname(spec["name"])
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
@@ -74,7 +75,7 @@ def settle(folder, spec):
         empty(path, mode="0555")
 
 
-def reap():
+def reap() -> None:
     """Collect whoever ends, until this process is ended itself."""
     while True:
         signal.sigwait({signal.SIGCHLD})
@@ -85,7 +86,7 @@ def reap():
             pass
 
 
-def main():
+def main() -> None:
     """Make the host of the folder in the last argument."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     folder = Path(sys.argv[-1])

@@ -17,7 +17,7 @@ from pathlib import Path
 from hosts import files, network, registry, ssh
 from hosts.host import Host
 from hosts.layout import EVERYBODY, HOME, KINDS, Kind
-from hosts.machine import LabError, arguments_of, background, lives, marked, turn, until
+from hosts.machine import LabError, arguments_of, background, lives, marked, started, turn, until
 from hosts.place import CHECKOUT, LABS, PLAY, Place, present
 from hosts.road import Road
 
@@ -90,7 +90,7 @@ class Lab:
         """Pull a host's plug and start it again: its processes and what was in memory are gone."""
         host = self[name]
         host.kill()
-        until(lambda: not arguments_of(host.pid), f"{name} is off")
+        until(lambda: not lives(host.pid), f"{name} is off")
         until(
             lambda: host.place.link(host.kind, host.kind.networks[0]) not in network.interfaces(self.place), "no cable"
         )
@@ -143,6 +143,7 @@ def lay_ground(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | N
         "purpose": purpose,
         "base": base,
         "owner": owner,
+        "owner_started": "" if owner is None else started(owner),
         "hosts": [kind.name for kind in kinds],
         "passwords": {one.name: secrets.token_urlsafe(9) for one in EVERYBODY},
     }
@@ -217,10 +218,11 @@ def sweep() -> None:
     """End the labs whose owner has died together with who was to notice, and what is left of half-made ones."""
     for place in present():
         try:
-            owner = json.loads((place.folder / "lab.json").read_text()).get("owner")
+            facts = json.loads((place.folder / "lab.json").read_text())
         except FileNotFoundError:
-            owner = 0
-        if owner is not None and not lives(owner):
+            facts = {"owner": 0, "owner_started": "never"}
+        owner = facts.get("owner")
+        if owner is not None and started(owner) != facts.get("owner_started", started(owner)):
             clear(place)
 
 
@@ -235,9 +237,10 @@ def clear(place: Place) -> None:
 
 
 def kill_marked(place: Place) -> list[int]:
-    """Kill the lab's processes, but not this one; those that were there."""
+    """Kill the lab's processes, but not this one, and see them end; those that were there."""
     found = [pid for pid in marked(place) if pid != os.getpid()]
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    until(lambda: not any(map(lives, found)), "the lab's processes have ended")
     return found

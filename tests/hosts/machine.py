@@ -71,6 +71,14 @@ def lives(pid: int) -> bool:
         return False
 
 
+def started(pid: int) -> str:
+    """When a process began, which tells it from a later one with the same id; empty when it has ended."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19] if lives(pid) else ""
+    except OSError:
+        return ""
+
+
 def pids() -> list[int]:
     """All processes of this machine."""
     return [int(name) for name in os.listdir("/proc") if name.isdecimal()]

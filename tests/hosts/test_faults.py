@@ -83,7 +83,7 @@ def test_without_its_server_a_host_refuses_while_sessions_go_on(hosts_lab, ssh):
 
 def test_a_killed_session_ends_and_another_one_does_not(hosts_lab):
     with talking(hosts_lab.ssh_config) as franks, talking(hosts_lab.ssh_config, "erin@desi") as erins:
-        assert faults.kill_sessions(hosts_lab["desi"], "frank") == 2
+        assert faults.kill_sessions(hosts_lab["desi"], "frank") >= 2
         assert franks.wait(10) == 255
         ask(erins)
 

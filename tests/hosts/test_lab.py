@@ -1,9 +1,12 @@
 """Labs come up, stand side by side, and go without a trace, however their owner ends."""
 
+import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,9 +29,11 @@ time.sleep(600)
 """
 ASK_PROXY = """
 import socket, sys
-proxy = socket.create_connection((sys.argv[1], 3128))
-proxy.send(b"CONNECT nobody:1 HTTP/1.1\\r\\n\\r\\n")
-print(proxy.recv(9))
+home, target = sys.argv[1:]
+with socket.create_connection((home, 3128), 10) as proxy:
+    proxy.send(f"CONNECT {home}:{target} HTTP/1.1\\r\\n\\r\\n".encode())
+    while said := proxy.recv(100):
+        print(said.decode(), end="")
 """
 
 
@@ -46,7 +51,6 @@ def traces(place):
 
 
 def test_up_takes_seconds_and_down_leaves_nothing(purpose):
-    routes = subprocess.check_output(["ip", "route"])
     start = time.monotonic()
     lab = Lab.up(purpose)
     assert time.monotonic() - start < 10
@@ -55,7 +59,7 @@ def test_up_takes_seconds_and_down_leaves_nothing(purpose):
     lab.down()
     assert not traces(lab.place)
     assert not any(Path(f"/proc/{pid}").exists() for pid in inside)
-    assert subprocess.check_output(["ip", "route"]) == routes
+    assert f"{lab.facts['base']}." not in subprocess.check_output(["ip", "route"], text=True)
 
 
 def test_up_again_finds_the_same(purpose):
@@ -159,9 +163,44 @@ def test_the_offline_host_reaches_nobody_outside(hosts_lab):
     assert not offline.path("/etc/pip.conf").exists()
     assert "PROXY" not in offline.run("frank", ["env"]).stdout.upper()
     assert "default" not in offline.run("root", ["ip", "route"]).stdout
-    ask = ["python3", "-c", ASK_PROXY, hosts_lab.home]
-    assert "HTTP/1.1" not in offline.run("frank", ask, check=False).stdout
-    assert "HTTP/1.1" in hosts_lab["desi"].run("frank", ask).stdout
+    with served(hosts_lab.home, b"a package") as port:
+        ask = ["python3", "-c", ASK_PROXY, hosts_lab.home, str(port)]
+        assert hosts_lab["desi"].run("frank", ask).stdout.endswith("200 OK\n\na package")
+        assert not offline.run("frank", ask, check=False).stdout
+
+
+@contextlib.contextmanager
+def served(address, what):
+    """A server that says something to the first who comes."""
+    with socket.create_server((address, 0)) as server:
+
+        def serve():
+            with server.accept()[0] as one:
+                one.sendall(what)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield server.getsockname()[1]
+
+
+def test_without_root_there_are_no_hosts_and_that_is_said(tmp_path):
+    caps = [
+        "--inh-caps=-all,+dac_read_search",
+        "--ambient-caps=+dac_read_search",
+        "--bounding-set=-all,+dac_read_search",
+    ]
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", *caps]
+    tests = f"{TESTS}/hosts/test_log_in.py"
+    tmp_path.chmod(0o777)
+    said = subprocess.run(
+        [*nobody, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "noisy", tests],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)},
+        check=False,
+    )
+    assert "takes root" in said.stdout
+    assert "1 skipped" in said.stdout, said.stdout
 
 
 def test_a_host_comes_back_after_its_plug_was_pulled(purpose, ssh):
