@@ -16,10 +16,19 @@ FILES = ("--times", "--perms", "--copy-links", "--chmod=D700,Fu=rX,Fgo=")
 """Contents, times and the owner's right to execute; nobody may write."""
 LINKS = ("--links", "--omit-link-times")
 """Links as they are."""
-
 _OLDEST = (3, 1, 0)
 _TRANSFER_SECONDS = 7 * 86400.0
 _SILENT_SECONDS = 600
+# Written in place, so that all that arrived before a cut is there for the next try; checked as a whole in the end.
+_ONE_FILE = ("--perms", "--chmod=Fu=rw,Fgo=", "--copy-links", "--inplace", "--append-verify")
+_FOLDER = (
+    "--recursive",
+    "--times",
+    "--perms",
+    "--chmod=D700,Fu=rwX,Fgo=",
+    "--copy-links",
+    "--partial-dir=.rsync-partial",
+)
 _ADVICE = {
     11: "See that neither the disk nor your quota is full there, and that the folder can be written.",
     12: "See that rsync is installed there, and that the connection holds.",
@@ -66,6 +75,39 @@ def copy(source: str, destination: str, names: Sequence[str], options: Sequence[
     if not done.ok:
         raise _failure(done, destination)
     return parsed(done.stdout)
+
+
+def copy_file(source: str, destination: str, options: Sequence[str]) -> None:
+    """Copy one file, private to its user, going on with what an earlier try has left at the destination.
+
+    Args:
+        source, destination: files, as rsync writes them.
+        options: further ones.
+
+    Raises:
+        SyncError: rsync is missing, too old, or fails.
+    """
+    _copied((*_ONE_FILE, *options, source), destination)
+
+
+def copy_folder(source: str, destination: str, options: Sequence[str]) -> None:
+    """Copy what lies in a folder, private to its user; what is at the destination already stays.
+
+    Args:
+        source, destination: folders, as rsync writes them.
+        options: further ones.
+
+    Raises:
+        SyncError: rsync is missing, too old, or fails.
+    """
+    _copied((*_FOLDER, *options, f"{source}/"), f"{destination}/")
+
+
+def _copied(arguments: Sequence[str], destination: str) -> None:
+    command = (program(), f"--timeout={_SILENT_SECONDS}", *arguments, destination)
+    done = run(command, timeout=_TRANSFER_SECONDS, env={**os.environ, "LC_ALL": "C"})
+    if not done.ok:
+        raise _failure(done, destination)
 
 
 def parsed(output: str) -> Copied:

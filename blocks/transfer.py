@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from slurm_ray_flow.blocks import rsync
+from slurm_ray_flow.blocks.rsync import Copied
 from slurm_ray_flow.blocks.shell import Completed, run
 from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
 from slurm_ray_flow.core.snapshot import Manifest, refreshed
@@ -78,13 +79,8 @@ class Target(Protocol):
         """The folder on the target that holds all of ours, absolute."""
         ...
 
-    @property
-    def rsync_options(self) -> Sequence[str]:
-        """What rsync needs to get there: none, or `-e` and its command."""
-        ...
-
-    def rsync_path(self, path: str) -> str:
-        """A path on the target as rsync writes it."""
+    def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> Copied:
+        """Have rsync copy some files of a folder to one there. Raises SlurmRayFlowError."""
         ...
 
     def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
@@ -97,11 +93,10 @@ class LocalTarget:
     """This machine."""
 
     root: PurePosixPath
-    rsync_options: Sequence[str] = ()
 
-    def rsync_path(self, path: str) -> str:
-        """The path itself."""
-        return path
+    def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> Copied:
+        """Copy them here."""
+        return rsync.copy(source, path, names, options)
 
     def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
         """Run it here."""
@@ -238,8 +233,7 @@ class _Sending:
         return moved
 
     def _rsync(self, source: str, place: str, names: Sequence[str], options: Sequence[str]) -> set[str]:
-        destination = self._target.rsync_path(f"{self.base}/{self._beside}/{place}")
-        moved = rsync.copy(source, destination, names, (*self._target.rsync_options, *options))
+        moved = self._target.copy(source, f"{self.base}/{self._beside}/{place}", names, options)
         self.bytes_sent += moved.bytes_sent
         return set(moved.names)
 

@@ -8,16 +8,18 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slurm_ray_flow.blocks import programs
 from slurm_ray_flow.blocks.machine import Request, failure
 from slurm_ray_flow.blocks.ssh import bootstrap
-from slurm_ray_flow.blocks.ssh.connection import Connection, Lost, unreachable
+from slurm_ray_flow.blocks.ssh.connection import Connection, Lost
+from slurm_ray_flow.blocks.ssh.files import SshTarget, copy_folder, copy_from, copy_to
+from slurm_ray_flow.blocks.ssh.outage import Outage
 from slurm_ray_flow.blocks.ssh.wire import send_all
+from slurm_ray_flow.blocks.transfer import Target
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.remote import frames
 from slurm_ray_flow.remote.errors import OperationError
 
@@ -42,6 +44,7 @@ class Agent:
         self._lock = threading.Lock()
         self._conversation: _Conversation | None = None
         self._root: PurePosixPath | None = None
+        connection.sessions.aside.append(self._step_aside)
 
     @property
     def hello(self) -> dict[str, Any]:
@@ -61,6 +64,23 @@ class Agent:
         """The folder that holds the package `slurm_ray_flow` of a run."""
         return self.root / "tools" / programs.digest()
 
+    @property
+    def target(self) -> Target:
+        """Where snapshots go."""
+        return SshTarget(self, self.root)
+
+    def copy_to(self, source: Path, path: PurePosixPath) -> None:
+        """Bring a file there: whole or not at all, private, and going on where an interrupted try ended."""
+        copy_to(self, source, path)
+
+    def copy_folder(self, source: Path, path: PurePosixPath) -> None:
+        """Bring what lies in a folder into one there, private; what is there stays."""
+        copy_folder(self, source, path)
+
+    def copy_from(self, path: PurePosixPath, target: Path) -> None:
+        """Bring a file home, in the same way."""
+        copy_from(self, path, target)
+
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         """Have operations done in order, in one round trip. Asks again if the answer was lost with its connection.
 
@@ -77,11 +97,23 @@ class Agent:
                 self._conversation.close()
                 self._conversation = None
 
+    def forget(self) -> None:
+        """Leave it to the parent of this process, which has been forked."""
+        self._lock, self._conversation = threading.Lock(), None
+        self.connection.sessions.aside.append(self._step_aside)
+
+    def _step_aside(self) -> None:
+        conversation = self._conversation
+        if conversation is not None:
+            conversation.close(aside=True)
+
     def _patiently(self, do: Callable[[_Conversation], Any]) -> Any:
         outage = Outage(self.connection, self.label)
         while True:
             try:
                 done = do(self._opened())
+            except _Aside:
+                continue
             except Lost as lost:
                 outage.wait(str(lost))
             else:
@@ -96,7 +128,7 @@ class Agent:
 
     def _open(self) -> _Conversation:
         command, word = bootstrap.agent_command(self._wanted_root, self._python, _LEASE)
-        channel = self.connection.channel()
+        channel = self.connection.talk()
         try:
             return _Conversation(channel, command, word, self._wanted_root, self)
         except BaseException:
@@ -104,36 +136,8 @@ class Agent:
             raise
 
 
-class Outage:
-    """The time in which a host can't be reached: tries again, tells the user, and gives up in the end."""
-
-    def __init__(self, connection: Connection, label: str) -> None:
-        self._connection, self._label = connection, label
-        self._began: float | None = None
-        self._pause = 0.1
-
-    def wait(self, why: str) -> None:
-        """Wait before the next try.
-
-        Raises:
-            ConnectionFailed: it has lasted too long.
-        """
-        now = time.monotonic()
-        self._began = self._began or now
-        limits = self._connection.limits
-        bound = limits.again if self._connection.made else limits.first
-        away = now - self._began
-        if away >= bound:
-            raise unreachable(self._label, why, away)
-        reporter().say(f"{self._label} can't be reached ({why}); trying again, {away:.0f} s so far")
-        time.sleep(min(self._pause, bound - away))
-        self._pause = min(self._pause * 2, 15.0)
-
-    def over(self) -> None:
-        """Say that it is there again, if it was away."""
-        if self._began is not None:
-            reporter().say(f"{self._label} is there again after {time.monotonic() - self._began:.0f} s")
-            self._began = None
+class _Aside(Lost):
+    """The channel was needed for files."""
 
 
 class _Conversation:
@@ -145,7 +149,7 @@ class _Conversation:
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.Queue[tuple[dict[str, Any], bytes] | None]] = {}
         self._said = bytearray()
-        self.alive = True
+        self.alive, self._aside = True, False
         self.hello = self._begin(command, word)
         self._thread(self._listen)
 
@@ -160,7 +164,7 @@ class _Conversation:
         answers = self._waiting[number] = queue.Queue()
         try:
             if not self.alive:
-                raise Lost("the connection was lost")
+                raise self._lost()
             texts, data = frames.requests_packed([(name, dict(arguments)) for name, arguments in requests])
             self._write(frames.packed({"id": number, "requests": texts}, data))
             while (answer := answers.get()) is not None:
@@ -172,12 +176,16 @@ class _Conversation:
                     return self._result(message, received)
         finally:
             del self._waiting[number]
-        raise Lost("the connection was lost")
+        raise self._lost()
 
-    def close(self) -> None:
+    def close(self, aside: bool = False) -> None:
+        self._aside = self._aside or aside
         self.alive = False
         with contextlib.suppress(Exception):
             self._channel.close()
+
+    def _lost(self, why: str = "the connection was lost") -> Lost:
+        return _Aside(why) if self._aside else Lost(why)
 
     def _begin(self, command: str, word: bytes) -> dict[str, Any]:
         label = self._agent.label
@@ -222,7 +230,7 @@ class _Conversation:
                     send_all(self._channel, piece)
             except OSError as error:
                 self.close()
-                raise Lost(str(error)) from None
+                raise self._lost(str(error)) from None
             except BaseException:  # half a message is there: nothing that follows would be understood
                 self.close()
                 raise

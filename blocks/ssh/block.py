@@ -119,7 +119,10 @@ class SshConnection(Block):
             python: "" for the best that is found, a path, or "module:NAME".
             label: what the user calls the cluster.
         """
-        return Agent(self.open(label), root, python, label or self._block_document_name or self.host)
+        opened = self.open(label)
+        name = label or self._block_document_name or self.host
+        agent: Agent = opened.agents.setdefault((root, python), Agent(opened, root, python, name))
+        return agent
 
 
 def password_variable(name: str) -> str:

@@ -7,7 +7,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from slurm_ray_flow.blocks.ssh import known_hosts
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
 from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
+from slurm_ray_flow.blocks.ssh.sessions import Sessions
 from slurm_ray_flow.blocks.ssh.wire import Refused, Wire, WireError, connected_socket
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
 
@@ -48,25 +49,26 @@ class Connection:
     Attributes:
         made: how often it was made.
         round_trips: requests that were answered over it.
+        agents: our programs there, by their root and Python.
     """
 
     def __init__(self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits) -> None:
         self.endpoint, self.limits = endpoint, limits
         self.made = self.round_trips = 0
         self._secrets = secrets
+        self.agents: dict[tuple[str, str], Any] = {}
         self._held: dict[Endpoint, Secrets] = {}
         self._wires: list[Wire] = []
         self._lock = threading.RLock()
         self._denied: SlurmRayFlowError | None = None
-        self._process = os.getpid()
+        self.sessions = Sessions(self._channel)
 
     def __repr__(self) -> str:
         return f"Connection({self.endpoint})"
 
     @property
     def alive(self) -> bool:
-        wires = self._wires if os.getpid() == self._process else []
-        return bool(wires) and all(wire.alive for wire in wires)
+        return bool(self._wires) and all(wire.alive for wire in self._wires)
 
     def wire(self) -> Wire:
         """The open connection, made if there is none.
@@ -76,30 +78,35 @@ class Connection:
             Lost: it can't be made now.
         """
         with self._lock:
-            self._forget_parents()
             if not self.alive:
                 self._connect()
             return self._wires[-1]
 
-    def channel(self) -> Any:
-        """A new channel. Raises what `wire` raises, and Refused when the server wants no more of them."""
-        wire = self.wire()
-        try:
-            return wire.channel()
-        except WireError as error:
-            raise Lost(str(error)) from None
+    def talk(self) -> Any:
+        """A channel for our program. Raises what `wire` raises."""
+        with _lost():
+            return self.sessions.talk()
+
+    @contextlib.contextmanager
+    def transfer(self) -> Iterator[Any]:
+        """A channel for files. Raises what `wire` raises."""
+        with _lost(), self.sessions.transfer() as channel:
+            yield channel
+
+    def _channel(self) -> Any:
+        return self.wire().channel()
 
     def close(self) -> None:
         """End it; the next use makes it anew."""
         with self._lock:
-            self._forget_parents()
             self._denied = None
             self._drop()
 
-    def _forget_parents(self) -> None:
-        """After a fork the connection is the parent's: the child makes its own, and leaves that alone."""
-        if os.getpid() != self._process:
-            self._process, self._wires, self._lock = os.getpid(), [], threading.RLock()
+    def forget(self) -> None:
+        """Leave the connection to the parent of this process, which has been forked; the next use makes an own one."""
+        self._wires, self._lock, self.sessions = [], threading.RLock(), Sessions(self._channel)
+        for agent in self.agents.values():
+            agent.forget()
 
     def _drop(self) -> None:
         for wire in reversed(self._wires):
@@ -223,11 +230,31 @@ def connections() -> list[Connection]:
     return list(_all.values())
 
 
+@contextlib.contextmanager
+def _lost() -> Iterator[None]:
+    try:
+        yield
+    except Refused as error:
+        raise Lost(f"the server opens no further channel: {error}") from None
+    except WireError as error:
+        raise Lost(str(error)) from None
+
+
 @atexit.register
 def close_all() -> None:
-    """End all connections; a child of a fork leaves its parent's alone."""
-    for connection in list(_all.values()):
+    """End all connections of this process."""
+    for connection in connections():
         connection.close()
+
+
+def _forget_all() -> None:
+    global _all_lock  # noqa: PLW0603 - the parent may have held it
+    _all_lock = threading.Lock()
+    for connection in connections():
+        connection.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)
 
 
 def unreachable(name: str, why: str, seconds: float) -> ConnectionFailed:

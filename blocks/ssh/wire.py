@@ -16,8 +16,8 @@ import paramiko as _paramiko
 
 paramiko: Any = _paramiko  # it has no types of its own, and typeshed's are of an older one
 
-WINDOW = 32 * 1024 * 1024
-"""What the other side may send before we have read it: enough for 1 Gbit/s over a quarter of a second."""
+WINDOW = 8 * 1024 * 1024
+"""What the other side may send before we have read it. Read as much at once: paramiko moves all that is left."""
 PACKET = 1024 * 1024
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _PIECE = 32 * 1024 - 64

@@ -182,8 +182,10 @@ def test_a_module_behind_a_link_that_leaves_the_project_arrives_where_it_is_impo
 class Distant(LocalTarget):
     """A target that rsync reaches through a remote shell, as it does over SSH; the shell runs here."""
 
-    def rsync_path(self, path: str) -> str:
-        return f"host:{path}"
+    shell: str = ""
+
+    def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> rsync.Copied:
+        return rsync.copy(source, f"host:{path}", names, ("-s", "-e", self.shell, *options))
 
 
 def test_a_target_behind_a_remote_shell_gets_the_same(project: Path, tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_a_target_behind_a_remote_shell_gets_the_same(project: Path, tmp_path: P
     remote_shell.chmod(0o755)
     write(project, "two words.txt", "new\nline.txt")
     (project / "link").symlink_to("data")
-    target = Distant(PurePosixPath(tmp_path, "far away"), ("-e", str(remote_shell)))
+    target = Distant(PurePosixPath(tmp_path, "far away"), str(remote_shell))
     first = send_snapshot(listed(project), target=target, project_key="p")
     (project / "two words.txt").write_text("changed")
     second = send_snapshot(listed(project), target=target, project_key="p")
@@ -215,10 +217,10 @@ def test_a_file_that_changes_before_it_is_sent_is_sent_as_it_is_then(project: Pa
 class Restless(LocalTarget):
     """The file is written to each time before rsync starts."""
 
-    def rsync_path(self, path: str) -> str:
+    def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> rsync.Copied:
         with (Path(self.root).parent / "project" / "main.py").open("a") as stream:
             stream.write("!")
-        return path
+        return super().copy(source, path, names, options)
 
 
 def test_a_file_that_does_not_stop_changing_is_named_and_nothing_is_left(project: Path, root: PurePosixPath) -> None:

@@ -123,6 +123,15 @@ def remove(path: str) -> bool:
     return True
 
 
+def rename(path: str, target: str) -> None:
+    """Give a file its name; done twice is done once."""
+    try:
+        os.replace(path, target)
+    except FileNotFoundError:
+        if not os.path.exists(target):
+            raise
+
+
 def folders(root: str, names: List[str]) -> None:
     """Make the folders right in the root, which others may be able to write: each must be its user's own."""
     for name in names:
@@ -130,5 +139,5 @@ def folders(root: str, names: List[str]) -> None:
 
 
 OPERATIONS: Dict[str, Any] = {
-    operation.__name__: operation for operation in (await_growth, read, write, names, announce, remove, folders)
+    operation.__name__: operation for operation in (await_growth, read, write, names, announce, remove, rename, folders)
 }

@@ -1,0 +1,159 @@
+"""Lets rsync use a channel of the connection: a private Unix socket, to which its pipes come (remote/joiner.py)."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+import socket
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+from slurm_ray_flow import remote
+from slurm_ray_flow.blocks.ssh import bootstrap
+from slurm_ray_flow.blocks.ssh.wire import WINDOW, send_all
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.remote import frames
+
+_PIECE = 256 * 1024
+_LAST_WORDS = 5.0
+_LONGEST = 80  # the whole path of a Unix socket has at most 107 bytes
+
+
+class Door:
+    """A place that rsync's pipes are brought to.
+
+    Attributes:
+        lost: why the connection was lost under rsync; "" if it was not.
+        failure: why it could not be made at all.
+    """
+
+    def __init__(self, path: Path, channel: Callable[[], AbstractContextManager[Any]]) -> None:
+        self.lost = ""
+        self.failure: SlurmRayFlowError | None = None
+        self._path, self._channel = path, channel
+        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._listening.bind(str(path))
+        self._listening.listen(4)
+        self._thread(self._serve)
+
+    @property
+    def rsync_options(self) -> tuple[str, ...]:
+        """What makes rsync come here; `-s` keeps all names out of command lines."""
+        program = Path(remote.__path__[0]) / "joiner.py"
+        return "-s", "-e", " ".join(_quoted(text) for text in (sys.executable, "-I", str(program), str(self._path)))
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+
+    def _serve(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                visitor, _ = self._listening.accept()
+                self._thread(functools.partial(self._receive, visitor))
+
+    def _receive(self, visitor: socket.socket) -> None:
+        with visitor, contextlib.suppress(OSError, ValueError):
+            data, pipes, _, _ = socket.recv_fds(visitor, 1024 * 1024, 3)
+            for pipe in pipes:
+                os.set_blocking(pipe, True)  # rsync's own ends stay as rsync wants them
+            try:
+                while not data.endswith(b"\n"):
+                    data += visitor.recv(65536) or b"\n"
+                code = self._joined(json.loads(data)["command"], pipes)
+            finally:
+                for pipe in pipes:
+                    with contextlib.suppress(OSError):
+                        os.close(pipe)
+            visitor.sendall(b"%d\n" % code)
+
+    def _joined(self, command: str, pipes: list[int]) -> int:
+        """Run a command with rsync's pipes; gives its exit code, 255 if the connection was lost."""
+        try:
+            with self._channel() as channel:
+                return self._run(channel, command, pipes)
+        except SlurmRayFlowError as error:
+            self.failure, self.lost = error, error.what
+        except Exception as error:  # whatever it is, rsync has to hear of it
+            self.lost = str(error) or type(error).__name__
+        with contextlib.suppress(OSError):
+            os.write(pipes[2], f"{self.lost}\n".encode())
+        return 255
+
+    def _run(self, channel: Any, command: str, pipes: list[int]) -> int:
+        line, word = bootstrap.after_noise(f"umask 077\nexec {command}\n")
+        channel.settimeout(60.0)
+        channel.exec_command(line)
+        errors = self._thread(lambda: _copy_errors(channel, pipes[2]))
+        bootstrap.skip_noise(channel.recv, word)
+        channel.settimeout(None)
+        self._thread(lambda: _feed(channel, os.dup(pipes[0])))
+        try:
+            _pump(channel.recv, pipes[1])
+        except OSError:  # rsync has gone: nobody waits for its exit code
+            return 255
+        errors.join(_LAST_WORDS)
+        if not channel.exit_status_ready() and not channel.status_event.wait(_LAST_WORDS):
+            raise frames.Cut("the connection was lost")
+        code: int = channel.recv_exit_status()
+        if code < 0:
+            raise frames.Cut("the connection was lost")
+        return code
+
+    def _thread(self, target: Callable[[], Any]) -> threading.Thread:
+        thread = threading.Thread(target=target, daemon=True, name="srf-rsync")
+        thread.start()
+        return thread
+
+
+@contextlib.contextmanager
+def opened(channel: Callable[[], AbstractContextManager[Any]]) -> Iterator[Door]:
+    """A door for as long as the block lasts.
+
+    Args:
+        channel: gives a new channel of the connection.
+    """
+    short = len(tempfile.gettempdir()) < _LONGEST
+    folder = Path(tempfile.mkdtemp(prefix="srf-", dir=None if short else "/tmp"))  # noqa: S108 - it makes a private one
+    try:
+        door = Door(folder / "door", channel)
+        try:
+            yield door
+        finally:
+            door.close()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_errors(channel: Any, pipe: int) -> None:
+    with contextlib.suppress(OSError):
+        _pump(channel.recv_stderr, pipe)
+
+
+def _pump(read: Callable[[int], bytes], pipe: int) -> None:
+    while data := read(WINDOW):
+        view = memoryview(data)
+        while view:
+            view = view[os.write(pipe, view) :]
+
+
+def _feed(channel: Any, pipe: int) -> None:
+    with contextlib.suppress(OSError):
+        while data := os.read(pipe, _PIECE):
+            send_all(channel, data)
+        channel.shutdown_write()
+    os.close(pipe)
+
+
+def _quoted(text: str) -> str:
+    """As rsync reads `-e`: a quote within quotes is doubled."""
+    return '"' + text.replace('"', '""') + '"' if set(text) & set(" \t\"'") else text

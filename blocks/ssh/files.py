@@ -1,0 +1,109 @@
+"""Files over the connection: rsync through one of its channels, going on after a cut with what has arrived."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, TypeVar
+
+from slurm_ray_flow.blocks import rsync
+from slurm_ray_flow.blocks.files import private_folder
+from slurm_ray_flow.blocks.shell import Completed
+from slurm_ray_flow.blocks.ssh import door
+from slurm_ray_flow.blocks.ssh.outage import Outage
+from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.ssh.agent import Agent
+
+_HOST = "cluster"  # rsync wants a name before the colon; the door leads to one host only
+_PARTIAL = ".rsync-partial"
+_PROGRESS = 60.0  # a try that went on for so long was of use: the next outage is one of its own
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class SshTarget:
+    """A host that snapshots go to (blocks/transfer.py: Target)."""
+
+    agent: Agent
+    root: PurePosixPath
+
+    def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> rsync.Copied:
+        """Bring files of a folder there. After a cut all count as moved: what the first try sent is not known."""
+        tries: list[Sequence[str]] = []
+
+        def once(way: Sequence[str]) -> rsync.Copied:
+            tries.append(way)
+            return rsync.copy(source, f"{_HOST}:{path}", names, (*way, f"--partial-dir={_PARTIAL}", *options))
+
+        copied = patiently(self.agent, once)
+        return copied if len(tries) == 1 else rsync.Copied(tuple(names), copied.bytes_sent)
+
+    def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
+        """Run it there."""
+        done = self.agent.ask_all([("commands.run", {"argv": list(command), "data": stdin, "timeout": timeout})])[0]
+        return Completed(tuple(command), done["exit_code"], done["stdout"], done["stderr"])
+
+
+def copy_to(agent: Agent, source: Path, path: PurePosixPath) -> None:
+    """Bring a file there: beside, then renamed."""
+    beside = path.parent / f".{path.name}.{secrets.token_hex(6)}"
+    agent.ask_all([("files.folders", {"root": str(path.parent), "names": [""]})])
+    try:
+        patiently(agent, lambda way: rsync.copy_file(str(source), f"{_HOST}:{beside}", way))
+        agent.ask_all([("files.rename", {"path": str(beside), "target": str(path)})])
+    except BaseException:
+        with contextlib.suppress(SlurmRayFlowError):
+            agent.ask_all([("files.remove", {"path": str(beside)})])
+        raise
+
+
+def copy_folder(agent: Agent, source: Path, path: PurePosixPath) -> None:
+    """Bring what lies in a folder into one there; what is there stays."""
+    agent.ask_all([("files.folders", {"root": str(path), "names": [""]})])
+    patiently(agent, lambda way: rsync.copy_folder(str(source), f"{_HOST}:{path}", way))
+
+
+def copy_from(agent: Agent, path: PurePosixPath, target: Path) -> None:
+    """Bring a file home: beside, then renamed."""
+    beside = private_folder(target.parent) / f".{target.name}.{secrets.token_hex(6)}"
+    try:
+        patiently(agent, lambda way: rsync.copy_file(f"{_HOST}:{path}", str(beside), way))
+        beside.replace(target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def patiently(agent: Agent, copy: Callable[[Sequence[str]], T]) -> T:
+    """Have rsync copy over the connection, again if it was lost.
+
+    Args:
+        agent: whose connection.
+        copy: starts rsync with options for the way there.
+
+    Raises:
+        SyncError: rsync failed, though the connection held.
+        ConnectionFailed: the connection could not be made again.
+    """
+    outage = Outage(agent.connection, agent.label)
+    while True:
+        began = time.monotonic()
+        with door.opened(agent.connection.transfer) as entrance:
+            try:
+                done = copy(entrance.rsync_options)
+            except SyncError:
+                if entrance.failure is not None:
+                    raise entrance.failure from None
+                if not entrance.lost:
+                    raise
+            else:
+                outage.over()
+                return done
+        if time.monotonic() - began > _PROGRESS:
+            outage = Outage(agent.connection, agent.label)
+        outage.wait(entrance.lost)
