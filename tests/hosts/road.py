@@ -35,8 +35,8 @@ class Road:
         self.ssh_config, self.known_hosts = own.with_suffix(".ssh_config"), own.with_suffix(".known_hosts")
         target = f"{host.address}:22"
         self._process = background("hosts.relay", host.place, str(self._control), listen, target, str(delay), log=log)
-        until(lambda: self._control.exists() or self._process.poll() is not None, "a relay answers")
-        if not self._control.exists():
+        until(lambda: self._answers() or self._process.poll() is not None, "a relay answers")
+        if self._process.poll() is not None:
             raise LabError(f"the relay to {host.name} ended: {log.read_text()}")
         self.port = int(self._tell()["port"])
 
@@ -74,6 +74,12 @@ class Road:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._tell())
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
 
     def _tell(self, **order: object) -> dict[str, Any]:
         with socket.socket(socket.AF_UNIX) as control:
