@@ -15,7 +15,7 @@ from typing import Any
 from packaging.utils import canonicalize_name
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import rsync, transfer, wheelhouse
+from slurm_ray_flow.blocks import wheelhouse
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.blocks.shell import run
@@ -63,17 +63,6 @@ def build(
     machine.ask_all([("environments.build", {"spec": ready})], lambda event: say(event, tell))
 
 
-def sender(machine: Machine, target: transfer.Target) -> Send:
-    """Send folders as snapshots are sent."""
-
-    def send(folder: Path, there: PurePosixPath) -> None:
-        names = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
-        machine.ask("files.folders", root=str(there), names=[""])
-        target.copy(str(folder), str(there), sorted(names), rsync.FILES)
-
-    return send
-
-
 def say(event: Mapping[str, Any], tell: Tell) -> None:
     """Tell people what a builder's event means; nothing of uv's list of packages, which the table shows."""
     text = _TEXTS.get(event["event"], "").format(**event)
@@ -93,7 +82,7 @@ def _sent_wheels(
     machine: Machine, spec: Mapping[str, Any], target: Target, wheels: str, tell: Tell, send: Send
 ) -> dict[str, Any]:
     """Bring there what the cluster can't get itself; gives what that changes in the spec."""
-    there = machine.root_folder / "cache" / "wheels"
+    there = machine.root_folder / "wheelhouses"
     if wheels == "upload":
         made = wheelhouse.whole(spec, target, there, tell)
     elif any(map(is_local, spec["requirements"])) or local_links(spec["options"]):

@@ -31,7 +31,7 @@ from slurm_ray_flow.core.wheels import Target, is_local, local_links, without_wh
 
 SECONDS = 3600.0
 """How long a download or a build may take."""
-_WORK, _LINES, _HERE = ".work", "lines.json", "file:///srf-wheelhouse"
+_WORK, _WHEELS, _LINES, _HERE = ".work", "wheels", "lines.json", "file:///srf-wheelhouse"
 Tell = Callable[[str], None]
 
 
@@ -66,7 +66,7 @@ def whole(spec: Mapping[str, Any], target: Target, there: PurePosixPath, tell: T
             tell(f"collects packages for {target.machine}, Python {target.version}")
             _Collector(spec, target, folder).collect_all()
     changes = {"requirements": _lines(place, there), "constraints": [], "options": ["--no-index", "--no-deps"]}
-    return Wheelhouse(place, changes)
+    return Wheelhouse(place / _WHEELS, changes)
 
 
 def local_only(spec: Mapping[str, Any], target: Target, there: PurePosixPath, tell: Tell) -> Wheelhouse:
@@ -87,7 +87,7 @@ def local_only(spec: Mapping[str, Any], target: Target, there: PurePosixPath, te
             tell("builds the local packages")
             _Collector(spec, target, folder).collect_local()
     others = [line for line in spec["requirements"] if not is_local(line)]
-    return Wheelhouse(place, {"requirements": [*others, *_lines(place, there)]})
+    return Wheelhouse(place / _WHEELS, {"requirements": [*others, *_lines(place, there)]})
 
 
 class _Collector:
@@ -95,13 +95,14 @@ class _Collector:
 
     def __init__(self, spec: Mapping[str, Any], target: Target, folder: Path) -> None:
         self._spec, self._target, self._folder = spec, target, folder
-        self._work = folder / _WORK
+        self._work, self._wheels = folder / _WORK, folder / _WHEELS
         self._work.mkdir(mode=0o700)
+        self._wheels.mkdir(mode=0o700)
 
     def collect_all(self) -> None:
         for pin in self._resolved(self.collect_local()):
             self._build(pin)
-        wheels = [path for path in self._folder.glob("*/*.whl") if path.parent != self._work]
+        wheels = self._wheels.glob("*/*.whl")
         self._note([Line(parse_wheel_filename(wheel.name)[0], url=wheel.as_uri()) for wheel in wheels])
 
     def collect_local(self) -> list[str]:
@@ -118,7 +119,7 @@ class _Collector:
 
     def _note(self, lines: Sequence[Line]) -> None:
         """Keep the requirement lines, with addresses as seen from the wheelhouse."""
-        start = self._folder.as_uri()
+        start = self._wheels.as_uri()
         texts = [dataclasses.replace(line, url=line.url.replace(start, _HERE)).text for line in lines]
         write_whole(self._folder / _LINES, json.dumps(sorted(texts)).encode())
 
@@ -182,7 +183,7 @@ class _Collector:
     def _keep(self, wheel: Path, copy: bool = False) -> Path:
         with open(wheel, "rb") as file:
             digest = hashlib.sha256(file.read()).hexdigest()[:16]
-        place = self._folder / digest / wheel.name
+        place = self._wheels / digest / wheel.name
         place.parent.mkdir(mode=0o700, exist_ok=True)
         shutil.copyfile(wheel, place) if copy else os.replace(wheel, place)
         os.utime(place, (0x60000000, 0x60000000))  # rsync takes one of the same time and size for the same

@@ -41,7 +41,7 @@ class Place:
         server = server or self.server()
         fields = {"constraints": [], "options": [], "version": VERSION, "requirements": list(requirements)}
         spec = {"root": str(server.root_folder), "digest": digest, **fields, **changes}
-        send = building.sender(server, server.agent.target)
+        send = server.agent.copy_folder
         building.build(server, spec, self.said.append, send=send, policy=policy, wheels=wheels)
         return self.environment(digest)
 
@@ -208,9 +208,9 @@ def test_uploaded_wheels_need_no_index(offline):
     names = ["six==1.16.0", "numpy", f"dill=={importlib.metadata.version('dill')}"]
     environment = offline.build(*names, wheels="upload")
     assert offline.run(environment, "import numpy, six; print(int(numpy.arange(5).sum()))") == "10"
-    before = {path.name for path in offline.seen("cache/wheels").glob("*/*")}
+    before = {path.name for path in offline.seen("wheelhouses").glob("*/*")}
     offline.build(*names, "toml==0.10.2", wheels="upload", digest="d2")
-    added = {path.name for path in offline.seen("cache/wheels").glob("*/*")} - before
+    added = {path.name for path in offline.seen("wheelhouses").glob("*/*")} - before
     assert added == {"toml-0.10.2-py2.py3-none-any.whl"}
 
 
