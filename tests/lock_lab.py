@@ -13,6 +13,7 @@ import dill
 from remote_lab import Lab, until
 from slurm_ray_flow.remote.operations import perform
 
+USERS = (12001, 12002, 12003)
 SYSTEM_PYTHON = "/usr/bin/python3"
 FOREIGN = """
 import fcntl, os, sys, time
@@ -106,3 +107,21 @@ def give(folder, user):
 
 def held(process):
     return process.stdout.readline() == "held\n"
+
+
+def running(locked, name, user=0):
+    log = locked.lab(user).folder(name) / "log.txt"
+    return until(lambda: log.exists() and "sleeping" in log.read_text())
+
+
+def child_of(pid):
+    """The inner head: the keeper's child that is not the warden, which leads a session of its own."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return next(int(child) for child in children if os.getsid(int(child)) != int(child))
+
+
+def zombie(pid):
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
+    except OSError:
+        return True

@@ -17,6 +17,7 @@ if __name__ == "__main__":
 import contextlib
 import json
 import mmap
+import shutil
 import signal
 import traceback
 from typing import Any, Dict, List, Optional
@@ -121,12 +122,13 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
 
 
 def _keep_allocation(run: Run, spec: Dict[str, Any]) -> int:
+    note = Note()
     try:
-        tenure = Tenure(run, spec, await_turn(run, spec, _FORWARDED)) if spec.get("lock") else None
+        turn = await_turn(run, spec, _FORWARDED) if spec.get("lock") else None
+        tenure = Tenure(run, spec, turn, lambda: _remove_folders(note)) if turn else None
     except OperationError as error:
         close(run, {"cause": error.cause or "lock", "message": _in_words(error)}, "")
         return 1
-    note = Note()
     inner = os.fork()
     if inner == 0:
         _be_inner(run, spec, note, tenure)
@@ -171,7 +173,7 @@ def _be_inner(run: Run, spec: Dict[str, Any], note: Note, tenure: Optional[Tenur
         traceback.print_exc()
         sys.stderr.flush()
     finally:
-        _remove_environment(note)
+        _remove_folders(note)
         os._exit(code)
 
 
@@ -186,10 +188,13 @@ def _with_environment(spec: Dict[str, Any], note: Note) -> Dict[str, Any]:
     return {**spec, "python": os.path.join(binaries, "python")}
 
 
-def _remove_environment(note: Note) -> None:
-    prefix = note.read().get("environment")
-    if prefix:
-        packing.remove(prefix)
+def _remove_folders(note: Note) -> None:
+    """Remove what the run had on the node's own disk, if it is still there."""
+    noted = note.read()
+    if noted.get("environment"):
+        packing.remove(noted["environment"])
+    if noted.get("ray_folder"):
+        shutil.rmtree(noted["ray_folder"], ignore_errors=True)
 
 
 def _wait_for(inner: int, run: Run, note: Note, spared: List[int]) -> int:
@@ -208,7 +213,7 @@ def _wait_for(inner: int, run: Run, note: Note, spared: List[int]) -> int:
     if code != 0:
         processes.end_descendants(spared)
         _clean_up(code, run, note.read())
-        _remove_environment(note)
+        _remove_folders(note)
     return 0 if code == 0 else 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Callable, Dict, Optional
 
 from slurm_ray_flow.remote import confine, lock
 from slurm_ray_flow.remote.events import Run
@@ -22,11 +22,12 @@ class Tenure:
         run: the allocation's run.
         spec: its spec.json.
         turn: what was taken.
+        last: what else is left to do when no process of the run is left.
     """
 
-    def __init__(self, run: Run, spec: Dict[str, Any], turn: Turn) -> None:
+    def __init__(self, run: Run, spec: Dict[str, Any], turn: Turn, last: Callable[[], None]) -> None:
         assert turn.grant is not None
-        self._run, self._turn, self._grant = run, turn, turn.grant
+        self._run, self._turn, self._grant, self._last = run, turn, turn.grant, last
         self._spec = turn.grant.applied(spec)
         self._next_look, self._wanted = 0.0, False
         store = int(self._spec.get("object_store_memory") or 0)
@@ -76,4 +77,5 @@ class Tenure:
         """In the warden, when no process of the run is left."""
         if self._group:
             self._group.remove()
+        self._last()
         self._turn.queue.leave()

@@ -4,6 +4,7 @@ import os
 
 import pytest
 
+from lock_lab import LockLab
 from remote_lab import Lab
 
 counter = iter(range(1_000_000))
@@ -20,3 +21,11 @@ def lab(tmp_path):
 def name():
     """A run id that no other process of this machine carries."""
     return f"run-{os.getpid()}-{next(counter)}"
+
+
+@pytest.fixture
+def locked():
+    """A lock of its own, several users' root folders, and heads under it."""
+    lab = LockLab()
+    yield lab
+    lab.close()

@@ -8,21 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from lock_lab import LockLab, held
+from lock_lab import USERS, child_of, held, running, zombie
 from remote_lab import nothing_left, processes_of, until
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux"),
     pytest.mark.skipif(os.geteuid() != 0, reason="several users need root"),
 ]
-USERS = (12001, 12002, 12003)
-
-
-@pytest.fixture
-def locked():
-    lab = LockLab()
-    yield lab
-    lab.close()
 
 
 def noting(path, seconds=0.15):
@@ -48,11 +40,6 @@ def sleeper():
         time.sleep(600)
 
     return sleep
-
-
-def running(locked, name, user=0):
-    log = locked.lab(user).folder(name) / "log.txt"
-    return until(lambda: log.exists() and "sleeping" in log.read_text())
 
 
 def shared_file(locked):
@@ -156,12 +143,6 @@ def test_a_dead_or_stopped_waiter_holds_nobody_up(locked, name):
         os.kill(stopped.pid, signal.SIGCONT)
 
 
-def child_of(pid):
-    """The inner head: the keeper's child that is not the warden, which leads a session of its own."""
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return next(int(child) for child in children if os.getsid(int(child)) != int(child))
-
-
 def backgrounder():
     def leave_things_and_sleep():
         import subprocess
@@ -189,13 +170,6 @@ def test_a_kill_frees_the_lock_at_once_and_nothing_of_the_run_is_left(locked, na
     assert time.monotonic() - killed < 0.8
     if victims != "both":
         assert locked.lab().wait_for(name, "call_ended", 3.0)["cause"] == "lost"
-
-
-def zombie(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] in "ZX"
-    except OSError:
-        return True
 
 
 def test_a_run_leaves_no_ticket_and_no_process(locked, name):

@@ -1,0 +1,156 @@
+"""The queue's folder is everybody's: what others put there is looked at with suspicion."""
+
+import contextlib
+import fcntl
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from slurm_ray_flow.remote import lock
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.tickets import Queue, clean
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux")
+HOLDS_A_TICKET = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from slurm_ray_flow.remote.tickets import Queue
+queue = Queue(sys.argv[2])
+queue.enter({"run": sys.argv[3]})
+print("in", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextlib.contextmanager
+def waiting(path, run):
+    """Another process in the queue."""
+    import slurm_ray_flow
+
+    source = os.path.dirname(os.path.dirname(slurm_ray_flow.__file__))
+    command = [sys.executable, "-c", HOLDS_A_TICKET, source, path, run]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout.readline() == "in\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def path(tmp_path):
+    return str(tmp_path / "server.lock")
+
+
+def test_tickets_come_in_the_order_in_which_they_were_taken_and_dead_ones_do_not_count(path):
+    with waiting(path, "first"), waiting(path, "second") as second, waiting(path, "third"):
+        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["first", "second", "third"]
+        second.kill()
+        second.wait()
+        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["first", "third"]
+
+
+def test_a_place_is_not_made_better_by_a_file_s_times(path):
+    with waiting(path, "first"), waiting(path, "second"):
+        forged = Queue(path).tickets()[1].entry
+        os.utime(os.path.join(path + ".queue", forged), (1, 1))
+        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["first", "second"]
+
+
+def test_what_is_no_ticket_is_passed_over(path):
+    folder = path + ".queue"
+    with waiting(path, "real"):
+        os.mkfifo(os.path.join(folder, "w-fifo"))
+        os.mkdir(os.path.join(folder, "w-folder"))
+        os.symlink("/etc/passwd", os.path.join(folder, "w-link"))
+        with open(os.path.join(folder, "w-large"), "wb") as large:
+            large.truncate(1 << 30)
+        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["real"]
+
+
+def test_a_second_name_of_a_lock_that_is_held_does_not_have_it_dropped(path):
+    queue, files = Queue(path), lock.Files()
+    assert files.take(lock.open_shared(path), lock.EXCLUSIVE)
+    queue.enter({"run": "mine"})
+    queue.own |= files.identities()
+    for entry in os.listdir(queue.path):
+        os.link(os.path.join(queue.path, entry), os.path.join(queue.path, "w-again"))
+    os.link(path, os.path.join(queue.path, "w-lock"))
+    queue.tickets()
+    asks = "import fcntl, sys; fcntl.lockf(open(sys.argv[1], 'r+'), fcntl.LOCK_EX | fcntl.LOCK_NB)"
+    for held in (path, os.path.join(queue.path, "w-again")):
+        assert (
+            subprocess.run([sys.executable, "-c", asks, held], check=False, stderr=subprocess.DEVNULL).returncode != 0
+        )
+
+
+@pytest.mark.parametrize("planted", ["link", "file", "narrow"])
+def test_a_queue_that_is_no_folder_for_everybody_is_refused(path, planted, tmp_path):
+    (tmp_path / "elsewhere").mkdir(mode=0o1777)
+    {
+        "link": lambda: os.symlink(tmp_path / "elsewhere", path + ".queue"),
+        "file": lambda: open(path + ".queue", "w").close(),
+        "narrow": lambda: os.mkdir(path + ".queue", 0o755),
+    }[planted]()
+    with pytest.raises(OperationError) as caught:
+        Queue(path)
+    assert caught.value.cause == "lock"
+    assert caught.value.where == path + ".queue"
+
+
+@pytest.mark.parametrize(
+    ("text", "known"),
+    [
+        ({"run": "r", "name": "n", "password": "p"}, {"run": "r", "name": "n"}),
+        ({"run": "\x1b[2Jx\r\ny", "server": 7, "name": ["n"]}, {"run": "[2Jxy"}),
+        ({"run": "x" * 5000}, {"run": "x" * 200}),
+        (["no dictionary"], {}),
+        (None, {}),
+    ],
+)
+def test_a_ticket_s_text_is_known_short_and_harmless(text, known):
+    assert clean(text) == known
+
+
+def test_looking_makes_nothing(path, tmp_path):
+    with pytest.raises(FileNotFoundError):
+        Queue(path, make=False)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_dead_ticket_of_ours_is_removed_some_time_later(path, monkeypatch):
+    monkeypatch.setattr("slurm_ray_flow.remote.tickets.DEAD_AFTER", 0.1)
+    with waiting(path, "dead"):
+        pass
+    time.sleep(0.2)
+    queue = Queue(path)
+    queue.enter({"run": "mine"})
+    assert queue.tickets() == []
+    assert len(os.listdir(queue.path)) == 1
+
+
+def test_three_parts_of_a_file_are_one_lock(path):
+    files = lock.Files()
+    assert files.take(lock.open_shared(path), lock.EXCLUSIVE)
+    reading, writing = os.pipe()
+    files.divide()
+    child = os.fork()
+    if child == 0:
+        files.join(lock.INNER)
+        os.write(writing, b"1")
+        time.sleep(60)
+        os._exit(0)
+    os.read(reading, 1)
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        assert lock.holder(descriptor) == child
+        os.close(descriptor)  # and with it goes this process's own part
+        descriptor = os.open(path, os.O_RDWR)
+        with pytest.raises(OSError, match="unavailable"):
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+    fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(descriptor)
