@@ -57,7 +57,7 @@ def clean_up(place: Place, seconds: float, *, dry_run: bool = False, run: str = 
         SlurmRayFlowError: the cluster can't be reached, or the run lives.
     """
     records = list(_records())
-    if run and any(path.stem == run and launch_alive(record) for path, record in records):
+    if run and any(path.stem == run and _launching(record) for path, record in records):
         raise OptionError(f"run {run} still lives", where=place.label, advice=f"end it: srf cancel {run[:8]}")
     asked = {"root": place.root, "seconds": seconds, "run": run, "known": _known(place, records)}
     found = place.ask("clean_up.find", **asked)
@@ -85,7 +85,7 @@ def _known(place: Place, records: Iterable[tuple[Path, RunRecord]]) -> dict[str,
         named = {_run_id(name) for name in (record.run_id, record.attempt, record.allocation)}
         if place.has(record):
             ages.update({name: min(age, ages.get(name, age)) for name in named})
-            launching |= named if launch_alive(record) else set()
+            launching |= named if _launching(record) else set()
             kept |= named if record.keep else set()
         elif place.at_home and age < RECORD_SECONDS:
             kept.add(_run_id(record.run_id))  # its own cluster's clean-up sees to it
@@ -100,7 +100,7 @@ def _pruned(place: Place, uv: str) -> tuple[Thing, ...]:
 def _forget(place: Place, records: Iterable[tuple[Path, RunRecord]], seconds: float, there: set[str], run: str) -> None:
     """Remove home's records of runs that are not on the cluster any more."""
     for path, record in records:
-        old = time() - _changed(path) > seconds and not record.keep and not launch_alive(record)
+        old = time() - _changed(path) > seconds and not record.keep and not _launching(record)
         wanted = record.run_id == run if run else old
         if place.has(record) and wanted and _run_id(record.run_id) not in there:
             with contextlib.suppress(OSError):
@@ -111,6 +111,11 @@ def _records() -> Iterator[tuple[Path, RunRecord]]:
     for path in (home() / "runs").glob("[!.]*.json"):
         with contextlib.suppress(OSError, ValueError, TypeError):
             yield path, RunRecord.from_json(path.read_text())
+
+
+def _launching(record: RunRecord) -> bool:
+    """Whether its launch is under way; a notebook lives long after its runs have ended."""
+    return not record.ended and launch_alive(record)
 
 
 def _run_id(name: str) -> str:
