@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from prefect.blocks.core import Block
@@ -14,6 +15,7 @@ from slurm_ray_flow.blocks.ssh.agent import Agent
 from slurm_ray_flow.blocks.ssh.connection import Connection, Limits
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, Wanted, resolved
 from slurm_ray_flow.blocks.ssh.login import Secrets
+from slurm_ray_flow.blocks.ssh.trust import Shown, trust
 
 
 class SshConnection(Block):
@@ -102,14 +104,25 @@ class SshConnection(Block):
         endpoint = self.endpoint()
         name = label or self._block_document_name or self.host
         limits = Limits(connect=self.connect_timeout, again=self.reconnect_within)
-        password = self.password.get_secret_value() if self.password else ""
+        return connection.shared(endpoint, self._secrets(endpoint, name), limits, name, hash(self._password))
 
+    def trust(self, confirm: Callable[[Shown], bool]) -> list[Shown]:
+        """Make the host keys known of the server and of those on the way; `confirm` says which are right."""
+        endpoint = self.endpoint()
+        name = self._block_document_name or self.host
+        return trust(endpoint, self._secrets(endpoint, name), confirm, Limits(connect=self.connect_timeout))
+
+    @property
+    def _password(self) -> str:
+        return self.password.get_secret_value() if self.password else ""
+
+    def _secrets(self, endpoint: Endpoint, name: str) -> Callable[[Endpoint], Secrets]:
         def secrets(server: Endpoint) -> Secrets:
             variable = password_variable(name if server == endpoint else server.name)
-            given = password if server == endpoint else ""
+            given = self._password if server == endpoint else ""
             return Secrets(given or os.environ.get(variable, ""), prompt.ask, variable)
 
-        return connection.shared(endpoint, secrets, limits, (name, hash(password)))
+        return secrets
 
     def agent(self, root: str, python: str = "", label: str = "") -> Agent:
         """Our program on the host, not started before it is asked.

@@ -7,7 +7,6 @@ import json
 import secrets
 import shlex
 import sys
-from pathlib import Path
 from typing import Any
 
 from slurm_ray_flow.blocks import programs
@@ -148,8 +147,3 @@ def nothing_came(error: frames.Cut, name: str, said: str) -> SlurmRayFlowError:
         where=name,
         advice=f"try `ssh {name} true`",
     )
-
-
-def default_known_hosts() -> Path:
-    """Where OpenSSH keeps the user's."""
-    return Path("~/.ssh/known_hosts").expanduser()

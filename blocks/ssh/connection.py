@@ -52,8 +52,8 @@ class Connection:
         agents: our programs there, by their root and Python.
     """
 
-    def __init__(self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits) -> None:
-        self.endpoint, self.limits = endpoint, limits
+    def __init__(self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits, label: str) -> None:
+        self.endpoint, self.limits, self.label = endpoint, limits, label
         self.made = self.round_trips = 0
         self._secrets = secrets
         self.agents: dict[tuple[str, str], Any] = {}
@@ -144,7 +144,7 @@ class Connection:
         lines = known_hosts.read(server.known_hosts)
         wire = open_wire(server, self._wires, lines, self.limits)
         try:
-            check_host_key(wire, server, lines)
+            check_host_key(wire, server, lines, self.label)
         except BaseException:
             wire.close()
             raise
@@ -174,7 +174,7 @@ def open_wire(server: Endpoint, before: list[Wire], lines: list[known_hosts.Line
         raise
 
 
-def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line]) -> None:
+def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], label: str) -> None:
     """Refuse a server whose key is not known.
 
     Raises:
@@ -187,7 +187,7 @@ def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line]) 
     shown = f"{server} shows the {kind} key {known_hosts.fingerprint(key)}"
     if verdict is Verdict.UNKNOWN:
         raise HostKeyFailed(
-            f"the host key of {server.name} is not known", where=shown, advice=f"run `srf trust {server.name}`"
+            f"the host key of {server.name} is not known", where=shown, advice=f"run `srf trust {label}`"
         )
     if verdict is Verdict.REVOKED:
         raise HostKeyFailed(
@@ -198,7 +198,7 @@ def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line]) 
         f"the host key of {server.name} has changed: the server was set up anew, or somebody stands in between",
         where=f"{shown}; another one is known in {held.file}, line {held.number}",
         advice="ask the people who run the server for its fingerprint; if this one is right, run "
-        f"`ssh-keygen -R '{server.known_as}' -f {held.file}` and `srf trust {server.name}`",
+        f"`ssh-keygen -R '{server.known_as}' -f {held.file}` and `srf trust {label}`",
     )
 
 
@@ -219,10 +219,12 @@ _all: dict[Any, Connection] = {}
 _all_lock = threading.Lock()
 
 
-def shared(endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits, key: Any) -> Connection:
-    """The connection of this process to this endpoint; `key` tells apart what else matters."""
+def shared(
+    endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits, label: str, password: int
+) -> Connection:
+    """The connection of this process to this endpoint, under this label and with this password (its hash)."""
     with _all_lock:
-        return _all.setdefault((endpoint, key), Connection(endpoint, secrets, limits))
+        return _all.setdefault((endpoint, label, password), Connection(endpoint, secrets, limits, label))
 
 
 def connections() -> list[Connection]:

@@ -5,8 +5,12 @@ OpenSSH itself is asked (`ssh -G`), so that Include, Match and its defaults mean
 
 from __future__ import annotations
 
+import getpass
+import os
+import re
 import shutil
-from collections.abc import Sequence
+import socket
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -82,31 +86,40 @@ def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
     names = _through(wanted, said)
     hops = tuple(resolved(_hop(name, wanted), depth + 1) for name in names)
     flattened = tuple(each for hop in hops for each in (*hop.through, hop))
-    host = said["hostname"][0]
+    host, port, user = said["hostname"][0], wanted.port or int(said["port"][0]), wanted.user or said["user"][0]
+    tokens = _tokens(wanted.host, host, port, user)
     return Endpoint(
         name=wanted.host,
         host=host,
-        port=wanted.port or int(said["port"][0]),
-        user=wanted.user or said["user"][0],
+        port=port,
+        user=user,
         key_name=said.get("hostkeyalias", [host])[0],
-        key_files=(wanted.key_file.expanduser(),) if wanted.key_file else _paths(said.get("identityfile", [])),
+        key_files=(wanted.key_file.expanduser(),) if wanted.key_file else _paths(said.get("identityfile", []), tokens),
         keys_named=wanted.key_file is not None,
         only_key_files=wanted.key_file is not None or said.get("identitiesonly") == ["yes"],
         agent=said.get("identityagent") != ["none"],
-        known_hosts=_known_hosts(wanted, said),
+        known_hosts=_known_hosts(wanted, said, tokens),
         through=flattened,
     )
 
 
-def _known_hosts(wanted: Wanted, said: dict[str, list[str]]) -> tuple[Path, ...]:
+def _known_hosts(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:
     if wanted.known_hosts:
         return (wanted.known_hosts.expanduser(),)
     texts = (said.get("userknownhostsfile", [""])[0] + " " + said.get("globalknownhostsfile", [""])[0]).split()
-    return _paths([text for text in texts if text != "none"])
+    return _paths(texts, tokens)
 
 
-def _paths(texts: Sequence[str]) -> tuple[Path, ...]:
-    return tuple(Path(text).expanduser() for text in texts if text != "none")
+def _paths(texts: Sequence[str], tokens: Mapping[str, str]) -> tuple[Path, ...]:
+    """`ssh -G` leaves tokens such as %r as they are."""
+    whole = (re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text) for text in texts if text != "none")
+    return tuple(Path(text).expanduser() for text in whole)
+
+
+def _tokens(name: str, host: str, port: int, user: str) -> dict[str, str]:
+    me = socket.gethostname()
+    here = {"d": str(Path.home()), "u": getpass.getuser(), "i": str(os.getuid()), "l": me, "L": me.split(".")[0]}
+    return {"%": "%", "h": host, "n": name, "p": str(port), "r": user, "k": host, **here}
 
 
 def _through(wanted: Wanted, said: dict[str, list[str]]) -> Sequence[str]:

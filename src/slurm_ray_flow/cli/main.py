@@ -8,7 +8,7 @@ import sys
 import cyclopts
 
 from slurm_ray_flow import __version__
-from slurm_ray_flow.cli import check, clean, clusters, queue, runs, server, start
+from slurm_ray_flow.cli import check, clean, clusters, queue, runs, server, start, trust
 from slurm_ray_flow.cli.output import print_error
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
 
@@ -28,7 +28,7 @@ app["--version"].help = "Show the version and exit."
 app["--help"].help = "Show this message and exit; after a command's name, that command's."
 for command in (
     *(start.run, runs.list_runs, runs.logs, runs.attach, runs.cancel),
-    *(clusters.init, clusters.clusters, check.check, queue.queue, clean.clean),
+    *(clusters.init, clusters.clusters, check.check, queue.queue, trust.trust, clean.clean),
     *(server.up, server.status, server.down),
 ):
     app.command(command, name="runs" if command is runs.list_runs else None)

@@ -1,0 +1,95 @@
+"""Makes host keys known: shows each one that is not, and writes it down when it is said to be right."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow.blocks.ssh.connection import Limits, check_host_key, open_wire
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
+from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
+from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
+from slurm_ray_flow.blocks.ssh.wire import Wire, WireError
+from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The key that a server has shown.
+
+    Attributes:
+        server: which one: user@host:port.
+        name: what it is called in known_hosts.
+        kind: "ssh-ed25519", ...
+        fingerprint: as ssh-keygen prints it.
+        file: where it is written down.
+        known: it was known already.
+    """
+
+    server: str
+    name: str
+    kind: str
+    fingerprint: str
+    file: Path
+    known: bool
+
+
+def trust(
+    endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], confirm: Callable[[Shown], bool], limits: Limits
+) -> list[Shown]:
+    """Look at the keys of a server and of those on the way there; gives what was shown, in order.
+
+    Args:
+        endpoint: the server.
+        secrets: to log in to those on the way.
+        confirm: says of a key that is not known whether it is right.
+        limits: how long a try may take.
+
+    Raises:
+        HostKeyFailed: a key has changed, is revoked, or was not confirmed.
+        ConnectionFailed: a server can't be reached.
+    """
+    found: list[Shown] = []
+    wires: list[Wire] = []
+    try:
+        for server in (*endpoint.through, endpoint):
+            lines = known_hosts.read(server.known_hosts)
+            wires.append(open_wire(server, wires, lines, limits))
+            found.append(_judged(wires[-1], server, lines, confirm))
+            if server != endpoint:
+                log_in(wires[-1], server, secrets(server))
+    except WireError as error:
+        raise ConnectionFailed(str(error), where=endpoint.name, advice="see that the server is up") from None
+    finally:
+        for wire in reversed(wires):
+            wire.close()
+    return found
+
+
+def _judged(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], confirm: Callable[[Shown], bool]) -> Shown:
+    kind, key = wire.host_key
+    verdict = known_hosts.judge(lines, server.known_as, key)
+    if verdict in {Verdict.CHANGED, Verdict.REVOKED}:
+        check_host_key(wire, server, lines, server.name)
+    file = server.known_hosts[0] if server.known_hosts else Path("~/.ssh/known_hosts").expanduser()
+    known = verdict is Verdict.KNOWN
+    shown = Shown(str(server), server.known_as, kind, known_hosts.fingerprint(key), file, known)
+    if not known:
+        if not confirm(shown):
+            raise HostKeyFailed(
+                f"the host key of {server.name} was not confirmed",
+                where=f"{shown.kind} {shown.fingerprint}",
+                advice="ask the people who run the server for its fingerprint",
+            )
+        _append(file, known_hosts.written(server.known_as, kind, key))
+    return shown
+
+
+def _append(file: Path, line: str) -> None:
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    file.touch(mode=0o600)
+    with file.open("rb+") as stream:
+        data = stream.read()
+        stream.write(b"\n" * (data[-1:] not in {b"", b"\n"}) + line.encode())
