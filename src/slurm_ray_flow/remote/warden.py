@@ -10,11 +10,12 @@ import contextlib
 import os
 import signal
 import time
-from typing import Callable, List, Optional
+from typing import Callable, Iterator, Optional, Set
 
 from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.confine import Group
 
+_EXITING = 0x4
 GIVE_UP = 10.0
 """Seconds after which a process that SIGKILL does not end (it waits for a dead disk) holds the lock no longer."""
 
@@ -58,20 +59,22 @@ class Warden:
 
     def _end_what_is_left(self) -> None:
         deadline = time.monotonic() + GIVE_UP
+        leaving = _leaving()
         while time.monotonic() < deadline:
             left = self._left()
-            if not left:
+            leaving = {pid for pid in leaving | left if processes.is_alive(pid)}
+            if not leaving:
                 return
             for pid in left:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
 
-    def _left(self) -> List[int]:
+    def _left(self) -> Set[int]:
         """What carries the run's id from its start on, or is in its group."""
         known = set(self._group.processes()) if self._group else set()
-        marked = {pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_marked(pid)}
-        return [pid for pid in known | marked if pid != os.getpid() and processes.is_alive(pid)]
+        marked = {pid for pid in _pids() if self._is_marked(pid)}
+        return {pid for pid in known | marked if pid != os.getpid() and processes.is_alive(pid)}
 
     def _is_marked(self, pid: int) -> bool:
         try:
@@ -79,3 +82,19 @@ class Warden:
                 return self._marker in file.read().split(b"\0")
         except OSError:
             return False
+
+
+def _pids() -> Iterator[int]:
+    return map(int, filter(str.isdigit, os.listdir("/proc")))
+
+
+def _leaving() -> Set[int]:
+    """This user's processes that are just being ended: they show no variables any more, and still are there."""
+    found = set()
+    for pid in _pids():
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            with open("/proc/{}/stat".format(pid), encoding="utf-8", errors="replace") as file:
+                flags = int(processes.stat_fields(file.read())[6])
+            if flags & _EXITING and os.stat("/proc/{}".format(pid)).st_uid in (os.geteuid(), 0):
+                found.add(pid)
+    return found
