@@ -62,6 +62,8 @@ def start_ray(
         run.note(allocation=allocation)
         return
     cluster.submit(run.paths)
+    if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
+        cluster.announce(run.paths.inbox(run.record.allocation))
     _wait_ready(run, spec, cluster)
     if options.keep_warm:
         warm.offer(run, spec, cluster)
@@ -90,6 +92,7 @@ def _spec(run: Run, code: Code, snapshot: Snapshot, environment: Environment, op
         "run_id": run.record.attempt,
         "python": environment.python,
         "isolated": environment.isolated,
+        "packed": environment.packed,
         "ray": wants_ray(code, options),
         "nodes": options.nodes,
         "cpus": options.cpus_per_node,
@@ -131,12 +134,12 @@ def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
         more, taken = parse_events(news)
         offset += taken
         events += more
-        if ended := find_event(events, "call_ended"):
-            raise error_of(ended["cause"], ended["message"], where(run.record))
         if find_event(events, _ready_event(spec)):
             queued.over()
             _report(events)
             return
+        if ended := find_event(events, "call_ended"):
+            raise error_of(ended["cause"], ended["message"], where(run.record))
         if not alive:
             raise Lost("the head ended while it started", where=where(run.record))
         if due:
