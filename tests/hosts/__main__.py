@@ -24,6 +24,9 @@ LOG_IN = """
   ssh -F {config} dave@desi    with a key, then a one-time code
   ssh -F {config} inner        behind the bastion
 
+Save one as a cluster, then call functions with cluster="desi":
+  .venv/bin/srf init desi --host {desi} --user alice --key-file {key} --known-hosts {known_hosts}
+
 A fresh one-time code      make hosts-code WHO=carol
 Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts fault desi cut --seconds 10   (others: --help)
 End them                   make hosts-down
@@ -45,7 +48,9 @@ def show(lab: Lab) -> None:
     for host in lab.hosts.values():
         seen = f"{len(host.processes())} processes, {host.connections()} connections so far"
         print(f"{host.name:8} {host.address:15} {seen}")
-    print(LOG_IN.format(config=lab.ssh_config, bob=lab.password("bob"), carol=lab.password("carol")), end="")
+    words = {"config": lab.ssh_config, "known_hosts": lab.known_hosts, "key": lab.key("alice")}
+    passwords = {name: lab.password(name) for name in ("bob", "carol")}
+    print(LOG_IN.format(desi=lab["desi"].address, **words, **passwords), end="")
 
 
 def found(given: argparse.Namespace) -> Lab:

@@ -212,3 +212,19 @@ def test_a_host_comes_back_after_its_plug_was_pulled(purpose, ssh):
         "/home/frank:",
         "kept",
     ]
+
+
+def test_a_person_brings_them_up_and_down_by_command(purpose):
+    def hosts(*words):
+        command = [sys.executable, "-m", "hosts", "--purpose", purpose, *words]
+        environment = {**os.environ, "PYTHONPATH": TESTS}
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+    assert hosts("status").returncode == 1
+    assert "already" not in hosts("up").stdout
+    assert "already" in hosts("up").stdout
+    assert str(Place.of(purpose).folder / "ssh_config") in hosts("status").stdout
+    broken = hosts("fault", "desi", "read-only-home", "--seconds", "0.1")
+    assert broken.stdout.endswith("is over\n"), broken.stderr
+    assert hosts("down").returncode == 0
+    assert not traces(Place.of(purpose))
