@@ -48,6 +48,13 @@ def test_no_more_processors_than_asked_for():
     assert slots.grant({"slots": 1}, {"cpus": 3}, MACHINE, [0], []).cpus == [0, 1, 2]
 
 
+def test_cards_that_the_server_hides_from_its_users_are_not_shared_out(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
+    assert slots.gpu_ids({"slots": 2, "gpus": None}, wanted=1) == ["2", "3"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert len(slots.gpu_ids({"slots": 2, "gpus": None}, wanted=3)) >= 3
+
+
 def test_cards_go_by_name_and_who_shares_a_server_sees_no_other():
     shared, alone = {"slots": 2, "gpus": ["GPU-a", "GPU-b"]}, {"slots": 1, "gpus": 2}
     assert slots.gpu_ids(shared) == ["GPU-a", "GPU-b"]

@@ -150,7 +150,8 @@ def _prepare_environment(run: Run, spec: Dict[str, Any]) -> None:
     binaries = os.path.dirname(str(spec.get("python") or sys.executable))
     os.environ["PATH"] = binaries + os.pathsep + os.environ.get("PATH", os.defpath)
     os.environ["SRF_RUN_ID"] = os.environ["SRF_ALLOCATION"] = run.id
-    os.environ.update(limits.graphics_cards(spec.get("gpus"), dict(os.environ)))
+    if not spec.get("lock"):  # there the cards come with the turn
+        os.environ.update(limits.graphics_cards(spec.get("gpus"), dict(os.environ)))
     for name in _MISLEADING + (_FOREIGN_PACKAGES if spec.get("isolated") else ()):
         os.environ.pop(name, None)
 

@@ -81,9 +81,11 @@ def gpu_ids(lock: Dict[str, Any], wanted: int = 0) -> List[str]:
         lock: as spec.json describes it; `gpus` may be names, a number, or null for all there are.
         wanted: how many a run asks for: where the cards can't be counted, there are taken to be so many.
     """
-    gpus = lock.get("gpus")
+    gpus, restricted = lock.get("gpus"), os.environ.get("CUDA_VISIBLE_DEVICES")
     if isinstance(gpus, list):
         return [str(card) for card in gpus]
+    if gpus is None and restricted is not None:
+        return [card for card in restricted.split(",") if card]
     return [str(card) for card in range(int(gpus) if gpus is not None else max(_cards(), wanted))]
 
 
