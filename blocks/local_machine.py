@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import platform
 import shutil
 import socket
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -20,12 +18,10 @@ from prefect.blocks.core import Block
 from pydantic import Field
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import processes, programs, transfer
+from slurm_ray_flow.blocks import building, processes, programs, transfer
 from slurm_ray_flow.blocks.cluster import Facts
-from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
-from slurm_ray_flow.blocks.shell import follow
-from slurm_ray_flow.core.errors import EnvironmentFailed
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event
 from slurm_ray_flow.core.snapshot import Manifest
@@ -104,24 +100,9 @@ class LocalMachine(Machine, Block):
         return transfer.send_snapshot(manifest, target=transfer.LocalTarget(self.root_folder), project_key=project_key)
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        program = Path(self.prepare()) / "slurm_ray_flow" / "remote" / "environment.py"
-        failure: list[str] = []
-
-        def show(line: str) -> None:
-            text = _build_line(line, failure)
-            if text:
-                tell(text)
-
-        with tempfile.TemporaryDirectory(prefix="srf-") as folder:
-            file = Path(folder) / "spec.json"
-            write_whole(file, json.dumps({**spec, "uv": find_uv_bin()}).encode())
-            code = follow([sys.executable, "-I", str(program), "build", str(file)], show)
-        if code:
-            raise EnvironmentFailed(
-                failure[-1] if failure else f"the builder ended with {code}",
-                where=f"{self.label}, {self.root_folder}/environments/{spec['digest']}",
-                advice="see which package uv names, and change its version or leave it out",
-            )
+        self.prepare()
+        request = ("environments.build", {"spec": {**spec, "uv": find_uv_bin()}})
+        self.ask_all([request], lambda event: building.say(event, tell))
 
     def alive(self, allocated: Event) -> bool:
         return processes.alive_as_noted(allocated)  # macOS has no /proc to ask
@@ -133,27 +114,6 @@ def _link(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # another file system
         shutil.copyfile(source, target)
-
-
-def _build_line(line: str, failure: list[str]) -> str:
-    """What people get to see of a builder's line; nothing of uv's list of packages, which the table shows."""
-    try:
-        event = dict(json.loads(line))
-    except (ValueError, TypeError):  # the interpreter's own words, before the builder has begun
-        return line.strip()
-    if event["event"] == "failed":
-        failure.append(str(event["message"]))
-    shown = _BUILD_TEXTS.get(event["event"], "")
-    text = shown.format(**event)
-    return "" if event["event"] == "line" and text.startswith((" ", "Activate with")) else text
-
-
-_BUILD_TEXTS = {
-    "waiting": "another launch is building it (process {pid} on {host})",
-    "building": "builds the environment with uv",
-    "line": "{text}",
-    "whole": "{packages} packages in {path}",
-}
 
 
 @functools.cache

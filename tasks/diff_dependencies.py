@@ -28,10 +28,12 @@ class Plan:
     Attributes:
         wanted: None where the running interpreter's own environment is used.
         difference: None likewise.
+        packed: it is kept as one file, which the head unpacks on its node.
     """
 
     wanted: Wanted | None
     difference: Difference | None
+    packed: bool = False
 
 
 @task(name="diff_dependencies", task_run_name="diff_dependencies", **ONCE, **RETRIED)
@@ -47,14 +49,17 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
         _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
         return Plan(None, None)
     facts = cluster.facts()
-    environment = "auto" if options.environment == "isolated" else options.environment
+    packed = options.environment == "packed"
+    # Kept as one file it is another thing than kept as a folder: it has a name of its own.
+    platform = f"{facts.platform}-packed" if packed else facts.platform
+    environment = "auto" if options.environment in ("isolated", "packed") else options.environment
     chosen = known_wanted(environment, code, facts.version, _always(code, options))
     _warn_of_unlocked(chosen, code)
-    found = difference(chosen, cluster.environments(digest(chosen, facts.platform)), facts.platform)
+    found = difference(chosen, cluster.environments(digest(chosen, platform)), platform)
     _show(found.rows())
     if not found.present:
         reporter().say(f"{len(found.add)} packages to add, {len(found.change)} to change, {len(found.keep)} are there")
-    return Plan(chosen, found)
+    return Plan(chosen, found, packed)
 
 
 def _warn_of_unlocked(chosen: Wanted, code: Code) -> None:

@@ -8,6 +8,7 @@ from prefect import task
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.remote.packing import ARCHIVE
 from slurm_ray_flow.tasks.diff_dependencies import Plan
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 
@@ -20,11 +21,13 @@ class Environment:
         python: the interpreter.
         isolated: it is one that was built, and sees nothing else.
         digest: names its content; "" for the running interpreter's own.
+        packed: the one file that it is kept in, which the head unpacks; "" where it is a folder.
     """
 
     python: str
     isolated: bool
     digest: str
+    packed: str = ""
 
 
 @task(name="install_environment", task_run_name="install_environment", **ONCE, **RETRIED)
@@ -48,7 +51,8 @@ def install_environment(plan: Plan, cluster: Cluster) -> Environment:
             "requirements": list(plan.wanted.requirements),
             "constraints": list(plan.wanted.constraints),
             "options": list(plan.wanted.options),
+            "packed": plan.packed,
         }
         cluster.build(spec, reporter().say)
-    python = cluster.root_folder / "environments" / digest / "bin" / "python"
-    return Environment(str(python), True, digest)
+    folder = cluster.root_folder / "environments" / digest
+    return Environment(str(folder / "bin" / "python"), True, digest, str(folder / ARCHIVE) if plan.packed else "")

@@ -25,6 +25,7 @@ def test_changed_options_leave_the_others():
         ({"gpus": 2}, "'gpus_per_node'"),
         ({"timelimit": "2h"}, "'time_limit'"),
         ({"environment": "isolate"}, "'isolated'"),
+        ({"environment": "pakced"}, "'packed'"),
         ({"zebra": "red"}, "the options are"),
     ],
 )

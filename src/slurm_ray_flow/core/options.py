@@ -24,7 +24,8 @@ class Options:
         gpus_per_node: GPUs of each node.
         memory: bytes for each node; None sets no limit.
         time_limit: seconds that the allocation may last; None sets no limit.
-        environment: "auto", "isolated", a path of a requirements.txt, uv.lock or pyproject.toml, or requirement lines.
+        environment: "auto", "isolated", "packed" (isolated, and kept as one file), a path of a requirements.txt,
+            uv.lock or pyproject.toml, or requirement lines.
         include: files, folders and globs that travel along with the code.
         env_vars: environment variables of the function's process. They are never logged.
         retries: how many times a run that failed for a transient cause is started again.
@@ -118,7 +119,7 @@ def _cache(name: str, value: object) -> float | None:
 
 def _environment(name: str, value: object) -> str | tuple[str, ...]:
     if isinstance(value, str) and value.strip():
-        near = difflib.get_close_matches(value, ["auto", "isolated"], n=1, cutoff=0.7)
+        near = difflib.get_close_matches(value, ["auto", "isolated", "packed"], n=1, cutoff=0.7)
         if near and value not in near:
             raise OptionError(f"environment={value!r} is unknown", advice=f"did you mean {near[0]!r}?")
         return value
@@ -126,7 +127,7 @@ def _environment(name: str, value: object) -> str | tuple[str, ...]:
         return tuple(value)  # type: ignore[arg-type]
     raise OptionError(
         f"environment={value!r} is unknown",
-        advice='write "auto", "isolated", the path of a requirements.txt, or a list of requirements',
+        advice='write "auto", "isolated", "packed", the path of a requirements.txt, or a list of requirements',
     )
 
 

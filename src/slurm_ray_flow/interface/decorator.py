@@ -55,7 +55,8 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         memory: memory of each: "64G", "512M", bytes; None sets no limit.
         time_limit: "2h30m", "1-12:00:00", seconds, a timedelta; None sets no limit.
         environment: "auto": the running environment on this machine, the project's packages elsewhere;
-            "isolated": always a fresh one; or a requirements file; or a list of requirements.
+            "isolated": always a fresh one; "packed": the same, kept as one file where files are scarce;
+            or a requirements file; or a list of requirements.
         include: files, folders and globs to send along with the code.
         env_vars: environment variables for the function.
         retries: how often a run that failed for a transient cause is started again.

@@ -47,7 +47,7 @@ def build(spec: Mapping[str, Any], tell: Callable[[Any], None] = lambda _: None)
 
     Args:
         spec: as the builder wants it (environment.py).
-        tell: gets the builder's events, its end excepted.
+        tell: gets the builder's events.
 
     Returns:
         The event `whole`: path, packages (how many), and built, whether it was made now.
@@ -63,9 +63,10 @@ def build(spec: Mapping[str, Any], tell: Callable[[Any], None] = lambda _: None)
             event = _event(line)
             if event is None:
                 words.append(line.strip())
-            elif event["event"] in ("whole", "failed"):
+            elif event["event"] == "failed":
                 last = event
             else:
+                last = event
                 tell(event)
         code = process.wait()
     if last.get("event") == "whole":
