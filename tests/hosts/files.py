@@ -114,7 +114,7 @@ def homes(folder: Path, people: tuple[Account, ...]) -> None:
 def pythons() -> dict[str, str]:
     """Home's Python and its siblings, each by the name it gets on the hosts: /opt/python/<name>."""
     base = Path(sys.base_prefix).resolve()
-    found = {base.name: str(base)} if base != Path("/usr") else {}
+    found = {} if base in {Path("/usr"), Path("/usr/local")} else {base.name: str(base)}  # those are there anyway
     if base.parent.name in ("versions", "python"):
         found |= {one.name: str(one) for one in base.parent.iterdir() if list(one.glob("bin/python3.*"))}
     return found

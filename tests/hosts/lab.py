@@ -203,8 +203,11 @@ def boot(host: Host) -> None:
 
 def alive(place: Place) -> bool:
     """Whether all hosts of a lab run."""
-    facts = json.loads((place.folder / "lab.json").read_text())
-    pids = [int((place.folder / name / "pid").read_text()) for name in facts["hosts"]]
+    try:
+        facts = json.loads((place.folder / "lab.json").read_text())
+        pids = [int((place.folder / name / "pid").read_text()) for name in facts["hosts"]]
+    except FileNotFoundError:
+        return False
     return all(place.mark in arguments_of(pid) for pid in pids)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hosts.lab import Lab
+from hosts.lab import Lab, down
 from hosts.layout import KINDS
 from hosts.machine import LabError, marked, until
 from hosts.network import interfaces
@@ -106,6 +106,17 @@ def test_what_a_dead_owner_and_a_dead_watch_left_is_swept(purpose, hosts_lab):
     assert traces(lab.place)
     Lab.up(f"{purpose}-next", owner=os.getpid()).down()
     assert not traces(lab.place)
+
+
+def test_what_a_crash_in_the_middle_left_goes(purpose):
+    place = Place.of(purpose)
+    making = [sys.executable, "-c", OWNER, purpose]
+    with subprocess.Popen(making, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": TESTS}) as process:
+        until(lambda: interfaces(place), "it has begun")
+        process.kill()
+    time.sleep(0.2)
+    down(place)
+    assert not traces(place)
 
 
 def test_a_lab_that_cannot_be_made_leaves_nothing(purpose, monkeypatch):
