@@ -15,7 +15,7 @@ from prefect.logging import get_run_logger
 from slurm_ray_flow.blocks import limits
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.mirror import mirror
-from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.api import Api, status_of
 from slurm_ray_flow.blocks.slots import Held, Slot
 from slurm_ray_flow.core.errors import Cancelled, ServerError
 from slurm_ray_flow.core.lock import Lock
@@ -32,7 +32,8 @@ MIRROR_FRONT_SECONDS, MIRROR_BEHIND_SECONDS = 2.0, 15.0
 """How often they ask the server who holds it."""
 SHOW_SECONDS = 5.0
 """How often a waiting run says something new in Prefect, at most."""
-WITHOUT_SECONDS = 60.0
+SERVER_FAULT = 500
+WITHOUT_SECONDS = 30.0
 """So long a launch that waits does without Prefect; then it goes to the server's own queue without a slot."""
 
 
@@ -90,10 +91,15 @@ class _Line:
 
     def wait(self) -> tuple[str, Slot | None]:
         """Come back with a slot."""
-        self._mirror(0.0)
-        before = len(runs_in_state(self._api, self._state))
-        if not before and (slot := self._take()):
-            return self._key, slot
+        before = 0
+        try:
+            self._mirror(0.0)
+            before = len(runs_in_state(self._api, self._state))
+            if not before and (slot := self._take()):
+                return self._key, slot
+        except ServerError as error:  # busy, or just being started: no reason to pass the others by
+            if (status_of(error) or SERVER_FAULT) < SERVER_FAULT:
+                raise
         reporter().step("turn")
         slot = self._stand_in_line(before)
         self._run.note(waiting="")
