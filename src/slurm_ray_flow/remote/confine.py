@@ -109,16 +109,20 @@ def _parents() -> Iterator[Tuple[int, str]]:
         if top is None or (version == 1 and "memory" not in controllers.split(",")):
             continue
         folder = os.path.normpath(top + path)
-        if os.access(folder, os.W_OK) and (version == 1 or _shares_memory(folder)):
+        if version == 1 and os.access(folder, os.W_OK):
             yield version, folder
+        if version == 2:
+            yield from ((2, place) for place in (folder, os.path.dirname(folder)) if _shares_memory(place))
 
 
 def _shares_memory(folder: str) -> bool:
-    """Whether groups below this one can have a memory limit; the kernel refuses it while there are processes in it."""
+    """Whether we may make groups below this one that have a memory limit.
+
+    In version 2 a group that shares its memory out has no processes of its own, so that it is mostly the parent of
+    ours: what a user was delegated (`user@1000.service` and below).
+    """
     with contextlib.suppress(OSError):
-        if "memory" not in _read(folder, "cgroup.subtree_control").split():
-            _write(folder, "cgroup.subtree_control", "+memory")
-        return True
+        return os.access(folder, os.W_OK) and "memory" in _read(folder, "cgroup.subtree_control").split()
     return False
 
 
