@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import queue
 import socket
@@ -79,7 +80,8 @@ class Socket:
     def _check(self) -> None:
         asked = self.asked
         if asked is not None and self.heard < asked and time.monotonic() - asked > self.patience:
-            raise ConnectionResetError(f"nothing was heard from it for {time.monotonic() - self.heard:.0f} s")
+            text = f"nothing was heard from it for {time.monotonic() - self.heard:.0f} s"
+            raise ConnectionResetError(errno.ECONNRESET, text)  # paramiko's thread wants both
 
     def settimeout(self, seconds: float | None) -> None:
         self._inner.settimeout(seconds)
