@@ -18,6 +18,9 @@ from uv import find_uv_bin
 
 from slurm_ray_flow.core.requirements import Line, marker_environment, wanted
 from slurm_ray_flow.remote import environment as builder
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.operations import perform
+from slurm_ray_flow.remote.uv_program import Uv
 from support import SLOW_BACKEND, make_wheel, python_of
 
 PROGRAM = builder.__file__
@@ -302,3 +305,43 @@ def test_as_a_function_it_gives_what_the_environment_holds(site: Site) -> None:
     assert told[-1]["event"] == "whole"
     with pytest.raises(builder.BuildError, match="absent-package"):
         builder.build({**spec, "digest": "d2", "requirements": ["absent-package"]}, told.append)
+
+
+def test_uvs_cache_lies_where_it_can_be_linked_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Across file systems each environment would be a copy."""
+    program = tmp_path / "uv"
+    program.write_text("#!/bin/sh\necho $UV_CACHE_DIR\n")
+    program.chmod(0o700)
+    near, far = tmp_path / "own", Path("/dev/shm")
+    if far.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is one file system only")
+
+    def said(own: Path) -> list[str]:
+        monkeypatch.setenv("UV_CACHE_DIR", str(own))
+        return Uv(str(program), tmp_path, None, lambda _: None, cache=tmp_path / "cache").run()
+
+    assert said(near) == [str(near)]
+    assert said(far / "own") == [str(tmp_path / "cache")]
+
+
+def test_the_operation_tells_what_happens_and_ends_with_whoever_asked(site: Site) -> None:
+    told: list[dict[str, Any]] = []
+    spec = json.loads(site.spec().read_text())
+    assert perform("environments.build", {"spec": spec}, told.append)["built"] is True
+    assert perform("environments.build", {"spec": spec}, told.append)["built"] is False
+    assert [event["event"] for event in told if event["event"] != "line"] == ["building", "whole", "whole"]
+    with pytest.raises(OperationError, match="absent-package") as caught:
+        perform("environments.build", {"spec": {**spec, "digest": "d2", "requirements": ["absent-package"]}})
+    assert caught.value.cause == "environment"
+
+    code = "import json, sys\nfrom slurm_ray_flow.remote.operations import perform\n"
+    code += "perform('environments.build', {'spec': json.loads(sys.argv[1])})"
+    slow = json.dumps({**spec, "digest": "d3", "requirements": [site.slow]})
+    asker = subprocess.Popen([sys.executable, "-c", code, slow])
+    try:
+        (backend,) = until(site.builds, "the build begins")
+    finally:
+        asker.kill()
+        asker.wait()
+    until(lambda: is_gone(backend), "the build is gone with the one who asked")
+    until(lambda: not site.beside(), "it left nothing")
