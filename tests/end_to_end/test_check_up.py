@@ -1,0 +1,143 @@
+"""The check-up of a shared server, with a real lock, a real limit and a real artifact."""
+
+import subprocess
+import sys
+import uuid
+
+import pytest
+
+from slurm_ray_flow import LocalMachine
+from slurm_ray_flow.blocks import limits
+from slurm_ray_flow.blocks.mirror import mirror
+from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.core.lock import Lock
+from slurm_ray_flow.core.mirror import limit_name
+from support import wait_for
+
+pytestmark = [
+    pytest.mark.server,
+    pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the lock is Linux's"),
+]
+STRANGER = """
+import fcntl, sys
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+class Shared(LocalMachine):
+    """This machine under a lock."""
+
+    _block_type_slug = "shared-check-up-machine"
+    name: str = ""
+    path: str = ""
+    slots: int = 1
+
+    @property
+    def label(self):
+        return self.name
+
+    @property
+    def lock(self):
+        return Lock(self.path, self.slots)
+
+
+@pytest.fixture
+def stranger(tmp_path):
+    started = []
+
+    def start():
+        command = [sys.executable, "-c", STRANGER, str(tmp_path / "the.lock")]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "held\n"
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def machine(tmp_path):
+    def make(slots=1):
+        return Shared(name=f"desi-{uuid.uuid4().hex[:8]}", path=str(tmp_path / "the.lock"), slots=slots)
+
+    (tmp_path / "the.lock").touch()
+    return make
+
+
+@pytest.mark.parametrize("slots", [1, 3])
+def test_the_limit_is_taken_as_long_as_a_stranger_has_the_lock(machine, stranger, api, slots):
+    cluster = machine(slots)
+
+    def active():
+        mirror(cluster, cluster.lock, api)
+        return limits.read(api, limit_name(cluster.label)).active
+
+    assert active() == 0
+    process = stranger()
+    assert active() == slots
+    assert active() == slots, "the same again changes nothing"
+    process.communicate()
+    assert active() == 0
+    assert limits.take(api, limit_name(cluster.label))
+
+
+def test_a_launch_s_slot_is_not_freed_by_a_stranger_who_comes_and_goes(machine, stranger, api):
+    cluster = machine()
+    mirror(cluster, cluster.lock, api)
+    ours = limits.take(api, limit_name(cluster.label), str(uuid.uuid4()))
+    process = stranger()
+    mirror(cluster, cluster.lock, api)
+    process.communicate()
+    limit, _ = mirror(cluster, cluster.lock, api)
+    assert limits.read(api, limit.name).active == 1
+    assert limits.renew(api, ours)
+    limits.give_back(api, ours)
+    assert limits.read(api, limit.name).active == 0
+
+
+def test_slots_that_the_block_changes_are_changed_in_prefect(machine, api):
+    cluster = machine(1)
+    mirror(cluster, cluster.lock, api)
+    wider = cluster.model_copy(update={"slots": 4})
+    limit, _ = mirror(wider, wider.lock, api)
+    assert (limit.slots, limits.read(api, limit.name).slots) == (4, 4)
+
+
+def test_the_flow_writes_down_who_has_it_and_tells_of_a_silent_one(server, hosts_free_port, monkeypatch, tmp_path, api):
+    from slurm_ray_flow import SshServer
+    from slurm_ray_flow.blocks.ssh import SshConnection
+    from slurm_ray_flow.core.errors import SlurmRayFlowError
+    from slurm_ray_flow.flows.checkup import checkup
+    from slurm_ray_flow.tasks.check_up import NO_ANSWER
+
+    name = f"silent-{uuid.uuid4().hex[:8]}"
+    with connected(server):
+        silent = SshServer(
+            connection=SshConnection(host="127.0.0.1", port=hosts_free_port, connect_timeout=1, reconnect_within=1)
+        )
+        silent.save(name)
+        with pytest.raises(SlurmRayFlowError):
+            checkup(name)
+
+    def events():
+        wanted = {"filter": {"event": {"name": [NO_ANSWER]}, "occurred": {}}}
+        return [
+            one
+            for one in api.post("/events/filter", wanted)["events"]
+            if one["resource"]["prefect.resource.name"] == name
+        ]
+
+    wait_for(events, 30)
+
+
+@pytest.fixture
+def hosts_free_port():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as chosen:
+        return chosen.getsockname()[1]
