@@ -7,24 +7,29 @@ import os
 
 from slurm_ray_flow.core.errors import LogInFailed
 
+PREFECT_SECONDS = 100
+"""Servers close a log-in that takes longer than two minutes."""
+
 
 def ask(text: str, seen: bool) -> str:
-    """Ask in the terminal.
+    """Ask in the terminal; where there is none, ask for a one-time code in Prefect's UI, where the run is paused.
 
     Args:
         text: the question.
         seen: whether the answer may be seen while it is typed.
 
     Raises:
-        LogInFailed: there is nobody to ask.
+        LogInFailed: there is nobody to ask, or nobody answers.
     """
-    if not _terminal():
+    if _terminal():
+        return _in_terminal(text, seen)
+    if _asks_for_lasting(text) or not _in_flow_run():
         raise LogInFailed(
             "the server wants to know something, and there is no terminal to ask in",
             where=text.strip(),
-            advice="run the program in a terminal, or use a key",
+            advice="run the program in a terminal, or use a key, or give a password in the block",
         )
-    return _in_terminal(text, seen)
+    return _in_prefect(text)
 
 
 def _terminal() -> bool:
@@ -38,7 +43,35 @@ def _terminal() -> bool:
 def _in_terminal(text: str, seen: bool) -> str:
     if not seen:
         return getpass.getpass(text)
-    with open("/dev/tty", "r+", encoding="utf-8", buffering=1) as terminal:
-        terminal.write(text)
-        terminal.flush()
-        return terminal.readline().rstrip("\n")
+    with open("/dev/tty", "r+b", buffering=0) as terminal:
+        terminal.write(text.encode())
+        return terminal.readline().decode(errors="replace").rstrip("\n")
+
+
+def _asks_for_lasting(text: str) -> bool:
+    """Prefect keeps what is typed into its form: good for a code that is void afterwards, not for a password."""
+    return any(word in text.lower() for word in ("passphrase", "password", "mot de passe", "passwort"))
+
+
+def _in_flow_run() -> bool:
+    from prefect.context import FlowRunContext
+
+    context = FlowRunContext.get()
+    return context is not None and context.flow_run is not None
+
+
+def _in_prefect(text: str) -> str:
+    from prefect.exceptions import FlowPauseTimeout
+    from prefect.flow_runs import pause_flow_run
+    from prefect.input import RunInput
+
+    class LogInCode(RunInput):
+        answer: str
+
+    form = LogInCode.with_initial_data(description=f"{text.strip()} (within {PREFECT_SECONDS} s)")
+    try:
+        return pause_flow_run(wait_for_input=form, timeout=PREFECT_SECONDS, poll_interval=2).answer
+    except FlowPauseTimeout:
+        raise LogInFailed(
+            f"nobody has answered within {PREFECT_SECONDS} s", where=text.strip(), advice="resume the run in the UI"
+        ) from None

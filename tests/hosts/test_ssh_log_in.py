@@ -10,8 +10,8 @@ import pytest
 
 from hosts import faults
 from hosts.ssh_lab import agent_on, connected
-from slurm_ray_flow.blocks.ssh.connection import Lost
-from slurm_ray_flow.core.errors import HostKeyFailed, LogInFailed
+from slurm_ray_flow.blocks.ssh.connection import Limits
+from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed
 
 
 @pytest.mark.parametrize("user", ["alice", "erin", "frank"])
@@ -109,6 +109,10 @@ def test_hashed_names_are_known(hosts_lab, tmp_path):
 
 
 def test_a_server_that_is_not_there_is_tried_for_a_while(hosts_lab):
-    with faults.no_sshd(hosts_lab["desi"]), connected(hosts_lab, "desi", "frank") as connection:
-        with pytest.raises(Lost, match="can't be reached"):
-            connection.wire()
+    with (
+        faults.no_sshd(hosts_lab["desi"]),
+        agent_on(hosts_lab, limits=Limits(first=1)) as agent,
+        pytest.raises(ConnectionFailed, match="can't be reached") as caught,
+    ):
+        agent.hello  # noqa: B018
+    assert caught.value.transient
