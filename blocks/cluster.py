@@ -28,6 +28,7 @@ class Facts:
         cpus, gpus: of one node.
         memory: bytes of one node.
         nodes: how many there are.
+        variables: what that interpreter needs in its environment to start.
     """
 
     host: str
@@ -38,6 +39,7 @@ class Facts:
     gpus: int
     memory: int
     nodes: int
+    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Cluster(Protocol):

@@ -5,11 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import platform
 import shutil
-import socket
-import sys
-import sysconfig
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -25,6 +21,7 @@ from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event
 from slurm_ray_flow.core.snapshot import Manifest
+from slurm_ray_flow.remote import machines
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.operations import perform
 
@@ -118,21 +115,6 @@ def _link(source: Path, target: Path) -> None:
 
 @functools.cache
 def _facts() -> Facts:
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    tag = sysconfig.get_platform().replace("-", "_").replace(".", "_")
-    return Facts(
-        host=socket.gethostname(),
-        python=sys.executable,
-        version=version,
-        platform=f"cp{version.replace('.', '')}-{tag}" if platform.python_implementation() == "CPython" else tag,
-        cpus=_cpus(),
-        gpus=len(list(Path("/proc/driver/nvidia/gpus").glob("*"))),
-        memory=os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
-        nodes=1,
-    )
-
-
-def _cpus() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+    found = machines.facts()
+    del found["libc"]
+    return Facts(**found, nodes=1)

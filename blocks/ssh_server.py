@@ -108,7 +108,8 @@ class SshServer(Machine, Block):
     def facts(self) -> Facts:
         if self._facts is None:
             wanted = f"{sys.version_info.major}.{sys.version_info.minor}"
-            finding = {"policy": self.python, "version": wanted, "root": str(self.root_folder)}
+            root = str(self.root_folder)
+            finding = {"policy": self.python, "version": wanted, "root": root, "uv_version": building.UV_VERSION}
             machine, python = self.ask_all([("machines.facts", {}), ("pythons.find", finding)])
             self._facts = Facts(
                 host=machine["host"],
@@ -119,6 +120,7 @@ class SshServer(Machine, Block):
                 gpus=machine["gpus"] if self.gpus is None else self.gpus,
                 memory=machine["memory"],
                 nodes=1,
+                variables=python["variables"],
             )
         return self._facts
 

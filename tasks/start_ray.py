@@ -111,10 +111,12 @@ def _spec(run: Run, code: Code, snapshot: Snapshot, environment: Environment, op
 def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> None:
     """The call's payloads, what to start, and the script that starts it."""
     head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
-    command = [cluster.facts().python, "-I", str(head), str(cluster.root_folder), run.record.attempt]
+    facts = cluster.facts()
+    command = [facts.python, "-I", str(head), str(cluster.root_folder), run.record.attempt]
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in facts.variables.items())
     files: dict[PurePosixPath, bytes | Path] = {
         run.paths.spec: json.dumps(spec).encode(),
-        run.paths.script: f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n'.encode(),
+        run.paths.script: f'#!/bin/sh\n{exports}exec {shlex.join(command)} "$@"\n'.encode(),
         run.paths.function: store.object_path(call.function),
         run.paths.arguments: store.object_path(call.arguments),
     }
