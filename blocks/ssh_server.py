@@ -66,7 +66,7 @@ class SshServer(Machine, Block):
     )
     python: str = Field(
         default="",
-        description="A path, 'module:NAME' to load, or 'download'; empty finds one of the version that is used at home.",
+        description="A path, 'module:NAME' to load, or 'download'; empty finds one of home's version.",
     )
     wheels: Literal["index", "upload"] = Field(
         default="index",
