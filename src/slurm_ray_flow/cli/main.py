@@ -48,6 +48,16 @@ def main() -> None:
         # Whoever read us has gone (`| head`); the interpreter's last flush must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    finally:
+        _leave_soon()
+
+
+def _leave_soon() -> None:
+    """Prefect's background services may hold a process back for ever at its end."""
+    if "prefect" in sys.modules:
+        from slurm_ray_flow.interface.leaving import bound_the_end
+
+        bound_the_end()
 
 
 if __name__ == "__main__":
