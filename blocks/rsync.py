@@ -65,12 +65,11 @@ def copy(source: str, destination: str, names: Sequence[str], options: Sequence[
     )
     # rsync takes a name that starts with "#" or ";" for a comment.
     listed = "".join(f"./{name}\0" if name[0] in "#;" else f"{name}\0" for name in names)
-    # In the C locale rsync escapes all but ASCII in names, so that they come back byte for byte.
     done = run(
         command,
         stdin=listed.encode("utf-8", "surrogateescape"),
         timeout=_TRANSFER_SECONDS,
-        env={**os.environ, "LC_ALL": "C"},
+        env=_environment(),
     )
     if not done.ok:
         raise _failure(done, destination)
@@ -105,7 +104,7 @@ def copy_folder(source: str, destination: str, options: Sequence[str]) -> None:
 
 def _copied(arguments: Sequence[str], destination: str) -> None:
     command = (program(), f"--timeout={_SILENT_SECONDS}", *arguments, destination)
-    done = run(command, timeout=_TRANSFER_SECONDS, env={**os.environ, "LC_ALL": "C"})
+    done = run(command, timeout=_TRANSFER_SECONDS, env=_environment())
     if not done.ok:
         raise _failure(done, destination)
 
@@ -157,6 +156,12 @@ def program() -> str:
         )
     checked_version(run((found, "--version"), timeout=60).stdout)
     return found
+
+
+def _environment() -> dict[str, str]:
+    """In the C locale rsync escapes all but ASCII in names, so that they come back as they are. Secrets stay here."""
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_PASSWORD")}
+    return {**kept, "LC_ALL": "C"}
 
 
 def _failure(done: Completed, destination: str) -> SyncError:

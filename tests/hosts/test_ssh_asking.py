@@ -29,7 +29,7 @@ def test_without_a_terminal_a_code_is_asked_for_in_prefect(hosts_lab, server):
     from prefect.flow_runs import resume_flow_run
 
     name = f"asking-{os.getpid()}"
-    script = f"{LOG_IN}\nfrom slurm_ray_flow.blocks.server import connect, ensure_server\nconnect(ensure_server(print))\n"
+    script = f"{LOG_IN}\nfrom slurm_ray_flow.blocks import server\nserver.connect(server.ensure_server(print))\n"
     script += f"flow(name={name!r})(lambda: task(log_in)())()\n"
     environment = {**os.environ, "DESI_PASSWORD": hosts_lab.password("carol")}
     command = [sys.executable, "-c", script, str(hosts_lab.ssh_config)]

@@ -1,0 +1,100 @@
+"""Where a connection leads: the block's fields, else OpenSSH's configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from slurm_ray_flow.blocks.ssh.block import SshConnection, password_variable
+from slurm_ray_flow.blocks.ssh.bootstrap import checked_root
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
+from slurm_ray_flow.core.errors import OptionError
+
+CONFIG = """
+Include {folder}/more
+Host desi
+  HostName desi.example.org
+  User alice
+  Port 2222
+  IdentityFile {folder}/%r.key
+  IdentitiesOnly yes
+  ProxyJump bob@bastion:2022,second
+  UserKnownHostsFile {folder}/known {folder}/known2
+Host bastion
+  HostName bastion.example.org
+Host round
+  ProxyJump round2
+Host round2
+  ProxyJump round
+Host command
+  ProxyCommand nc %h %p
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "more").write_text("Host included\n  HostName 10.1.2.3\n  HostKeyAlias key.name\n")
+    path = tmp_path / "config"
+    path.write_text(CONFIG.format(folder=tmp_path))
+    return path
+
+
+def endpoint(config: Path, host: str, **fields: object) -> Endpoint:
+    return SshConnection(host=host, config_file=config, **fields).endpoint()  # type: ignore[arg-type]
+
+
+def test_what_is_not_said_comes_from_the_configuration(config: Path) -> None:
+    found = endpoint(config, "desi")
+    assert (found.host, found.user, found.port) == ("desi.example.org", "alice", 2222)
+    assert found.known_as == "[desi.example.org]:2222"
+    assert found.key_files == (config.parent / "alice.key",)
+    assert found.only_key_files
+    assert found.known_hosts[:2] == (config.parent / "known", config.parent / "known2")
+    first, second = found.through
+    assert (first.host, first.user, first.port) == ("bastion.example.org", "bob", 2022)
+    assert second.host == "second"
+
+
+def test_what_is_said_wins(config: Path) -> None:
+    found = endpoint(config, "desi", user="carol", port=22, key_file="/k", known_hosts="/known", proxy_jump="a@b, c")
+    assert (found.user, found.port, found.key_files, found.known_hosts) == (
+        "carol",
+        22,
+        (Path("/k"),),
+        (Path("/known"),),
+    )
+    assert str(found.through[0]) == "a@b"
+    assert found.through[1].host == "c"
+    assert found.known_as == "desi.example.org"
+
+
+def test_included_files_and_aliases_of_keys_are_heeded(config: Path) -> None:
+    found = endpoint(config, "included")
+    assert (found.host, found.known_as) == ("10.1.2.3", "key.name")
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=x", "", "a b", "round", "command"])
+def test_a_host_that_can_not_be_meant_is_refused(config: Path, host: str) -> None:
+    with pytest.raises(OptionError):
+        endpoint(config, host)
+
+
+@pytest.mark.parametrize(
+    ("name", "variable"), [("desi", "DESI_PASSWORD"), ("my-lab.ch", "MY_LAB_CH_PASSWORD"), ("é", "__PASSWORD")]
+)
+def test_the_variable_of_a_password(name: str, variable: str) -> None:
+    assert password_variable(name) == variable
+
+
+def test_a_password_is_in_no_repr(config: Path) -> None:
+    block = SshConnection(host="desi", config_file=config, password="very-secret")  # type: ignore[arg-type]
+    connection = block.open("desi")
+    shown = "".join(map(repr, (block, connection, connection.endpoint, connection._secrets(connection.endpoint))))
+    assert "very-secret" not in shown
+
+
+@pytest.mark.parametrize("root", ["relative", "~user/x", "", "/a\0b"])
+def test_a_root_that_can_not_be_meant_is_refused(root: str) -> None:
+    with pytest.raises(OptionError):
+        checked_root(root)

@@ -1,0 +1,77 @@
+"""Which host keys are known, as OpenSSH's files say it."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
+
+KEY, OTHER = b"\0\0\0\x0bssh-ed25519" + b"k" * 36, b"\0\0\0\x0bssh-ed25519" + b"o" * 36
+TEXT = base64.b64encode(KEY).decode()
+FILE = Path("known_hosts")
+
+
+def judged(line: str, host: str, key: bytes = KEY) -> Verdict:
+    return known_hosts.judge(known_hosts.parsed(line, FILE), host, key)
+
+
+@pytest.mark.parametrize(
+    ("names", "host", "verdict"),
+    [
+        ("desi", "desi", Verdict.KNOWN),
+        ("DESI,10.0.0.1", "desi", Verdict.KNOWN),
+        ("[desi]:2222", "[desi]:2222", Verdict.KNOWN),
+        ("[desi]:2222", "desi", Verdict.UNKNOWN),
+        ("desi", "[desi]:2222", Verdict.UNKNOWN),
+        ("*.unil.ch", "desi.unil.ch", Verdict.KNOWN),
+        ("*.unil.ch,!desi.unil.ch", "desi.unil.ch", Verdict.UNKNOWN),
+        ("des?", "desi", Verdict.KNOWN),
+        ("other", "desi", Verdict.UNKNOWN),
+    ],
+)
+def test_names(names: str, host: str, verdict: Verdict) -> None:
+    assert judged(f"{names} ssh-ed25519 {TEXT} a comment\n", host) is verdict
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "verdict"),
+    [
+        (f"desi ssh-ed25519 {TEXT}", OTHER, Verdict.CHANGED),
+        (f"@revoked desi ssh-ed25519 {TEXT}\ndesi ssh-ed25519 {TEXT}", KEY, Verdict.REVOKED),
+        (f"@cert-authority desi ssh-ed25519 {TEXT}", KEY, Verdict.UNKNOWN),
+        (f"# desi ssh-ed25519 {TEXT}", KEY, Verdict.UNKNOWN),
+        ("desi ssh-ed25519 not-base64!", KEY, Verdict.UNKNOWN),
+        ("desi ssh-ed25519", KEY, Verdict.UNKNOWN),
+    ],
+)
+def test_lines(line: str, key: bytes, verdict: Verdict) -> None:
+    assert judged(line, "desi", key) is verdict
+
+
+def test_names_that_openssh_has_hashed(tmp_path: Path) -> None:
+    file = tmp_path / "known_hosts"
+    file.write_text(f"[desi]:2222 ssh-ed25519 {TEXT}\n")
+    subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(file)], check=True, capture_output=True)
+    assert "desi" not in file.read_text()
+    assert judged(file.read_text(), "[desi]:2222") is Verdict.KNOWN
+    assert judged(file.read_text(), "desi") is Verdict.UNKNOWN
+
+
+def test_the_algorithms_of_known_keys_come_first() -> None:
+    lines = known_hosts.parsed(f"desi ssh-rsa {TEXT}\ndesi ssh-ed25519 {TEXT}\nother ecdsa-sha2-nistp256 {TEXT}", FILE)
+    assert known_hosts.algorithms(lines, "desi") == ["rsa-sha2-512", "rsa-sha2-256", "ssh-ed25519"]
+
+
+def test_a_written_line_is_read_again_and_printed_as_ssh_keygen_does(tmp_path: Path) -> None:
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
+    kind, text = (tmp_path / "key.pub").read_text().split()[:2]
+    key = base64.b64decode(text)
+    assert judged(known_hosts.written("desi", kind, key), "desi", key) is Verdict.KNOWN
+    command = ["ssh-keygen", "-l", "-f", str(tmp_path / "key.pub")]
+    printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    assert known_hosts.fingerprint(key) in printed
