@@ -47,7 +47,7 @@ if __name__ == "__main__":
         thread.join()
 """
 STRANGER = """
-import fcntl, sys, time
+import fcntl, os, sys, time
 file = open(sys.argv[1], "a")
 while True:
     try:
@@ -57,7 +57,9 @@ while True:
         time.sleep(0.05)
 with open(sys.argv[2], "a") as notes:
     notes.write("begin stranger\\n"); notes.flush()
-    time.sleep(float(sys.argv[3]))
+    deadline = time.monotonic() + 150
+    while not os.path.exists(sys.argv[3]) and time.monotonic() < deadline:
+        time.sleep(0.05)
     notes.write("end stranger\\n")
 """
 
@@ -87,8 +89,8 @@ class Desi:
         self.started.append(subprocess.Popen(command, cwd=self.folder, env=env, stdout=subprocess.PIPE, text=True))
         return self.started[-1]
 
-    def stranger(self, seconds: float) -> threading.Thread:
-        command = ["python3.11", "-c", STRANGER, self.lock, self.notes, str(seconds)]
+    def stranger(self, until: str) -> threading.Thread:
+        command = ["python3.11", "-c", STRANGER, self.lock, self.notes, until]
         thread = threading.Thread(target=self.host.run, args=("alice", command), daemon=True)
         thread.start()
         return thread
@@ -131,13 +133,14 @@ def test_two_prefect_servers_and_a_stranger_share_one_host(desi: Desi, tmp_path:
             patch.setenv(name, value)
         theirs = desi.register()
     try:
-        first = desi.stranger(20)
+        first = desi.stranger(f"{desi.notes}.go")
         processes = [desi.launch("ours", 3, 0.5), desi.launch("theirs", 3, 0.5, **other)]
         wait_for(lambda: waiting(ours, desi) and waiting(theirs, desi), 120)
         assert "held by alice" in waiting(ours, desi)[0]["state"]["message"]
         assert active(ours, desi) == 1
+        between = desi.stranger("/")  # comes while others wait, and has it for a moment
+        desi.host.run("alice", ["touch", f"{desi.notes}.go"])
         first.join(60)
-        between = desi.stranger(1)
         for process in processes:
             assert process.communicate(timeout=150)[0].count("value") == 3
         between.join(60)
