@@ -71,8 +71,8 @@ def test_help_is_complete_and_imports_no_prefect():
     check = "import sys, slurm_ray_flow.cli.main; sys.exit(bool({'prefect', 'ray'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     shown = srf("--help").stdout
-    for verb in ("run", "runs", "logs", "attach", "cancel", "up", "status", "down"):
-        assert re.search(rf"│ {verb} ", shown)
+    verbs = "attach cancel check clean clusters down init logs queue run runs status trust up".split()
+    assert re.findall(r"^│ ([a-z]+)  ", shown, re.MULTILINE) == verbs
 
 
 @pytest.mark.parametrize(

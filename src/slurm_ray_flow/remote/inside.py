@@ -66,7 +66,7 @@ def __getattr__(name: str) -> Any:
 _ERRORS = {
     "OptionError", "ScanError", "DependencyError", "SyncError", "PayloadError", "UnknownRunError", "ServerError",
     "RunError", "OutOfMemory", "TimeLimit", "Preempted", "NodeFailed", "EnvironmentFailed", "Rejected",
-    "ConnectionFailed", "LockFailed", "Cancelled", "Lost", "Crashed", "ResultError",
+    "ConnectionFailed", "HostKeyFailed", "LogInFailed", "LockFailed", "Cancelled", "Lost", "Crashed", "ResultError",
 }  # fmt: skip
 
 
