@@ -15,7 +15,19 @@ from typing import Any, Callable, Dict, List
 
 from slurm_ray_flow.remote.errors import OperationError
 
-MODULES = ("clean_up", "commands", "environments", "files", "machines", "probe", "pythons", "queue", "room", "runs", "uv_tool")
+MODULES = (
+    "clean_up",
+    "commands",
+    "environments",
+    "files",
+    "machines",
+    "probe",
+    "pythons",
+    "queue",
+    "room",
+    "runs",
+    "uv_tool",
+)
 """The modules of this package that hold operations, each in its dictionary `OPERATIONS`."""
 
 Tell = Callable[[Any], None]
