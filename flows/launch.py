@@ -14,8 +14,9 @@ from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
 from slurm_ray_flow.tasks.execute_call import execute_call
 from slurm_ray_flow.tasks.fetch_outcome import fetch_outcome
 from slurm_ray_flow.tasks.install_environment import install_environment
+from slurm_ray_flow.tasks.pulse import cancellable
 from slurm_ray_flow.tasks.remember import key_of, recall, remember
-from slurm_ray_flow.tasks.run import Call, Run
+from slurm_ray_flow.tasks.run import Call, Run, where
 from slurm_ray_flow.tasks.scan_imports import scan_imports
 from slurm_ray_flow.tasks.start_ray import start_ray
 from slurm_ray_flow.tasks.sync_files import sync_files
@@ -33,7 +34,7 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     Raises:
         SlurmRayFlowError: the function did not get to an end; the error says why.
     """
-    with run.end_noted():
+    with run.end_noted(), cancellable(where(run.record)):
         return _tried(run, call, cluster, options)
 
 

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 
 from prefect import task
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.errors import Cancelled, Lost
+from slurm_ray_flow.blocks.patience import within
+from slurm_ray_flow.core.errors import Lost, SlurmRayFlowError
+from slurm_ray_flow.core.interruption import interrupted, interruptible
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, find_event, parse_events
-from slurm_ray_flow.tasks.farewell import stop_if_leaving
 from slurm_ray_flow.tasks.log_relay import LogRelay
 from slurm_ray_flow.tasks.policy import ONCE
-from slurm_ray_flow.tasks.pulse import Pulse
 from slurm_ray_flow.tasks.run import Run, head_alive, where
 
 LIFE_SECONDS = 1.0
 """How often to ask whether the head lives."""
+LAST_LINES_SECONDS = 2.0
 WATCH_SECONDS = 0.25
 """How long the cluster waits for news before it answers that there are none."""
 
@@ -38,9 +40,18 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
     run.submitted()
     relay = LogRelay(cluster, run.paths.log)
     try:
-        return Ended.from_event(_wait(run, cluster, relay))
-    finally:
-        relay.finish()
+        ended = Ended.from_event(_wait(run, cluster, relay))
+    except BaseException:
+        _last_lines(relay)
+        raise
+    relay.finish()
+    return ended
+
+
+def _last_lines(relay: LogRelay) -> None:
+    """What can be had of the log quickly; the end of the run must not wait for a host that is away."""
+    with contextlib.suppress(SlurmRayFlowError, TimeoutError), interruptible(lambda: None):
+        within(LAST_LINES_SECONDS, relay.finish, TimeoutError)
 
 
 def _was_taken(run: Run, cluster: Cluster) -> bool:
@@ -49,9 +60,9 @@ def _was_taken(run: Run, cluster: Cluster) -> bool:
 
 
 def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
-    pulse, life, offset = Pulse(), time.monotonic(), 0
+    life, offset = time.monotonic(), 0
     while True:
-        stop_if_leaving()
+        interrupted()
         due = time.monotonic() - life >= LIFE_SECONDS
         alive = not due or head_alive(run.record, cluster)
         news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], WATCH_SECONDS)
@@ -63,6 +74,4 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
             raise Lost("the program that ran the function is gone and left no word", where=where(run.record))
         if due:
             life = time.monotonic()
-        if pulse.cancel_asked():
-            raise Cancelled("the run was cancelled in Prefect", where=where(run.record))
         relay.pass_on(log)

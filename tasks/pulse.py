@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterator
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -11,7 +12,10 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from slurm_ray_flow.blocks.heartbeat import emit_heartbeat
+from slurm_ray_flow.core.errors import Cancelled
+from slurm_ray_flow.core.interruption import interruptible
 from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.tasks.farewell import stop_if_leaving
 
 HEARTBEAT_SECONDS = 30.0
 ASK_SECONDS = 5.0
@@ -61,3 +65,24 @@ class Pulse:
             text = f"Prefect's server does not answer ({type(error).__name__}); the run goes on without it"
             get_run_logger().warning(text)
             reporter().say(text)
+
+
+@contextlib.contextmanager
+def cancellable(where: str) -> Iterator[None]:
+    """While the block runs, a cancel in Prefect ends every wait for the cluster, also one for a host that is away.
+
+    Raises:
+        Cancelled: somebody cancelled the flow run.
+    """
+    pulse = Pulse()
+
+    def check() -> None:
+        stop_if_leaving()
+        if pulse.cancel_asked():
+            raise Cancelled("the run was cancelled in Prefect", where=where)
+
+    try:
+        with interruptible(check):
+            yield
+    finally:
+        pulse.close()

@@ -9,13 +9,18 @@ from collections.abc import Callable, Iterator
 
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.errors import ConnectionFailed
+from slurm_ray_flow.blocks.patience import within
+from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.interruption import interruptible
 from slurm_ray_flow.core.outcome import Ended
+from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, RunPaths, RunRecord, RunState, failed_state, find_event, parse_events
 from slurm_ray_flow.core.scan import Target
 
 CANCEL_SECONDS = 15.0
 """How long a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""
+ANSWER_SECONDS = 12.0
+"""How long whoever ends a run waits for a cluster that does not answer."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +127,34 @@ class Run:
         except ConnectionFailed:
             raise
         except BaseException:
-            self.over = release(self.record, cluster)
-            if self.over and (ended := find_event(events_of(self.record, cluster), "call_ended")):
-                self.call_ended = Ended.from_event(ended)
+            self._release(cluster)
             raise
         self.over = True
+
+    def _release(self, cluster: Cluster) -> None:
+        """End the run on the cluster, and say so if that can't be verified."""
+        doubtful.add(self.record.run_id)
+        reporter().say(f"ends the run on {cluster.label}")
+        try:
+            events = _ended_events(self.record, cluster)
+        except SlurmRayFlowError as error:
+            reporter().warn(f"{error.what}; {error.advice}")
+            return
+        if events is None:
+            reporter().warn(f"the run does not end; {_later(self.record)}")
+            return
+        doubtful.discard(self.record.run_id)
+        self.over = True
+        if ended := find_event(events, "call_ended"):
+            self.call_ended = Ended.from_event(ended)
+
+
+doubtful: set[str] = set()
+"""Runs of this process whose end could not be verified: nobody waits for that a second time."""
+
+
+def _later(record: RunRecord) -> str:
+    return f"`srf cancel {record.run_id[:8]}` ends it when {record.cluster} answers, `srf runs` says what became of it"
 
 
 def release(record: RunRecord, cluster: Cluster) -> bool:
@@ -134,22 +162,34 @@ def release(record: RunRecord, cluster: Cluster) -> bool:
 
     Returns:
         Whether it is verified that nothing of this call runs any more.
+
+    Raises:
+        ConnectionFailed: the cluster does not answer.
     """
-    if has_ended(record, cluster):
-        return True
+    return _ended_events(record, cluster) is not None
+
+
+def _ended_events(record: RunRecord, cluster: Cluster) -> list[Event] | None:
+    """End a run; gives its events, or None where it is still under way after some time."""
+
+    def silent() -> ConnectionFailed:
+        what = f"{record.cluster} does not answer: it is not known whether run {record.run_id[:8]} has ended there"
+        return ConnectionFailed(what, where=where(record), advice=_later(record))
+
+    with interruptible(lambda: None):
+        events, alive = within(ANSWER_SECONDS, lambda: look(record, cluster), silent)
+        return within(CANCEL_SECONDS + 1, lambda: _end(record, cluster), silent) if alive else events
+
+
+def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     cluster.write(record.paths.cancel, b"")
     deadline = time.monotonic() + CANCEL_SECONDS
-    while not has_ended(record, cluster):
-        if time.monotonic() > deadline:
-            return False
+    while time.monotonic() < deadline:
+        events, alive = look(record, cluster)
+        if not alive:
+            return events
         time.sleep(0.05)
-    return True
-
-
-def has_ended(record: RunRecord, cluster: Cluster) -> bool:
-    """Whether the call has ended or its head is gone."""
-    events = events_of(record, cluster)
-    return find_event(events, "call_ended") is not None or not head_alive(record, cluster, events)
+    return None
 
 
 def head_alive(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> bool:

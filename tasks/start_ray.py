@@ -12,17 +12,16 @@ from prefect import task
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.errors import Cancelled, Lost, Rejected
+from slurm_ray_flow.core.errors import Lost, Rejected
+from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
-from slurm_ray_flow.tasks.farewell import stop_if_leaving
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.policy import ONCE
-from slurm_ray_flow.tasks.pulse import Pulse
 from slurm_ray_flow.tasks.queued import Queued
 from slurm_ray_flow.tasks.run import Call, Run, head_alive, where
 from slurm_ray_flow.tasks.scan_imports import Code
@@ -125,11 +124,11 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> 
 
 def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     """The head bounds its own start: it says `ray_ready`, or `call_ended` with what went wrong, or is gone."""
-    pulse, life, offset = Pulse(), time.monotonic(), 0
+    life, offset = time.monotonic(), 0
     queued = Queued(run, cluster)
     events: list[Event] = []
     while True:
-        stop_if_leaving()
+        interrupted()
         due = time.monotonic() - life >= LIFE_SECONDS
         alive = not due or head_alive(run.record, cluster)
         [news] = cluster.watch([(run.paths.events, offset)], WATCH_SECONDS)
@@ -146,8 +145,6 @@ def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
             raise Lost("the head ended while it started", where=where(run.record))
         if due:
             life = time.monotonic()
-        if pulse.cancel_asked():
-            raise Cancelled("the run was cancelled in Prefect", where=where(run.record))
         queued.tell(events)
 
 

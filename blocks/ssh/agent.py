@@ -20,12 +20,14 @@ from slurm_ray_flow.blocks.ssh.outage import Outage
 from slurm_ray_flow.blocks.ssh.wire import send_all
 from slurm_ray_flow.blocks.transfer import Target
 from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.remote import frames
 from slurm_ray_flow.remote.errors import OperationError
 
 _LEASE = 90.0
 """Seconds of home's silence after which the program there ends: a link that was cut may leave it behind."""
 _READ = 1024 * 1024
+_Answer = tuple[dict[str, Any], bytes] | None
 
 
 class Agent:
@@ -136,6 +138,13 @@ class Agent:
             raise
 
 
+def _next(answers: queue.Queue[_Answer]) -> _Answer:
+    while True:
+        with contextlib.suppress(queue.Empty):
+            return answers.get(timeout=1.0)
+        interrupted()
+
+
 class _Aside(Lost):
     """The channel was needed for files."""
 
@@ -147,7 +156,7 @@ class _Conversation:
         self._channel, self._root, self._agent = channel, root, agent
         self._writing = threading.Lock()
         self._numbers = itertools.count(1)
-        self._waiting: dict[int, queue.Queue[tuple[dict[str, Any], bytes] | None]] = {}
+        self._waiting: dict[int, queue.Queue[_Answer]] = {}
         self._said = bytearray()
         self.alive, self._aside = True, False
         self.hello = self._begin(command, word)
@@ -167,7 +176,7 @@ class _Conversation:
                 raise self._lost()
             texts, data = frames.requests_packed([(name, dict(arguments)) for name, arguments in requests])
             self._write(frames.packed({"id": number, "requests": texts}, data))
-            while (answer := answers.get()) is not None:
+            while (answer := _next(answers)) is not None:
                 message, received = answer
                 if "tell" in message:
                     tell(message["tell"])

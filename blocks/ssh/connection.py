@@ -96,11 +96,18 @@ class Connection:
     def _channel(self) -> Any:
         return self.wire().channel()
 
-    def close(self) -> None:
-        """End it; the next use makes it anew."""
-        with self._lock:
-            self._denied = None
-            self._drop()
+    def close(self, patience: float = -1) -> None:
+        """End it; the next use makes it anew.
+
+        Args:
+            patience: seconds to wait for whoever connects just now; without an end where it is negative.
+        """
+        if self._lock.acquire(timeout=patience):
+            try:
+                self._denied = None
+                self._drop()
+            finally:
+                self._lock.release()
 
     def forget(self) -> None:
         """Leave the connection to the parent of this process, which has been forked; the next use makes an own one."""
@@ -246,7 +253,7 @@ def _lost() -> Iterator[None]:
 def close_all() -> None:
     """End all connections of this process."""
     for connection in connections():
-        connection.close()
+        connection.close(patience=1.0)
 
 
 def _forget_all() -> None:

@@ -37,7 +37,7 @@ from slurm_ray_flow.interface.console import quiet_console
 from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.remote.importable import importable
-from slurm_ray_flow.tasks.run import Call, Run, release
+from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
@@ -220,6 +220,8 @@ def release_hook(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # no
     try:
         record = store.find_record(str(flow_run.id))
     except UnknownRunError:
+        return
+    if record.run_id in doubtful:  # this process has tried
         return
     if not release(record, cluster_of(record)):
         logging.getLogger("prefect.flow_runs").error("It is not sure that run %s has ended.", record.run_id)

@@ -1,0 +1,41 @@
+"""Waits for something no longer than one can wait, whatever it is at when the time is over."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TypeVar
+
+T = TypeVar("T")
+
+
+def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException]) -> T:
+    """What `do` gives, in a thread that neither this one nor the end of the process waits for any longer.
+
+    A lost connection can hold its user back at any point (a look-up, a log-in, a lock that another thread has), so what
+    must come to an end is not done where the end is wanted. Ctrl-C gets through at once.
+
+    Args:
+        seconds: how long to wait.
+        do: what to do; it goes on after that, and may still succeed.
+        late: the exception for when it took too long.
+    """
+    future: Future[T] = Future()
+    context = contextvars.copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(do))
+        except BaseException as error:  # it belongs to whoever waits
+            future.set_exception(error)
+
+    threading.Thread(target=work, daemon=True, name="srf-patience").start()
+    try:
+        return future.result(seconds)
+    except FutureTimeoutError:
+        if future.done():
+            raise
+    raise late()
