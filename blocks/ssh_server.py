@@ -7,7 +7,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
 from pydantic import Field, PrivateAttr
@@ -16,12 +16,14 @@ from slurm_ray_flow.blocks import building, transfer
 from slurm_ray_flow.blocks.cluster import Facts
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request
-from slurm_ray_flow.blocks.ssh.agent import Agent
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.remote.files import PIECE
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.ssh.agent import Agent
 
 INLINE_BYTES = 64 * 1024
 """What is not larger travels with the questions; the rest by rsync."""

@@ -11,7 +11,6 @@ rsync_path  lets rsync use a channel
 trust       makes a host key known
 """
 
-from slurm_ray_flow.blocks.ssh.agent import Agent
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 
-__all__ = ["Agent", "SshConnection"]
+__all__ = ["SshConnection"]

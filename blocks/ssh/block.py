@@ -6,16 +6,18 @@ import os
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator
 
-from slurm_ray_flow.blocks.ssh import connection, prompt
-from slurm_ray_flow.blocks.ssh.agent import Agent
-from slurm_ray_flow.blocks.ssh.connection import Connection, Limits
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, Wanted, resolved
-from slurm_ray_flow.blocks.ssh.login import Secrets
-from slurm_ray_flow.blocks.ssh.trust import Shown, trust
+
+if TYPE_CHECKING:  # only who logs in waits for paramiko
+    from slurm_ray_flow.blocks.ssh.agent import Agent
+    from slurm_ray_flow.blocks.ssh.connection import Connection
+    from slurm_ray_flow.blocks.ssh.login import Secrets
+    from slurm_ray_flow.blocks.ssh.trust import Shown
 
 
 class SshConnection(Block):
@@ -101,13 +103,18 @@ class SshConnection(Block):
         Args:
             label: what the user calls the cluster; names the variable of its password.
         """
+        from slurm_ray_flow.blocks.ssh.connection import Limits, shared
+
         endpoint = self.endpoint()
         name = label or self._block_document_name or self.host
         limits = Limits(connect=self.connect_timeout, again=self.reconnect_within)
-        return connection.shared(endpoint, self._secrets(endpoint, name), limits, name, hash(self._password))
+        return shared(endpoint, self._secrets(endpoint, name), limits, name, hash(self._password))
 
     def trust(self, confirm: Callable[[Shown], bool]) -> list[Shown]:
         """Make the host keys known of the server and of those on the way; `confirm` says which are right."""
+        from slurm_ray_flow.blocks.ssh.connection import Limits
+        from slurm_ray_flow.blocks.ssh.trust import trust
+
         endpoint = self.endpoint()
         name = self._block_document_name or self.host
         return trust(endpoint, self._secrets(endpoint, name), confirm, Limits(connect=self.connect_timeout))
@@ -117,6 +124,9 @@ class SshConnection(Block):
         return self.password.get_secret_value() if self.password else ""
 
     def _secrets(self, endpoint: Endpoint, name: str) -> Callable[[Endpoint], Secrets]:
+        from slurm_ray_flow.blocks.ssh import prompt
+        from slurm_ray_flow.blocks.ssh.login import Secrets
+
         def secrets(server: Endpoint) -> Secrets:
             variable = password_variable(name if server == endpoint else server.name)
             given = self._password if server == endpoint else ""
@@ -132,6 +142,8 @@ class SshConnection(Block):
             python: "" for the best that is found, a path, or "module:NAME".
             label: what the user calls the cluster.
         """
+        from slurm_ray_flow.blocks.ssh.agent import Agent
+
         opened = self.open(label)
         name = label or self._block_document_name or self.host
         agent: Agent = opened.agents.setdefault((root, python), Agent(opened, root, python, name))
