@@ -101,6 +101,27 @@ def test_local_classes_travel_too(tmp_path):
     assert back == 5
 
 
+def test_a_module_of_the_project_is_the_one_that_lies_there(tmp_path, monkeypatch):
+    """Not home's with home's paths and data, laid over it."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "of_the_project.py").write_text("import threading\nlines = iter([1])\ndata = [0]\n")
+    import of_the_project
+
+    of_the_project.unpicklable = (number for number in range(3))
+    of_the_project.data *= 1_000_000
+    payload.write(str(tmp_path / "function"), lambda: (of_the_project.__file__, of_the_project.data), pickling.dump)
+    assert (tmp_path / "function").stat().st_size < 10_000
+    (tmp_path / "there").mkdir()
+    (tmp_path / "of_the_project.py").rename(tmp_path / "there" / "of_the_project.py")
+    code = (
+        "import sys; from slurm_ray_flow.remote import payload, pickling; sys.path.insert(0, sys.argv[2]);"
+        "print(payload.read(sys.argv[1], pickling.load)())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "function"), str(tmp_path / "there")]
+    done = subprocess.run(command, check=True, timeout=60, capture_output=True, text=True)
+    assert done.stdout.strip() == str((str(tmp_path / "there" / "of_the_project.py"), [0]))
+
+
 def test_what_is_importable(loaded, tmp_path, monkeypatch):
     (tmp_path / "package").mkdir()
     (tmp_path / "package" / "part.py").write_text("x = 1\n")

@@ -1,8 +1,8 @@
 """How functions, arguments and outcomes are pickled, at home and in the driver: dill, by the rules below.
 
-- What can be imported by its name on the other side goes by reference. Local functions, and those of `__main__` (a
-  script, a notebook, the REPL) and of other modules that can't be imported by name, go by value, with only those
-  globals that they use.
+- What can be imported by its name on the other side goes by reference, a module without what it holds at home. Local
+  functions, and those of `__main__` (a script, a notebook, the REPL) and of other modules that can't be imported by
+  name, go by value, with only those globals that they use.
 - A class of such a module goes by value too, but is *resolved* on arrival: where there is a module of that name with
   such a class (at home, on the way back), that one is used, so that `isinstance` and `except` work there; in the
   driver the first copy stays the only one, so that a class in the arguments is the one that the function means.
@@ -90,6 +90,9 @@ class _Rules:
                 return self.save_reduce(pickle.loads, (pickle.dumps(obj, 5),), obj=obj)
             if hasattr(type(obj), "reduce_for_run"):  # a decorated function: the same as the plain one there
                 return self.save_reduce(*obj.reduce_for_run(), obj=obj)
+            if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj and importable(obj.__name__):
+                # dill would send along what it holds, and lay that over the module there: home's paths, and all data.
+                return self.save_reduce(importlib.import_module, (obj.__name__,), obj=obj)
             if isinstance(obj, type) and self._save_class(obj):
                 return None
         super().save(obj, save_persistent_id)  # type: ignore[misc]
