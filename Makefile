@@ -20,9 +20,9 @@ test: setup ## All tests
 	@scripts/setup --hosts
 	.venv/bin/pytest
 
-demo: setup ## A model search over handwritten digits, on this machine
+demo: setup ## A model search over handwritten digits, on this machine (CLUSTER=desi for a saved one)
 	@scripts/setup --runs
-	.venv/bin/python examples/digits.py
+	.venv/bin/python examples/digits.py --cluster $(or $(CLUSTER),local)
 
 bench: setup ## What it costs, against peers in the same run
 	@scripts/setup --hosts

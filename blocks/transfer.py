@@ -1,74 +1,39 @@
-"""Brings a snapshot to a cluster: rsync, with hard links to what earlier snapshots hold already.
+"""Brings a snapshot to a cluster (remote/snapshots.py): what is there already stays there.
 
-`<root>/snapshots/<project>/<digest>/` is the snapshot and `<digest>.list` its listing, whose SHA-256 is the digest.
-A snapshot grows beside, in `.<digest>.<random>`, is checked, and gets its name when it is whole. Nothing in it can be
-written by accident, files and folders alike, because its files are shared with other snapshots; only the empty
-`__pycache__` folders are open, so that Python keeps its bytecode.
+A small edit travels with the questions, in two round trips; the rest is rsync's, with hard links to earlier snapshots.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import json
 import secrets
 import tempfile
 import time
+import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Any, Protocol
 
 from slurm_ray_flow.blocks import rsync
+from slurm_ray_flow.blocks.machine import Request, failure
 from slurm_ray_flow.blocks.rsync import Copied
-from slurm_ray_flow.blocks.shell import Completed, run
 from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
-from slurm_ray_flow.core.snapshot import Manifest, refreshed
-from slurm_ray_flow.core.snapshot.entries import places_in
+from slurm_ray_flow.core.snapshot import Entry, Manifest, refreshed
 from slurm_ray_flow.core.snapshot.fingerprint import printable
+from slurm_ray_flow.remote import snapshots
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.listing import PLACE, by_place
+from slurm_ray_flow.remote.operations import perform
 
 STALE_MINUTES = 60
 """Age at which what a broken transfer left is removed."""
+INLINE_BYTES = 32 * 1024
+"""So much changed content travels with the questions; rsync needs some round trips to begin with."""
 
 _RESENT = 3
-_LINKED = 2  # more would hold little that these two don't, and each costs rsync a look per new file
-_COMMAND_SECONDS = 3600.0
-
-# Arguments: folder of the project, digest, name beside, minutes. Input: folders to make, NUL after each.
-_PREPARE = f"""
-umask 077
-if [ -d "$1/$2" ]; then echo reused; exec touch -c "$1/$2.list"; fi
-mkdir -p "$1" && cd "$1" || exit 1
-for left in .[!.]*; do
-  [ -d "$left" ] && [ -z "$(find "$left" -cmin "-$4" 2>/dev/null | head -n 1)" ] || continue
-  find "$left" -type d -exec chmod u+rwx {{}} + && rm -rf "$left" "$left.list"
-done
-mkdir "$3" && (cd "$3" && xargs -0 mkdir -p) || exit 1
-found=0
-for listing in $(ls -t | grep '^[0-9a-f]*\\.list$'); do
-  [ -d "${{listing%.list}}" ] || continue
-  echo "${{listing%.list}}"; cat "$listing"; echo
-  found=$((found + 1)); [ $found -lt {_LINKED} ] || break
-done
-"""
-# Arguments: folder of the project, name beside. Input: files, NUL after each. Answers with their SHA-256, a line each.
-_CHECK = """
-cd "$1/$2" || exit 1
-command -v sha256sum >/dev/null && exec xargs -0 sha256sum --
-exec xargs -0 shasum -a 256 --
-"""
-# Arguments: folder of the project, name beside, digest. Input: the listing.
-_PUBLISH = """
-umask 077
-cd "$1" && cat > "$2.list" &&
-  find "$2" -type d ! -name __pycache__ -exec chmod 500 {} + && mv "$2.list" "$3.list" || exit 1
-[ -d "$3" ] || mv -T "$2" "$3" 2>/dev/null || [ -d "$3" ] || mv "$2" "$3" || exit 1
-[ ! -d "$2" ] || { find "$2" -type d -exec chmod u+rwx {} + && rm -rf "$2"; }
-"""
-# Arguments: folder of the project, name beside.
-_DISCARD = """
-cd "$1" || exit 0
-[ -d "$2" ] && find "$2" -type d -exec chmod u+rwx {} + && rm -rf "$2"
-rm -f "$2.list"
-"""
 
 
 class Target(Protocol):
@@ -83,8 +48,8 @@ class Target(Protocol):
         """Have rsync copy some files of a folder to one there. Raises SlurmRayFlowError."""
         ...
 
-    def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
-        """Run a command there. Raises SlurmRayFlowError if it can't be run or takes longer than `timeout` seconds."""
+    def ask_all(self, requests: Sequence[Request]) -> list[Any]:
+        """Have operations done there, in one round trip. Raises SlurmRayFlowError."""
         ...
 
 
@@ -98,9 +63,12 @@ class LocalTarget:
         """Copy them here."""
         return rsync.copy(source, path, names, options)
 
-    def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
-        """Run it here."""
-        return run(command, stdin=stdin, timeout=timeout)
+    def ask_all(self, requests: Sequence[Request]) -> list[Any]:
+        """Do them here."""
+        try:
+            return [perform(operation, dict(arguments)) for operation, arguments in requests]
+        except OperationError as error:
+            raise failure(error, "local") from error
 
 
 @dataclass(frozen=True)
@@ -127,7 +95,12 @@ class Transfer:
 
 
 def send_snapshot(
-    manifest: Manifest, *, target: Target, project_key: str, stale_minutes: int = STALE_MINUTES
+    manifest: Manifest,
+    *,
+    target: Target,
+    project_key: str,
+    stale_minutes: float = STALE_MINUTES,
+    inline_bytes: int = INLINE_BYTES,
 ) -> Transfer:
     """Bring a snapshot to a target. One that is there already is used as it is.
 
@@ -139,23 +112,24 @@ def send_snapshot(
         target: where to.
         project_key: names the project's folder there.
         stale_minutes: what a broken transfer left untouched for so long is removed.
+        inline_bytes: how much content may go without rsync.
 
     Raises:
         SyncError: rsync is missing or fails, the target is full, or a file does not stop changing.
-        SlurmRayFlowError: a command could not be run on the target.
+        SlurmRayFlowError: the target can't be asked.
     """
     began = time.monotonic()
     sending = _Sending(manifest, target, project_key)
-    reused = sending.prepare(stale_minutes)
+    reused = sending.begin(stale_minutes)
     if not reused:
         try:
-            sending.send()
-            sending.publish()
+            if not sending.send_inline(inline_bytes):
+                sending.send_by_rsync()
         except BaseException:
             sending.discard()
             raise
     sent = sending.manifest
-    folder = PurePosixPath(sending.base, sent.digest)
+    folder = PurePosixPath(sending.folder, sent.digest)
     seconds = time.monotonic() - began
     return Transfer(sent, folder, len(sending.sent), sending.bytes_sent, sent.total_bytes, seconds, reused)
 
@@ -163,27 +137,41 @@ def send_snapshot(
 class _Sending:
     def __init__(self, manifest: Manifest, target: Target, project_key: str) -> None:
         self.manifest, self.sent, self.bytes_sent = manifest, set[str](), 0
-        self.base = str(target.root / "snapshots" / project_key)
+        self.folder = str(target.root / "snapshots" / project_key)
         self._target = target
         self._beside = f".{manifest.digest}.{secrets.token_hex(6)}"
         self._earlier: dict[str, dict[str, str]] = {}
 
-    def prepare(self, stale_minutes: int) -> bool:
+    def begin(self, stale_minutes: float) -> bool:
         """Make the folder beside, and learn of earlier snapshots; True if the snapshot is there already."""
-        folders = "".join(f"{folder}\0" for folder in _folders(self.manifest))
-        arguments = (self.manifest.digest, self._beside, str(stale_minutes))
-        answer = self._run(_PREPARE, *arguments, stdin=_encoded(folders)).stdout
-        if answer == "reused\n":
-            return True
-        for block in filter(None, answer.split("\n\n")):
-            digest, *records = block.split("\n")
-            self._earlier[digest] = places_in(records)
-        return False
+        which = {"folder": self.folder, "digest": self.manifest.digest}
+        roots = [place for place, _ in self.manifest.roots]
+        begun = {**which, "beside": self._beside, "roots": roots, "stale_minutes": stale_minutes}
+        reused, earlier = self._ask(("snapshots.begin", begun), ("snapshots.earlier", which))
+        if earlier:
+            told: dict[str, str] = json.loads(zlib.decompress(earlier))
+            self._earlier = {digest: by_place(text.splitlines()) for digest, text in told.items()}
+        return bool(reused)
 
-    def send(self) -> None:
+    def send_inline(self, limit: int) -> bool:
+        """Send what changed with the request that makes the snapshot; False where it is too much, or does not hold."""
+        changed = self._beyond(self._nearest)
+        if sum(entry.size for entry in changed) > limit:
+            return False
+        contents = [_content(entry) for entry in changed]
+        if None in contents:
+            return False
+        inline = [(content or b"", entry.mtime_ns) for content, entry in zip(contents, changed, strict=True)]
+        files = {entry.place for entry in changed if entry.link is None}
+        if self._finish(files, inline) != []:
+            return False
+        self.sent = files
+        return True
+
+    def send_by_rsync(self) -> None:
         """Send links and files, until all that travelled is as the manifest says."""
         self._send_links()
-        pending = [entry.place for entry in self.manifest.entries if entry.link is None]
+        pending: Sequence[str] = [entry.place for entry in self.manifest.entries if entry.link is None]
         doubtful = self._changed()
         linked: Sequence[str] = tuple(self._earlier)
         for _ in range(1 + _RESENT):
@@ -199,14 +187,48 @@ class _Sending:
             advice="Write it elsewhere, or leave it out of the snapshot: by .gitignore, or by a narrower include.",
         )
 
-    def publish(self) -> None:
-        """Give the snapshot its name."""
-        self._run(_PUBLISH, self._beside, self.manifest.digest, stdin=self.manifest.listing)
-
     def discard(self) -> None:
         """Remove what was begun; what can't be removed now is, later, as stale."""
         with contextlib.suppress(SlurmRayFlowError):
-            self._target.run(("sh", "-c", _DISCARD, "sh", self.base, self._beside), stdin=b"", timeout=_COMMAND_SECONDS)
+            self._ask(("snapshots.discard", {"folder": self.folder, "beside": self._beside}))
+
+    @property
+    def _nearest(self) -> str:
+        """The earlier snapshot that this one has most in common with; "" where there is none."""
+        return min(self._earlier, key=lambda digest: len(self._beyond(digest)), default="")
+
+    def _beyond(self, digest: str) -> list[Entry]:
+        """What of this snapshot an earlier one does not have."""
+        earlier = self._earlier.get(digest, {})
+        pairs = zip(self.manifest.entries, self.manifest.records, strict=False)
+        return [entry for entry, record in pairs if earlier.get(record[PLACE:]) != record]
+
+    def _wrong(self, check: Collection[str]) -> list[str]:
+        """Have the snapshot named; or gives those of the files whose content there is not the manifest's."""
+        wrong = self._finish(check)
+        if wrong is None:  # a clean-up has taken the earlier snapshot
+            self._earlier.clear()
+            wrong = self._finish(check)
+        return wrong or []
+
+    def _finish(self, check: Collection[str], inline: Sequence[tuple[bytes, int]] | None = None) -> list[str] | None:
+        nearest = self._nearest
+        earlier = self._earlier.get(nearest, {})
+        mine = by_place(self.manifest.records)
+        places = {
+            record[PLACE:]: entry.place for entry, record in zip(self.manifest.entries, mine.values(), strict=False)
+        }
+        data = snapshots.packed(
+            nearest,
+            new=[record for place, record in mine.items() if earlier.get(place) != record],
+            gone=[place for place in earlier if place not in mine],
+            check=[written for written, place in places.items() if place in check],
+            inline=inline,
+        )
+        which = {"folder": self.folder, "digest": self.manifest.digest, "beside": self._beside}
+        [wrong] = self._ask(("snapshots.finish", {**which, "data": data}))
+        self.bytes_sent += len(data)
+        return None if wrong is None else [places[written] for written in wrong]
 
     def _send_links(self) -> None:
         links = [(entry.place, entry.link) for entry in self.manifest.entries if entry.link is not None]
@@ -225,7 +247,7 @@ class _Sending:
             start = len(root) + 1
             names = [place[start:] for place in places if place.startswith(f"{root}/")]
             if names:
-                options = [*rsync.FILES, *(f"--link-dest={self.base}/{digest}/{root}" for digest in linked)]
+                options = [*rsync.FILES, *(f"--link-dest={self.folder}/{digest}/{root}" for digest in linked)]
                 if not linked:
                     options.append("--ignore-times")
                 moved.update(f"{root}/{name}" for name in self._rsync(source, root, names, options))
@@ -233,7 +255,7 @@ class _Sending:
         return moved
 
     def _rsync(self, source: str, place: str, names: Sequence[str], options: Sequence[str]) -> set[str]:
-        moved = self._target.copy(source, f"{self.base}/{self._beside}/{place}", names, options)
+        moved = self._target.copy(source, f"{self.folder}/{self._beside}/{place}", names, options)
         self.bytes_sent += moved.bytes_sent
         return set(moved.names)
 
@@ -242,39 +264,29 @@ class _Sending:
         changed: set[str] = set()
         for earlier in self._earlier.values():
             for entry, record in zip(self.manifest.entries, self.manifest.records, strict=False):
-                if earlier.get(record[67:], record) != record and entry.link is None:
+                if earlier.get(record[PLACE:], record) != record and entry.link is None:
                     changed.add(entry.place)
         return changed
 
-    def _wrong(self, places: Collection[str]) -> list[str]:
-        """Those of the files whose content on the target is not the manifest's."""
-        wanted = [entry for entry in self.manifest.entries if entry.place in places]
-        if not wanted:
-            return []
-        names = "".join(f"{entry.place}\0" for entry in wanted)
-        answer = self._run(_CHECK, self._beside, stdin=_encoded(names)).stdout.splitlines()
-        # sha256sum marks a line with a backslash where it had to escape the name.
-        found = [line.removeprefix("\\")[:64] for line in answer]
-        return [entry.place for entry, digest in zip(wanted, found, strict=True) if entry.sha256 != digest]
-
-    def _run(self, script: str, *arguments: str, stdin: bytes) -> Completed:
-        command = ("sh", "-c", script, "sh", self.base, *arguments)
-        done = self._target.run(command, stdin=stdin, timeout=_COMMAND_SECONDS)
-        if not done.ok:
+    def _ask(self, *requests: Request) -> list[Any]:
+        try:
+            return self._target.ask_all(requests)
+        except SlurmRayFlowError as error:
+            if type(error) is not SlurmRayFlowError:
+                raise
             raise SyncError(
-                f"The snapshot can't be made: {done.stderr.strip() or f'exit code {done.exit_code}'}",
-                where=self.base,
+                f"The snapshot can't be made: {error.what}",
+                where=error.where or self.folder,
                 advice="See that the folder can be written and that neither its disk nor your quota is full.",
-            )
-        return done
+            ) from error
 
 
-def _folders(manifest: Manifest) -> list[str]:
-    """What is made before rsync starts: the required folders, and open ones for Python's bytecode."""
-    modules = {entry.place.rpartition("/")[0] for entry in manifest.entries if entry.place.endswith(".py")}
-    roots = (place for place, _ in manifest.roots)
-    return [*roots, *manifest.folders, *(f"{folder}/__pycache__" for folder in sorted(modules))]
-
-
-def _encoded(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")
+def _content(entry: Entry) -> bytes | None:
+    """What is in a file, or where a link points; None where that is not what the manifest says any more."""
+    if entry.link is not None:
+        return entry.link.encode("utf-8", "surrogateescape")
+    try:
+        content = entry.source.read_bytes()
+    except OSError:
+        return None
+    return content if hashlib.sha256(content).hexdigest() == entry.sha256 else None

@@ -12,11 +12,11 @@ from slurm_ray_flow.core.outcome import Ended, Outcome
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import RunRecord, error_of
 from slurm_ray_flow.remote import failures, payload, pickling
-from slurm_ray_flow.tasks.policy import ONCE, RETRIED
+from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.run import where
 
 
-@task(name="fetch_outcome", task_run_name="fetch_outcome", **ONCE, **RETRIED)
+@task(name="fetch_outcome", task_run_name="fetch_outcome", **ONCE)
 def fetch_outcome(record: RunRecord, ended: Ended, cluster: Cluster) -> Outcome:
     """Read the outcome, checked against the digest that the events hold.
 

@@ -9,13 +9,16 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import exponential_backoff
 
-from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 
 
 def is_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help. (Prefect takes a plain function only: a partial would silently mean never.)"""
+    """Whether trying again may help. (Prefect takes a plain function only: a partial would silently mean never.)
+
+    A connection has been tried again for long enough when it fails.
+    """
     error = state.data.exception if hasattr(state.data, "exception") else state.data
-    return isinstance(error, SlurmRayFlowError) and error.transient
+    return isinstance(error, SlurmRayFlowError) and error.transient and not isinstance(error, ConnectionFailed)
 
 
 RETRIED: dict[str, Any] = {

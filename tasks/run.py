@@ -124,10 +124,11 @@ class Run:
         self.over = False
         try:
             yield
-        except ConnectionFailed:
-            raise
-        except BaseException:
-            self._release(cluster)
+        except BaseException as error:
+            if self.call_ended:
+                self.over = True
+            elif not isinstance(error, ConnectionFailed):
+                self._release(cluster)
             raise
         self.over = True
 

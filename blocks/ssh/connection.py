@@ -16,7 +16,8 @@ from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
 from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
 from slurm_ray_flow.blocks.ssh.sessions import Sessions
-from slurm_ray_flow.blocks.ssh.wire import Refused, Wire, WireError, connected_socket
+from slurm_ray_flow.blocks.ssh.sockets import connected_socket
+from slurm_ray_flow.blocks.ssh.wire import Refused, Wire, WireError
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
 
 
@@ -190,6 +191,7 @@ def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], 
     kind, key = wire.host_key
     verdict = known_hosts.judge(lines, server.known_as, key)
     if verdict is Verdict.KNOWN:
+        wire.socket.limit = None
         return
     shown = f"{server} shows the {kind} key {known_hosts.fingerprint(key)}"
     if verdict is Verdict.UNKNOWN:

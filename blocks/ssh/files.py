@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slurm_ray_flow.blocks import rsync
 from slurm_ray_flow.blocks.files import private_folder
-from slurm_ray_flow.blocks.shell import Completed
+from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.ssh import door
 from slurm_ray_flow.blocks.ssh.outage import Outage
 from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
@@ -44,10 +44,9 @@ class SshTarget:
         copied = patiently(self.agent, once)
         return copied if len(tries) == 1 else rsync.Copied(tuple(names), copied.bytes_sent)
 
-    def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
-        """Run it there."""
-        done = self.agent.ask_all([("commands.run", {"argv": list(command), "data": stdin, "timeout": timeout})])[0]
-        return Completed(tuple(command), done["exit_code"], done["stdout"], done["stderr"])
+    def ask_all(self, requests: Sequence[Request]) -> list[Any]:
+        """Have them done there."""
+        return self.agent.ask_all(requests)
 
 
 def copy_to(agent: Agent, source: Path, path: PurePosixPath) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import logging
 import queue
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -14,6 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import paramiko as _paramiko
+
+from slurm_ray_flow.blocks.ssh.sockets import Socket
 
 paramiko: Any = _paramiko  # it has no types of its own, and typeshed's are of an older one
 
@@ -42,55 +42,6 @@ class Denied(Exception):
     def __init__(self, methods: Sequence[str]) -> None:
         super().__init__(", ".join(methods))
         self.methods = tuple(methods)
-
-
-class Socket:
-    """A socket, or a channel of another connection, that knows when it was heard last."""
-
-    def __init__(self, inner: Any) -> None:
-        self._inner = inner
-        self.heard = time.monotonic()
-        self.asked: float | None = None
-        self.patience = 15.0
-        self.received = self.sent = 0
-
-    @property
-    def _closed(self) -> bool:  # paramiko looks at it while it waits for its thread
-        return bool(getattr(self._inner, "_closed", False) or getattr(self._inner, "closed", False))
-
-    def recv(self, size: int) -> bytes:
-        try:
-            data: bytes = self._inner.recv(size)
-        except TimeoutError:
-            self._check()
-            raise
-        self.heard = time.monotonic()
-        self.received += len(data)
-        return data
-
-    def send(self, data: bytes) -> int:
-        try:
-            sent: int = self._inner.send(data)
-        except TimeoutError:
-            self._check()
-            raise
-        self.sent += sent
-        return sent
-
-    def _check(self) -> None:
-        asked = self.asked
-        if asked is not None and self.heard < asked and time.monotonic() - asked > self.patience:
-            text = f"nothing was heard from it for {time.monotonic() - self.heard:.0f} s"
-            raise ConnectionResetError(errno.ECONNRESET, text)  # paramiko's thread wants both
-
-    def settimeout(self, seconds: float | None) -> None:
-        self._inner.settimeout(seconds)
-
-    def close(self) -> None:
-        self._inner.close()
-
-    def getpeername(self) -> Any:
-        return self._inner.getpeername()
 
 
 class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
@@ -125,8 +76,14 @@ class Wire:
         options = self._transport.get_security_options()
         options.key_types = _first(key_types, options.key_types)
         options.ciphers = _first(_CIPHERS, options.ciphers)
-        with self._told():
-            self._transport.start_client(timeout=timeout)
+        try:
+            with self._told():
+                self._transport.start_client(timeout=timeout)
+            if not self._transport.initial_kex_done:  # paramiko returns without a word
+                raise WireError(f"it did not show a host key within {timeout:.0f} s")
+        except BaseException:
+            self.close()
+            raise
 
     @property
     def host_key(self) -> tuple[str, bytes]:
@@ -261,18 +218,6 @@ def send_all(channel: Any, data: bytes | memoryview) -> None:
 def _first(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
     chosen = [name for name in wanted if name in possible]
     return (*chosen, *(name for name in possible if name not in chosen))
-
-
-def connected_socket(host: str, port: int, timeout: float) -> socket.socket:
-    """A TCP connection.
-
-    Raises:
-        OSError: it can't be made.
-    """
-    opened = socket.create_connection((host, port), timeout)
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return opened
 
 
 # ---- keys

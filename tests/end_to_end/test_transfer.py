@@ -1,4 +1,4 @@
-"""Snapshots on a target, made by the real rsync."""
+"""Snapshots on a target: small edits with the questions, the rest by the real rsync."""
 
 from __future__ import annotations
 
@@ -9,14 +9,15 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 
 from slurm_ray_flow.blocks import rsync
-from slurm_ray_flow.blocks.shell import Completed
-from slurm_ray_flow.blocks.transfer import LocalTarget, Transfer, send_snapshot
+from slurm_ray_flow.blocks.machine import Request
+from slurm_ray_flow.blocks.transfer import LocalTarget, Target, Transfer, send_snapshot
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.snapshot import Manifest, manifest
 
@@ -45,8 +46,19 @@ def listed(project: Path, *include: str) -> Manifest:
     return manifest([], project=project, working_directory=project, include=include or ["."])
 
 
-def send(project: Path, root: PurePosixPath, **options: int) -> Transfer:
-    return send_snapshot(listed(project), target=LocalTarget(root), project_key="p", **options)
+Send = Callable[..., Transfer]
+
+
+@pytest.fixture(params=["inline", "rsync"])
+def send(request: pytest.FixtureRequest, project: Path, root: PurePosixPath) -> Send:
+    """Sends the project, or what a manifest lists; both ways keep the same promises."""
+    inline_bytes = 32 * 1024 if request.param == "inline" else -1
+
+    def sent(found: Manifest | None = None, target: Target | None = None, **options: float) -> Transfer:
+        found, target = found or listed(project), target or LocalTarget(root)
+        return send_snapshot(found, target=target, project_key="p", inline_bytes=inline_bytes, **options)
+
+    return sent
 
 
 def contents(transfer: Transfer) -> dict[str, str]:
@@ -58,8 +70,8 @@ def beside(root: PurePosixPath) -> list[str]:
     return [path.name for path in Path(root, "snapshots", "p").iterdir() if path.name.startswith(".")]
 
 
-def test_a_snapshot_holds_the_files_and_is_named_by_its_listing(project: Path, root: PurePosixPath) -> None:
-    sent = send(project, root)
+def test_a_snapshot_holds_the_files_and_is_named_by_its_listing(send: Send, project: Path, root: PurePosixPath) -> None:
+    sent = send()
     names = ("data/a.csv", "main.py", "package/__init__.py", "package/inner.py", "run.sh")
     assert contents(sent) == {f"project/{name}": name for name in names}
     assert (sent.files, sent.reused, sent.bytes_total) == (5, False, sum(map(len, names)))
@@ -70,9 +82,9 @@ def test_a_snapshot_holds_the_files_and_is_named_by_its_listing(project: Path, r
 
 
 def test_nothing_is_writable_but_the_folders_for_bytecode_and_only_the_owner_reads(
-    project: Path, root: PurePosixPath
+    send: Send, project: Path, root: PurePosixPath
 ) -> None:
-    folder = Path(send(project, root).folder)
+    folder = Path(send().folder)
     modes = {str(path.relative_to(folder)): stat.S_IMODE(path.lstat().st_mode) for path in folder.rglob("*")}
     assert modes.pop("project/__pycache__") == modes.pop("project/package/__pycache__") == 0o700
     assert modes.pop("project/run.sh") == 0o500
@@ -80,29 +92,29 @@ def test_nothing_is_writable_but_the_folders_for_bytecode_and_only_the_owner_rea
     assert {mode for path, mode in modes.items() if (folder / path).is_file()} == {0o400}
 
 
-def test_python_keeps_its_bytecode_in_a_snapshot(project: Path, root: PurePosixPath) -> None:
+def test_python_keeps_its_bytecode_in_a_snapshot(send: Send, project: Path, root: PurePosixPath) -> None:
     write(project, "package/inner.py")
     for file in project.rglob("*.py"):
         file.write_text("")
-    folder = Path(send(project, root).folder, "project")
+    folder = Path(send().folder, "project")
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     subprocess.run([sys.executable, "-c", "import package.inner"], cwd=folder, check=True, env=environment)
     assert [path.name.split(".")[0] for path in (folder / "package" / "__pycache__").glob("inner.*.pyc")] == ["inner"]
 
 
-def test_a_snapshot_that_is_there_is_used_as_it_is(project: Path, root: PurePosixPath) -> None:
-    first = send(project, root)
+def test_a_snapshot_that_is_there_is_used_as_it_is(send: Send, project: Path, root: PurePosixPath) -> None:
+    first = send()
     os.utime(project / "main.py", (1, 1))
-    again = send(project, root)
+    again = send()
     assert (again.reused, again.files, again.bytes_sent, again.folder) == (True, 0, 0, first.folder)
     assert beside(root) == []
 
 
-def test_only_what_changed_travels_and_the_rest_is_shared(project: Path, root: PurePosixPath) -> None:
-    first = send(project, root)
+def test_only_what_changed_travels_and_the_rest_is_shared(send: Send, project: Path, root: PurePosixPath) -> None:
+    first = send()
     (project / "main.py").write_text("changed")
     (project / "data" / "a.csv").unlink()
-    second = send(project, root)
+    second = send()
     assert (second.files, second.bytes_total) == (1, first.bytes_total - len("data/a.csv"))
     assert contents(first)["project/main.py"] == "main.py"
     assert contents(second)["project/main.py"] == "changed"
@@ -112,14 +124,14 @@ def test_only_what_changed_travels_and_the_rest_is_shared(project: Path, root: P
 
 
 def test_an_edit_of_the_same_size_and_time_travels_and_leaves_the_earlier_snapshot_alone(
-    project: Path, root: PurePosixPath
+    send: Send, project: Path, root: PurePosixPath
 ) -> None:
     times = (1_700_000_000, 1_700_000_000)
     os.utime(project / "main.py", times)
-    first = send(project, root)
+    first = send()
     (project / "main.py").write_text("MAIN.PY")
     os.utime(project / "main.py", times)
-    second = send(project, root)
+    second = send()
     assert contents(first)["project/main.py"] == "main.py"
     assert contents(second)["project/main.py"] == "MAIN.PY"
     assert second.files == 1
@@ -129,31 +141,31 @@ def test_an_edit_of_the_same_size_and_time_travels_and_leaves_the_earlier_snapsh
     "name",
     [b"new\nline.py", b"quote'\".py", b" two  spaces ", b"-n", b"back\\#012slash", b"100%41", b"#x#", b";x", b"\xe9"],
 )
-def test_names_of_any_bytes_travel(project: Path, root: PurePosixPath, name: bytes) -> None:
+def test_names_of_any_bytes_travel(send: Send, project: Path, name: bytes) -> None:
     file = Path(os.fsdecode(os.fsencode(project) + b"/" + name))
     times = (1_700_000_000, 1_700_000_000)
     for text in ("one", "two"):
         file.write_text(text)
         os.utime(file, times)
-        sent = send(project, root)
+        sent = send()
         assert Path(sent.folder, "project", file.name).read_text() == text
 
 
-def test_an_empty_manifest_gives_a_folder_to_run_in(project: Path, root: PurePosixPath) -> None:
+def test_an_empty_manifest_gives_a_folder_to_run_in(send: Send, project: Path, root: PurePosixPath) -> None:
     (project / "deep").mkdir()
     nothing = manifest([], project=project, working_directory=project / "deep")
-    sent = send_snapshot(nothing, target=LocalTarget(root), project_key="p")
+    sent = send(nothing)
     assert Path(sent.folder, "project", "deep").is_dir()
     assert (sent.files, sent.bytes_total) == (0, 0)
 
 
-def test_links_and_files_from_outside_arrive(project: Path, root: PurePosixPath) -> None:
+def test_links_and_files_from_outside_arrive(send: Send, project: Path, root: PurePosixPath) -> None:
     write(project.parent, "other/x.csv", "shared/big.csv")
     (project / "link").symlink_to(project / "data")
     (project / "main_link.py").symlink_to("main.py")
     (project / "big.csv").symlink_to(project.parent / "shared" / "big.csv")
     found = listed(project, ".", str(project.parent / "other" / "x.csv"))
-    folder = Path(send_snapshot(found, target=LocalTarget(root), project_key="p").folder)
+    folder = Path(send(found).folder)
     assert (folder / "project" / "link").readlink() == Path("data")
     assert (folder / "project" / "link" / "a.csv").read_text() == "data/a.csv"
     assert (folder / "project" / "main_link.py").readlink() == Path("main.py")
@@ -163,7 +175,7 @@ def test_links_and_files_from_outside_arrive(project: Path, root: PurePosixPath)
 
 
 def test_a_module_behind_a_link_that_leaves_the_project_arrives_where_it_is_imported_from(
-    project: Path, root: PurePosixPath
+    send: Send, project: Path, root: PurePosixPath
 ) -> None:
     @dataclasses.dataclass(frozen=True)
     class Module:
@@ -173,7 +185,7 @@ def test_a_module_behind_a_link_that_leaves_the_project_arrives_where_it_is_impo
     write(project.parent, "shared/helper.py")
     (project / "lib").symlink_to(project.parent / "shared")
     found = manifest([Module(project / "lib" / "helper.py", project)], project=project, working_directory=project)
-    sent = send_snapshot(found, target=LocalTarget(root), project_key="p")
+    sent = send(found)
     assert contents(sent) == {"project/lib/helper.py": "shared/helper.py"}
     assert not Path(sent.folder, "project", "lib").is_symlink()
 
@@ -188,29 +200,31 @@ class Distant(LocalTarget):
         return rsync.copy(source, f"host:{path}", names, ("-s", "-e", self.shell, *options))
 
 
-def test_a_target_behind_a_remote_shell_gets_the_same(project: Path, tmp_path: Path) -> None:
+def test_a_target_behind_a_remote_shell_gets_the_same(send: Send, project: Path, tmp_path: Path) -> None:
     remote_shell = tmp_path / "remote_shell"
     remote_shell.write_text('#!/bin/sh\nshift\nexec sh -c "$*"\n')
     remote_shell.chmod(0o755)
     write(project, "two words.txt", "new\nline.txt")
     (project / "link").symlink_to("data")
     target = Distant(PurePosixPath(tmp_path, "far away"), str(remote_shell))
-    first = send_snapshot(listed(project), target=target, project_key="p")
+    first = send(listed(project), target)
     (project / "two words.txt").write_text("changed")
-    second = send_snapshot(listed(project), target=target, project_key="p")
+    second = send(listed(project), target)
     assert (first.files, second.files) == (7, 1)
     assert contents(second) == {**contents(first), "project/two words.txt": "changed"}
     assert Path(second.folder, "project", "link").readlink() == Path("data")
 
 
-def test_a_file_that_changes_before_it_is_sent_is_sent_as_it_is_then(project: Path, root: PurePosixPath) -> None:
+def test_a_file_that_changes_before_it_is_sent_is_sent_as_it_is_then(
+    send: Send, project: Path, root: PurePosixPath
+) -> None:
     found = listed(project)
     (project / "main.py").write_text("changed since")
-    sent = send_snapshot(found, target=LocalTarget(root), project_key="p")
+    sent = send(found)
     assert contents(sent)["project/main.py"] == "changed since"
     assert sent.folder.name == sent.manifest.digest != found.digest
     assert sent.manifest == listed(project)
-    assert send(project, root).reused
+    assert send().reused
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,35 +239,35 @@ class Restless(LocalTarget):
 
 def test_a_file_that_does_not_stop_changing_is_named_and_nothing_is_left(project: Path, root: PurePosixPath) -> None:
     with pytest.raises(SyncError, match=r"main\.py does not stop changing: it was sent 4 times"):
-        send_snapshot(listed(project), target=Restless(root), project_key="p")
+        send_snapshot(listed(project), target=Restless(root), project_key="p", inline_bytes=-1)
     assert list(Path(root, "snapshots", "p").iterdir()) == []
 
 
-def test_a_file_that_vanishes_is_named_and_nothing_is_left(project: Path, root: PurePosixPath) -> None:
+def test_a_file_that_vanishes_is_named_and_nothing_is_left(send: Send, project: Path, root: PurePosixPath) -> None:
     found = listed(project)
     (project / "main.py").unlink()
     with pytest.raises(SyncError, match=r"main\.py"):
-        send_snapshot(found, target=LocalTarget(root), project_key="p")
+        send(found)
     assert list(Path(root, "snapshots", "p").iterdir()) == []
 
 
 def test_a_broken_transfer_is_never_taken_for_a_snapshot_and_removed_when_it_is_old(
-    project: Path, root: PurePosixPath
+    send: Send, project: Path, root: PurePosixPath
 ) -> None:
     broken = Path(root, "snapshots", "p", f".{listed(project).digest}.dead")
     write(broken, "project/main.py")
     (broken / "project").chmod(0o500)
-    assert not send(project, root).reused
+    assert not send().reused
     assert beside(root) == [broken.name]
     (project / "main.py").write_text("changed")
-    send(project, root, stale_minutes=0)
+    send(stale_minutes=0)
     assert beside(root) == []
 
 
-def test_two_that_send_the_same_at_once_get_one_whole_snapshot(project: Path, root: PurePosixPath) -> None:
+def test_two_that_send_the_same_at_once_get_one_whole_snapshot(send: Send, project: Path, root: PurePosixPath) -> None:
     class Together(LocalTarget):
-        def run(self, command: Sequence[str], *, stdin: bytes, timeout: float) -> Completed:
-            done = super().run(command, stdin=stdin, timeout=timeout)
+        def ask_all(self, requests: Sequence[Request]) -> list[Any]:
+            done = super().ask_all(requests)
             if not gate.broken:
                 gate.wait(10)
             return done
@@ -263,7 +277,7 @@ def test_two_that_send_the_same_at_once_get_one_whole_snapshot(project: Path, ro
     found = listed(project)
 
     def one() -> None:
-        sent.append(send_snapshot(found, target=Together(root), project_key="p"))
+        sent.append(send(found, Together(root)))
 
     threads = [threading.Thread(target=one) for _ in range(2)]
     for thread in threads:
@@ -276,10 +290,10 @@ def test_two_that_send_the_same_at_once_get_one_whole_snapshot(project: Path, ro
     assert beside(root) == []
 
 
-def test_a_root_that_can_not_be_written_is_named(project: Path, tmp_path: Path) -> None:
+def test_a_root_that_can_not_be_written_is_named(send: Send, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SyncError, match="The snapshot can't be made") as caught:
-        send(project, PurePosixPath(tmp_path, "file"))
+        send(target=LocalTarget(PurePosixPath(tmp_path, "file")))
     assert str(tmp_path / "file") in caught.value.where
     assert "quota" in caught.value.advice
 
@@ -289,14 +303,12 @@ def test_without_rsync_the_error_names_the_package(
 ) -> None:
     tools = tmp_path / "tools"
     tools.mkdir()
-    for tool in ("sh", "mkdir", "touch", "find", "head", "rm", "xargs", "ls", "grep", "chmod", "cat"):
-        (tools / tool).symlink_to(f"/bin/{tool}" if Path(f"/bin/{tool}").exists() else f"/usr/bin/{tool}")
     monkeypatch.setenv("PATH", str(tools))
     rsync.program.cache_clear()
     with pytest.raises(SyncError, match="not installed here") as caught:
-        send(project, root)
+        send_snapshot(listed(project), target=LocalTarget(root), project_key="p", inline_bytes=-1)
     assert "apt install rsync" in caught.value.advice
     (tools / "rsync").write_text("#!/bin/sh\necho 'openrsync: protocol version 29'\n")
     (tools / "rsync").chmod(0o755)
     with pytest.raises(SyncError, match="openrsync"):
-        send(project, root)
+        send_snapshot(listed(project), target=LocalTarget(root), project_key="p", inline_bytes=-1)

@@ -26,6 +26,7 @@ MODULES = (
     "queue",
     "room",
     "runs",
+    "snapshots",
     "uv_tool",
 )
 """The modules of this package that hold operations, each in its dictionary `OPERATIONS`."""
