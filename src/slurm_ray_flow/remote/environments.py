@@ -80,7 +80,7 @@ def advice(message: str) -> str:
     if NO_REGISTRY.search(message):
         return 'if the cluster has no way to the package index, set wheels="upload" on its block'
     if "no room" in message or "No space left" in message or "quota" in message.lower():
-        return 'remove environments that nobody needs (srf cleanup), or keep this one as one file: environment="packed"'
+        return 'remove environments that nobody needs (srf clean), or keep this one as one file: environment="packed"'
     return "see which package uv names, and change its version or leave it out"
 
 
