@@ -5,11 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import shutil
 import subprocess
-import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,7 +16,8 @@ from slurm_ray_flow.blocks.processes import this_process
 from slurm_ray_flow.blocks.server.clean_up import clean_up
 from slurm_ray_flow.core.expiry import DAY, KEPT_DAYS
 from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.remote.left import Left, expired
+from slurm_ray_flow.remote import loader, packing, tree
+from slurm_ray_flow.remote.left import Left, expired, node_folders
 
 KEPT_SECONDS = KEPT_DAYS * DAY
 
@@ -118,22 +116,58 @@ def test_arguments_go_when_nobody_has_read_them_for_long(root: Path) -> None:
 
 
 @pytest.fixture
-def ray_folders() -> Iterator[dict[str, Path]]:
-    folders = {name: Path(tempfile.mkdtemp(prefix="srf-")) for name in ("living", "dead", "foreign")}
-    yield folders
-    for folder in folders.values():
-        shutil.rmtree(folder, ignore_errors=True)
+def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for temporary files."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    (tmp_path / "tmp").mkdir()
+    return tmp_path / "tmp"
 
 
-def test_the_ray_folder_of_a_killed_head_goes_at_once(root: Path, ray_folders: dict[str, Path]) -> None:
+@pytest.mark.parametrize("prefix", ["srf-", packing.PREFIX], ids=["Ray's", "an unpacked environment's"])
+def test_what_a_killed_head_had_on_its_node_goes_at_once(root: Path, node: Path, prefix: str) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
     this = dataclasses.asdict(this_process())
-    (ray_folders["living"] / "owner").write_text(json.dumps(this))
-    (ray_folders["dead"] / "owner").write_text(json.dumps({**this, "pid": gone.pid}))
+    living, dead, foreign = (node / f"{prefix}{name}" for name in ("living", "dead", "foreign"))
+    for folder in (living, dead, foreign):
+        folder.mkdir()
+    (living / "owner").write_text(json.dumps(this))
+    (dead / "owner").write_text(json.dumps({**this, "pid": gone.pid}))
+    [kind] = [left.kind for left in node_folders() if left.base == str(node) and left.places == (dead.name,)]
+    assert kind == ("Ray folder" if prefix == "srf-" else "unpacked environment")
     list(clean_up(root))
-    assert {name: folder.exists() for name, folder in ray_folders.items()} == {
-        "living": True,
-        "dead": False,
-        "foreign": True,
-    }
+    assert (living.exists(), dead.exists(), foreign.exists()) == (True, False, True)
+
+
+def test_a_removal_on_the_node_that_was_interrupted_is_done_to_its_end(root: Path, node: Path) -> None:
+    inner = Path(packing.unpacked(str(_packed(node.parent)), str(node)))
+    aside = node / f".{inner.parent.name}"
+    inner.parent.rename(aside)  # as `packing.remove` does first
+    kept = [node / name for name in (".srf-mine", ".srf", ".others.12345678.expired")]
+    away = node / tree.set_aside(str(node), _made(node / "srf-12345678").name)
+    for folder in kept:
+        folder.mkdir()
+    list(clean_up(root))
+    assert sorted(node.iterdir()) == sorted(kept)
+    assert not away.exists()
+
+
+def _made(folder: Path) -> Path:
+    (folder / "r").mkdir(parents=True)
+    return folder
+
+
+def _packed(folder: Path) -> Path:
+    (folder / "environment" / "bin").mkdir(parents=True)
+    (folder / "environment" / "bin" / "python").touch()
+    packing.pack(folder / "environment", folder / packing.ARCHIVE)
+    return folder / packing.ARCHIVE
+
+
+def test_programs_that_a_log_in_uses_do_not_expire(root: Path) -> None:
+    programs = root / "tools" / "0123456789abcdef"
+    programs.mkdir(parents=True, mode=0o700)
+    age(programs)
+    loader.prepared(str(root), programs.name)
+    list(clean_up(root))
+    assert programs.exists()

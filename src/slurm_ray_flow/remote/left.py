@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import glob
 import json
 import os
 import re
@@ -12,7 +11,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from slurm_ray_flow.remote import tree
+from slurm_ray_flow.remote import packing, tree
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.liveness import head_alive, in_use, noted_alive, texts
 from slurm_ray_flow.remote.protocol import parse_events
@@ -21,6 +20,10 @@ from slurm_ray_flow.remote.ray_cluster import FOLDER_PREFIX, OWNER
 DAY = 86400.0
 HOUR = 3600.0
 _TOOLS = re.compile(r"[0-9a-f]{16}")
+_ASIDE = re.compile(
+    r"\.({0}\w+|{1}[\w-]+\.[0-9a-f]+{2})".format(*map(re.escape, (packing.PREFIX, FOLDER_PREFIX, tree.EXPIRED)))
+)
+"""What a killed head, or an interrupted clean-up, had renamed to remove it (`packing.remove`, `tree.set_aside`)."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class Listing:
         self._needed += in_use({self._root, os.path.realpath(self._root)})
         others = (
             self._snapshots, self._environments, self._wheelhouses, self._tools, self._caches, self._store,
-            self._warm, self._remains, ray_folders,
+            self._warm, self._remains, node_folders,
         )  # fmt: skip
         return runs + [left for look in others for left in look()]
 
@@ -245,18 +248,30 @@ class Listing:
         return {}
 
 
-def ray_folders() -> Iterator[Left]:
-    """Ray's folders in the folders for temporary files, which are everybody's."""
+def node_folders() -> Iterator[Left]:
+    """What heads and builders have in the folders for temporary files, which are everybody's."""
     for base in temporary_folders():
-        for path in glob.glob(os.path.join(glob.escape(base), FOLDER_PREFIX + "*")):
-            name = os.path.basename(path)
-            owner = tree.read(base, name, OWNER)
-            if owner:
-                yield Left("Ray folder", (name,), 0.0, True if _owner_alive(owner) else None, base)
+        for name, status in sorted(_ours(base).items()):
+            if _ASIDE.fullmatch(name):
+                yield Left("remains", (name,), status.st_mtime, None, base)
+            elif owner := tree.read(base, name, OWNER):
+                kind = "unpacked environment" if name.startswith(packing.PREFIX) else "Ray folder"
+                yield Left(kind, (name,), 0.0, True if _owner_alive(owner) else None, base)
+
+
+def _ours(base: str) -> Dict[str, os.stat_result]:
+    """This user's folders that are named as heads name theirs, or as one is that was being removed."""
+    found = {}
+    with contextlib.suppress(OSError):
+        for name, status in tree.entries(base, "").items():
+            named = name.startswith(FOLDER_PREFIX) or _ASIDE.fullmatch(name)
+            if named and tree.is_folder(status) and status.st_uid == os.geteuid():
+                found[name] = status
+    return found
 
 
 def temporary_folders() -> List[str]:
-    """Where heads make Ray's folders."""
+    """Where heads make such folders."""
     return sorted(
         {os.path.realpath(path) for path in ("/tmp", tempfile.gettempdir(), os.environ.get("TMPDIR", "/tmp"))}
     )

@@ -38,7 +38,9 @@ def prepared(root: str, digest: str) -> str:
     tools = os.path.join(os.path.abspath(root), "tools")
     private(tools)
     target = os.path.join(tools, digest)
-    if not os.path.isdir(target):
+    try:
+        os.utime(target)  # what is in use does not expire
+    except FileNotFoundError:
         say({"need": digest})
         install(target)
     own(target)
