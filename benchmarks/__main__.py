@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 
-ALL = ("scan", "snapshot", "launch", "large")
+ALL = ("scan", "snapshot", "launch", "large", "ssh")
 
 
 def main() -> int:

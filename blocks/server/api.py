@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 import urllib.error
 import urllib.request
 from dataclasses import dataclass, field
@@ -12,6 +13,8 @@ from typing import Any
 from slurm_ray_flow.core.errors import ServerError
 
 TIMEOUT = 20.0
+BUSY, BUSY_PAUSES = 503, (0.05, 0.1, 0.2)
+"""Prefect's answer when its SQLite database is locked for a moment: nothing was done."""
 
 
 @dataclass(frozen=True)
@@ -54,12 +57,17 @@ class Api:
 
     def _ask(self, method: str, path: str, body: bytes | None) -> Any:
         request = urllib.request.Request(self.url + path, data=body, method=method, headers=self._headers())  # noqa: S310 - http(s) of our settings
-        try:
-            with _opener().open(request, timeout=TIMEOUT) as answer:
-                content = answer.read()
-        except (OSError, ValueError) as problem:
-            raise _no_answer(self.url + path, problem) from problem
-        return json.loads(content) if content else None
+        pauses = iter(BUSY_PAUSES)
+        while True:
+            try:
+                with _opener().open(request, timeout=TIMEOUT) as answer:
+                    content = answer.read()
+                return json.loads(content) if content else None
+            except (OSError, ValueError) as problem:
+                pause = next(pauses, None) if getattr(problem, "code", None) == BUSY else None
+                if pause is None:
+                    raise _no_answer(self.url + path, problem) from problem
+                time.sleep(pause)
 
     def _headers(self) -> dict[str, str]:
         headers = {"Content-Type": "application/json"}
