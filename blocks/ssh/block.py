@@ -107,7 +107,8 @@ class SshConnection(Block):
 
         endpoint = self.endpoint()
         name = label or self._block_document_name or self.host
-        limits = Limits(connect=self.connect_timeout, again=self.reconnect_within)
+        again = self.reconnect_within
+        limits = Limits(connect=self.connect_timeout, first=min(Limits.first, again), again=again)
         return shared(endpoint, self._secrets(endpoint, name), limits, name, hash(self._password))
 
     def trust(self, confirm: Callable[[Shown], bool]) -> list[Shown]:
