@@ -2,28 +2,13 @@
 
 import json
 import os
-import subprocess
-import sys
 import time
 
 import pytest
 
 pytestmark = pytest.mark.server
 
-SRF = [os.path.join(os.path.dirname(sys.executable), "srf")]
 DAY = 86400.0
-
-
-def srf(*arguments, **changes):
-    return subprocess.run(
-        [*SRF, *arguments],
-        check=False,
-        env={**os.environ, **changes},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        stdin=subprocess.DEVNULL,
-    )
 
 
 def artifact(api, key):
@@ -47,6 +32,20 @@ def lab(server, tmp_path):
         yield run
 
 
+@pytest.fixture
+def dead(server):
+    """A saved server that nobody answers for."""
+    from slurm_ray_flow import SshServer
+    from slurm_ray_flow.blocks.server import connected
+    from slurm_ray_flow.blocks.ssh import SshConnection
+
+    connection = SshConnection(host="127.0.0.1", port=9, connect_timeout=1, reconnect_within=1)
+    with connected(server):
+        SshServer(connection=connection).save("upkeep-dead", overwrite=True)
+        yield
+        SshServer.delete("upkeep-dead")
+
+
 def test_a_clean_up_leaves_an_artifact_with_what_it_freed(lab, api):
     from slurm_ray_flow.flows.cleanup import cleanup
 
@@ -61,18 +60,12 @@ def test_a_clean_up_leaves_an_artifact_with_what_it_freed(lab, api):
     assert found["description"] == report.total
 
 
-def test_one_cluster_that_does_not_answer_holds_up_no_other(lab, api):
-    from slurm_ray_flow import SlurmRayFlowError, SshServer
-    from slurm_ray_flow.blocks.ssh import SshConnection
+def test_one_cluster_that_does_not_answer_holds_up_no_other(lab, api, dead):
+    from slurm_ray_flow import SlurmRayFlowError
     from slurm_ray_flow.flows.cleanup import cleanup
 
-    dead = SshConnection(host="127.0.0.1", port=9, connect_timeout=1)
-    SshServer(connection=dead).save("upkeep-dead", overwrite=True)
-    try:
-        with pytest.raises(SlurmRayFlowError, match="upkeep-dead could not be cleaned up"):
-            cleanup()
-    finally:
-        SshServer.delete("upkeep-dead")
+    with pytest.raises(SlurmRayFlowError, match="upkeep-dead could not be cleaned up"):
+        cleanup()
     assert not lab.exists()
     assert "can't be reached" in artifact(api, "cleanup-ssh-server-upkeep-dead")["description"]
 
@@ -86,7 +79,7 @@ def test_a_check_leaves_an_artifact(lab, api):
     assert {"python", "disk", "rsync", "clock"} <= {row["name"] for row in rows}
 
 
-def test_clean_says_what_would_go_and_then_removes_it(lab):
+def test_clean_says_what_would_go_and_then_removes_it(lab, srf):
     told = srf("clean", "upkeep-lab", "--dry-run")
     assert told.returncode == 0, told.stderr
     assert "runs/old" in told.stdout and lab.exists()
@@ -95,7 +88,7 @@ def test_clean_says_what_would_go_and_then_removes_it(lab):
     assert srf("clean", "upkeep-lab", "--older-than", "3h").returncode == 2
 
 
-def test_a_kept_run_and_its_record_go_by_hand_alone(work):
+def test_a_kept_run_and_its_record_go_by_hand_alone(work, srf):
     from slurm_ray_flow.blocks import store
 
     handle = work.triple.with_options(keep=True).submit(2)
@@ -111,7 +104,7 @@ def test_a_kept_run_and_its_record_go_by_hand_alone(work):
     assert not folder.exists() and not record.exists()
 
 
-def test_a_run_that_lives_is_not_removed(work, tmp_path):
+def test_a_run_that_lives_is_not_removed(work, tmp_path, srf):
     from support import wait_for
 
     mark = tmp_path / "pid"
@@ -123,7 +116,7 @@ def test_a_run_that_lives_is_not_removed(work, tmp_path):
     handle.cancel()
 
 
-def test_a_server_is_saved_listed_and_replaced(server):
+def test_a_server_is_saved_listed_and_replaced(server, srf):
     given = ("--host", "desi.example.org", "--user", "alice", "--slots", "2", "--proxy-jump", "a@b:22,c")
     saved = srf("init", "upkeep-desi", *given, "--password-from-env", "THE_WORD", THE_WORD="sesame-73")
     assert saved.returncode == 0, saved.stderr
@@ -139,7 +132,7 @@ def test_a_server_is_saved_listed_and_replaced(server):
     assert listed["upkeep-desi"]["host"] == "other"
 
 
-def test_what_init_saves_is_what_functions_find(server):
+def test_what_init_saves_is_what_functions_find(server, srf):
     from slurm_ray_flow.blocks.clusters import find_cluster
     from slurm_ray_flow.blocks.server import connected
 
@@ -166,7 +159,7 @@ def test_what_init_saves_is_what_functions_find(server):
         (("x", "--password-from-env", "NOT_THERE"), "NOT_THERE"),
     ],
 )
-def test_a_wrong_init_says_what_to_write_and_saves_nothing(server, arguments, hint):
+def test_a_wrong_init_says_what_to_write_and_saves_nothing(server, srf, arguments, hint):
     from slurm_ray_flow.blocks.saved import saved_clusters
     from slurm_ray_flow.blocks.server import connected
 
@@ -178,16 +171,15 @@ def test_a_wrong_init_says_what_to_write_and_saves_nothing(server, arguments, hi
     assert hint in done.stderr and "Traceback" not in done.stderr
 
 
-def test_check_of_what_can_not_be_reached_is_1_and_says_why(server):
-    assert srf("init", "upkeep-gone", "--host", "127.0.0.1", "--port", "9", "--overwrite").returncode == 0
-    done = srf("check", "upkeep-gone", "--json")
+def test_check_of_what_can_not_be_reached_is_1_and_says_why(server, srf, dead):
+    done = srf("check", "upkeep-dead", "--json")
     assert done.returncode == 1
     found = {finding["name"]: finding for finding in json.loads(done.stdout)}
     assert found["log-in"]["state"] == "failed" and found["log-in"]["advice"]
     assert found["disk"]["state"] == "not known"
 
 
-def test_a_cluster_without_a_lock_has_no_queue(server):
+def test_a_cluster_without_a_lock_has_no_queue(server, srf):
     done = srf("queue", "local")
     assert done.returncode == 2
     assert "lock_path" in done.stderr
