@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import difflib
 import time
+from collections.abc import Callable
 from typing import Any, cast
 
 from prefect.blocks.core import Block
+from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
+from slurm_ray_flow.blocks.server import connect, ensure_server
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.core.errors import OptionError
@@ -61,6 +64,10 @@ def cluster_of(record: RunRecord) -> Cluster:
 
 def _saved_or_host(record: RunRecord, name: str) -> Cluster:
     """A server that was never saved is known by the host it is."""
+    if (
+        FlowRunContext.get() is None
+    ):  # without a server's address Prefect would start a server of its own, for this once
+        connect(ensure_server(lambda _: None))
     try:
         return find_cluster(name)
     except OptionError:
@@ -75,8 +82,9 @@ _known: dict[str, tuple[Cluster, float]] = {}
 
 
 def _load(block_type: type[Block], name: str) -> Block | None:
+    load = cast(Callable[..., Block], block_type.load)
     try:
-        return cast(Block, block_type.load(name))
+        return load(name, _sync=True)  # inside the run of an async flow Prefect would give something to await
     except ValueError:  # Prefect's word for "no such block"
         return None
 

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import uuid
 
 import pytest
 
@@ -157,6 +158,31 @@ def test_a_run_whose_value_was_known_has_succeeded(work):
     newest = next(store.records()).run_id
     assert newest != first
     assert Handle.attach(newest).result(timeout=5) == value
+
+
+ANOTHER_PROCESS = """
+import sys
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.clusters import cluster_of
+print(cluster_of(store.find_record(sys.argv[1])).connection.host)
+"""
+
+
+def test_any_process_finds_the_saved_cluster_of_a_run(server, script):
+    from slurm_ray_flow.blocks import store
+    from slurm_ray_flow.core.run import RunRecord
+
+    name = f"elsewhere-{uuid.uuid4().hex[:8]}"
+    assert srf("init", name, "--host", "elsewhere.example.org").returncode == 0
+    run_id = str(uuid.uuid4())
+    rest = {"function": "work:triple", "pid": 1, "started": None, "boot_id": None}
+    store.save_record(RunRecord(run_id, run_id, name, "ssh-server", "/root", run_id, run_id, **rest))
+    try:
+        done = script(ANOTHER_PROCESS, run_id)
+    finally:
+        store.record_path(run_id).unlink()
+    assert done.stdout == "elsewhere.example.org\n", done.stderr
+    assert "temporary server" not in done.stderr
 
 
 def test_logs_and_attach_of_a_run_that_has_ended(work):
