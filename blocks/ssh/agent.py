@@ -12,17 +12,17 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slurm_ray_flow.blocks import programs
-from slurm_ray_flow.blocks.machine import Request, failure
-from slurm_ray_flow.blocks.ssh import bootstrap
+from slurm_ray_flow.blocks.machine import Request
+from slurm_ray_flow.blocks.ssh import answers, bootstrap
+from slurm_ray_flow.blocks.ssh.channels import reading, reading_errors, send_all
 from slurm_ray_flow.blocks.ssh.connection import Connection, Lost
 from slurm_ray_flow.blocks.ssh.files import SshTarget, copy_folder, copy_from, copy_to
 from slurm_ray_flow.blocks.ssh.outage import Outage
-from slurm_ray_flow.blocks.ssh.wire import send_all
+from slurm_ray_flow.blocks.ssh.wire import execute
 from slurm_ray_flow.blocks.transfer import Target
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.remote import frames
-from slurm_ray_flow.remote.errors import OperationError
 
 _LEASE = 90.0
 """Seconds of home's silence after which the program there ends: a link that was cut may leave it behind."""
@@ -124,9 +124,13 @@ class Agent:
 
     def _opened(self) -> _Conversation:
         with self._lock:
-            if self._conversation is None or not self._conversation.alive:
-                self._conversation = self._open()
-            return self._conversation
+            ended = self._conversation
+            if ended is None or not ended.alive:
+                self._conversation = None
+                if ended is not None and ended.foreign:
+                    raise answers.not_ours(self.label, ended.foreign)
+                ended = self._conversation = self._open()
+            return ended
 
     def _open(self) -> _Conversation:
         command, word = bootstrap.agent_command(self._wanted_root, self._python, _LEASE)
@@ -157,8 +161,9 @@ class _Conversation:
         self._writing = threading.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.Queue[_Answer]] = {}
+        self._past: set[int] = set()
         self._said = bytearray()
-        self.alive, self._aside = True, False
+        self.alive, self._aside, self.foreign = True, False, ""
         self.hello = self._begin(command, word)
         self._thread(self._listen)
 
@@ -169,23 +174,25 @@ class _Conversation:
             Lost: the channel ended before the answer came.
             SlurmRayFlowError: it could not be done.
         """
-        number = next(self._numbers)
-        answers = self._waiting[number] = queue.Queue()
+        number, label = next(self._numbers), self._agent.label
+        waiting = self._waiting[number] = queue.Queue()
+        told = answers.telling(tell, label)
         try:
             if not self.alive:
-                raise self._lost()
+                raise self._ended()
             texts, data = frames.requests_packed([(name, dict(arguments)) for name, arguments in requests])
             self._write(frames.packed({"id": number, "requests": texts}, data))
-            while (answer := _next(answers)) is not None:
+            while (answer := _next(waiting)) is not None:
                 message, received = answer
                 if "tell" in message:
-                    tell(message["tell"])
+                    told(message["tell"])
                 else:
                     self._agent.connection.round_trips += 1
-                    return self._result(message, received)
+                    return answers.results(message, received, len(requests), label, self.hello["python"])
         finally:
+            self._past.add(number)  # its answer may still come
             del self._waiting[number]
-        raise self._lost()
+        raise self._ended()
 
     def close(self, aside: bool = False) -> None:
         self._aside = self._aside or aside
@@ -193,19 +200,24 @@ class _Conversation:
         with contextlib.suppress(Exception):
             self._channel.close()
 
+    def _ended(self) -> Exception:
+        return answers.not_ours(self._agent.label, self.foreign) if self.foreign else self._lost()
+
     def _lost(self, why: str = "the connection was lost") -> Lost:
         return _Aside(why) if self._aside else Lost(why)
 
     def _begin(self, command: str, word: bytes) -> dict[str, Any]:
-        label = self._agent.label
+        label, seconds = self._agent.label, self._agent.connection.limits.begin
         try:
-            self._channel.settimeout(60.0)
-            self._channel.exec_command(command)
+            read = reading(self._channel, seconds)
+            execute(self._channel, command)
             self._thread(self._drain)
-            bootstrap.skip_noise(self._channel.recv, word)
-            hello = bootstrap.greeted(self._channel.recv, self._send, label, self._root)
+            bootstrap.skip_noise(read, word)
+            hello = bootstrap.greeted(read, self._send, label, self._root)
         except TimeoutError:
-            raise Lost("it did not answer within 60 s") from None
+            raise Lost(f"it did not answer within {seconds:.0f} s") from None
+        except frames.Foreign as error:
+            raise answers.not_ours(label, str(error)) from None
         except frames.Cut as error:
             if self._agent.connection.alive:
                 time.sleep(0.1)  # for its last words
@@ -221,17 +233,6 @@ class _Conversation:
     def _send(self, piece: bytes) -> None:
         send_all(self._channel, piece)
 
-    def _result(self, message: dict[str, Any], data: bytes) -> list[Any]:
-        if "error" in message:
-            raise failure(OperationError(**message["error"]), self._agent.label)
-        if "crash" in message:
-            raise SlurmRayFlowError(
-                f"our program on {self._agent.label} failed: {message['crash'].strip().splitlines()[-1]}",
-                where=f"{self._agent.label}, {self.hello['python']}",
-                advice=message["crash"],
-            )
-        return frames.results_unpacked(message["results"], data)
-
     def _write(self, pieces: list[bytes]) -> None:
         with self._writing:
             try:
@@ -245,21 +246,33 @@ class _Conversation:
                 raise
 
     def _listen(self) -> None:
-        with contextlib.suppress(frames.Cut, OSError):
+        try:
             while True:
-                message, data = frames.unpacked(self._channel.recv)
-                answers = self._waiting.get(message["id"])
-                if answers is not None:
-                    answers.put((message, data))
-        self.alive = False
-        for answers in list(self._waiting.values()):
-            answers.put(None)
-        self.close()
+                message, data = answers.message(self._channel.recv)
+                self._deliver(message, data)
+        except frames.Foreign as error:
+            self.foreign = str(error)
+        except (frames.Cut, OSError):
+            pass
+        finally:
+            self.alive = False
+            for waiting in list(self._waiting.values()):
+                waiting.put(None)
+            self.close()
+
+    def _deliver(self, message: dict[str, Any], data: bytes) -> None:
+        number = message.get("id")
+        waiting = self._waiting.get(number) if isinstance(number, int) else None
+        if waiting is not None:
+            waiting.put((message, data))
+        elif not isinstance(number, int) or number not in self._past:
+            raise frames.Foreign("it answers what nobody asked")
 
     def _drain(self) -> None:
         """Take what is written to stderr, or it would stop the channel."""
+        read = reading_errors(self._channel)
         with contextlib.suppress(OSError):
-            while data := self._channel.recv_stderr(_READ):
+            while data := read(_READ):
                 self._said += data
                 del self._said[:-4096]
 

@@ -10,10 +10,11 @@ import sys
 from typing import Any
 
 from slurm_ray_flow.blocks import programs
+from slurm_ray_flow.blocks.ssh import answers
 from slurm_ray_flow.core.errors import ConnectionFailed, EnvironmentFailed, OptionError, SlurmRayFlowError
 from slurm_ray_flow.remote import frames
 
-_NOISE = 4 * 1024 * 1024
+_NOISE = 256 * 1024
 _FIND = """
 usable() {
   case $1 in /*) [ -x "$1" ] || return 1;; *) command -v "$1" >/dev/null 2>&1 || return 1;; esac
@@ -60,11 +61,16 @@ def skip_noise(read: frames.Read, word: bytes) -> None:
     """
     tail, total = b"", 0
     while not tail.endswith(word):
-        byte = read(1)
-        total += 1
-        if not byte or total > _NOISE:
+        piece = read(len(word) - _begun(tail, word))
+        total += len(piece)
+        if not piece or total > _NOISE:
             raise frames.Cut(tail.decode(errors="replace").strip()[-300:])
-        tail = (tail + byte)[-1024:]
+        tail = (tail + piece)[-1024:]
+
+
+def _begun(tail: bytes, word: bytes) -> int:
+    """How much of the word may have come already: the rest is read, and no byte of what follows it."""
+    return next(size for size in range(len(word), -1, -1) if tail.endswith(word[:size]))
 
 
 def agent_command(root: str, python: str, patience: float) -> tuple[str, bytes]:
@@ -109,16 +115,16 @@ def greeted(read: frames.Read, write: Any, name: str, root: str) -> dict[str, An
     Raises:
         SlurmRayFlowError: there is no Python, or the root can't be used.
         frames.Cut: the channel ended.
+        frames.Foreign: something else came.
     """
-    message, _ = frames.unpacked(read)
+    message, _ = answers.message(read)
     if "need" in message:
         files = {path: data.decode() for path, data in programs.files().items()}
         for piece in frames.packed(files):
             write(piece)
-        message, _ = frames.unpacked(read)
+        message, _ = answers.message(read)
     if "hello" in message:
-        hello: dict[str, Any] = message["hello"]
-        return hello
+        return answers.greeting(message["hello"])
     raise _failure(message, name, root)
 
 
@@ -136,7 +142,7 @@ def _failure(message: dict[str, Any], name: str, root: str) -> SlurmRayFlowError
             where=f"{name}, {message.get('where') or root}",
             advice="see that it is yours and can be written, or choose another root in the block",
         )
-    return ConnectionFailed("our program does not answer as it should", where=name, advice=json.dumps(message)[:300])
+    return answers.not_ours(name, f"it says {json.dumps(message)[:300]}")
 
 
 def nothing_came(error: frames.Cut, name: str, said: str) -> SlurmRayFlowError:

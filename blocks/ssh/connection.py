@@ -31,6 +31,7 @@ class Limits:
         again: how long a lost one is.
         quiet: silence after which the server is asked for a sign of life.
         patience: how long it may take with that.
+        begin: how long our program there may take to start, after all that a login shell does.
     """
 
     connect: float = 15.0
@@ -38,6 +39,7 @@ class Limits:
     again: float = 3600.0
     quiet: float = 8.0
     patience: float = 15.0
+    begin: float = 60.0
 
 
 class Lost(Exception):

@@ -18,12 +18,14 @@ from typing import Any
 
 from slurm_ray_flow import remote
 from slurm_ray_flow.blocks.ssh import bootstrap
-from slurm_ray_flow.blocks.ssh.wire import WINDOW, send_all
+from slurm_ray_flow.blocks.ssh.channels import reading, reading_errors, send_all
+from slurm_ray_flow.blocks.ssh.wire import WINDOW, execute
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.remote import frames
 
 _PIECE = 256 * 1024
 _LAST_WORDS = 5.0
+_BEGIN = 60.0
 _LONGEST = 80  # the whole path of a Unix socket has at most 107 bytes
 
 
@@ -91,10 +93,10 @@ class Door:
 
     def _run(self, channel: Any, command: str, pipes: list[int]) -> int:
         line, word = bootstrap.after_noise(f"umask 077\nexec {command}\n")
-        channel.settimeout(60.0)
-        channel.exec_command(line)
+        read = reading(channel, _BEGIN)
+        execute(channel, line)
         errors = self._thread(lambda: _copy_errors(channel, pipes[2]))
-        bootstrap.skip_noise(channel.recv, word)
+        bootstrap.skip_noise(read, word)
         channel.settimeout(None)
         self._thread(lambda: _feed(channel, os.dup(pipes[0])))
         try:
@@ -136,7 +138,7 @@ def opened(channel: Callable[[], AbstractContextManager[Any]]) -> Iterator[Door]
 
 def _copy_errors(channel: Any, pipe: int) -> None:
     with contextlib.suppress(OSError):
-        _pump(channel.recv_stderr, pipe)
+        _pump(reading_errors(channel), pipe)
 
 
 def _pump(read: Callable[[int], bytes], pipe: int) -> None:

@@ -15,6 +15,7 @@ from slurm_ray_flow.blocks.ssh import wire
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.wire import Denied, Locked, Wire, WireError
 from slurm_ray_flow.core.errors import LogInFailed
+from slurm_ray_flow.core.plain import plain
 
 Prompt = Callable[[str, bool], str]
 """Asks the user: the text, and whether the answer may be seen. Raises LogInFailed when nobody can be asked."""
@@ -149,7 +150,7 @@ class _Attempt:
         if self._secrets.password and not seen and not self._password_given and _asks_password(text):
             self._password_given = True
             return self._secrets.password
-        return self._secrets.prompt(f"{self._endpoint}: {text}", seen)
+        return self._secrets.prompt(plain(f"{self._endpoint}: {text}"), seen)
 
     # ---- password
 

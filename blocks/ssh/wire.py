@@ -21,7 +21,6 @@ WINDOW = 8 * 1024 * 1024
 """What the other side may send before we have read it. Read as much at once: paramiko moves all that is left."""
 PACKET = 1024 * 1024
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
-_PIECE = 32 * 1024 - 64
 _LOGGER = "paramiko.slurm_ray_flow"
 
 Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
@@ -44,6 +43,23 @@ class Denied(Exception):
         self.methods = tuple(methods)
 
 
+class _Asking(paramiko.auth_handler.AuthOnlyHandler):  # type: ignore[misc]
+    """Paramiko's, which makes the event that tells of the answer after it has asked: it may never hear a quick one."""
+
+    def send_auth_request(self, username: str, method: str, finish_message: Callable[[Any], None] | None = None) -> Any:
+        self.auth_method, self.username = method, username
+        self.auth_event = threading.Event()
+        message = paramiko.Message()
+        message.add_byte(paramiko.common.cMSG_USERAUTH_REQUEST)
+        for text in (username, "ssh-connection", method):
+            message.add_string(text)
+        if finish_message:
+            finish_message(message)
+        with self.transport.lock:
+            self.transport._send_message(message)
+        return self.wait_for_response(self.auth_event)
+
+
 class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
     """Paramiko's, which waits without an end for the first answer, and a tenth of a second more than it needs."""
 
@@ -60,6 +76,9 @@ class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
                 raise paramiko.SSHException("the server closed the connection before the log-in")
             time.sleep(0.002)
         self.auth_handler = self.get_auth_handler()
+
+    def get_auth_handler(self) -> _Asking:
+        return _Asking(self)
 
 
 class Wire:
@@ -101,9 +120,7 @@ class Wire:
         """What the server takes from this user."""
         with self._told():
             try:
-                self._transport.ensure_session()
-                # Paramiko's own auth_none of this kind of transport fails.
-                self._transport.auth_handler.send_auth_request(user, "none", lambda _: None)
+                self._transport.auth_none(user)
             except paramiko.BadAuthenticationType as error:
                 return tuple(error.allowed_types)
         return ()
@@ -205,14 +222,15 @@ class Wire:
             raise WireError(str(error) or "the server closed the connection") from None
 
 
-def send_all(channel: Any, data: bytes | memoryview) -> None:
-    """Send it whole. Paramiko's own sendall copies what is left each time."""
-    view = memoryview(data)
-    while view:
-        sent = channel.send(bytes(view[:_PIECE]))
-        if not sent:
-            raise OSError("the channel is closed")
-        view = view[sent:]
+def execute(channel: Any, command: str) -> None:
+    """Have a command run. Paramiko's own waits for the server's consent without a bound. A refusal ends the channel."""
+    message = paramiko.Message()
+    message.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
+    message.add_int(channel.remote_chanid)
+    message.add_string("exec")
+    message.add_boolean(True)
+    message.add_string(command)
+    channel.transport._send_user_message(message)
 
 
 def _first(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:

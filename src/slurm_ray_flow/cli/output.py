@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.plain import plain
 
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Write JSON.")]
 
@@ -23,14 +24,14 @@ def print_json(value: Any) -> None:
 
 def print_text(text: str) -> None:
     """Write a line for people."""
-    print(text)  # noqa: T201 - this is the command's output
+    print(plain(text))  # noqa: T201 - this is the command's output
 
 
 def print_table(columns: list[str], rows: list[list[str]]) -> None:
     """Write a table for people; plain columns where there is no terminal."""
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(plain, row))
     Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
 
 

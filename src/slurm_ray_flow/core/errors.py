@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from typing import ClassVar
 
+from slurm_ray_flow.core.plain import plain
+
 
 class SlurmRayFlowError(Exception):
     """Base of all errors of this package.
@@ -34,6 +36,7 @@ class SlurmRayFlowError(Exception):
     transient: ClassVar[bool] = False
 
     def __init__(self, what: str, *, where: str = "", advice: str = "") -> None:
+        what, where, advice = plain(what), plain(where), plain(advice)  # much of it comes from a cluster
         super().__init__(what, where, advice)
         self.what, self.where, self.advice = what, where, advice
 

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.progress import Reporter, Silence
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
@@ -85,6 +86,7 @@ class TerminalReporter:
             self._show()
 
     def say(self, text: str) -> None:
+        text = plain(text)
         with self._lock:
             if not self._name:
                 self._screen.line(Text(text, "dim"))
@@ -95,6 +97,7 @@ class TerminalReporter:
                 self._show()
 
     def warn(self, text: str) -> None:
+        text = plain(text)
         with self._lock:
             if text not in _warned:
                 _warned.add(text)

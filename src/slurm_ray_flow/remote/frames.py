@@ -6,6 +6,7 @@ The header is the length of the JSON (8 digits) and of the bytes (16 digits), so
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 
 HEADER = 24
@@ -15,7 +16,11 @@ Read = Callable[[int], bytes]
 
 
 class Cut(Exception):
-    """The stream ended, or holds something else than messages."""
+    """The stream ended."""
+
+
+class Foreign(Cut):
+    """The stream holds something else than messages."""
 
 
 def packed(message: Dict[str, Any], data: Iterable[bytes] = ()) -> List[bytes]:
@@ -26,19 +31,30 @@ def packed(message: Dict[str, Any], data: Iterable[bytes] = ()) -> List[bytes]:
     return [header.encode() + text, *pieces]
 
 
-def unpacked(read: Read) -> Tuple[Dict[str, Any], bytes]:
+def unpacked(read: Read, most_text: int = 1 << 32, most_data: int = 1 << 64) -> Tuple[Dict[str, Any], bytes]:
     """Read one message.
+
+    Args:
+        read: gives the stream.
+        most_text, most_data: how many bytes its JSON and what follows it may have.
 
     Raises:
         Cut: there is no whole one.
+        Foreign: it is no message, or a larger one.
     """
     header = exactly(read, HEADER)
+    if not re.fullmatch(b"[0-9a-f]{24}", header):
+        raise Foreign("this is no message: {!r}".format(header))
+    text, data = int(header[:8], 16), int(header[8:], 16)
+    if text > most_text or data > most_data:
+        raise Foreign("a message of {} bytes is too large".format(text + data))
     try:
-        sizes = int(header[:8], 16), int(header[8:], 16)
-        message: Dict[str, Any] = json.loads(exactly(read, sizes[0]))
-    except ValueError as error:
-        raise Cut("this is no message: {!r}".format(header)) from error
-    return message, exactly(read, sizes[1])
+        message = json.loads(exactly(read, text))
+    except (ValueError, RecursionError) as error:
+        raise Foreign("this is no JSON") from error
+    if not isinstance(message, dict):
+        raise Foreign("this is no message: a {}".format(type(message).__name__))
+    return message, exactly(read, data)
 
 
 def exactly(read: Read, size: int) -> bytes:

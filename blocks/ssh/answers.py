@@ -1,0 +1,102 @@
+"""What our program on a host answered, looked at before it is believed: the host may be broken, or mean harm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from slurm_ray_flow.blocks.machine import failure
+from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.remote import frames
+from slurm_ray_flow.remote.errors import OperationError
+
+LARGEST_TEXT, LARGEST_DATA = 32 * 1024 * 1024, 256 * 1024 * 1024
+"""What an answer may have at most: nobody there is to fill home's memory. Files are read in pieces of a mebibyte."""
+_GREETING = {"root": str, "home": str, "user": str, "host": str, "python": str, "version": str, "pid": int}
+_ERROR = ("what", "where", "advice", "cause")
+_LONGEST = 4096
+
+
+def message(read: frames.Read) -> tuple[dict[str, Any], bytes]:
+    """Read one message of a bounded size.
+
+    Raises:
+        frames.Cut: the channel ended.
+        frames.Foreign: something else came.
+    """
+    return frames.unpacked(read, LARGEST_TEXT, LARGEST_DATA)
+
+
+def greeting(hello: Any) -> dict[str, Any]:
+    """What the host says of itself.
+
+    Raises:
+        frames.Foreign: it is something else.
+    """
+    if not isinstance(hello, dict) or any(not _is(hello.get(name), kind) for name, kind in _GREETING.items()):
+        raise frames.Foreign("its greeting is of another shape")
+    if not hello["root"].startswith("/") or "\0" in hello["root"]:
+        raise frames.Foreign(f"its root is {hello['root']!r}")
+    return hello
+
+
+def _is(value: Any, kind: type) -> bool:
+    return isinstance(value, kind) and (not isinstance(value, str) or len(value) <= _LONGEST)
+
+
+def results(said: dict[str, Any], data: bytes, asked: int, label: str, python: str) -> list[Any]:
+    """The results of so many operations.
+
+    Args:
+        said, data: the message.
+        asked: how many operations were asked for.
+        label: what the user calls the cluster.
+        python: the Python that our program runs in.
+
+    Raises:
+        SlurmRayFlowError: it could not be done.
+        ConnectionFailed: it is no answer.
+    """
+    if "crash" in said:
+        crash = str(said["crash"]).strip()
+        raise SlurmRayFlowError(
+            f"our program on {label} failed: {(crash.splitlines() or ['it does not say why'])[-1]}",
+            where=f"{label}, {python}",
+            advice=crash,
+        )
+    if "error" in said:
+        raise failure(_error(said["error"], label), label)
+    try:
+        found = frames.results_unpacked(said["results"], data)
+    except (KeyError, TypeError) as error:
+        raise not_ours(label, f"its results are of another shape ({error!r})") from None
+    if len(found) != asked:
+        raise not_ours(label, f"it gave {len(found)} results for {asked} operations")
+    return found
+
+
+def telling(tell: Callable[[Any], None], label: str) -> Callable[[Any], None]:
+    """Pass on what an operation says while it works; what can't be understood is an error that says so."""
+
+    def passed_on(said: Any) -> None:
+        try:
+            tell(said)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise not_ours(label, f"it tells of its work in another shape ({error!r})") from None
+
+    return passed_on
+
+
+def _error(said: Any, label: str) -> OperationError:
+    if not isinstance(said, dict) or any(not isinstance(said.get(name), str) for name in _ERROR):
+        raise not_ours(label, "its error is of another shape")
+    return OperationError(*(said[name] for name in _ERROR))
+
+
+def not_ours(label: str, heard: str) -> ConnectionFailed:
+    """Something answers that is not our program, or not as it should."""
+    return ConnectionFailed(
+        f"what answers on {label} is not our program: {heard}",
+        where=label,
+        advice=f"see that nothing of ours was changed there; try `ssh {label} true`",
+    )
