@@ -62,6 +62,10 @@ class Cluster(Protocol):
         """Whether `environment="auto"` means the environment of this very interpreter."""
 
     @property
+    def watch_seconds(self) -> float:
+        """How long it waits for news before it answers that there are none."""
+
+    @property
     def lock(self) -> Lock | None:
         """The lock under which its runs are; None where a scheduler, or nobody, sees to that."""
 

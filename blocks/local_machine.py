@@ -59,6 +59,7 @@ class LocalMachine(Machine, Block):
 
     kind: ClassVar[str] = "local-machine"
     reuses_environment: ClassVar[bool] = True
+    watch_seconds: ClassVar[float] = 0.25
 
     @property
     def label(self) -> str:

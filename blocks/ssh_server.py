@@ -84,6 +84,7 @@ class SshServer(Machine, Block):
 
     kind: ClassVar[str] = "ssh-server"
     reuses_environment: ClassVar[bool] = False
+    watch_seconds: ClassVar[float] = 2.0  # what ends the wait is looked at meanwhile
     _agent: Agent | None = PrivateAttr(default=None)
     _facts: Facts | None = PrivateAttr(default=None)
     _prepared: bool = PrivateAttr(default=False)

@@ -21,8 +21,6 @@ from slurm_ray_flow.tasks.run import Run, head_alive, where
 LIFE_SECONDS = 1.0
 """How often to ask whether the head lives."""
 LAST_LINES_SECONDS = 2.0
-WATCH_SECONDS = 0.25
-"""How long the cluster waits for news before it answers that there are none."""
 
 
 @task(name="execute_call", task_run_name="execute_call", **ONCE)
@@ -65,7 +63,7 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
         interrupted()
         due = time.monotonic() - life >= LIFE_SECONDS
         alive = not due or head_alive(run.record, cluster)
-        news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], WATCH_SECONDS)
+        news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], cluster.watch_seconds)
         events, taken = parse_events(news)
         offset += taken
         if ended := find_event(events, "call_ended"):

@@ -29,8 +29,6 @@ from slurm_ray_flow.tasks.sync_files import Snapshot
 
 LIFE_SECONDS = 1.0
 """How often to ask whether the head lives."""
-WATCH_SECONDS = 0.25
-"""How long the cluster waits for news before it answers that there are none."""
 
 
 @task(name="start_ray", task_run_name="start_ray", **ONCE)
@@ -131,7 +129,7 @@ def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
         interrupted()
         due = time.monotonic() - life >= LIFE_SECONDS
         alive = not due or head_alive(run.record, cluster)
-        [news] = cluster.watch([(run.paths.events, offset)], WATCH_SECONDS)
+        [news] = cluster.watch([(run.paths.events, offset)], cluster.watch_seconds)
         more, taken = parse_events(news)
         offset += taken
         events += more
