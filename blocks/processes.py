@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from slurm_ray_flow.blocks.shell import run
+from slurm_ray_flow.blocks.shell import inherited, run
 from slurm_ray_flow.remote import processes
 
 _LINUX = sys.platform == "linux"
@@ -92,7 +92,7 @@ def _reap(pid: int) -> None:
 
 
 def _started_elsewhere(pid: int) -> int | None:
-    answer = run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], timeout=10, env={**os.environ, "LC_ALL": "C"}).stdout
+    answer = run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], timeout=10, env={**inherited(), "LC_ALL": "C"}).stdout
     state, _, started = answer.strip().partition(" ")
     if not state or state.startswith("Z"):
         return None

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from slurm_ray_flow.blocks.shell import Completed, run
+from slurm_ray_flow.blocks.shell import Completed, inherited, run
 from slurm_ray_flow.core.errors import SyncError
 
 FILES = ("--times", "--perms", "--copy-links", "--chmod=D700,Fu=rX,Fgo=")
@@ -159,9 +159,8 @@ def program() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """In the C locale rsync escapes all but ASCII in names, so that they come back as they are. Secrets stay here."""
-    kept = {name: value for name, value in os.environ.items() if not name.endswith("_PASSWORD")}
-    return {**kept, "LC_ALL": "C"}
+    """In the C locale rsync escapes all but ASCII in names, so that they come back as they are."""
+    return {**inherited(), "LC_ALL": "C"}
 
 
 def _failure(done: Completed, destination: str) -> SyncError:

@@ -14,6 +14,7 @@ from slurm_ray_flow.core.errors import SlurmRayFlowError
 
 PRIVATE = 0o077
 """The umask of what is started here: what it writes is its user's alone, whatever the caller's own."""
+_withheld: set[str] = set()
 _started: list[subprocess.Popen[bytes]] = []  # kept so that what has ended gets reaped
 
 
@@ -32,6 +33,16 @@ class Completed:
         return self.exit_code == 0
 
 
+def withhold(name: str) -> None:
+    """Keep a variable that may hold a password from all that is started here from now on."""
+    _withheld.add(name)
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment without what is withheld."""
+    return {name: value for name, value in os.environ.items() if name not in _withheld}
+
+
 def run(
     command: Sequence[str],
     *,
@@ -47,7 +58,7 @@ def run(
         command: program and arguments. They are visible to all users of the machine: no secrets here.
         timeout: seconds after which the command and what it started are killed.
         stdin: what it reads.
-        env: its whole environment; None passes on this process's own.
+        env: its whole environment; None passes on what is `inherited`.
         cwd: its working folder.
         umask: what others may not do with the files it writes; -1 passes on this process's own.
 
@@ -75,7 +86,7 @@ def start(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = 
     Args:
         command: program and arguments. They are visible to all users of the machine: no secrets here.
         log: gets its output, appended; readable by its owner alone.
-        env: its whole environment; None passes on this process's own.
+        env: its whole environment; None passes on what is `inherited`.
         cwd: its working folder.
 
     Raises:
@@ -137,7 +148,7 @@ def _popen(
     try:
         return subprocess.Popen(
             list(command),
-            env=env,
+            env=inherited() if env is None else env,
             cwd=cwd,
             stdin=stdin,
             stdout=stdout,

@@ -147,6 +147,7 @@ def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
     shell.start(
         [sys.executable, "-m", "slurm_ray_flow.blocks.server.orphans"],
         log=files.folder / "orphans.log",
+        env=dict(os.environ),  # with the passwords: it logs in
         cwd=files.prefect_home,  # Prefect reads settings from the folder it starts in
     )
     yield "runs elsewhere have lost their launching process: they are watched from here"

@@ -31,9 +31,10 @@ def server_environment(files: ServerFiles, port: int) -> dict[str, str]:
     """The whole environment of the server's process.
 
     The caller's own PREFECT_ variables stay out: they are meant for flows, and the server outlives its caller.
+    So do clusters' passwords: only who logs in needs them.
     Secrets travel here and not as arguments, which every user of the machine can read.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    inherited = {name: value for name, value in os.environ.items() if not _others(name)}
     return {
         **inherited,
         **SETTINGS,
@@ -47,3 +48,7 @@ def server_environment(files: ServerFiles, port: int) -> dict[str, str]:
         "PREFECT_API_AUTH_STRING": auth_string(files),
         "PREFECT_SERVER_ENCRYPTION_KEY": encryption_key(files),
     }
+
+
+def _others(name: str) -> bool:
+    return name.startswith("PREFECT_") or name.endswith("_PASSWORD")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING
 from prefect.blocks.core import Block
 from pydantic import Field, SecretStr, field_validator
 
-from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, Wanted, resolved
+from slurm_ray_flow.blocks.shell import withhold
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, Wanted, password_variable, resolved
 
 if TYPE_CHECKING:  # only who logs in waits for paramiko
     from slurm_ray_flow.blocks.ssh.agent import Agent
@@ -105,8 +105,9 @@ class SshConnection(Block):
         """
         from slurm_ray_flow.blocks.ssh.connection import Limits, shared
 
-        endpoint = self.endpoint()
         name = label or self._block_document_name or self.host
+        withhold(password_variable(name))
+        endpoint = self.endpoint()
         again = self.reconnect_within
         limits = Limits(connect=self.connect_timeout, first=min(Limits.first, again), again=again)
         return shared(endpoint, self._secrets(endpoint, name), limits, name, hash(self._password))
@@ -149,8 +150,3 @@ class SshConnection(Block):
         name = label or self._block_document_name or self.host
         agent: Agent = opened.agents.setdefault((root, python), Agent(opened, root, python, name))
         return agent
-
-
-def password_variable(name: str) -> str:
-    """The environment variable that may hold a cluster's password: "desi" has DESI_PASSWORD."""
-    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_PASSWORD"

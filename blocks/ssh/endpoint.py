@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm_ray_flow.blocks.shell import run
+from slurm_ray_flow.blocks.shell import run, withhold
 from slurm_ray_flow.core.errors import OptionError
 
 
@@ -72,6 +72,11 @@ class Wanted:
     known_hosts: Path | None = None
     through: tuple[str, ...] | None = None
     config: Path | None = None
+
+
+def password_variable(name: str) -> str:
+    """The environment variable that may hold a cluster's password: "desi" has DESI_PASSWORD."""
+    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_PASSWORD"
 
 
 def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
@@ -155,6 +160,7 @@ def _said(wanted: Wanted) -> dict[str, list[str]]:
         raise OptionError(
             f"{wanted.host!r} is no name of a host", advice="write a name, an address or a Host of ~/.ssh/config"
         )
+    withhold(password_variable(wanted.host))
     options = [*(["-F", str(wanted.config.expanduser())] if wanted.config else [])]
     options += [*(["-l", wanted.user] if wanted.user else []), *(["-p", str(wanted.port)] if wanted.port else [])]
     done = run([_program(), *options, "-G", wanted.host], timeout=30)

@@ -15,6 +15,8 @@ from slurm_ray_flow.blocks import shell
 from slurm_ray_flow.blocks.processes import alive, end, identify, this_process, wait_gone
 from slurm_ray_flow.blocks.server.address import ServerState, listening, read_state, serving, write_state
 from slurm_ray_flow.blocks.server.files import auth_string, encryption_key, make_folders, server_files
+from slurm_ray_flow.blocks.server.settings import server_environment
+from slurm_ray_flow.blocks.ssh.endpoint import password_variable
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.home import home
 
@@ -89,3 +91,13 @@ def test_a_server_serves_when_its_process_lives_and_its_port_is_open() -> None:
         assert not serving(dataclasses.replace(state, started=this.started + 1))
     assert not listening(state.port)
     assert not serving(state)
+
+
+def test_a_clusters_password_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_LAB_PASSWORD", "secret")
+    monkeypatch.setenv("UV_INDEX_MINE_PASSWORD", "needed")  # some that start processes here need theirs
+    shell.withhold(password_variable("my lab"))
+    printed = shell.run(["env"], timeout=10).stdout
+    assert "MY_LAB_PASSWORD" not in printed
+    assert "UV_INDEX_MINE_PASSWORD=needed" in printed
+    assert not [name for name in server_environment(server_files(), 1) if name.endswith("_PASSWORD")]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.blocks.ssh.block import SshConnection, password_variable
+from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh.bootstrap import checked_root
-from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, password_variable
 from slurm_ray_flow.core.errors import OptionError
 
 CONFIG = """
