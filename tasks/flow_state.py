@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from slurm_ray_flow.blocks.server.api import Api
 
 
@@ -31,6 +33,15 @@ def runs_in_state(api: Api, name: str) -> list[str]:
     Raises:
         ServerError: Prefect does not answer.
     """
+    return [run["id"] for run in flow_runs_in_state(api, name)]
+
+
+def flow_runs_in_state(api: Api, name: str) -> list[dict[str, Any]]:
+    """The same, with all that Prefect says of them.
+
+    Raises:
+        ServerError: Prefect does not answer.
+    """
     wanted = {"flow_runs": {"state": {"name": {"any_": [name]}}}, "sort": "START_TIME_ASC", "limit": 200}
-    found = api.post("/flow_runs/filter", wanted)
-    return [run["id"] for run in sorted(found, key=lambda run: (run["start_time"] or "", run["id"]))]
+    found: list[dict[str, Any]] = api.post("/flow_runs/filter", wanted)
+    return sorted(found, key=lambda run: (run["start_time"] or "", run["id"]))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import datetime
 import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 from slurm_ray_flow.cli.clusters import Switch, cluster_named
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
-from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.errors import OptionError, ServerError
 from slurm_ray_flow.core.findings import clock
+from slurm_ray_flow.core.mirror import waiting_state
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -18,7 +21,7 @@ WATCH_SECONDS = 2.0
 
 
 def queue(cluster: str, *, watch: Annotated[bool, Switch] = False, json: Json = False) -> None:
-    """Show who holds a shared server, since when, and who waits for it in which order.
+    """Show who holds a shared server, since when, and who waits for it in which order; those in Prefect come last.
 
     Args:
         cluster: Its name.
@@ -40,16 +43,33 @@ def _state(cluster: Cluster) -> dict[str, Any]:
         advice = "give its block a lock_path if several people share it"
         raise OptionError(f"{cluster.label} has no lock, and so no queue", advice=advice)
     state: dict[str, Any] = cluster.ask("queue.state", path=cluster.lock.path, slots=cluster.lock.slots)
-    return state
+    return {**state, "in_prefect": _in_prefect(cluster.label)}
+
+
+def _in_prefect(label: str) -> list[dict[str, Any]]:
+    """The launches that wait for their slot in this Prefect; nobody where it does not answer."""
+    from slurm_ray_flow.blocks import limits
+    from slurm_ray_flow.tasks.flow_state import flow_runs_in_state
+
+    api = limits.api_here()
+    with contextlib.suppress(ServerError):
+        found = flow_runs_in_state(api, waiting_state(label)) if api else []
+        return [{"run": run["id"], "name": run["name"], "since": _seconds(run["start_time"])} for run in found]
+    return []
+
+
+def _seconds(text: str | None) -> float | None:
+    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
 def _show(label: str, state: dict[str, Any], json: bool) -> None:
     if json:
         print_json({"cluster": label, **state})
         return
-    if state["holders"] or state["waiting"]:
+    if state["holders"] or state["waiting"] or state["in_prefect"]:
         holding = [_row("holds it", holder) for holder in state["holders"]]
-        waiting = [_row(f"{ahead} ahead", ticket) for ahead, ticket in enumerate(state["waiting"])]
+        behind = [{**one, "user": "(in Prefect)"} for one in state["in_prefect"]]
+        waiting = [_row(f"{ahead} ahead", one) for ahead, one in enumerate([*state["waiting"], *behind])]
         print_table(["", "USER", "SINCE", "RUN", "FUNCTION"], [*holding, *waiting])
     print_text(_summary(label, state))
 
@@ -60,7 +80,7 @@ def _row(place: str, who: dict[str, Any]) -> list[str]:
 
 
 def _summary(label: str, state: dict[str, Any]) -> str:
-    waiting = len(state["waiting"])
+    waiting = len(state["waiting"]) + len(state["in_prefect"])
     free = "free" if state["free"] else "taken"
     slots = (
         f"{label} is {free}" if state["slots"] == 1 else f"{label} has {state['free']} of {state['slots']} slots free"
