@@ -5,10 +5,13 @@ import fcntl
 import os
 import subprocess
 import sys
+import tempfile
 import time
 
 import pytest
 
+from lock_lab import SYSTEM_PYTHON
+from onlookers import NOBODY, as_nobody
 from slurm_ray_flow.remote import lock
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.tickets import Queue, clean
@@ -20,6 +23,18 @@ sys.path.insert(0, sys.argv[1])
 from slurm_ray_flow.remote.tickets import Queue
 queue = Queue(sys.argv[2])
 queue.enter({"run": sys.argv[3]})
+print("in", flush=True)
+sys.stdin.readline()
+"""
+
+
+FORGES = """
+import fcntl, os, sys
+ticket = open(sys.argv[1], "w")
+ticket.write('{"run": "first", "user": "root", "since": 1, "order": 1}')
+ticket.flush()
+fcntl.lockf(ticket, fcntl.LOCK_EX)
+os.utime(sys.argv[1], (1, 1))
 print("in", flush=True)
 sys.stdin.readline()
 """
@@ -154,3 +169,44 @@ def test_three_parts_of_a_file_are_one_lock(path):
         os.waitpid(child, 0)
     fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(descriptor)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_another_user_can_neither_remove_nor_change_nor_outrank_a_ticket():
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o1777)  # as /tmp is
+        path = os.path.join(folder, "server.lock")
+        with waiting(path, "first"):
+            queue = Queue(path)
+            (ticket,) = queue.tickets()
+            name = os.path.join(path + ".queue", ticket.entry)
+            tries = {
+                "remove it": lambda: os.unlink(name),
+                "rename it": lambda: os.rename(name, name + "x"),
+                "write to it": lambda: os.open(name, os.O_RDWR),
+                "open it to others": lambda: os.chmod(name, 0o666),
+                "give it another name": lambda: os.link(name, name + "x"),
+                "remove the queue": lambda: os.rename(path + ".queue", path + ".old"),
+                "close the queue": lambda: os.chmod(path + ".queue", 0o700),
+            }
+            assert {what: as_nobody(action) for what, action in tries.items()} == dict.fromkeys(tries, "denied")
+            command = [SYSTEM_PYTHON, "-c", FORGES, os.path.join(path + ".queue", "w-0")]
+            with subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, user=NOBODY, group=NOBODY, extra_groups=[]
+            ) as forger:
+                assert forger.stdout.readline() == b"in\n"
+                assert [each.describe()["user"] for each in queue.tickets()] == ["root", "nobody"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_a_link_that_another_user_planted_is_not_followed(tmp_path):
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o1777)  # as /tmp is
+        path = os.path.join(folder, "server.lock")
+        as_nobody(lambda: os.symlink(private, path + ".queue"))
+        with pytest.raises(OperationError, match="no folder"):
+            Queue(path)
+    assert private.stat().st_mode & 0o777 == 0o700
+    assert not list(private.iterdir())

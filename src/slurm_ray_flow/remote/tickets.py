@@ -199,7 +199,9 @@ def _open_folder(path: str, make: bool) -> int:
 def _make_folder(path: str) -> None:
     try:
         os.mkdir(path, 0o700)
-        os.chmod(path, 0o1777)
+        made = os.open(path, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
+        os.fchmod(made, 0o1777)
+        os.close(made)
     except FileExistsError:
         pass
     except OSError as error:
