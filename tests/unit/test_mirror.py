@@ -30,6 +30,7 @@ FOREIGN = Party("carol", foreign=True)
         ((OURS, THEIRS), 4, 1),
         ((Party("bob", server="there", slots=3), THEIRS), 4, 4),
         ((FOREIGN,), 4, 4),
+        ((Party("bob", server="there", idle=True),), 1, 0),
     ],
 )
 def test_others_are_those_who_did_not_come_through_this_limit(holders, slots, expected):

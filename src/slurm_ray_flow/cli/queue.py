@@ -67,7 +67,7 @@ def _show(label: str, state: dict[str, Any], json: bool) -> None:
         print_json({"cluster": label, **state})
         return
     if state["holders"] or state["waiting"] or state["in_prefect"]:
-        holding = [_row("holds it", holder) for holder in state["holders"]]
+        holding = [_row("holds it, idle" if holder.get("idle") else "holds it", holder) for holder in state["holders"]]
         behind = [{**one, "user": "(in Prefect)"} for one in state["in_prefect"]]
         waiting = [_row(f"{ahead} ahead", one) for ahead, one in enumerate([*state["waiting"], *behind])]
         print_table(["", "USER", "SINCE", "RUN", "FUNCTION"], [*holding, *waiting])

@@ -30,6 +30,7 @@ class Party:
         server: which Prefect's limit the run came through; "" for none.
         foreign: it is no program of ours, and has the server to itself.
         slots: how many it takes.
+        idle: it is warm, does nothing, and gives way to whoever waits on the server.
     """
 
     user: str = "somebody"
@@ -39,6 +40,7 @@ class Party:
     server: str = ""
     foreign: bool = False
     slots: int = 1
+    idle: bool = False
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Party:
@@ -48,6 +50,7 @@ class Party:
             **texts,
             since=float(since) if isinstance(since, int | float) else None,
             foreign=bool(said.get("foreign")),
+            idle=bool(said.get("idle")),
             slots=slots if isinstance(slots, int) and slots > 0 else 1,
         )
 
@@ -86,8 +89,11 @@ def queued_state(label: str) -> str:
 
 
 def taken_by_others(queue: Queue, key: str, slots: int) -> int:
-    """How many slots those hold who did not come through the limit that has this key."""
-    others = [holder for holder in queue.holders if holder.foreign or holder.server != key]
+    """How many slots those hold who did not come through the limit that has this key.
+
+    Who idles does not count: it gives way to those who wait on the server itself, and to nobody in Prefect.
+    """
+    others = [holder for holder in queue.holders if holder.foreign or (holder.server != key and not holder.idle)]
     return min(slots, sum(slots if holder.foreign else holder.slots for holder in others))
 
 
@@ -149,7 +155,8 @@ def clock(when: float, now: float) -> str:
 
 def rows(queue: Queue, now: float) -> list[dict[str, str]]:
     """The queue as a table: holders first, then those who wait, in order."""
-    places = ["holds it"] * len(queue.holders) + [str(number + 1) for number in range(len(queue.waiting))]
+    places = ["holds it, idle" if holder.idle else "holds it" for holder in queue.holders]
+    places += [str(number + 1) for number in range(len(queue.waiting))]
     return [
         {
             "place": place,

@@ -263,9 +263,12 @@ class Allocation:
     # ---- the end
 
     def _check_end(self) -> None:
+        ended = self._call is None and self._stop is None and self._run.has_ended()
+        if self._tenure and self._keep_warm:
+            self._tenure.show_idle(ended)
         if self._call is not None or self._stop is not None:
             return
-        idle, ended = time.monotonic() - self._idle_since, self._run.has_ended()
+        idle = time.monotonic() - self._idle_since
         limit = self._spec.get("time_limit")
         if not os.path.isdir(self._run.folder):
             self.stop("lost", "The run's folder is gone.")

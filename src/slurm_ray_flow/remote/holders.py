@@ -51,7 +51,16 @@ def _stranger(pid: int) -> Dict[str, Any]:
     user, since = UNKNOWN, None
     with contextlib.suppress(OSError):
         user, since = lock.user_name(os.stat("/proc/{}".format(pid)).st_uid), _started_at(pid)
-    return {"user": user, "since": since, "name": "", "run": "", "server": "", "pid": pid, "foreign": True}
+    return {
+        "user": user,
+        "since": since,
+        "name": "",
+        "run": "",
+        "server": "",
+        "pid": pid,
+        "foreign": True,
+        "idle": False,
+    }
 
 
 def _started_at(pid: int) -> Optional[float]:

@@ -29,7 +29,7 @@ class Tenure:
         assert turn.grant is not None
         self._run, self._turn, self._grant, self._last = run, turn, turn.grant, last
         self._spec = turn.grant.applied(spec)
-        self._next_look, self._wanted = 0.0, False
+        self._next_look, self._wanted, self._idles = 0.0, False, False
         store = int(self._spec.get("object_store_memory") or 0)
         cpus, memory = self._grant.cpus, self._grant.memory
         self._group = confine.make(run.id, memory, cpus, bool(spec.get("ray")), store)
@@ -61,6 +61,12 @@ class Tenure:
             self._next_look = time.monotonic() + LOOK_FOR_WAITERS_EVERY
             self._wanted = self._turn.queue.somebody_waits()
         return self._wanted
+
+    def show_idle(self, idle: bool) -> None:
+        """Let others see whether the run only waits for another call."""
+        if idle != self._idles:
+            self._idles = idle
+            self._turn.queue.show_idle(idle)
 
     @property
     def _limits_data(self) -> bool:

@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 from slurm_ray_flow.remote import lock
 from slurm_ray_flow.remote.errors import OperationError
 
-WAITS, HOLDS = "w-", "h-"
+WAITS, HOLDS, IDLES = "w-", "h-", "i-"
 FIELDS = ("run", "name", "server")
 LONGEST_TEXT, LARGEST_TICKET = 200, 4096
 DEAD_AFTER = 10.0
@@ -36,6 +36,7 @@ class Ticket(NamedTuple):
     uid: int
     order: int
     text: Dict[str, str]
+    idle: bool = False
 
     @property
     def holds(self) -> bool:
@@ -44,6 +45,7 @@ class Ticket(NamedTuple):
     def describe(self) -> Dict[str, Any]:
         """What people and programs get to know of it."""
         who = {"user": lock.user_name(self.uid), "since": self.order / 1e9, "pid": self.pid, "foreign": False}
+        who["idle"] = self.idle
         return {**{name: self.text.get(name, "") for name in FIELDS}, **who}
 
 
@@ -95,10 +97,22 @@ class Queue:
         os.rename(self._entry, held, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         self._entry = held
 
+    def show_idle(self, idle: bool) -> None:
+        """Say whether this process has the lock and does nothing with it: then it gives way to whoever waits."""
+        with contextlib.suppress(OSError):  # then others wait for it elsewhere until it ends
+            if idle:
+                os.close(os.open(_idle(self._entry), os.O_WRONLY | os.O_CREAT | _FLAGS, 0o644, dir_fd=self.folder))
+            else:
+                os.unlink(_idle(self._entry), dir_fd=self.folder)
+
     def leave(self) -> None:
         """Remove this process's ticket; its descriptor goes with the process, so that no lock is dropped early."""
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(self._entry, dir_fd=self.folder)
+        self._remove(self._entry)
+
+    def _remove(self, entry: str) -> None:
+        for name in (_idle(entry), entry):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=self.folder)
 
     @property
     def order(self) -> int:
@@ -134,9 +148,14 @@ class Queue:
             pid = lock.holder(descriptor)
             if pid is not None:
                 text = _parse(os.read(descriptor, LARGEST_TICKET))
-                return Ticket(entry, pid, status.st_uid, status.st_ctime_ns, text)
+                return Ticket(entry, pid, status.st_uid, status.st_ctime_ns, text, self._idles(entry, status.st_uid))
             self._remove_dead(entry, status)
         return None
+
+    def _idles(self, entry: str, uid: int) -> bool:
+        with contextlib.suppress(OSError):
+            return os.stat(_idle(entry), dir_fd=self.folder, follow_symlinks=False).st_uid == uid
+        return False
 
     @contextlib.contextmanager
     def _opened(self, entry: str) -> Iterator[Tuple[os.stat_result, Optional[int]]]:
@@ -158,7 +177,12 @@ class Queue:
     def _remove_dead(self, entry: str, status: os.stat_result) -> None:
         if self._entry and time.time() - status.st_ctime > DEAD_AFTER:
             with contextlib.suppress(OSError):  # another user's is left to that user
-                os.unlink(entry, dir_fd=self.folder)
+                self._remove(entry)
+
+
+def _idle(entry: str) -> str:
+    """The empty file that is there while the holder of this ticket idles."""
+    return IDLES + entry[len(HOLDS) :]
 
 
 def _parse(data: bytes) -> Dict[str, str]:

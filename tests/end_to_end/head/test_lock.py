@@ -183,10 +183,23 @@ def test_a_run_leaves_no_ticket_and_no_process(locked, name):
 def test_a_warm_head_that_idles_gives_way(locked, name):
     locked.start(name, lambda: 1, keep_warm=600.0)
     locked.lab().wait_for(name, "call_ended")
-    assert locked.state()["holders"][0]["run"] == name
+    until(lambda: [(holder["run"], holder["idle"]) for holder in locked.state()["holders"]] == [(name, True)])
     locked.start(name + "-2", lambda: 2, user=USERS[0])
     assert locked.lab(USERS[0]).wait_for(name + "-2", "call_ended", 5.0)["outcome"] == "value"
     assert "waits" in locked.lab().wait_for(name, "released")["reason"]
+
+
+def test_a_warm_head_shows_whether_it_idles(locked, name):
+    head = locked.start(name, lambda: 1, keep_warm=600.0)
+    until(lambda: [holder["idle"] for holder in locked.state()["holders"]] == [True])
+    locked.lab().lay(name + "-2", sleeper())
+    locked.lab().enter(name, name + "-2")
+    running(locked, name + "-2")
+    assert [holder["idle"] for holder in locked.state()["holders"]] == [False]
+    head.terminate()
+    head.wait(20)
+    until(lambda: not locked.state()["holders"])
+    assert not os.listdir(locked.path + ".queue")
 
 
 def where():
