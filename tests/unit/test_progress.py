@@ -125,3 +125,26 @@ def test_off_shows_what_the_function_wrote_byte_for_byte():
     done = in_pipe("off")
     assert done.stdout == "line\nno end"
     assert done.stderr == ""
+
+
+def test_in_a_pipe_what_a_step_waits_for_is_seen_while_it_waits():
+    waits = """
+import sys
+from slurm_ray_flow.interface.progress import terminal_reporter
+reporter = terminal_reporter()
+reporter.begin("0123456789", "function", "desi", "")
+reporter.step("turn")
+reporter.say("waiting for desi: held by alice")
+sys.stdin.read()
+reporter.step("start_ray")
+reporter.end(None)
+"""
+    environment = {**os.environ, "SRF_PROGRESS": "plain"}
+    pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with subprocess.Popen([sys.executable, "-c", waits], env=environment, **pipes) as waiting:
+        readable = select.select([waiting.stderr], [], [], 60)[0]
+        assert readable and waiting.stderr.readline() == "function on desi, run 01234567\n"
+        assert select.select([waiting.stderr], [], [], 60)[0], "nothing was said"
+        assert waiting.stderr.readline() == "      waiting for desi: held by alice\n"
+        rest, _ = waiting.communicate("", timeout=60)[::-1]
+    assert rest.count("held by alice") == 0

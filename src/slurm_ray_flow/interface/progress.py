@@ -20,7 +20,8 @@ from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
 MOST_WARNINGS = 5
 """So many warnings of one step are shown; the run's log in Prefect has all."""
 SLOW_SECONDS = 2.0
-"""Where no line moves, a step that takes so long gets a line for each thing that it says; the last is its own."""
+"""Where no line moves, a step that takes so long gets a line for each thing that it says, and what it has said for so
+long gets one at once; else the last is the step's own."""
 NOTE_COLUMN = 36
 
 _warned: set[str] = set()
@@ -66,6 +67,7 @@ class TerminalReporter:
         self._lock = threading.RLock()
         self._name, self._since = "", 0.0
         self._note, self._warnings = "", list[str]()
+        self._later: threading.Timer | None = None
         self._began, self._run_id = time.monotonic(), ""
         utf8 = screen.console.encoding.startswith("utf")
         self._good, self._bad, self._again = ("✓", "✗", "↻") if utf8 else ("+", "x", "~")
@@ -90,11 +92,30 @@ class TerminalReporter:
         with self._lock:
             if not self._name:
                 self._screen.line(Text(text, "dim"))
-            else:
-                if self._note and not self._screen.live and time.monotonic() - self._since > SLOW_SECONDS:
-                    self._below(self._note, "dim")
-                self._note = text
-                self._show()
+                return
+            if time.monotonic() - self._since > SLOW_SECONDS:
+                self._tell_note(self._note)
+            self._note = text
+            self._show()
+            if not self._screen.live:
+                self._tell_later(text)
+
+    def _tell_later(self, note: str) -> None:
+        """Where no line moves, what a step waits for must be seen while it waits."""
+        self._forget_later()
+        self._later = threading.Timer(SLOW_SECONDS, self._tell_note, [note])
+        self._later.daemon = True
+        self._later.start()
+
+    def _forget_later(self) -> None:
+        if self._later:
+            self._later.cancel()
+
+    def _tell_note(self, note: str) -> None:
+        with self._lock:
+            if note and note == self._note and not self._screen.live:
+                self._below(note, "dim")
+                self._note = ""
 
     def warn(self, text: str) -> None:
         text = plain(text)
@@ -130,6 +151,7 @@ class TerminalReporter:
         self._screen.busy(f"{self._name:<20} {TIME}  {self._note}", self._since)
 
     def _close_step(self, style: str, mark: str) -> None:
+        self._forget_later()
         if not self._name:
             return
         self._screen.busy("", 0.0)
