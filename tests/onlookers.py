@@ -3,12 +3,17 @@
 import base64
 import contextlib
 import http.server
+import json
 import os
 import subprocess
 import sys
 import threading
 import urllib.error
 from pathlib import Path
+
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.files import auth_string, server_files
+from support import wait_for
 
 NOBODY = 65534
 
@@ -34,15 +39,17 @@ class Index(http.server.SimpleHTTPRequestHandler):
 
 
 @contextlib.contextmanager
-def arguments_seen():
-    """All arguments of all processes of this machine while the block runs."""
+def processes_seen():
+    """Pid, arguments and environment of all processes of this machine while the block runs."""
     seen, stop = set(), threading.Event()
 
     def look():
-        while not stop.wait(0.005):
-            for path in Path("/proc").glob("[0-9]*/cmdline"):
+        while not stop.wait(0.01):
+            for folder in Path("/proc").glob("[0-9]*"):
                 with contextlib.suppress(OSError):
-                    seen.add(path.read_bytes())
+                    arguments, environment = (folder / "cmdline").read_bytes(), (folder / "environ").read_bytes()
+                    if arguments == (folder / "cmdline").read_bytes():  # else it became another program meanwhile
+                        seen.add((int(folder.name), arguments, environment))
 
     thread = threading.Thread(target=look)
     thread.start()
@@ -51,6 +58,34 @@ def arguments_seen():
     finally:
         stop.set()
         thread.join()
+
+
+def files_with(text, folder):
+    found = []
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            if path.is_file() and text.encode() in path.read_bytes():
+                found.append(path)
+    return found
+
+
+def told_by_prefect(server, run_id, logged):
+    """All that Prefect's API tells of a run, as one text; `logged` is a word of its log."""
+    api = Api(server.url, auth_string(server_files()))
+    chosen = {"flow_runs": {"id": {"any_": [run_id]}}}
+    logs = {"logs": {"flow_run_id": {"any_": [run_id]}}}
+    # Tasks and logs reach the server after the run.
+    wait_for(lambda: len(api.post("/task_runs/filter", chosen)) == 7 and logged in str(api.post("/logs/filter", logs)))
+    answers = [
+        api.get(f"/flow_runs/{run_id}"),
+        api.get(f"/flow_run_states/?flow_run_id={run_id}"),
+        api.post("/task_runs/filter", chosen),
+        api.post("/artifacts/filter", chosen),
+        api.post("/logs/filter", logs),
+        api.post("/events/filter", {"filter": {"any_resource": {"id": [f"prefect.flow-run.{run_id}"]}}}),
+    ]
+    assert all(answers[:5])
+    return json.dumps(answers)
 
 
 def ask_ray(address, token):

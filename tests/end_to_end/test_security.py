@@ -15,11 +15,20 @@ from pathlib import Path
 
 import pytest
 
-from onlookers import NOBODY, Index, arguments_seen, as_nobody, ask_ray, family, listening
+from onlookers import (
+    NOBODY,
+    Index,
+    as_nobody,
+    ask_ray,
+    family,
+    files_with,
+    listening,
+    processes_seen,
+    told_by_prefect,
+)
 from slurm_ray_flow import Handle, LocalMachine, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.files import auth_string, server_files
+from slurm_ray_flow.blocks.server.files import server_files
 from slurm_ray_flow.core.home import home
 from support import make_wheel, wait_for
 
@@ -62,15 +71,6 @@ def held(flow, folder):
         handle.result(timeout=60)
 
 
-def files_with(text, folder):
-    found = []
-    for path in folder.rglob("*"):
-        with contextlib.suppress(OSError):
-            if path.is_file() and text.encode() in path.read_bytes():
-                found.append(path)
-    return found
-
-
 def open_to_others(folder):
     """What somebody else could read or enter below a folder, the folder's own mode left aside."""
     found = []
@@ -83,39 +83,27 @@ def open_to_others(folder):
     return found
 
 
-def known_to_prefect(server, run_id):
-    """All that Prefect's API tells of a run, as one text."""
-    api = Api(server.url, auth_string(server_files()))
-    chosen = {"flow_runs": {"id": {"any_": [run_id]}}}
-    logs = {"logs": {"flow_run_id": {"any_": [run_id]}}}
-    # Tasks and logs reach the server after the run.
-    wait_for(lambda: len(api.post("/task_runs/filter", chosen)) == 7 and "held" in str(api.post("/logs/filter", logs)))
-    answers = [
-        api.get(f"/flow_runs/{run_id}"),
-        api.get(f"/flow_run_states/?flow_run_id={run_id}"),
-        api.post("/task_runs/filter", chosen),
-        api.post("/artifacts/filter", chosen),
-        api.post("/logs/filter", logs),
-        api.post("/events/filter", {"filter": {"any_resource": {"id": [f"prefect.flow-run.{run_id}"]}}}),
-    ]
-    assert all(answers[:5])
-    return json.dumps(answers)
-
-
 def test_secrets_are_nowhere_but_in_private_files(guarded, server, index, tmp_path, capfd):
     secret, (address, password) = secrets.token_hex(16), index
     requirements = tmp_path / "requirements.txt"
     requirements.write_text(f"--extra-index-url {address}\nprivate-package==1.0\n")
     flow = guarded.hold.with_options(env_vars={"TOKEN": secret}, environment=str(requirements))
-    with arguments_seen() as seen, held(flow, tmp_path / "held") as (handle, _):
+    with processes_seen() as seen, held(flow, tmp_path / "held") as (handle, _):
         holding = [*files_with(secret, home()), *files_with(password, home())]
     assert handle.result() == (secret, 1)
-    assert len(seen) > 10
     # The run's own spec holds its variables, in a folder of mode 0700. Nothing else does.
     assert {path.name for path in holding} <= {"spec.json"}
     shown = capfd.readouterr()
-    told = [known_to_prefect(server, handle.run_id), *handle.logs(), repr(flow), repr(flow.options), repr(handle)]
-    told += [shown.out, shown.err, *(line.decode(errors="replace") for line in seen)]
+    told = [
+        told_by_prefect(server, handle.run_id, "held"),
+        *handle.logs(),
+        repr(flow),
+        repr(flow.options),
+        repr(handle),
+    ]
+    arguments = [line for _, line, _ in seen]
+    told += [shown.out, shown.err, *(line.decode(errors="replace") for line in arguments)]
+    assert len(arguments) > 10
     for word in (secret, password):
         assert not [text for text in told if word in text]
 

@@ -84,8 +84,11 @@ def readable(size: float) -> str:
 
 
 def keep_umask(umask: int) -> None:
-    """Hand the user's umask to the processes that will run the user's code; ours write private files only."""
-    os.environ["SRF_UMASK"] = "{:o}".format(umask)
+    """Hand the user's umask to the processes that will run the user's code; ours write private files only.
+
+    Where loader.py has begun, it knew that umask, and it stays.
+    """
+    os.environ.setdefault("SRF_UMASK", "{:o}".format(umask))
 
 
 def restore_umask() -> None:

@@ -18,6 +18,7 @@ from typing import Any, Dict
 def main() -> None:
     """See that the root is ours, install the programs where they are missing, and become the agent."""
     word, root, digest, seconds = sys.argv[1:5]
+    os.environ["SRF_UMASK"] = "{:o}".format(os.umask(0o077))  # limits.py gives it back to the user's code
     os.write(1, word.encode())
     try:
         target = prepared(os.path.expanduser(root), digest)
