@@ -82,7 +82,7 @@ def _hash_matches(hashed: str, host: str) -> bool:
         salt, digest = (base64.b64decode(part) for part in hashed.split("|")[2:4])
     except (binascii.Error, ValueError):
         return False
-    return hmac.compare_digest(hmac.new(salt, host.encode(), hashlib.sha1).digest(), digest)
+    return hmac.compare_digest(hmac.new(salt, host.lower().encode(), hashlib.sha1).digest(), digest)
 
 
 def lines_of(lines: Sequence[Line], host: str) -> list[Line]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,13 +86,36 @@ def _judged(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], confirm
                 where=f"{shown.kind} {shown.fingerprint}",
                 advice="ask the people who run the server for its fingerprint",
             )
-        _append(file, known_hosts.written(server.known_as, kind, key))
+        keep(file, known_hosts.written(server.known_as, kind, key))
+        if known_hosts.judge(known_hosts.read(server.known_hosts), server.known_as, key) is not Verdict.KNOWN:
+            raise _not_kept(file, "it is not there when it is read again")
     return shown
 
 
-def _append(file: Path, line: str) -> None:
-    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file.touch(mode=0o600)
-    with file.open("rb+") as stream:
-        data = stream.read()
-        stream.write(b"\n" * (data[-1:] not in {b"", b"\n"}) + line.encode())
+def keep(file: Path, line: str) -> None:
+    """Append a line to a private file, whoever else does so at the same time.
+
+    Raises:
+        HostKeyFailed: it can't be written.
+    """
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with open(
+            os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+", buffering=0
+        ) as known:
+            with contextlib.suppress(OSError):  # a file system without locks: appending alone is nearly as good
+                fcntl.flock(known, fcntl.LOCK_EX)
+            if known.seek(0, os.SEEK_END):
+                known.seek(-1, os.SEEK_END)
+                line = line if known.read(1) == b"\n" else f"\n{line}"
+            known.write(line.encode())
+    except OSError as error:
+        raise _not_kept(file, error.strerror or str(error)) from None
+
+
+def _not_kept(file: Path, why: str) -> HostKeyFailed:
+    return HostKeyFailed(
+        f"the host key can't be kept: {why}",
+        where=str(file),
+        advice="name a file that you can write as known_hosts in the block, or as UserKnownHostsFile in ~/.ssh/config",
+    )
