@@ -29,21 +29,28 @@ def mirror(cluster: Cluster, lock: Lock, api: Api) -> tuple[Limit, Queue | None]
         ServerError: Prefect does not answer.
     """
     limit = limits.ensure(api, limit_name(cluster.label), lock.slots)
-    queue = ask(cluster, lock)
-    if queue is None:
+    try:
+        queue = ask(cluster, lock)
+    except SlurmRayFlowError:
         return limit, None
-    others = taken_by_others(queue, limit.key, limit.slots)
-    if others or limit.active:
-        show(api, limit, others)
+    show_queue(api, limit, queue)
     return limit, queue
 
 
-def ask(cluster: Cluster, lock: Lock) -> Queue | None:
-    """Who holds a server and who waits; None where it does not answer."""
-    try:
-        return Queue.from_json(cluster.ask("queue.state", path=lock.path, slots=lock.slots))
-    except SlurmRayFlowError:
-        return None
+def ask(cluster: Cluster, lock: Lock) -> Queue:
+    """Who holds a server and who waits.
+
+    Raises:
+        SlurmRayFlowError: it does not answer, or what lies in the lock's place is none.
+    """
+    return Queue.from_json(cluster.ask("queue.state", path=lock.path, slots=lock.slots))
+
+
+def show_queue(api: Api, limit: Limit, queue: Queue) -> None:
+    """Make a limit show who holds its server."""
+    others = taken_by_others(queue, limit.key, limit.slots)
+    if others or limit.active:
+        show(api, limit, others)
 
 
 def show(api: Api, limit: Limit, others: int) -> None:

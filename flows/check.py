@@ -8,7 +8,7 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from slurm_ray_flow.blocks.clusters import find_cluster
-from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.core.artifact import artifact_key, short_name
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.findings import Finding
 from slurm_ray_flow.tasks.check import check as findings_of
@@ -28,7 +28,7 @@ def check(cluster: str = "local") -> list[Finding]:
     table = [dataclasses.asdict(finding) for finding in findings]
     failed = [finding for finding in findings if finding.state == "failed"]
     create_table_artifact(
-        table=table, key=artifact_key("check", cluster), description=f"{cluster}: {len(failed)} failed"
+        table=table, key=artifact_key("check", short_name(cluster)), description=f"{cluster}: {len(failed)} failed"
     )
     if failed:
         what = "; ".join(f"{finding.name}: {finding.found}" for finding in failed)

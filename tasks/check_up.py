@@ -10,10 +10,10 @@ from prefect.events import emit_event
 
 from slurm_ray_flow.blocks import limits
 from slurm_ray_flow.blocks.clusters import find_cluster
-from slurm_ray_flow.blocks.mirror import mirror
-from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.blocks.mirror import ask, show_queue
+from slurm_ray_flow.core.artifact import artifact_key, short_name
 from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
-from slurm_ray_flow.core.mirror import Queue, rows
+from slurm_ray_flow.core.mirror import Queue, limit_name, rows
 
 NO_ANSWER = "slurm-ray-flow.cluster.no-answer"
 """The event that an automation may wait for."""
@@ -48,12 +48,13 @@ def check_up(name: str) -> Seen | None:
     except ServerError:
         raise
     except SlurmRayFlowError as error:
-        seen = Seen(name, None, error.what)
+        seen = Seen(short_name(name), None, error.what)
     if seen is not None and seen.queue is None:
-        resource = {"prefect.resource.id": f"slurm-ray-flow.cluster.{name}", "prefect.resource.name": name}
+        who = seen.cluster
+        resource = {"prefect.resource.id": f"slurm-ray-flow.cluster.{who}", "prefect.resource.name": who}
         emit_event(NO_ANSWER, resource=resource, payload={"why": seen.why})
     elif seen is not None and seen.queue is not None:
-        _write_down(name, seen.queue)
+        _write_down(seen.cluster, seen.queue)
     return seen
 
 
@@ -66,12 +67,14 @@ def _see(name: str) -> Seen | None:
         raise ServerError(
             "No Prefect API is configured for the check-up.", advice="Set PREFECT_API_URL, or use srf up."
         )
-    _, queue = mirror(cluster, cluster.lock, api)
-    return Seen(name, queue, "" if queue else "it does not answer")
+    limit = limits.ensure(api, limit_name(cluster.label), cluster.lock.slots)
+    queue = ask(cluster, cluster.lock)
+    show_queue(api, limit, queue)
+    return Seen(short_name(name), queue)
 
 
 def _write_down(name: str, queue: Queue) -> None:
     now = time.time()
     who = ", ".join(holder.user for holder in queue.holders)
     text = f"{name}: " + (f"held by {who}, {len(queue.waiting)} wait" if who else "free")
-    create_table_artifact(table=rows(queue, now), key=artifact_key("queue", name.rpartition("/")[2]), description=text)
+    create_table_artifact(table=rows(queue, now), key=artifact_key("queue", name), description=text)

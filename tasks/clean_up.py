@@ -9,6 +9,7 @@ from slurm_ray_flow.blocks.clean_up import LOCAL, Place
 from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import find_cluster
+from slurm_ray_flow.core.artifact import short_name
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.expiry import KEPT_DAYS, Report, retention_seconds
 from slurm_ray_flow.tasks.policy import ONCE
@@ -20,7 +21,7 @@ def clean_up(name: str, older_than: str | None, dry_run: bool) -> Report:
     try:
         return cleaned_up(find_cluster(name), older_than, dry_run)
     except SlurmRayFlowError as error:
-        return Report(name, dry_run, error=str(error))
+        return Report(short_name(name), dry_run, error=str(error))
 
 
 def cleaned_up(cluster: Cluster, older_than: str | None = None, dry_run: bool = False, run: str = "") -> Report:

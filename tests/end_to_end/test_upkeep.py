@@ -67,7 +67,7 @@ def test_one_cluster_that_does_not_answer_holds_up_no_other(lab, api, dead):
     with pytest.raises(SlurmRayFlowError, match="upkeep-dead could not be cleaned up"):
         cleanup()
     assert not lab.exists()
-    assert "can't be reached" in artifact(api, "cleanup-ssh-server-upkeep-dead")["description"]
+    assert "can't be reached" in artifact(api, "cleanup-upkeep-dead")["description"]
 
 
 def test_a_check_leaves_an_artifact(lab, api):
