@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -132,7 +133,7 @@ class SshConnection(Block):
         def secrets(server: Endpoint) -> Secrets:
             variable = password_variable(name if server == endpoint else server.name)
             given = self._password if server == endpoint else ""
-            return Secrets(given or os.environ.get(variable, ""), prompt.ask, variable)
+            return Secrets(given or os.environ.get(variable, ""), partial(prompt.ask, variable=variable), variable)
 
         return secrets
 

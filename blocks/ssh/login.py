@@ -13,7 +13,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks.ssh import wire
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
-from slurm_ray_flow.blocks.ssh.wire import Denied, Locked, Wire, WireError
+from slurm_ray_flow.blocks.ssh.wire import Denied, Dismissed, Locked, Wire, WireError
 from slurm_ray_flow.core.errors import LogInFailed
 from slurm_ray_flow.core.plain import plain
 
@@ -48,7 +48,12 @@ def log_in(server: Wire, endpoint: Endpoint, secrets: Secrets) -> None:
     for _ in range(_STEPS):
         if not methods:
             return
-        methods = attempt.step(methods)
+        try:
+            methods = attempt.step(methods)
+        except Dismissed as error:
+            raise attempt.failed(methods, f": {error}") from None
+        except LogInFailed as error:
+            raise attempt.with_tried(error) from None
     raise attempt.failed(methods)
 
 
@@ -70,14 +75,22 @@ class _Attempt:
                     return prove()
         raise self.failed(methods)
 
-    def failed(self, methods: Sequence[str]) -> LogInFailed:
+    def with_tried(self, error: LogInFailed) -> LogInFailed:
+        """That nobody can be asked may mean that a key was not taken, or is locked."""
+        tried = "; ".join(dict.fromkeys(self._tried))
+        if not tried or tried in error.where:
+            return error
+        return LogInFailed(error.what, where=f"{error.where} (tried: {tried})", advice=error.advice)
+
+    def failed(self, methods: Sequence[str], said: str = "") -> LogInFailed:
         tried = "; ".join(dict.fromkeys(self._tried)) or "nothing"
-        variable = self._secrets.password_variable
+        variable, user, name = self._secrets.password_variable, self._endpoint.user, self._endpoint.name
+        given = "; the password or the code that was given was not taken" if self._password_given else ""
         return LogInFailed(
-            f"{self._endpoint.name} does not let {self._endpoint.user} in: it takes {', '.join(methods)}",
+            f"{name} does not let {user} in: it takes {', '.join(methods)}{given}{said}",
             where=f"{self._endpoint} (tried: {tried})",
-            advice=f"try `ssh {self._endpoint.name}`; name the right user and key_file in the block, "
-            f"or give a password in the block or in ${variable}",
+            advice=f"try `ssh {user}@{name}`; name the right user and key_file in the block, "
+            f"or give {'the right' if given else 'a'} password in the block or in ${variable}",
         )
 
     # ---- keys
@@ -91,7 +104,7 @@ class _Attempt:
                 yield lambda key=key: self._server.log_in_by_key(self._endpoint.user, key)  # type: ignore[misc]
 
     def _found_keys(self) -> Iterator[tuple[str, Any]]:
-        held = wire.keys_from_agent() if self._endpoint.agent else []
+        held = wire.keys_from_agent(self._endpoint.agent)
         named = {_public_of(path) for path in self._endpoint.key_files}
         yield from ((f"agent key {key.get_name()}", key) for key in held if wire.public_bytes(key) in named)
         if not self._endpoint.only_key_files:

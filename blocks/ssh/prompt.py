@@ -11,12 +11,13 @@ PREFECT_SECONDS = 100
 """Servers close a log-in that takes longer than two minutes."""
 
 
-def ask(text: str, seen: bool) -> str:
+def ask(text: str, seen: bool, variable: str = "") -> str:
     """Ask in the terminal; where there is none, ask for a one-time code in Prefect's UI, where the run is paused.
 
     Args:
         text: the question.
         seen: whether the answer may be seen while it is typed.
+        variable: the environment variable that could have held a password.
 
     Raises:
         LogInFailed: there is nobody to ask, or nobody answers.
@@ -27,7 +28,8 @@ def ask(text: str, seen: bool) -> str:
         raise LogInFailed(
             "the server wants to know something, and there is no terminal to ask in",
             where=text.strip(),
-            advice="run the program in a terminal, or use a key, or give a password in the block",
+            advice="run the program in a terminal; or use a key, or give a password in the block"
+            + (f" or in ${variable}" if variable else ""),
         )
     return _in_prefect(text)
 

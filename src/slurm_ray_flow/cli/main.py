@@ -11,6 +11,8 @@ from slurm_ray_flow import __version__
 from slurm_ray_flow.cli import check, clean, clusters, queue, runs, server, start, trust
 from slurm_ray_flow.cli.output import print_error
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.progress import use_reporter
+from slurm_ray_flow.interface.progress import terminal_reporter
 
 _EXIT_CODES = (
     "Exit codes: 0 all is well; 1 the function raised, or the run or the command failed, or no server answers; "
@@ -36,6 +38,7 @@ for command in (
 
 def main() -> None:
     """Run the command; an error of ours is a message and an exit code, not a traceback."""
+    use_reporter(terminal_reporter())  # so that a host that can't be reached is not waited for in silence
     try:
         app()
         sys.stdout.flush()
