@@ -197,8 +197,10 @@ def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], 
         return
     shown = f"{server} shows the {kind} key {known_hosts.fingerprint(key)}"
     if verdict is Verdict.UNKNOWN:
+        authority = any(line.marker == "@cert-authority" for line in known_hosts.lines_of(lines, server.known_as))
+        where = shown + ("; certificates of host keys are not read" if authority else "")
         raise HostKeyFailed(
-            f"the host key of {server.name} is not known", where=shown, advice=f"run `srf trust {label}`"
+            f"the host key of {server.name} is not known", where=where, advice=f"run `srf trust {label}`"
         )
     if verdict is Verdict.REVOKED:
         raise HostKeyFailed(

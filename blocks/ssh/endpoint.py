@@ -29,7 +29,7 @@ class Endpoint:
         key_files: private keys, in order.
         keys_named: the user has named them, so a missing one is an error.
         only_key_files: other keys of the SSH agent are not tried.
-        agent: whether the SSH agent is asked for keys.
+        agent: the socket of the SSH agent that is asked for keys; None for none.
         known_hosts: files, in order; the first is where new keys go.
         through: servers to pass on the way, in order.
     """
@@ -42,7 +42,7 @@ class Endpoint:
     key_files: tuple[Path, ...]
     keys_named: bool
     only_key_files: bool
-    agent: bool
+    agent: Path | None
     known_hosts: tuple[Path, ...]
     through: tuple[Endpoint, ...] = ()
 
@@ -102,7 +102,7 @@ def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
         key_files=(wanted.key_file.expanduser(),) if wanted.key_file else _paths(said.get("identityfile", []), tokens),
         keys_named=wanted.key_file is not None,
         only_key_files=wanted.key_file is not None or said.get("identitiesonly") == ["yes"],
-        agent=said.get("identityagent") != ["none"],
+        agent=_agent(said.get("identityagent", ["SSH_AUTH_SOCK"])[0], tokens),
         known_hosts=_known_hosts(wanted, said, tokens),
         through=flattened,
     )
@@ -119,6 +119,12 @@ def _paths(texts: Sequence[str], tokens: Mapping[str, str]) -> tuple[Path, ...]:
     """`ssh -G` leaves tokens such as %r as they are."""
     whole = (re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text) for text in texts if text != "none")
     return tuple(Path(text).expanduser() for text in whole)
+
+
+def _agent(text: str, tokens: Mapping[str, str]) -> Path | None:
+    if text == "SSH_AUTH_SOCK" or text.startswith("$"):
+        text = os.environ.get(text.removeprefix("$"), "none")
+    return next(iter(_paths([text], tokens)), None)
 
 
 def _tokens(name: str, host: str, port: int, user: str) -> dict[str, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +22,10 @@ WINDOW = 8 * 1024 * 1024
 """What the other side may send before we have read it. Read as much at once: paramiko moves all that is left."""
 PACKET = 1024 * 1024
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_AGENT, _TOUCH = 5.0, 120.0
+"""Seconds for an SSH agent to list its keys, and to sign: it may ask its user, or for a touch of a key."""
+_DISMISSED = (2, 14)
+"""Why servers end a log-in: a protocol error, which too many tries are to OpenSSH, or no further way to log in."""
 _LOGGER = "paramiko.slurm_ray_flow"
 
 Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
@@ -43,6 +48,10 @@ class Denied(Exception):
         self.methods = tuple(methods)
 
 
+class Dismissed(WireError):
+    """The server ended the log-in with a word: more tries are of no use."""
+
+
 class _Asking(paramiko.auth_handler.AuthOnlyHandler):  # type: ignore[misc]
     """Paramiko's, which makes the event that tells of the answer after it has asked: it may never hear a quick one."""
 
@@ -63,6 +72,9 @@ class _Asking(paramiko.auth_handler.AuthOnlyHandler):  # type: ignore[misc]
 class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
     """Paramiko's, which waits without an end for the first answer, and a tenth of a second more than it needs."""
 
+    farewell = ""
+    """What the server said when it ended the connection."""
+
     def ensure_session(self) -> None:
         if self._service_userauth_accepted:
             return
@@ -76,6 +88,10 @@ class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
                 raise paramiko.SSHException("the server closed the connection before the log-in")
             time.sleep(0.002)
         self.auth_handler = self.get_auth_handler()
+
+    def _parse_disconnect(self, message: Any) -> None:
+        code, text = message.get_int(), message.get_text()
+        self.farewell = text if code in _DISMISSED else ""
 
     def get_auth_handler(self) -> _Asking:
         return _Asking(self)
@@ -167,6 +183,8 @@ class Wire:
             except paramiko.BadAuthenticationType as error:
                 raise Denied(error.allowed_types) from None
             except paramiko.AuthenticationException as error:
+                if not self.alive and self._transport.farewell:
+                    raise Dismissed(self._transport.farewell) from None
                 if not self.alive:
                     raise WireError("the server closed the connection during the log-in") from None
                 if "timeout" in str(error).lower():
@@ -268,11 +286,20 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
     return key
 
 
-def keys_from_agent() -> list[Any]:
-    """What the SSH agent holds; nothing where there is none."""
-    with contextlib.suppress(paramiko.SSHException, OSError):
-        return list(paramiko.Agent().get_keys())
-    return []
+def keys_from_agent(path: Path | None) -> list[Any]:
+    """What the SSH agent at this socket holds; nothing where there is none, or where it does not answer."""
+    if path is None:
+        return []
+    agent, connected = paramiko.agent.AgentSSH(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    connected.settimeout(_AGENT)
+    try:
+        connected.connect(str(path))
+        agent._connect(connected)
+    except (paramiko.SSHException, OSError):
+        connected.close()
+        return []
+    connected.settimeout(_TOUCH)
+    return list(agent.get_keys())
 
 
 def public_bytes(key: Any) -> bytes:

@@ -49,7 +49,7 @@ def listening(serve):
 
 
 def endpoint(port, known_hosts=()):
-    return Endpoint("hostile", "127.0.0.1", port, "alice", "127.0.0.1", (), False, True, False, known_hosts)
+    return Endpoint("hostile", "127.0.0.1", port, "alice", "127.0.0.1", (), False, True, None, known_hosts)
 
 
 def forever(*pieces):
