@@ -41,7 +41,7 @@ class LocalMachine(Machine, Block):
 
 
         @slurm_ray_flow(cluster=machine)
-        def answer() -> int:
+        def answer():
             return 42
         ```
     """

@@ -50,7 +50,7 @@ class SshServer(Machine, Block):
 
 
         @slurm_ray_flow(cluster=desi)
-        def answer() -> int:
+        def answer():
             return 42
         ```
     """
@@ -76,11 +76,16 @@ class SshServer(Machine, Block):
     )
     lock_path: str = Field(
         default="/tmp/slurmray_desi.lock",  # noqa: S108 - the place that all users of the server know
+        title="Lock file",
         description="The file whose lock is exclusive use of the server; empty for none.",
     )
     slots: int = Field(default=1, ge=1, le=1000, description="How many runs may share the server.")
-    gpus: int | None = Field(default=None, ge=0, description="How many GPUs runs may use; empty for all there are.")
-    retention_days: float = Field(default=30.0, gt=0, description="How long what nobody uses stays.")
+    gpus: int | None = Field(
+        default=None, ge=0, title="GPUs", description="How many GPUs runs may use; empty for all there are."
+    )
+    retention_days: float = Field(
+        default=30.0, gt=0, title="Days to keep", description="How many days what nobody uses stays."
+    )
 
     kind: ClassVar[str] = "ssh-server"
     reuses_environment: ClassVar[bool] = False
