@@ -1,9 +1,12 @@
-"""OpenSSH's client, with answers."""
+"""OpenSSH's client, with answers; and a host that functions are launched on."""
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
+
+PROJECT = Path(__file__).parent / "project"
 
 ASKED = """#!/bin/sh
 case "$1" in *assword*) echo "$PASSWORD";; *code*) echo "$CODE";; *) echo "?";; esac
@@ -29,3 +32,22 @@ def ssh(hosts_lab, tmp_path):
         )
 
     return run
+
+
+@pytest.fixture(scope="session")
+def launches_session(server, hosts_lab):
+    """One environment for all launches of the session."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(PROJECT))
+        from hosts.launch_lab import LaunchLab
+
+        yield LaunchLab(hosts_lab)
+
+
+@pytest.fixture
+def launches(launches_session, monkeypatch):
+    """`desi`, for launches of the functions in `project/`."""
+    monkeypatch.syspath_prepend(str(PROJECT))
+    monkeypatch.chdir(PROJECT)
+    yield launches_session
+    launches_session.clear()

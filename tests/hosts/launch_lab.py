@@ -1,0 +1,158 @@
+"""A host that functions are launched on, and what is there of their runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hosts.host import inner_pid
+from hosts.lab import Lab
+from hosts.layout import ALICE
+from slurm_ray_flow import SshServer
+from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow.interface.handle import Handle
+from support import wait_for
+
+PROJECT = Path(__file__).parent / "project"
+SRF = str(Path(sys.executable).with_name("srf"))
+USER = ALICE.name
+
+
+class LaunchLab:
+    """`desi` under a name, a root folder and a lock of these tests' own. One environment serves all launches."""
+
+    def __init__(self, lab: Lab) -> None:
+        import held
+
+        self.host, self.name = lab["desi"], held.CLUSTER
+        mark = secrets.token_hex(4)
+        self.root, self.lock = f"/home/{USER}/launches-{mark}", f"/tmp/launches-{mark}.lock"
+        connection = SshConnection(host="desi", config_file=Path(lab.ssh_config))
+        self.block = SshServer(connection=connection, root=self.root, lock_path=self.lock)
+        self._started: list[subprocess.Popen[str]] = []
+        self.shared = self.block.model_copy(update={"lock_path": ""})
+        with connected(ensure_server(print)):
+            self.block.save(self.name, overwrite=True)
+            self.shared.save(f"{self.name}-shared", overwrite=True)
+
+    def folder(self) -> str:
+        """A new folder there."""
+        path = f"/home/{USER}/folder-{secrets.token_hex(4)}"
+        self.host.run(USER, ["mkdir", path])
+        return path
+
+    def starts(self, folder: str) -> list[str]:
+        """What a function noted there each time that it started."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.host.path(f"{folder}/starts").read_text().splitlines()
+        return []
+
+    def go(self, folder: str) -> None:
+        """Let a function that waits go on."""
+        self.host.path(f"{folder}/go").touch()
+
+    def processes(self, run_id: str) -> set[int]:
+        """What lives there of a run, by this machine's process ids."""
+        return {pid for pid, argv in self.host.processes().items() if run_id in argv or run_id == allocation(pid)}
+
+    def left(self, run_id: str) -> list[str]:
+        """What is there of a run that has ended: nothing but its folder, if all is well."""
+        tmp = [path for place in ("/tmp", "/dev/shm") for path in self.host.path(place).iterdir()]
+        ours = {Path(self.lock).name, f"{Path(self.lock).name}.queue"}
+        found = [str(path) for path in tmp if path.name not in ours and self._is_a_runs(path)]
+        return [*found, *(str(self.host.processes().get(pid)) for pid in self.processes(run_id))]
+
+    def _is_a_runs(self, path: Path) -> bool:
+        with contextlib.suppress(FileNotFoundError):
+            return path.lstat().st_uid == ALICE.uid
+        return False
+
+    def free(self) -> bool:
+        """Whether nobody holds the server, nor waits for it."""
+        state = self.block.ask("queue.state", path=self.lock, slots=1)
+        return bool(state["free"]) and not state["waiting"]
+
+    def over(self, run_id: str, seconds: int = 15) -> None:
+        """Nothing of a run is left, and the server is free."""
+        wait_for(lambda: not self.left(run_id), seconds)
+        wait_for(self.free, seconds)
+
+    def script(self, *arguments: str) -> subprocess.Popen[str]:
+        """A user's script, in a process of its own."""
+        return self._start(sys.executable, str(PROJECT / "held.py"), *arguments)
+
+    def srf(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command of a user's."""
+        return self._start(SRF, *arguments)
+
+    def _start(self, *command: str) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "SRF_PROGRESS": "plain"}
+        self._started.append(subprocess.Popen(command, cwd=PROJECT, env=environment, **pipes))
+        return self._started[-1]
+
+    def clear(self) -> None:
+        """End what a test has left, here and there: the next one must not wait for its lock."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
+        self._started.clear()
+        heads = [pid for pid, argv in self.host.processes().items() if self.root in argv and "--detach" in argv]
+        for pid in heads:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def waiting(self, *arguments: str) -> Waiting:
+        """A run of `held.wait` that has started."""
+        return Waiting(self, self.folder(), arguments)
+
+
+class Waiting:
+    """A script that waits for its run."""
+
+    def __init__(self, lab: LaunchLab, folder: str, arguments: tuple[str, ...]) -> None:
+        self.lab, self.folder = lab, folder
+        self.script = lab.script("wait", folder, *arguments)
+        wait_for(lambda: lab.starts(folder), 90)
+        [self.driver] = [pid for pid in lab.host.processes() if inner_pid(pid) == lab.starts(folder)[0]]
+        self.id = allocation(self.driver)
+        self.handle = Handle.attach(self.id)
+
+    @property
+    def inner(self) -> int:
+        return parent(self.driver)
+
+    @property
+    def keeper(self) -> int:
+        return parent(self.inner)
+
+    @property
+    def warden(self) -> int:
+        [found] = [pid for pid in self.lab.processes(self.id) - {self.inner} if parent(pid) == self.keeper]
+        return found
+
+    def state(self) -> str:
+        """As `srf runs` says it."""
+        said, _ = self.lab.srf("runs", "--json").communicate(timeout=60)
+        return next(str(run["state"]) for run in json.loads(said) if run["run_id"] == self.id)
+
+
+def allocation(pid: int) -> str:
+    """The run that a process belongs to, as it was told when it was started."""
+    with contextlib.suppress(OSError):
+        for variable in Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+            if variable.startswith(b"SRF_ALLOCATION="):
+                return variable.partition(b"=")[2].decode()
+    return ""
+
+
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])

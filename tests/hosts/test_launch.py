@@ -1,0 +1,111 @@
+"""Functions on a host that is reached by SSH, through the whole launch: what the caller gets."""
+
+import asyncio
+import json
+
+import pytest
+
+from slurm_ray_flow import Cancelled, OutOfMemory, RunState, TimeLimit
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def held(launches):
+    import held
+
+    yield held
+
+
+def test_a_value_comes_home_with_what_was_printed(launches, held, capfd):
+    folder = launches.folder()
+    assert held.note(folder, "one") == "<one>"
+    assert "says one\n" in capfd.readouterr().out
+    assert launches.starts(folder) == ["one"]
+
+
+def test_an_async_function_is_awaited(held):
+    assert asyncio.run(held.later(1)) == 2
+
+
+def test_the_functions_own_exception_is_raised(held):
+    import given
+
+    with pytest.raises(given.GivenError) as caught:
+        held.fail()
+    assert caught.value.args == (7,)
+    assert "in fail" in "".join(caught.value.__notes__)
+
+
+def test_fifty_megabytes_go_there_and_come_back(held):
+    value = bytes(range(256)) * 195_313
+    assert held.give_back(value) == value
+
+
+def test_too_much_time(held):
+    with pytest.raises(TimeLimit):
+        held.too_long()
+
+
+def test_too_much_memory(held):
+    with pytest.raises(OutOfMemory, match="MiB"):
+        held.eat()
+
+
+def test_no_more_processors_than_it_asked_for(held):
+    assert held.processors() == 1
+
+
+def test_a_run_is_followed_from_other_processes(launches, held):
+    folder = launches.folder()
+    script = launches.script("submit", folder)
+    run_id = script.communicate(timeout=90)[0].strip()
+    following, attached = launches.srf("logs", run_id, "--follow"), launches.srf("attach", run_id, "--json")
+    assert following.stdout.readline() == "waits\n"
+    launches.go(folder)
+    assert following.communicate(timeout=60)[0] == "gone on\n"
+    assert json.loads(attached.communicate(timeout=60)[0])["value"] == 42
+    assert len(launches.starts(folder)) == 1
+    launches.over(run_id)
+
+
+@pytest.mark.parametrize("how", ["handle", "srf"])
+def test_a_cancelled_run_is_gone(launches, held, how):
+    folder = launches.folder()
+    handle = held.wait.submit(folder)
+    wait_for(lambda: launches.starts(folder), 60)
+    if how == "handle":
+        assert handle.cancel() is True
+    else:
+        said, _ = launches.srf("cancel", handle.run_id).communicate(timeout=60)
+        assert "is cancelled" in said
+    launches.over(handle.run_id)
+    with pytest.raises(Cancelled):
+        handle.result(30)
+    assert handle.status() is RunState.CANCELLED
+
+
+def test_what_was_lost_is_started_again(launches, held):
+    folder = launches.folder()
+    assert held.die_once(folder) == "again"
+    assert len(launches.starts(folder)) == 2
+
+
+def test_one_log_in_for_all_that_a_process_does(launches):
+    before = launches.host.logins("alice"), launches.host.connections()
+    said, _ = launches.script("twice", launches.folder()).communicate(timeout=120)
+    assert said.endswith("['<one>', '<two>']\n")
+    assert (launches.host.logins("alice"), launches.host.connections()) == (before[0] + 1, before[1] + 1)
+
+
+def test_background_processes_of_a_function_end_with_it(launches):
+    def background():
+        return ["sleep", "3071"] in launches.host.processes().values()
+
+    run = launches.waiting("3071")
+    assert background()
+    launches.go(run.folder)
+    assert "value 42" in run.script.communicate(timeout=60)[0]
+    launches.over(run.id)
+    assert not background()
