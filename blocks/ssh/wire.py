@@ -278,7 +278,7 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
     except (paramiko.PasswordRequiredException, TypeError):
         raise Locked(str(path)) from None
     except ValueError as error:
-        if "password" in str(error).lower() or "decrypt" in str(error).lower():
+        if passphrase or "password" in str(error).lower() or "decrypt" in str(error).lower():  # a wrong one is junk
             raise Locked(str(path)) from None
         raise WireError(f"{path} is no private key") from None
     except (paramiko.SSHException, OSError) as error:
