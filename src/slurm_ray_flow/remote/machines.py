@@ -8,12 +8,12 @@ import platform
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import sysconfig
 from typing import Any, Dict, Iterator, List
 
 from slurm_ray_flow.remote import limits
+from slurm_ray_flow.remote.asking import said_by
 
 NVIDIA_SECONDS = 10.0
 _CGROUPS = "/sys/fs/cgroup"
@@ -71,18 +71,7 @@ def _named_by_tool() -> int:
     program = shutil.which("nvidia-smi")
     if program is None:
         return 0
-    try:
-        done = subprocess.run(
-            [program, "-L"],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=NVIDIA_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return 0
-    return len(re.findall(rb"^GPU \d+:", done.stdout, re.MULTILINE))
+    return len(re.findall(r"^GPU \d+:", said_by([program, "-L"], NVIDIA_SECONDS) or "", re.MULTILINE))
 
 
 def _share(folder: str) -> float:

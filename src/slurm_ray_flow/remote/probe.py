@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
 import threading
 import time
 import urllib.error
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 from slurm_ray_flow.remote import machines, pythons, queue, room
+from slurm_ray_flow.remote.asking import said_by
 from slurm_ray_flow.remote.errors import OperationError
 
 WITHIN = 15.0
@@ -150,16 +150,8 @@ def rsync() -> Answer:
     program = shutil.which("rsync")
     if program is None:
         return {"version": ""}
-    done = subprocess.run(
-        [program, "--version"],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        timeout=COMMAND_SECONDS,
-        check=False,
-    )
-    found = re.search(rb"version v?(\d+(?:\.\d+)*)", done.stdout)
-    return {"version": found[1].decode() if found else "unknown"}
+    found = re.search(r"version v?(\d+(?:\.\d+)*)", said_by([program, "--version"], COMMAND_SECONDS) or "")
+    return {"version": found[1] if found else "unknown"}
 
 
 def lock_state(path: str, slots: int) -> Answer:

@@ -14,12 +14,12 @@ import glob
 import json
 import os
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 
 from slurm_ray_flow.remote import uv_tool
+from slurm_ray_flow.remote.asking import said_by
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.machines import platform_tag
 from slurm_ray_flow.remote.uv_program import BuildError, Uv, clean_variables
@@ -82,20 +82,11 @@ def find(policy: str, version: str, root: str = "", uv_version: str = "") -> Dic
 
 def ask(command: Sequence[str], variables: Optional[Dict[str, str]] = None) -> Optional[Answer]:
     """Start a Python and ask it what it is; None where it is none, or can't start."""
+    said = said_by(command, START_SECONDS, {**clean_variables(), **(variables or {})})
     try:
-        done = subprocess.run(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=START_SECONDS,
-            env={**clean_variables(), **(variables or {})},
-            check=False,
-        )
         # A login shell's own words may stand before the answer.
-        line = done.stdout.decode("utf-8", "replace").rpartition(_MARK)[2]
-        return Answer(**json.loads(line))
-    except (OSError, ValueError, TypeError, subprocess.TimeoutExpired):
+        return Answer(**json.loads((said or "").rpartition(_MARK)[2]))
+    except (ValueError, TypeError):
         return None
 
 
@@ -147,18 +138,7 @@ def _in_login_shell(start: str) -> List[str]:
 
 def _known_to_uv(version: str, uv: str) -> List[str]:
     command = [uv, "python", "find", "--no-python-downloads", "--no-project", version]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=START_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.decode("utf-8", "replace").split("\n")[:1] if done.returncode == 0 else []
+    return [path for path in (said_by(command, START_SECONDS) or "").split("\n")[:1] if path]
 
 
 def _download(version: str, root: str, uv_version: str) -> str:

@@ -9,10 +9,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
+
+from slurm_ray_flow.remote.asking import said_by
 
 USUAL = (5 << 20, 150)
 """Bytes and files of a package of which nothing is known."""
@@ -85,18 +86,8 @@ def _quota(folder: Path) -> Optional[Room]:
     if program is None:
         return None
     command = [program, "-w", "-p", "--hide-device", "-f", _mount_point(folder)]
-    try:
-        done = subprocess.run(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            timeout=QUOTA_SECONDS,
-            check=False,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return read_quota(done.stdout.decode("utf-8", "replace"))
+    said = said_by(command, QUOTA_SECONDS)
+    return None if said is None else read_quota(said)
 
 
 def _mount_point(folder: Path) -> str:
