@@ -49,7 +49,7 @@ def print_exception(error: BaseException, *, frames: bool = False) -> None:
         frames: also write where it was raised in this process.
     """
     lines = traceback.format_exception(error.with_traceback(error.__traceback__ if frames else None))
-    sys.stderr.write("".join(lines))
+    sys.stderr.write(plain("".join(lines)))
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
