@@ -23,6 +23,8 @@ Prompt = Callable[[str, bool], str]
 _ORDER = ("publickey", "keyboard-interactive", "password")
 _TYPED = 3
 _STEPS = 6
+_LONGEST = 4000
+"""Letters of a question: a server is not to fill the screen."""
 
 
 class Secrets:
@@ -163,7 +165,7 @@ class _Attempt:
         if self._secrets.password and not seen and not self._password_given and _asks_password(text):
             self._password_given = True
             return self._secrets.password
-        return self._secrets.prompt(plain(f"{self._endpoint}: {text}"), seen)
+        return self._secrets.prompt(plain(f"{self._endpoint}: {text}"[:_LONGEST]), seen)
 
     # ---- password
 

@@ -11,6 +11,10 @@ STRANGERS_BYTES = 1024 * 1024
 """What is read from a server before its key is known; paramiko itself would keep a line of any length."""
 
 
+LARGEST_PACKET = 4 * 1024 * 1024
+"""We ask for packets of at most one mebibyte; paramiko would read four gigabytes."""
+
+
 class Socket:
     """A socket, or a channel of another connection, that knows when it was heard last."""
 
@@ -29,6 +33,8 @@ class Socket:
     def recv(self, size: int) -> bytes:
         if self.limit is not None and self.received > self.limit:
             raise ConnectionResetError(errno.ECONNRESET, "it sends something else than SSH does")
+        if size > LARGEST_PACKET:
+            raise ConnectionResetError(errno.ECONNRESET, f"it sends a packet of {size} bytes")
         try:
             data: bytes = self._inner.recv(size)
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""The one file that knows paramiko: a connection that is open, its keys and its channels."""
+"""A connection that is open, its log-in, its channels, and the keys that it takes."""
 
 from __future__ import annotations
 
@@ -12,20 +12,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import paramiko as _paramiko
-
 from slurm_ray_flow.blocks.ssh.sockets import Socket
-
-paramiko: Any = _paramiko  # it has no types of its own, and typeshed's are of an older one
+from slurm_ray_flow.blocks.ssh.transport import Transport, paramiko
 
 WINDOW = 8 * 1024 * 1024
 """What the other side may send before we have read it. Read as much at once: paramiko moves all that is left."""
 PACKET = 1024 * 1024
-_CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _AGENT, _TOUCH = 5.0, 120.0
 """Seconds for an SSH agent to list its keys, and to sign: it may ask its user, or for a touch of a key."""
-_DISMISSED = (2, 14)
-"""Why servers end a log-in: a protocol error, which too many tries are to OpenSSH, or no further way to log in."""
 _LOGGER = "paramiko.slurm_ray_flow"
 
 Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
@@ -52,51 +46,6 @@ class Dismissed(WireError):
     """The server ended the log-in with a word: more tries are of no use."""
 
 
-class _Asking(paramiko.auth_handler.AuthOnlyHandler):  # type: ignore[misc]
-    """Paramiko's, which makes the event that tells of the answer after it has asked: it may never hear a quick one."""
-
-    def send_auth_request(self, username: str, method: str, finish_message: Callable[[Any], None] | None = None) -> Any:
-        self.auth_method, self.username = method, username
-        self.auth_event = threading.Event()
-        message = paramiko.Message()
-        message.add_byte(paramiko.common.cMSG_USERAUTH_REQUEST)
-        for text in (username, "ssh-connection", method):
-            message.add_string(text)
-        if finish_message:
-            finish_message(message)
-        with self.transport.lock:
-            self.transport._send_message(message)
-        return self.wait_for_response(self.auth_event)
-
-
-class _Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
-    """Paramiko's, which waits without an end for the first answer, and a tenth of a second more than it needs."""
-
-    farewell = ""
-    """What the server said when it ended the connection."""
-
-    def ensure_session(self) -> None:
-        if self._service_userauth_accepted:
-            return
-        message = paramiko.Message()
-        message.add_byte(paramiko.common.cMSG_SERVICE_REQUEST)
-        message.add_string("ssh-userauth")
-        self._send_message(message)
-        end = time.monotonic() + self.banner_timeout
-        while not self._service_userauth_accepted:
-            if not self.is_active() or time.monotonic() > end:
-                raise paramiko.SSHException("the server closed the connection before the log-in")
-            time.sleep(0.002)
-        self.auth_handler = self.get_auth_handler()
-
-    def _parse_disconnect(self, message: Any) -> None:
-        code, text = message.get_int(), message.get_text()
-        self.farewell = text if code in _DISMISSED else ""
-
-    def get_auth_handler(self) -> _Asking:
-        return _Asking(self)
-
-
 class Wire:
     """One connection to one server, whose host key is not judged yet and where nobody is logged in yet."""
 
@@ -104,13 +53,11 @@ class Wire:
         self.socket = Socket(inner)
         logging.getLogger(_LOGGER).propagate = False  # it would tell of names, and print what we raise ourselves
         logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
-        self._transport = _Transport(self.socket, default_window_size=WINDOW, default_max_packet_size=PACKET)
+        self._transport = Transport(self.socket, default_window_size=WINDOW, default_max_packet_size=PACKET)
         self._transport.set_log_channel(_LOGGER)
         self._transport.banner_timeout = self._transport.handshake_timeout = timeout
         self._transport.auth_timeout = 600  # a person may have to look for a code
-        options = self._transport.get_security_options()
-        options.key_types = _first(key_types, options.key_types)
-        options.ciphers = _first(_CIPHERS, options.ciphers)
+        self._transport.prefer(key_types)
         try:
             with self._told():
                 self._transport.start_client(timeout=timeout)
@@ -249,11 +196,6 @@ def execute(channel: Any, command: str) -> None:
     message.add_boolean(True)
     message.add_string(command)
     channel.transport._send_user_message(message)
-
-
-def _first(wanted: Sequence[str], possible: Sequence[str]) -> tuple[str, ...]:
-    chosen = [name for name in wanted if name in possible]
-    return (*chosen, *(name for name in possible if name not in chosen))
 
 
 # ---- keys

@@ -99,7 +99,9 @@ class Anybody(paramiko.ServerInterface):
         return paramiko.AUTH_FAILED if self._questions else paramiko.AUTH_SUCCESSFUL
 
     def check_auth_interactive(self, username, submethods):
-        return paramiko.InteractiveQuery("title" + ESCAPE, "words" + ESCAPE, *self._questions)
+        query = paramiko.InteractiveQuery("title" + ESCAPE, "words" + ESCAPE)
+        query.prompts = self._questions
+        return query
 
     def check_auth_interactive_response(self, responses):
         return paramiko.AUTH_SUCCESSFUL
@@ -185,6 +187,19 @@ def greeting(**changes):
     return message(json.dumps({"hello": {**HELLO, **changes}}).encode())
 
 
+class Endless(list):
+    """Says that it is as long as a message can say."""
+
+    def __len__(self):
+        return 2**32 - 1
+
+
+def large_packet(channel, word):
+    transport = channel.get_transport()
+    transport.sock.sendall(b"\xff" * 16)
+    transport.join(20)
+
+
 def says(*pieces, endless=b""):
     def answer(channel, word):
         for piece in (word, *pieces):
@@ -219,6 +234,7 @@ AFTER = {
     "a root that is no path": says(greeting(root="it's not")),
     "JSON of four gigabytes": says(b"ffffffff" + b"0" * 16, endless=b" " * 65536),
     "bytes of an exabyte": says(b"00000002" + b"f" * 16 + b"{}", endless=b" " * 65536),
+    "a packet of four gigabytes": large_packet,
     "JSON that is deep": says(message(b"[" * 100_000)),
     "an answer to nobody": says(greeting(), message(b'{"tell": 1}')),
     "an answer to something that is no number": says(greeting(), message(b'{"id": [1], "results": []}')),
@@ -254,7 +270,26 @@ def test_what_a_server_says_moves_no_cursor(hosted):
     assert "\x07" not in str(caught.value) + prompts[0]
 
 
-def test_a_key_that_others_can_read_and_a_host_that_is_an_option_are_refused(tmp_path):
+def test_questions_without_a_number_are_not_asked(hosted):
+    agent, prompts = hosted(noisy, questions=Endless([("Code", False)]))
+    with pytest.raises(ConnectionFailed, match="too many questions"):
+        agent.hello  # noqa: B018
+    assert not prompts
+
+
+def test_what_openssh_has_given_up_is_not_spoken():
+    def serve(visitor):
+        with contextlib.closing(paramiko.Transport(visitor)) as transport:
+            transport.add_server_key(paramiko.ECDSAKey.generate())
+            transport.get_security_options().ciphers = ("3des-cbc", "aes128-cbc")
+            transport.start_server(server=Anybody())
+            transport.join(20)
+
+    with listening(serve) as port, pytest.raises(WireError, match="no common algorithm"):
+        open_wire(endpoint(port), [], [], LIMITS)
+
+
+def test_a_host_that_is_an_option_is_refused(tmp_path):
     from slurm_ray_flow import OptionError, SshConnection
 
     for host in ("-oProxyCommand=touch /tmp/x", "-oProxyCommand=x", "", "a b", "a\nb"):
