@@ -65,16 +65,41 @@ def save_ssh_server(name: str, connection: Fields, server: Fields, *, overwrite:
     Raises:
         OptionError: a field is wrong, or the name is taken or none.
     """
-    kind = next(kind for kind in KINDS if kind.get_block_type_slug() == "ssh-server")
-    reached = cast(SshConnection, _made(SshConnection, connection))
-    cluster = _made(kind, {**server, "connection": reached})
     if name == "local":
         raise OptionError("'local' is this machine", advice="choose another name")
+    kind = _ssh_server()
     if not overwrite and (name in _names(kind) or name in _names(SshConnection)):
-        raise OptionError(f"there is a cluster {name!r} already", advice="choose another name, or give --overwrite")
+        advice = "choose another name, or give --change or --overwrite"
+        raise OptionError(f"there is a cluster {name!r} already", advice=advice)
+    _save(name, connection, server)
+
+
+def change_ssh_server(name: str, connection: Fields, server: Fields) -> None:
+    """Change fields of a saved SSH server and its connection; the others stay as they are.
+
+    Raises:
+        OptionError: a field is wrong, or no SSH server has this name.
+    """
+    found = find_cluster(f"{_ssh_server().get_block_type_slug()}/{name}")
+    known = cast(Block, found), cast(Block, getattr(found, "connection", None))
+    server_fields, connection_fields = (_fields(block) for block in known)
+    _save(name, {**connection_fields, **connection}, {**server_fields, **server})
+
+
+def _ssh_server() -> type[Block]:
+    return next(kind for kind in KINDS if kind.get_block_type_slug() == "ssh-server")
+
+
+def _fields(block: Block) -> Fields:
+    return {name: getattr(block, name) for name in type(block).model_fields}
+
+
+def _save(name: str, connection: Fields, server: Fields) -> None:
+    reached = cast(SshConnection, _made(SshConnection, connection))
+    cluster = _made(_ssh_server(), {**server, "connection": reached})
     try:
-        reached.save(name, overwrite=overwrite)
-        cluster.save(name, overwrite=overwrite)
+        reached.save(name, overwrite=True)
+        cluster.save(name, overwrite=True)
     except ValueError as error:
         raise OptionError(
             f"{name!r} can't be saved: {error}", advice="write lower-case letters, digits, dashes"

@@ -10,6 +10,7 @@ import uuid
 
 import pytest
 
+from slurm_ray_flow.blocks.server import connected
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -158,6 +159,19 @@ def test_a_run_whose_value_was_known_has_succeeded(work):
     newest = next(store.records()).run_id
     assert newest != first
     assert Handle.attach(newest).result(timeout=5) == value
+
+
+def test_one_field_of_a_saved_server_is_changed_and_the_rest_stays(server):
+    from slurm_ray_flow import SshServer
+
+    name = f"changed-{uuid.uuid4().hex[:8]}"
+    assert srf("init", name, "--host", "there", "--password-from-env", "ITS", ITS="secret").returncode == 0
+    assert srf("init", name, "--slots", "4", "--user", "alice", "--change").returncode == 0
+    with connected(server):
+        found = SshServer.load(name)
+    assert (found.slots, found.connection.host, found.connection.user) == (4, "there", "alice")
+    assert found.connection.password.get_secret_value() == "secret"
+    assert "no cluster" in srf("init", "never-saved", "--slots", "4", "--change").stderr
 
 
 ANOTHER_PROCESS = """

@@ -38,6 +38,7 @@ def init(
     slots: int | None = None,
     gpus: int | None = None,
     retention_days: float | None = None,
+    change: Annotated[bool, Switch] = False,
     overwrite: Annotated[bool, Switch] = False,
     json: Json = False,
 ) -> None:
@@ -63,19 +64,24 @@ def init(
         slots: How many runs may share the server.
         gpus: How many GPUs runs may use.
         retention_days: How long what nobody uses stays.
+        change: Change what is given, of a server that is saved; the rest stays.
         overwrite: Replace what was saved under this name.
     """
-    from slurm_ray_flow.blocks.saved import save_ssh_server
+    from slurm_ray_flow.blocks.saved import change_ssh_server, save_ssh_server
 
     secret = _password(name, password, password_from_env)
-    connection = _given(host=host or name, user=user, port=port, key_file=key_file, proxy_jump=proxy_jump)
+    host = host or (None if change else name)
+    connection = _given(host=host, user=user, port=port, key_file=key_file, proxy_jump=proxy_jump)
     connection |= _given(known_hosts=known_hosts, password=secret)
     server = _given(root=root, python=python, wheels=wheels, lock_path=lock_path, slots=slots, gpus=gpus)
     server |= _given(retention_days=retention_days)
     use_server()
-    save_ssh_server(name, connection, server, overwrite=overwrite)
+    if change:
+        change_ssh_server(name, connection, server)
+    else:
+        save_ssh_server(name, connection, server, overwrite=overwrite)
     if json:
-        print_json({"name": name, "kind": "ssh-server", "host": connection["host"]})
+        print_json({"name": name, "kind": "ssh-server", **_given(host=host)})
     else:
         print_text(f"{name} is saved. `srf check {name}` says whether it can be used.")
 
