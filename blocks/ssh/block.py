@@ -120,7 +120,7 @@ class SshConnection(Block):
 
         endpoint = self.endpoint()
         name = self._block_document_name or self.host
-        return trust(endpoint, self._secrets(endpoint, name), confirm, Limits(connect=self.connect_timeout))
+        return trust(endpoint, self._secrets(endpoint, name), confirm, Limits(connect=self.connect_timeout), name)
 
     @property
     def _password(self) -> str:

@@ -40,7 +40,11 @@ class Shown:
 
 
 def trust(
-    endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], confirm: Callable[[Shown], bool], limits: Limits
+    endpoint: Endpoint,
+    secrets: Callable[[Endpoint], Secrets],
+    confirm: Callable[[Shown], bool],
+    limits: Limits,
+    label: str,
 ) -> list[Shown]:
     """Look at the keys of a server and of those on the way there; gives what was shown, in order.
 
@@ -49,6 +53,7 @@ def trust(
         secrets: to log in to those on the way.
         confirm: says of a key that is not known whether it is right.
         limits: how long a try may take.
+        label: what the user calls the server.
 
     Raises:
         HostKeyFailed: a key has changed, is revoked, or was not confirmed.
@@ -60,22 +65,26 @@ def trust(
         for server in (*endpoint.through, endpoint):
             lines = known_hosts.read(server.known_hosts)
             wires.append(open_wire(server, wires, lines, limits))
-            found.append(_judged(wires[-1], server, lines, confirm))
+            found.append(_judged(wires[-1], server, lines, confirm, label))
             if server != endpoint:
                 log_in(wires[-1], server, secrets(server))
     except WireError as error:
-        raise ConnectionFailed(str(error), where=endpoint.name, advice="see that the server is up") from None
+        raise ConnectionFailed(
+            str(error), where=endpoint.name, advice="see that its name is right and the server up"
+        ) from None
     finally:
         for wire in reversed(wires):
             wire.close()
     return found
 
 
-def _judged(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], confirm: Callable[[Shown], bool]) -> Shown:
+def _judged(
+    wire: Wire, server: Endpoint, lines: list[known_hosts.Line], confirm: Callable[[Shown], bool], label: str
+) -> Shown:
     kind, key = wire.host_key
     verdict = known_hosts.judge(lines, server.known_as, key)
     if verdict in {Verdict.CHANGED, Verdict.REVOKED}:
-        check_host_key(wire, server, lines, server.name)
+        check_host_key(wire, server, lines, label)
     file = server.known_hosts[0] if server.known_hosts else Path("~/.ssh/known_hosts").expanduser()
     known = verdict is Verdict.KNOWN
     shown = Shown(str(server), server.known_as, kind, known_hosts.fingerprint(key), file, known)

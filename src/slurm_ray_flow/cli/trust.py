@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from slurm_ray_flow.cli.output import print_text
-from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
+from slurm_ray_flow.core.errors import HostKeyFailed, OptionError, SlurmRayFlowError
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.ssh import SshConnection
@@ -28,12 +28,18 @@ def trust(
     Args:
         host: A cluster's name, a Host of ~/.ssh/config, or a host's name.
         yes: Agree without being asked.
-        fingerprint: Agree to a key of this fingerprint, SHA256:...; may be given again.
+        fingerprint: Agree to a key of this fingerprint, SHA256:..., and to no other; may be given again.
     """
 
     def confirm(shown: Shown) -> bool:
         print_text(f"{shown.server} shows the {shown.kind} key {shown.fingerprint}")
-        return yes or shown.fingerprint in fingerprint or (not fingerprint and _agreed())
+        if fingerprint and shown.fingerprint not in fingerprint:
+            raise HostKeyFailed(
+                f"{shown.server} shows a key whose fingerprint you did not give",
+                where=f"{shown.kind} {shown.fingerprint}",
+                advice="ask the people who run the server: somebody may stand in between. Nothing was written down",
+            )
+        return bool(fingerprint) or yes or _agreed()
 
     for shown in _connection(host).trust(confirm):
         state = "was known already" if shown.known else f"is known now, in {shown.file}"
