@@ -74,7 +74,7 @@ _TEXTS = {
     "waiting": "another launch is building it (process {pid} on {host})",
     "building": "builds the environment with uv",
     "line": "{text}",
-    "whole": "{packages} packages in {path}",
+    "whole": "packages in {path}: {packages}",
 }
 
 

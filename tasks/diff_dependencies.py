@@ -58,7 +58,9 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     found = difference(chosen, cluster.environments(digest(chosen, platform)), platform)
     _show(found.rows())
     if not found.present:
-        reporter().say(f"{len(found.add)} packages to add, {len(found.change)} to change, {len(found.keep)} are there")
+        reporter().say(
+            f"packages to add: {len(found.add)}, to change: {len(found.change)}, there already: {len(found.keep)}"
+        )
     return Plan(chosen, found, packed)
 
 

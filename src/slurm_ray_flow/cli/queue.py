@@ -40,7 +40,8 @@ def queue(cluster: str, *, watch: Annotated[bool, Switch] = False, json: Json = 
 
 def _state(cluster: Cluster) -> dict[str, Any]:
     if cluster.lock is None:
-        advice = "give its block a lock_path if several people share it"
+        shared = "give its block a lock_path if several people share it"
+        advice = shared if cluster.kind != "local-machine" else "name a server: `srf clusters` lists them"
         raise OptionError(f"{cluster.label} has no lock, and so no queue", advice=advice)
     state: dict[str, Any] = cluster.ask("queue.state", path=cluster.lock.path, slots=cluster.lock.slots)
     return {**state, "in_prefect": _in_prefect(cluster.label)}
