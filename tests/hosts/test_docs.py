@@ -1,0 +1,87 @@
+"""What the documents promise of a server, tried on one: their examples for it, and what a new user meets first."""
+
+import os
+import re
+import subprocess
+import sys
+import uuid
+from pathlib import Path
+
+import pytest
+
+from slurm_ray_flow.blocks.server import ensure_server
+
+TOP = Path(__file__).parents[2]
+DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
+SRF = str(Path(sys.executable).with_name("srf"))
+pytestmark = pytest.mark.server
+
+
+def examples():
+    for document in DOCUMENTS:
+        found = re.findall(r"^```python desi\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
+        for number, text in enumerate(found):
+            yield pytest.param(text, id=f"{document.name}-{number}")
+
+
+def srf(*words, **variables):
+    """The command in a session of its own, which has no terminal."""
+    return subprocess.run(
+        [SRF, *map(str, words)],
+        check=False,
+        env={**os.environ, **variables},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        start_new_session=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def desi(hosts_lab):
+    """The server's address; it is saved as the documents call it."""
+    ensure_server(print)
+    address = hosts_lab["desi"].address
+    reached = ["--user", "alice", "--key-file", hosts_lab.key("alice"), "--known-hosts", hosts_lab.known_hosts]
+    done = srf("init", "desi", "--host", address, *reached, "--overwrite")
+    assert done.returncode == 0, done.stderr
+    return address
+
+
+@pytest.mark.parametrize("text", list(examples()))
+def test_an_example_runs_on_the_server(desi, tmp_path, text):
+    (tmp_path / "script.py").write_text(text)
+    command = [sys.executable, str(tmp_path / "script.py")]
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    values = re.findall(r"^    print\(.*\)  # (.+)$", text, re.MULTILINE)
+    assert values
+    assert set(values) <= set(done.stdout.splitlines())
+
+
+def test_a_host_key_is_trusted_by_its_fingerprint_alone(desi, tmp_path):
+    name, file = f"desi-{uuid.uuid4().hex[:8]}", tmp_path / "known_hosts"
+    assert srf("init", name, "--host", desi, "--user", "alice", "--known-hosts", file).returncode == 0
+    asked = srf("trust", name)
+    assert asked.returncode == 2
+    assert "--fingerprint" in asked.stderr
+    shown = re.search(r"SHA256:\S+", asked.stdout)[0]
+    other = srf("trust", name, "--yes", "--fingerprint", "SHA256:of-another-key")
+    assert other.returncode == 1
+    assert "Nothing was written" in other.stderr
+    assert not file.exists()
+    assert srf("trust", name, "--fingerprint", shown).returncode == 0
+    assert "was known already" in srf("trust", name).stdout
+
+
+def test_who_can_not_log_in_reads_which_variable_may_hold_the_password(desi, hosts_lab):
+    name = f"desi-{uuid.uuid4().hex[:8]}"
+    variable = name.upper().replace("-", "_") + "_PASSWORD"
+    assert srf("init", name, "--host", desi, "--user", "bob", "--known-hosts", hosts_lab.known_hosts).returncode == 0
+    nobody = srf("check", name)
+    assert nobody.returncode == 1
+    assert f"${variable}" in nobody.stdout
+    wrong = srf("check", name, **{variable: "wrong"})
+    assert "was not taken" in wrong.stdout
+    assert srf("check", name, **{variable: hosts_lab.password("bob")}).returncode == 0
