@@ -9,6 +9,7 @@ Home asks again when an answer was lost with its connection: doing an operation 
 
 from __future__ import annotations
 
+import errno
 import importlib
 import inspect
 from typing import Any, Callable, Dict, List
@@ -33,6 +34,10 @@ MODULES = (
 
 Tell = Callable[[Any], None]
 
+_USUAL = "see that it can be read and written"
+_ROOM = "make room there (`srf clean` removes what nobody uses), or choose another root for this cluster"
+_ADVICE = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM}
+
 
 def perform(name: str, arguments: Dict[str, Any], tell: Tell = lambda _: None) -> Any:
     """Do one operation.
@@ -51,7 +56,7 @@ def perform(name: str, arguments: Dict[str, Any], tell: Tell = lambda _: None) -
         return operation(**given)
     except OSError as error:
         path = str(error.filename or arguments.get("path", ""))
-        raise OperationError(error.strerror or str(error), path, "see that it can be read and written") from error
+        raise OperationError(error.strerror or str(error), path, _ADVICE.get(error.errno or 0, _USUAL)) from error
 
 
 def perform_all(requests: List[Dict[str, Any]], tell: Tell = lambda _: None) -> List[Any]:

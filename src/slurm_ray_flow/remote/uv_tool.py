@@ -85,7 +85,7 @@ def _put(program: str, place: str) -> str:
     beside = tempfile.mkdtemp(prefix=".", dir=folder)
     try:
         copy = os.path.join(beside, "uv")
-        shutil.copyfile(program, copy)
+        _copy(program, copy)
         os.chmod(copy, 0o700)
         if not number(copy):
             what = "the uv that was sent does not start on this machine"
@@ -94,6 +94,14 @@ def _put(program: str, place: str) -> str:
     finally:
         shutil.rmtree(beside, ignore_errors=True)
     return place
+
+
+def _copy(program: str, copy: str) -> None:
+    """A second name where that is possible: it takes no room."""
+    try:
+        os.link(program, copy)
+    except OSError:
+        shutil.copyfile(program, copy)
 
 
 def _install(place: str, version: str) -> str:
