@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 import threading
@@ -13,7 +14,9 @@ import time
 from pathlib import PurePosixPath
 
 import pytest
+from uv import find_uv_bin
 
+from hosts import faults
 from slurm_ray_flow import EnvironmentFailed, SshServer
 from slurm_ray_flow.blocks import building
 from slurm_ray_flow.blocks.ssh import SshConnection
@@ -31,6 +34,14 @@ class Place:
         self.lab, self.host, self.user = lab, lab[host], user
         self.root = PurePosixPath(f"/home/{user}/environments-{secrets.token_hex(4)}")
         self.said = []
+
+    def give_uv(self):
+        """As a user has it who works with it."""
+        place = self.host.path(f"/home/{self.user}/.local/bin/uv")
+        self.host.run(self.user, ["mkdir", "-p", f"/home/{self.user}/.local/bin"])
+        shutil.copyfile(find_uv_bin(), place)
+        place.chmod(0o755)
+        return place
 
     def server(self, **fields):
         key = {"key_file": self.lab.key(self.user), "config_file": self.lab.ssh_config}
@@ -55,8 +66,15 @@ class Place:
         return self.host.run(self.user, [str(environment / "bin" / "python"), "-I", "-c", code]).stdout.strip()
 
 
+@pytest.fixture(scope="module")
+def frank_has_uv(hosts_lab):
+    program = Place(hosts_lab, "desi").give_uv()
+    yield
+    program.unlink()
+
+
 @pytest.fixture
-def desi(hosts_lab):
+def desi(hosts_lab, frank_has_uv):
     return Place(hosts_lab, "desi")
 
 
@@ -92,8 +110,8 @@ def test_what_is_there_costs_one_short_question(desi):
     assert held.packages == {"six": "1.16.0"}
 
 
-def test_uv_is_put_there_once(desi):
-    version = building.UV_VERSION
+def test_uv_is_put_there_once(hosts_lab):
+    desi, version = Place(hosts_lab, "desi", "alice"), building.UV_VERSION
     server = desi.server()
     asked = {"root": str(desi.root), "version": version}
     assert server.ask("uv_tool.located", **asked)["uv"] == ""
@@ -123,15 +141,14 @@ def test_two_agents_build_once(desi, tmp_path):
         "root": str(desi.root), "digest": "d1", "uv": uv, "python": f"python{VERSION}", "version": VERSION,
         "requirements": [f"slow @ file://{source}"], "constraints": [], "options": [],
     }  # fmt: skip
-    told, results = [], []
+    told, results, agents = [], [], []
 
     def ask():
         connection = SshConnection(
             host="desi", user="frank", key_file=desi.lab.key("frank"), config_file=desi.lab.ssh_config
         )
-        agent = connection.agent(root=str(desi.root))
-        results.append(agent.ask_all([("environments.build", {"spec": spec})], told.append)[0])
-        agent.close()
+        agents.append(connection.agent(root=str(desi.root)))
+        results.append(agents[-1].ask_all([("environments.build", {"spec": spec})], told.append)[0])
 
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
@@ -140,6 +157,8 @@ def test_two_agents_build_once(desi, tmp_path):
     (control / "go").touch()
     for thread in threads:
         thread.join(60)
+    for agent in agents:
+        agent.close()
     assert sorted(result["built"] for result in results) == [False, True]
     assert len((control / "builds").read_text().split()) == 1
 
@@ -245,6 +264,14 @@ def test_the_python_that_is_not_there_is_named_with_those_that_are(desi):
     assert f"{VERSION}." in str(caught.value)
     with pytest.raises(EnvironmentFailed, match="nowhere"):
         desi.build("six", policy="/nowhere/python")
+
+
+def test_what_will_not_fit_on_the_disk_is_not_begun(desi):
+    with faults.small_disk(desi.host, desi.user, str(desi.root), size="20M"):
+        with pytest.raises(EnvironmentFailed, match=r"no room: about .* are needed and .* are free") as caught:
+            desi.build("numpy")
+        assert "srf clean" in str(caught.value)
+        assert [path.name for path in desi.seen("environments").iterdir() if path.suffix != ".lock"] == []
 
 
 def test_another_version_by_its_path(desi):
