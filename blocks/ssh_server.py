@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from prefect.blocks.core import Block
-from pydantic import Field, PrivateAttr
+from pydantic import ConfigDict, Field, PrivateAttr
 
 from slurm_ray_flow.blocks import building, transfer
 from slurm_ray_flow.blocks.cluster import Facts
@@ -59,6 +59,8 @@ class SshServer(Machine, Block):
     _block_type_slug = "ssh-server"
     _description = "Runs functions of slurm-ray-flow on a server that is reached by SSH, under a lock."
     _documentation_url = None
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # a password may be in it
 
     connection: SshConnection = Field(description="How to log in.")
     root: str = Field(

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from prefect.blocks.core import Block
-from pydantic import Field, SecretStr, field_validator
+from pydantic import ConfigDict, Field, SecretStr, field_validator
 
 from slurm_ray_flow.blocks.shell import withhold
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, Wanted, password_variable, resolved
@@ -44,6 +44,8 @@ class SshConnection(Block):
         connection = SshConnection.load("BLOCK_NAME")
         ```
     """
+
+    model_config = ConfigDict(hide_input_in_errors=True)  # a password may be in it
 
     _block_type_name = "SSH Connection"
     _block_type_slug = "ssh-connection"
