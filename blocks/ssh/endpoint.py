@@ -75,8 +75,12 @@ class Wanted:
 
 
 def password_variable(name: str) -> str:
-    """The environment variable that may hold a cluster's password: "desi" has DESI_PASSWORD."""
-    return re.sub(r"[^A-Z0-9]", "_", name.upper()) + "_PASSWORD"
+    """The environment variable that may hold a cluster's password: "desi" has DESI_PASSWORD.
+
+    A shell sets none that begins with a digit, so an address has an underscore before it.
+    """
+    letters = re.sub(r"[^A-Z0-9]", "_", name.upper())
+    return f"{'_' if letters[:1].isdigit() else ''}{letters}_PASSWORD"
 
 
 def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:

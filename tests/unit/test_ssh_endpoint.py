@@ -81,7 +81,13 @@ def test_a_host_that_can_not_be_meant_is_refused(config: Path, host: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "variable"), [("desi", "DESI_PASSWORD"), ("my-lab.ch", "MY_LAB_CH_PASSWORD"), ("é", "__PASSWORD")]
+    ("name", "variable"),
+    [
+        ("desi", "DESI_PASSWORD"),
+        ("my-lab.ch", "MY_LAB_CH_PASSWORD"),
+        ("é", "__PASSWORD"),
+        ("10.1.2.3", "_10_1_2_3_PASSWORD"),
+    ],
 )
 def test_the_variable_of_a_password(name: str, variable: str) -> None:
     assert password_variable(name) == variable
