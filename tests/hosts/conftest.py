@@ -1,6 +1,7 @@
 """OpenSSH's client, with answers; and a host that functions are launched on."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -35,19 +36,18 @@ def ssh(hosts_lab, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def launches_session(server, hosts_lab):
+def launches_session(server, hosts_lab, tmp_path_factory):
     """One environment for all launches of the session."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(PROJECT))
-        from hosts.launch_lab import LaunchLab
+    from hosts.launch_lab import LaunchLab
 
-        yield LaunchLab(hosts_lab)
+    project = shutil.copytree(PROJECT, tmp_path_factory.mktemp("launches") / "project")
+    return LaunchLab(hosts_lab, project)
 
 
 @pytest.fixture
 def launches(launches_session, monkeypatch):
     """`desi`, for launches of the functions in `project/`."""
-    monkeypatch.syspath_prepend(str(PROJECT))
-    monkeypatch.chdir(PROJECT)
+    monkeypatch.syspath_prepend(str(launches_session.project))
+    monkeypatch.chdir(launches_session.project)
     yield launches_session
     launches_session.clear()

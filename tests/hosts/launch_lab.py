@@ -21,7 +21,7 @@ from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.interface.handle import Handle
 from support import wait_for
 
-PROJECT = Path(__file__).parent / "project"
+NAME, SHARED = "desi-launches", "desi-launches-shared"
 SRF = str(Path(sys.executable).with_name("srf"))
 USER = ALICE.name
 
@@ -29,19 +29,17 @@ USER = ALICE.name
 class LaunchLab:
     """`desi` under a name, a root folder and a lock of these tests' own. One environment serves all launches."""
 
-    def __init__(self, lab: Lab) -> None:
-        import held
-
-        self.host, self.name = lab["desi"], held.CLUSTER
+    def __init__(self, lab: Lab, project: Path) -> None:
+        self.host, self.project, self.name = lab["desi"], project, NAME
         mark = secrets.token_hex(4)
         self.root, self.lock = f"/home/{USER}/launches-{mark}", f"/tmp/launches-{mark}.lock"
-        connection = SshConnection(host="desi", config_file=Path(lab.ssh_config))
+        connection = SshConnection(host="desi", config_file=Path(lab.ssh_config), connect_timeout=5)
         self.block = SshServer(connection=connection, root=self.root, lock_path=self.lock)
         self._started: list[subprocess.Popen[str]] = []
         self.shared = self.block.model_copy(update={"lock_path": ""})
         with connected(ensure_server(print)):
             self.block.save(self.name, overwrite=True)
-            self.shared.save(f"{self.name}-shared", overwrite=True)
+            self.shared.save(SHARED, overwrite=True)
 
     def folder(self) -> str:
         """A new folder there."""
@@ -87,7 +85,7 @@ class LaunchLab:
 
     def script(self, *arguments: str) -> subprocess.Popen[str]:
         """A user's script, in a process of its own."""
-        return self._start(sys.executable, str(PROJECT / "held.py"), *arguments)
+        return self._start(sys.executable, str(self.project / "held.py"), *arguments)
 
     def srf(self, *arguments: str) -> subprocess.Popen[str]:
         """A command of a user's."""
@@ -96,7 +94,7 @@ class LaunchLab:
     def _start(self, *command: str) -> subprocess.Popen[str]:
         pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         environment = {**os.environ, "SRF_PROGRESS": "plain"}
-        self._started.append(subprocess.Popen(command, cwd=PROJECT, env=environment, **pipes))
+        self._started.append(subprocess.Popen(command, cwd=self.project, env=environment, **pipes))
         return self._started[-1]
 
     def clear(self) -> None:
@@ -110,17 +108,17 @@ class LaunchLab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def waiting(self, *arguments: str) -> Waiting:
+    def waiting(self, background: str = "", cluster: str = NAME) -> Waiting:
         """A run of `held.wait` that has started."""
-        return Waiting(self, self.folder(), arguments)
+        return Waiting(self, self.folder(), background, cluster)
 
 
 class Waiting:
     """A script that waits for its run."""
 
-    def __init__(self, lab: LaunchLab, folder: str, arguments: tuple[str, ...]) -> None:
+    def __init__(self, lab: LaunchLab, folder: str, background: str, cluster: str) -> None:
         self.lab, self.folder = lab, folder
-        self.script = lab.script("wait", folder, *arguments)
+        self.script = lab.script("wait", folder, background, cluster)
         wait_for(lambda: lab.starts(folder), 90)
         [self.driver] = [pid for pid in lab.host.processes() if inner_pid(pid) == lab.starts(folder)[0]]
         self.id = allocation(self.driver)

@@ -90,4 +90,5 @@ if __name__ == "__main__":
     elif sys.argv[1] == "twice":
         print([note(sys.argv[2], word) for word in ("one", "two")], flush=True)
     else:
-        print("value", wait(sys.argv[2], *sys.argv[3:]), flush=True)
+        folder, background, cluster = sys.argv[2:]
+        print("value", wait.with_options(cluster=cluster)(folder, background), flush=True)
