@@ -14,6 +14,7 @@ class Outage:
 
     def __init__(self, connection: Connection, label: str) -> None:
         self._connection, self._label = connection, label
+        self._asked = time.monotonic()
         self._began: float | None = None
         self._pause = 0.1
 
@@ -24,7 +25,8 @@ class Outage:
             ConnectionFailed: it has lasted too long.
         """
         now = time.monotonic()
-        self._began = self._began or now
+        if self._began is None:  # before the first connection there was nothing but this outage
+            self._began = now if self._connection.made else self._asked
         limits = self._connection.limits
         bound = limits.again if self._connection.made else limits.first
         away = now - self._began

@@ -37,7 +37,8 @@ def list_runs(*, limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20, 
 
     from slurm_ray_flow.blocks import store
 
-    found = [(record, *_look(record)) for record in islice(store.records(), max(limit, 0))]
+    silent: set[str] = set()
+    found = [(record, *_look(record, silent)) for record in islice(store.records(), max(limit, 0))]
     if json:
         print_json(
             [{**dataclasses.asdict(record), "state": state, "seconds": seconds} for record, state, seconds in found]
@@ -117,14 +118,23 @@ def _end_with(handle: Handle[Any], error: Exception, json: bool) -> NoReturn:
     sys.exit(1)
 
 
-def _look(record: RunRecord) -> tuple[str, float | None]:
-    """A run's state, and how long it took or has been under way; None where nobody knows."""
-    from slurm_ray_flow.core.errors import SlurmRayFlowError
+def _look(record: RunRecord, silent: set[str]) -> tuple[str, float | None]:
+    """A run's state, and how long it took or has been under way; None where nobody knows.
+
+    Args:
+        record: the run.
+        silent: the clusters that did not answer, which are not asked again; one more may be added.
+    """
+    from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
     from slurm_ray_flow.interface.handle import Handle
 
+    if record.cluster in silent and not record.ended:
+        return "not known", None
     try:
         state, ended = Handle[Any](record.run_id).status_and_end()
-    except SlurmRayFlowError:  # one cluster that does not answer must not hide the runs of the others
+    except SlurmRayFlowError as error:  # one cluster that does not answer must not hide the runs of the others
+        if isinstance(error, ConnectionFailed):
+            silent.add(record.cluster)
         return "not known", None
     if ended is None and state.final:
         return state.value, None

@@ -66,6 +66,8 @@ class Launching:
         """
         if self.cancelled is not None and isinstance(error, CancelledRun):
             raise self.cancelled from None
+        if isinstance(error, KeyboardInterrupt):
+            error.__context__ = None  # what was being waited for is no part of a Ctrl-C
         if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or (
             self.outcome and error is self.outcome.exception
         ):
