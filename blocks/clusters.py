@@ -42,11 +42,13 @@ def find_cluster(wanted: Any) -> Cluster:
         slug = block_type.get_block_type_slug()
         if kind in {"", slug} and (found := _load(block_type, name)):
             return cast(Cluster, found)
-    known = ["local", *(saved for block_type in KINDS for saved in _saved(block_type))]
+    known = ["local", *(saved for block_type in KINDS for saved in saved_names(block_type))]
     near = difflib.get_close_matches(wanted, known, n=1)
     raise OptionError(
         f"there is no cluster {wanted!r}",
-        advice=f"did you mean {near[0]!r}?" if near else f"there are {', '.join(known)}; save a block for another one",
+        advice=f"did you mean {near[0]!r}?"
+        if near
+        else f"there are {', '.join(known)}; `srf init NAME` saves another one",
     )
 
 
@@ -89,7 +91,8 @@ def _load(block_type: type[Block], name: str) -> Block | None:
         return None
 
 
-def _saved(block_type: type[Block]) -> list[str]:
+def saved_names(block_type: type[Block]) -> list[str]:
+    """What the saved blocks of a kind are called."""
     from prefect.client.orchestration import get_client
 
     try:
