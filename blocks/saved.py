@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from prefect.blocks.core import Block
-from prefect.client.orchestration import get_client
-from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import ValidationError
 
-from slurm_ray_flow.blocks.clusters import KINDS, find_cluster
+from slurm_ray_flow.blocks.clusters import KINDS, find_cluster, saved_names
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.core.errors import OptionError
 
@@ -33,17 +31,8 @@ class Saved:
 
 def saved_clusters() -> list[Saved]:
     """All of them, by name."""
-    found = [(kind.get_block_type_slug(), name) for kind in KINDS for name in _names(kind)]
+    found = [(kind.get_block_type_slug(), name) for kind in KINDS for name in saved_names(kind)]
     return [Saved(name, kind, _host(f"{kind}/{name}")) for kind, name in sorted(found, key=lambda one: one[1])]
-
-
-def _names(kind: type[Block]) -> list[str]:
-    try:
-        with get_client(sync_client=True) as client:
-            documents = client.read_block_documents_by_type(kind.get_block_type_slug())
-    except PrefectHTTPStatusError:  # nobody has registered this kind yet
-        return []
-    return [document.name for document in documents if document.name]
 
 
 def _host(slug: str) -> str:
@@ -68,7 +57,7 @@ def save_ssh_server(name: str, connection: Fields, server: Fields, *, overwrite:
     if name == "local":
         raise OptionError("'local' is this machine", advice="choose another name")
     kind = _ssh_server()
-    if not overwrite and (name in _names(kind) or name in _names(SshConnection)):
+    if not overwrite and (name in saved_names(kind) or name in saved_names(SshConnection)):
         advice = "choose another name, or give --change or --overwrite"
         raise OptionError(f"there is a cluster {name!r} already", advice=advice)
     _save(name, connection, server)
