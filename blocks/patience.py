@@ -7,7 +7,9 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import TypeVar
+from typing import Any, TypeVar, cast
+
+from slurm_ray_flow.core.progress import Reporter, Silence, reporter, use_reporter
 
 T = TypeVar("T")
 
@@ -25,6 +27,8 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
     """
     future: Future[T] = Future()
     context = contextvars.copy_context()
+    shown = _Hushable(reporter())
+    context.run(use_reporter, cast(Reporter, shown))
 
     def work() -> None:
         try:
@@ -38,4 +42,18 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
     except FutureTimeoutError:
         if future.done():
             raise
+    shown.hush()
     raise late()
+
+
+class _Hushable:
+    """A reporter that passes on what it is told as long as somebody waits."""
+
+    def __init__(self, shown: Reporter) -> None:
+        self._shown = shown
+
+    def hush(self) -> None:
+        self._shown = Silence()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._shown, name)

@@ -1,0 +1,51 @@
+"""Waiting for something no longer than one can wait."""
+
+import threading
+
+import pytest
+
+from slurm_ray_flow.blocks.patience import within
+from slurm_ray_flow.core.progress import Silence, reporter, stop_reporter, use_reporter
+
+
+class Noting(Silence):
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
+
+
+@pytest.fixture
+def said():
+    shown = Noting()
+    token = use_reporter(shown)
+    yield shown.said
+    stop_reporter(token)
+
+
+def test_what_comes_in_time_is_given_or_raised(said):
+    def fail():
+        reporter().say("fails")
+        raise TimeoutError("its own")
+
+    assert within(10, lambda: 42, ValueError) == 42
+    with pytest.raises(TimeoutError, match="its own"):
+        within(10, fail, ValueError)
+    assert said == ["fails"]
+
+
+def test_what_comes_late_is_not_waited_for_and_not_heard(said):
+    go, gone = threading.Event(), threading.Event()
+
+    def slow():
+        reporter().say("before")
+        go.wait(30)
+        reporter().say("after")
+        gone.set()
+
+    with pytest.raises(ValueError, match="late"):
+        within(0.2, slow, lambda: ValueError("late"))
+    go.set()
+    assert gone.wait(30)
+    assert said == ["before"]
