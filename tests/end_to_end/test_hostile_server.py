@@ -6,7 +6,6 @@ import base64
 import contextlib
 import json
 import re
-import socket
 import sys
 import threading
 import time
@@ -15,41 +14,14 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from pretended import LIMITS, endpoint, listening
 from slurm_ray_flow.blocks.ssh.agent import Agent
-from slurm_ray_flow.blocks.ssh.connection import Connection, Limits, check_host_key, open_wire
-from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
+from slurm_ray_flow.blocks.ssh.connection import Connection, check_host_key, open_wire
 from slurm_ray_flow.blocks.ssh.login import Secrets
 from slurm_ray_flow.blocks.ssh.wire import WireError
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 
-LIMITS = Limits(connect=2, first=1, again=1, quiet=0.5, patience=1, begin=2)
 ESCAPE = "\x1b]0;owned\x07"
-
-
-@contextlib.contextmanager
-def listening(serve):
-    """A server on loopback that treats each visitor in a thread; gives its port."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-
-        def accept():
-            with contextlib.suppress(OSError):
-                while True:
-                    visitor, _ = listener.accept()
-                    threading.Thread(target=treat, args=(visitor,), daemon=True).start()
-
-        def treat(visitor):
-            with visitor, contextlib.suppress(OSError, EOFError, paramiko.SSHException):
-                serve(visitor)
-
-        threading.Thread(target=accept, daemon=True).start()
-        try:
-            yield listener.getsockname()[1]
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-
-
-def endpoint(port, known_hosts=()):
-    return Endpoint("hostile", "127.0.0.1", port, "alice", "127.0.0.1", (), False, True, None, known_hosts)
 
 
 def forever(*pieces):

@@ -1,0 +1,71 @@
+"""What `trust` writes down of a server that shows its key, and when it writes nothing."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from pretended import LIMITS, endpoint, showing
+from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow.blocks.ssh.trust import trust
+from slurm_ray_flow.core.errors import HostKeyFailed
+
+KEY, OTHER = paramiko.ECDSAKey.generate(), paramiko.ECDSAKey.generate()
+
+
+def written(port, key=KEY, marker=""):
+    return f"{marker}{known_hosts.written(f'[127.0.0.1]:{port}', key.get_name(), key.asbytes())}"
+
+
+def trusted(port, *files, agrees=True):
+    asked = []
+    (shown,) = trust(endpoint(port, files), None, lambda one: not asked.append(one) and agrees, LIMITS, "desi")
+    return shown, len(asked)
+
+
+def test_a_key_is_asked_about_once_and_known_under_its_port(tmp_path):
+    file = tmp_path / "known_hosts"
+    with showing(KEY) as port:
+        shown, asked = trusted(port, file)
+        assert (shown.known, asked, shown.fingerprint) == (False, 1, known_hosts.fingerprint(KEY.asbytes()))
+        assert file.read_text() == written(port)
+        assert trusted(port, file)[1] == 0
+        subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(file)], check=True, capture_output=True)
+        assert str(port) not in file.read_text()
+        assert trusted(port, file)[1] == 0
+        assert len(file.read_text().splitlines()) == 1
+
+
+def test_a_key_that_is_known_in_a_further_file_is_known(tmp_path):
+    with showing(KEY) as port:
+        (tmp_path / "second").write_text(written(port))
+        shown, asked = trusted(port, tmp_path / "first", tmp_path / "second")
+    assert (shown.known, asked, (tmp_path / "first").exists()) == (True, 0, False)
+
+
+@pytest.mark.parametrize(
+    ("key", "marker", "words"),
+    [(KEY, "@revoked ", "is revoked"), (OTHER, "", "has changed")],
+    ids=["revoked", "changed"],
+)
+def test_a_key_that_must_not_be_trusted_is_not_asked_about(tmp_path, key, marker, words):
+    file = tmp_path / "known_hosts"
+    with showing(KEY) as port:
+        file.write_text(written(port, key, marker))
+        with pytest.raises(HostKeyFailed, match=words) as caught:
+            trusted(port, file)
+        assert file.read_text() == written(port, key, marker)
+    assert "ssh-keygen -R" in caught.value.advice or marker
+
+
+def test_a_key_that_is_not_confirmed_or_cannot_be_kept_is_an_error(tmp_path):
+    file = tmp_path / "known_hosts"
+    with showing(KEY) as port:
+        with pytest.raises(HostKeyFailed, match="not confirmed"):
+            trusted(port, file, agrees=False)
+        assert not file.exists()
+        with pytest.raises(HostKeyFailed, match="can't be kept"):
+            trusted(port, Path("/dev/null"))
