@@ -10,6 +10,7 @@ import pytest
 pytest_plugins = ["hosts.plugin"]
 
 HOME = tempfile.mkdtemp(prefix="srf-test-")
+OTHER_HOME = f"{HOME}-other"
 os.environ["SRF_HOME"] = HOME
 os.environ["SRF_PROGRESS"] = "off"
 os.environ["PREFECT_HOME"] = os.path.join(HOME, "prefect")
@@ -22,14 +23,16 @@ import os, shutil, sys, time
 while os.path.exists(f"/proc/{sys.argv[1]}") and os.getppid() == int(sys.argv[1]):
     time.sleep(0.1)
 from slurm_ray_flow.blocks.server import stop_server
-stop_server()
-os.system(f"chmod -R u+w {sys.argv[2]}")
-shutil.rmtree(sys.argv[2], ignore_errors=True)
+for home in sys.argv[2:]:
+    os.environ["SRF_HOME"] = home
+    stop_server()
+    os.system(f"chmod -R u+w {home}")
+    shutil.rmtree(home, ignore_errors=True)
 """
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    subprocess.Popen([sys.executable, "-c", LAST, str(os.getpid()), HOME], start_new_session=True)
+    subprocess.Popen([sys.executable, "-c", LAST, str(os.getpid()), OTHER_HOME, HOME], start_new_session=True)
 
 
 @pytest.fixture(scope="session")
@@ -38,3 +41,26 @@ def server():
     from slurm_ray_flow.blocks.server import ensure_server
 
     return ensure_server(print)
+
+
+@pytest.fixture(scope="session")
+def other_home():
+    """A second Prefect server, with a home of its own; gives the variables that lead there."""
+    from slurm_ray_flow.blocks.server import ensure_server
+
+    variables = {"SRF_HOME": OTHER_HOME, "PREFECT_HOME": os.path.join(OTHER_HOME, "prefect")}
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        ensure_server(print)
+    return variables
+
+
+@pytest.fixture(scope="session")
+def srf():
+    """The `srf` command; gives its completed process."""
+    from srf_command import Command
+
+    command = Command()
+    yield command
+    command.close()

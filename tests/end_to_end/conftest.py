@@ -19,16 +19,6 @@ def work(server, monkeypatch):
     yield work
 
 
-@pytest.fixture(scope="session")
-def srf():
-    """The `srf` command; gives its completed process."""
-    from srf_command import Command
-
-    command = Command()
-    yield command
-    command.close()
-
-
 @pytest.fixture
 def script(server, tmp_path):
     """Runs text as a user's script, in a process of its own; gives its completed process."""

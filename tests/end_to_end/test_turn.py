@@ -171,34 +171,23 @@ def test_who_waits_says_for_whom_and_a_stranger_is_shown(shared, line):
     assert not [held for held in slots.noted() if held.limit == limit_name(shared.label)]
 
 
-def test_two_prefect_servers_and_a_stranger_never_have_it_together(shared, line, tmp_path, monkeypatch):
-    from slurm_ray_flow.blocks.server import ensure_server, stop_server
-
-    other = {"SRF_HOME": str(tmp_path / "other"), "PREFECT_HOME": str(tmp_path / "other-prefect")}
-    with monkeypatch.context() as patch:
-        for name, value in other.items():
-            patch.setenv(name, value)
-        ensure_server(print)
-    try:
-        with shared.held_by_a_stranger():
-            ours, theirs = shared.launch("ours", count=3, go=False), shared.launch("theirs", count=3, go=False, **other)
-            wait_for(lambda: len(line.waiting()) == 3, 90)
-        wait_for(lambda: len(shared.lines()) >= 4, 60)
-        with shared.held_by_a_stranger():
-            before = shared.lines()
-            assert len(before) % 2 == 0, "a run is under way although a stranger has the lock"
-            time.sleep(1.0)
-            assert shared.lines() == before
-        for process in (ours, theirs):
-            assert process.communicate(timeout=120)[0].count("value") == 3
-        order = shared.one_at_a_time()
-        assert len(order) == 6
-        assert {one.split("-")[0] for one in order[:4]} == {"ours", "theirs"}, "neither starves"
-        wait_for(lambda: line.active() == 0, 30)
-    finally:
-        with monkeypatch.context() as patch:
-            patch.setenv("SRF_HOME", other["SRF_HOME"])
-            stop_server()
+def test_two_prefect_servers_and_a_stranger_never_have_it_together(shared, line, other_home):
+    with shared.held_by_a_stranger():
+        ours = shared.launch("ours", count=3, go=False)
+        theirs = shared.launch("theirs", count=3, go=False, **other_home)
+        wait_for(lambda: len(line.waiting()) == 3, 90)
+    wait_for(lambda: len(shared.lines()) >= 4, 60)
+    with shared.held_by_a_stranger():
+        before = shared.lines()
+        assert len(before) % 2 == 0, "a run is under way although a stranger has the lock"
+        time.sleep(1.0)
+        assert shared.lines() == before
+    for process in (ours, theirs):
+        assert process.communicate(timeout=120)[0].count("value") == 3
+    order = shared.one_at_a_time()
+    assert len(order) == 6
+    assert {one.split("-")[0] for one in order[:4]} == {"ours", "theirs"}, "neither starves"
+    wait_for(lambda: line.active() == 0, 30)
 
 
 def test_a_killed_client_s_slot_comes_back_when_its_run_ends(shared, line):
@@ -255,31 +244,28 @@ def test_who_is_killed_in_the_line_holds_nobody_up(shared, line):
     assert shared.one_at_a_time() == ["second"]
 
 
-def test_a_restart_of_the_server_costs_neither_slot_nor_turn(shared, tmp_path, monkeypatch):
+def test_a_restart_of_the_server_costs_neither_slot_nor_turn(shared, other_home, monkeypatch):
     from slurm_ray_flow.blocks.server import ensure_server, stop_server
     from slurm_ray_flow.blocks.server.files import auth_string, server_files
 
-    monkeypatch.setenv("SRF_HOME", str(tmp_path / "other"))
-    monkeypatch.setenv("PREFECT_HOME", str(tmp_path / "other-prefect"))
-    try:
-        api = Api(ensure_server(print).url, auth_string(server_files()))
-        line = Line(api, shared)
-        first = shared.launch("first")
-        wait_for(lambda: shared.lines() == ["begin first"], 60)
-        second = shared.launch("second")
-        wait_for(line.waiting, 60)
-        stop_server()
-        assert ensure_server(print).url == api.url
-        assert line.active() == 1
-        time.sleep(3.0)
-        assert shared.lines() == ["begin first"]
-        shared.go.touch()
-        for process in (first, second):
-            assert "value" in process.communicate(timeout=90)[0]
-        assert shared.one_at_a_time() == ["first", "second"]
-        wait_for(lambda: line.active() == 0, 30)
-    finally:
-        stop_server()
+    for name, value in other_home.items():
+        monkeypatch.setenv(name, value)
+    api = Api(ensure_server(print).url, auth_string(server_files()))
+    line = Line(api, shared)
+    first = shared.launch("first")
+    wait_for(lambda: shared.lines() == ["begin first"], 60)
+    second = shared.launch("second")
+    wait_for(line.waiting, 60)
+    stop_server()
+    assert ensure_server(print).url == api.url
+    assert line.active() == 1
+    time.sleep(3.0)
+    assert shared.lines() == ["begin first"]
+    shared.go.touch()
+    for process in (first, second):
+        assert "value" in process.communicate(timeout=90)[0]
+    assert shared.one_at_a_time() == ["first", "second"]
+    wait_for(lambda: line.active() == 0, 30)
 
 
 def test_path_of_notes_is_private(shared):
