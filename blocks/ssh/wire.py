@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import queue
 import socket
@@ -213,7 +214,7 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
         WireError: it is no key that we can use.
     """
     try:
-        key = paramiko.PKey.from_path(path, passphrase.encode() if passphrase else None)
+        key = _loaded(path, passphrase.encode() if passphrase else None)
         certificate = Path(f"{path}-cert.pub")
         if certificate.exists():
             key.load_certificate(str(certificate))
@@ -226,6 +227,22 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
     except (paramiko.SSHException, OSError) as error:
         raise WireError(f"{path} can't be read: {error}") from None
     return key
+
+
+def _loaded(path: Path, passphrase: bytes | None) -> Any:
+    try:
+        return paramiko.PKey.from_path(path, passphrase)
+    except paramiko.PasswordRequiredException:
+        raise
+    except paramiko.SSHException as error:
+        serialization = paramiko.pkey.serialization  # of the package that paramiko itself reads keys with
+        plain = serialization.load_pem_private_key(path.read_bytes(), passphrase)  # OpenSSL's form: "BEGIN PRIVATE KEY"
+        form = serialization.PrivateFormat.OpenSSH
+        text = plain.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption()).decode()
+        for kind in (paramiko.RSAKey, paramiko.ECDSAKey, paramiko.Ed25519Key):
+            with contextlib.suppress(paramiko.SSHException):
+                return kind.from_private_key(io.StringIO(text))
+        raise error
 
 
 def keys_from_agent(path: Path | None) -> list[Any]:
