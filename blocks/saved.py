@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -56,6 +57,8 @@ def save_ssh_server(name: str, connection: Fields, server: Fields, *, overwrite:
     """
     if name == "local":
         raise OptionError("'local' is this machine", advice="choose another name")
+    if not re.fullmatch("[a-z0-9-]+", name):
+        raise OptionError(f"{name!r} can't be a cluster's name", advice="write lower-case letters, digits, dashes")
     kind = _ssh_server()
     if not overwrite and (name in saved_names(kind) or name in saved_names(SshConnection)):
         advice = "choose another name, or give --change or --overwrite"
@@ -86,13 +89,8 @@ def _fields(block: Block) -> Fields:
 def _save(name: str, connection: Fields, server: Fields) -> None:
     reached = cast(SshConnection, _made(SshConnection, connection))
     cluster = _made(_ssh_server(), {**server, "connection": reached})
-    try:
-        reached.save(name, overwrite=True)
-        cluster.save(name, overwrite=True)
-    except ValueError as error:
-        raise OptionError(
-            f"{name!r} can't be saved: {error}", advice="write lower-case letters, digits, dashes"
-        ) from None
+    reached.save(name, overwrite=True)
+    cluster.save(name, overwrite=True)
 
 
 def _made(kind: type[Block], fields: Fields) -> Block:

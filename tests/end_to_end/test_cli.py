@@ -172,6 +172,7 @@ def test_one_field_of_a_saved_server_is_changed_and_the_rest_stays(server):
     assert (found.slots, found.connection.host, found.connection.user) == (4, "there", "alice")
     assert found.connection.password.get_secret_value() == "secret"
     assert "no cluster" in srf("init", "never-saved", "--slots", "4", "--change").stderr
+    assert srf("init", "Bad_Name", "--host", "there").stderr.count("\n") == 2
 
 
 ANOTHER_PROCESS = """
