@@ -191,13 +191,15 @@ def noisy(channel, word):
         channel.sendall(b"0123456789abcdef" * 2048)
 
 
-def silence(channel, word):
-    says(greeting())(channel, b"")
+def dripping(channel, word):
+    while True:
+        channel.sendall(b"x")
+        time.sleep(0.05)
 
 
 AFTER = {
     "noise without an end": noisy,
-    "not a word": silence,
+    "a drip without an end": dripping,
     "no message": says(b"x" * 24),
     "a negative length": says(b"-0000001" + b"0" * 16),
     "no JSON": says(message(b"{")),
