@@ -38,10 +38,19 @@ def reading_errors(channel: Any) -> Callable[[int], bytes]:
 
 
 def send_all(channel: Any, data: bytes | memoryview) -> None:
-    """Send it whole. Paramiko's own sendall copies what is left each time."""
+    """Send it whole. Paramiko's own sendall copies what is left each time.
+
+    Raises:
+        OSError: it can't be sent.
+    """
     view = memoryview(data)
     while view:
-        sent = channel.send(bytes(view[:_PIECE]))
+        try:
+            sent = channel.send(bytes(view[:_PIECE]))
+        except OSError:
+            raise
+        except Exception as error:  # paramiko has several for a connection that goes while it writes
+            raise OSError(str(error) or "the connection was lost") from None
         if not sent:
             raise OSError("the channel is closed")
         view = view[sent:]

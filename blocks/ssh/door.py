@@ -149,11 +149,13 @@ def _pump(read: Callable[[int], bytes], pipe: int) -> None:
 
 
 def _feed(channel: Any, pipe: int) -> None:
-    with contextlib.suppress(OSError):
-        while data := os.read(pipe, _PIECE):
-            send_all(channel, data)
-        channel.shutdown_write()
-    os.close(pipe)
+    try:
+        with contextlib.suppress(OSError, EOFError):
+            while data := os.read(pipe, _PIECE):
+                send_all(channel, data)
+            channel.shutdown_write()
+    finally:
+        os.close(pipe)  # rsync would write to it for as long as it is open
 
 
 def _quoted(text: str) -> str:
