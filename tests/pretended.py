@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import socket
 import threading
 
@@ -11,6 +12,7 @@ import paramiko
 from slurm_ray_flow.blocks.ssh.connection import Limits
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 
+logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)  # the servers' own; visitors leave them abruptly
 LIMITS = Limits(connect=2, first=1, again=1, quiet=0.5, patience=1, begin=2)
 
 
