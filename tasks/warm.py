@@ -9,6 +9,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
+from slurm_ray_flow.remote.protocol import TAKEN
 from slurm_ray_flow.tasks.run import Run
 
 NEEDS = ("python", "isolated", "ray", "nodes", "cpus", "gpus", "memory", "object_store_memory", "environment_variables")
@@ -54,4 +55,11 @@ def _enter(run: Run, allocation: str, cluster: Cluster) -> bool:
     if not cluster.announce(entry):
         return False
     first = min(cluster.names(entry.parent), default="")
-    return first in {"", entry.name} or not cluster.remove(entry)
+    if first in {"", entry.name}:
+        return True
+    return not cluster.remove(entry) and _was_taken(run, entry, cluster)
+
+
+def _was_taken(run: Run, entry: PurePosixPath, cluster: Cluster) -> bool:
+    """An entry that is gone may also be one that was removed, and the answer to that was lost."""
+    return entry.name + TAKEN in cluster.names(entry.parent) or bool(cluster.read(run.paths.events))

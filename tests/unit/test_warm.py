@@ -1,0 +1,55 @@
+"""Two calls that come to one warm head at once."""
+
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+from slurm_ray_flow import LocalMachine
+from slurm_ray_flow.blocks import processes
+from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.tasks import warm
+from slurm_ray_flow.tasks.run import Run
+
+SPEC = dict.fromkeys(warm.NEEDS)
+
+
+class Busy:
+    """A machine where somebody else's call comes right after ours, and sorts before it."""
+
+    again = False
+
+    def __init__(self, root):
+        self._machine = LocalMachine(root=root)
+
+    def __getattr__(self, name):
+        return getattr(self._machine, name)
+
+    def announce(self, path):
+        Path(path.parent, "0-before").touch()
+        return self._machine.announce(path)
+
+    def remove(self, path):
+        return [self._machine.remove(path) for _ in range(1 + self.again)][-1]
+
+
+class BusyAndAskedAgain(Busy):
+    """It removes things twice, as when the first answer was lost with its connection."""
+
+    again = True
+
+
+@pytest.mark.parametrize("kind", [Busy, BusyAndAskedAgain])
+def test_a_call_that_withdraws_looks_further(tmp_path, monkeypatch, kind):
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    cluster, this = kind(tmp_path / "root"), processes.this_process()
+    run = Run("mine", "f", cluster, 0)
+    paths = RunPaths(cluster.root_folder, "warm-one")
+    inbox = Path(paths.inbox("warm-one")).parent
+    inbox.mkdir(parents=True)
+    alive = {"event": "allocated", "pid": this.pid, "started": this.started, "boot_id": this.boot_id}
+    Path(paths.events).write_text(json.dumps({"time": time.time(), **alive}) + "\n")
+    cluster.write(warm.folder_of(SPEC, cluster) / "warm-one", b"")
+    assert warm.take(run, SPEC, cluster) is None
+    assert [path.name for path in inbox.iterdir()] == ["0-before"]
