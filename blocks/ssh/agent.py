@@ -42,7 +42,7 @@ class Agent:
 
     def __init__(self, connection: Connection, root: str, python: str, label: str) -> None:
         self.connection, self.label = connection, label
-        self._wanted_root, self._python = bootstrap.checked_root(root), python
+        self._wanted_root, self.python = bootstrap.checked_root(root), python
         self._lock = threading.Lock()
         self._conversation: _Conversation | None = None
         self._root: PurePosixPath | None = None
@@ -133,7 +133,7 @@ class Agent:
             return ended
 
     def _open(self) -> _Conversation:
-        command, word = bootstrap.agent_command(self._wanted_root, self._python, _LEASE)
+        command, word = bootstrap.agent_command(self._wanted_root, self.python, _LEASE)
         channel = self.connection.talk()
         try:
             return _Conversation(channel, command, word, self._wanted_root, self)
@@ -213,7 +213,7 @@ class _Conversation:
             execute(self._channel, command)
             self._thread(self._drain)
             bootstrap.skip_noise(read, word)
-            hello = bootstrap.greeted(read, self._send, label, self._root)
+            hello = bootstrap.greeted(read, self._send, label, self._root, self._agent.python)
         except TimeoutError:
             raise Lost(f"it did not answer within {seconds:.0f} s") from None
         except frames.Foreign as error:
@@ -240,7 +240,7 @@ class _Conversation:
                     send_all(self._channel, piece)
             except OSError as error:
                 self.close()
-                raise self._lost(str(error)) from None
+                raise self._lost(error.strerror or str(error)) from None
             except BaseException:  # half a message is there: nothing that follows would be understood
                 self.close()
                 raise

@@ -109,7 +109,7 @@ def _finding(python: str) -> str:
     return _FIND.replace("WANTED", path)
 
 
-def greeted(read: frames.Read, write: Any, name: str, root: str) -> dict[str, Any]:
+def greeted(read: frames.Read, write: Any, name: str, root: str, python: str) -> dict[str, Any]:
     """Talk with the loader until the agent says hello; gives what it says.
 
     Raises:
@@ -125,14 +125,14 @@ def greeted(read: frames.Read, write: Any, name: str, root: str) -> dict[str, An
         message, _ = answers.message(read)
     if "hello" in message:
         return answers.greeting(message["hello"])
-    raise _failure(message, name, root)
+    raise _failure(message, name, root, python)
 
 
-def _failure(message: dict[str, Any], name: str, root: str) -> SlurmRayFlowError:
+def _failure(message: dict[str, Any], name: str, root: str, python: str) -> SlurmRayFlowError:
     if "python" in message:
         found = str(message["python"]).strip() or "none"
         return EnvironmentFailed(
-            "there is no Python 3.9 or later",
+            "there is no Python 3.9 or later" + (f" at python={python!r}" if python else ""),
             where=f"{name} (found: {found})",
             advice='name one in the block: a path, or "module:NAME" where Python comes from an environment module',
         )

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from slurm_ray_flow.core.artifact import artifact_key
-from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed, SlurmRayFlowError
+from slurm_ray_flow.core.errors import (
+    ConnectionFailed,
+    EnvironmentFailed,
+    HostKeyFailed,
+    LogInFailed,
+    SlurmRayFlowError,
+)
 from slurm_ray_flow.core.findings import Home, judged, not_logged_in
 from slurm_ray_flow.remote import probe
 
@@ -92,6 +99,22 @@ def test_who_is_not_let_in_knows_why_and_nothing_else(error: SlurmRayFlowError, 
     assert [finding.state for finding in found[:2]] == states
     assert {finding.state for finding in found[2:]} == {"not known"}
     assert [finding.advice for finding in found if finding.state == "failed"] == [error.advice]
+
+
+@pytest.mark.parametrize(
+    ("error", "name"), [(EnvironmentFailed("no Python"), "python"), (SlurmRayFlowError("a link"), "root")]
+)
+def test_who_is_let_in_and_gets_no_further_is_not_told_of_the_log_in(error: SlurmRayFlowError, name: str) -> None:
+    found = {finding.name: finding.state for finding in not_logged_in(error)}
+    assert (found.pop("host key"), found.pop("log-in"), found.pop(name)) == ("ok", "ok", "failed")
+    assert set(found.values()) == {"not known"}
+
+
+def test_a_look_downloads_no_python(tmp_path: Path) -> None:
+    answer = probe.python_of("download", "3.11", str(tmp_path))
+    assert not list(tmp_path.iterdir())
+    (finding,) = judged({"python": answer}, Home(0.0, "3.2.7", "3.11"))
+    assert (finding.state, "3.11" in finding.found) == ("ok", True)
 
 
 def test_a_question_without_an_answer_holds_back_no_other() -> None:

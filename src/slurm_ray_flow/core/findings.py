@@ -8,7 +8,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
-from slurm_ray_flow.core.errors import HostKeyFailed, LogInFailed, SlurmRayFlowError
+from slurm_ray_flow.core.errors import (
+    ConnectionFailed,
+    EnvironmentFailed,
+    HostKeyFailed,
+    LogInFailed,
+    SlurmRayFlowError,
+)
 from slurm_ray_flow.core.quantities import format_memory
 
 GIB = 1024**3
@@ -74,7 +80,11 @@ def logged_in(label: str) -> list[Finding]:
 
 def not_logged_in(error: SlurmRayFlowError) -> list[Finding]:
     """Of a cluster that did not: the row that says why, and nothing known of the rest."""
-    known = "the connection got no further"
+    known = "we got no further"
+    if not isinstance(error, ConnectionFailed):  # it was let in, and met a host that our program can't start on
+        name = "python" if isinstance(error, EnvironmentFailed) else "root"
+        rest = [Finding(one, "not known", known) for one in _JUDGES if one != name]
+        return [*logged_in("the server"), _failure(name, error), *rest]
     if isinstance(error, HostKeyFailed):
         first = [_failure("host key", error), Finding("log-in", "not known", known)]
     elif isinstance(error, LogInFailed):
@@ -112,6 +122,8 @@ def _root(answer: Answer, _: Home) -> Finding:
 
 
 def _python(answer: Answer, _: Home) -> Finding:
+    if not answer["python"]:
+        return Finding("python", "ok", f"uv downloads {answer['version']} at the first launch")
     return Finding("python", "ok", f"{answer['version']}, {answer['python']}")
 
 

@@ -45,7 +45,7 @@ def all_of(root: str, python: str = "", version: str = "", lock: str = "", slots
     questions: Dict[str, Callable[[], Answer]] = {
         "account": account,
         "root": lambda: root_folder(root),
-        "python": lambda: pythons.find(python, version, root),
+        "python": lambda: python_of(python, version, root),
         "disk": lambda: disk(root),
         "quota": lambda: room.check(existing(root)).get("your quota", {}),
         "temporary": lambda: disk("/tmp"),
@@ -60,6 +60,13 @@ def all_of(root: str, python: str = "", version: str = "", lock: str = "", slots
     answers = answered(questions)
     answers["clock"] = {"began": began, "ended": time.time()}
     return answers
+
+
+def python_of(policy: str, version: str, root: str) -> Answer:
+    """The Python that runs would have; a look downloads none."""
+    if pythons.to_be_downloaded(policy, version, root):
+        return {"python": "", "version": version}
+    return pythons.find(policy, version, root)
 
 
 def answered(questions: Dict[str, Callable[[], Answer]], within: float = WITHIN) -> Dict[str, Answer]:

@@ -143,7 +143,7 @@ def _known_to_uv(version: str, uv: str) -> List[str]:
 
 def _download(version: str, root: str, uv_version: str) -> str:
     """Have uv download one into the root, once; gives its path."""
-    folder = os.path.join(os.path.expanduser(root), "tools", "python")
+    folder = _folder(root)
     os.makedirs(folder, mode=0o700, exist_ok=True)
     if not _downloaded(folder, version):
         uv = uv_tool.provide(root, uv_version)["uv"]
@@ -155,6 +155,15 @@ def _download(version: str, root: str, uv_version: str) -> str:
             advice = 'set `python` of the block to the path of a Python, or to "module:NAME"'
             raise OperationError(what, folder, advice, "environment") from error
     return [*_downloaded(folder, version), os.path.join(folder, "python3")][0]
+
+
+def _folder(root: str) -> str:
+    return os.path.join(os.path.expanduser(root), "tools", "python")
+
+
+def to_be_downloaded(policy: str, version: str, root: str) -> bool:
+    """Whether the next launch has uv download a Python."""
+    return policy == "download" and not _downloaded(_folder(root), version)
 
 
 def _downloaded(folder: str, version: str) -> List[str]:
