@@ -86,7 +86,7 @@ class Door:
         except SlurmRayFlowError as error:
             self.failure, self.lost = error, error.what
         except Exception as error:  # whatever it is, rsync has to hear of it
-            self.lost = str(error) or type(error).__name__
+            self.lost = getattr(error, "strerror", None) or str(error) or "the connection was lost"
         with contextlib.suppress(OSError):
             os.write(pipes[2], f"{self.lost}\n".encode())
         return 255
