@@ -182,4 +182,4 @@ def test_check_of_what_can_not_be_reached_is_1_and_says_why(server, srf, dead):
 def test_a_cluster_without_a_lock_has_no_queue(server, srf):
     done = srf("queue", "local")
     assert done.returncode == 2
-    assert "lock_path" in done.stderr
+    assert "has no lock" in done.stderr and "srf clusters" in done.stderr
