@@ -67,7 +67,7 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
     if known := recall(key, run, options):
         run.submitted()
         return known
-    with turn(run, cluster) as lock, run.released_at_the_end(cluster):
+    with turn(run, cluster, [snapshot.listing, environment.listing]) as lock, run.released_at_the_end(cluster):
         start_ray(run, call, code, snapshot, environment, cluster, options, lock)
         ended = run.call_ended = execute_call(run, cluster)
         outcome = fetch_outcome(run.record, ended, cluster)

@@ -29,6 +29,11 @@ class Environment:
     digest: str
     packed: str = ""
 
+    @property
+    def listing(self) -> str:
+        """The file below the root whose time says when it was used last; "" for the running interpreter's own."""
+        return f"environments/{self.digest}/whole.json" if self.digest else ""
+
 
 @task(name="install_environment", task_run_name="install_environment", **ONCE, **RETRIED)
 def install_environment(plan: Plan, cluster: Cluster) -> Environment:

@@ -29,11 +29,13 @@ class Snapshot:
         digest: names their content.
         path: what goes on `sys.path`, in order.
         working_directory: where the function runs.
+        listing: the file below the root whose time says when the snapshot was used last.
     """
 
     digest: str
     path: tuple[str, ...]
     working_directory: str
+    listing: str
 
 
 @task(name="sync_files", task_run_name="sync_files", **ONCE, **RETRIED)
@@ -63,7 +65,8 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     sent = cluster.send(files, store.short_digest(code.project))
     reporter().say(_summary(sent, len(files.entries)))
     path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
-    return Snapshot(sent.manifest.digest, path, str(sent.folder / sent.manifest.working_directory))
+    listing = f"snapshots/{sent.folder.parent.name}/{sent.folder.name}.list"
+    return Snapshot(sent.manifest.digest, path, str(sent.folder / sent.manifest.working_directory), listing)
 
 
 def _summary(sent: Transfer, files: int) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from prefect.logging import get_run_logger
@@ -17,7 +17,7 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.mirror import mirror
 from slurm_ray_flow.blocks.server.api import Api, status_of
 from slurm_ray_flow.blocks.slots import Held, Slot
-from slurm_ray_flow.core.errors import Cancelled, ServerError
+from slurm_ray_flow.core.errors import Cancelled, ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.mirror import Queue, limit_name, place_in_line, waiting_state, waiting_text
 from slurm_ray_flow.core.progress import reporter
@@ -30,6 +30,8 @@ FRONT_SECONDS, BEHIND_SECONDS = 0.5, 1.0
 """How often the first in the line looks whether it is its turn, and the others."""
 MIRROR_FRONT_SECONDS, MIRROR_BEHIND_SECONDS = 2.0, 15.0
 """How often they ask the server who holds it."""
+KEEP_SECONDS = 3600.0
+"""How often it says that it still needs its files there, which a clean-up would else take in the end."""
 SHOW_SECONDS = 5.0
 """How often a waiting run says something new in Prefect, at most."""
 SERVER_FAULT = 500
@@ -38,8 +40,13 @@ WITHOUT_SECONDS = 30.0
 
 
 @contextlib.contextmanager
-def turn(run: Run, cluster: Cluster) -> Iterator[dict[str, Any] | None]:
+def turn(run: Run, cluster: Cluster, needs: Sequence[str] = ()) -> Iterator[dict[str, Any] | None]:
     """Wait for a slot of the cluster, and give it back when the run has ended.
+
+    Args:
+        run: the launch's run.
+        cluster: where.
+        needs: files below the root there whose times say that somebody uses what they belong to.
 
     Yields:
         What the run's head must know of the lock; None for a cluster that has none.
@@ -51,7 +58,7 @@ def turn(run: Run, cluster: Cluster) -> Iterator[dict[str, Any] | None]:
     if lock is None:
         yield None
         return
-    key, slot = _take_slot(run, cluster, lock)
+    key, slot = _take_slot(run, cluster, lock, [place for place in needs if place])
     try:
         yield _description(run, cluster, lock, key)
     finally:
@@ -65,13 +72,13 @@ def _description(run: Run, cluster: Cluster, lock: Lock, key: str) -> dict[str, 
     return {"path": lock.path, "slots": lock.slots, "gpus": lock.gpus, "label": cluster.label, "owner": owner}
 
 
-def _take_slot(run: Run, cluster: Cluster, lock: Lock) -> tuple[str, Slot | None]:
+def _take_slot(run: Run, cluster: Cluster, lock: Lock, needs: Sequence[str]) -> tuple[str, Slot | None]:
     """The limit's key, and a slot of it; without Prefect there is neither, and the lock alone rules."""
     api = limits.api_here()
     if api is None:
         return "", None
     try:
-        return _Line(run, cluster, lock, api).wait()
+        return _Line(run, cluster, lock, api, needs).wait()
     except ServerError as error:
         text = f"Prefect's server does not answer ({error.what}); the run goes to {cluster.label} without its queue"
         get_run_logger().warning(text)
@@ -82,7 +89,8 @@ def _take_slot(run: Run, cluster: Cluster, lock: Lock) -> tuple[str, Slot | None
 class _Line:
     """The launches that wait for one server in Prefect, seen from one of them."""
 
-    def __init__(self, run: Run, cluster: Cluster, lock: Lock, api: Api) -> None:
+    def __init__(self, run: Run, cluster: Cluster, lock: Lock, api: Api, needs: Sequence[str]) -> None:
+        self._needs, self._kept = needs, time.monotonic()
         self._run, self._cluster, self._lock, self._api = run, cluster, lock, api
         self._name, self._state = limit_name(cluster.label), waiting_state(cluster.label)
         self._key = ""
@@ -133,6 +141,7 @@ class _Line:
         if before is None:
             before = self._enter_again()
         self._mirror(MIRROR_BEHIND_SECONDS if before else MIRROR_FRONT_SECONDS)
+        self._keep_files()
         self._show(before)
         return before
 
@@ -155,6 +164,13 @@ class _Line:
         self._mirrored = time.monotonic()
         limit, queue = mirror(self._cluster, self._lock, self._api)
         self._key, self._queue = limit.key, queue
+
+    def _keep_files(self) -> None:
+        if time.monotonic() - self._kept > KEEP_SECONDS:
+            self._kept = time.monotonic()
+            with contextlib.suppress(SlurmRayFlowError):
+                root = str(self._cluster.root_folder)
+                self._cluster.ask("clean_up.touch", root=root, places=list(self._needs))
 
     def _show(self, before: int) -> None:
         """In the terminal, in the run's record and in Prefect; there a new text is a new state, so not too often."""

@@ -23,7 +23,7 @@ import os, shutil, sys, time
 while os.path.exists(f"/proc/{sys.argv[1]}") and os.getppid() == int(sys.argv[1]):
     time.sleep(0.1)
 from slurm_ray_flow.blocks.server import stop_server
-for home in sys.argv[2:]:
+for home in filter(os.path.isdir, sys.argv[2:]):
     os.environ["SRF_HOME"] = home
     stop_server()
     os.system(f"chmod -R u+w {home}")

@@ -14,6 +14,7 @@ import pytest
 
 from slurm_ray_flow.blocks import limits, slots
 from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.mirror import limit_name, waiting_state
 from support import wait_for
 
@@ -28,6 +29,9 @@ from pathlib import Path
 from typing import ClassVar
 from slurm_ray_flow import LocalMachine, slurm_ray_flow
 from slurm_ray_flow.core.lock import Lock
+from slurm_ray_flow.tasks import turn
+
+turn.KEEP_SECONDS = 1.0  # as if hours went by
 
 class Shared(LocalMachine):
     """This machine under a lock."""
@@ -169,6 +173,22 @@ def test_who_waits_says_for_whom_and_a_stranger_is_shown(shared, line):
     assert f"waiting for {shared.label}: held by" in shared.said("second")
     wait_for(lambda: line.active() == 0, 30)
     assert not [held for held in slots.noted() if held.limit == limit_name(shared.label)]
+
+
+def test_what_a_waiting_launch_needs_is_kept_from_expiring(shared, line):
+    def young():
+        return [path for path in (home() / "snapshots").glob("*/*.list") if path.stat().st_mtime > began]
+
+    began = time.time()
+    with shared.held_by_a_stranger():
+        first = shared.launch("first", go=False)
+        wait_for(line.waiting, 60)
+        used = young()
+        assert used
+        for path in used:
+            os.utime(path, (1, 1))
+        wait_for(lambda: young() == used, 30)
+    assert "value" in first.communicate(timeout=60)[0]
 
 
 def test_two_prefect_servers_and_a_stranger_never_have_it_together(shared, line, other_home):
