@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import queue
 import socket
 import threading
@@ -185,7 +186,9 @@ class Wire:
         except (paramiko.SSHException, OSError, EOFError) as error:
             if isinstance(error, paramiko.BadAuthenticationType):
                 raise
-            raise WireError(str(error) or "the server closed the connection") from None
+            raise WireError(
+                getattr(error, "strerror", None) or str(error) or "the server closed the connection"
+            ) from None
 
 
 def execute(channel: Any, command: str) -> None:
@@ -214,6 +217,9 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
         WireError: it is no key that we can use.
     """
     try:
+        status = path.stat()
+        if status.st_uid == os.getuid() and status.st_mode & 0o077:
+            raise WireError(f"{path} not, others can read it: run `chmod 600` on it")  # OpenSSH passes it by, too
         key = _loaded(path, passphrase.encode() if passphrase else None)
         certificate = Path(f"{path}-cert.pub")
         if certificate.exists():

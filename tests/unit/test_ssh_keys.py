@@ -28,6 +28,15 @@ def test_a_key_is_read_in_any_form_and_says_when_it_is_locked(
 
 def test_what_is_no_key_is_told(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("no key")
+    (tmp_path / "key").chmod(0o600)
     for path in (tmp_path / "key", tmp_path / "none"):
         with pytest.raises(WireError, match=str(path)):
             key_from_file(path, None)
+
+
+def test_a_key_that_others_can_read_is_passed_by(tmp_path: Path) -> None:
+    file = tmp_path / "key"
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
+    file.chmod(0o640)
+    with pytest.raises(WireError, match="chmod 600"):
+        key_from_file(file, None)
