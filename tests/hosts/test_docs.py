@@ -1,6 +1,5 @@
 """What the documents promise of a server, tried on one: their examples for it, and what a new user meets first."""
 
-import os
 import re
 import subprocess
 import sys
@@ -24,27 +23,19 @@ def examples():
             yield pytest.param(text, id=f"{document.name}-{number}")
 
 
-def srf(*words, **variables):
-    """The command in a session of its own, which has no terminal."""
-    return subprocess.run(
-        [SRF, *map(str, words)],
-        check=False,
-        env={**os.environ, **variables},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        start_new_session=True,
-    )
+def without_a_terminal(*words):
+    """The command in a session of its own."""
+    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
+    return subprocess.run([SRF, *words], check=False, timeout=120, start_new_session=True, **pipes)
 
 
 @pytest.fixture(scope="module")
-def desi(hosts_lab):
+def desi(hosts_lab, srf):
     """The server's address; it is saved as the documents call it."""
     ensure_server(print)
     address = hosts_lab["desi"].address
-    reached = ["--user", "alice", "--key-file", hosts_lab.key("alice"), "--known-hosts", hosts_lab.known_hosts]
-    done = srf("init", "desi", "--host", address, *reached, "--overwrite")
+    files = ["--key-file", str(hosts_lab.key("alice")), "--known-hosts", str(hosts_lab.known_hosts)]
+    done = srf("init", "desi", "--host", address, "--user", "alice", *files, "--overwrite")
     assert done.returncode == 0, done.stderr
     return address
 
@@ -60,10 +51,10 @@ def test_an_example_runs_on_the_server(desi, tmp_path, text):
     assert set(values) <= set(done.stdout.splitlines())
 
 
-def test_a_host_key_is_trusted_by_its_fingerprint_alone(desi, tmp_path):
+def test_a_host_key_is_trusted_by_its_fingerprint_alone(desi, srf, tmp_path):
     name, file = f"desi-{uuid.uuid4().hex[:8]}", tmp_path / "known_hosts"
-    assert srf("init", name, "--host", desi, "--user", "alice", "--known-hosts", file).returncode == 0
-    asked = srf("trust", name)
+    assert srf("init", name, "--host", desi, "--user", "alice", "--known-hosts", str(file)).returncode == 0
+    asked = without_a_terminal("trust", name)
     assert asked.returncode == 2
     assert "--fingerprint" in asked.stderr
     shown = re.search(r"SHA256:\S+", asked.stdout)[0]
@@ -75,11 +66,12 @@ def test_a_host_key_is_trusted_by_its_fingerprint_alone(desi, tmp_path):
     assert "was known already" in srf("trust", name).stdout
 
 
-def test_who_can_not_log_in_reads_which_variable_may_hold_the_password(desi, hosts_lab):
+def test_who_can_not_log_in_reads_which_variable_may_hold_the_password(desi, hosts_lab, srf):
     name = f"desi-{uuid.uuid4().hex[:8]}"
     variable = name.upper().replace("-", "_") + "_PASSWORD"
-    assert srf("init", name, "--host", desi, "--user", "bob", "--known-hosts", hosts_lab.known_hosts).returncode == 0
-    nobody = srf("check", name)
+    known = str(hosts_lab.known_hosts)
+    assert srf("init", name, "--host", desi, "--user", "bob", "--known-hosts", known).returncode == 0
+    nobody = without_a_terminal("check", name)
     assert nobody.returncode == 1
     assert f"${variable}" in nobody.stdout
     wrong = srf("check", name, **{variable: "wrong"})
