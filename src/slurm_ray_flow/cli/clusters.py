@@ -20,24 +20,53 @@ if TYPE_CHECKING:
 Switch = Parameter(negative="", show_default=False)
 
 
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class Login:
+    """How to log in; what is left out is as ~/.ssh/config has it."""
+
+    host: str | None = None
+    """A Host of ~/.ssh/config, a name or an address; NAME by default."""
+    user: str | None = None
+    """The user's name there."""
+    port: int | None = None
+    """The port of its SSH server."""
+    key_file: Path | None = None
+    """The private key to log in with."""
+    proxy_jump: str | None = None
+    """Servers to pass on the way: user@host:port, with commas between them."""
+    known_hosts: Path | None = None
+    """Another file of known host keys."""
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class Server:
+    """What runs find there."""
+
+    root: str | None = None
+    """The folder there for everything that runs leave."""
+    python: str | None = None
+    """A path, module:NAME, or download."""
+    wheels: Literal["index", "upload"] | None = None
+    """Where packages come from: the index that the server reaches, or this machine."""
+    lock_path: str | None = None
+    """The file whose lock is exclusive use of the server; "" for none."""
+    slots: int | None = None
+    """How many runs may share the server."""
+    gpus: int | None = None
+    """How many GPUs runs may use."""
+    retention_days: float | None = None
+    """How long what nobody uses stays."""
+
+
 def init(
     name: str,
     *,
-    host: str | None = None,
-    user: str | None = None,
-    port: int | None = None,
-    key_file: Path | None = None,
-    proxy_jump: str | None = None,
-    known_hosts: Path | None = None,
+    login: Login = Login(),
+    server: Server = Server(),
     password: Annotated[bool, Switch] = False,
     password_from_env: str | None = None,
-    root: str | None = None,
-    python: str | None = None,
-    wheels: Literal["index", "upload"] | None = None,
-    lock_path: str | None = None,
-    slots: int | None = None,
-    gpus: int | None = None,
-    retention_days: float | None = None,
     change: Annotated[bool, Switch] = False,
     overwrite: Annotated[bool, Switch] = False,
     json: Json = False,
@@ -49,39 +78,23 @@ def init(
 
     Args:
         name: What functions call it: cluster="NAME".
-        host: A Host of ~/.ssh/config, a name or an address; NAME by default.
-        user: The user's name there.
-        port: The port of its SSH server.
-        key_file: The private key to log in with.
-        proxy_jump: Servers to pass on the way: user@host:port, with commas between them.
-        known_hosts: Another file of known host keys.
         password: Ask for a password and save it.
         password_from_env: The variable that holds the password, which is then saved.
-        root: The folder there for everything that runs leave.
-        python: A path, module:NAME, or download.
-        wheels: Where packages come from: the index that the server reaches, or this machine.
-        lock_path: The file whose lock is exclusive use of the server; "" for none.
-        slots: How many runs may share the server.
-        gpus: How many GPUs runs may use.
-        retention_days: How long what nobody uses stays.
         change: Change what is given, of a server that is saved; the rest stays.
         overwrite: Replace what was saved under this name.
     """
     from slurm_ray_flow.blocks.saved import change_ssh_server, save_ssh_server
 
-    secret = _password(name, password, password_from_env)
-    host = host or (None if change else name)
-    connection = _given(host=host, user=user, port=port, key_file=key_file, proxy_jump=proxy_jump)
-    connection |= _given(known_hosts=known_hosts, password=secret)
-    server = _given(root=root, python=python, wheels=wheels, lock_path=lock_path, slots=slots, gpus=gpus)
-    server |= _given(retention_days=retention_days)
+    connection = _given(**vars(login), password=_password(name, password, password_from_env))
+    if not change:
+        connection.setdefault("host", name)
     use_server()
     if change:
-        change_ssh_server(name, connection, server)
+        change_ssh_server(name, connection, _given(**vars(server)))
     else:
-        save_ssh_server(name, connection, server, overwrite=overwrite)
+        save_ssh_server(name, connection, _given(**vars(server)), overwrite=overwrite)
     if json:
-        print_json({"name": name, "kind": "ssh-server", **_given(host=host)})
+        print_json({"name": name, "kind": "ssh-server", **_given(host=connection.get("host"))})
     else:
         print_text(f"{name} is saved. `srf check {name}` says whether it can be used.")
 
