@@ -168,7 +168,7 @@ def _owner(place):
     return home.st_uid, home.st_gid
 
 
-def test_a_build_ends_with_the_agent_that_asked_for_it(desi):
+def test_a_build_ends_with_the_agent_that_asked_for_it(desi, tmp_path):
     server = desi.server()
     source = desi.root.parent / f"stuck-{secrets.token_hex(4)}"
     inside = desi.host.path(source)
@@ -190,9 +190,9 @@ def test_a_build_ends_with_the_agent_that_asked_for_it(desi):
         "from slurm_ray_flow.remote.operations import perform\n"
         f"import json; perform('environments.build', {{'spec': json.loads({spec!r})}})"
     )
-    asker = _start(desi, ["python3", "-I", "-c", code])
-    mine = str(source)
-    wait_for(lambda: any("_build" in " ".join(argv) or mine in " ".join(argv) for argv in _backends(desi)), 60)
+    asker = _start(desi, ["python3", "-I", "-c", code], tmp_path / "said")
+    wait_for(lambda: asker.poll() is not None or _backends(desi), 60)
+    assert asker.poll() is None, (tmp_path / "said").read_text()
     inner = [pid for pid, argv in desi.host.processes().items() if code in argv]
     for pid in inner:
         os.kill(pid, 9)
@@ -201,10 +201,11 @@ def test_a_build_ends_with_the_agent_that_asked_for_it(desi):
     assert [path.name for path in desi.seen("environments").glob(".*/")] == []
 
 
-def _start(place, argv):
+def _start(place, argv, said):
     whole = ["nsenter", "-t", str(place.host.pid), "-m", "-u", "-i", "-n", "-p", "--"]
     become = ["setpriv", "--reuid=frank", "--regid=frank", "--init-groups", "--reset-env"]
-    return subprocess.Popen([*whole, *become, *argv])
+    with open(said, "wb") as output:
+        return subprocess.Popen([*whole, *become, *argv], stdout=output, stderr=subprocess.STDOUT)
 
 
 def _backends(place):
