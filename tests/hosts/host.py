@@ -115,15 +115,22 @@ class Host:
         before = self.log().count("Server listening on 0.0.0.0")
         yield
         until(lambda: self.log().count("Server listening on 0.0.0.0") > before, f"sshd listens on {self.name}")
+        until(lambda: self._sshd() is not None, f"sshd can be told to read its settings on {self.name}")
 
     def sshd(self) -> int:
         """The process of the SSH server."""
-        inside = self.path("/run/sshd.pid").read_text().strip()
-        listeners = [pid for pid, argv in self.processes().items() if argv and "[listener]" in argv[0]]
-        for pid in listeners:
-            if inner_pid(pid) == inside:
-                return pid
-        raise LabError(f"no sshd runs on {self.name}")
+        found = self._sshd()
+        if found is None:
+            raise LabError(f"no sshd runs on {self.name}")
+        return found
+
+    def _sshd(self) -> int | None:
+        """It calls itself a listener only when a signal to read its settings no longer ends it."""
+        with contextlib.suppress(FileNotFoundError):  # it is away while sshd starts
+            inside = self.path("/run/sshd.pid").read_text().strip()
+            listeners = [pid for pid, argv in self.processes().items() if argv and "[listener]" in argv[0]]
+            return next((pid for pid in listeners if inner_pid(pid) == inside), None)
+        return None
 
     def kill(self) -> None:
         """Pull the plug: all processes of the host die at once."""
