@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.remote import files
+from slurm_ray_flow.remote.errors import OperationError
 
 
 def private_folder(path: Path) -> Path:
@@ -18,40 +19,23 @@ def private_folder(path: Path) -> Path:
     Raises:
         SlurmRayFlowError: it can't be made, or somebody else made it, or the link that leads to it, to read along.
     """
-    try:
-        _make(path)
-        owners = {path.stat().st_uid, path.lstat().st_uid}
-    except OSError as error:
-        raise _unusable(path, f"a folder can't be made: {error.strerror}") from error
-    if foreign := owners - {os.geteuid(), 0}:
-        raise _unusable(path, f"a folder belongs to another user (number {min(foreign)})")
+    with _told():
+        files.private_folder(str(path))
     return path
-
-
-def _make(path: Path) -> None:
-    if not path.is_dir():
-        _make(path.parent)  # mkdir's own parents would get the umask's mode
-        path.mkdir(exist_ok=True, mode=0o700)
-
-
-def _unusable(path: Path, what: str) -> SlurmRayFlowError:
-    advice = "see that the folder above can be written, or choose another one: $SRF_HOME, a cluster's root"
-    return SlurmRayFlowError(what, where=str(path), advice=advice)
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write beside and rename, so that a reader sees the old file or the new one."""
-    private_folder(path.parent)
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=".")
+    with _told():
+        files.write_whole(str(path), data, mode)
+
+
+@contextlib.contextmanager
+def _told() -> Iterator[None]:
     try:
-        with os.fdopen(descriptor, "wb") as stream:
-            stream.write(data)
-            os.fchmod(stream.fileno(), mode)
-        os.replace(beside, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
-        raise
+        yield
+    except OperationError as error:
+        raise SlurmRayFlowError(error.what, where=error.where, advice=error.advice) from error
 
 
 def load_cache(path: Path) -> dict[Any, Any]:
