@@ -108,17 +108,24 @@ class LaunchLab:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
-    def waiting(self, background: str = "", cluster: str = NAME) -> Waiting:
-        """A run of `held.wait` that has started."""
-        return Waiting(self, self.folder(), background, cluster)
+    def waiting(self, background: str = "", cluster: str = NAME) -> WithScript:
+        """A run of `held.wait` that has started, and the script that waits for it."""
+        folder = self.folder()
+        script = self.script("wait", folder, background, cluster)
+        return WithScript(self, folder, script)
+
+    def submitted(self, wait: Any, background: str = "") -> Waiting:
+        """The same, launched by this process."""
+        folder = self.folder()
+        wait.submit(folder, background)
+        return Waiting(self, folder)
 
 
 class Waiting:
-    """A script that waits for its run."""
+    """A run that waits for a word to go on."""
 
-    def __init__(self, lab: LaunchLab, folder: str, background: str, cluster: str) -> None:
+    def __init__(self, lab: LaunchLab, folder: str) -> None:
         self.lab, self.folder = lab, folder
-        self.script = lab.script("wait", folder, background, cluster)
         wait_for(lambda: lab.starts(folder), 90)
         [self.driver] = [pid for pid in lab.host.processes() if inner_pid(pid) == lab.starts(folder)[0]]
         self.id = allocation(self.driver)
@@ -141,6 +148,14 @@ class Waiting:
         """As `srf runs` says it."""
         said, _ = self.lab.srf("runs", "--json").communicate(timeout=60)
         return next(str(run["state"]) for run in json.loads(said) if run["run_id"] == self.id)
+
+
+class WithScript(Waiting):
+    """One that a script waits for."""
+
+    def __init__(self, lab: LaunchLab, folder: str, script: subprocess.Popen[str]) -> None:
+        self.script = script
+        super().__init__(lab, folder)
 
 
 def allocation(pid: int) -> str:

@@ -99,13 +99,13 @@ def test_one_log_in_for_all_that_a_process_does(launches):
     assert (launches.host.logins("alice"), launches.host.connections()) == (before[0] + 1, before[1] + 1)
 
 
-def test_background_processes_of_a_function_end_with_it(launches):
+def test_background_processes_of_a_function_end_with_it(launches, held):
     def background():
         return ["sleep", "3071"] in launches.host.processes().values()
 
-    run = launches.waiting("3071")
+    run = launches.submitted(held.wait, "3071")
     assert background()
     launches.go(run.folder)
-    assert "value 42" in run.script.communicate(timeout=60)[0]
+    assert run.handle.result(60) == 42
     launches.over(run.id)
     assert not background()

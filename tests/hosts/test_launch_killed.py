@@ -38,23 +38,26 @@ def test_a_run_outlives_its_agent_its_session_and_its_client(launches):
 
 
 def test_a_run_whose_warden_is_killed_ends_well(launches):
-    run = launches.waiting()
+    import held
+
+    run = launches.submitted(held.wait)
     kill(run.warden)
     launches.go(run.folder)
-    assert "value 42" in run.script.communicate(timeout=60)[0]
+    assert run.handle.result(60) == 42
     launches.over(run.id)
 
 
 @pytest.mark.parametrize("which", ["inner", "keeper", "both", "driver"])
 def test_a_killed_process_of_a_run_ends_it(launches, which):
-    run = launches.waiting("3072")
+    import held
+
+    run = launches.submitted(held.wait, "3072")
     kill(*({"both": (run.inner, run.keeper)}.get(which) or (getattr(run, which),)))
     launches.over(run.id, SECONDS)
     error = Crashed if which == "driver" else Lost
-    assert error.__name__ in run.script.communicate(timeout=SECONDS)[1]
-    assert run.state() == ("failed" if which == "driver" else "lost")
     with pytest.raises(error):
         run.handle.result(SECONDS)
+    assert run.handle.status() is (RunState.FAILED if which == "driver" else RunState.LOST)
     assert ["sleep", "3072"] not in launches.host.processes().values()
 
 
