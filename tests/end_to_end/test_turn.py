@@ -166,11 +166,12 @@ def test_who_waits_says_for_whom_and_a_stranger_is_shown(shared, line):
         texts = [run["state"]["message"] for run in line.waiting()]
         assert "held by" in texts[0] and "since" in texts[0] and "0 ahead" in texts[0]
         assert "1 ahead" in texts[1]
+        for who in ("first", "second"):
+            wait_for(lambda who=who: f"waiting for {shared.label}: held by" in shared.said(who), 60)
         assert not shared.lines()
     for process in (first, second):
         assert "value" in process.communicate(timeout=60)[0]
     assert shared.one_at_a_time() == ["first", "second"]
-    assert f"waiting for {shared.label}: held by" in shared.said("second")
     wait_for(lambda: line.active() == 0, 30)
     assert not [held for held in slots.noted() if held.limit == limit_name(shared.label)]
 
