@@ -36,6 +36,7 @@ class LaunchLab:
         connection = SshConnection(host="desi", config_file=Path(lab.ssh_config), connect_timeout=5)
         self.block = SshServer(connection=connection, root=self.root, lock_path=self.lock)
         self._started: list[subprocess.Popen[str]] = []
+        self._before = set(self._temporary())  # other tests' locks and queues
         self.shared = self.block.model_copy(update={"lock_path": ""})
         with connected(ensure_server(print)):
             self.block.save(self.name, overwrite=True)
@@ -63,10 +64,13 @@ class LaunchLab:
 
     def left(self, run_id: str) -> list[str]:
         """What is there of a run that has ended: nothing but its folder, if all is well."""
-        tmp = [path for place in ("/tmp", "/dev/shm") for path in self.host.path(place).iterdir()]
         ours = {Path(self.lock).name, f"{Path(self.lock).name}.queue"}
-        found = [str(path) for path in tmp if path.name not in ours and self._is_a_runs(path)]
+        tmp = [path for path in self._temporary() if path not in self._before and path.name not in ours]
+        found = [str(path) for path in tmp if self._is_a_runs(path)]
         return [*found, *(str(self.host.processes().get(pid)) for pid in self.processes(run_id))]
+
+    def _temporary(self) -> list[Path]:
+        return [path for place in ("/tmp", "/dev/shm") for path in self.host.path(place).iterdir()]
 
     def _is_a_runs(self, path: Path) -> bool:
         with contextlib.suppress(FileNotFoundError):
