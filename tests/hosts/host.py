@@ -93,8 +93,8 @@ class Host:
         return sum(line.startswith("Accepted ") and wanted in line for line in self.log().splitlines())
 
     def new_code(self, user: str) -> str:
-        """A fresh one-time code for a user, as the user's telephone would show it."""
-        code = f"{secrets.randbelow(10**6):06}"
+        """A fresh one-time code, as a telephone would show it but longer: six digits stand in many a file."""
+        code = f"{secrets.randbelow(10**12):012}"
         file = self.path(f"/run/one-time-codes/{user}")
         file.write_text("\n".join([*(file.read_text().split() if file.exists() else []), code]))
         return code

@@ -6,12 +6,12 @@ import os
 import pty
 import subprocess
 import sys
-import time
 
 import pytest
 
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.blocks.ssh import known_hosts
+from support import wait_for
 
 LOG_IN = """
 import sys
@@ -26,6 +26,8 @@ def log_in():
 @pytest.mark.server
 def test_without_a_terminal_a_code_is_asked_for_in_prefect(hosts_lab, server):
     from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowFilter, FlowFilterName, FlowRunFilter, FlowRunFilterState
+    from prefect.client.schemas.filters import FlowRunFilterStateName as StateName
     from prefect.flow_runs import resume_flow_run
 
     name = f"asking-{os.getpid()}"
@@ -37,13 +39,16 @@ def test_without_a_terminal_a_code_is_asked_for_in_prefect(hosts_lab, server):
         command, env=environment, start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
     with connected(server), get_client(sync_client=True) as client:
-        end = time.monotonic() + 60
+        state = FlowRunFilter(state=FlowRunFilterState(name=StateName(any_=["Paused"])))
+        ours = FlowFilter(name=FlowFilterName(any_=[name]))
         paused = []
-        while not paused:
-            assert time.monotonic() < end and asking.poll() is None, asking.communicate()[0]
-            runs = client.read_flow_runs(limit=20)
-            paused = [run for run in runs if run.state_name == "Paused"]
-            time.sleep(0.2)
+
+        def pausing():
+            paused[:] = client.read_flow_runs(flow_filter=ours, flow_run_filter=state)
+            return paused or asking.poll() is not None
+
+        wait_for(pausing, 60)
+        assert paused, asking.communicate()[0]
         resume_flow_run(paused[0].id, run_input={"answer": hosts_lab["desi"].new_code("carol")})
     said = asking.communicate(timeout=60)[0]
     assert "in as carol" in said
