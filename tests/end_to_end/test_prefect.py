@@ -147,6 +147,7 @@ if __name__ == "__main__":
 """
 
 
-def test_inside_a_plain_flow_that_prefect_put_on_a_server_of_its_own(script):
+def test_inside_a_plain_flow_that_prefect_put_on_a_server_of_its_own(script, monkeypatch):
+    monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "100")  # 20 are few under load
     done = script(PLAIN_FIRST)
     assert "value 2" in done.stdout, done.stderr

@@ -49,5 +49,6 @@ def launches(launches_session, monkeypatch):
     """`desi`, for launches of the functions in `project/`."""
     monkeypatch.syspath_prepend(str(launches_session.project))
     monkeypatch.chdir(launches_session.project)
+    launches_session.begin()
     yield launches_session
     launches_session.clear()

@@ -36,11 +36,15 @@ class LaunchLab:
         connection = SshConnection(host="desi", config_file=Path(lab.ssh_config), connect_timeout=5)
         self.block = SshServer(connection=connection, root=self.root, lock_path=self.lock)
         self._started: list[subprocess.Popen[str]] = []
-        self._before = set(self._temporary())  # other tests' locks and queues
+        self._before = set[Path]()
         self.shared = self.block.model_copy(update={"lock_path": ""})
         with connected(ensure_server(print)):
             self.block.save(self.name, overwrite=True)
             self.shared.save(SHARED, overwrite=True)
+
+    def begin(self) -> None:
+        """Remember what other tests have left: locks and queues."""
+        self._before = set(self._temporary())
 
     def folder(self) -> str:
         """A new folder there."""
