@@ -71,12 +71,6 @@ def shortage(need: Room, folder: Path) -> str:
     return ""
 
 
-def sizes_below(folder: Path) -> Sequence[int]:
-    """Bytes and files of a folder."""
-    paths = [os.path.join(top, name) for top, _, names in os.walk(folder) for name in names]
-    return sum(os.lstat(path).st_size for path in paths), len(paths)
-
-
 def _readable(size: int) -> str:
     return "{:.1f} GiB".format(size / (1 << 30)) if size >= 1 << 30 else "{:.1f} MiB".format(size / (1 << 20))
 

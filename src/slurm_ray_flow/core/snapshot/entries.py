@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -92,11 +91,6 @@ class Manifest:
     def total_bytes(self) -> int:
         """Bytes of all files."""
         return sum(entry.size for entry in self.entries if entry.link is None)
-
-
-def places_in(records: Iterable[str]) -> dict[str, str]:
-    """The records of a listing by their place, as written there."""
-    return {record[67:]: record for record in records}
 
 
 def _written(place: str) -> str:
