@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from hosts import faults
 from hosts.host import Host
 from hosts.lab import Lab, down
+from hosts.layout import KINDS, SLURM
 from hosts.machine import LabError
 from hosts.place import PLAY, Place
 
@@ -30,6 +31,15 @@ Save one as a cluster, then call functions with cluster="desi":
 A fresh one-time code      make hosts-code WHO=carol
 Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts fault desi cut --seconds 10   (others: --help)
 End them                   make hosts-down
+"""
+SLURM_LOG_IN = """
+  ssh -F {config} login sinfo      as alice, with a key
+
+Save it as a cluster, then call functions with cluster="pretend":
+  .venv/bin/srf init pretend --host {login} --user alice --key-file {key} --known-hosts {known_hosts}
+
+Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} fault c1 cut --seconds 10
+End them                   PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} down
 """
 FAULTS: dict[str, Callable[[Host], AbstractContextManager[object]]] = {
     "cut": faults.cut,
@@ -50,7 +60,10 @@ def show(lab: Lab) -> None:
         print(f"{host.name:8} {host.address:15} {seen}")
     words = {"config": lab.ssh_config, "known_hosts": lab.known_hosts, "key": lab.key("alice")}
     passwords = {name: lab.password(name) for name in ("bob", "carol")}
-    print(LOG_IN.format(desi=lab["desi"].address, **words, **passwords), end="")
+    if "desi" in lab.hosts:
+        print(LOG_IN.format(desi=lab["desi"].address, **words, **passwords), end="")
+    if "login" in lab.hosts:
+        print(SLURM_LOG_IN.format(login=lab["login"].address, purpose=lab.facts["purpose"], **words), end="")
 
 
 def found(given: argparse.Namespace) -> Lab:
@@ -73,7 +86,7 @@ def up(given: argparse.Namespace) -> None:
     """Bring the hosts up, or say that they are."""
     if Lab.find(given.purpose):
         print("the hosts are up already")
-    show(Lab.up(given.purpose))
+    show(Lab.up(given.purpose, kinds=SLURM if given.slurm else KINDS, accounting=given.accounting))
 
 
 def login(given: argparse.Namespace) -> None:
@@ -119,7 +132,9 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument(word)
         return one
 
-    verb(up, "up", "bring them up, or find them")
+    comes = verb(up, "up", "bring them up, or find them")
+    comes.add_argument("--slurm", action="store_true", help="a Slurm cluster: login, c1, c2")
+    comes.add_argument("--accounting", action="store_true", help="one that keeps accounts: sacct works")
     verb(lambda given: down(Place.of(given.purpose)), "down", "end them")
     verb(lambda given: show(found(given)), "status", "what is up, and how to log in")
     verb(

@@ -60,7 +60,7 @@ def write(path: Path, text: str, mode: int = 0o644) -> None:
 def system(name: str) -> str:
     """The machine's own service accounts or groups, without people."""
     lines = Path(f"/etc/{name}").read_text().splitlines()
-    return "".join(line + "\n" for line in lines if int(line.split(":")[2]) < 1000 or "65534" in line)
+    return "".join(line + "\n" for line in lines if not 1000 <= int(line.split(":")[2]) < 60000)
 
 
 def accounts(etc: Path, people: tuple[Account, ...]) -> None:
@@ -95,14 +95,19 @@ def key(path: Path, kind: str, comment: str) -> str:
     return path.with_name(path.name + ".pub").read_text()
 
 
-def homes(folder: Path, people: tuple[Account, ...]) -> None:
-    """A private home for each account, with noise where there is to be some."""
-    for name in ("home", "root", "tmp", "var/tmp", "var/log", "opt", "etc", "usr.local/bin"):
+def folders(folder: Path) -> None:
+    """What a host has of its own."""
+    for name in ("root", "tmp", "var/tmp", "var/log", "var/spool", "opt", "etc", "usr.local/bin"):
         (folder / name).mkdir(parents=True, mode=0o755)
     for name, mode in (("tmp", 0o1777), ("var/tmp", 0o1777), ("root", 0o700)):
         (folder / name).chmod(mode)
+
+
+def homes(folder: Path, people: tuple[Account, ...]) -> None:
+    """A private home for each account, with noise where there is to be some."""
+    folder.mkdir(parents=True, mode=0o755)
     for one in people:
-        home = folder / one.home[1:]
+        home = folder / one.name
         home.mkdir(mode=0o700)
         if one.noisy:
             noise = NOISE if one.shell.endswith("bash") else 'echo "loading modules ... é"\n'

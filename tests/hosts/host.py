@@ -46,6 +46,11 @@ class Host:
         """Its first network address."""
         return address(self.base, self.kind, self.kind.networks[0])
 
+    def address_of(self, other: Host) -> str:
+        """Where this host finds another one: behind the walls, if both stand there."""
+        shared = [one for one in self.kind.networks if one in other.kind.networks]
+        return address(self.base, other.kind, shared[-1]) if shared else other.address
+
     def path(self, path: str | Path) -> Path:
         """A path of the host as this machine sees it."""
         return Path(f"/proc/{self.pid}/root") / str(path).lstrip("/")

@@ -33,9 +33,10 @@ def over(folder: Path, path: str) -> None:
     mount("-t", "overlay", "-o", f"lowerdir={path},upperdir={folder / name},workdir={work}", "none", path)
 
 
-def own_folders(folder: Path) -> None:
+def own_folders(folder: Path, home: str) -> None:
     """Folders that have nothing of the machine's in them."""
-    for name in ("home", "root", "tmp", "var/tmp", "var/log"):
+    mount("--bind", home, "/home")
+    for name in ("root", "tmp", "var/tmp", "var/log", "var/spool"):
         mount("--bind", folder / name, f"/{name}")
     empty("/dev/shm", mode="1777")
     empty("/run")
@@ -50,6 +51,14 @@ def pythons(versions: dict[str, str]) -> None:
         os.makedirs(f"/opt/python/{name}", exist_ok=True)
         mount("--bind", "-o", "ro", source, f"/opt/python/{name}")
     subprocess.run(["ldconfig", "-X"], check=True)
+
+
+def cgroups(controllers: list[str]) -> None:
+    """The host's own part of the machine's cgroups, as if it were the whole."""
+    empty("/sys/fs/cgroup")
+    for name in controllers:
+        os.mkdir(f"/sys/fs/cgroup/{name}")
+        mount("-t", "cgroup", "-o", name, "none", f"/sys/fs/cgroup/{name}")
 
 
 def without_registry() -> None:
@@ -70,7 +79,9 @@ def settle(folder: Path, spec: dict[str, Any]) -> None:
     over(folder, "/opt") if spec["registry"] else mount("--bind", folder / "opt", "/opt")
     over(folder, "/usr/local")
     pythons(spec["pythons"])
-    own_folders(folder)
+    own_folders(folder, spec["home"])
+    if spec["slurm"] == "node":
+        cgroups(spec["cgroups"])
     for path in spec["hidden"]:
         empty(path, mode="0555")
 

@@ -8,19 +8,19 @@ import os
 import secrets
 import shutil
 import signal
-import subprocess
-import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
-from hosts import files, network, registry, ssh
+from hosts import cgroups, files, network, registry, slurm_files, ssh
 from hosts.host import Host
-from hosts.layout import EVERYBODY, HOME, KINDS, Kind
+from hosts.layout import ALL_KINDS, EVERYBODY, HOME, KINDS, Kind
 from hosts.machine import LabError, arguments_of, background, lives, marked, started, turn, until
 from hosts.place import CHECKOUT, LABS, PLAY, Place, present
 from hosts.road import Road
+from hosts.slurm import Slurm
+from hosts.start import raise_host, start_host
 
+SLURM_TOOLS = ("munged", "slurmctld", "slurmd", "sbatch")
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "mount", "chpasswd", "ldconfig")
 
 
@@ -30,8 +30,9 @@ class Lab:
     def __init__(self, place: Place) -> None:
         self.place = place
         self.facts = json.loads((place.folder / "lab.json").read_text())
-        kinds = [kind for kind in KINDS if kind.name in self.facts["hosts"]]
+        kinds = [kind for kind in ALL_KINDS if kind.name in self.facts["hosts"]]
         self.hosts = {kind.name: Host(place, kind, self.facts["base"]) for kind in kinds}
+        self._slurm = Slurm(place, self.hosts) if any(kind.slurm for kind in kinds) else None
 
     @classmethod
     def find(cls, purpose: str = PLAY) -> Lab | None:
@@ -40,22 +41,37 @@ class Lab:
         return cls(place) if (place.folder / "up").exists() and alive(place) else None
 
     @classmethod
-    def up(cls, purpose: str = PLAY, *, owner: int | None = None, kinds: Sequence[Kind] = KINDS) -> Lab:
+    def up(
+        cls,
+        purpose: str = PLAY,
+        *,
+        owner: int | None = None,
+        kinds: Sequence[Kind] = KINDS,
+        accounting: bool = False,
+    ) -> Lab:
         """Make a lab, or find the one that is there.
 
         Args:
             purpose: labs of one checkout differ by it.
             owner: a process with whose end, however it comes, the lab goes.
             kinds: the hosts.
+            accounting: whether a Slurm cluster among them keeps accounts (sacct).
         """
-        check_machine()
+        check_machine(kinds)
         place = Place.of(purpose)
         with turn():
             sweep()
-            return cls.find(purpose) or make(place, purpose, kinds, owner)
+            return cls.find(purpose) or make(place, purpose, kinds, owner, accounting)
 
     def __getitem__(self, name: str) -> Host:
         return self.hosts[name]
+
+    @property
+    def slurm(self) -> Slurm:
+        """The Slurm cluster that some of the hosts are."""
+        if self._slurm is None:
+            raise LabError("these hosts are no Slurm cluster: Lab.up(..., kinds=SLURM) makes one")
+        return self._slurm
 
     @property
     def home(self) -> str:
@@ -101,27 +117,30 @@ class Lab:
         down(self.place)
 
 
-def check_machine() -> None:
+def check_machine(kinds: Sequence[Kind]) -> None:
     """Say what is missing before anything is made."""
     if os.geteuid():
         raise LabError("hosts are made of namespaces, mounts and network cards: that takes root")
     os.environ["PATH"] += ":/usr/sbin:/sbin"
-    missing = [name for name in TOOLS if not shutil.which(name)]
+    wanted = (*TOOLS, *SLURM_TOOLS) if any(kind.slurm for kind in kinds) else TOOLS
+    missing = [name for name in wanted if not shutil.which(name)]
     if missing:
         raise LabError(f"not installed: {', '.join(missing)}; `scripts/setup --hosts` installs them on Debian")
 
 
-def make(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None) -> Lab:
+def make(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None, accounting: bool) -> Lab:
     """Make a lab, or nothing."""
     clear(place)
     try:
-        lab = lay_ground(place, purpose, kinds, owner)
+        lab = lay_ground(place, purpose, kinds, owner, accounting)
         served = [host.address for host in lab.hosts.values() if host.kind.registry]
         log = place.folder / "registry.log"
         background("hosts.registry", place, lab.home, str(registry.PORT), *served, log=log)
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda host: raise_host(lab, host), lab.hosts.values()))
         ssh.write_client_files(lab)
+        if any(kind.slurm for kind in kinds):
+            lab.slurm.wait_until_ready()
         if owner is not None:
             background("hosts.watch", place, str(owner), log=place.folder / "watch.log")
     except BaseException:
@@ -132,7 +151,7 @@ def make(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None) -
     return lab
 
 
-def lay_ground(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None) -> Lab:
+def lay_ground(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None, accounting: bool) -> Lab:
     """Folder, networks, passwords and keys of a lab whose hosts are still to come."""
     place.folder.mkdir(parents=True, mode=0o700)
     LABS.chmod(0o700)
@@ -145,60 +164,19 @@ def lay_ground(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | N
         "owner": owner,
         "owner_started": "" if owner is None else started(owner),
         "hosts": [kind.name for kind in kinds],
+        "accounting": accounting,
         "passwords": {one.name: secrets.token_urlsafe(9) for one in EVERYBODY},
     }
     files.write(place.folder / "lab.json", json.dumps(facts), 0o600)
     (place.folder / "keys").mkdir(mode=0o700)
     for one in EVERYBODY:
         files.key(place.folder / "keys" / one.name, "ed25519", one.name)
-    return Lab(place)
-
-
-def raise_host(lab: Lab, host: Host) -> None:
-    """Make one host and start it."""
-    kind, etc, found = host.kind, host.folder / "etc", files.pythons()
-    files.homes(host.folder, kind.accounts)
-    files.accounts(etc, kind.accounts)
-    files.log_in_rules(etc, kind)
-    files.tools(host.folder, found)
-    files.registry_settings(etc, registry.environment(lab.home) if kind.registry else {})
-    for one in kind.accounts:
-        files.write(etc / "ssh/keys" / one.name, Path(lab.key(one.name) + ".pub").read_text())
-    files.write(etc / "hostname", f"{kind.name}\n")
-    files.write(etc / "resolv.conf", "")
-    names = "".join(f"{other.address} {other.name}\n" for other in lab.hosts.values())
-    files.write(etc / "hosts", f"127.0.0.1 localhost\n{names}")
-    spec = {"name": kind.name, "registry": kind.registry, "pythons": found, "hidden": [str(CHECKOUT), str(LABS)]}
-    files.write(host.folder / "spec.json", json.dumps(spec), 0o600)
-    passwords = "".join(f"{one.name}:{lab.password(one.name)}\n" for one in kind.accounts)
-    start_host(host)
-    host.run("root", ["chpasswd", "-c", "SHA512"], stdin=passwords)
-
-
-def start_host(host: Host) -> None:
-    """Switch a host on."""
-    boot(host)
-    network.connect(host.place, host.base, host.kind, host.pid)
-    host.start_sshd()
-
-
-def boot(host: Host) -> None:
-    """Start the first process of a host in namespaces of its own, and wait for its word."""
-    namespaces = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child"]
-    init = [sys.executable, "-I", str(files.HERE / "init.py"), host.place.mark, str(host.folder)]
-    with open(host.folder / "console.log", "wb") as console:
-        started = subprocess.Popen(
-            ["unshare", *namespaces, *init],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=console,
-            start_new_session=True,
-            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+    if any(kind.slurm for kind in kinds):
+        files.homes(place.folder / "shared/home", EVERYBODY)
+        slurm_files.write_site(
+            place.folder / "shared/etc", [kind.name for kind in kinds if kind.slurm == "node"], accounting
         )
-    assert started.stdout
-    with started.stdout as said:
-        if said.readline() != b"ready\n":
-            raise LabError(f"{host.name} does not start: {(host.folder / 'console.log').read_text()}")
+    return Lab(place)
 
 
 def alive(place: Place) -> bool:
@@ -232,6 +210,7 @@ def sweep() -> None:
 def clear(place: Place) -> None:
     """Leave nothing of a lab: processes, interfaces, files."""
     until(lambda: not kill_marked(place), "the lab's processes are gone")
+    cgroups.remove(place)
     network.remove(place)
     if place.folder.exists():
         shutil.rmtree(place.folder)

@@ -46,6 +46,12 @@ class Kind:
     registry: bool = False
     accounts: tuple[Account, ...] = EVERYBODY
     jump: str = ""
+    slurm: Literal["", "controller", "node"] = ""
+
+    @property
+    def sshd(self) -> bool:
+        """Whether people can log in; compute nodes take jobs only."""
+        return self.slurm != "node"
 
 
 KINDS = (
@@ -54,6 +60,13 @@ KINDS = (
     Kind("offline", 12),
     Kind("inner", 13, networks=("inside",), jump="bastion"),
 )
+SLURM = (
+    Kind("login", 20, networks=("outside", "inside"), registry=True, slurm="controller"),
+    Kind("c1", 21, networks=("inside",), slurm="node"),
+    Kind("c2", 22, networks=("inside",), slurm="node"),
+)
+THIRD_NODE = Kind("c3", 23, networks=("inside",), slurm="node")
+ALL_KINDS = (*KINDS, *SLURM, THIRD_NODE)
 INSIDE = 128
 """What is added to a host's number to get its address in the inside network."""
 HOME = 1

@@ -41,7 +41,7 @@ def entry(host: Host, address: str, port: int = 22) -> str:
 
 def write_client_files(lab: Lab, road: Road | None = None) -> None:
     """Write ssh_config and known_hosts: for the lab, or for who takes a road instead of the straight way."""
-    straight = [host for host in lab.hosts.values() if not road or host is not road.host]
+    straight = [host for host in lab.hosts.values() if host.kind.sshd and (not road or host is not road.host)]
     names = "".join(known(host, f"{host.name},{host.address}") for host in straight)
     entries = "".join(entry(host, host.address) for host in straight)
     settings, known_hosts = lab.ssh_config, lab.known_hosts

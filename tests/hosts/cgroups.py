@@ -1,0 +1,52 @@
+"""Each compute node's own part of the machine's control groups, where Slurm's limits are real."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from hosts.machine import until
+from hosts.place import Place
+
+CONTROLLERS = ("freezer", "memory")
+"""What Slurm needs to see a job's processes and to limit their memory."""
+
+
+def hierarchies() -> dict[str, Path]:
+    """Where this machine has the controllers (cgroup v1); all of them, or nothing."""
+    found: dict[str, Path] = {}
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        kind, _, options = after.split(" ")[:3]
+        for name in CONTROLLERS:
+            if kind == "cgroup" and name in options.split(",") and os.access(before.split(" ")[4], os.W_OK):
+                found.setdefault(name, Path(before.split(" ")[4]))
+    return found if len(found) == len(CONTROLLERS) else {}
+
+
+def add(place: Place, host: str) -> list[Path]:
+    """Make a host's part, in each controller."""
+    made = [folder / f"{place.prefix}-{host}" for folder in hierarchies().values()]
+    for path in made:
+        path.mkdir(exist_ok=True)
+    return made
+
+
+def present(place: Place) -> list[Path]:
+    """All parts of a lab's hosts."""
+    return [path for folder in hierarchies().values() for path in folder.glob(f"{place.prefix}-*")]
+
+
+def remove(place: Place) -> None:
+    """Take a lab's parts away, when its processes have ended."""
+    until(lambda: all(map(removed, present(place))), "the lab's control groups are gone")
+
+
+def removed(path: Path) -> bool:
+    """Whether a control group and those below it could be removed."""
+    try:
+        for folder, _, _ in os.walk(path, topdown=False):
+            os.rmdir(folder)
+    except OSError:  # its last process is still on its way out
+        return not path.exists()
+    return True

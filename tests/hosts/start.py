@@ -1,0 +1,96 @@
+"""Making a host of a lab, and switching it on."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hosts import cgroups, files, network, registry, slurm_files
+from hosts.host import Host
+from hosts.machine import LabError
+from hosts.place import CHECKOUT, LABS
+from hosts.slurm_services import start_services
+
+if TYPE_CHECKING:
+    from hosts.lab import Lab
+
+JOIN_AND_START = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; done; shift; exec "$@"'
+
+
+def raise_host(lab: Lab, host: Host) -> None:
+    """Make one host and start it."""
+    files.folders(host.folder)
+    if not host.kind.slurm:
+        files.homes(home_folder(host), host.kind.accounts)
+    write_etc(lab, host)
+    spec = {
+        "name": host.name,
+        "registry": host.kind.registry,
+        "pythons": files.pythons(),
+        "home": str(home_folder(host)),
+        "slurm": host.kind.slurm,
+        "cgroups": list(cgroups.hierarchies()),
+        "hidden": [str(CHECKOUT), str(LABS)],
+    }
+    files.write(host.folder / "spec.json", json.dumps(spec), 0o600)
+    start_host(host)
+    if host.kind.sshd:
+        passwords = "".join(f"{one.name}:{lab.password(one.name)}\n" for one in host.kind.accounts)
+        host.run("root", ["chpasswd", "-c", "SHA512"], stdin=passwords)
+
+
+def home_folder(host: Host) -> Path:
+    """Where the homes are: those of a Slurm cluster's hosts are the same."""
+    return (host.place.folder / "shared" if host.kind.slurm else host.folder) / "home"
+
+
+def write_etc(lab: Lab, host: Host) -> None:
+    """The host's own /etc, over the machine's."""
+    kind, etc = host.kind, host.folder / "etc"
+    files.accounts(etc, kind.accounts)
+    if kind.sshd:
+        files.log_in_rules(etc, kind)
+        for one in kind.accounts:
+            files.write(etc / "ssh/keys" / one.name, Path(lab.key(one.name) + ".pub").read_text())
+    if kind.slurm:
+        slurm_files.write_slurm(etc, kind, host.place.folder / "shared/etc", lab.facts["accounting"])
+    files.tools(host.folder, files.pythons())
+    files.registry_settings(etc, registry.environment(lab.home) if kind.registry else {})
+    files.write(etc / "hostname", f"{kind.name}\n")
+    files.write(etc / "resolv.conf", "")
+    names = "".join(f"{host.address_of(other)} {other.name}\n" for other in lab.hosts.values())
+    files.write(etc / "hosts", f"127.0.0.1 localhost\n{names}")
+
+
+def start_host(host: Host) -> None:
+    """Switch a host on."""
+    boot(host)
+    network.connect(host.place, host.base, host.kind, host.pid)
+    if host.kind.sshd:
+        host.start_sshd()
+    start_services(host)
+
+
+def boot(host: Host) -> None:
+    """Start the first process of a host in namespaces of its own, and wait for its word."""
+    namespaces = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child"]
+    parts = cgroups.add(host.place, host.name) if host.kind.slurm == "node" else []
+    if parts:
+        namespaces.append("--cgroup")
+    init = [sys.executable, "-I", str(files.HERE / "init.py"), host.place.mark, str(host.folder)]
+    with open(host.folder / "console.log", "wb") as console:
+        started = subprocess.Popen(
+            ["sh", "-c", JOIN_AND_START, "sh", *map(str, parts), "--", "unshare", *namespaces, *init],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=console,
+            start_new_session=True,
+            env={"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"},
+        )
+    assert started.stdout
+    with started.stdout as said:
+        if said.readline() != b"ready\n":
+            raise LabError(f"{host.name} does not start: {(host.folder / 'console.log').read_text()}")
