@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import random
-import time
-
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outcome import Outcome
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.retries import Retries
+from slurm_ray_flow.tasks.again import begin_again
 from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
 from slurm_ray_flow.tasks.execute_call import execute_call
 from slurm_ray_flow.tasks.fetch_outcome import fetch_outcome
@@ -22,11 +20,9 @@ from slurm_ray_flow.tasks.start_ray import start_ray
 from slurm_ray_flow.tasks.sync_files import sync_files
 from slurm_ray_flow.tasks.turn import turn
 
-LONGEST_PAUSE = 60.0
-
 
 def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
-    """Run a call on a cluster, and again after a transient failure, as often as the options allow.
+    """Run a call on a cluster, and again after a failure whose cause the options say so for.
 
     Returns:
         The value, or the exception that the function raised.
@@ -39,17 +35,21 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
 
 
 def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
-    for tried in range(options.retries + 1):
+    retries = Retries(options)
+    while True:
         try:
-            return attempt(run, call, cluster, options)
+            outcome = attempt(run, call, cluster, retries.options)
+            failure: BaseException | None = outcome.exception
+            again = retries.after(failure)
+            if failure is None or again is None:
+                return outcome
         except SlurmRayFlowError as error:
-            if not error.transient or tried == options.retries or _goes_on(run, error):
+            failure, again = error, None if _goes_on(run, error) else retries.after(error)
+            if again is None and (better := retries.explanation(error)):
+                raise better from error
+            if again is None:
                 raise
-            pause = min(2.0**tried, LONGEST_PAUSE) * random.uniform(0.5, 1.5)  # noqa: S311 - spreads tries, hides nothing
-            reporter().again(error, f"{error.what}; tries again in {pause:.0f} s ({tried + 1} of {options.retries})")
-            time.sleep(pause)
-            run.begin_again()
-    raise AssertionError("the last try returns or raises")
+        begin_again(run, failure, again)
 
 
 def _goes_on(run: Run, error: SlurmRayFlowError) -> bool:

@@ -3,7 +3,14 @@ from datetime import timedelta
 import pytest
 
 from slurm_ray_flow import OptionError
-from slurm_ray_flow.core.quantities import format_duration, format_memory, parse_duration, parse_memory
+from slurm_ray_flow.core.quantities import (
+    brief_duration,
+    brief_memory,
+    format_duration,
+    format_memory,
+    parse_duration,
+    parse_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -64,3 +71,20 @@ def test_what_is_no_time_is_refused_with_an_example(written):
 def test_amounts_are_written_for_people():
     assert [format_memory(n) for n in (10, 1536, 3 * 1024**3, 2 * 1024**4)] == ["10 B", "1.5 KiB", "3.0 GiB", "2.0 TiB"]
     assert [format_duration(n) for n in (0.42, 75, 5400, 200000)] == ["0.4 s", "1 min 15 s", "1 h 30 min", "2 d 7 h"]
+
+
+@pytest.mark.parametrize(
+    ("amount", "written"),
+    [(200 << 20, "200M"), (3 << 29, "1.5G"), (1 << 40, "1T"), (1000, "1000"), ((1 << 30) + 1, "1.1G")],
+)
+def test_memory_as_an_option(amount, written):
+    assert brief_memory(amount) == written
+    assert parse_memory(written) >= amount
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"), [(2, "2s"), (0.4, "1s"), (5400, "1h30m"), (90061, "1d1h1m1s"), (172800, "2d")]
+)
+def test_a_duration_as_an_option(seconds, written):
+    assert brief_duration(seconds) == written
+    assert parse_duration(written) >= seconds

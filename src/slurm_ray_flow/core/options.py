@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.growth import Grown, Growth, parse_growth
 from slurm_ray_flow.core.quantities import parse_duration, parse_memory
 
 RayUse = Literal["auto", "always", "never"]
@@ -29,6 +30,10 @@ class Options:
         include: files, folders and globs that travel along with the code.
         env_vars: environment variables of the function's process. They are never logged.
         retries: how many times a run that failed for a transient cause is started again.
+        retry_on: exceptions of the function, or names of them, that count as transient.
+        resubmit: how many times a run that was preempted, or one of whose nodes failed, is submitted again.
+        on_out_of_memory: how `memory` grows from try to try after the function ran out of it; None does not try again.
+        on_time_limit: how `time_limit` grows after it passed; None does not try again.
         cache: seconds for which the value of an earlier run with the same code, environment and arguments is given
             back instead of running again; None never does.
         keep_warm: seconds for which the Ray cluster waits for a next call after this one; 0 ends it at once.
@@ -47,6 +52,10 @@ class Options:
     include: tuple[str, ...] = ()
     env_vars: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     retries: int = 0
+    retry_on: tuple[type[BaseException] | str, ...] = ()
+    resubmit: int = 3
+    on_out_of_memory: Growth | None = None
+    on_time_limit: Growth | None = None
     cache: float | None = None
     keep_warm: float = 0.0
     keep: bool = False
@@ -57,9 +66,11 @@ class Options:
         """These options with some changed; the changes are checked like the decorator's own.
 
         Raises:
-            OptionError: an option is unknown or its value is wrong.
+            OptionError: an option is unknown, its value is wrong, or it needs another one.
         """
-        return dataclasses.replace(self, **checked(changes))
+        changed = dataclasses.replace(self, **checked(changes))
+        _check_together(changed)
+        return changed
 
 
 def checked(given: Mapping[str, object]) -> dict[str, Any]:
@@ -72,6 +83,14 @@ def checked(given: Mapping[str, object]) -> dict[str, Any]:
         if name not in _CHECKS:
             raise OptionError(f"there is no option {name!r}", advice=_meant(name, _CHECKS))
     return {name: _CHECKS[name](name, value) for name, value in given.items()}
+
+
+def _check_together(options: Options) -> None:
+    for name, grown, example in (("on_out_of_memory", "memory", "4G"), ("on_time_limit", "time_limit", "2h")):
+        if getattr(options, name) and getattr(options, grown) is None:
+            raise OptionError(f"{name} needs a {grown} to begin with", advice=f'write {grown}="{example}", too')
+    if options.retry_on and not options.retries:
+        raise OptionError("retry_on says what to try again for, and retries=0 never to", advice="write retries=1, too")
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
@@ -115,6 +134,22 @@ def _cache(name: str, value: object) -> float | None:
     if value is None or value is False:
         return None
     return float("inf") if value is True else parse_duration(value, name)
+
+
+def _growth(option: Grown) -> Any:
+    def check(name: str, value: object) -> Growth | None:
+        return value if value is None or isinstance(value, Growth) else parse_growth(value, name, option)
+
+    return check
+
+
+def _retry_on(name: str, value: object) -> tuple[type[BaseException] | str, ...]:
+    found = value if isinstance(value, list | tuple) else (value,) if value is not None else ()
+    if all(isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, BaseException)) for kind in found):
+        return tuple(cast("Sequence[Any]", found))
+    raise OptionError(
+        f"{name}={value!r} must be exceptions", advice='write retry_on=(OSError,) or retry_on=["OSError"]'
+    )
 
 
 def _environment(name: str, value: object) -> str | tuple[str, ...]:
@@ -183,6 +218,10 @@ _CHECKS: dict[str, Any] = {
     "include": _include,
     "env_vars": _env_vars,
     "retries": _count(0),
+    "retry_on": _retry_on,
+    "resubmit": _count(0),
+    "on_out_of_memory": _growth("memory"),
+    "on_time_limit": _growth("time_limit"),
     "cache": _cache,
     "keep_warm": _keep_warm,
     "keep": _one_of(True, False),

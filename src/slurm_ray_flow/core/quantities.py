@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from datetime import timedelta
 
@@ -108,3 +109,23 @@ def format_duration(seconds: float) -> str:
         return f"{minutes} min {rest} s"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} d {hours % 24} h"
+
+
+def brief_memory(amount: float) -> str:
+    """Write bytes as one would write `memory=`: "200M", "1.5G". What `parse_memory` makes of it is never less."""
+    for unit, power in (("T", 4), ("G", 3), ("M", 2), ("K", 1)):
+        if amount >= 1024**power:
+            tenths = math.ceil(amount * 10 / 1024**power)
+            return f"{tenths / 10:g}{unit}"
+    return f"{math.ceil(amount)}"
+
+
+def brief_duration(seconds: float) -> str:
+    """Write seconds as one would write `time_limit=`: "45s", "1h30m", "2d". `parse_duration` makes no less of it."""
+    left = math.ceil(seconds)
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count:
+            parts.append(f"{count}{unit}")
+    return "".join(parts) or "0s"

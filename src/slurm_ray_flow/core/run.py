@@ -70,6 +70,8 @@ class RunRecord:
         keep: no clean-up removes the run.
         failure, failure_cause: why the launch ended before the cluster had the call; "" where it did not.
         waiting: what the launch waits for now, before the cluster has the run; "" for nothing.
+        again: why it was tried again last, and what was changed; "" where it was not.
+        usage: what its call used, against what it was given; None where that is not known.
         ended, ended_at: the state in which the run has ended, and when; "" where home does not know of an end.
     """
 
@@ -90,6 +92,8 @@ class RunRecord:
     failure: str = ""
     failure_cause: str = ""
     waiting: str = ""
+    again: str = ""
+    usage: dict[str, Any] | None = None
     ended: str = ""
     ended_at: float = 0.0
 

@@ -32,6 +32,10 @@ def slurm_ray_flow(
     include: Sequence[str] = (),
     env_vars: Mapping[str, str] | None = None,
     retries: int = 0,
+    retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] = (),
+    resubmit: int = 3,
+    on_out_of_memory: str | None = None,
+    on_time_limit: str | None = None,
     cache: bool | float | str | timedelta | None = None,
     keep_warm: float | str | timedelta | None = None,
     keep: bool = False,
@@ -60,6 +64,10 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         include: files, folders and globs to send along with the code.
         env_vars: environment variables for the function.
         retries: how often a run that failed for a transient cause is started again.
+        retry_on: exceptions of the function, or their names, that count as transient.
+        resubmit: how often a run that was preempted, or one of whose nodes failed, is submitted again.
+        on_out_of_memory: "double memory, at most 3 times", "add 8G", "times 1.5, up to 64G": how to try again.
+        on_time_limit: "double time_limit, at most 2 times", "add 1h", "times 1.5, up to 12h": the same for the time.
         cache: True, or a length of time: give back an earlier value for the same code, packages and arguments.
         keep_warm: how long the Ray cluster waits for a next call.
         keep: no clean-up removes the run, however old it is; `srf clean --run ID` does.

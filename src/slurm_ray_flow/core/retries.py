@@ -1,0 +1,113 @@
+"""Whether a run that failed is tried again, with what, and why: by the cause of the failure."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections import Counter
+
+from slurm_ray_flow.core.errors import (
+    NodeFailed,
+    OutOfMemory,
+    Preempted,
+    Rejected,
+    SlurmRayFlowError,
+    TimeLimit,
+)
+from slurm_ray_flow.core.growth import Growth
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.remote.failures import DescribedError
+
+LONGEST_PAUSE = 60.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Again:
+    """One more try.
+
+    Attributes:
+        text: what went wrong, what is changed, and which try of how many it is.
+        pause: seconds to wait before it.
+    """
+
+    text: str
+    pause: float = 0.0
+
+
+class Retries:
+    """The tries of one launch. Each cause has a count of its own.
+
+    Args:
+        options: those of the first try.
+
+    Attributes:
+        options: those of the next try.
+    """
+
+    def __init__(self, options: Options) -> None:
+        self.options = options
+        self._spent: Counter[str] = Counter()
+        self._grown: SlurmRayFlowError | None = None
+
+    def after(self, failure: BaseException | None) -> Again | None:
+        """What follows on a failure: one more try, or None. The function's own exception is a failure, too.
+
+        A try with more memory or time than the one before goes through all the checks again, since it is a whole one.
+        """
+        match failure:
+            case OutOfMemory():
+                return self._growing(failure, self.options.on_out_of_memory, "out of memory")
+            case TimeLimit():
+                return self._growing(failure, self.options.on_time_limit, "the time limit passed")
+            case Preempted() | NodeFailed():
+                return self._repeated(failure.what, "resubmit", self.options.resubmit)
+            case SlurmRayFlowError(transient=True):
+                return self._repeated(failure.what, "retries", self.options.retries)
+        if failure is None or not is_one_of(failure, self.options.retry_on):
+            return None
+        return self._repeated(f"{type(failure).__name__}: {failure}"[:300], "retries", self.options.retries)
+
+    def explanation(self, error: SlurmRayFlowError) -> SlurmRayFlowError | None:
+        """A better error than the one that ended the last try, where there is one.
+
+        A cluster that refuses what a run has grown to does not explain the failure: what it ran out of does.
+        """
+        if self._grown is None or not isinstance(error, Rejected):
+            return None
+        advice = f"one more try was refused: {error.what}; {error.advice}"
+        return type(self._grown)(self._grown.what, where=self._grown.where, advice=advice)
+
+    def _growing(self, error: SlurmRayFlowError, rule: Growth | None, what: str) -> Again | None:
+        value: float | None = None if rule is None else getattr(self.options, rule.option)
+        if rule is None or value is None:
+            return None
+        grown = rule.after(value)
+        if grown is None or self._spent[rule.option] == rule.times:
+            return None
+        self._spent[rule.option] += 1
+        self.options = self.options.but(**{rule.option: int(grown) if rule.option == "memory" else grown})
+        self._grown = error
+        change = f"{what} at {rule.written(value)}; tries again with {rule.written(grown)}"
+        return Again(f"{change} ({self._spent[rule.option]} of {rule.times})")
+
+    def _repeated(self, what: str, count: str, most: int) -> Again | None:
+        if self._spent[count] == most:
+            return None
+        # The spread keeps many launches that failed together from coming back together.
+        pause = min(2.0 ** self._spent[count], LONGEST_PAUSE) * random.uniform(0.5, 1.5)  # noqa: S311
+        self._spent[count] += 1
+        return Again(f"{what.rstrip('.')}; tries again in {pause:.0f} s ({self._spent[count]} of {most})", pause)
+
+
+def is_one_of(failure: BaseException, wanted: tuple[type[BaseException] | str, ...]) -> bool:
+    """Whether an exception is of one of these types, which may be named: "ValueError", "requests.Timeout"."""
+    types = tuple(kind for kind in wanted if isinstance(kind, type))
+    return isinstance(failure, types) or not names_of(failure).isdisjoint(wanted)
+
+
+def names_of(failure: BaseException) -> set[str]:
+    """How the types of an exception may be called. One that could not travel is known by its name alone."""
+    if isinstance(failure, DescribedError):
+        return {failure.type_name, failure.type_name.rpartition(".")[2]}
+    kinds = type(failure).__mro__
+    return {kind.__name__ for kind in kinds} | {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
