@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
@@ -11,35 +10,12 @@ from typing import Any, Protocol
 from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.environment import Held
+from slurm_ray_flow.core.facts import Facts
+from slurm_ray_flow.core.life import Life
 from slurm_ray_flow.core.lock import Lock
+from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import Event, RunPaths
 from slurm_ray_flow.core.snapshot import Manifest
-
-
-@dataclasses.dataclass(frozen=True)
-class Facts:
-    """What a cluster says of itself.
-
-    Attributes:
-        host: the name of the machine that answered.
-        python: the interpreter that runs the head, and the driver in an environment that is not isolated.
-        version: that interpreter's major and minor version, "3.11".
-        platform: what binary packages depend on, "cp311-linux_x86_64".
-        cpus, gpus: of one node.
-        memory: bytes of one node.
-        nodes: how many there are.
-        variables: what that interpreter needs in its environment to start.
-    """
-
-    host: str
-    python: str
-    version: str
-    platform: str
-    cpus: int
-    gpus: int
-    memory: int
-    nodes: int
-    variables: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 class Cluster(Protocol):
@@ -69,8 +45,15 @@ class Cluster(Protocol):
     def lock(self) -> Lock | None:
         """The lock under which its runs are; None where a scheduler, or nobody, sees to that."""
 
+    @property
+    def queues(self) -> bool:
+        """Whether a run may wait there for long before its head begins: its call is announced before that."""
+
     def facts(self) -> Facts:
         """Ask the cluster what it is."""
+
+    def check(self, options: Options) -> None:
+        """See that the cluster has what a run asks for; a `Rejected` names the limit and what would do."""
 
     def prepare(self) -> PurePosixPath:
         """Put our programs there, once; gives the folder that holds the package `slurm_ray_flow` of a run."""
@@ -114,8 +97,16 @@ class Cluster(Protocol):
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         """Build an environment, once, whatever runs in parallel."""
 
-    def submit(self, paths: RunPaths) -> None:
-        """Start the head of a run; gives back when it lives."""
+    def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:
+        """Start the head of a run; gives back when it lives, or waits in the scheduler's queue."""
 
-    def alive(self, allocated: Event) -> bool:
-        """Whether the head that wrote this event still lives."""
+    def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:
+        """Whether a run's head lives, or may still begin.
+
+        Args:
+            paths: the allocation's own run.
+            events: what it has written so far.
+        """
+
+    def cancel(self, paths: RunPaths, hard: bool = False) -> None:
+        """Have a run ended: by its head, in order; `hard` where that has not helped."""

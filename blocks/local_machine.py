@@ -15,9 +15,9 @@ from pydantic import Field
 from uv import find_uv_bin
 
 from slurm_ray_flow.blocks import building, processes, programs, transfer
-from slurm_ray_flow.blocks.cluster import Facts
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
+from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event
 from slurm_ray_flow.core.snapshot import Manifest
@@ -102,7 +102,7 @@ class LocalMachine(Machine, Block):
         request = ("environments.build", {"spec": {**spec, "uv": find_uv_bin()}})
         self.ask_all([request], lambda event: building.say(event, tell))
 
-    def alive(self, allocated: Event) -> bool:
+    def lives(self, allocated: Event) -> bool:
         return processes.alive_as_noted(allocated)  # macOS has no /proc to ask
 
 

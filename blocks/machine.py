@@ -8,9 +8,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from slurm_ray_flow.core.environment import Held
-from slurm_ray_flow.core.errors import CAUSES, SlurmRayFlowError
+from slurm_ray_flow.core.errors import CAUSES, Rejected, SlurmRayFlowError
+from slurm_ray_flow.core.facts import Facts
+from slurm_ray_flow.core.life import ALIVE, GONE, Life
 from slurm_ray_flow.core.lock import Lock
-from slurm_ray_flow.core.run import Event, RunPaths
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.core.run import Event, RunPaths, find_event
 from slurm_ray_flow.remote.errors import OperationError
 
 FOLDERS = ("environments", "runs", "snapshots", "tools", "warm")
@@ -37,6 +41,35 @@ class Machine:
     @property
     def lock(self) -> Lock | None:
         return None
+
+    @property
+    def queues(self) -> bool:
+        return False
+
+    def facts(self) -> Facts:
+        """Ask the cluster what it is."""
+        raise NotImplementedError
+
+    def check(self, options: Options) -> None:
+        """See that the machine has what a run asks for.
+
+        Raises:
+            Rejected: it has less.
+        """
+        facts = self.facts()
+        limits = (
+            ("nodes", options.nodes, facts.nodes, str),
+            ("cpus_per_node", options.cpus_per_node or 0, facts.cpus, str),
+            ("gpus_per_node", options.gpus_per_node, facts.gpus, str),
+            ("memory", options.memory or 0, facts.memory, format_memory),
+        )
+        for name, asked, there, write in limits:
+            if asked > there:
+                raise Rejected(
+                    f"{name}={write(asked)} is more than the {write(there)} there are",
+                    where=f"{self.label} ({facts.host})",
+                    advice=f"ask for {name}={write(there)} or less, or choose another cluster",
+                )
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         """Have several operations done in order, in one round trip; the first that fails ends it.
@@ -79,12 +112,20 @@ class Machine:
                 held.append(Held.from_json(text))
         return held
 
-    def submit(self, paths: RunPaths) -> None:
+    def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:  # noqa: ARG002 - the run's script knows all
         self.ask("runs.submit", root=str(paths.root), run_id=paths.run_id)
 
-    def alive(self, allocated: Event) -> bool:
+    def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:  # noqa: ARG002 - its process is noted in its events
+        allocated = find_event(list(events), "allocated")
+        return ALIVE if allocated is not None and self.lives(allocated) else GONE
+
+    def lives(self, allocated: Event) -> bool:
+        """Whether the process still runs that wrote this event."""
         noted = {name: allocated.get(name) for name in ("pid", "started", "boot_id")}
         return bool(self.ask("runs.alive", **noted))
+
+    def cancel(self, paths: RunPaths, hard: bool = False) -> None:  # noqa: ARG002 - the head ends all that it started
+        self.write(paths.cancel, b"")
 
     @contextlib.contextmanager
     def fetched(self, path: PurePosixPath) -> Iterator[Path]:

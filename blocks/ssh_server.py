@@ -13,10 +13,10 @@ from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr
 
 from slurm_ray_flow.blocks import building, transfer
-from slurm_ray_flow.blocks.cluster import Facts
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request
 from slurm_ray_flow.blocks.ssh.block import SshConnection
+from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.snapshot import Manifest

@@ -41,9 +41,11 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     """Compare, and show the difference as a table.
 
     Raises:
+        Rejected: the cluster has less than the run asks for.
         DependencyError: the wanted packages can't be read, or exclude each other.
     """
     reporter().step("diff_dependencies")
+    cluster.check(options)  # nothing is built for a run that the cluster would refuse
     if options.environment == "auto" and cluster.reuses_environment:
         reporter().say("this Python's environment is used")
         _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])

@@ -16,7 +16,7 @@ from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, find_event, parse_events
 from slurm_ray_flow.tasks.log_relay import LogRelay
 from slurm_ray_flow.tasks.policy import ONCE
-from slurm_ray_flow.tasks.run import Run, head_alive, where
+from slurm_ray_flow.tasks.run import NO_WORD, Run, gone, life_of, where
 
 LIFE_SECONDS = 1.0
 """How often to ask whether the head lives."""
@@ -58,18 +58,18 @@ def _was_taken(run: Run, cluster: Cluster) -> bool:
 
 
 def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
-    life, offset = time.monotonic(), 0
+    looked, offset = time.monotonic(), 0
     while True:
         interrupted()
-        due = time.monotonic() - life >= LIFE_SECONDS
-        alive = not due or head_alive(run.record, cluster)
+        due = time.monotonic() - looked >= LIFE_SECONDS
+        life = life_of(run.record, cluster) if due else None
         news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], cluster.watch_seconds)
         events, taken = parse_events(news)
         offset += taken
         if ended := find_event(events, "call_ended"):
             return ended
-        if not alive:
-            raise Lost("the program that ran the function is gone and left no word", where=where(run.record))
-        if due:
-            life = time.monotonic()
+        if life is not None:
+            looked = time.monotonic()
+            if not life.alive:
+                raise gone(life, NO_WORD, where(run.record))
         relay.pass_on(log)

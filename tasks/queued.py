@@ -10,6 +10,7 @@ from prefect.runtime import flow_run
 from slurm_ray_flow.blocks import limits
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ServerError
+from slurm_ray_flow.core.life import Life
 from slurm_ray_flow.core.mirror import queued_state, queued_text
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, find_event
@@ -27,20 +28,26 @@ class Queued:
         self._run, self._label = run, cluster.label
         self._text, self._shown = "", float("-inf")
 
-    def tell(self, events: list[Event]) -> None:
-        """Show where the head stands in the queue, when that has changed."""
-        waiting = find_event(events, "waiting")
-        if waiting is None:
+    def tell(self, events: list[Event], life: Life | None) -> None:
+        """Show what the head waits for, when that has changed."""
+        text = self._now(events, life)
+        if text is None:
             return
-        if find_event(events, "lock_held"):
+        if not text:
             self.over()
-            return
-        text = queued_text(self._label, waiting, time.time())
-        if text != self._text and time.monotonic() - self._shown > SHOW_SECONDS:
+        elif text != self._text and time.monotonic() - self._shown > SHOW_SECONDS:
             self._show(text)
 
+    def _now(self, events: list[Event], life: Life | None) -> str | None:
+        """What it waits for now: "" for nothing more, None where nothing new is known."""
+        if waiting := find_event(events, "waiting"):
+            return "" if find_event(events, "lock_held") else queued_text(self._label, waiting, time.time())
+        if find_event(events, "allocated"):
+            return ""
+        return life.waiting or None if life else None
+
     def over(self) -> None:
-        """The run has the lock."""
+        """The run has its turn."""
         if self._text:
             self._show("")
             reporter().say(f"has {self._label} now")

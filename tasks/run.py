@@ -10,15 +10,28 @@ from collections.abc import Callable, Iterator
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.patience import within
-from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, Lost, RunError, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interruptible
+from slurm_ray_flow.core.life import GONE, Life
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.run import Event, RunPaths, RunRecord, RunState, failed_state, find_event, parse_events
+from slurm_ray_flow.core.run import (
+    Event,
+    RunPaths,
+    RunRecord,
+    RunState,
+    error_of,
+    failed_state,
+    find_event,
+    parse_events,
+)
 from slurm_ray_flow.core.scan import Target
 
 CANCEL_SECONDS = 15.0
 """How long a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""
+HARD_SECONDS = 8.0
+"""After so long the cluster itself is asked to end it, where there is somebody to be asked."""
+NO_WORD = "the program that ran the function is gone and left no word"
 ANSWER_SECONDS = 12.0
 """How long whoever ends a run waits for a cluster that does not answer."""
 
@@ -178,23 +191,26 @@ def _ended_events(record: RunRecord, cluster: Cluster) -> list[Event] | None:
         return ConnectionFailed(what, where=where(record), advice=_later(record))
 
     with interruptible(lambda: None):
-        events, alive = within(ANSWER_SECONDS, lambda: look(record, cluster), silent)
-        return within(CANCEL_SECONDS + 1, lambda: _end(record, cluster), silent) if alive else events
+        events, life = within(ANSWER_SECONDS, lambda: look(record, cluster), silent)
+        return within(CANCEL_SECONDS + 1, lambda: _end(record, cluster), silent) if life.alive else events
 
 
 def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
-    cluster.write(record.paths.cancel, b"")
-    deadline = time.monotonic() + CANCEL_SECONDS
-    while time.monotonic() < deadline:
-        events, alive = look(record, cluster)
-        if not alive:
+    cluster.cancel(record.paths)
+    started, hard = time.monotonic(), False
+    while time.monotonic() - started < CANCEL_SECONDS:
+        events, life = look(record, cluster)
+        if not life.alive:
             return events
+        if not hard and time.monotonic() - started > HARD_SECONDS:
+            cluster.cancel(record.paths, hard=True)
+            hard = True
         time.sleep(0.05)
     return None
 
 
-def head_alive(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> bool:
-    """Whether the head that takes this run's call lives. It is not before the allocation has begun.
+def life_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> Life:
+    """Whether the head that takes this run's call lives, or may still begin.
 
     Args:
         record: the run.
@@ -203,8 +219,12 @@ def head_alive(record: RunRecord, cluster: Cluster, events: list[Event] | None =
     """
     if events is None or record.allocation != record.attempt:
         events = events_of(record, cluster, record.allocation)
-    allocated = find_event(events, "allocated")
-    return allocated is not None and cluster.alive(allocated)
+    return cluster.life(RunPaths(record.paths.root, record.allocation), events)
+
+
+def gone(life: Life, otherwise: str, place: str) -> RunError:
+    """The error for a head that is gone: what the cluster knows of it, else that it left no word."""
+    return error_of(life.cause, life.message, place) if life.cause else Lost(otherwise, where=place)
 
 
 def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Event]:
@@ -212,14 +232,15 @@ def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Eve
     return parse_events(cluster.read(RunPaths(record.paths.root, run_id or record.attempt).events))[0]
 
 
-def look(record: RunRecord, cluster: Cluster) -> tuple[list[Event], bool]:
+def look(record: RunRecord, cluster: Cluster) -> tuple[list[Event], Life]:
     """A run's events, and whether its head lives; that is not asked where the call has ended."""
     events = events_of(record, cluster)
     if find_event(events, "call_ended"):
-        return events, False
-    if head_alive(record, cluster, events):
-        return events, True
-    return events_of(record, cluster), False  # what it wrote last may have come between the two questions
+        return events, GONE
+    life = life_of(record, cluster, events)
+    if life.alive:
+        return events, life
+    return events_of(record, cluster), life  # what it wrote last may have come between the two questions
 
 
 def where(record: RunRecord) -> str:

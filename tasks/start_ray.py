@@ -12,18 +12,16 @@ from prefect import task
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.errors import Lost, Rejected
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.queued import Queued
-from slurm_ray_flow.tasks.run import Call, Run, head_alive, where
+from slurm_ray_flow.tasks.run import Call, Run, gone, life_of, where
 from slurm_ray_flow.tasks.scan_imports import Code
 from slurm_ray_flow.tasks.sync_files import Snapshot
 
@@ -45,12 +43,11 @@ def start_ray(
     """Put the run's files there, start its head or find a warm one, and wait until it can take calls.
 
     Raises:
-        Rejected: the cluster has less than is asked for.
+        Rejected: the cluster refuses what is asked for.
         EnvironmentFailed: the head or Ray could not start.
         Cancelled: somebody cancelled the flow run.
     """
     reporter().step("start_ray")
-    _check_fits(cluster, options)
     spec = {**_spec(run, code, snapshot, environment, options), "lock": lock}
     _put_files(run, call, spec, cluster)
     run.handed_over = True
@@ -58,29 +55,12 @@ def start_ray(
         reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
         run.note(allocation=allocation)
         return
-    cluster.submit(run.paths)
+    cluster.submit(run.paths, spec)
     if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
         cluster.announce(run.paths.inbox(run.record.allocation))
     _wait_ready(run, spec, cluster)
     if options.keep_warm:
         warm.offer(run, spec, cluster)
-
-
-def _check_fits(cluster: Cluster, options: Options) -> None:
-    facts = cluster.facts()
-    limits = (
-        ("nodes", options.nodes, facts.nodes, str),
-        ("cpus_per_node", options.cpus_per_node or 0, facts.cpus, str),
-        ("gpus_per_node", options.gpus_per_node, facts.gpus, str),
-        ("memory", options.memory or 0, facts.memory, format_memory),
-    )
-    for name, asked, there, write in limits:
-        if asked > there:
-            raise Rejected(
-                f"{name}={write(asked)} is more than the {write(there)} there are",
-                where=f"{cluster.label} ({facts.host})",
-                advice=f"ask for {name}={write(there)} or less, or choose another cluster",
-            )
 
 
 def _spec(run: Run, code: Code, snapshot: Snapshot, environment: Environment, options: Options) -> dict[str, Any]:
@@ -122,13 +102,13 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> 
 
 def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     """The head bounds its own start: it says `ray_ready`, or `call_ended` with what went wrong, or is gone."""
-    life, offset = time.monotonic(), 0
+    looked, offset = time.monotonic(), 0
     queued = Queued(run, cluster)
     events: list[Event] = []
     while True:
         interrupted()
-        due = time.monotonic() - life >= LIFE_SECONDS
-        alive = not due or head_alive(run.record, cluster)
+        due = time.monotonic() - looked >= LIFE_SECONDS
+        life = life_of(run.record, cluster, events) if due else None
         [news] = cluster.watch([(run.paths.events, offset)], cluster.watch_seconds)
         more, taken = parse_events(news)
         offset += taken
@@ -139,11 +119,11 @@ def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
             return
         if ended := find_event(events, "call_ended"):
             raise error_of(ended["cause"], ended["message"], where(run.record))
-        if not alive:
-            raise Lost("the head ended while it started", where=where(run.record))
-        if due:
-            life = time.monotonic()
-        queued.tell(events)
+        if life is not None:
+            looked = time.monotonic()
+            if not life.alive:
+                raise gone(life, "the head ended while it started", where(run.record))
+        queued.tell(events, life)
 
 
 def _ready_event(spec: dict[str, Any]) -> str:

@@ -45,8 +45,8 @@ def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
 
 def _waits(paths: RunPaths, cluster: Cluster) -> bool:
     events, _ = parse_events(cluster.read(paths.events))
-    allocated = find_event(events, "allocated")
-    return allocated is not None and not find_event(events, "released") and cluster.alive(allocated)
+    began, over = find_event(events, "allocated"), find_event(events, "released")
+    return began is not None and over is None and cluster.life(paths, events).alive
 
 
 def _enter(run: Run, allocation: str, cluster: Cluster) -> bool:

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from slurm_ray_flow.blocks import shell, slots
@@ -66,11 +65,11 @@ class Clusters:
         self._silent.pop(name, None)
         return found
 
-    def cancel(self, record: RunRecord, path: Path) -> None:
+    def cancel(self, record: RunRecord) -> None:
         """Ask a run's head to cancel it."""
         cluster = self._known.get(f"{record.kind}/{record.cluster}")
         if cluster is not None:
-            cluster.write(PurePosixPath(path), b"")
+            cluster.cancel(record.paths)
 
     def _cluster(self, name: str, record: RunRecord) -> Cluster:
         from slurm_ray_flow.blocks.clusters import cluster_of
@@ -93,12 +92,12 @@ def asked_state(record: RunRecord, cluster: Cluster) -> ClusterState:
     events = parse_events(cluster.read(record.paths.events))[0]
     if ended := find_event(events, "call_ended"):
         return ClusterState("unknown", Ended.from_event(ended))
+    paths = RunPaths(record.paths.root, record.allocation)
     if record.allocation != record.attempt:
-        events = parse_events(cluster.read(RunPaths(record.paths.root, record.allocation).events))[0]
-    allocated = find_event(events, "allocated")
-    if allocated is None:
-        return ClusterState("absent")
-    return ClusterState("alive" if cluster.alive(allocated) else "dead")
+        events = parse_events(cluster.read(paths.events))[0]
+    if cluster.life(paths, events).alive:
+        return ClusterState("alive")
+    return ClusterState("dead" if find_event(events, "allocated") else "absent")
 
 
 def look(api: Api, clusters: Clusters) -> Iterator[str]:

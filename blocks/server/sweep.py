@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable, Iterator
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from time import time
 from typing import Any
@@ -31,17 +32,19 @@ def sweep(api: Api) -> Iterator[str]:
         ServerError: the server can't be reached.
     """
     for flow_run, record in known_runs(api):
-        yield from judge(api, flow_run, record, cluster_state(record), lambda path: path.touch(mode=0o600))
+        yield from judge(
+            api, flow_run, record, cluster_state(record), partial(Path(record.paths.cancel).touch, mode=0o600)
+        )
     see_to_slots(api)
 
 
 def judge(
-    api: Api, flow_run: dict[str, Any], record: RunRecord, cluster: ClusterState, cancel: Callable[[Path], None]
+    api: Api, flow_run: dict[str, Any], record: RunRecord, cluster: ClusterState, cancel: Callable[[], None]
 ) -> Iterator[str]:
-    """Decides about one run and does it; `cancel` makes the file on its cluster that asks the head for that."""
+    """Decides about one run and does it; `cancel` has its cluster end it."""
     decided = verdict(record, cluster, flow_state=flow_run["state_type"], launch_alive=launch_alive(record), now=time())
     if decided.action is Action.CANCEL:
-        cancel(Path(record.paths.cancel))
+        cancel()
     carry_out(api, flow_run, decided)
     if decided.action in {Action.CANCEL, Action.END}:
         yield f"run {record.run_id}: {decided.action.value} {decided.state} {decided.message}".rstrip()

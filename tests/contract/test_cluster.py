@@ -60,7 +60,7 @@ class Lab:
             file = self.folder / f"{run_id}.{name}"
             payload.write(str(file), value, pickling.dump)
             cluster.place({getattr(paths, name): file})
-        cluster.submit(paths)
+        cluster.submit(paths, spec)
         self.runs.append(paths)
         if announce:
             assert cluster.announce(paths.inbox(run_id))
@@ -74,7 +74,10 @@ class Lab:
         return self.event(paths, "call_ended")
 
     def gone(self, paths):
-        wait_for(lambda: not self.cluster.alive(self.event(paths, "allocated")), 30)
+        wait_for(lambda: not self.lives(paths), 30)
+
+    def lives(self, paths):
+        return self.cluster.life(paths, parse_events(self.cluster.read(paths.events))[0]).alive
 
     def value(self, paths):
         ended = self.ended(paths)
@@ -83,7 +86,7 @@ class Lab:
             return payload.read(str(file), pickling.load, sha256=ended["sha256"])["value"]
 
     def cancel(self, paths):
-        self.cluster.write(paths.cancel, b"")
+        self.cluster.cancel(paths)
 
 
 @pytest.fixture
@@ -241,7 +244,7 @@ def test_cancelling_ends_exactly_one_of_two(lab, cluster):
     lab.cancel(first)
     assert lab.ended(first)["cause"] == "cancelled"
     lab.gone(first)
-    assert cluster.alive(lab.event(second, "allocated"))
+    assert lab.lives(second)
     assert lab.event(second, "call_ended") is None
 
 
@@ -285,4 +288,5 @@ def test_a_root_that_cannot_be_written_is_named(kind):
 
 
 def test_a_head_that_never_was_is_not_alive(cluster):
-    assert not cluster.alive({"event": "allocated", "pid": 2**22 + 1, "started": 1, "boot_id": "x"})
+    never = {"event": "allocated", "time": 0.0, "pid": 2**22 + 1, "started": 1, "boot_id": "x"}
+    assert not cluster.life(RunPaths(cluster.root_folder, "never"), [never]).alive

@@ -4,6 +4,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from slurm_ray_flow import Crashed, Lost, OutOfMemory, RunState, TimeLimit
+from slurm_ray_flow.core.life import Life
 from slurm_ray_flow.core.run import RunPaths, RunRecord, error_of, parse_events, state_of
 
 ALLOCATED = {"event": "allocated", "pid": 1, "started": 2, "boot_id": "b"}
@@ -18,6 +19,7 @@ def ended(outcome, cause=None):
     ("events", "alive", "state"),
     [
         ([], False, RunState.PREPARING),
+        ([], True, RunState.WAITING),
         ([ALLOCATED], True, RunState.STARTING),
         ([ALLOCATED, STARTED], True, RunState.RUNNING),
         ([ALLOCATED], False, RunState.LOST),
@@ -30,7 +32,7 @@ def ended(outcome, cause=None):
     ],
 )
 def test_the_state_follows_from_the_events_and_the_heads_life(events, alive, state):
-    assert state_of(events, alive) is state
+    assert state_of(events, Life(alive)) is state
 
 
 def test_a_line_that_is_not_whole_yet_is_left_for_later():

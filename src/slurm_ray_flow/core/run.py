@@ -10,6 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError
+from slurm_ray_flow.core.life import Life
 from slurm_ray_flow.remote.protocol import FILES, find_event, parse_events
 
 __all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events", "state_of"]
@@ -114,14 +115,16 @@ class RunRecord:
 Event = dict[str, Any]
 
 
-def state_of(events: list[Event], head_alive: bool) -> RunState:
-    """What the events say, and whether the head that writes them still lives."""
+def state_of(events: list[Event], life: Life) -> RunState:
+    """What the events say, and whether the head that writes them still lives, or is to come."""
     ended = find_event(events, "call_ended")
     if ended is not None:
         return _ended_state(ended)
+    if life.cause and not life.alive:
+        return failed_state(life.cause)
     if find_event(events, "allocated") is None:
-        return RunState.PREPARING
-    if not head_alive:
+        return RunState.WAITING if life.alive else RunState.PREPARING
+    if not life.alive:
         return RunState.LOST
     if find_event(events, "waiting") and not find_event(events, "lock_held"):
         return RunState.WAITING

@@ -13,12 +13,12 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.server.sweep import launch_alive
-from slurm_ray_flow.core.errors import Cancelled, Lost, RunError
+from slurm_ray_flow.core.errors import Cancelled, RunError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
 from slurm_ray_flow.core.sweep import NOT_YET
 from slurm_ray_flow.tasks.fetch_outcome import read_outcome
-from slurm_ray_flow.tasks.run import look, release, where
+from slurm_ray_flow.tasks.run import NO_WORD, gone, look, release, where
 
 R = TypeVar("R")
 
@@ -89,8 +89,8 @@ class Handle(Generic[R]):
         launched = launch_alive(record)
         if record.waiting and launched:
             return RunState.WAITING, None
-        events, alive = look(record, cluster_of(record))
-        state, ended = state_of(events, alive), find_event(events, "call_ended")
+        events, life = look(record, cluster_of(record))
+        state, ended = state_of(events, life), find_event(events, "call_ended")
         if state is RunState.PREPARING:
             state = _without_head(record, launched)
         when = ended["time"] if ended else None
@@ -144,14 +144,14 @@ class Handle(Generic[R]):
         while True:
             record, cluster = self._found()
             launched = launch_alive(record)
-            events, alive = look(record, cluster)
+            events, life = look(record, cluster)
             if ended := find_event(events, "call_ended"):
                 value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
                 return value
-            if record.failure and not alive:
+            if record.failure and not life.alive:
                 raise error_of(record.failure_cause, record.failure, where(record))
-            if not alive and not launched:
-                raise Lost("the program that ran the function is gone and left no word", where=where(record))
+            if not life.alive and not launched:
+                raise gone(life, NO_WORD, where(record))
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._not_yet(timeout)
             time.sleep(wait)
