@@ -1,0 +1,126 @@
+"""What `sacct` knows of jobs that have ended, where a site keeps accounts: how they ended and what they used."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from slurm_ray_flow.core.quantities import format_duration, format_memory
+from slurm_ray_flow.core.slurm.numbers import count, duration, memory, moment, text_of
+from slurm_ray_flow.core.slurm.queue import Job, cause_of, full_state
+
+SEPARATOR = "\x1f"
+# All of these are in every version from 20.11 to 25.x; a field that is not known would be an error.
+_FIELDS = (
+    *("JobID", "JobName", "State", "ExitCode", "Submit", "Start", "End", "ElapsedRaw", "Timelimit", "TotalCPU"),
+    *("AllocCPUS", "NNodes", "ReqMem", "MaxRSS", "NodeList", "Partition", "Priority"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Record(Job):
+    """One job in the accounts, its steps summed up. None is what they do not say.
+
+    A job may be RUNNING in the accounts although the queue has forgotten it: they lag behind.
+
+    Attributes:
+        exit_code: "code:signal".
+        cpus: how many it had, over all nodes.
+        cpu_seconds: what all its processes used; None where the site does not gather that.
+        memory: bytes it asked for, on each node.
+        max_memory: bytes that its largest task used.
+    """
+
+    exit_code: str = ""
+    cpus: int | None = None
+    cpu_seconds: float | None = None
+    memory: int | None = None
+    max_memory: int | None = None
+
+    @property
+    def cause(self) -> str | None:
+        return cause_of(self.state, self.reason, self.exit_code)
+
+
+def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> list[str]:
+    """One question for jobs that were there in the last days: those of these names with their steps, or all without.
+
+    Steps know what was used; without names there may be many thousands of them, so they are left out.
+    """
+    return [
+        *("env", "-u", "SLURM_CLUSTERS", "-u", "SACCT_FEDERATION", "-u", "SACCT_LOCAL", "SLURM_TIME_FORMAT=%s"),
+        *("sacct", "--noheader", "--parsable2", f"--delimiter={SEPARATOR}", f"--user={user}"),
+        f"--starttime=now-{days}days",
+        *([f"--name={','.join(names)}"] if names else ["--allocations"]),
+        f"--format={','.join(_FIELDS)}",
+    ]
+
+
+def parse_accounting(text: str) -> dict[str, Record]:
+    """The jobs by their ids, each with what its steps add; noise is left out."""
+    records: dict[str, Record] = {}
+    for line in text.splitlines():
+        cells = line.split(SEPARATOR)
+        if len(cells) < len(_FIELDS) or not cells[0][:1].isdigit():
+            continue
+        of = {name: text_of(cell) for name, cell in zip(_FIELDS, cells, strict=False)}
+        job_id, _, step = of["JobID"].partition(".")
+        if not step:
+            records[job_id] = _record(of)
+        elif job_id in records:
+            records[job_id] = _with_step(records[job_id], of)
+    return records
+
+
+def _record(of: dict[str, str]) -> Record:
+    nodes, cpus = count(of["NNodes"]), count(of["AllocCPUS"])
+    return Record(
+        job_id=of["JobID"],
+        name=of["JobName"],
+        state=full_state(of["State"]),
+        exit_code=of["ExitCode"],
+        submitted=moment(of["Submit"]),
+        start=moment(of["Start"]),
+        end=moment(of["End"]),
+        used=float(of["ElapsedRaw"]) if of["ElapsedRaw"].isdigit() else None,
+        limit=duration(of["Timelimit"]),
+        priority=count(of["Priority"]),
+        cpu_seconds=duration(of["TotalCPU"]) or None,
+        cpus=cpus,
+        nodes=nodes,
+        memory=_asked_memory(of["ReqMem"], nodes or 1, cpus or 1),
+        max_memory=memory(of["MaxRSS"]),
+        nodelist="" if of["NodeList"] == "None assigned" else of["NodeList"],
+        partition=of["Partition"],
+    )
+
+
+def _asked_memory(text: str, nodes: int, cpus: int) -> int | None:
+    """Bytes on each node: "4Gn" is per node, "2Gc" per CPU (until 20.11), "8G" of the whole job (since 21.08)."""
+    amount = memory(text)
+    if amount is None or text.endswith("n"):
+        return amount
+    return amount * cpus // nodes if text.endswith("c") else amount // nodes
+
+
+def _with_step(record: Record, of: dict[str, str]) -> Record:
+    rss = memory(of["MaxRSS"])
+    out_of_memory = full_state(of["State"]) == "OUT_OF_MEMORY" and record.state == "FAILED"
+    return dataclasses.replace(
+        record,
+        state="OUT_OF_MEMORY" if out_of_memory else record.state,
+        max_memory=max(filter(None, (record.max_memory, rss)), default=None),
+    )
+
+
+def usage_line(record: Record) -> str:
+    """What it used of what it had, for people; "" where the accounts do not say."""
+    parts = []
+    if record.used and record.cpu_seconds is not None and record.cpus:
+        used = record.cpu_seconds / record.used
+        parts.append(f"{used:.1f} of {record.cpus} CPUs ({100 * used / record.cpus:.0f} %)")
+    if record.max_memory is not None:
+        asked = f" of {format_memory(record.memory)}" if record.memory else ""
+        parts.append(f"at most {format_memory(record.max_memory)}{asked} in one task")
+    took = f" in {format_duration(record.used)}" if record.used else ""
+    return f"used {' and '.join(parts)}{took}" if parts else ""

@@ -1,0 +1,226 @@
+"""What a Slurm site has, and whether a request fits to it: all that can be told before anything is submitted.
+
+Slurm itself takes many jobs that can never start, and lets them wait (EnforcePartLimits is off by default).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable
+
+from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.quantities import format_duration, format_memory
+from slurm_ray_flow.core.slurm.partitions import (
+    NODES_COMMAND,
+    PARTITIONS_COMMAND,
+    NodeKind,
+    Partition,
+    parse_nodes,
+    parse_partitions,
+)
+from slurm_ray_flow.core.slurm.request import Request
+
+Problem = tuple[str, str]  # what is wrong, and what to try
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A site as its user sees it.
+
+    Attributes:
+        partitions: by name, in the site's order.
+        version: Slurm's, "22.05.8"; "" where it is not known.
+        groups: the user's groups there; None where they are not known.
+    """
+
+    partitions: dict[str, Partition]
+    version: str = ""
+    groups: frozenset[str] | None = None
+
+    @property
+    def default(self) -> Partition | None:
+        """Where a job goes that names no partition."""
+        return next((partition for partition in self.partitions.values() if partition.default), None)
+
+    def release(self) -> tuple[int, int]:
+        """Year and month of Slurm's version; (0, 0) where it is not known."""
+        match = re.match(r"(\d+)\.(\d+)", self.version)
+        return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+def site_commands() -> dict[str, list[str]]:
+    """What is asked of a site, by the names of `parse_site`'s parameters."""
+    return {
+        "partitions": PARTITIONS_COMMAND,
+        "nodes": NODES_COMMAND,
+        "version": ["sinfo", "--version"],
+        "groups": ["id", "-Gn"],
+    }
+
+
+def parse_site(partitions: str, nodes: str, version: str = "", groups: str = "") -> Site:
+    """The site of the answers to `site_commands`."""
+    match = re.search(r"^slurm\S* (\d+\.\d+\S*)", version, re.MULTILINE)
+    return Site(
+        partitions=parse_partitions(partitions, parse_nodes(nodes)),
+        version=match[1] if match else "",
+        groups=frozenset(groups.split()) or None,
+    )
+
+
+def check(request: Request, site: Site, where: str = "") -> None:
+    """See that a request fits to the partition it names, or to the default one; of several, one has to do.
+
+    Raises:
+        Rejected: it does not. The error has the limit's name and number, and the partitions that would do.
+    """
+    names = [name.strip() for name in request.partition.split(",") if name.strip()]
+    for name in names:
+        if name not in site.partitions:
+            raise Rejected(f"there is no partition {name!r}", where=where, advice=_meant(name, site))
+    asked = [site.partitions[name] for name in names] or ([site.default] if site.default else [])
+    problems = [problem for partition in asked if (problem := _problem(request, partition, site))]
+    if problems and len(problems) == len(asked):
+        what, advice = problems[0]
+        raise Rejected(what, where=where, advice=_advised(advice, would_do(request, site)))
+
+
+def would_do(request: Request, site: Site) -> list[str]:
+    """The partitions that the request fits to."""
+    return [
+        partition.name
+        for partition in site.partitions.values()
+        if not partition.hidden and _problem(request, partition, site) is None
+    ]
+
+
+def _meant(name: str, site: Site) -> str:
+    near = difflib.get_close_matches(name, site.partitions, n=1)
+    if near:
+        return f"did you mean partition={near[0]!r}?"
+    shown = [known for known, partition in site.partitions.items() if not partition.hidden]
+    return f"the partitions are {', '.join(shown)}" if shown else "`sinfo` on the cluster shows no partition at all"
+
+
+def _advised(advice: str, names: list[str]) -> str:
+    if not names:
+        return f"{advice}; no partition has that"
+    others = f", or one of {', '.join(names[1:])}" if names[1:] else ""
+    return f"{advice}, or take partition={names[0]!r}{others}, which would do"
+
+
+def _problem(request: Request, partition: Partition, site: Site) -> Problem | None:
+    checks: list[Callable[[], Problem | None]] = [
+        lambda: _open(partition),
+        lambda: _allowed(request, partition, site),
+        lambda: _time(request, partition),
+        lambda: _node_count(request, partition),
+        lambda: _node_size(request, partition),
+    ]
+    return next((problem for check_one in checks if (problem := check_one())), None)
+
+
+def _open(partition: Partition) -> Problem | None:
+    if partition.state == "UP":
+        return None
+    words = {
+        "DOWN": "starts no jobs now (it is DOWN)",
+        "DRAIN": "takes no new jobs now (it is in DRAIN)",
+        "INACTIVE": "takes and starts no jobs now (it is INACTIVE)",
+    }
+    return f"partition {partition.name} {words.get(partition.state, f'is {partition.state}')}", "try again later"
+
+
+def _allowed(request: Request, partition: Partition, site: Site) -> Problem | None:
+    name = partition.name
+    if partition.root_only:
+        return f"partition {name} is for administrators only", "take another one"
+    if partition.groups and site.groups is not None and not partition.groups & site.groups:
+        return f"partition {name} is for the groups {_listed(partition.groups)} only", "ask the site for access"
+    if partition.needs_reservation and not request.reservation:
+        return f"partition {name} takes jobs of a reservation only", "write reservation=..."
+    return _account(request.account, "account", partition.accounts, partition.denied_accounts, name) or _account(
+        request.qos, "qos", partition.qos, partition.denied_qos, name
+    )
+
+
+def _account(given: str, option: str, allowed: frozenset[str], denied: frozenset[str], name: str) -> Problem | None:
+    if given and allowed and given.lower() not in {one.lower() for one in allowed}:
+        return f"{option}={given!r} may not use partition {name}", f"write {option}= with one of {_listed(allowed)}"
+    if given and given in denied:
+        return f"{option}={given!r} may not use partition {name}", f"write another {option}="
+    return None
+
+
+def _listed(names: frozenset[str]) -> str:
+    few = sorted(names)[:6]
+    return ", ".join(few) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+
+
+def _time(request: Request, partition: Partition) -> Problem | None:
+    if request.time_limit is None or partition.max_time is None or request.time_limit <= partition.max_time:
+        return None
+    wanted, most = format_duration(request.time_limit), format_duration(partition.max_time)
+    return f"time_limit={wanted} is more than the {most} of partition {partition.name}", "ask for less time"
+
+
+def _node_count(request: Request, partition: Partition) -> Problem | None:
+    most = min(partition.max_nodes, partition.nodes) if partition.kinds else partition.max_nodes
+    if request.nodes > most:
+        kind = "a job may have" if partition.max_nodes <= partition.nodes else "there are"
+        return f"nodes={request.nodes} is more than the {most:.0f} {kind} in partition {partition.name}", (
+            "ask for fewer nodes"
+        )
+    if request.nodes < partition.min_nodes:
+        least = f"{partition.min_nodes:.0f}"
+        return f"nodes={request.nodes} is less than the {least} that partition {partition.name} wants", (
+            f"write nodes={least}"
+        )
+    return None
+
+
+def _node_size(request: Request, partition: Partition) -> Problem | None:
+    if not partition.kinds:
+        return None
+    name = partition.name
+    if request.gpus_per_node > partition.gpus_per_node:
+        has = f"the {partition.gpus_per_node} of a node in" if partition.gpus_per_node else "a node has in"
+        return f"gpus_per_node={request.gpus_per_node} is more than {has} partition {name}", "ask for fewer GPUs"
+    cpus = min(partition.cpus_per_node, partition.max_cpus)
+    if (request.cpus_per_node or 0) > cpus:
+        return f"cpus_per_node={request.cpus_per_node} is more than the {cpus:.0f} of a node in partition {name}", (
+            "ask for fewer CPUs"
+        )
+    most = min(partition.memory_per_node, partition.max_memory)
+    if (request.memory or 0) > most:
+        wanted, has = format_memory(request.memory or 0), format_memory(most)
+        return f"memory={wanted} is more than the {has} of a node in partition {name}", "ask for less memory"
+    return _together(request, partition)
+
+
+def _together(request: Request, partition: Partition) -> Problem | None:
+    fitting = sum(kind.count for kind in partition.kinds if _fits(request, kind))
+    if fitting >= request.nodes:
+        return None
+    wanted = [f"{request.cpus_per_node} CPUs"] if request.cpus_per_node else []
+    wanted += [format_memory(request.memory)] if request.memory else []
+    wanted += [f"{request.gpus_per_node} GPUs"] if request.gpus_per_node else []
+    wanted += [f"the feature {request.constraint!r}"] if _plain(request.constraint) else []
+    has = f"{fitting} of the nodes in partition {partition.name} {'has' if fitting == 1 else 'have'}"
+    return f"nodes={request.nodes}, but {has} {' and '.join(wanted)}", "ask for others"
+
+
+def _fits(request: Request, kind: NodeKind) -> bool:
+    return (
+        kind.cpus >= (request.cpus_per_node or 0)
+        and kind.memory >= (request.memory or 0)
+        and kind.gpus >= request.gpus_per_node
+        and (not _plain(request.constraint) or request.constraint in kind.features)
+    )
+
+
+def _plain(constraint: str) -> bool:
+    """Whether a constraint is the name of one feature; what has operators in it is Slurm's to judge."""
+    return re.fullmatch(r"[\w.-]+", constraint) is not None
