@@ -49,6 +49,10 @@ class Cluster(Protocol):
     def queues(self) -> bool:
         """Whether a run may wait there for long before its head begins: its call is announced before that."""
 
+    @property
+    def preamble(self) -> str:
+        """Lines of bash that the script of each run begins with."""
+
     def facts(self) -> Facts:
         """Ask the cluster what it is."""
 

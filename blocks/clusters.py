@@ -14,12 +14,13 @@ from prefect.exceptions import PrefectHTTPStatusError
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.server import connect, ensure_server
+from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.run import RunRecord
 
-KINDS: tuple[type[Block], ...] = (LocalMachine, SshServer)
+KINDS: tuple[type[Block], ...] = (LocalMachine, SshServer, SlurmCluster)
 """Every kind of cluster."""
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -45,6 +46,10 @@ class Machine:
     @property
     def queues(self) -> bool:
         return False
+
+    @property
+    def preamble(self) -> str:
+        return ""
 
     def facts(self) -> Facts:
         """Ask the cluster what it is."""
@@ -127,8 +132,7 @@ class Machine:
     def cancel(self, paths: RunPaths, hard: bool = False) -> None:  # noqa: ARG002 - the head ends all that it started
         self.write(paths.cancel, b"")
 
-    @contextlib.contextmanager
-    def fetched(self, path: PurePosixPath) -> Iterator[Path]:
+    def fetched(self, path: PurePosixPath) -> AbstractContextManager[Path]:
         """A file of the cluster, at home for as long as the block lasts."""
         raise NotImplementedError
 

@@ -48,7 +48,7 @@ def start_ray(
         Cancelled: somebody cancelled the flow run.
     """
     reporter().step("start_ray")
-    spec = {**_spec(run, code, snapshot, environment, options), "lock": lock}
+    spec = {**_spec(run, code, snapshot, environment, cluster, options), "lock": lock}
     _put_files(run, call, spec, cluster)
     run.handed_over = True
     if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
@@ -63,7 +63,9 @@ def start_ray(
         warm.offer(run, spec, cluster)
 
 
-def _spec(run: Run, code: Code, snapshot: Snapshot, environment: Environment, options: Options) -> dict[str, Any]:
+def _spec(
+    run: Run, code: Code, snapshot: Snapshot, environment: Environment, cluster: Cluster, options: Options
+) -> dict[str, Any]:
     return {
         "format": 1,
         "run_id": run.record.attempt,
@@ -77,12 +79,22 @@ def _spec(run: Run, code: Code, snapshot: Snapshot, environment: Environment, op
         "memory": options.memory,
         "object_store_memory": None,
         "time_limit": options.time_limit,
+        "scheduler": _scheduler(run, cluster, options),
+        "warn_seconds": options.warn_seconds,
         "keep_warm": options.keep_warm,
         "keep": options.keep,
         "path": list(snapshot.path),
         "working_directory": snapshot.working_directory,
         "environment_variables": dict(options.env_vars),
     }
+
+
+def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, str] | None:
+    """What the scheduler is asked for besides sizes; None where there is none."""
+    if not cluster.queues:
+        return None
+    chosen = {name: getattr(options, name) for name in ("partition", "account", "qos", "constraint")}
+    return {"name": run.record.function, **{name: value for name, value in chosen.items() if value}}
 
 
 def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> None:
@@ -93,11 +105,17 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> 
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in facts.variables.items())
     files: dict[PurePosixPath, bytes | Path] = {
         run.paths.spec: json.dumps(spec).encode(),
-        run.paths.script: f'#!/bin/sh\n{exports}exec {shlex.join(command)} "$@"\n'.encode(),
+        run.paths.script: f'{_begin(cluster)}{exports}exec {shlex.join(command)} "$@"\n'.encode(),
         run.paths.function: store.object_path(call.function),
         run.paths.arguments: store.object_path(call.arguments),
     }
+    if cluster.queues:  # by the time that the head begins, nobody may be there to announce the call
+        files[run.paths.inbox(run.record.attempt)] = b""
     cluster.place(files)
+
+
+def _begin(cluster: Cluster) -> str:
+    return f"#!/bin/bash\n{cluster.preamble}" if cluster.preamble else "#!/bin/sh\n"
 
 
 def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.local_machine import LocalMachine
+    from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
     from slurm_ray_flow.blocks.ssh.block import SshConnection
     from slurm_ray_flow.blocks.ssh_server import SshServer
     from slurm_ray_flow.core.errors import (
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.run import RunState
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.handle import Handle
+    from slurm_ray_flow.remote.checkpoints import checkpoint
+    from slurm_ray_flow.remote.notice import EndWarning, on_warning
 
 # Prefect's client reports its use to its makers, and asks with three lines in the terminal; nobody asked for that.
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -49,6 +52,7 @@ __all__ = [
     "ConnectionFailed",
     "Crashed",
     "DependencyError",
+    "EndWarning",
     "EnvironmentFailed",
     "Handle",
     "HostKeyFailed",
@@ -67,22 +71,29 @@ __all__ = [
     "RunState",
     "ScanError",
     "ServerError",
+    "SlurmCluster",
     "SlurmRayFlowError",
     "SshConnection",
     "SshServer",
     "SyncError",
     "TimeLimit",
     "UnknownRunError",
+    "checkpoint",
+    "on_warning",
     "slurm_ray_flow",
 ]
 
 _HOMES = {
     "slurm_ray_flow": "slurm_ray_flow.interface.decorator",
+    "EndWarning": "slurm_ray_flow.remote.notice",
     "Handle": "slurm_ray_flow.interface.handle",
     "LocalMachine": "slurm_ray_flow.blocks.local_machine",
     "RunState": "slurm_ray_flow.core.run",
+    "SlurmCluster": "slurm_ray_flow.blocks.slurm_cluster",
     "SshConnection": "slurm_ray_flow.blocks.ssh.block",
     "SshServer": "slurm_ray_flow.blocks.ssh_server",
+    "checkpoint": "slurm_ray_flow.remote.checkpoints",
+    "on_warning": "slurm_ray_flow.remote.notice",
 }
 
 

@@ -79,6 +79,7 @@ def test_the_public_names():
         "ScanError",
         "ServerError",
         "SlurmRayFlowError",
+        "SlurmCluster",
         "SshConnection",
         "SshServer",
         "SyncError",

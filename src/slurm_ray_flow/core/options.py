@@ -25,6 +25,9 @@ class Options:
         gpus_per_node: GPUs of each node.
         memory: bytes for each node; None sets no limit.
         time_limit: seconds that the allocation may last; None sets no limit.
+        partition, account, qos, constraint: what a Slurm cluster is asked for; None takes what its block says.
+        warn_before: how many seconds before its end a function that wants to know is told of it; None is a minute, or
+            a tenth of a shorter time limit.
         environment: "auto", "isolated", "packed" (isolated, and kept as one file), a path of a requirements.txt,
             uv.lock or pyproject.toml, or requirement lines.
         include: files, folders and globs that travel along with the code.
@@ -48,6 +51,11 @@ class Options:
     gpus_per_node: int = 0
     memory: int | None = None
     time_limit: float | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    warn_before: float | None = None
     environment: str | tuple[str, ...] = "auto"
     include: tuple[str, ...] = ()
     env_vars: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
@@ -61,6 +69,13 @@ class Options:
     keep: bool = False
     name: str | None = None
     ray: RayUse = "auto"
+
+    @property
+    def warn_seconds(self) -> float:
+        """How long before its end a function is told of it."""
+        if self.warn_before is not None:
+            return self.warn_before
+        return min(60.0, (self.time_limit or 600.0) / 10)
 
     def but(self, **changes: object) -> Options:
         """These options with some changed; the changes are checked like the decorator's own.
@@ -86,6 +101,8 @@ def checked(given: Mapping[str, object]) -> dict[str, Any]:
 
 
 def _check_together(options: Options) -> None:
+    if options.warn_before and options.time_limit and options.warn_before >= options.time_limit:
+        raise OptionError("warn_before must be less than time_limit", advice='write warn_before="1m"')
     for name, grown, example in (("on_out_of_memory", "memory", "4G"), ("on_time_limit", "time_limit", "2h")):
         if getattr(options, name) and getattr(options, grown) is None:
             raise OptionError(f"{name} needs a {grown} to begin with", advice=f'write {grown}="{example}", too')
@@ -122,7 +139,7 @@ def _memory(name: str, value: object) -> int | None:
     return None if value is None else parse_memory(value, name)
 
 
-def _time_limit(name: str, value: object) -> float | None:
+def _time(name: str, value: object) -> float | None:
     return None if value is None else parse_duration(value, name)
 
 
@@ -199,6 +216,12 @@ def _one_of(*choices: object) -> Any:
     return check
 
 
+def _scheduler_word(name: str, value: object) -> str | None:
+    if value is None or (isinstance(value, str) and value.strip() and value.isprintable()):
+        return value
+    raise OptionError(f"{name}={value!r} must be a text as Slurm takes it", advice=f'write {name}="..."')
+
+
 def _name(name: str, value: object) -> str | None:
     if value is None:
         return None
@@ -213,7 +236,12 @@ _CHECKS: dict[str, Any] = {
     "cpus_per_node": _count(1, optional=True),
     "gpus_per_node": _count(0),
     "memory": _memory,
-    "time_limit": _time_limit,
+    "time_limit": _time,
+    "warn_before": _time,
+    "partition": _scheduler_word,
+    "account": _scheduler_word,
+    "qos": _scheduler_word,
+    "constraint": _scheduler_word,
     "environment": _environment,
     "include": _include,
     "env_vars": _env_vars,

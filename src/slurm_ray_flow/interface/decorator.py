@@ -28,6 +28,11 @@ def slurm_ray_flow(
     gpus_per_node: int = 0,
     memory: int | str | None = None,
     time_limit: float | str | timedelta | None = None,
+    partition: str | None = None,
+    account: str | None = None,
+    qos: str | None = None,
+    constraint: str | None = None,
+    warn_before: float | str | timedelta | None = None,
     environment: str | Sequence[str] = "auto",
     include: Sequence[str] = (),
     env_vars: Mapping[str, str] | None = None,
@@ -58,6 +63,9 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         gpus_per_node: GPUs of each.
         memory: memory of each: "64G", "512M", bytes; None sets no limit.
         time_limit: "2h30m", "1-12:00:00", seconds, a timedelta; None sets no limit.
+        partition, account, qos, constraint: what a Slurm cluster is asked for; None takes what its block says.
+        warn_before: how long before its end `on_warning` tells the function of it; None is a minute, or a tenth of a
+            shorter time limit.
         environment: "auto": the running environment on this machine, the project's packages elsewhere;
             "isolated": always a fresh one; "packed": the same, kept as one file where files are scarce;
             or a requirements file; or a list of requirements.

@@ -27,6 +27,7 @@ MODULES = (
     "queue",
     "room",
     "runs",
+    "slurm",
     "snapshots",
     "uv_tool",
 )

@@ -1,0 +1,1 @@
+"""Slurm through a shell: submission, the queue, the end of a job."""

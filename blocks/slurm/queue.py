@@ -1,0 +1,149 @@
+"""What is in the queue of a Slurm cluster: asked once for all runs of this process, and seldom."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Sequence
+
+from slurm_ray_flow.blocks.machine import Machine
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.life import GONE, Life
+from slurm_ray_flow.core.run import Event, RunPaths, find_event
+from slurm_ray_flow.core.slurm.accounting import Record, accounting_command, parse_accounting
+from slurm_ray_flow.core.slurm.names import run_of
+from slurm_ray_flow.core.slurm.queue import Job, parse_queue, pending_command, queue_command
+from slurm_ray_flow.core.slurm.verdict import verdict
+from slurm_ray_flow.core.slurm.waiting import ahead_of, waiting_text
+
+SHORTEST_PACE, LONGEST_PACE = 2.0, 25.0
+"""Seconds between two questions: growing while nothing changes, and short enough for a verdict within 30 s."""
+PENDING_PACE = 30.0
+LAST_WORDS_SECONDS = 2.0
+"""What a job wrote last may take so long from its node to the login node."""
+ABSENT_SECONDS = 8.0
+"""A job that no answer has named for so long is gone: a controller that starts knows its jobs before it answers."""
+
+
+class Queue:
+    """The jobs of one user on one cluster.
+
+    Args:
+        machine: where the commands run.
+        user: whose jobs.
+
+    Attributes:
+        answers: whether Slurm answered the last question.
+    """
+
+    def __init__(self, machine: Machine, user: str) -> None:
+        self._machine, self._user = machine, user
+        self._asking = threading.Lock()
+        self._jobs: dict[str, Job] | None = None
+        self._pace, self._due = SHORTEST_PACE, 0.0
+        self._ahead: dict[str, tuple[float, dict[str, Job]]] = {}
+        self._since: dict[str, float] = {}
+        self.answers, self._trouble, self._clock = True, "", 0.0
+
+    # ---- one run
+
+    def fresh(self, run_id: str) -> Job | None:
+        """The job of a run, as Slurm says now."""
+        with self._asking:
+            self._ask(age=0.0)
+        return (self._jobs or {}).get(run_id)
+
+    def submitted(self) -> None:
+        """There is a new job: what was known is too old for it."""
+        self._pace, self._due = SHORTEST_PACE, 0.0
+
+    def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:
+        """Whether a run's head lives or may still begin; where it is gone without a word, the events get to say so."""
+        if find_event(list(events), "released"):
+            return GONE
+        self._refresh()
+        job = (self._jobs or {}).get(paths.run_id)
+        if not self.answers:
+            return Life(alive=True, waiting=f"Slurm on {self._machine.label} does not answer ({self._trouble})")
+        if job is not None and job.group != "ended":
+            self._since.pop(paths.run_id, None)
+            return Life(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
+        since = self._since.setdefault(paths.run_id, time.monotonic())
+        if time.monotonic() - since < (ABSENT_SECONDS if job is None else LAST_WORDS_SECONDS):
+            self._due = min(self._due, time.monotonic() + SHORTEST_PACE)
+            return Life(alive=True)
+        return self._judged(paths, events, job)
+
+    def _judged(self, paths: RunPaths, events: Sequence[Event], job: Job | None) -> Life:
+        left = str(self._machine.ask("slurm.words", root=str(paths.root), run_id=paths.run_id))
+        accounted = {run_of(one.name): one for one in self._accounted()} if job is None else {}
+        began = find_event(list(events), "allocated") is not None
+        cause, message = verdict(job or accounted.get(paths.run_id), left, began=began)
+        self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
+        return Life(alive=False, cause=cause, message=message)
+
+    # ---- accounting
+
+    def accounted(self, name: str) -> str | None:
+        """The id of the job of this name, if accounting knows one; where there is none, nobody knows."""
+        found = self._accounted(name)
+        return found[-1].job_id if found else None
+
+    def _accounted(self, *names: str) -> list[Record]:
+        command = accounting_command(self._user, names)
+        answer = self._machine.ask("slurm.query", root=self._root, name="accounting", command=command, age=0.0)
+        return [] if answer["error"] else list(parse_accounting(answer["text"]).values())
+
+    # ---- questions
+
+    @property
+    def _root(self) -> str:
+        return str(self._machine.root_folder)
+
+    def _refresh(self) -> None:
+        """Ask if it is time, unless another thread is asking; the first answer is waited for."""
+        while self._jobs is None or time.monotonic() >= self._due:
+            if self._asking.acquire(timeout=1.0 if self._jobs is None else 0):
+                try:
+                    if self._jobs is None or time.monotonic() >= self._due:
+                        self._ask(age=SHORTEST_PACE)
+                finally:
+                    self._asking.release()
+                return
+            if self._jobs is not None:
+                return
+            interrupted()
+
+    def _ask(self, age: float) -> None:
+        command = queue_command(self._user)
+        answer = self._machine.ask("slurm.query", root=self._root, name="queue", command=command, age=age)
+        self.answers, self._trouble, self._clock = not answer["error"], answer["error"], answer["time"]
+        if self.answers:
+            jobs = {run_of(job.name): job for job in parse_queue(answer["text"]).values() if job.cause != "rejected"}
+            changed = self._jobs is None or _states(jobs) != _states(self._jobs)
+            self._pace = SHORTEST_PACE if changed else min(1.5 * self._pace, LONGEST_PACE)
+            self._jobs = jobs
+        elif self._jobs is None:
+            self._jobs = {}
+        self._due = time.monotonic() + self._pace
+
+    def _explained(self, job: Job) -> str:
+        return waiting_text(job, ahead_of(job, self._pending(job.partition).values()), self._clock)
+
+    def _pending(self, partition: str) -> dict[str, Job]:
+        asked, known = self._ahead.get(partition, (float("-inf"), {}))
+        if time.monotonic() - asked < PENDING_PACE:
+            return known
+        self._ahead[partition] = time.monotonic(), known
+        command, name = pending_command(partition), f"pending-{partition.replace('/', '-')}"
+        try:
+            answer = self._machine.ask("slurm.query", root=self._root, name=name, command=command, age=PENDING_PACE)
+        except SlurmRayFlowError:
+            return known
+        self._ahead[partition] = time.monotonic(), parse_queue(answer["text"])
+        return self._ahead[partition][1]
+
+
+def _states(jobs: dict[str, Job]) -> dict[str, str]:
+    return {run_id: job.state for run_id, job in jobs.items()}

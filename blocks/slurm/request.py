@@ -1,0 +1,42 @@
+"""What a run asks of Slurm: its own options, and where it has none, the cluster's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.core.slurm.names import job_name
+from slurm_ray_flow.core.slurm.request import Request
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+
+CHOICES = ("partition", "account", "qos", "constraint")
+"""What a run may choose for itself."""
+
+
+def request_of(cluster: SlurmCluster, paths: RunPaths, spec: Mapping[str, Any]) -> Request:
+    """The request of one run.
+
+    Args:
+        cluster: its block, with what holds for all its runs.
+        paths: the run.
+        spec: the run's spec.json.
+    """
+    chosen = spec.get("scheduler") or {}
+    return Request(
+        name=job_name(str(chosen.get("name", "")), paths.run_id),
+        nodes=int(spec["nodes"]),
+        cpus_per_node=spec["cpus"],
+        gpus_per_node=int(spec["gpus"] or 0),
+        memory=spec["memory"],
+        time_limit=spec["time_limit"],
+        **{name: chosen.get(name) or getattr(cluster, name) for name in CHOICES},
+        reservation=cluster.reservation,
+        exclude=cluster.exclude,
+        extra=tuple(cluster.sbatch_options),
+        output=str(paths.head_log),
+        chdir=str(paths.root),
+        warn_seconds=int(spec.get("warn_seconds") or 0),
+    )

@@ -1,0 +1,102 @@
+"""A job gets into the queue once, whatever becomes of its answer on the way."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from slurm_ray_flow.blocks.machine import Machine
+from slurm_ray_flow.blocks.slurm.queue import Queue
+from slurm_ray_flow.core.errors import ConnectionFailed
+from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, words
+
+SETTLE_SECONDS = 12.0
+"""A controller under load takes a job that long after its client has given up (its MessageTimeout is 10 s)."""
+GIVE_UP_SECONDS = 900.0
+"""So long a controller that is away, or that takes no jobs for now, is asked again."""
+LONGEST_PAUSE = 30.0
+SCANCEL_SECONDS = 20.0
+
+
+def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: Sequence[str]) -> str:
+    """Submit a run's script, and again only where it is certain that no job of it is in the queue.
+
+    Args:
+        machine: where `sbatch` runs.
+        queue: what is in the queue.
+        paths: the run.
+        name: the job's.
+        command: `sbatch` with its arguments.
+
+    Returns:
+        The job's id.
+
+    Raises:
+        Rejected: Slurm does not take it; its own words say why.
+        ConnectionFailed: Slurm did not answer for too long.
+    """
+    again, pause, deadline = "", 1.0, time.monotonic() + GIVE_UP_SECONDS
+    while True:
+        known = {"root": str(paths.root), "run_id": paths.run_id}
+        answer = machine.ask("slurm.submit", **known, command=list(command), again=again)
+        if answer["job"]:
+            return str(answer["job"])
+        said = answer["err"]
+        refused = answer["code"] is not None and not answer_unknown(said)
+        if refused and not is_transient(said):
+            raise rejected(said, where=machine.label)
+        if not refused and (job := _found(queue, paths.run_id, name, deadline)):
+            machine.ask("slurm.note", **known, job=job)
+            return job
+        if time.monotonic() > deadline:
+            raise _silent(machine.label, said)
+        reporter().say(f"Slurm did not take the job yet ({words(said) or 'no answer'}); tries again in {pause:.0f} s")
+        _pause(pause)
+        again, pause = answer["mark"], min(2 * pause, LONGEST_PAUSE)
+
+
+def _found(queue: Queue, run_id: str, name: str, deadline: float) -> str | None:
+    """The job of a submission whose answer was lost, looked for until it would have come."""
+    settled = time.monotonic() + SETTLE_SECONDS
+    while True:
+        job = queue.fresh(run_id)
+        if job is not None:
+            return job.job_id
+        if queue.answers and time.monotonic() > settled:
+            return queue.accounted(name)
+        if time.monotonic() > deadline:
+            return None
+        _pause(1.0)
+
+
+def _silent(label: str, said: str) -> ConnectionFailed:
+    what = f"Slurm took no jobs for {GIVE_UP_SECONDS / 60:.0f} minutes: {words(said) or 'no answer'}"
+    return ConnectionFailed(
+        what, where=label, advice="ask the site's support whether Slurm is down, and start it again"
+    )
+
+
+def _pause(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        interrupted()
+        time.sleep(0.1)
+
+
+def cancel(machine: Machine, queue: Queue, paths: RunPaths, hard: bool) -> None:
+    """End exactly this run's job: through its head, which ends the function in order, or by Slurm where that fails.
+
+    A job that waits goes at once. `--name` beside the id: an id that Slurm has given to another job ends nothing.
+    """
+    noted = machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)
+    job = queue.fresh(paths.run_id)
+    if job is None and noted is None:
+        return
+    number = job.job_id if job is not None else str(noted)
+    gently = ["--batch", "--signal=TERM"] if not hard and job is not None and job.group != "waiting" else []
+    name = [f"--name={job.name}"] if job is not None else []
+    machine.ask("commands.run", argv=["scancel", *gently, *name, number], timeout=SCANCEL_SECONDS)
+    queue.submitted()

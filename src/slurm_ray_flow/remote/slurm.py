@@ -1,0 +1,255 @@
+"""Slurm's commands, as home has them run on a login node: a submission that happens once, questions that don't crowd.
+
+What the commands say is read at home (core/slurm); here stands only what must happen where the files are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import time
+from typing import Any, Dict, Iterator, List, Optional
+
+from slurm_ray_flow.remote import processes
+from slurm_ray_flow.remote.closing import close as close_run
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.events import Run, tail
+from slurm_ray_flow.remote.files import write
+
+SUBMIT_SECONDS = 60.0
+"""`sbatch` itself tries for long when its controller is away; home tries again, and can say so meanwhile."""
+QUERY_SECONDS = 30.0
+SPACING = 2.0
+"""Seconds between two questions to the scheduler, whoever asks: all launches of a root folder share them."""
+_JOB = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*)?")
+
+
+# ---- submission
+
+
+def submit(root: str, run_id: str, command: List[str], again: str = "") -> Dict[str, Any]:
+    """Submit a run's script, once.
+
+    A mark is written before `sbatch` starts, and its answer goes to a file whoever lives to see it. A run with a mark
+    and no answer may be in the queue: then nothing is submitted, unless home has looked there and names that mark.
+
+    Args:
+        root: the root folder.
+        run_id: the run.
+        command: `sbatch` with its arguments, without the script.
+        again: the mark of a submission that did not reach the queue.
+
+    Returns:
+        job: its id, or None; code, out, err: of sbatch, code None where it is not known how it ended; mark.
+    """
+    run = Run(root, run_id)
+    with _alone(os.path.join(run.folder, "submit.lock"), SUBMIT_SECONDS + 10):
+        known = job_of(run)
+        if known:
+            return {"job": known, "code": 0, "out": "", "err": "", "mark": ""}
+        mark = _read(_mark_file(run))
+        if mark and mark.get("id") != again:
+            return _earlier(run, mark)
+        if os.path.exists(run.cancel):
+            raise OperationError("the run was cancelled", cause="cancelled")
+        return _submit(run, command)
+
+
+def note(root: str, run_id: str, job: str) -> None:
+    """Note the job that home has found in the queue."""
+    run = Run(root, run_id)
+    write(os.path.join(run.folder, "job.json"), json.dumps({"job": job}).encode())
+
+
+def job_of(run: Run) -> Optional[str]:
+    """The id of the run's job, once it is known here."""
+    known = _read(os.path.join(run.folder, "job.json"))
+    return str(known["job"]) if known else None
+
+
+def _submit(run: Run, command: List[str]) -> Dict[str, Any]:
+    mark = {"id": secrets.token_hex(8), "host": socket.gethostname(), "boot_id": processes.boot_id()}
+    write(_mark_file(run), json.dumps(mark).encode())
+    with open(_out(run), "wb") as out, open(_err(run), "wb") as err:
+        process = subprocess.Popen(
+            [*command, run.script], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True
+        )
+    write(_mark_file(run), json.dumps({**mark, "pid": process.pid, "started": processes.started(process.pid)}).encode())
+    code: Optional[int] = None
+    try:
+        code = process.wait(SUBMIT_SECONDS)
+    except subprocess.TimeoutExpired:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    return _answer(run, str(mark["id"]), code)
+
+
+def _earlier(run: Run, mark: Dict[str, Any]) -> Dict[str, Any]:
+    """What became of a submission whose client is gone; its `sbatch` may still be at it."""
+    deadline = time.monotonic() + SUBMIT_SECONDS
+    while _runs(mark) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return _answer(run, str(mark["id"]), None)
+
+
+def _runs(mark: Dict[str, Any]) -> bool:
+    here = mark.get("host") == socket.gethostname() and mark.get("boot_id") == processes.boot_id()
+    return here and "pid" in mark and processes.started(mark["pid"]) == mark["started"]
+
+
+def _answer(run: Run, mark: str, code: Optional[int]) -> Dict[str, Any]:
+    out, err = tail(_out(run), 10000), tail(_err(run), 10000)
+    matches = [match for match in map(_JOB.fullmatch, map(str.strip, out.splitlines())) if match]
+    job = matches[-1].group(1) if matches and code in (0, None) else None
+    if job:
+        note(run.root, run.id, job)
+    return {"job": job, "code": code, "out": out, "err": err, "mark": mark}
+
+
+def _mark_file(run: Run) -> str:
+    return os.path.join(run.folder, "submission.json")
+
+
+def _out(run: Run) -> str:
+    return os.path.join(run.folder, "sbatch.out")
+
+
+def _err(run: Run) -> str:
+    return os.path.join(run.folder, "sbatch.err")
+
+
+# ---- questions
+
+
+def query(root: str, name: str, command: List[str], age: float) -> Dict[str, Any]:
+    """Ask the scheduler, or give the answer that somebody else got a moment ago. One asks at a time.
+
+    Args:
+        root: the root folder, whose launches share what they ask.
+        name: names the question.
+        command: what asks.
+        age: an answer of so many seconds ago will do; 0 wants one from after now.
+
+    Returns:
+        text; error ("" where the command succeeded); time, in seconds since 1970 by this host's clock.
+    """
+    folder = os.path.join(root, "slurm")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    file, began = os.path.join(folder, name + ".json"), time.time()
+    known = _read(file)
+    if _is_young(known, began, age):
+        return known
+    with _alone(os.path.join(folder, "lock"), 2 * QUERY_SECONDS) as turn:
+        known = _read(file)
+        if _is_young(known, began, age):
+            return known  # somebody has asked while this one waited for its turn
+        time.sleep(max(0.0, min(SPACING, SPACING - (time.time() - _asked_last(turn)))))
+        answer = _asked(command)
+        os.pwrite(turn, "{:<20.3f}".format(time.time()).encode(), 0)
+        write(file, json.dumps(answer).encode())
+    return answer
+
+
+def _is_young(known: Dict[str, Any], began: float, age: float) -> bool:
+    return bool(known) and (known["began"] >= began or 0 <= began - known["time"] < age)
+
+
+def _asked(command: List[str]) -> Dict[str, Any]:
+    began = time.time()
+    try:
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            timeout=QUERY_SECONDS,
+            check=False,
+        )
+    except OSError as error:
+        raise OperationError(
+            "{} can't be started: {}".format(command[0], error.strerror), "", "is this host a login node of Slurm?"
+        ) from error
+    except subprocess.TimeoutExpired:
+        text, error_text = "", "it did not answer within {:g} s".format(QUERY_SECONDS)
+    else:
+        text = done.stdout.decode("utf-8", "replace")
+        error_text = done.stderr.decode("utf-8", "replace").strip() or "it failed" if done.returncode else ""
+    return {"text": text, "error": error_text, "began": began, "time": time.time()}
+
+
+def _asked_last(turn: int) -> float:
+    text = os.pread(turn, 20, 0).strip()
+    return float(text) if text else 0.0
+
+
+# ---- the end
+
+
+def cancel(root: str, run_id: str) -> Optional[str]:
+    """Ask the run's head to end it, and keep a submission from happening; gives the job's id where it is known."""
+    run = Run(root, run_id)
+    if not os.path.isdir(run.folder):
+        return None
+    write(run.cancel, b"")
+    return job_of(run)
+
+
+def close(root: str, run_id: str, cause: str, message: str) -> None:
+    """Say in the events how a job ended whose head can't say it any more; whoever waits for a call gets to know."""
+    run = Run(root, run_id)
+    if os.path.isdir(run.folder) and not any(event["event"] == "released" for event in run.recorded()):
+        close_run(run, {"cause": cause, "message": message}, "")
+
+
+def words(root: str, run_id: str) -> str:
+    """The last lines that the job wrote, Slurm's own among them."""
+    return tail(Run(root, run_id).head_log)
+
+
+# ---- files
+
+
+@contextlib.contextmanager
+def _alone(path: str, seconds: float) -> Iterator[int]:
+    """Be the only one here; between hosts, too, where the file system can do that."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + seconds
+    try:
+        while not _locked(descriptor):
+            if time.monotonic() > deadline:
+                raise OperationError("another launch holds this file for too long", path, "try again")
+            time.sleep(0.05)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    # Of the description, not of the process: the operations of one agent run in threads.
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _read(path: str) -> Dict[str, Any]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            found: Dict[str, Any] = json.load(file)
+            return found
+    except (OSError, ValueError):
+        return {}
+
+
+OPERATIONS: Dict[str, Any] = {
+    "submit": submit, "note": note, "query": query, "cancel": cancel, "close": close, "words": words,
+}  # fmt: skip
