@@ -214,7 +214,8 @@ class Allocation:
         run.record("call_started", pid=driver.pid)
         driver.order(run=run.folder, **self._place())
         self._last_setting = run.folder
-        self._call = Call(run, driver, self._deadline(run, spec), self._spec.get("memory"), self._call_family)
+        limits = self._deadline(run, spec), self._spec.get("memory")
+        self._call = Call(run, driver, *limits, self._call_family, spec.get("warn_seconds"))
         if self._tenure:
             self._call.count_kills(self._tenure.kills)
 

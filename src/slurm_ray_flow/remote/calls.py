@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import limits
+from slurm_ray_flow.remote import limits, notice, processes
 from slurm_ray_flow.remote.events import Run, tail
 
 GRACE = 3.0
@@ -84,6 +84,7 @@ class Call:
         deadline: when its time limit passes, in `time.monotonic` seconds, or None.
         memory: its limit in bytes, or None.
         family: gives the pids that count for its memory.
+        warn_seconds: how long before the deadline the function is told of it; None never tells.
     """
 
     def __init__(
@@ -93,11 +94,14 @@ class Call:
         deadline: Optional[float],
         memory: Optional[int],
         family: Callable[[], Set[int]],
+        warn_seconds: Optional[float] = None,
     ) -> None:
         self.run, self.driver, self._deadline, self._memory, self._family = run, driver, deadline, memory, family
         self._ending: Optional[Dict[str, Any]] = None
         self._kill_at: Optional[float] = None
         self._report: Optional[Dict[str, Any]] = None
+        self._warn_seconds, self._untold = warn_seconds, False
+        self._warned: Set[str] = set()
         self._used, self._looked, self._next_memory = 0, time.monotonic(), 0.0
         self._kills, self._kills_before, self._confined = (
             limits.out_of_memory_kills,
@@ -126,6 +130,7 @@ class Call:
             return self._verdict(self._report or self.driver.report(), self.driver.code)
         if self._report is None and self._ending is None:
             self._check_limits(now)
+            self._tell()
         if self._kill_at is not None and now >= self._kill_at:
             self.driver.signal(signal.SIGKILL)
         return None
@@ -135,14 +140,36 @@ class Call:
         if self._ending is None and self._report is None:
             self._ending = {"outcome": None, "cause": cause, "message": message}
             self._kill_at = time.monotonic() + grace
+            if grace and cause not in self._warned:
+                notice.write(self.run.warning, cause, grace)
             self.driver.signal(signal.SIGTERM if grace else signal.SIGKILL)
+
+    def warn(self, reason: str, seconds_left: float) -> None:
+        """Let the function know that it will be ended; once for each reason.
+
+        Args:
+            reason: "time_limit", "preempted" or "cancelled".
+            seconds_left: how long it has.
+        """
+        if reason not in self._warned and self._report is None:
+            self._warned.add(reason)
+            notice.write(self.run.warning, reason, seconds_left)
+            self._untold = True
+
+    def _tell(self) -> None:
+        """Send the signal, as soon as it would not kill: a driver that still boots has no handler for it."""
+        if self._untold and processes.catches(self.driver.pid, notice.SIGNAL):
+            self._untold = False
+            self.driver.signal(notice.SIGNAL)
 
     def _check_limits(self, now: float) -> None:
         if os.path.exists(self.run.cancel):
             self.end("cancelled", "The run was cancelled.")
         elif self._deadline is not None and now >= self._deadline:
             self.end("time_limit", "The time limit passed.")
-        elif self._memory and now >= self._next_memory:
+        elif self._deadline is not None and self._warn_seconds and now >= self._deadline - self._warn_seconds:
+            self.warn("time_limit", self._deadline - now)
+        if self._memory and now >= self._next_memory:
             self._check_memory(self._memory, now)
 
     def _check_memory(self, limit: int, now: float) -> None:

@@ -21,7 +21,7 @@ import importlib
 import json
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import classes, execution, limits, processes
+from slurm_ray_flow.remote import checkpoints, classes, execution, limits, notice, processes
 from slurm_ray_flow.remote.events import Run
 
 Report = Dict[str, Any]
@@ -78,12 +78,20 @@ class Driver:
             self._enter(run, order)
         except Exception as error:
             return {"outcome": None, "cause": "environment", "message": "The call can't be set up: {}".format(error)}
-        os.environ["SRF_RUN_ID"] = run.id
+        self._know(run)
         limits.restore_umask()
         report = execution.execute(run)
         if self._session:
             self._session.flush()
         return report
+
+    def _know(self, run: Run) -> None:
+        """Have what a function may ask of its run answered: where its checkpoints are, and when it will be ended."""
+        os.environ["SRF_RUN_ID"] = run.id
+        os.environ[checkpoints.FOLDER] = folder = checkpoints.folder_of(run.folder)
+        notice.listen(run.warning)
+        if self._session:
+            self._session.note(checkpoints.FOLDER, folder)
 
     def _enter(self, run: Run, order: Dict[str, Any]) -> None:
         """Take on the path, the folder and the variables of a run, and join its Ray cluster."""
@@ -131,6 +139,7 @@ def main(arguments: List[str]) -> None:
     driver = Driver(int(arguments[1]), arguments[2] == "1")
     os.set_inheritable(int(arguments[1]), False)
     sys.argv = ["slurm-ray-flow"]
+    notice.listen()
     limits.be_first_to_go()
     classes.adopt_main()
     try:

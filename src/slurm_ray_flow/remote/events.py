@@ -31,7 +31,7 @@ class Run:
         self.function, self.arguments = self._file("function"), self._file("arguments")
         self.outcome, self.inbox = self._file("outcome"), self._file("inbox")
         self.cancel, self.reserve = self._file("cancel"), self._file("reserve")
-        self.script = self._file("script")
+        self.script, self.warning = self._file("script"), self._file("warning")
         self._ended = False
 
     def _file(self, name: str) -> str:

@@ -10,8 +10,11 @@ import contextlib
 import sys
 from typing import Any, Callable
 
+from slurm_ray_flow.remote.checkpoints import checkpoint
+from slurm_ray_flow.remote.notice import EndWarning, on_warning
+
 __version__ = "0.1.0"
-__all__ = ["SlurmRayFlowError", "slurm_ray_flow"]
+__all__ = ["EndWarning", "SlurmRayFlowError", "checkpoint", "on_warning", "slurm_ray_flow"]
 
 
 class SlurmRayFlowError(Exception):

@@ -71,6 +71,16 @@ def is_alive(pid: int) -> bool:
     return False
 
 
+def catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for this signal; True where the system does not say."""
+    try:
+        with open("/proc/{}/status".format(pid), encoding="utf-8", errors="replace") as file:
+            caught = next((line.split()[1] for line in file if line.startswith("SigCgt:")), "")
+    except OSError:
+        return not os.path.isdir("/proc/self")
+    return bool(int(caught or "0", 16) >> (number - 1) & 1)
+
+
 def stat_fields(text: str) -> List[str]:
     """The fields of a /proc/PID/stat from the state on: state, parent, ... The name before may hold anything."""
     return text.rpartition(")")[2].split()

@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Optional, Tuple
 FILES = {
     "spec": "spec.json", "script": "run.sh", "function": "function.dill", "arguments": "arguments.dill",
     "events": "events.jsonl", "log": "log.txt", "head_log": "head.log", "outcome": "outcome.dill",
-    "inbox": "inbox", "cancel": "cancel", "reserve": "reserve",
+    "inbox": "inbox", "cancel": "cancel", "reserve": "reserve", "warning": "warning.json",
 }  # fmt: skip
 """What the files of a run's folder are called, at home and on the cluster."""
 TAKEN = ".running"

@@ -8,7 +8,9 @@ import glob
 import logging
 import os
 import time
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
+
+from slurm_ray_flow.remote import notice
 
 _MARKERS = (b":job_id:", b":actor_name:", b":task_name:")
 WORKING_DIRECTORY = "SRF_WORKING_DIRECTORY"
@@ -31,11 +33,15 @@ class RaySession:
         self._ray, self._tools, self._init = ray, tools, ray.init
         self._named: Dict[str, Any] = {}
         self._path: List[str] = []
+        self._notes: Dict[str, str] = {}
         self._lines = 0
         self._count_lines(worker)
         keep_on_loopback()
         atexit.unregister(worker.shutdown)  # it sleeps; the job ends with this process anyway
         ray.init = self._replacement()
+        for name in ("get", "wait"):  # in both places: what is pickled by its name must be what has that name
+            setattr(ray, name, notice.letting_through(getattr(ray, name)))
+            setattr(worker, name, getattr(ray, name))
 
     def join(self, address: str, setting: Dict[str, Any], allocation: Dict[str, Any]) -> None:
         """Connect, or connect anew with another setting.
@@ -55,6 +61,17 @@ class RaySession:
         ):
             self._named["runtime_env"] = _difference(setting)
         self._connect({})
+
+    def note(self, name: str, value: str) -> None:
+        """Let this job's workers know something; they ask for it with `noted`."""
+        self._notes[name] = value
+        self._write_notes()
+
+    def _write_notes(self) -> None:
+        from ray.experimental.internal_kv import _internal_kv_put
+
+        for name, value in self._notes.items():
+            _internal_kv_put(_key(name), value.encode(), overwrite=True)
 
     def warm_up(self) -> None:
         """Have one worker started before it is needed; does not wait for it."""
@@ -100,7 +117,9 @@ class RaySession:
         # Workers put each entry before the earlier ones, so the last one given is the first one searched.
         path = [*reversed(self._path), self._tools]
         config = named.pop("job_config", None) or JobConfig(_py_driver_sys_path=path)
-        return self._init(**{**self._named, **named, "job_config": config})
+        joined = self._init(**{**self._named, **named, "job_config": config})
+        self._write_notes()
+        return joined
 
     def _replacement(self) -> Any:
         @functools.wraps(self._init)
@@ -129,6 +148,20 @@ def keep_on_loopback() -> None:
 def enter() -> None:
     """What a worker does first, when its call has another working directory than the allocation."""
     os.chdir(os.environ[WORKING_DIRECTORY])
+
+
+def noted(name: str) -> Optional[str]:
+    """In a worker: what the driver of its job has noted; None where it has not."""
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    value = _internal_kv_get(_key(name))
+    return value.decode() if value else None
+
+
+def _key(name: str) -> bytes:
+    import ray
+
+    return "srf-{}-{}".format(ray.get_runtime_context().get_job_id(), name).encode()
 
 
 def _nothing() -> None:
