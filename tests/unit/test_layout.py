@@ -60,6 +60,7 @@ def test_the_public_names():
         "ConnectionFailed",
         "Crashed",
         "DependencyError",
+        "EndWarning",
         "EnvironmentFailed",
         "Handle",
         "HostKeyFailed",
@@ -85,6 +86,8 @@ def test_the_public_names():
         "SyncError",
         "TimeLimit",
         "UnknownRunError",
+        "checkpoint",
+        "on_warning",
         "slurm_ray_flow",
     ]
     for name in slurm_ray_flow.__all__:
