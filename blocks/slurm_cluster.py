@@ -16,7 +16,8 @@ from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.machine import Machine, Request
 from slurm_ray_flow.blocks.slurm import submission
 from slurm_ray_flow.blocks.slurm.queue import Queue
-from slurm_ray_flow.blocks.slurm.request import request_of
+from slurm_ray_flow.blocks.slurm.request import request_of, wanted
+from slurm_ray_flow.blocks.slurm.sites import check_request
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.blocks.transfer import Transfer
@@ -185,7 +186,9 @@ class SlurmCluster(Machine, Block):
         return loads + "".join(f"{line}\n" for line in self.setup) + scratch
 
     def check(self, options: Options) -> None:
-        """See that Slurm has what a run asks for."""
+        request = wanted(self, options)
+        sbatch_command(request)  # refuses options of sbatch that a run can't have
+        check_request(self.login, request)
 
     def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:
         request = request_of(self, paths, spec)

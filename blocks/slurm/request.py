@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.slurm.names import job_name
 from slurm_ray_flow.core.slurm.request import Request
@@ -14,6 +15,22 @@ if TYPE_CHECKING:
 
 CHOICES = ("partition", "account", "qos", "constraint")
 """What a run may choose for itself."""
+
+
+def wanted(cluster: SlurmCluster, options: Options) -> Request:
+    """What runs with these options ask for."""
+    return Request(
+        name="check",
+        nodes=options.nodes,
+        cpus_per_node=options.cpus_per_node,
+        gpus_per_node=options.gpus_per_node,
+        memory=options.memory,
+        time_limit=options.time_limit,
+        **{name: getattr(options, name) or getattr(cluster, name) for name in CHOICES},
+        reservation=cluster.reservation,
+        exclude=cluster.exclude,
+        extra=tuple(cluster.sbatch_options),
+    )
 
 
 def request_of(cluster: SlurmCluster, paths: RunPaths, spec: Mapping[str, Any]) -> Request:

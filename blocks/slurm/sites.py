@@ -1,0 +1,84 @@
+"""What a Slurm site has: asked when it is not known, or known for too long."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.blocks.machine import Machine
+from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.slurm.request import Request
+from slurm_ray_flow.core.slurm.site import Site, check, parse_site, site_commands
+
+KNOWN_SECONDS = 600.0
+"""Partitions change on the days of maintenance; sbatch has the last word in between."""
+OF_THE_SCHEDULER = ("partitions", "nodes")
+"""The questions that the scheduler itself answers; they take their turn."""
+FRESH_SECONDS = 30.0
+"""What was learned so lately is enough to refuse a run by it."""
+ANSWER_SECONDS = 20.0
+
+
+def check_request(machine: Machine, request: Request) -> None:
+    """See that the site has what is asked for; what is refused by what was known is asked anew.
+
+    Raises:
+        Rejected: it does not.
+    """
+    known, age = _known(machine)
+    if known is None:
+        known, age = site(machine), 0.0
+    try:
+        check(request, known, where=machine.label)
+    except Rejected:
+        if age < FRESH_SECONDS:
+            raise
+        check(request, site(machine), where=machine.label)
+
+
+def site(machine: Machine) -> Site:
+    """The site as it is now.
+
+    Raises:
+        ConnectionFailed: Slurm does not answer.
+    """
+    answers = {}
+    for name, command in site_commands().items():
+        answers[name] = _asked(machine, name, command) if name in OF_THE_SCHEDULER else _said(machine, command)
+    write_whole(_place(machine), json.dumps({"time": time.time(), "answers": answers}).encode())
+    return parse_site(**answers)
+
+
+def _asked(machine: Machine, name: str, command: list[str]) -> str:
+    root = str(machine.root_folder)
+    answer = machine.ask("slurm.query", root=root, name=f"site-{name}", command=command, age=FRESH_SECONDS)
+    if answer["error"] and not answer["text"]:
+        what = f"Slurm does not answer: {answer['error']}"
+        raise ConnectionFailed(what, where=machine.label, advice="`sinfo` there says more; try again later")
+    return str(answer["text"])
+
+
+def _said(machine: Machine, command: list[str]) -> str:
+    return str(machine.ask("commands.run", argv=command, timeout=ANSWER_SECONDS)["stdout"])
+
+
+def _known(machine: Machine) -> tuple[Site | None, float]:
+    """What was learned last, and how many seconds ago."""
+    try:
+        found: dict[str, Any] = json.loads(_place(machine).read_text())
+        age = time.time() - found["time"]
+        if 0 <= age < KNOWN_SECONDS:
+            return parse_site(**found["answers"]), age
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None, 0.0
+
+
+def _place(machine: Machine) -> Path:
+    key = store.short_digest(f"{machine.label}\0{machine.root_folder}")
+    return private_folder(home() / "cache" / "sites") / f"{key}.json"
