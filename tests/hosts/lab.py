@@ -13,12 +13,12 @@ from concurrent.futures import ThreadPoolExecutor
 
 from hosts import cgroups, files, network, registry, slurm_files, ssh
 from hosts.host import Host
-from hosts.layout import ALL_KINDS, EVERYBODY, HOME, KINDS, Kind
+from hosts.layout import ALL_KINDS, EVERYBODY, HOME, KINDS, THIRD_NODE, Kind
 from hosts.machine import LabError, arguments_of, background, lives, marked, started, turn, until
 from hosts.place import CHECKOUT, LABS, PLAY, Place, present
 from hosts.road import Road
 from hosts.slurm import Slurm
-from hosts.start import raise_host, start_host
+from hosts.start import raise_host, start_host, write_neighbours
 
 SLURM_TOOLS = ("munged", "slurmctld", "slurmd", "sbatch")
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "mount", "chpasswd", "ldconfig")
@@ -112,6 +112,18 @@ class Lab:
         )
         start_host(host)
 
+    def add_node(self, kind: Kind = THIRD_NODE) -> Host:
+        """Let the Slurm cluster grow by a node, as its administrator would: jobs go on, the daemons start anew."""
+        host = self.hosts[kind.name] = Host(self.place, kind, self.facts["base"])
+        self.facts["hosts"].append(kind.name)
+        files.write(self.place.folder / "lab.json", json.dumps(self.facts), 0o600)
+        slurm_files.write_nodes(self.place.folder / slurm_files.SITE, list(self.slurm.nodes), self.facts["accounting"])
+        raise_host(self, host)
+        for other in self.hosts.values():
+            write_neighbours(self, other, other.path("/etc"))
+        self.slurm.restart()
+        return host
+
     def down(self) -> None:
         """End the lab: its processes, interfaces, files."""
         down(self.place)
@@ -171,11 +183,10 @@ def lay_ground(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | N
     (place.folder / "keys").mkdir(mode=0o700)
     for one in EVERYBODY:
         files.key(place.folder / "keys" / one.name, "ed25519", one.name)
-    if any(kind.slurm for kind in kinds):
-        files.homes(place.folder / "shared/home", EVERYBODY)
-        slurm_files.write_site(
-            place.folder / "shared/etc", [kind.name for kind in kinds if kind.slurm == "node"], accounting
-        )
+    nodes = [kind.name for kind in kinds if kind.slurm == "node"]
+    if nodes:
+        files.homes(place.folder / slurm_files.HOMES, EVERYBODY)
+        slurm_files.write_site(place.folder / slurm_files.SITE, nodes, accounting)
     return Lab(place)
 
 

@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Mapping
+import signal
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
-from hosts import cgroups, slurm_services
+from hosts import cgroups, faults, slurm_services
+from hosts.files import HERE
 from hosts.host import Host
-from hosts.machine import until
+from hosts.layout import EVERYBODY
+from hosts.machine import command, until
 from hosts.place import Place
 
 FIELD = re.compile(r"(?:^| )([A-Za-z][\w/:]*)=")
+ASKED = re.compile(r"^\[(\S+)\] slurmctld_req: received opcode (\S+) from \S+ uid (\d+)$", re.MULTILINE)
+TAKING = {"idle", "mix", "alloc"}
 LIVING = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "STAGE_OUT"}
+
+
+@dataclass(frozen=True)
+class Query:
+    """What a user's program asked the controller: when, and what, as REQUEST_JOB_INFO."""
+
+    time: float
+    what: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +52,11 @@ class Slurm:
     def memory_limits(self) -> bool:
         """Whether a job that takes more memory than it asked for is really ended."""
         return bool(cgroups.hierarchies())
+
+    @property
+    def accounting(self) -> bool:
+        """Whether it keeps accounts: sacct works."""
+        return self.login.path("/etc/slurm/slurmdbd.conf").exists()
 
     def root(self, *argv: str, check: bool = True) -> str:
         """Run a command of Slurm's as root on `login`; what it printed."""
@@ -67,6 +88,18 @@ class Slurm:
         """Whether no job waits, runs or ends."""
         return not any(job["JobState"] in LIVING for job in self.jobs())
 
+    def queries(self, user: str) -> list[Query]:
+        """All that a user has asked the controller so far: squeue, scontrol, sbatch, scancel, sinfo, srun."""
+        uid = next(str(one.uid) for one in EVERYBODY if one.name == user)
+        found = ASKED.findall(self._read("login", "slurmctld"))
+        return [Query(datetime.fromisoformat(time).timestamp(), what) for time, what, who in found if who == uid]
+
+    def accounted(self, name: str) -> list[dict[str, str]]:
+        """The rows that accounting has for the jobs of this name, steps too, by sacct's names; needs accounting."""
+        said = self.root("sacct", "--allusers", "--duplicates", "--parsable2", "--format=ALL", f"--name={name}")
+        head, *rows = (line.split("|") for line in said.splitlines())
+        return [dict(zip(head, row, strict=True)) for row in rows]
+
     def submit(self, user: str, script: str, *options: str) -> str:
         """Run sbatch on `login`, without SSH; the job's id."""
         said = self.login.run(user, ["sbatch", "--parsable", *options], stdin=f"#!/bin/sh\n{script}\n")
@@ -74,7 +107,8 @@ class Slurm:
 
     def scancel(self, *jobs: str | int) -> None:
         """End jobs, as an administrator."""
-        self.root("scancel", *map(str, jobs))
+        if jobs:
+            self.root("scancel", *map(str, jobs))
 
     def drain(self, node: str, reason: str = "maintenance") -> None:
         """Let a node take no more jobs."""
@@ -83,19 +117,23 @@ class Slurm:
     def resume(self, node: str) -> None:
         """Let a node take jobs again, and wait until it does."""
         self.root("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-        until(lambda: self.states().get(node) in {"idle", "mix", "alloc"}, f"{node} takes jobs")
+        until(lambda: self.states().get(node) in TAKING, f"{node} takes jobs")
 
     def kill_slurmd(self, node: str) -> None:
         """End a node's daemon; its jobs' processes go on, and after ten seconds the controller holds it for down."""
-        slurm_services.kill(self.hosts[node], "slurmd")
+        slurm_services.end(self.hosts[node], "slurmd", signal.SIGKILL)
 
     def start_slurmd(self, node: str) -> None:
         """Start it again."""
         slurm_services.start(self.hosts[node], "slurmd")
 
     def stop_controller(self) -> None:
-        """End the controller at once."""
-        slurm_services.kill(self.login, "slurmctld")
+        """End the controller as an administrator does: what it knows is written down."""
+        slurm_services.end(self.login, "slurmctld", signal.SIGTERM)
+
+    def kill_controller(self) -> None:
+        """End it at once: it forgets what it heard in the last seconds, new jobs too."""
+        slurm_services.end(self.login, "slurmctld", signal.SIGKILL)
 
     def start_controller(self) -> None:
         """Start it, with what it has written down, and wait until it answers."""
@@ -107,13 +145,66 @@ class Slurm:
         self.stop_controller()
         self.start_controller()
 
+    def restart(self) -> None:
+        """Start all of Slurm's daemons anew, as for other nodes; jobs go on."""
+        for node in self.nodes:
+            self.kill_slurmd(node)
+        self.restart_controller()
+        for node in self.nodes:
+            self.start_slurmd(node)
+        until(lambda: self.nodes.keys() <= self.states().keys(), "all nodes are known")
+        until(lambda: set(self.states().values()) <= TAKING, "all nodes take jobs")
+
     def answers(self) -> bool:
         """Whether the controller does."""
         return "is UP" in self.root("scontrol", "ping", check=False)
 
+    @contextlib.contextmanager
+    def settings(self, *lines: str) -> Iterator[None]:
+        """Other lines at the end of everybody's slurm.conf while the block runs, such as "KillWait=1"."""
+        files = {host.path("/etc/slurm/slurm.conf") for host in self.hosts.values()}
+        before = {path: path.read_text() for path in files}
+        try:
+            for path, text in before.items():
+                path.write_text(text + "".join(f"{line}\n" for line in lines))
+            self.restart_controller()
+            self.root("scontrol", "reconfigure")
+            yield
+        finally:
+            for path, text in before.items():
+                path.write_text(text)
+            self.restart_controller()
+            self.root("scontrol", "reconfigure")
+
+    @contextlib.contextmanager
+    def reservation(self, name: str, user: str, node: str, minutes: int = 10) -> Iterator[None]:
+        """A node is reserved for somebody while the block runs."""
+        words = [f"ReservationName={name}", f"Users={user}", f"Nodes={node}", "StartTime=now", f"Duration={minutes}"]
+        self.root("scontrol", "create", "reservation", *words[1:], *words[:1])
+        try:
+            yield
+        finally:
+            self.root("scontrol", "delete", *words[:1])
+
+    @contextlib.contextmanager
+    def small_disk(self, user: str, path: str, size: str = "1M", inodes: int = 0) -> Iterator[None]:
+        """A disk of its own for a folder that all hosts share, as for somebody whose quota is small."""
+        nodes = self.nodes.values()
+        with faults.small_disk(self.login, user, path, size, inodes):
+            share = [sys.executable, "-I", str(HERE / "share_mount.py"), self.place.mark, path]
+            command(*share, str(self.login.pid), *(str(node.pid) for node in nodes))
+            try:
+                yield
+            finally:
+                for node in nodes:
+                    node.run("root", ["umount", "--lazy", path])
+
     def log(self, host: str) -> str:
         """What Slurm's daemons wrote on a host."""
-        found = sorted((self.hosts[host].folder / "var/log/slurm").glob("*.log"))
+        return self._read(host, "*")
+
+    def _read(self, host: str, daemon: str) -> str:
+        found = sorted((self.hosts[host].folder / "var/log/slurm").glob(f"{daemon}.log"))
         return "".join(path.read_text(errors="replace") for path in found)
 
 

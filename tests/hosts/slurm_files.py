@@ -11,6 +11,8 @@ from hosts import cgroups
 from hosts.files import write
 from hosts.layout import Kind
 
+HOMES, SITE = "shared/home", "shared/etc"
+"""Folders of the lab: the homes on all of its hosts, and what their /etc have alike."""
 CPUS, MEMORY, GPUS = 4, 4000, 2
 """What each node claims to have, memory in MB."""
 CLUSTER = "lab"
@@ -27,6 +29,7 @@ SlurmdLogFile=/var/log/slurm/slurmd.log
 LogTimeFormat=iso8601_ms
 DebugFlags=Protocol
 MpiDefault=none
+EnforcePartLimits=ALL
 ReturnToService=2
 ProctrackType={proctrack}
 TaskPlugin={task}
@@ -94,14 +97,19 @@ def configuration(nodes: Sequence[str], accounting: bool) -> str:
 
 def write_site(folder: Path, nodes: Sequence[str], accounting: bool) -> None:
     """The files that all hosts of a cluster have alike, each with its mode, once for the lab."""
+    key = folder / "munge/munge.key"
+    key.parent.mkdir(parents=True, mode=0o700)
+    key.write_bytes(secrets.token_bytes(MUNGE_KEY_BYTES))
+    key.chmod(0o400)
+    write_nodes(folder, nodes, accounting)
+
+
+def write_nodes(folder: Path, nodes: Sequence[str], accounting: bool) -> None:
+    """Slurm's own files, which name the nodes."""
     gres = "".join(f"NodeName={name} Name=gpu Type=fake File=/run/gpus/fake[0-{GPUS - 1}]\n" for name in nodes)
     write(folder / "slurm/slurm.conf", configuration(nodes, accounting))
     write(folder / "slurm/gres.conf", gres)
     write(folder / "slurm/cgroup.conf", CGROUP.format(limits="yes" if cgroups.hierarchies() else "no"))
-    key = folder / "munge/munge.key"
-    key.parent.mkdir(mode=0o700)
-    key.write_bytes(secrets.token_bytes(MUNGE_KEY_BYTES))
-    key.chmod(0o400)
 
 
 def write_slurm(etc: Path, kind: Kind, site: Path, accounting: bool) -> None:

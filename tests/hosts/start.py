@@ -44,7 +44,7 @@ def raise_host(lab: Lab, host: Host) -> None:
 
 def home_folder(host: Host) -> Path:
     """Where the homes are: those of a Slurm cluster's hosts are the same."""
-    return (host.place.folder / "shared" if host.kind.slurm else host.folder) / "home"
+    return host.place.folder / slurm_files.HOMES if host.kind.slurm else host.folder / "home"
 
 
 def write_etc(lab: Lab, host: Host) -> None:
@@ -55,14 +55,19 @@ def write_etc(lab: Lab, host: Host) -> None:
         files.log_in_rules(etc, kind)
         for one in kind.accounts:
             files.write(etc / "ssh/keys" / one.name, Path(lab.key(one.name) + ".pub").read_text())
-    if kind.slurm:
-        slurm_files.write_slurm(etc, kind, host.place.folder / "shared/etc", lab.facts["accounting"])
+    write_neighbours(lab, host, etc)
     files.tools(host.folder, files.pythons())
     files.registry_settings(etc, registry.environment(lab.home) if kind.registry else {})
     files.write(etc / "hostname", f"{kind.name}\n")
     files.write(etc / "resolv.conf", "")
+
+
+def write_neighbours(lab: Lab, host: Host, etc: Path) -> None:
+    """What the host knows of the others: their names, and what Slurm must know of them."""
     names = "".join(f"{host.address_of(other)} {other.name}\n" for other in lab.hosts.values())
     files.write(etc / "hosts", f"127.0.0.1 localhost\n{names}")
+    if host.kind.slurm:
+        slurm_files.write_slurm(etc, host.kind, host.place.folder / slurm_files.SITE, lab.facts["accounting"])
 
 
 def start_host(host: Host) -> None:
