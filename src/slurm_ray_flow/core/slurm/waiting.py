@@ -45,6 +45,7 @@ _REASONS = {
     "Cleaning": Explanation("until its last try is cleaned up"),
     "NodeDown": Explanation("for a node that is down"),
     "ReqNodeNotAvail": Explanation("for nodes that are down, drained or reserved"),
+    "Nodes required for job are DOWN": Explanation("for nodes that are down, drained or kept for other jobs"),
     "FrontEndDown": Explanation("for a front end that is down"),
     "PartitionDown": Explanation("for the partition to be opened: it starts no jobs now"),
     "PartitionInactive": Explanation("for the partition to be opened: it is inactive now"),
@@ -114,8 +115,9 @@ def explain(reason: str) -> Explanation:
     if known is not None:
         missing = re.search(r"UnavailableNodes: ?(\S+)", reason.replace("_", " "))
         return known._replace(text=f"{known.text} ({missing[1]})") if missing else known
-    if "launch failed" in name:
-        return _REASONS["launch failed requeued held"]
+    near = next((known for part, known in _REASONS.items() if " " in part and name.startswith(part)), None)
+    if near is not None:
+        return near
     return _limited(name) or Explanation(f'with the reason "{name}"')
 
 
