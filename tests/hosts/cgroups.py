@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -35,6 +36,15 @@ def add(place: Place, host: str) -> list[Path]:
 def present(place: Place) -> list[Path]:
     """All parts of a lab's hosts."""
     return [path for folder in hierarchies().values() for path in folder.glob(f"{place.prefix}-*")]
+
+
+def thaw(place: Place) -> None:
+    """Let go on what Slurm has suspended: who stands still does not even hear that he is killed."""
+    for path in present(place):
+        for folder, _, names in os.walk(path):
+            if "freezer.state" in names:
+                with contextlib.suppress(OSError):
+                    Path(folder, "freezer.state").write_text("THAWED")
 
 
 def remove(place: Place) -> None:

@@ -106,7 +106,7 @@ class Lab:
         """Pull a host's plug and start it again: its processes and what was in memory are gone."""
         host = self[name]
         host.kill()
-        until(lambda: not lives(host.pid), f"{name} is off")
+        until(lambda: has_ended(self.place, [host.pid]), f"{name} is off")
         until(
             lambda: host.place.link(host.kind, host.kind.networks[0]) not in network.interfaces(self.place), "no cable"
         )
@@ -229,11 +229,17 @@ def clear(place: Place) -> None:
         LABS.rmdir()
 
 
+def has_ended(place: Place, processes: Sequence[int]) -> bool:
+    """Whether processes that were killed have ended; helps them."""
+    cgroups.thaw(place)
+    return not any(map(lives, processes))
+
+
 def kill_marked(place: Place) -> list[int]:
     """Kill the lab's processes, but not this one, and see them end; those that were there."""
     found = [pid for pid in marked(place) if pid != os.getpid()]
     for pid in found:
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    until(lambda: not any(map(lives, found)), "the lab's processes have ended")
+    until(lambda: has_ended(place, found), "the lab's processes have ended")
     return found

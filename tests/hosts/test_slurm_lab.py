@@ -244,13 +244,17 @@ def test_it_grows_by_a_node_beside_another_lab_and_leaves_nothing(slurm_lab, slu
     assert slurm.states().keys() == {"c1", "c2"}
 
 
-def test_it_goes_with_its_owner_though_a_job_runs(purpose):
+def test_it_goes_with_its_owner_though_a_job_is_frozen(purpose):
     owner = [sys.executable, "-c", OWNER, purpose]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests")}
     with subprocess.Popen(owner, stdout=subprocess.PIPE, env=environment) as process:
         assert process.stdout.readline() == b"up\n"
         slurm = Lab.find(purpose).slurm
-        is_in(slurm, slurm.submit("alice", "sleep 600", "-N2"), "RUNNING")
+        job = slurm.submit("alice", "sleep 600", "-N2")
+        is_in(slurm, job, "RUNNING")
+        for part in cgroups.present(Place.of(purpose)):
+            for state in part.glob(f"**/job_{job}/freezer.state"):
+                state.write_text("FROZEN")  # as Slurm does before it kills
         process.send_signal(signal.SIGKILL)
     place = Place.of(purpose)
     until(lambda: not traces(place) and not cgroups.present(place), "the lab has gone", 10)
