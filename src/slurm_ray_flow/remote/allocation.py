@@ -253,11 +253,12 @@ class Allocation:
         """End what the call left behind, then say how it ended: after that, its files do not change."""
         assert self._call is not None
         call, self._call = self._call, None
+        used = call.used(self._spec)
         processes.end_descendants(self._spared())
         call.driver.close()
         call.run.make_room()
         self._leave_inbox(call.run)
-        call.run.record("call_ended", **ended)
+        call.run.record("call_ended", **ended, usage=used)
         self._note(call="")
         self._idle_since = time.monotonic()
 

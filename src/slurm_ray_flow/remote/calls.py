@@ -8,9 +8,9 @@ import os
 import signal
 import subprocess
 import time
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Optional, Sequence, Set
 
-from slurm_ray_flow.remote import limits, notice, processes
+from slurm_ray_flow.remote import limits, notice, processes, usage
 from slurm_ray_flow.remote.events import Run, tail
 
 GRACE = 3.0
@@ -100,6 +100,7 @@ class Call:
         self._ending: Optional[Dict[str, Any]] = None
         self._kill_at: Optional[float] = None
         self._report: Optional[Dict[str, Any]] = None
+        self._meter = usage.Meter(family)
         self._warn_seconds, self._untold = warn_seconds, False
         self._warned: Set[str] = set()
         self._used, self._looked, self._next_memory = 0, time.monotonic(), 0.0
@@ -131,6 +132,7 @@ class Call:
         if self._report is None and self._ending is None:
             self._check_limits(now)
             self._tell()
+            self._meter.look(now)
         if self._kill_at is not None and now >= self._kill_at:
             self.driver.signal(signal.SIGKILL)
         return None
@@ -156,6 +158,10 @@ class Call:
             notice.write(self.run.warning, reason, seconds_left)
             self._untold = True
 
+    def used(self, spec: Dict[str, Any], others: Sequence[usage.Use] = ()) -> usage.Use:
+        """What the call has used until now, here and on other hosts, against what the allocation's spec gives."""
+        return usage.total(self._meter.wall, [self._meter.use(spec), *others])
+
     def _tell(self) -> None:
         """Send the signal, as soon as it would not kill: a driver that still boots has no handler for it."""
         if self._untold and processes.catches(self.driver.pid, notice.SIGNAL):
@@ -174,6 +180,7 @@ class Call:
 
     def _check_memory(self, limit: int, now: float) -> None:
         used = limits.private_memory(self._family())
+        self._meter.saw_memory(used)
         self._next_memory = now + limits.next_look(used, used - self._used, now - self._looked, limit)
         self._used, self._looked = used, now
         if used > limit:

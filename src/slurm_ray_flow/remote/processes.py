@@ -12,9 +12,10 @@ import signal
 import subprocess
 import sys
 import time
-from typing import Dict, Iterable, List, Optional, Set
+from typing import Dict, Iterable, List, Optional, Set, Tuple
 
 _DEAD = ("Z", "X")
+_TICKS = os.sysconf("SC_CLK_TCK")
 _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -69,6 +70,14 @@ def is_alive(pid: int) -> bool:
         os.kill(pid, 0)
         return True
     return False
+
+
+def times(pid: int) -> Optional[Tuple[int, int, float]]:
+    """When a process started, its parent, and the processor seconds that it and its children that have ended took."""
+    fields = _stat(pid)
+    if fields is None or fields[0] in _DEAD:
+        return None
+    return int(fields[19]), int(fields[1]), sum(map(int, fields[11:15])) / _TICKS
 
 
 def catches(pid: int, number: int) -> bool:
