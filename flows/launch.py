@@ -18,6 +18,7 @@ from slurm_ray_flow.tasks.run import Call, Run, where
 from slurm_ray_flow.tasks.scan_imports import scan_imports
 from slurm_ray_flow.tasks.start_ray import start_ray
 from slurm_ray_flow.tasks.sync_files import sync_files
+from slurm_ray_flow.tasks.tell_use import tell_use
 from slurm_ray_flow.tasks.turn import turn
 
 
@@ -71,5 +72,6 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
         start_ray(run, call, code, snapshot, environment, cluster, options, lock)
         ended = run.call_ended = execute_call(run, cluster)
         outcome = fetch_outcome(run.record, ended, cluster)
+        tell_use(ended, cluster, options)
     remember(key, run, ended, cluster, options)
     return outcome

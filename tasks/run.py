@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster
@@ -92,9 +93,9 @@ class Run:
     def paths(self) -> RunPaths:
         return self.record.paths
 
-    def note(self, **changes: str | float) -> None:
+    def note(self, **changes: Any) -> None:
         """Change the record: a new attempt, another allocation."""
-        self.record = dataclasses.replace(self.record, **changes)  # type: ignore[arg-type]
+        self.record = dataclasses.replace(self.record, **changes)
         store.save_record(self.record)
 
     def begin_again(self) -> None:
@@ -126,7 +127,8 @@ class Run:
         state = otherwise
         if ended is not None:
             state = RunState.SUCCEEDED if ended.outcome == "value" else failed_state(ended.cause)
-        self.note(ended=state.value, ended_at=time.time(), waiting="")
+        usage = ended.usage if ended is not None else None
+        self.note(ended=state.value, ended_at=time.time(), waiting="", usage=usage)
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:

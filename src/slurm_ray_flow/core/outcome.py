@@ -15,6 +15,7 @@ class Ended:
         cause: why there is no value; None for a value.
         message: what people read.
         sha256, size: of the outcome file, in bytes; None where there is none.
+        usage: what the call used of what it was given, as the cluster tells it; None where it does not.
     """
 
     outcome: str | None
@@ -22,6 +23,7 @@ class Ended:
     message: str = ""
     sha256: str | None = None
     size: int | None = None
+    usage: Any = None
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Ended:

@@ -1,0 +1,158 @@
+"""What a run used of what it asked for, in words, and what to ask for next time."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.quantities import brief_duration, brief_memory, format_duration, format_memory
+
+SHORTEST = 10.0
+"""A shorter run says nothing about what a longer one would use."""
+RESERVE = 1.25
+"""Next time there is to be a quarter more than what was used: no two runs are the same."""
+LEAST_MEMORY = 256 * 1024**2
+LEAST_TIME = 600.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Used:
+    """What the last event of a call says. Memory is that of one node, the rest of all together.
+
+    Attributes:
+        wall: seconds that the call took.
+        gpu_seconds: seconds that GPUs were busy, added up; None where nobody knows.
+        nodes: how many hosts were looked at.
+    """
+
+    wall: float
+    cpu_seconds: float
+    cpus: float
+    memory_peak: float
+    gpu_seconds: float | None = None
+    nodes: int = 1
+
+    @classmethod
+    def from_event(cls, usage: object) -> Used | None:
+        """Read it; None for what is not of its form, since it comes from a cluster."""
+        if not isinstance(usage, dict):
+            return None
+        nodes = usage.get("nodes")
+        given = {name: usage[name] for name in _NUMBERS if usage.get(name) is not None}
+        if not all(_is_amount(value) for value in given.values()) or not given.keys() >= _NEEDED:
+            return None
+        return cls(**given, nodes=max(1, len(nodes)) if isinstance(nodes, list) else 1)
+
+
+_NUMBERS = [field.name for field in dataclasses.fields(Used) if field.name != "nodes"]
+_NEEDED = {"wall", "cpu_seconds", "cpus", "memory_peak"}
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One thing that was asked for: what was used of it, and what to ask for next time, if that is another amount."""
+
+    what: str
+    used: str
+    asked: str
+    share: float
+    advice: str
+
+    @property
+    def text(self) -> str:
+        return f"{self.used} of {self.asked} ({self.share:.0%})"
+
+    @property
+    def cells(self) -> tuple[str, ...]:
+        return self.what, self.used, self.asked, f"{self.share:.0%}", self.advice
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What people get to see.
+
+    Attributes:
+        line: for the terminal.
+        rows: for a table.
+    """
+
+    line: str
+    rows: tuple[Row, ...]
+
+    def markdown(self) -> str:
+        """The table as Prefect shows it."""
+        head = ("| | used | asked for | share | next time |", "|---|---|---|---|---|")
+        return "\n".join([*head, *(f"| {' | '.join(row.cells)} |" for row in self.rows)])
+
+
+def report(usage: object, options: Options) -> Report | None:
+    """What to say of a run's use; None where there is nothing to say: it was short, or asked for nothing."""
+    used = Used.from_event(usage)
+    if used is None or used.wall < SHORTEST:
+        return None
+    rows = [row for row in (_cpus(used, options), _memory(used, options), _gpus(used, options)) if row]
+    time = _time(used, options)
+    if not rows and not (time and time.advice):
+        return None
+    rows += [time] if time else []
+    each = f"each of {used.nodes} nodes used " if used.nodes > 1 else "used "
+    advice = ", ".join(row.advice for row in rows if row.advice)
+    line = each + ", ".join(row.text for row in rows) + (f"; next time: {advice}" if advice else "")
+    return Report(line, tuple(rows))
+
+
+def _cpus(used: Used, options: Options) -> Row | None:
+    asked = options.cpus_per_node
+    if not asked:
+        return None
+    busy = used.cpu_seconds / used.wall / used.nodes
+    wanted = max(1, math.ceil(busy * RESERVE))
+    advice = f"cpus_per_node={wanted}" if wanted < asked and busy < asked / 2 else ""
+    return Row("processors", f"{busy:.1f}", f"{asked} CPU{'s' if asked > 1 else ''}", busy / asked, advice)
+
+
+def _memory(used: Used, options: Options) -> Row | None:
+    asked = options.memory
+    if not asked:
+        return None
+    wanted = recommended_memory(used.memory_peak)
+    much_less, nearly_all = wanted <= asked * 0.75, used.memory_peak > asked * 0.9
+    advice = f"memory='{brief_memory(wanted)}'" if much_less or (nearly_all and wanted > asked) else ""
+    return Row("memory", format_memory(used.memory_peak), format_memory(asked), used.memory_peak / asked, advice)
+
+
+def _gpus(used: Used, options: Options) -> Row | None:
+    if not options.gpus_per_node or used.gpu_seconds is None:
+        return None
+    count = options.gpus_per_node
+    busy = used.gpu_seconds / used.wall / used.nodes
+    return Row("GPUs", f"{busy:.1f}", f"{count} GPU{'s' if count > 1 else ''}", busy / count, "")
+
+
+def _time(used: Used, options: Options) -> Row | None:
+    asked = options.time_limit
+    if not asked:
+        return None
+    wanted = recommended_time(used.wall)
+    advice = f"time_limit='{brief_duration(wanted)}'" if wanted <= asked / 2 else ""
+    return Row("time", format_duration(used.wall), format_duration(asked), used.wall / asked, advice)
+
+
+def recommended_memory(peak: float) -> int:
+    """What to ask for after `peak` bytes were used: a quarter more, as a number that people write."""
+    wanted = max(peak * RESERVE, LEAST_MEMORY)
+    power = 2 ** math.floor(math.log2(wanted))
+    return int(next(power * step for step in (1, 1.25, 1.5, 2) if power * step >= wanted))
+
+
+def recommended_time(seconds: float) -> float:
+    """How much time to ask for after a run took `seconds`: half as much again, and ten minutes at least."""
+    wanted = max(seconds * 1.5, LEAST_TIME)
+    unit = 600.0 if wanted <= 3600 else 1800.0 if wanted <= 6 * 3600 else 3600.0
+    return math.ceil(wanted / unit) * unit
