@@ -153,4 +153,6 @@ def _ready_event(spec: dict[str, Any]) -> str:
 def _report(events: list[Event]) -> None:
     if ready := find_event(events, "ray_ready"):
         gpus = f", {ready['gpus']} GPUs" if ready.get("gpus") else ""
-        reporter().say(f"Ray on {ready['host']}: {ready['cpus']} CPU{'s' if ready['cpus'] != 1 else ''}{gpus}")
+        hosts = ready.get("nodes") or [ready["host"]]
+        shown = f"{', '.join(hosts[:3])} and {len(hosts) - 3} more" if len(hosts) > 4 else ", ".join(hosts)
+        reporter().say(f"Ray on {shown}: {ready['cpus']} CPU{'s' if ready['cpus'] != 1 else ''}{gpus}")

@@ -14,7 +14,8 @@ from slurm_ray_flow.remote.calls import GRACE, Call, DriverProcess
 from slurm_ray_flow.remote.closing import close, record_end
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.protocol import TAKEN, find_event
-from slurm_ray_flow.remote.ray_cluster import RayCluster, interpreter
+from slurm_ray_flow.remote.ray_cluster import interpreter
+from slurm_ray_flow.remote.ray_nodes import RayNodes
 from slurm_ray_flow.remote.tenure import Tenure
 
 FIRST_CALL_WITHIN = 600.0
@@ -39,7 +40,7 @@ class Allocation:
         self._run, self._spec, self._note, self._tenure = run, spec, note, tenure
         self._began = self._idle_since = time.monotonic()
         self._keep_warm = float(spec.get("keep_warm") or 0.0)
-        self._ray: Optional[RayCluster] = None
+        self._ray: Optional[RayNodes] = None
         self._standby: Optional[DriverProcess] = None
         self._prepared_for = ""
         self._call: Optional[Call] = None
@@ -99,8 +100,8 @@ class Allocation:
 
     def _reap(self) -> None:
         for pid, code in processes.reap().items():
-            if self._ray is not None and pid == self._ray.pid:
-                self._ray.ended(code)
+            if self._ray is not None:
+                self._ray.ended(pid, code)
             for driver in (self._standby, self._call.driver if self._call else None):
                 if driver is not None and pid == driver.pid:
                     driver.ended(code)
@@ -111,7 +112,7 @@ class Allocation:
         if not self._spec.get("ray"):
             return
         variables = {**os.environ, **(self._spec.get("environment_variables") or {})}
-        self._ray = RayCluster(self._spec, variables)
+        self._ray = RayNodes(self._run, self._spec, variables)
         self._note(ray_folder=self._ray.folder)
         self._run.record("ray_starting")
         self._ray.start()
@@ -121,11 +122,12 @@ class Allocation:
             return
         if self._ray.address is None and self._ray.poll():
             seconds = round(time.monotonic() - self._ray.started, 3)
-            counts = {"cpus": self._ray.cpus, "gpus": int(self._spec.get("gpus") or 0)}
-            self._run.record("ray_ready", address=self._ray.address, seconds=seconds, **counts)
+            self._run.record("ray_ready", seconds=seconds, **self._ray.described())
             self._idle_since = time.monotonic()
+        for name, why in self._ray.newly_lost().items():
+            self._run.record("node_lost", node=name, why=why)
         if self._ray.failure is not None:
-            self.stop("environment", self._ray.failure)
+            self.stop("environment" if self._ray.address is None else "node_failed", self._ray.failure)
 
     @property
     def _ready(self) -> bool:
@@ -235,8 +237,7 @@ class Allocation:
         return float(limit) + (self._began if run.id == self._run.id else self._call_began)
 
     def _spared(self) -> List[int]:
-        ray = self._ray.pid if self._ray else None
-        return [pid for pid in (ray, self._standby.pid if self._standby else None) if pid is not None]
+        return [*(self._ray.pids if self._ray else []), *([self._standby.pid] if self._standby else [])]
 
     def _call_family(self) -> Set[int]:
         """The pids whose memory is the call's: its driver's and Ray's workers', not Ray's own nor the standby's."""
@@ -297,5 +298,7 @@ class Allocation:
             self._wait()
             self._reap()
             self._watch_call()
+        if self._ray is not None:
+            self._ray.end()
         processes.end_descendants()
         close(self._run, reason, self._ray.folder if self._ray else "")

@@ -22,7 +22,7 @@ import signal
 import traceback
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import limits, packing, processes
+from slurm_ray_flow.remote import job, limits, packing, processes
 from slurm_ray_flow.remote.allocation import Allocation
 from slurm_ray_flow.remote.claim import claim
 from slurm_ray_flow.remote.closing import close
@@ -110,11 +110,12 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
     signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
     first = claim(run)
     if first:
-        _prepare_environment(run, spec)
+        prepare_environment(run, spec)
         processes.become_subreaper()
         os.makedirs(run.inbox, mode=0o700, exist_ok=True)
         run.keep_reserve()
-        run.record("allocated", pid=os.getpid(), started=processes.started(os.getpid()), boot_id=processes.boot_id())
+        this = {"pid": os.getpid(), "started": processes.started(os.getpid()), "boot_id": processes.boot_id()}
+        run.record("allocated", **this, **(job.described() if job.in_job(spec) else {}))
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
@@ -146,7 +147,8 @@ _FOREIGN_PACKAGES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBAS
 _FORWARDED = {signal.SIGTERM, signal.SIGINT}
 
 
-def _prepare_environment(run: Run, spec: Dict[str, Any]) -> None:
+def prepare_environment(run: Run, spec: Dict[str, Any]) -> None:
+    """Take on the variables that all processes of the run have, on each of its hosts."""
     binaries = os.path.dirname(str(spec.get("python") or sys.executable))
     os.environ["PATH"] = binaries + os.pathsep + os.environ.get("PATH", os.defpath)
     os.environ["SRF_RUN_ID"] = os.environ["SRF_ALLOCATION"] = run.id
@@ -160,7 +162,7 @@ def _be_inner(run: Run, spec: Dict[str, Any], note: Note, tenure: Optional[Tenur
     code = 1
     try:
         processes.become_subreaper()
-        spec = _with_environment(tenure.enter() if tenure else spec, note)
+        spec = _with_environment(tenure.enter() if tenure else job.with_share(spec), note)
         allocation = Allocation(run, spec, note, tenure)
         allocation.listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)

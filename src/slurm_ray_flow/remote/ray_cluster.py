@@ -16,7 +16,9 @@ from typing import Any, Dict, List, Optional, Set
 from slurm_ray_flow.remote import limits, processes
 from slurm_ray_flow.remote.events import tail
 
-START_LIMIT = 60.0
+START_LIMIT, START_LIMIT_IN_JOB = 60.0, 180.0
+"""Where an environment lies on the disk that all nodes share, Ray is read from there for long the first time."""
+LOOPBACK = "127.0.0.1"
 ATTEMPTS = 3
 FOLDER_PREFIX, OWNER = "srf-", "owner"
 # "session_2026-11-21_08-20-12_832973_6205/sockets/plasma_store" follows, and 107 bytes are all that a socket may have.
@@ -29,13 +31,22 @@ class RayCluster:
     Args:
         spec: the allocation's spec.json.
         environment: the variables that Ray's processes get.
+        own_address: where other hosts reach this one; loopback for a cluster of one host.
+        joins: it is a worker, and is told later which head it belongs to (`join`).
     """
 
-    def __init__(self, spec: Dict[str, Any], environment: Dict[str, str]) -> None:
-        self._spec, self.folder = spec, _private_folder()
-        self._open_folder = os.path.join(self.folder, "r")  # Ray gives its own folder mode 0777
-        self.variables = self._variables()
-        self._environment = {**environment, **self.variables}
+    def __init__(
+        self, spec: Dict[str, Any], environment: Dict[str, str], own_address: str = LOOPBACK, joins: bool = False
+    ) -> None:
+        self._spec, self._own_address, self._joins = spec, own_address, joins
+        self._user_environment = environment
+        self._limit = START_LIMIT_IN_JOB if spec.get("scheduler") else START_LIMIT
+        self.joined = not joins
+        self.folder, self.token = "", secrets.token_hex(32)
+        self.variables: Dict[str, str] = {}
+        self._head = ""
+        if not joins:
+            self._settle(_private_folder())
         self.process: Optional[subprocess.Popen[bytes]] = None
         self.address: Optional[str] = None
         self.failure: Optional[str] = None
@@ -43,9 +54,17 @@ class RayCluster:
         self.started = time.monotonic()
         self._attempts = 0
 
+    def _settle(self, folder: str) -> None:
+        self.folder = folder
+        self._open_folder = os.path.join(self.folder, "r")  # Ray gives its own folder mode 0777
+        self.variables = self._variables()
+        self._environment = {**self._user_environment, **self.variables}
+
     def start(self) -> None:
-        """Start Ray; `poll` says when it is ready."""
+        """Start Ray; `poll` says when it is ready. A worker is made ready as far as it can be without its head."""
         self._attempts += 1
+        if not self.joined:
+            return
         with contextlib.suppress(OSError):
             os.unlink(self._address_file)
         with open(os.path.join(self.folder, "ray.log"), "ab") as output:
@@ -54,19 +73,33 @@ class RayCluster:
                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
 
+    def join(self, head: str, token: str, folder: str, own_address: str) -> None:
+        """Start as a worker of this head.
+
+        Args:
+            head: its host:port.
+            token: what proves that this is one of its cluster.
+            folder: its private folder, which is made on this host under the same name.
+            own_address: where other hosts reach this one.
+        """
+        self._head, self.token, self._own_address, self.joined = head, token, own_address, True
+        _make_private(folder)
+        self._settle(folder)
+        self.start()
+
     def poll(self) -> bool:
         """Look whether Ray is ready, without waiting. `failure` says why it never will be."""
         if self.address is None and self.failure is None and os.path.exists(self._address_file):
             with open(self._address_file, encoding="ascii") as file:
                 self.address = file.read().strip() or None
             self.own_processes = self._family()
-        if self.address is None and time.monotonic() - self.started > START_LIMIT:
-            self.failure = "Ray was not ready after {:.0f} s.\n{}".format(START_LIMIT, self._last_words())
+        if self.address is None and time.monotonic() - self.started > self._limit:
+            self.failure = "Ray was not ready after {:.0f} s.\n{}".format(self._limit, self._last_words())
         return self.address is not None
 
     def ended(self, code: int) -> None:
         """Note that Ray's process has ended by itself; before it was ready, another try may help (a port clash)."""
-        if self.address is None and self._attempts < ATTEMPTS and time.monotonic() - self.started < START_LIMIT:
+        if self.address is None and self._attempts < ATTEMPTS and time.monotonic() - self.started < self._limit:
             self.start()
             return
         self.failure = "Ray ended by itself (exit code {}).\n{}".format(code, self._last_words())
@@ -94,7 +127,7 @@ class RayCluster:
     def _variables(self) -> Dict[str, str]:
         token = os.path.join(self.folder, "token")
         with open(token, "w", encoding="ascii") as file:
-            file.write(secrets.token_hex(32))
+            file.write(self.token)
         return {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token, "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TMPDIR": self._open_folder, "LOG_NAME_UPDATE_INTERVAL_S": "0.1", "RAY_DEDUP_LOGS": "0",
@@ -105,13 +138,18 @@ class RayCluster:
         sizes = {"gpus": "num-gpus", "memory": "memory", "object_store_memory": "object-store-memory"}
         chosen = {option: self._spec.get(name) for name, option in sizes.items()}
         return [
-            *interpreter(self._spec), program, str(os.getpid()), "start", "--head", "--block",
-            "--temp-dir=" + self._open_folder, "--node-ip-address=127.0.0.1", "--port=0",
+            *interpreter(self._spec), program, str(os.getpid()), "start", "--block", *self._role(),
+            "--temp-dir=" + self._open_folder, "--node-ip-address=" + self._own_address,
             "--num-cpus={}".format(self.cpus),
             *("--{}={}".format(option, int(value)) for option, value in chosen.items() if value is not None),
-            "--min-worker-port=0", "--max-worker-port=0", "--include-dashboard=false",
+            "--min-worker-port=0", "--max-worker-port=0",
             "--dashboard-agent-listen-port=0", "--dashboard-agent-grpc-port=0", "--no-monitor",
         ]  # fmt: skip
+
+    def _role(self) -> List[str]:
+        if self._joins:
+            return ["--address=" + self._head]
+        return ["--head", "--port=0", "--include-dashboard=false"]
 
     def _last_words(self) -> str:
         files = [os.path.join(self.folder, "ray.log")]
@@ -128,7 +166,16 @@ def _private_folder() -> str:
     wanted = os.environ.get("TMPDIR", "/tmp")
     folder = wanted if len(wanted) <= LONGEST_FOLDER - len("/srf-12345678/r") and os.access(wanted, os.W_OK) else "/tmp"
     made = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=folder)
+    _note_owner(made)
+    return made
+
+
+def _make_private(folder: str) -> None:
+    os.mkdir(folder, 0o700)
+    _note_owner(folder)
+
+
+def _note_owner(made: str) -> None:
     this = {"pid": os.getpid(), "started": processes.started(os.getpid()), "boot_id": processes.boot_id()}
     with open(os.path.join(made, OWNER), "w", encoding="ascii") as file:
         json.dump(this, file)
-    return made

@@ -1,0 +1,168 @@
+"""The other nodes of an allocation, as the head sees them: one step of Slurm that starts Ray's workers there.
+
+The step is a child of the head. What the workers must know goes through its stdin, what they say comes by its stdout,
+so nothing of it needs a file that all nodes see, and all of it ends with the head.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from typing import Any, Dict, List, Optional
+
+from slurm_ray_flow.remote import job
+from slurm_ray_flow.remote.events import Run
+
+START_LIMIT = 180.0
+SILENT_SECONDS = 60.0
+"""A worker gives a sign of life every few seconds; one that is silent for so long is cut off."""
+LEAVE_SECONDS = 5.0
+
+
+class Nodes:
+    """The workers on the other nodes.
+
+    Args:
+        run: the allocation's run.
+        names: the nodes as Slurm calls them.
+
+    Attributes:
+        ready: what each node that is ready has said, by its name.
+        lost: why each node is lost, by its name.
+    """
+
+    def __init__(self, run: Run, names: List[str]) -> None:
+        self.names = names
+        self.ready: Dict[str, Dict[str, Any]] = {}
+        self.lost: Dict[str, str] = {}
+        self.used: List[Dict[str, Any]] = []
+        self._news: List[str] = []
+        self._heard: Dict[str, float] = {}
+        self._rest, self._told, self._over = b"", False, False
+        self._began = time.monotonic()
+        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "worker.py")
+        self._process = subprocess.Popen(
+            [*_step(len(names)), sys.executable, "-I", program, run.root, run.id],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_VARIABLES},
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        self._out = self._process.stdout.fileno()
+        os.set_blocking(self._out, False)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def join(self, address: str, token: str, folder: str) -> None:
+        """Tell the workers where Ray is; once."""
+        if not self._told:
+            self._told = True
+            self._say({"address": address, "token": token, "folder": folder, "head": address.rpartition(":")[0]})
+
+    def ended(self, code: int) -> None:
+        """Note that the step has ended: all nodes that were not lost before are now."""
+        self._process.returncode = code
+        self._over = True
+        self.listen()
+        for name in self.names:
+            if name not in self.lost:
+                self._lose(name, "its step ended with {}".format(code))
+
+    def listen(self) -> List[str]:
+        """Hear what the workers say; the names of the nodes that have been lost since the last time."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = os.read(self._out, 65536)
+                if not data:
+                    break
+                self._rest += data
+        *lines, self._rest = self._rest.split(b"\n")
+        for line in lines:
+            with contextlib.suppress(ValueError, KeyError, TypeError):
+                self._hear(json.loads(line))
+        now = time.monotonic()
+        for name, heard in self._heard.items():
+            if now - heard > SILENT_SECONDS and name not in self.lost:
+                self._lose(name, "it has been silent for {:.0f} s".format(SILENT_SECONDS))
+        news, self._news = self._news, []
+        return news
+
+    @property
+    def all_ready(self) -> bool:
+        return len(self.ready) == len(self.names)
+
+    @property
+    def failure(self) -> Optional[str]:
+        """Why the workers will not all be ready; None while they may be, and once they have been."""
+        if self.all_ready:
+            return None
+        if self.lost:
+            return "Ray did not start on {}".format("; on ".join("{}: {}".format(*one) for one in self.lost.items()))
+        if time.monotonic() - self._began > START_LIMIT:
+            missing = ", ".join(name for name in self.names if name not in self.ready)
+            return "Ray was not ready on {} after {:.0f} s.".format(missing, START_LIMIT)
+        return None
+
+    def end(self) -> None:
+        """Have the workers leave in order, for a moment; whoever is left ends with the job."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        deadline = time.monotonic() + LEAVE_SECONDS
+        while not self._over and time.monotonic() < deadline:
+            if _has_ended(self.pid):
+                break
+            self.listen()
+            time.sleep(0.01)
+        self.listen()
+
+    def _hear(self, said: Dict[str, Any]) -> None:
+        name, what = str(said["node"]), said["what"]
+        if name not in self.names:
+            return
+        self._heard[name] = time.monotonic()
+        if what == "ready":
+            self.ready[name] = said
+        elif what == "ended":
+            self._lose(name, str(said["why"]))
+        elif what == "used":
+            self.used.append(said["use"])
+
+    def _lose(self, name: str, why: str) -> None:
+        self.lost[name] = why
+        self._heard.pop(name, None)
+        self._news.append(name)
+
+    def _say(self, message: Dict[str, Any]) -> None:
+        assert self._process.stdin is not None
+        with contextlib.suppress(OSError):
+            self._process.stdin.write(json.dumps(message).encode() + b"\n")
+            self._process.stdin.flush()
+
+
+def others() -> List[str]:
+    """The nodes of this job besides this one."""
+    return [name for name in job.nodes() if name != job.node_name()]
+
+
+_VARIABLES = {"SLURM_CPU_BIND": "none", "SLURM_EXPORT_ENV": "ALL", "SRUN_DEBUG": "3"}
+
+
+def _step(count: int) -> List[str]:
+    """One task on each of the other nodes, with all that the job has there. A node that fails ends no other one."""
+    return [
+        "srun", "--relative=1", "--nodes={0}".format(count), "--ntasks={0}".format(count), "--ntasks-per-node=1",
+        "--cpu-bind=none", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered", "--mpi=none",
+        "--input=all",
+    ]  # fmt: skip
+
+
+def _has_ended(pid: int) -> bool:
+    try:
+        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+    except ChildProcessError:
+        return True

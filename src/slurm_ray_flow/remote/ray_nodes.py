@@ -1,0 +1,107 @@
+"""The Ray cluster of an allocation: its head on this host, its workers on the others, ready when all of them are."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional, Set
+
+from slurm_ray_flow.remote import job
+from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.nodes import Nodes, others
+from slurm_ray_flow.remote.ray_cluster import LOOPBACK, RayCluster
+
+
+class RayNodes:
+    """Ray on all hosts of an allocation.
+
+    Args:
+        run: the allocation's run.
+        spec: its spec.json.
+        environment: the variables that Ray's processes get.
+
+    Attributes:
+        address: host:port of its head, once all nodes are ready.
+        failure: why there is no Ray; None where there is, or may be.
+    """
+
+    def __init__(self, run: Run, spec: Dict[str, Any], environment: Dict[str, str]) -> None:
+        self._run, self._spec = run, spec
+        self._others = others() if int(spec.get("nodes") or 1) > 1 and job.in_job(spec) else []
+        self._nodes: Optional[Nodes] = None
+        self._head = RayCluster(spec, environment, job.own_address(self._others[0]) if self._others else LOOPBACK)
+        self.address: Optional[str] = None
+
+    def start(self) -> None:
+        """Start Ray; `poll` says when it is ready."""
+        if self._others:
+            self._nodes = Nodes(self._run, self._others)
+        self._head.start()
+
+    def poll(self) -> bool:
+        """Look whether Ray is ready everywhere, without waiting."""
+        if self.address is None and self._head.poll():
+            assert self._head.address is not None
+            if self._nodes is None:
+                self.address = self._head.address
+            else:
+                self._nodes.join(self._head.address, self._head.token, self._head.folder)
+                self._nodes.listen()
+                self.address = self._head.address if self._nodes.all_ready else None
+        return self.address is not None
+
+    def newly_lost(self) -> Dict[str, str]:
+        """The nodes that have been lost since the last time, and why. Ray goes on without them, if it can."""
+        return {name: self.lost[name] for name in self._nodes.listen()} if self._nodes and self.address else {}
+
+    def ended(self, pid: int, code: int) -> None:
+        """Note that a process has ended, if it is Ray's."""
+        if pid == self._head.pid:
+            self._head.ended(code)
+        elif self._nodes is not None and pid == self._nodes.pid:
+            self._nodes.ended(code)
+
+    def end(self) -> None:
+        """Have the other nodes leave."""
+        if self._nodes is not None:
+            self._nodes.end()
+
+    @property
+    def failure(self) -> Optional[str]:
+        return self._head.failure or (self._nodes.failure if self._nodes and self.address is None else None)
+
+    @property
+    def lost(self) -> Dict[str, str]:
+        """Why each lost node is lost."""
+        return self._nodes.lost if self._nodes else {}
+
+    @property
+    def started(self) -> float:
+        """When it was started, by `time.monotonic`."""
+        return self._head.started
+
+    @property
+    def folder(self) -> str:
+        """Ray's private folder, the same on all nodes."""
+        return self._head.folder
+
+    @property
+    def variables(self) -> Dict[str, str]:
+        """What a driver needs to join."""
+        return self._head.variables
+
+    @property
+    def pids(self) -> List[int]:
+        """The children of this process that Ray is."""
+        found = [self._head.pid, self._nodes.pid if self._nodes else None]
+        return [pid for pid in found if pid is not None]
+
+    @property
+    def own_processes(self) -> Set[int]:
+        """Ray's own processes on this host."""
+        return self._head.own_processes | ({self._nodes.pid} if self._nodes else set())
+
+    def described(self) -> Dict[str, Any]:
+        """What the event `ray_ready` says."""
+        cpus = {name: said["cpus"] for name, said in self._nodes.ready.items()} if self._nodes else {}
+        whole: Dict[str, Any] = {"address": self.address, "cpus": self._head.cpus + sum(cpus.values())}
+        whole["gpus"] = int(self._spec.get("gpus") or 0) * (1 + len(cpus))
+        return {**whole, "nodes": [job.node_name(), *cpus]} if cpus else whole
