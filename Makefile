@@ -1,9 +1,9 @@
 # Every target does its own set-up: scripts/setup makes .venv with what uv.lock says, and is quick when nothing changed.
-.PHONY: help setup check test demo bench hosts hosts-down hosts-code
+.PHONY: help setup check test demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 18
 
 setup: ## Make the virtual environment
 	@scripts/setup
@@ -35,6 +35,13 @@ hosts: setup ## A pretend cluster to play with: real SSH hosts on this machine (
 
 hosts-down: ## End the pretend cluster
 	@PYTHONPATH=tests .venv/bin/python -m hosts down
+
+slurm-hosts: setup ## A pretend Slurm cluster of real daemons (as root; ACCOUNTING=yes for one with sacct)
+	@scripts/setup --hosts
+	@PYTHONPATH=tests .venv/bin/python -m hosts --purpose slurm up --slurm $(if $(ACCOUNTING),--accounting)
+
+slurm-hosts-down: ## End it
+	@PYTHONPATH=tests .venv/bin/python -m hosts --purpose slurm down
 
 hosts-code: ## A fresh one-time code (WHO=carol HOST=desi)
 	@PYTHONPATH=tests .venv/bin/python -m hosts code $(or $(HOST),desi) $(or $(WHO),carol)

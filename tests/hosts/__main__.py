@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from hosts import faults
+from hosts import faults, slurm_services
 from hosts.host import Host
 from hosts.lab import Lab, down
 from hosts.layout import KINDS, SLURM
@@ -39,6 +39,7 @@ Save it as a cluster, then call functions with cluster="pretend":
   .venv/bin/srf init pretend --host {login} --user alice --key-file {key} --known-hosts {known_hosts}
 
 Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} fault c1 cut --seconds 10
+A third node               PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} grow
 End them                   PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} down
 """
 FAULTS: dict[str, Callable[[Host], AbstractContextManager[object]]] = {
@@ -50,6 +51,9 @@ FAULTS: dict[str, Callable[[Host], AbstractContextManager[object]]] = {
     "read-only-home": lambda host: faults.read_only(host, "/home"),
     "clock-an-hour-fast": lambda host: faults.clock(host, 3600),
     "other-host-key": faults.other_host_key,
+    "no-slurmd": lambda host: slurm_services.without(host, "slurmd"),
+    "no-controller": lambda host: slurm_services.without(host, "slurmctld"),
+    "stuck-controller": lambda host: slurm_services.stuck(host, "slurmctld"),
 }
 
 
@@ -84,9 +88,12 @@ def host_of(given: argparse.Namespace) -> Host:
 
 def up(given: argparse.Namespace) -> None:
     """Bring the hosts up, or say that they are."""
-    if Lab.find(given.purpose):
+    there = Lab.find(given.purpose)
+    if there and ("login" in there.hosts, there.facts["accounting"]) != (given.slurm, given.accounting):
+        raise LabError("hosts of another kind are up under this name: end them first, or choose another --purpose")
+    if there:
         print("the hosts are up already")
-    show(Lab.up(given.purpose, kinds=SLURM if given.slurm else KINDS, accounting=given.accounting))
+    show(there or Lab.up(given.purpose, kinds=SLURM if given.slurm else KINDS, accounting=given.accounting))
 
 
 def login(given: argparse.Namespace) -> None:
@@ -137,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     comes.add_argument("--accounting", action="store_true", help="one that keeps accounts: sacct works")
     verb(lambda given: down(Place.of(given.purpose)), "down", "end them")
     verb(lambda given: show(found(given)), "status", "what is up, and how to log in")
+    verb(lambda given: print(found(given).add_node().name, "takes jobs"), "grow", "a Slurm cluster gets a third node")
     verb(
         lambda given: found(given).reboot(host_of(given).name),
         "reboot",

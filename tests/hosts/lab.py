@@ -114,6 +114,8 @@ class Lab:
 
     def add_node(self, kind: Kind = THIRD_NODE) -> Host:
         """Let the Slurm cluster grow by a node, as its administrator would: jobs go on, the daemons start anew."""
+        if kind.name in self.hosts:
+            return self[kind.name]
         host = self.hosts[kind.name] = Host(self.place, kind, self.facts["base"])
         self.facts["hosts"].append(kind.name)
         files.write(self.place.folder / "lab.json", json.dumps(self.facts), 0o600)

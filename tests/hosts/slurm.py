@@ -7,6 +7,7 @@ import re
 import signal
 import sys
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -110,6 +111,10 @@ class Slurm:
         if jobs:
             self.root("scancel", *map(str, jobs))
 
+    def end_soon(self, job: str | int, seconds: int = 1) -> None:
+        """Let a running job's time be over; Slurm looks every 30 s, so it becomes TIMEOUT within half a minute."""
+        self.root("scontrol", "update", f"JobId={job}", f"EndTime=now+{seconds}")
+
     def drain(self, node: str, reason: str = "maintenance") -> None:
         """Let a node take no more jobs."""
         self.root("scontrol", "update", f"NodeName={node}", "State=DRAIN", f"Reason={reason}")
@@ -139,6 +144,14 @@ class Slurm:
         """Start it, with what it has written down, and wait until it answers."""
         slurm_services.start(self.login, "slurmctld")
         until(self.answers, "the controller answers")
+
+    def stuck_controller(self) -> AbstractContextManager[None]:
+        """The controller takes connections and never answers: commands hang, then say that they timed out."""
+        return slurm_services.stuck(self.login, "slurmctld")
+
+    def no_accounting(self) -> AbstractContextManager[None]:
+        """No slurmdbd while the block runs: sacct fails, jobs go on."""
+        return slurm_services.without(self.login, "slurmdbd")
 
     def restart_controller(self) -> None:
         """End the controller and start it."""

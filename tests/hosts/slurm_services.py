@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import subprocess
+from collections.abc import Iterator
 
 from hosts import cgroups
 from hosts.host import ENTER, Host
@@ -105,7 +106,32 @@ def daemons(host: Host, name: str) -> list[int]:
 
 def end(host: Host, name: str, number: signal.Signals) -> None:
     """End a daemon by a signal; what it started goes on."""
+    signal_all(host, name, number)
+    until(lambda: not daemons(host, name), f"{name} has ended on {host.name}")
+
+
+@contextlib.contextmanager
+def without(host: Host, name: str) -> Iterator[None]:
+    """A daemon is not there while the block runs."""
+    end(host, name, signal.SIGTERM)
+    try:
+        yield
+    finally:
+        start(host, name)
+
+
+@contextlib.contextmanager
+def stuck(host: Host, name: str) -> Iterator[None]:
+    """A daemon stands still while the block runs: it takes connections, and never answers."""
+    signal_all(host, name, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        signal_all(host, name, signal.SIGCONT)
+
+
+def signal_all(host: Host, name: str, number: signal.Signals) -> None:
+    """Send a signal to all processes of a daemon."""
     for pid in daemons(host, name):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-    until(lambda: not daemons(host, name), f"{name} has ended on {host.name}")

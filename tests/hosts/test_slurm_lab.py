@@ -186,6 +186,13 @@ def test_a_job_outlives_its_controller(slurm):
     assert slurm.state(job) == "RUNNING"
 
 
+def test_a_controller_that_stands_still_answers_later(slurm_lab, slurm):
+    asks = ["timeout", "1", "squeue"]
+    with slurm.stuck_controller():
+        assert slurm_lab["login"].run("frank", asks, check=False).returncode == 124
+    assert slurm.answers()
+
+
 def test_nothing_of_a_job_lives_longer_than_it(slurm_lab, slurm):
     escape = "setsid sleep 4242 > /dev/null 2>&1 &"
     job = slurm.submit("alice", f"srun -N2 sh -c '{escape} sleep 1'; {escape}", "--nodes=2")
@@ -221,6 +228,8 @@ def test_accounts_are_kept_where_they_are(accounting_lab):
     until(lambda: [row["State"] for row in slurm.accounted("counted")] == ["FAILED"] * 2, "both rows are there")
     row = slurm.accounted("counted")[0]
     assert (row["JobID"], row["ExitCode"], row["QOS"], row["Account"]) == (job, "3:0", "long", "science")
+    with slurm.no_accounting():
+        assert "refused" in slurm.login.run("alice", ["sacct"], check=False).stderr
     with slurm.settings("AccountingStorageEnforce=associations,qos"):
         for wrong in ("--account=nobodys", "--qos=nobodys"):
             with pytest.raises(LabError, match=r"Invalid (qos|account)"):
