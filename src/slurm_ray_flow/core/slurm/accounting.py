@@ -58,26 +58,25 @@ def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> l
 
 def parse_accounting(text: str) -> dict[str, Record]:
     """The jobs by their ids, each with what its steps add; noise is left out."""
-    records: dict[str, Record] = {}
-    for line in text.splitlines():
-        cells = line.split(SEPARATOR)
-        if len(cells) < len(_FIELDS) or not cells[0][:1].isdigit():
-            continue
-        of = {name: text_of(cell) for name, cell in zip(_FIELDS, cells, strict=False)}
-        job_id, _, step = of["JobID"].partition(".")
-        if not step:
-            records[job_id] = _record(of)
-        elif job_id in records:
-            records[job_id] = _with_step(records[job_id], of)
-    return records
+    rows = [line.split(SEPARATOR) for line in text.splitlines() if line[:1].isdigit()]
+    jobs: dict[str, list[dict[str, str]]] = {}
+    for cells in rows:
+        if len(cells) >= len(_FIELDS):
+            of = {name: text_of(cell) for name, cell in zip(_FIELDS, cells, strict=False)}
+            jobs.setdefault(of["JobID"].partition(".")[0], []).append(of)
+    return {job_id: _record(job_id, rows) for job_id, rows in jobs.items()}
 
 
-def _record(of: dict[str, str]) -> Record:
+def _record(job_id: str, rows: list[dict[str, str]]) -> Record:
+    """One job of its rows: the job's own, the last one if it was started again, and its steps'."""
+    own = [row for row in rows if row["JobID"] == job_id]
+    steps = [row for row in rows if row["JobID"] != job_id]
+    of = own[-1] if own else rows[0]
     nodes, cpus = count(of["NNodes"]), count(of["AllocCPUS"])
     return Record(
-        job_id=of["JobID"],
-        name=of["JobName"],
-        state=full_state(of["State"]),
+        job_id=job_id,
+        name=of["JobName"] if own else "",
+        state=_state(of, steps),
         exit_code=of["ExitCode"],
         submitted=moment(of["Submit"]),
         start=moment(of["Start"]),
@@ -85,14 +84,21 @@ def _record(of: dict[str, str]) -> Record:
         used=float(of["ElapsedRaw"]) if of["ElapsedRaw"].isdigit() else None,
         limit=duration(of["Timelimit"]),
         priority=count(of["Priority"]),
-        cpu_seconds=duration(of["TotalCPU"]) or None,
+        cpu_seconds=duration(of["TotalCPU"]) or sum(duration(step["TotalCPU"]) or 0 for step in steps) or None,
         cpus=cpus,
         nodes=nodes,
         memory=_asked_memory(of["ReqMem"], nodes or 1, cpus or 1),
-        max_memory=memory(of["MaxRSS"]),
+        max_memory=max((memory(row["MaxRSS"]) or 0 for row in rows), default=0) or None,
         nodelist="" if of["NodeList"] == "None assigned" else of["NodeList"],
         partition=of["Partition"],
     )
+
+
+def _state(of: dict[str, str], steps: list[dict[str, str]]) -> str:
+    """A job whose step was out of memory is FAILED, unless it is its script itself that was."""
+    state = full_state(of["State"])
+    out = state == "FAILED" and any(full_state(step["State"]) == "OUT_OF_MEMORY" for step in steps)
+    return "OUT_OF_MEMORY" if out else state
 
 
 def _asked_memory(text: str, nodes: int, cpus: int) -> int | None:
@@ -101,16 +107,6 @@ def _asked_memory(text: str, nodes: int, cpus: int) -> int | None:
     if amount is None or text.endswith("n"):
         return amount
     return amount * cpus // nodes if text.endswith("c") else amount // nodes
-
-
-def _with_step(record: Record, of: dict[str, str]) -> Record:
-    rss = memory(of["MaxRSS"])
-    out_of_memory = full_state(of["State"]) == "OUT_OF_MEMORY" and record.state == "FAILED"
-    return dataclasses.replace(
-        record,
-        state="OUT_OF_MEMORY" if out_of_memory else record.state,
-        max_memory=max(filter(None, (record.max_memory, rss)), default=None),
-    )
 
 
 def usage_line(record: Record) -> str:

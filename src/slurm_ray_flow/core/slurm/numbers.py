@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)(?:\.\d+)?")
+_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)(\.\d+)?")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)[nc]?", re.IGNORECASE)
 _POWERS = {"": 2, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _NOTHING = {"", "N/A", "NONE", "(NULL)", "UNKNOWN", "NOT_SET", "INVALID", "NOTSET"}
@@ -22,7 +22,7 @@ def text_of(text: str) -> str:
 
 
 def duration(text: str) -> float | None:
-    """Seconds of "1-02:03:04", "02:03:04", "3:04", or a bare number of minutes; no limit is infinite."""
+    """Seconds of "1-02:03:04", "02:03:04", "3:04.5", or a bare number of minutes; no limit is infinite."""
     text = text.strip().upper()
     if text in {"UNLIMITED", "INFINITE"}:
         return NO_LIMIT
@@ -31,10 +31,10 @@ def duration(text: str) -> float | None:
     match = _TIME.fullmatch(text)
     if match is None:
         return None
-    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:4])
     if days and match[2] is None:  # "1-12:30" has no seconds
         hours, minutes, seconds = minutes, seconds, 0
-    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + float(match[5] or 0)
 
 
 def moment(text: str) -> float | None:

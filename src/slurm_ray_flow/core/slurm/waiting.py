@@ -74,6 +74,7 @@ _REASONS = {
     "launch failed requeued held": Explanation(
         "because a node could not start it, and is held", True, f"cancel it; if it happens again, {_SUPPORT}"
     ),
+    "job requeued in held state": Explanation("because it was put back into the queue and is held", True, _HELD_ADVICE),
     "QOSUsageThreshold": Explanation("until less was used of its QoS lately"),
     "QOSJobLimit": Explanation("until other jobs of its QoS have ended: it allows no more at once"),
     "QOSResourceLimit": Explanation("until other jobs of its QoS have ended: it allows no more at once"),
@@ -106,6 +107,7 @@ _RESOURCES = (
     ("Energy", "energy"),
     ("BB", "burst buffer"),
 )
+_UNCOUNTED = {"memory", "time", "energy", "burst buffer"}
 
 
 def explain(reason: str) -> Explanation:
@@ -126,16 +128,18 @@ def _limited(name: str) -> Explanation | None:
     match = _LIMITED.fullmatch(name)
     if match is None:
         return None
-    what = next((words for part, words in _RESOURCES if part in match[2]), "resources")
+    counted = re.sub("Per(?:Job|Node|User|Account)", "", match[2])
+    what = next((words for part, words in _RESOURCES if part in counted), "resources")
     if match[1] == "QOSMin":
-        return Explanation(f"in vain: it asks for less {what} than its QoS wants", True, "cancel it and ask for more")
+        return Explanation(f"in vain: it asks for fewer {what} than its QoS wants", True, "cancel it and ask for more")
     if "PerJob" in match[2] or "PerNode" in match[2]:
         return Explanation(f"in vain: it asks for more {what} than {_WHO.get(match[1], 'a limit')} allows", True, _LESS)
     who = "you" if "PerUser" in match[2] else _WHO.get(match[1], "its account")
     verb = "have" if who == "you" else "has"
     if "Minutes" in match[2] and "Run" not in match[2]:
-        return Explanation(f"because {who} {verb} used up the {what} minutes of this period", False, _SUPPORT)
-    return Explanation(f"until other jobs have ended: {who} {verb} as many {what} as allowed")
+        return Explanation(f"because {who} {verb} used up the minutes of {what} for this period", False, _SUPPORT)
+    much = "much" if what in _UNCOUNTED else "many"
+    return Explanation(f"until other jobs have ended: {who} {verb} as {much} {what} as allowed")
 
 
 def ahead_of(job: Job, pending: Iterable[Job]) -> int | None:
