@@ -62,7 +62,7 @@ def test_steps_say_what_was_used() -> None:
 def test_an_old_slurm_has_the_cpu_time_in_the_steps_alone() -> None:
     found = parse_accounting(recorded("sacct", "composed/20.11"))
     assert (found["501"].cpu_seconds, found["501"].memory, found["501"].max_memory) == (
-        14400.5,
+        14400.502,
         4 * GIB,
         4100000 * 1024,
     )
