@@ -21,7 +21,19 @@ from hosts.place import Place
 FIELD = re.compile(r"(?:^| )([A-Za-z][\w/:]*)=")
 ASKED = re.compile(r"^\[(\S+)\] slurmctld_req: received opcode (\S+) from \S+ uid (\d+)$", re.MULTILINE)
 TAKING = {"idle", "mix", "alloc"}
-LIVING = {"PENDING", "CONFIGURING", "RUNNING", "SUSPENDED", "COMPLETING", "STAGE_OUT"}
+SLOWEST = 60.0
+"""Seconds that jobs may take to end: Slurm waits, kills, waits for the nodes' answers."""
+ENDED = {
+    "COMPLETED",
+    "FAILED",
+    "TIMEOUT",
+    "CANCELLED",
+    "PREEMPTED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "BOOT_FAIL",
+    "DEADLINE",
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ class Slurm:
 
     def queue_empty(self) -> bool:
         """Whether no job waits, runs or ends."""
-        return not any(job["JobState"] in LIVING for job in self.jobs())
+        return all(job["JobState"] in ENDED for job in self.jobs())
 
     def queries(self, user: str) -> list[Query]:
         """All that a user has asked the controller so far: squeue, scontrol, sbatch, scancel, sinfo, srun."""
@@ -110,6 +122,11 @@ class Slurm:
         """End jobs, as an administrator."""
         if jobs:
             self.root("scancel", *map(str, jobs))
+
+    def scancel_all(self) -> None:
+        """End all jobs there are, and wait until none is left."""
+        self.scancel(*(job["JobId"] for job in self.jobs() if job["JobState"] not in ENDED))
+        until(self.queue_empty, "the queue is empty", SLOWEST)
 
     def end_soon(self, job: str | int, seconds: int = 1) -> None:
         """Let a running job's time be over; Slurm looks every 30 s, so it becomes TIMEOUT within half a minute."""

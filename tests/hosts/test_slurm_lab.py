@@ -37,9 +37,7 @@ socket.create_connection((sys.argv[1], int(sys.argv[2])), 1)
 def slurm(slurm_lab):
     """The cluster; no job of a test is left on it."""
     yield slurm_lab.slurm
-    left = [job["JobId"] for job in slurm_lab.slurm.jobs() if job["JobState"] in {"PENDING", "RUNNING"}]
-    slurm_lab.slurm.scancel(*left)
-    until(slurm_lab.slurm.queue_empty, "the queue is empty")
+    slurm_lab.slurm.scancel_all()
 
 
 @pytest.fixture
