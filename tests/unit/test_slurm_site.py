@@ -173,5 +173,9 @@ def test_a_site_that_shows_no_default_leaves_the_choice_to_slurm() -> None:
     check(Request("x", nodes=99), Site({"cpu": Partition("cpu")}))
 
 
+def test_a_site_that_shows_nothing_refuses_nothing() -> None:
+    check(Request("x", partition="cpu", nodes=99), Site({}))
+
+
 def test_partitions_that_would_do_are_no_hidden_ones() -> None:
     assert would_do(Request("x"), site("composed/20.11", groups="users")) == ["batch"]
