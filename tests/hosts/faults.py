@@ -13,9 +13,9 @@ from hosts.machine import background, command, until
 FAKE_TIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 
 
-def unplug(host: Host) -> None:
-    """Pull the network cable: packets vanish, nobody is told, connections stand still."""
-    for network in host.kind.networks:
+def unplug(host: Host, *networks: str) -> None:
+    """Pull the network cables, all or those named: packets vanish, nobody is told, connections stand still."""
+    for network in networks or host.kind.networks:
         command("ip", "link", "set", host.place.link(host.kind, network), "down")
 
 
@@ -26,9 +26,9 @@ def plug(host: Host) -> None:
 
 
 @contextlib.contextmanager
-def cut(host: Host) -> Iterator[None]:
-    """No network while the block runs."""
-    unplug(host)
+def cut(host: Host, *networks: str) -> Iterator[None]:
+    """No network while the block runs, or not those named: "outside", "inside"."""
+    unplug(host, *networks)
     try:
         yield
     finally:
