@@ -74,9 +74,20 @@ def _saved_or_host(record: RunRecord, name: str) -> Cluster:
     try:
         return find_cluster(name)
     except OptionError:
-        if record.kind != SshServer.kind:
+        if record.kind not in (SshServer.kind, SlurmCluster.kind):
             raise
+        here = record.cluster == SlurmCluster.UNNAMED
+        connection = None if here else SshConnection(host=record.cluster)
+        if record.kind == SlurmCluster.kind:
+            return SlurmCluster(connection=connection, root=record.root)
         return SshServer(connection=SshConnection(host=record.cluster), root=record.root)
+
+
+def remember(cluster: Cluster) -> None:
+    """Know a cluster again that was never saved: runs of this process are on it."""
+    name = f"{cluster.kind}/{cluster.label}"
+    if isinstance(cluster, Block) and cluster._block_document_name is None:
+        _known[name] = cluster, float("inf")
 
 
 KNOWN_SECONDS = 60.0

@@ -109,6 +109,7 @@ class SlurmCluster(Machine, Block):
     )
 
     kind: ClassVar[str] = "slurm-cluster"
+    UNNAMED: ClassVar[str] = "slurm"
     reuses_environment: ClassVar[bool] = False
     watch_seconds: ClassVar[float] = 2.0
     queues: ClassVar[bool] = True
@@ -117,7 +118,7 @@ class SlurmCluster(Machine, Block):
 
     @property
     def label(self) -> str:
-        return self._block_document_name or (self.connection.host if self.connection else "slurm")
+        return self._block_document_name or (self.connection.host if self.connection else self.UNNAMED)
 
     @property
     def login(self) -> Machine:

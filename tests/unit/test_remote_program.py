@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import slurm_ray_flow.remote as remote_package
-from slurm_ray_flow.remote import events, failures, limits, pickling, processes, protocol
+from slurm_ray_flow.remote import events, failures, inside, limits, pickling, processes, protocol
 from support import python_of, wait_for
 
 REMOTE = Path(remote_package.__file__).parent
@@ -46,7 +46,7 @@ def plain(x): return x
 def with_options(x): return x
 assert plain(1) == with_options.with_options(nodes=4)(1) == plain.local(1) == 1
 assert issubclass(OutOfMemory, SlurmRayFlowError)
-for use in (lambda: plain.submit(1), lambda: Handle.attach("r"), lambda: LocalMachine()):
+for use in (lambda: plain.submit(1), lambda: Handle.attach("r"), lambda: LocalMachine().facts()):
     try:
         use()
     except SlurmRayFlowError as error:
@@ -193,3 +193,10 @@ def test_graphics_cards_are_restricted_unless_a_scheduler_did_it():
     assert limits.graphics_cards(2, {}) == {"CUDA_VISIBLE_DEVICES": "0,1"}
     assert limits.graphics_cards(2, {"CUDA_VISIBLE_DEVICES": "5"}) == {}
     assert limits.graphics_cards(None, {}) == limits.graphics_cards(0, {}) == {}
+
+
+def test_a_module_may_make_its_cluster_beside_its_functions():
+    made = inside.SlurmCluster(connection=inside.SshConnection(host="login"), partition="gpu")
+    assert isinstance(inside.SshServer.load("desi"), inside.SshServer)
+    with pytest.raises(inside.SlurmRayFlowError, match=r"SlurmCluster\.facts"):
+        made.facts()

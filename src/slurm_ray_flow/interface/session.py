@@ -24,7 +24,7 @@ from prefect.states import Cancelled as CancelledState
 from prefect.utilities.callables import get_call_parameters
 
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster
+from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome
@@ -132,6 +132,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     """The body of every decorated flow; the caller's process runs it, or a deployment's."""
     current = _launching.get() or Launching(Silence())
     cluster = find_cluster(flow.options.cluster)
+    remember(cluster)
     call = describe_call(flow, get_call_parameters(flow.fn, args, kwargs))
     run_id = str(flow_run.get_id() or uuid.uuid4())
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.submitted.set)

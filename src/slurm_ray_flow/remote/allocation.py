@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import processes
+from slurm_ray_flow.remote import job, processes
 from slurm_ray_flow.remote.calls import GRACE, Call, DriverProcess
 from slurm_ray_flow.remote.closing import close, record_end
 from slurm_ray_flow.remote.events import Run
@@ -22,6 +22,8 @@ FIRST_CALL_WITHIN = 600.0
 FIRST_CALL_UNDER_LOCK_WITHIN = 120.0
 POLL, IDLE_POLL, IDLE_AFTER = 0.025, 0.1, 120.0
 NEXT_STANDBY_AFTER = 1.0
+PREEMPTED_WITHIN = 30.0
+"""What a job has after its warning, by Slurm's defaults; sites differ, and don't say."""
 
 
 class Allocation:
@@ -73,12 +75,20 @@ class Allocation:
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        signal.signal(signal.SIGUSR1, self._on_warning)
 
     def _on_signal(self, number: int, _: object) -> None:
         if os.getppid() != self._keeper:
             self.stop("lost", "The head's keeper was killed.")
+        elif job.in_job(self._spec):
+            self.stop(*job.why_ended(self._run))
         else:
             self.stop("cancelled", "The head was told to end by {}.".format(signal.Signals(number).name))
+
+    def _on_warning(self, *_: object) -> None:
+        """Slurm ends the job soon. Its time limit is known, and told by ourselves."""
+        if self._call is not None and not self._call.near_its_end(time.monotonic()):
+            self._call.warn("preempted", PREEMPTED_WITHIN)
 
     def _wait(self) -> None:
         idle = self._call is None and time.monotonic() - self._idle_since > IDLE_AFTER
@@ -231,10 +241,13 @@ class Allocation:
         return driver
 
     def _deadline(self, run: Run, spec: Dict[str, Any]) -> Optional[float]:
-        limit = spec.get("time_limit")
-        if limit is None:
-            return None
-        return float(limit) + (self._began if run.id == self._run.id else self._call_began)
+        """When the call's own time is over; in a job, no later than the job's."""
+        own = run.id == self._run.id
+        limit = (self._spec if own else spec).get("time_limit")
+        ends = [float(limit) + (self._began if own else self._call_began)] if limit is not None else []
+        if not own and job.in_job(self._spec) and self._spec.get("time_limit") is not None:
+            ends.append(self._began + float(self._spec["time_limit"]))
+        return min(ends, default=None)
 
     def _spared(self) -> List[int]:
         return [*(self._ray.pids if self._ray else []), *([self._standby.pid] if self._standby else [])]

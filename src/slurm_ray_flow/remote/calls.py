@@ -158,6 +158,10 @@ class Call:
             notice.write(self.run.warning, reason, seconds_left)
             self._untold = True
 
+    def near_its_end(self, now: float) -> bool:
+        """Whether its time limit is so near that a warning from outside means that; Slurm's may come a minute early."""
+        return self._deadline is not None and now > self._deadline - (self._warn_seconds or 0.0) - 70.0
+
     def used(self, spec: Dict[str, Any], others: Sequence[usage.Use] = ()) -> usage.Use:
         """What the call has used until now, here and on other hosts, against what the allocation's spec gives."""
         return usage.total(self._meter.wall, [self._meter.use(spec), *others])
@@ -201,8 +205,14 @@ class Call:
 
     def _without_report(self, code: int, how: Dict[str, int]) -> Dict[str, Any]:
         if code == -signal.SIGKILL and self._kills() > self._kills_before:
-            return {"outcome": None, "cause": "out_of_memory", "message": "The machine ran out of memory.", **how}
+            return {"outcome": None, "cause": "out_of_memory", "message": _too_much(self._memory), **how}
         return {"outcome": None, "cause": "crashed", "message": _how_it_died(code, self.run), **how}
+
+
+def _too_much(limit: Optional[int]) -> str:
+    if limit is None:
+        return "The machine ran out of memory."
+    return "The kernel ended the function for want of memory; it asked for {}.".format(limits.readable(limit))
 
 
 def _how_it_died(code: int, run: Run) -> str:

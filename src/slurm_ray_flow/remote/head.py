@@ -107,7 +107,7 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
         spec: its spec.json.
         ready: a descriptor that gets one byte when the allocation is recorded, and is then closed.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED)
+    signal.pthread_sigmask(signal.SIG_BLOCK, _FORWARDED | _WARNING)
     first = claim(run)
     if first:
         prepare_environment(run, spec)
@@ -145,6 +145,8 @@ def _in_words(error: OperationError) -> str:
 _MISLEADING = ("RAY_ADDRESS", "RAY_JOB_CONFIG_JSON_ENV_VAR")
 _FOREIGN_PACKAGES = ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONUSERBASE")
 _FORWARDED = {signal.SIGTERM, signal.SIGINT}
+_WARNING = {signal.SIGUSR1}
+"""What Slurm sends before it ends a job, where it is asked to."""
 
 
 def prepare_environment(run: Run, spec: Dict[str, Any]) -> None:
@@ -165,7 +167,7 @@ def _be_inner(run: Run, spec: Dict[str, Any], note: Note, tenure: Optional[Tenur
         spec = _with_environment(tenure.enter() if tenure else job.with_share(spec), note)
         allocation = Allocation(run, spec, note, tenure)
         allocation.listen()
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED | _WARNING)
         processes.die_with_parent(os.getppid(), signal.SIGTERM)
         allocation.serve()
         code = 0
@@ -205,9 +207,9 @@ def _wait_for(inner: int, run: Run, note: Note, spared: List[int]) -> int:
         with contextlib.suppress(ProcessLookupError):
             os.kill(inner, number)
 
-    for number in _FORWARDED:
+    for number in _FORWARDED | _WARNING:
         signal.signal(number, forward)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED | _WARNING)
     while True:
         pid, status = os.waitpid(-1, 0)
         if pid == inner:

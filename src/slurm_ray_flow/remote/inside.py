@@ -58,14 +58,36 @@ class _Placeholder(type):
         return _not_inside("{}.{}".format(cls.__name__, name))
 
 
+class _Cluster:
+    """A cluster's block as a module makes or loads it beside its functions: inside a run it is only a name."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        pass
+
+    @classmethod
+    def load(cls, *_: Any, **__: Any) -> Any:
+        """A saved block."""
+        return cls()
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return _not_inside("{}.{}".format(type(self).__name__, name))
+
+
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
-    kind = type(name, (SlurmRayFlowError,), {"__module__": __name__}) if _is_error(name) else _Placeholder(name, (), {})
+    if name in _CLUSTERS or _is_error(name):
+        base = _Cluster if name in _CLUSTERS else SlurmRayFlowError
+        kind: Any = type(name, (base,), {"__module__": __name__})
+    else:
+        kind = _Placeholder(name, (), {})
     setattr(sys.modules[__name__], name, kind)
     return kind
 
 
+_CLUSTERS = {"LocalMachine", "SlurmCluster", "SshConnection", "SshServer"}
 _ERRORS = {
     "OptionError", "ScanError", "DependencyError", "SyncError", "PayloadError", "UnknownRunError", "ServerError",
     "RunError", "OutOfMemory", "TimeLimit", "Preempted", "NodeFailed", "EnvironmentFailed", "Rejected",

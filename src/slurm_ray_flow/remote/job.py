@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
+import time
 from typing import Any, Dict, List, Optional, Tuple
 
 from slurm_ray_flow.remote.asking import said_by
+from slurm_ray_flow.remote.events import Run, tail
 
 ASK_SECONDS = 10.0
 _MIB = 1 << 20
-_GROUP = "SLURM_MEM_PER_NODE", "SLURM_MEM_PER_CPU"
+MARGIN = 5.0
+"""Seconds before Slurm's own limit at which the run ends itself."""
 
 
 def in_job(spec: Dict[str, Any]) -> bool:
@@ -36,25 +40,55 @@ def nodes() -> List[str]:
 
 
 def with_share(spec: Dict[str, Any]) -> Dict[str, Any]:
-    """The spec with what the job has of this node, where the user left that to Slurm."""
+    """The spec with what the job has of this node and of time, where the user left that to Slurm."""
     if not in_job(spec):
         return spec
     cpus = spec.get("cpus") or _number("SLURM_CPUS_ON_NODE")
     memory = spec.get("memory") or _memory(cpus)
     store = spec.get("object_store_memory") or _object_store(memory)
-    return {**spec, "cpus": cpus, "memory": memory, "object_store_memory": store}
+    share = {"cpus": cpus, "memory": memory, "object_store_memory": store}
+    return {**spec, **share, "time_limit": _time_limit(spec.get("time_limit"))}
 
 
-def seconds_left() -> Optional[float]:
-    """How long the job may go on; None where Slurm sets no limit, or does not say."""
-    return _duration((said_by(["squeue", "-h", "-j", _id(), "-o", "%L"], ASK_SECONDS) or "").strip())
+def why_ended(run: Run) -> Tuple[str, str]:
+    """Cause and message for a SIGTERM: home's own cancel, or what Slurm wrote into the job's log before it sent it."""
+    if os.path.exists(run.cancel):
+        return "cancelled", "The run was cancelled."
+    said = [line for line in tail(run.head_log).splitlines() if "CANCELLED AT" in line]
+    for words, cause, message in _ENDS:
+        if said and words in said[-1]:
+            return cause, message
+    fields = _fields()
+    if fields.get("PreemptTime", "None") not in ("None", "Unknown"):
+        return "preempted", _PREEMPTED
+    number = os.environ.get("SLURM_JOB_ID", "")
+    return "cancelled", "Job {} was cancelled in Slurm by somebody, not through this package.".format(number)
 
 
-def state() -> Tuple[str, str]:
-    """The job's state and reason as Slurm says now."""
-    said = said_by(["scontrol", "--oneliner", "show", "job", _id()], ASK_SECONDS) or ""
-    fields = dict(part.partition("=")[::2] for part in said.split() if "=" in part)
-    return fields.get("JobState", ""), fields.get("Reason", "")
+_PREEMPTED = "Slurm took the nodes back for a job with a higher priority."
+_ENDS = (
+    ("DUE TO TIME LIMIT", "time_limit", "Slurm ended the job: its time limit passed."),
+    ("DUE TO PREEMPTION", "preempted", _PREEMPTED),
+    ("DUE TO NODE FAILURE", "node_failed", "Slurm ended the job: one of its nodes failed."),
+)
+
+
+def _time_limit(wanted: Optional[float]) -> Optional[float]:
+    """A little less than the job's own limit, so that the run's end is told by us; Slurm counts in minutes."""
+    if wanted is not None:
+        whole = 60.0 * math.ceil(wanted / 60)
+    else:
+        end = _number("SLURM_JOB_END_TIME")
+        known = end - time.time() if end else _duration(_fields().get("TimeLimit", ""))
+        whole = known if known is not None else math.inf
+    limit = min(math.inf if wanted is None else float(wanted), whole - MARGIN)
+    return None if limit == math.inf else limit
+
+
+def _fields() -> Dict[str, str]:
+    """What Slurm says of this job now."""
+    said = said_by(["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")], ASK_SECONDS) or ""
+    return {name: value for name, is_one, value in (part.partition("=") for part in said.split()) if is_one}
 
 
 def own_address(towards: str) -> str:
@@ -62,10 +96,6 @@ def own_address(towards: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((towards, 9))  # sends nothing: it only asks which way it would go
         return str(probe.getsockname()[0])
-
-
-def _id() -> str:
-    return os.environ.get("SLURM_JOB_ID", "")
 
 
 def _number(variable: str) -> Optional[int]:
