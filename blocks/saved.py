@@ -44,12 +44,14 @@ def _host(slug: str) -> str:
     return "this machine" if connection is None else str(connection.host)
 
 
-def save_ssh_server(name: str, connection: Fields, server: Fields, *, overwrite: bool = False) -> None:
-    """Save an SSH server and its connection under one name.
+def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields, *, overwrite: bool = False) -> None:
+    """Save a cluster and the connection to it under one name.
 
     Args:
+        kind: the slug of its block type: "ssh-server" or "slurm-cluster".
         name: lower-case letters, digits and dashes.
-        connection, server: the fields of the two blocks; what is left out has its default.
+        connection: the fields of the connection's block; None where the cluster is used from its own login node.
+        fields: the fields of the cluster's block; what is left out has its default.
         overwrite: replace blocks of that name.
 
     Raises:
@@ -59,37 +61,52 @@ def save_ssh_server(name: str, connection: Fields, server: Fields, *, overwrite:
         raise OptionError("'local' is this machine", advice="choose another name")
     if not re.fullmatch("[a-z0-9-]+", name):
         raise OptionError(f"{name!r} can't be a cluster's name", advice="write lower-case letters, digits, dashes")
-    kind = _ssh_server()
-    if not overwrite and (name in saved_names(kind) or name in saved_names(SshConnection)):
+    block_type = _type_of(kind)
+    others = [other for other in KINDS if other is not block_type and name in saved_names(other)]
+    if others:
+        what = f"there is a cluster {name!r} already, of the kind {others[0].get_block_type_name()}"
+        raise OptionError(what, advice="choose another name, or delete that block in the Prefect UI")
+    if not overwrite and (name in saved_names(block_type) or name in saved_names(SshConnection)):
         advice = "choose another name, or give --change or --overwrite"
         raise OptionError(f"there is a cluster {name!r} already", advice=advice)
-    _save(name, connection, server)
+    _save(block_type, name, connection, fields)
 
 
-def change_ssh_server(name: str, connection: Fields, server: Fields) -> None:
-    """Change fields of a saved SSH server and its connection; the others stay as they are.
+def change_cluster(name: str, connection: Fields, fields: Fields) -> str:
+    """Change fields of a saved cluster and its connection; the others stay as they are.
+
+    Returns:
+        The kind of that cluster.
 
     Raises:
-        OptionError: a field is wrong, or no SSH server has this name.
+        OptionError: a field is wrong, or no cluster has this name.
     """
-    found = find_cluster(f"{_ssh_server().get_block_type_slug()}/{name}")
-    known = cast(Block, found), cast(Block, getattr(found, "connection", None))
-    server_fields, connection_fields = (_fields(block) for block in known)
-    _save(name, {**connection_fields, **connection}, {**server_fields, **server})
+    if name == "local":
+        raise OptionError("'local' is this machine", advice="there is nothing to change about it")
+    found = cast(Block, find_cluster(name))
+    known = getattr(found, "connection", None)
+    reached = {**_fields(known), **connection} if known is not None else connection or None
+    _save(type(found), name, reached, {**_fields(found), **fields})
+    return found.get_block_type_slug()
 
 
-def _ssh_server() -> type[Block]:
-    return next(kind for kind in KINDS if kind.get_block_type_slug() == "ssh-server")
+def _type_of(kind: str) -> type[Block]:
+    return next(block_type for block_type in KINDS if block_type.get_block_type_slug() == kind)
 
 
 def _fields(block: Block) -> Fields:
     return {name: getattr(block, name) for name in type(block).model_fields}
 
 
-def _save(name: str, connection: Fields, server: Fields) -> None:
-    reached = cast(SshConnection, _made(SshConnection, connection))
-    cluster = _made(_ssh_server(), {**server, "connection": reached})
-    reached.save(name, overwrite=True)
+def _save(block_type: type[Block], name: str, connection: Fields | None, fields: Fields) -> None:
+    for field in fields:
+        if field not in block_type.model_fields:
+            what = f"a {block_type.get_block_type_name()} has no {field}"
+            raise OptionError(what, advice=f"it has {', '.join(block_type.model_fields)}")
+    reached = None if connection is None else cast(SshConnection, _made(SshConnection, connection))
+    cluster = _made(block_type, {**fields, "connection": reached})
+    if reached is not None:
+        reached.save(name, overwrite=True)
     cluster.save(name, overwrite=True)
 
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
 
 Switch = Parameter(negative="", show_default=False)
+Texts = Annotated[list[str] | None, Parameter(negative="", allow_leading_hyphen=True)]
 
 
 @Parameter(name="*")
@@ -60,21 +61,70 @@ class Server:
     """How long what nobody uses stays."""
 
 
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
+class Slurm:
+    """A cluster that Slurm gives out; what is left out is the site's default."""
+
+    slurm: Annotated[bool, Switch] = False
+    """It is a Slurm cluster, and the host is its login node."""
+    here: Annotated[bool, Switch] = False
+    """This machine is its login node: no SSH."""
+    profile: str | None = None
+    """A site that srf knows, such as curnagl: what is left out is as there."""
+    partition: str | None = None
+    """Where jobs run."""
+    account: str | None = None
+    """What is charged."""
+    qos: str | None = None
+    """The quality of service."""
+    constraint: str | None = None
+    """Features that nodes must have."""
+    reservation: str | None = None
+    """Nodes that are kept for you."""
+    exclude: str | None = None
+    """Nodes that are left out."""
+    modules: Texts = None
+    """A module to load in each job; may be given more than once."""
+    setup: Texts = None
+    """A line of shell that each job begins with; may be given more than once."""
+    sbatch_options: Texts = None
+    """One more option of sbatch, such as --sbatch-options=--mail-type=END; may be given more than once."""
+    scratch: str | None = None
+    """The folder on each node for what a run needs there for a while."""
+
+    @property
+    def meant(self) -> bool:
+        """Whether the cluster is one of Slurm's."""
+        return self != Slurm()
+
+    def fields(self) -> dict[str, Any]:
+        """What the block gets, the profile's fields with those that are given."""
+        from slurm_ray_flow.deployments.profiles import load_profile
+
+        given = _given(**vars(self))
+        switches = ("slurm", "here", "profile")
+        known = load_profile(self.profile) if self.profile else {}
+        return {**known, **{name: value for name, value in given.items() if name not in switches}}
+
+
 def init(
     name: str,
     *,
     login: Login = Login(),
     server: Server = Server(),
+    slurm: Slurm = Slurm(),
     password: Annotated[bool, Switch] = False,
     password_from_env: str | None = None,
     change: Annotated[bool, Switch] = False,
     overwrite: Annotated[bool, Switch] = False,
     json: Json = False,
 ) -> None:
-    """Save a server that is reached by SSH as a cluster, under a name of its own.
+    """Save a server that is reached by SSH, or a Slurm cluster, under a name of its own.
 
-    For example `srf init desi --host desi.example.org --user alice`. What is left out is as ~/.ssh/config has it. No
-    secret is ever an option: a password is asked for, or taken from the environment.
+    For example `srf init desi --host desi.example.org --user alice`, or
+    `srf init curnagl --profile curnagl --user alice --account PROJECT`. What is left out is as ~/.ssh/config has it.
+    No secret is ever an option: a password is asked for, or taken from the environment.
 
     Args:
         name: What functions call it: cluster="NAME".
@@ -83,24 +133,38 @@ def init(
         change: Change what is given, of a server that is saved; the rest stays.
         overwrite: Replace what was saved under this name.
     """
-    from slurm_ray_flow.blocks.saved import change_ssh_server, save_ssh_server
+    from slurm_ray_flow.blocks.saved import change_cluster, save_cluster
 
+    fields = {**slurm.fields(), **_given(**vars(server))}
+    host = fields.pop("host", name)
     connection = _given(**vars(login), password=_password(name, password, password_from_env))
-    if not change:
-        connection.setdefault("host", name)
+    if slurm.here and connection:
+        raise OptionError("--here means this machine", advice="leave out what is for logging in, or --here")
+    if not change and not slurm.here:
+        connection.setdefault("host", host)
     use_server()
     if change:
-        change_ssh_server(name, connection, _given(**vars(server)))
+        kind = change_cluster(name, connection, fields)
     else:
-        save_ssh_server(name, connection, _given(**vars(server)), overwrite=overwrite)
+        kind = "slurm-cluster" if slurm.meant else "ssh-server"
+        save_cluster(kind, name, None if slurm.here else connection, fields, overwrite=overwrite)
     if json:
-        print_json({"name": name, "kind": "ssh-server", **_given(host=connection.get("host"))})
+        print_json({"name": name, "kind": kind, **_given(host=connection.get("host"))})
     else:
         print_text(f"{name} is saved. `srf check {name}` says whether it can be used.")
 
 
-def clusters(*, json: Json = False) -> None:
-    """List the clusters that are saved, and this machine."""
+def clusters(name: str | None = None, *, json: Json = False) -> None:
+    """List the clusters that are saved, and this machine; or, of one Slurm cluster, its partitions.
+
+    `srf clusters curnagl` shows each partition's limits, what a node of it has, and how much is taken now.
+
+    Args:
+        name: A cluster of Slurm's.
+    """
+    if name is not None:
+        _partitions(name, json)
+        return
     from slurm_ray_flow.blocks.saved import Saved, saved_clusters
 
     use_server()
@@ -109,6 +173,21 @@ def clusters(*, json: Json = False) -> None:
         print_json([dataclasses.asdict(one) for one in found])
     else:
         print_table(["NAME", "KIND", "HOST"], [[one.name, one.kind, one.host] for one in found])
+
+
+def _partitions(name: str, json: bool) -> None:
+    cluster = cluster_named(name)
+    from slurm_ray_flow.blocks.slurm.sites import site
+    from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+    from slurm_ray_flow.core.slurm.table import COLUMNS, site_rows, site_values
+
+    if not isinstance(cluster, SlurmCluster):
+        raise OptionError(f"{name!r} has no partitions", advice=f"`srf check {name}` says what it has")
+    found = site(cluster.login)
+    if json:
+        print_json({"name": name, **site_values(found)})
+    else:
+        print_table(COLUMNS, site_rows(found))
 
 
 def cluster_named(name: str) -> Cluster:
