@@ -58,7 +58,7 @@ def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> l
 
 def parse_accounting(text: str) -> dict[str, Record]:
     """The jobs by their ids, each with what its steps add; noise is left out."""
-    rows = [line.split(SEPARATOR) for line in text.splitlines() if line[:1].isdigit()]
+    rows = [line.split(SEPARATOR) for line in text.splitlines() if line[:1].isdecimal()]
     jobs: dict[str, list[dict[str, str]]] = {}
     for cells in rows:
         if len(cells) >= len(_FIELDS):
@@ -81,7 +81,7 @@ def _record(job_id: str, rows: list[dict[str, str]]) -> Record:
         submitted=moment(of["Submit"]),
         start=moment(of["Start"]),
         end=moment(of["End"]),
-        used=float(of["ElapsedRaw"]) if of["ElapsedRaw"].isdigit() else None,
+        used=float(of["ElapsedRaw"]) if of["ElapsedRaw"].isdecimal() else None,
         limit=duration(of["Timelimit"]),
         priority=count(of["Priority"]),
         cpu_seconds=duration(of["TotalCPU"]) or sum(duration(step["TotalCPU"]) or 0 for step in steps) or None,

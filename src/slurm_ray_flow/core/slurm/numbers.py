@@ -8,6 +8,7 @@ _TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)(\.\d+)?")
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)[nc]?", re.IGNORECASE)
 _POWERS = {"": 2, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _NOTHING = {"", "N/A", "NONE", "(NULL)", "UNKNOWN", "NOT_SET", "INVALID", "NOTSET"}
+_NO_MOMENT = 4_294_967_294  # Slurm's NO_VAL, and above it INFINITE
 NO_LIMIT = float("inf")
 
 
@@ -26,7 +27,7 @@ def duration(text: str) -> float | None:
     text = text.strip().upper()
     if text in {"UNLIMITED", "INFINITE"}:
         return NO_LIMIT
-    if text.isdigit():
+    if text.isdecimal():
         return float(text) * 60
     match = _TIME.fullmatch(text)
     if match is None:
@@ -40,7 +41,7 @@ def duration(text: str) -> float | None:
 def moment(text: str) -> float | None:
     """Seconds since 1970, as all our commands ask for them; None for any other text: its time zone is not known."""
     text = text.strip()
-    return float(text) if text.isdigit() and int(text) > 0 else None
+    return float(text) if text.isdecimal() and 0 < int(text) < _NO_MOMENT else None
 
 
 def memory(text: str) -> int | None:

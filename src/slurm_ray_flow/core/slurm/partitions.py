@@ -195,7 +195,7 @@ def _cells(line: str) -> dict[str, str]:
     for name, width in _WIDTHS.items():
         cells[name] = line[begin : begin + width].strip()
         begin += width
-    return cells if cells["Nodes"].isdigit() else {}
+    return cells if cells["Nodes"].isdecimal() else {}
 
 
 def _kind(cells: dict[str, str]) -> NodeKind | None:
@@ -221,12 +221,12 @@ def _kind(cells: dict[str, str]) -> NodeKind | None:
 
 def gpu_count(gres: str) -> int:
     """How many GPUs "gpu:a100:2(S:0-1),gpu:v100:1,tmp:3G" means: 3."""
-    return sum(int(parts[-1]) if parts[-1].isdigit() else 1 for parts in _gpus(gres))
+    return sum(int(parts[-1]) if parts[-1].isdecimal() else 1 for parts in _gpus(gres))
 
 
 def gpu_types(gres: str) -> tuple[str, ...]:
     """The types that it names: a100 and v100."""
-    return tuple(dict.fromkeys(parts[1] for parts in _gpus(gres) if len(parts) > 1 and not parts[1].isdigit()))
+    return tuple(dict.fromkeys(parts[1] for parts in _gpus(gres) if len(parts) > 1 and not parts[1].isdecimal()))
 
 
 def _gpus(gres: str) -> Iterable[list[str]]:

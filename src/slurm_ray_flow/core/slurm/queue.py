@@ -133,7 +133,7 @@ def pending_command(partition: str) -> list[str]:
 def parse_queue(text: str) -> dict[str, Job]:
     """The jobs by their ids, in the order of the answer. Lines that are no job are noise and left out."""
     jobs = [_job(line.split(SEPARATOR)) for line in text.splitlines() if line.count(SEPARATOR) >= len(_COLUMNS) - 1]
-    return {job.job_id: job for job in jobs if job.job_id[:1].isdigit()}
+    return {job.job_id: job for job in jobs if job.job_id[:1].isdecimal()}
 
 
 def _job(cells: list[str]) -> Job:

@@ -143,7 +143,7 @@ def _gres(request: Request) -> list[str]:
 
 def _count(item: str) -> int:
     last = item.partition("(")[0].rpartition(":")[2]
-    return int(last) if last.isdigit() else 1
+    return int(last) if last.isdecimal() else 1
 
 
 _FIELDS = {
