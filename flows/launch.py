@@ -50,7 +50,7 @@ def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
                 raise better from error
             if again is None:
                 raise
-        begin_again(run, failure, again)
+        begin_again(run, failure, again, cluster)
 
 
 def _goes_on(run: Run, error: SlurmRayFlowError) -> bool:

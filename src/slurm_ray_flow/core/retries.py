@@ -28,10 +28,12 @@ class Again:
     Attributes:
         text: what went wrong, what is changed, and which try of how many it is.
         pause: seconds to wait before it.
+        changed: it asks for more than the one before.
     """
 
     text: str
     pause: float = 0.0
+    changed: bool = False
 
 
 class Retries:
@@ -88,7 +90,7 @@ class Retries:
         self.options = self.options.but(**{rule.option: int(grown) if rule.option == "memory" else grown})
         self._grown = error
         change = f"{what} at {rule.written(value)}; tries again with {rule.written(grown)}"
-        return Again(f"{change} ({self._spent[rule.option]} of {rule.times})")
+        return Again(f"{change} ({self._spent[rule.option]} of {rule.times})", changed=True)
 
     def _repeated(self, what: str, count: str, most: int) -> Again | None:
         if self._spent[count] == most:

@@ -17,12 +17,15 @@ from slurm_ray_flow.core.errors import Cancelled, RunError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
 from slurm_ray_flow.core.sweep import NOT_YET
+from slurm_ray_flow.interface.log_lines import LogLines
 from slurm_ray_flow.tasks.fetch_outcome import read_outcome
 from slurm_ray_flow.tasks.run import NO_WORD, gone, look, release, where
 
 R = TypeVar("R")
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.02, 0.5
+LAUNCH_SECONDS = 10.0
+"""How long a launch may take to notice that its run was cancelled."""
 
 
 class Handle(Generic[R]):
@@ -93,6 +96,8 @@ class Handle(Generic[R]):
         state, ended = state_of(events, life), find_event(events, "call_ended")
         if state is RunState.PREPARING:
             state = _without_head(record, launched)
+        if state in {RunState.FAILED, RunState.LOST} and _goes_on(record, launched):
+            return RunState.STARTING, None
         when = ended["time"] if ended else None
         if state.final and not launched and time.time() - record.created > NOT_YET:
             store.save_record(dataclasses.replace(record, ended=state.value, ended_at=when or 0.0, waiting=""))
@@ -105,18 +110,19 @@ class Handle(Generic[R]):
             follow: go on until the run ends.
         """
         record, cluster = self._found()
-        offset, rest = 0, b""
+        log = LogLines(cluster, record.paths.log)
         while True:
             ended = not follow or self.done()
-            while data := cluster.read(record.paths.log, offset):
-                offset += len(data)
-                *lines, rest = (rest + data).split(b"\n")
-                yield from (line.decode(errors="replace") for line in lines)
-            if ended:
+            newest = store.find_record(self.run_id).paths.log
+            yield from log.new()
+            if newest != log.path:  # another try
+                yield from log.last()
+                log = LogLines(cluster, newest)
+            elif ended:
                 break
-            time.sleep(LONGEST_WAIT / 2)
-        if rest:
-            yield rest.decode(errors="replace")
+            else:
+                time.sleep(LONGEST_WAIT / 2)
+        yield from log.last()
 
     def cancel(self) -> bool:
         """End it. Does nothing to a run that has ended.
@@ -132,7 +138,16 @@ class Handle(Generic[R]):
         record, cluster = self._found()
         if not release(record, cluster):
             raise RunError("it is not sure that the run has ended", where=where(record), advice="try again")
+        if launch_alive(record):
+            self._keep_from_trying_again(record, cluster)
         return True
+
+    def _keep_from_trying_again(self, record: RunRecord, cluster: Cluster) -> None:
+        """A launch that waits for its next try looks for this file; one whose try was ended needs none."""
+        until = time.monotonic() + LAUNCH_SECONDS
+        while time.monotonic() < until and _goes_on(newest := store.find_record(self.run_id), launch_alive(record)):
+            cluster.write(newest.paths.cancel, b"")
+            time.sleep(LONGEST_WAIT)
 
     def _found(self) -> tuple[RunRecord, Cluster]:
         record = store.find_record(self.run_id)
@@ -145,7 +160,8 @@ class Handle(Generic[R]):
             record, cluster = self._found()
             launched = launch_alive(record)
             events, life = look(record, cluster)
-            if ended := find_event(events, "call_ended"):
+            ended = find_event(events, "call_ended")
+            if ended and (ended["outcome"] == "value" or not _goes_on(record, launched)):
                 value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
                 return value
             if record.failure and not life.alive:
@@ -165,6 +181,11 @@ class Handle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"Handle({self.run_id!r})"
+
+
+def _goes_on(record: RunRecord, launched: bool) -> bool:
+    """Whether the launch may try again, or has not yet noted that it does not."""
+    return launched and not record.ended and not record.failure
 
 
 def _without_head(record: RunRecord, launched: bool) -> RunState:

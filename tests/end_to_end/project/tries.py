@@ -12,6 +12,7 @@ def tries():
     path = checkpoint("tries")
     number = len(path.read_text()) + 1 if path.exists() else 1
     path.write_text("x" * number)
+    print("try", number, flush=True)
     return number
 
 
@@ -24,15 +25,16 @@ def large():
 
 @slurm_ray_flow(time_limit="4s", on_time_limit="add 40s, at most 1 time")
 def slow():
-    if tries() == 1:
+    number = tries()
+    if number == 1:
         time.sleep(60)
-    return tries() - 1
+    return number
 
 
 @slurm_ray_flow(retries=2, retry_on="ConnectionResetError")
-def shaky(error):
+def shaky(error, failing=2):
     number = tries()
-    if number < 3:
+    if number <= failing:
         raise error(f"try {number}")
     return number
 
