@@ -12,6 +12,7 @@ from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.life import GONE, Life
 from slurm_ray_flow.core.run import Event, RunPaths, find_event
 from slurm_ray_flow.core.slurm.accounting import Record, accounting_command, parse_accounting
+from slurm_ray_flow.core.slurm.hostlist import expanded
 from slurm_ray_flow.core.slurm.names import run_of
 from slurm_ray_flow.core.slurm.queue import Job, parse_queue, pending_command, queue_command
 from slurm_ray_flow.core.slurm.verdict import verdict
@@ -20,6 +21,7 @@ from slurm_ray_flow.core.slurm.waiting import ahead_of, waiting_text
 SHORTEST_PACE, LONGEST_PACE = 2.0, 25.0
 """Seconds between two questions: growing while nothing changes, and short enough for a verdict within 30 s."""
 PENDING_PACE = 30.0
+SCANCEL_SECONDS = 20.0
 LAST_WORDS_SECONDS = 2.0
 """What a job wrote last may take so long from its node to the login node."""
 ABSENT_SECONDS = 8.0
@@ -66,7 +68,7 @@ class Queue:
         job = (self._jobs or {}).get(paths.run_id)
         if not self.answers:
             return Life(alive=True, waiting=f"Slurm on {self._machine.label} does not answer ({self._trouble})")
-        if job is not None and job.group != "ended":
+        if job is not None and job.group != "ended" and not _without_head(job, events):
             self._since.pop(paths.run_id, None)
             return Life(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
         since = self._since.setdefault(paths.run_id, time.monotonic())
@@ -80,6 +82,13 @@ class Queue:
         accounted = {run_of(one.name): one for one in self._accounted()} if job is None else {}
         began = find_event(list(events), "allocated") is not None
         cause, message = verdict(job or accounted.get(paths.run_id), left, began=began)
+        if job is not None and job.group != "ended":  # Slurm keeps the other nodes for a job that has lost its first
+            cause, message = (
+                "node_failed",
+                f"the first node of job {job.job_id} failed, with the program that ran there",
+            )
+            self._machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)
+            self._machine.ask("commands.run", argv=scancel_command(job.job_id, job.name), timeout=SCANCEL_SECONDS)
         self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
         return Life(alive=False, cause=cause, message=message)
 
@@ -143,6 +152,25 @@ class Queue:
             return known
         self._ahead[partition] = time.monotonic(), parse_queue(answer["text"])
         return self._ahead[partition][1]
+
+
+def _without_head(job: Job, events: Sequence[Event]) -> bool:
+    """Whether Slurm has taken the head's node out of the job: it counts as down."""
+    began = find_event(list(events), "allocated")
+    node = began.get("node") if began else None
+    return bool(node and job.group == "running" and job.nodelist and node not in expanded(job.nodelist))
+
+
+def scancel_command(number: str, name: str = "", gently: bool = False) -> list[str]:
+    """Ends one job. The name beside its id: an id that Slurm has given to another job ends nothing.
+
+    Args:
+        number: the job's id.
+        name: its name, where that is known.
+        gently: tell its script only, which ends the job in order.
+    """
+    softly = ["--batch", "--signal=TERM"] if gently else []
+    return ["scancel", *softly, *([f"--name={name}"] if name else []), number]
 
 
 def _states(jobs: dict[str, Job]) -> dict[str, str]:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 
 from slurm_ray_flow.blocks.machine import Machine
-from slurm_ray_flow.blocks.slurm.queue import Queue
+from slurm_ray_flow.blocks.slurm.queue import SCANCEL_SECONDS, Queue, scancel_command
 from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.progress import reporter
@@ -18,7 +18,6 @@ SETTLE_SECONDS = 12.0
 GIVE_UP_SECONDS = 900.0
 """So long a controller that is away, or that takes no jobs for now, is asked again."""
 LONGEST_PAUSE = 30.0
-SCANCEL_SECONDS = 20.0
 
 
 def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: Sequence[str]) -> str:
@@ -89,14 +88,13 @@ def _pause(seconds: float) -> None:
 def cancel(machine: Machine, queue: Queue, paths: RunPaths, hard: bool) -> None:
     """End exactly this run's job: through its head, which ends the function in order, or by Slurm where that fails.
 
-    A job that waits goes at once. `--name` beside the id: an id that Slurm has given to another job ends nothing.
+    A job that waits goes at once.
     """
     noted = machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)
     job = queue.fresh(paths.run_id)
     if job is None and noted is None:
         return
-    number = job.job_id if job is not None else str(noted)
-    gently = ["--batch", "--signal=TERM"] if not hard and job is not None and job.group != "waiting" else []
-    name = [f"--name={job.name}"] if job is not None else []
-    machine.ask("commands.run", argv=["scancel", *gently, *name, number], timeout=SCANCEL_SECONDS)
+    number, name = (job.job_id, job.name) if job is not None else (str(noted), "")
+    gently = not hard and job is not None and job.group != "waiting"
+    machine.ask("commands.run", argv=scancel_command(number, name, gently), timeout=SCANCEL_SECONDS)
     queue.submitted()

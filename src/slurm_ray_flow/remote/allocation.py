@@ -272,9 +272,18 @@ class Allocation:
         call.driver.close()
         call.run.make_room()
         self._leave_inbox(call.run)
-        call.run.record("call_ended", **ended, usage=used)
+        if not call.run.has_ended():  # home may have given this node up meanwhile
+            call.run.record("call_ended", **self._blamed(ended), usage=used)
         self._note(call="")
         self._idle_since = time.monotonic()
+
+    def _blamed(self, ended: Dict[str, Any]) -> Dict[str, Any]:
+        """Where Ray has lost a node under the call, that is the cause of what Ray raised in it."""
+        lost = self._ray.lost if self._ray else {}
+        if not lost or not ended.pop("lost_processes", False):
+            return ended
+        what = "; ".join("node {} was lost: {}".format(*one) for one in lost.items())
+        return {**ended, "cause": "node_failed", "message": "{}\n{}".format(what, ended["message"])}
 
     # ---- the end
 

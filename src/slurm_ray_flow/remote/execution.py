@@ -16,6 +16,13 @@ from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.functions import resolve_function
 
 Report = Dict[str, Any]
+_OF_LOST_PROCESSES = {
+    "ActorDiedError", "ActorUnavailableError", "LocalRayletDiedError", "NodeDiedError", "ObjectFetchTimedOutError",
+    "ObjectLostError", "ObjectReconstructionFailedError", "ObjectReconstructionFailedLineageEvictedError",
+    "ObjectReconstructionFailedMaxAttemptsExceededError", "OwnerDiedError", "RaySystemError", "RpcError",
+    "WorkerCrashedError",
+}  # fmt: skip
+"""What Ray raises in the function when processes of its own have gone."""
 _HERE = os.path.dirname(os.path.abspath(__file__))
 
 
@@ -81,6 +88,8 @@ def _failed(run: Run, error: BaseException, cause: str) -> Report:
     error.__traceback__ = _own_frames(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     report: Report = {"outcome": "exception", "cause": cause, "message": _last_line(error)}
+    if type(error).__module__ == "ray.exceptions" and type(error).__name__ in _OF_LOST_PROCESSES:
+        report["lost_processes"] = True
     if isinstance(error, SystemExit):
         report["exit_code"] = _exit_code(error)
     try:

@@ -25,7 +25,8 @@ def in_job(spec: Dict[str, Any]) -> bool:
 def described() -> Dict[str, Any]:
     """What the event `allocated` says of the job."""
     names = {"job": "SLURM_JOB_ID", "nodelist": "SLURM_JOB_NODELIST", "partition": "SLURM_JOB_PARTITION"}
-    return {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
+    found = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
+    return {**found, "node": node_name()}
 
 
 def node_name() -> str:
