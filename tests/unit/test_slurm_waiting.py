@@ -78,6 +78,10 @@ def test_reasons_that_never_pass_are_explained_with_advice(reason: str) -> None:
 
 
 NOW = datetime.datetime(2026, 11, 21, 13, 53).astimezone().timestamp()
+VAIN = (
+    "waits in vain: its time limit is more than the partition's: it will not start by itself; "
+    "cancel it and ask for less; `srf clusters NAME` shows what there is"
+)
 JOB = Job("7", "train.1", "PENDING", reason="Resources", partition="cpu", priority=50, start=NOW + 720)
 FREE = "waits for free nodes in partition cpu"
 
@@ -89,16 +93,21 @@ FREE = "waits for free nodes in partition cpu"
             JOB,
             3,
             NOW,
-            "waits for free nodes in partition cpu; 3 jobs are ahead; Slurm expects it to start at 14:05 (in 12 min)",
+            f"{FREE}; 3 jobs are ahead; Slurm expects it to start at 14:05 (in about 10 min)",
         ),
-        (JOB, 1, None, "waits for free nodes in partition cpu; 1 job is ahead"),
-        (JOB, 0, NOW + 721, "waits for free nodes in partition cpu"),
-        (JOB, None, NOW + 700, "waits for free nodes in partition cpu; Slurm expects it to start at 14:05 (in 20 s)"),
+        (JOB, 1, None, f"{FREE}; 1 job is ahead"),
+        (JOB, 0, NOW + 721, FREE),
+        (
+            JOB,
+            None,
+            NOW + 700,
+            f"{FREE}; Slurm expects it to start at 14:05 (in a moment)",
+        ),
         (
             dataclasses.replace(JOB, start=NOW + 86400),
             None,
             NOW,
-            f"{FREE}; Slurm expects it to start at 2026-11-22 13:53 (in 24 h 0 min)",
+            f"{FREE}; Slurm expects it to start at 2026-11-22 13:53 (in about 24 h)",
         ),
         (
             dataclasses.replace(JOB, reason="", start=None),
@@ -110,8 +119,7 @@ FREE = "waits for free nodes in partition cpu"
             dataclasses.replace(JOB, reason="PartitionTimeLimit"),
             3,
             NOW,
-            "waits in vain: its time limit is more than the partition's: it will not start by itself; "
-            "cancel it and ask for less; `srf clusters NAME` shows what there is",
+            VAIN,
         ),
     ],
 )

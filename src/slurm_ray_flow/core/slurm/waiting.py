@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.slurm.queue import Job
 
 
@@ -190,10 +189,14 @@ def waiting_text(job: Job, ahead: int | None = None, now: float | None = None) -
 def _when(start: float, now: float) -> str:
     then, today = (datetime.datetime.fromtimestamp(moment).astimezone() for moment in (start, now))
     clock = f"{then:%H:%M}" if then.date() == today.date() else f"{then:%Y-%m-%d %H:%M}"
-    return f"at {clock} (in {_about(start - now)})"
+    return f"at {clock} ({_about(start - now)})"
 
 
 def _about(seconds: float) -> str:
-    return (
-        f"{round(seconds / 60)} min" if 90 <= seconds < 3600 else format_duration(round(seconds)).replace(".0 s", " s")
-    )
+    """Roughly, so that a line that is shown again whenever it changes is not shown each minute."""
+    if seconds < 150:
+        return "in a moment"
+    if seconds < 3600:
+        return f"in about {5 * max(1, round(seconds / 300))} min"
+    hours = round(seconds / 3600)
+    return f"in about {hours} h" if hours < 36 else f"in about {round(seconds / 86400)} days"
