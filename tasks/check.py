@@ -10,8 +10,13 @@ from typing import Any
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.shell import run
+from slurm_ray_flow.blocks.slurm.request import wanted
+from slurm_ray_flow.blocks.slurm.sites import site
+from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.findings import Finding, Home, judged, logged_in, not_logged_in
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.slurm.findings import NAME, slurm_finding
 
 LOCAL = "local-machine"
 
@@ -30,15 +35,25 @@ def check(cluster: Cluster) -> list[Finding]:
         return [*logged_in(cluster.label), Finding("programs", "failed", error.what, error.advice)]
     home = _home(cluster, (began + time.time()) / 2)
     remote = logged_in(cluster.label) if home.remote else []
-    return [*remote, *judged(answers, home)]
+    return [*remote, *_scheduler(cluster), *judged(answers, home)]
+
+
+def _scheduler(cluster: Cluster) -> list[Finding]:
+    """What is to be said of the scheduler, where there is one."""
+    if not isinstance(cluster, SlurmCluster):
+        return []
+    try:
+        return [slurm_finding(site(cluster.login), wanted(cluster, Options()))]
+    except SlurmRayFlowError as error:
+        return [Finding(NAME, "failed", error.what, error.advice)]
 
 
 def _wanted(cluster: Cluster) -> dict[str, Any]:
-    wanted: dict[str, Any] = {
+    asked: dict[str, Any] = {
         "python": getattr(cluster, "python", "") or ("" if cluster.kind != LOCAL else sys.executable),
         "version": _version(),
     }
-    return {**wanted, "lock": cluster.lock.path, "slots": cluster.lock.slots} if cluster.lock else wanted
+    return {**asked, "lock": cluster.lock.path, "slots": cluster.lock.slots} if cluster.lock else asked
 
 
 def _version() -> str:

@@ -80,7 +80,7 @@ def test_two_kinds_of_cluster_do_not_share_a_name(server: Any, srf: Command, nam
     assert "has no partitions" in srf("clusters", name).stderr
 
 
-def test_the_partitions_of_a_real_cluster_are_shown(server: Any, srf: Command, slurm_lab: Lab, name: str) -> None:
+def test_a_real_cluster_is_shown_and_checked(server: Any, srf: Command, slurm_lab: Lab, name: str) -> None:
     login = ["--user", "alice", "--key-file", str(slurm_lab.key("alice")), "--known-hosts", str(slurm_lab.known_hosts)]
     assert srf("init", name, "--slurm", "--host", slurm_lab["login"].address, *login).returncode == 0
     done = srf("clusters", name)
@@ -93,3 +93,9 @@ def test_the_partitions_of_a_real_cluster_are_shown(server: Any, srf: Command, s
     assert "down" in lines["closed"]
     values = json.loads(srf("clusters", name, "--json").stdout)
     assert [one["name"] for one in values["partitions"]] == ["cpu", "short", "gpu", "closed", "spare"]
+    checked = srf("check", name)
+    assert checked.returncode == 0, checked.stdout
+    assert "5 partitions; jobs go to cpu, the default" in checked.stdout
+    assert srf("init", name, "--partition", "closed", "--change").returncode == 0
+    refused = srf("check", name)
+    assert (refused.returncode, "starts no jobs now" in refused.stdout) == (1, True), refused.stdout
