@@ -36,7 +36,7 @@ SLURM_LOG_IN = """
   ssh -F {config} login sinfo      as alice, with a key
 
 Save it as a cluster, then call functions with cluster="pretend":
-  .venv/bin/srf init pretend --host {login} --user alice --key-file {key} --known-hosts {known_hosts}
+  .venv/bin/srf init pretend --slurm --host {login} --user alice --key-file {key} --known-hosts {known_hosts}
 
 Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} fault c1 cut --seconds 10
 A third node               PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} grow
