@@ -36,19 +36,59 @@ def ssh(hosts_lab, tmp_path):
 
 
 @pytest.fixture(scope="session")
-def launches_session(server, hosts_lab, tmp_path_factory):
+def project(tmp_path_factory):
+    """The user's project, where this session's launches start from."""
+    return shutil.copytree(PROJECT, tmp_path_factory.mktemp("launches") / "project")
+
+
+@pytest.fixture
+def in_project(project, monkeypatch):
+    """Be in it, as a user is."""
+    monkeypatch.syspath_prepend(str(project))
+    monkeypatch.chdir(project)
+
+
+@pytest.fixture(scope="session")
+def launches_session(server, hosts_lab, project):
     """One environment for all launches of the session."""
     from hosts.launch_lab import LaunchLab
 
-    project = shutil.copytree(PROJECT, tmp_path_factory.mktemp("launches") / "project")
     return LaunchLab(hosts_lab, project)
 
 
 @pytest.fixture
-def launches(launches_session, monkeypatch):
+def launches(launches_session, in_project):
     """`desi`, for launches of the functions in `project/`."""
-    monkeypatch.syspath_prepend(str(launches_session.project))
-    monkeypatch.chdir(launches_session.project)
     launches_session.begin()
     yield launches_session
     launches_session.clear()
+
+
+@pytest.fixture(scope="session")
+def slurm_launches_session(server, slurm_lab, project):
+    """The same on a Slurm cluster that keeps no accounts."""
+    from hosts.slurm_launch_lab import SlurmLaunchLab
+
+    return SlurmLaunchLab(slurm_lab, project, "pretend-launches")
+
+
+@pytest.fixture
+def jobs(slurm_launches_session, in_project):
+    """A Slurm cluster, for launches of the functions in `project/`; nothing is left on it."""
+    yield slurm_launches_session
+    slurm_launches_session.clear()
+
+
+@pytest.fixture(scope="session")
+def accounted_launches_session(server, accounting_lab, project):
+    """And on one that keeps accounts."""
+    from hosts.slurm_launch_lab import SlurmLaunchLab
+
+    return SlurmLaunchLab(accounting_lab, project, "accounted-launches")
+
+
+@pytest.fixture
+def accounted(accounted_launches_session, in_project):
+    """The same with accounts."""
+    yield accounted_launches_session
+    accounted_launches_session.clear()

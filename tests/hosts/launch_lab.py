@@ -8,12 +8,12 @@ import os
 import secrets
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 from hosts.host import inner_pid
 from hosts.lab import Lab
+from hosts.launcher import USER, Launcher
 from hosts.layout import ALICE
 from slurm_ray_flow import SshServer
 from slurm_ray_flow.blocks.server import connected, ensure_server
@@ -22,20 +22,18 @@ from slurm_ray_flow.interface.handle import Handle
 from support import wait_for
 
 NAME, SHARED = "desi-launches", "desi-launches-shared"
-SRF = str(Path(sys.executable).with_name("srf"))
-USER = ALICE.name
 
 
-class LaunchLab:
+class LaunchLab(Launcher):
     """`desi` under a name, a root folder and a lock of these tests' own. One environment serves all launches."""
 
     def __init__(self, lab: Lab, project: Path) -> None:
-        self.host, self.project, self.name = lab["desi"], project, NAME
+        super().__init__(lab["desi"], project)
+        self.name = NAME
         mark = secrets.token_hex(4)
         self.root, self.lock = f"/home/{USER}/launches-{mark}", f"/tmp/launches-{mark}.lock"
         connection = SshConnection(host="desi", config_file=Path(lab.ssh_config), connect_timeout=5)
         self.block = SshServer(connection=connection, root=self.root, lock_path=self.lock)
-        self._started: list[subprocess.Popen[str]] = []
         self._before = set[Path]()
         self.shared = self.block.model_copy(update={"lock_path": ""})
         with connected(ensure_server(print)):
@@ -45,22 +43,6 @@ class LaunchLab:
     def begin(self) -> None:
         """Remember what other tests have left: locks and queues."""
         self._before = set(self._temporary())
-
-    def folder(self) -> str:
-        """A new folder there."""
-        path = f"/home/{USER}/folder-{secrets.token_hex(4)}"
-        self.host.run(USER, ["mkdir", path])
-        return path
-
-    def starts(self, folder: str) -> list[str]:
-        """What a function noted there each time that it started."""
-        with contextlib.suppress(FileNotFoundError):
-            return self.host.path(f"{folder}/starts").read_text().splitlines()
-        return []
-
-    def go(self, folder: str) -> None:
-        """Let a function that waits go on."""
-        self.host.path(f"{folder}/go").touch()
 
     def processes(self, run_id: str) -> set[int]:
         """What lives there of a run, by this machine's process ids."""
@@ -91,26 +73,9 @@ class LaunchLab:
         wait_for(lambda: not self.left(run_id), seconds)
         wait_for(self.free, seconds)
 
-    def script(self, *arguments: str) -> subprocess.Popen[str]:
-        """A user's script, in a process of its own."""
-        return self._start(sys.executable, str(self.project / "held.py"), *arguments)
-
-    def srf(self, *arguments: str) -> subprocess.Popen[str]:
-        """A command of a user's."""
-        return self._start(SRF, *arguments)
-
-    def _start(self, *command: str) -> subprocess.Popen[str]:
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        environment = {**os.environ, "SRF_PROGRESS": "plain"}
-        self._started.append(subprocess.Popen(command, cwd=self.project, env=environment, **pipes))
-        return self._started[-1]
-
     def clear(self) -> None:
         """End what a test has left, here and there: the next one must not wait for its lock."""
-        for process in self._started:
-            process.kill()
-            process.communicate()
-        self._started.clear()
+        self.end_scripts()
         heads = [pid for pid, argv in self.host.processes().items() if self.root in argv and "--detach" in argv]
         for pid in heads:
             with contextlib.suppress(ProcessLookupError):

@@ -46,13 +46,13 @@ def background(module: str, place: Place, *arguments: str, log: Path) -> subproc
     return process
 
 
-def until(condition: Callable[[], object], what: str, seconds: float = SLOW) -> None:
-    """Wait for a condition; say what did not happen."""
+def until(condition: Callable[[], object], what: str, seconds: float = SLOW, pause: float = 0.01) -> None:
+    """Wait for a condition, which is looked at after each pause; say what did not happen."""
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
             raise LabError(f"after {seconds:g} s still not: {what}")
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def arguments_of(pid: int) -> list[str]:

@@ -6,7 +6,7 @@ import contextlib
 import re
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,9 +20,10 @@ from hosts.place import Place
 
 FIELD = re.compile(r"(?:^| )([A-Za-z][\w/:]*)=")
 ASKED = re.compile(r"^\[(\S+)\] slurmctld_req: received opcode (\S+) from \S+ uid (\d+)$", re.MULTILINE)
+CONF = "/etc/slurm/slurm.conf"
 TAKING = {"idle", "mix", "alloc"}
-SLOWEST = 60.0
-"""Seconds that jobs may take to end: Slurm waits, kills, waits for the nodes' answers."""
+SLOWEST, PAUSE = 60.0, 0.1
+"""Seconds that Slurm may take: it waits, kills, waits for the nodes' answers. And seconds between two questions."""
 ENDED = {
     "COMPLETED",
     "FAILED",
@@ -75,9 +76,17 @@ class Slurm:
         """Run a command of Slurm's as root on `login`; what it printed."""
         return self.login.run("root", argv, check=check).stdout
 
-    def wait_until_ready(self, seconds: float = 30.0) -> None:
+    def wait_until_ready(self) -> None:
         """The controller answers, and all nodes take jobs."""
-        until(lambda: set(self.states().values()) == {"idle"}, "Slurm's nodes are idle", seconds)
+        self.until(lambda: set(self.states().values()) == {"idle"}, "Slurm's nodes are idle")
+
+    def until(self, condition: Callable[[], object], what: str) -> None:
+        """Wait for something that Slurm is asked about; a minute at most."""
+        until(condition, what, SLOWEST, PAUSE)
+
+    def until_state(self, job: str | int, state: str) -> None:
+        """Wait until a job is in this state."""
+        self.until(lambda: self.state(job) == state, f"job {job} is {state}")
 
     def states(self) -> dict[str, str]:
         """Each node's state in sinfo's short words; empty when the controller does not answer."""
@@ -126,7 +135,7 @@ class Slurm:
     def scancel_all(self) -> None:
         """End all jobs there are, and wait until none is left."""
         self.scancel(*(job["JobId"] for job in self.jobs() if job["JobState"] not in ENDED))
-        until(self.queue_empty, "the queue is empty", SLOWEST)
+        self.until(self.queue_empty, "the queue is empty")
 
     def end_soon(self, job: str | int, seconds: int = 1) -> None:
         """Let a running job's time be over; Slurm looks every 30 s, so it becomes TIMEOUT within half a minute."""
@@ -139,7 +148,7 @@ class Slurm:
     def resume(self, node: str) -> None:
         """Let a node take jobs again, and wait until it does."""
         self.root("scontrol", "update", f"NodeName={node}", "State=RESUME", check=False)
-        until(lambda: self.states().get(node) in TAKING, f"{node} takes jobs")
+        self.until(lambda: self.states().get(node) in TAKING, f"{node} takes jobs")
 
     def kill_slurmd(self, node: str) -> None:
         """End a node's daemon; its jobs' processes go on, and after ten seconds the controller holds it for down."""
@@ -160,7 +169,7 @@ class Slurm:
     def start_controller(self) -> None:
         """Start it, with what it has written down, and wait until it answers."""
         slurm_services.start(self.login, "slurmctld")
-        until(self.answers, "the controller answers")
+        self.until(self.answers, "the controller answers")
 
     def stuck_controller(self) -> AbstractContextManager[None]:
         """The controller takes connections and never answers: commands hang, then say that they timed out."""
@@ -182,29 +191,34 @@ class Slurm:
         self.restart_controller()
         for node in self.nodes:
             self.start_slurmd(node)
-        until(lambda: self.nodes.keys() <= self.states().keys(), "all nodes are known")
-        until(lambda: set(self.states().values()) <= TAKING, "all nodes take jobs")
+        self.until(lambda: self.nodes.keys() <= self.states().keys(), "all nodes are known")
+        self.until(lambda: set(self.states().values()) <= TAKING, "all nodes take jobs")
 
     def answers(self) -> bool:
         """Whether the controller does."""
         return "is UP" in self.root("scontrol", "ping", check=False)
 
     @contextlib.contextmanager
-    def settings(self, *lines: str) -> Iterator[None]:
-        """Other lines at the end of everybody's slurm.conf while the block runs, such as "KillWait=1"."""
-        files = {host.path("/etc/slurm/slurm.conf") for host in self.hosts.values()}
-        before = {path: path.read_text() for path in files}
+    def settings(self, *lines: str, restart: bool = False) -> Iterator[None]:
+        """Other lines at the end of everybody's slurm.conf while the block runs, such as "KillWait=1".
+
+        Some are read by a controller that starts only, such as AccountingStorageEnforce: `restart`.
+        """
+        before = {path: path.read_text() for path in (host.path(CONF) for host in self.hosts.values())}
+        for path, text in before.items():
+            path.write_text(text + "".join(f"{line}\n" for line in lines))
         try:
-            for path, text in before.items():
-                path.write_text(text + "".join(f"{line}\n" for line in lines))
-            self.restart_controller()
-            self.root("scontrol", "reconfigure")
+            self._read_settings(restart)
             yield
         finally:
             for path, text in before.items():
                 path.write_text(text)
+            self._read_settings(restart)
+
+    def _read_settings(self, restart: bool) -> None:
+        if restart:
             self.restart_controller()
-            self.root("scontrol", "reconfigure")
+        self.root("scontrol", "reconfigure")
 
     @contextlib.contextmanager
     def reservation(self, name: str, user: str, node: str, minutes: int = 10) -> Iterator[None]:

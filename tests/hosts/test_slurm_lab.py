@@ -48,13 +48,13 @@ def purpose():
     Lab.find(name) and Lab.find(name).down()
 
 
-def is_in(slurm, job, state, seconds=20):
-    until(lambda: slurm.state(job) == state, f"job {job} is {state}", seconds)
-
-
 def said(slurm, job):
     path = slurm.job(job)["StdOut"]
     return slurm.login.path(path).read_text()
+
+
+def runs(host, word):
+    return any(word in argv for argv in host.processes().values())
 
 
 def reaches(host, other, port):
@@ -74,14 +74,14 @@ def test_people_see_it_over_ssh(slurm_lab, ssh):
 def test_a_job_runs_on_two_nodes(slurm_lab, slurm, ssh):
     sent = ssh("alice@login", "sbatch", "--parsable", "-N2", f"--wrap='{TWO}'", config=slurm_lab.ssh_config)
     job = sent.stdout.split()[-1]
-    is_in(slurm, job, "COMPLETED")
+    slurm.until_state(job, "COMPLETED")
     assert set(said(slurm, job).split()) == {"c1", "c2"}
 
 
 def test_homes_are_shared_and_nothing_else(slurm_lab, slurm):
     script = 'srun -N2 sh -c "touch at-$(hostname) /tmp/of-all /dev/shm/of-all"; srun -N2 sh -c "ls ~; ls /tmp"'
     job = slurm.submit("frank", script.replace("$(", r"\$("), "--nodes=2", "--output=/home/frank/shared.txt")
-    is_in(slurm, job, "COMPLETED")
+    slurm.until_state(job, "COMPLETED")
     assert {"at-c1", "at-c2", "of-all"} <= set(said(slurm, job).split())
     assert not any(slurm_lab["login"].path(f"{folder}/of-all").exists() for folder in ("/tmp", "/dev/shm"))
     assert len({slurm_lab[node].path("/tmp/of-all").stat().st_ino for node in slurm.nodes}) >= 1
@@ -102,7 +102,7 @@ def test_who_takes_more_memory_than_asked_is_ended(slurm):
     if not slurm.memory_limits:
         pytest.skip("this machine has no memory control groups of the first version")
     job = slurm.submit("alice", "tail /dev/zero", "--mem=50")
-    is_in(slurm, job, "OUT_OF_MEMORY")
+    slurm.until_state(job, "OUT_OF_MEMORY")
     assert slurm.job(job)["ExitCode"] == "0:125"
 
 
@@ -112,7 +112,7 @@ def test_a_job_is_given_gpus(slurm):
     ]
     none = slurm.submit("alice", "echo none:$CUDA_VISIBLE_DEVICES")
     for job in (*jobs, none):
-        is_in(slurm, job, "COMPLETED")
+        slurm.until_state(job, "COMPLETED")
     assert said(slurm, jobs[0]) == "0,1\n"
     assert said(slurm, jobs[1]) in {"0\n", "1\n"}
     assert said(slurm, none) == "none:\n"
@@ -127,29 +127,29 @@ def test_what_no_partition_has_is_refused(slurm, options):
 def test_a_job_of_the_spare_partition_gives_way(slurm):
     slurm.root("scontrol", "update", "PartitionName=spare", "GraceTime=0")
     spare = slurm.submit("alice", "sleep 600", "--partition=spare", "--nodes=2", "--mem=3900")
-    is_in(slurm, spare, "RUNNING")
+    slurm.until_state(spare, "RUNNING")
     other = slurm.submit("frank", "true", "--mem=3900", "--output=/home/frank/other.txt")
-    is_in(slurm, spare, "PREEMPTED")
-    is_in(slurm, other, "COMPLETED")
+    slurm.until_state(spare, "PREEMPTED")
+    slurm.until_state(other, "COMPLETED")
     slurm.root("scontrol", "update", "PartitionName=spare", "GraceTime=5")
 
 
 def test_a_drained_node_takes_no_job_until_it_is_resumed(slurm):
     slurm.drain("c1")
-    until(lambda: slurm.states()["c1"] == "drain", "c1 is drained")
+    slurm.until(lambda: slurm.states()["c1"] == "drain", "c1 is drained")
     job = slurm.submit("alice", "hostname")
-    is_in(slurm, job, "COMPLETED")
+    slurm.until_state(job, "COMPLETED")
     assert said(slurm, job) == "c2\n"
     waits = slurm.submit("alice", "true", "--nodelist=c1")
-    until(lambda: "ReqNodeNotAvail" in slurm.job(waits)["Reason"], "the reason is told")
+    slurm.until(lambda: "ReqNodeNotAvail" in slurm.job(waits)["Reason"], "the reason is told")
     slurm.resume("c1")
-    is_in(slurm, waits, "COMPLETED")
+    slurm.until_state(waits, "COMPLETED")
 
 
 def test_a_node_is_reserved_for_one(slurm):
     with slurm.reservation("course", "frank", "c1"):
         job = slurm.submit("frank", "hostname", "--reservation=course", "--output=/home/frank/reserved.txt")
-        is_in(slurm, job, "COMPLETED")
+        slurm.until_state(job, "COMPLETED")
         assert said(slurm, job) == "c1\n"
         with pytest.raises(LabError, match="reservation"):
             slurm.submit("alice", "true", "--reservation=course")
@@ -166,20 +166,22 @@ def test_a_cut_node_is_reached_by_nobody_until_the_cable_is_back(slurm_lab, slur
         assert reaches(login, "c1", 6818)
 
 
-def test_a_node_without_its_daemon_is_down_and_comes_back(slurm):
-    job = slurm.submit("alice", "sleep 600", "--nodelist=c2", "--no-requeue")
-    with slurm.settings("SlurmdTimeout=3", "MessageTimeout=2"):
-        is_in(slurm, job, "RUNNING")
+def test_a_node_without_its_daemon_is_down_and_comes_back(slurm_lab, slurm):
+    job = slurm.submit("alice", "sleep 4241", "--nodelist=c2", "--no-requeue")
+    with slurm.settings("SlurmdTimeout=3", "MessageTimeout=2", restart=True):
+        until(lambda: runs(slurm_lab["c2"], "4241"), "the job runs")  # RUNNING is said before
         slurm.kill_slurmd("c2")
-        is_in(slurm, job, "NODE_FAIL")
+        slurm.until_state(job, "NODE_FAIL")
+        assert runs(slurm_lab["c2"], "4241")
         assert slurm.states()["c2"] == "down*"
         slurm.start_slurmd("c2")
-        until(lambda: slurm.states()["c2"] == "idle", "c2 is back")
+        slurm.until(lambda: slurm.states()["c2"] == "idle", "c2 is back")
+        until(lambda: not runs(slurm_lab["c2"], "4241"), "the job has ended")
 
 
 def test_a_job_outlives_its_controller(slurm):
     job = slurm.submit("alice", "sleep 600")
-    is_in(slurm, job, "RUNNING")
+    slurm.until_state(job, "RUNNING")
     slurm.stop_controller()
     assert not slurm.answers()
     slurm.start_controller()
@@ -198,10 +200,10 @@ def test_nothing_of_a_job_lives_longer_than_it(slurm_lab, slurm):
         pytest.skip("without control groups Slurm loses sight of who leaves a job's sessions")
     escape = "setsid sleep 4242 > /dev/null 2>&1 &"
     job = slurm.submit("alice", f"srun -N2 sh -c '{escape} sleep 1'; {escape}", "--nodes=2")
-    is_in(slurm, job, "COMPLETED")
-    until(slurm.queue_empty, "nothing is completing")
+    slurm.until_state(job, "COMPLETED")
+    slurm.until(slurm.queue_empty, "nothing is completing")
     hosts = [slurm_lab[name] for name in ("login", "c1", "c2")]
-    until(lambda: not any("4242" in argv for host in hosts for argv in host.processes().values()), "all have ended")
+    until(lambda: not any(runs(host, "4242") for host in hosts), "all have ended")
 
 
 def test_who_asked_the_controller_what_is_known(slurm_lab, slurm):
@@ -227,12 +229,12 @@ def test_a_full_disk_is_full_on_all_hosts(slurm_lab, slurm):
 def test_accounts_are_kept_where_they_are(accounting_lab):
     slurm = accounting_lab.slurm
     job = slurm.submit("alice", "exit 3", "--job-name=counted", "--qos=long")
-    until(lambda: [row["State"] for row in slurm.accounted("counted")] == ["FAILED"] * 2, "both rows are there")
+    slurm.until(lambda: [row["State"] for row in slurm.accounted("counted")] == ["FAILED"] * 2, "both rows are there")
     row = slurm.accounted("counted")[0]
     assert (row["JobID"], row["ExitCode"], row["QOS"], row["Account"]) == (job, "3:0", "long", "science")
     with slurm.no_accounting():
         assert "refused" in slurm.login.run("alice", ["sacct"], check=False).stderr
-    with slurm.settings("AccountingStorageEnforce=associations,qos"):
+    with slurm.settings("AccountingStorageEnforce=associations,qos", restart=True):
         for wrong in ("--account=nobodys", "--qos=nobodys"):
             with pytest.raises(LabError, match=r"Invalid (qos|account)"):
                 slurm.submit("alice", "true", wrong)
@@ -243,10 +245,10 @@ def test_it_grows_by_a_node_beside_another_lab_and_leaves_nothing(slurm_lab, slu
     lab = Lab.up(purpose, kinds=SLURM)
     assert time.monotonic() - start < 20
     job = lab.slurm.submit("alice", "sleep 600", "-N2")
-    is_in(lab.slurm, job, "RUNNING")
+    lab.slurm.until_state(job, "RUNNING")
     lab.add_node()
     job = lab.slurm.submit("alice", "srun hostname", "-N3")
-    is_in(lab.slurm, job, "COMPLETED")
+    lab.slurm.until_state(job, "COMPLETED")
     assert set(said(lab.slurm, job).split()) == {"c1", "c2", "c3"}
     assert Lab.find(purpose).slurm.states().keys() == {"c1", "c2", "c3"}
     assert slurm.queue_empty() and slurm.states().keys() == {"c1", "c2"}
@@ -262,7 +264,7 @@ def test_it_goes_with_its_owner_though_a_job_is_frozen(purpose):
         assert process.stdout.readline() == b"up\n"
         slurm = Lab.find(purpose).slurm
         job = slurm.submit("alice", "sleep 600", "-N2")
-        is_in(slurm, job, "RUNNING")
+        slurm.until_state(job, "RUNNING")
         for part in cgroups.present(Place.of(purpose)):
             for state in part.glob(f"**/job_{job}/freezer.state"):
                 state.write_text("FROZEN")  # as Slurm does before it kills
@@ -273,8 +275,8 @@ def test_it_goes_with_its_owner_though_a_job_is_frozen(purpose):
 
 def test_a_node_and_the_login_host_come_back_after_their_plug_was_pulled(slurm_lab, slurm):
     job = slurm.submit("alice", "sleep 600", "--nodelist=c1")
-    is_in(slurm, job, "RUNNING")
+    slurm.until_state(job, "RUNNING")
     with ThreadPoolExecutor() as pool:
         list(pool.map(slurm_lab.reboot, ("c2", "login")))
-    until(lambda: slurm.states() == {"c1": "mix", "c2": "idle"}, "all is as before")
+    slurm.until(lambda: slurm.states() == {"c1": "mix", "c2": "idle"}, "all is as before")
     assert slurm.state(job) == "RUNNING"

@@ -86,7 +86,7 @@ def die_once(folder: str) -> str:
 
 if __name__ == "__main__":
     if sys.argv[1] == "submit":
-        print(wait.submit(sys.argv[2]).run_id, flush=True)
+        print(wait.with_options(cluster=(sys.argv[3:] or [CLUSTER])[0]).submit(sys.argv[2]).run_id, flush=True)
     elif sys.argv[1] == "twice":
         print([note(sys.argv[2], word) for word in ("one", "two")], flush=True)
     else:

@@ -1,0 +1,67 @@
+"""A user at home who launches functions on hosts, in processes of their own; and what those functions note there."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from hosts.host import Host
+from hosts.layout import ALICE
+
+SRF = str(Path(sys.executable).with_name("srf"))
+USER = ALICE.name
+
+
+class Launcher:
+    """What one host and home have in common for these tests.
+
+    Args:
+        host: where the user's files lie.
+        project: the user's project at home.
+    """
+
+    def __init__(self, host: Host, project: Path) -> None:
+        self.host, self.project = host, project
+        self._started: list[subprocess.Popen[str]] = []
+
+    def folder(self) -> str:
+        """A new folder there."""
+        path = f"/home/{USER}/folder-{secrets.token_hex(4)}"
+        self.host.run(USER, ["mkdir", path])
+        return path
+
+    def starts(self, folder: str) -> list[str]:
+        """What a function noted there each time that it started."""
+        with contextlib.suppress(FileNotFoundError):
+            return self.host.path(f"{folder}/starts").read_text().splitlines()
+        return []
+
+    def go(self, folder: str) -> None:
+        """Let a function that waits go on."""
+        self.host.path(f"{folder}/go").touch()
+
+    def script(self, *arguments: str, file: str = "held.py", **variables: str) -> subprocess.Popen[str]:
+        """A user's script, in a process of its own."""
+        return self._start(sys.executable, str(self.project / file), *arguments, **variables)
+
+    def srf(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command of a user's."""
+        return self._start(SRF, *arguments)
+
+    def _start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
+        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        environment = {**os.environ, "SRF_PROGRESS": "plain", **variables}
+        self._started.append(subprocess.Popen(command, cwd=self.project, env=environment, **pipes))
+        return self._started[-1]
+
+    def end_scripts(self) -> None:
+        """Kill what a test has left at home."""
+        for process in self._started:
+            process.kill()
+            process.communicate()
+        self._started.clear()

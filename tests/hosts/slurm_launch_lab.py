@@ -1,0 +1,135 @@
+"""A Slurm cluster that functions are launched on, and what is there of their jobs."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from hosts.host import Host
+from hosts.lab import Lab
+from hosts.launcher import USER, Launcher
+from hosts.layout import ALICE
+from hosts.slurm import ENDED
+from slurm_ray_flow import SlurmCluster
+from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow.core.slurm.names import run_of
+from slurm_ray_flow.interface.handle import Handle
+from support import wait_for
+
+SECONDS = 60
+
+
+class SlurmLaunchLab(Launcher):
+    """A lab's Slurm under a name and a root folder of these tests' own. One environment serves all launches."""
+
+    def __init__(self, lab: Lab, project: Path, name: str) -> None:
+        super().__init__(lab["login"], project)
+        self.lab, self.slurm, self.name = lab, lab.slurm, name
+        self.root = f"/home/{USER}/launches-{secrets.token_hex(4)}"
+        connection = SshConnection(host="login", config_file=Path(lab.ssh_config), connect_timeout=5)
+        self.block = SlurmCluster(connection=connection, root=self.root)
+        with connected(ensure_server(print)):
+            self.block.save(name, overwrite=True)
+
+    def on(self, function: Any, **options: Any) -> Any:
+        """A function of the project, on this cluster."""
+        return function.with_options(cluster=options.pop("cluster", self.name), **options)
+
+    def but(self, **fields: Any) -> SlurmCluster:
+        """This cluster with other settings."""
+        return self.block.model_copy(update=fields)
+
+    def begun(self, function: Any, *arguments: Any, **options: Any) -> Begun:
+        """A run of a function that notes that it runs, and waits for a word to go on."""
+        folder = self.folder()
+        handle = self.on(function, **options).submit(folder, *arguments)
+        return Begun(self, folder, handle)
+
+    def jobs(self, run_id: str) -> list[dict[str, str]]:
+        """Slurm's jobs of a run, ended ones too."""
+        return [job for job in self.slurm.jobs() if run_of(job["JobName"]).partition(".")[0] == run_id]
+
+    def job(self, run_id: str) -> dict[str, str]:
+        """The one job of a run."""
+        [found] = self.jobs(run_id)
+        return found
+
+    def named(self, function: str) -> list[dict[str, str]]:
+        """The jobs of all runs of a function that have not ended."""
+        return [
+            job
+            for job in self.slurm.jobs()
+            if job["JobName"].partition(".")[0] == function and job["JobState"] not in ENDED
+        ]
+
+    @contextlib.contextmanager
+    def full(self) -> Iterator[None]:
+        """Somebody else has all nodes while the block runs."""
+        job = self.slurm.submit("frank", "sleep 3000", "--nodes=2", "--exclusive", "--output=/dev/null")
+        wait_for(lambda: self.slurm.state(job) == "RUNNING", SECONDS)
+        try:
+            yield
+        finally:
+            self.slurm.scancel(job)
+
+    def left(self) -> list[str]:
+        """What is there of the user on any node: processes, and files outside of the home."""
+        found = []
+        for name, host in self.slurm.nodes.items():
+            found += [f"{name}: {' '.join(argv)}" for pid, argv in host.processes().items() if belongs(pid)]
+        for name, host in self.lab.hosts.items():
+            found += [f"{name}: {path}" for path in temporary(host)]
+        return found
+
+    def over(self, seconds: int = SECONDS) -> None:
+        """No job is in the queue, and nothing is left of any."""
+        wait_for(lambda: self.slurm.queue_empty() and not self.left(), seconds)
+
+    def clear(self) -> None:
+        """End what a test has left at home; on the cluster nothing may be left."""
+        self.end_scripts()
+        forgotten = [job["JobName"] for job in self.slurm.jobs() if job["JobState"] not in {*ENDED, "COMPLETING"}]
+        self.slurm.scancel_all()
+        wait_for(lambda: not self.left(), SECONDS)
+        assert forgotten == []
+
+
+class Begun:
+    """A run that waits for a word to go on."""
+
+    def __init__(self, lab: SlurmLaunchLab, folder: str, handle: Handle) -> None:
+        self.lab, self.folder, self.handle, self.id = lab, folder, handle, handle.run_id
+        wait_for(lambda: lab.starts(folder), SECONDS)
+
+    @property
+    def job(self) -> dict[str, str]:
+        return self.lab.job(self.id)
+
+    @property
+    def node(self) -> Host:
+        """Where its head runs."""
+        return self.lab.slurm.nodes[self.job["BatchHost"]]
+
+    def go(self) -> None:
+        self.lab.go(self.folder)
+
+
+def belongs(pid: int) -> bool:
+    """Whether a process is the user's."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}").stat().st_uid == ALICE.uid
+    return False
+
+
+def temporary(host: Host) -> list[Path]:
+    """The user's files in the folders that are everybody's."""
+    found = []
+    for path in (path for place in ("/tmp", "/dev/shm") for path in host.path(place).iterdir()):
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_uid == ALICE.uid:
+                found.append(path)
+    return found
