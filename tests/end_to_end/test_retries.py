@@ -28,7 +28,7 @@ def logged(api, run_id):
     return "\n".join(line["message"] for line in found)
 
 
-def test_more_memory_after_too_little(tries, capsys, api):
+def test_more_memory_after_too_little(tries, capsys, api, srf):
     assert tries.large() == 250
     text = "OutOfMemory: out of memory at 150M; tries again with 450M (1 of 2)"
     assert text in capsys.readouterr().err
@@ -36,6 +36,8 @@ def test_more_memory_after_too_little(tries, capsys, api):
     assert record.attempt == f"{record.run_id}.2"
     assert text.endswith(record.again)
     wait_for(lambda: text in logged(api, record.run_id))
+    [row] = [line for line in srf("runs").stdout.splitlines() if line.startswith(record.run_id[:8])]
+    assert "succeeded, try 2" in row
     assert json.loads(record.to_json())["usage"]["memory"] == 450 << 20
 
 

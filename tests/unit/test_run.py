@@ -63,3 +63,9 @@ def test_each_cause_has_its_error(cause, kind):
     error = error_of(cause, "what", "where")
     assert type(error) is kind
     assert "where: where" in str(error)
+
+
+@pytest.mark.parametrize(("attempt", "tries"), [("abc", 1), ("abc.2", 2), ("abc.11", 11), ("other.3", 1)])
+def test_the_tries_of_a_run_are_counted(attempt, tries):
+    record = RunRecord("abc", "abc", "local", "local-machine", "/", attempt, attempt, "f", 1, 2, "b")
+    assert record.tries == tries

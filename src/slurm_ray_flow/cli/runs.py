@@ -146,4 +146,5 @@ def _row(record: RunRecord, state: str, seconds: float | None) -> list[str]:
 
     started = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     took = "" if seconds is None else format_duration(seconds)
-    return [record.run_id[:8], record.function, record.cluster, state, started, took]
+    shown = f"{state}, try {record.tries}" if record.tries > 1 else state
+    return [record.run_id[:8], record.function, record.cluster, shown, started, took]

@@ -111,6 +111,12 @@ class RunRecord:
     def paths(self) -> RunPaths:
         return RunPaths(PurePosixPath(self.root), self.attempt)
 
+    @property
+    def tries(self) -> int:
+        """How many tries it has had; where it gives back an earlier run's value, those of that one do not count."""
+        own, _, number = self.attempt.partition(".")
+        return int(number) if own == self.run_id and number.isdigit() else 1
+
 
 Event = dict[str, Any]
 
