@@ -50,6 +50,8 @@ class _Listener:
             if before != self.on_signal:
                 self._before[number] = before
                 signal.signal(number, self.on_signal)
+        # A C library that waits need not know of a signal that nobody listens to.
+        signal.siginterrupt(number, bool(self.handlers))
 
     def on_signal(self, number: int, frame: Any) -> None:
         """Call the handlers, then do what the signal did before.

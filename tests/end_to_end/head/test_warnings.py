@@ -49,6 +49,20 @@ def test_a_function_that_does_not_listen_is_not_harmed(lab, name):
     assert ended["cause"] is None
 
 
+def test_a_library_that_waits_does_not_notice(lab, name):
+    def function():
+        import ctypes
+        import os
+        import threading
+
+        reading, writing = os.pipe()
+        threading.Timer(2.0, os.write, (writing, b"x")).start()
+        return ctypes.CDLL(None).read(reading, ctypes.create_string_buffer(1), 1)
+
+    lab.run(name, function, time_limit=60.0, warn_seconds=59.0)
+    assert lab.outcome(name) == {"value": 1}
+
+
 def test_a_handler_of_its_own_for_the_signal(lab, name):
     def function():
         import signal
