@@ -6,6 +6,7 @@ import contextlib
 import time
 
 from prefect import task
+from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.patience import within
@@ -58,7 +59,7 @@ def _was_taken(run: Run, cluster: Cluster) -> bool:
 
 
 def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
-    looked, offset = time.monotonic(), 0
+    looked, offset, trouble = time.monotonic(), 0, ""
     while True:
         interrupted()
         due = time.monotonic() - looked >= LIFE_SECONDS
@@ -66,10 +67,22 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
         news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], cluster.watch_seconds)
         events, taken = parse_events(news)
         offset += taken
+        _tell_of_lost_nodes(events)
         if ended := find_event(events, "call_ended"):
             return ended
         if life is not None:
             looked = time.monotonic()
             if not life.alive:
                 raise gone(life, NO_WORD, where(run.record))
+            if life.waiting and life.waiting != trouble:
+                reporter().say(life.waiting)
+            trouble = life.waiting
         relay.pass_on(log)
+
+
+def _tell_of_lost_nodes(events: list[Event]) -> None:
+    for event in events:
+        if event["event"] == "node_lost":
+            text = f"node {event['node']} is lost ({event['why'].partition(chr(10))[0]}); Ray goes on without it"
+            reporter().warn(text)
+            get_run_logger().warning(text)
