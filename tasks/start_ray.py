@@ -56,6 +56,8 @@ def start_ray(
         run.note(allocation=allocation)
         return
     cluster.submit(run.paths, spec)
+    if cluster.queues:  # its call is there already: it needs nobody at home any more
+        run.submitted()
     if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
         cluster.announce(run.paths.inbox(run.record.allocation))
     _wait_ready(run, spec, cluster)
