@@ -8,7 +8,7 @@ import os
 import secrets
 import shutil
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from hosts import cgroups, files, network, registry, slurm_files, ssh
@@ -104,13 +104,22 @@ class Lab:
 
     def reboot(self, name: str) -> None:
         """Pull a host's plug and start it again: its processes and what was in memory are gone."""
+        with self.off(name):
+            pass
+
+    @contextlib.contextmanager
+    def off(self, name: str) -> Iterator[None]:
+        """Pull a host's plug, and start it again when the block ends."""
         host = self[name]
         host.kill()
         until(lambda: has_ended(self.place, [host.pid]), f"{name} is off")
         until(
             lambda: host.place.link(host.kind, host.kind.networks[0]) not in network.interfaces(self.place), "no cable"
         )
-        start_host(host)
+        try:
+            yield
+        finally:
+            start_host(host)
 
     def add_node(self, kind: Kind = THIRD_NODE) -> Host:
         """Let the Slurm cluster grow by a node, as its administrator would: jobs go on, the daemons start anew."""

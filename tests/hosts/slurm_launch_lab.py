@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,28 @@ class SlurmLaunchLab(Launcher):
         """A run of a function that notes that it runs, and waits for a word to go on."""
         folder = self.folder()
         handle = self.on(function, **options).submit(folder, *arguments)
+        run = Begun(self, folder, handle)
+        wait_for(lambda: self.starts(folder), SECONDS)
+        return run
+
+    def waiting(self, function: Any, *arguments: Any, **options: Any) -> Begun:
+        """The same of a run that can't begin yet: it is in the queue."""
+        folder = self.folder()
+        handle = self.on(function, **options).submit(folder, *arguments)
+        assert self.job(handle.run_id)["JobState"] == "PENDING"
         return Begun(self, folder, handle)
+
+    def events(self, run_id: str) -> list[str]:
+        """What a run's head has noted, by name."""
+        path = self.host.path(f"{self.root}/runs/{run_id}/events.jsonl")
+        return [json.loads(line)["event"] for line in path.read_text().splitlines()]
+
+    @contextlib.contextmanager
+    def without(self, node: Host) -> Iterator[None]:
+        """A node has no power while the block runs."""
+        with self.lab.off(node.name):
+            yield
+        self.slurm.resume(node.name)
 
     def jobs(self, run_id: str) -> list[dict[str, str]]:
         """Slurm's jobs of a run, ended ones too."""
@@ -76,6 +98,29 @@ class SlurmLaunchLab(Launcher):
         finally:
             self.slurm.scancel(job)
 
+    @contextlib.contextmanager
+    def full_but(self, run: Begun) -> Iterator[None]:
+        """Somebody else has all that a run leaves of the nodes while the block runs."""
+        cpus = {name: "3" if name == run.node.name else "4" for name in self.slurm.nodes}
+        options = [["--mem=100", f"--nodelist={name}", f"--cpus-per-task={count}"] for name, count in cpus.items()]
+        found = [self.slurm.submit("frank", "sleep 3000", "--output=/dev/null", *each) for each in options]
+        wait_for(lambda: {self.slurm.state(job) for job in found} == {"RUNNING"}, SECONDS)
+        try:
+            yield
+        finally:
+            self.slurm.scancel(*found)
+
+    @contextlib.contextmanager
+    def drained(self) -> Iterator[None]:
+        """No node takes a job while the block runs."""
+        for name in self.slurm.nodes:
+            self.slurm.drain(name)
+        try:
+            yield
+        finally:
+            for name in self.slurm.nodes:
+                self.slurm.resume(name)
+
     def left(self) -> list[str]:
         """What is there of the user on any node: processes, and files outside of the home."""
         found = []
@@ -99,11 +144,10 @@ class SlurmLaunchLab(Launcher):
 
 
 class Begun:
-    """A run that waits for a word to go on."""
+    """A run of a function that notes that it runs and waits for a word to go on."""
 
     def __init__(self, lab: SlurmLaunchLab, folder: str, handle: Handle) -> None:
         self.lab, self.folder, self.handle, self.id = lab, folder, handle, handle.run_id
-        wait_for(lambda: lab.starts(folder), SECONDS)
 
     @property
     def job(self) -> dict[str, str]:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hosts.launcher import USER
+from hosts.slurm import ENDED
 from onlookers import processes_seen
 from slurm_ray_flow import Cancelled, RunState
 from support import wait_for
@@ -82,24 +83,18 @@ def test_exactly_the_cancelled_jobs_are_gone(jobs, how):
     running = jobs.begun(held.wait)
     name = running.job["JobName"]
     other = jobs.slurm.submit(USER, "sleep 3000", f"--job-name={name[:-1]}", "--output=/dev/null")
-    waiting = held.wait.with_options(cluster=jobs.but(sbatch_options=["--begin=now+1hour"]))
-    with ThreadPoolExecutor() as pool:
-        pending = pool.submit(waiting, jobs.folder())
-        wait_for(lambda: [job for job in jobs.named("wait") if job["JobState"] == "PENDING"])
-        [run_id] = [job["JobName"].partition(".")[2] for job in jobs.named("wait") if job["JobState"] == "PENDING"]
-        for cancelled in (run_id, running.id):
-            if how == "handle":
-                assert held.wait.attach(cancelled).cancel() is True
-            else:
-                said, _ = jobs.srf("cancel", cancelled).communicate(timeout=60)
-                assert "is cancelled" in said
+    waiting = jobs.waiting(held.wait, cluster=jobs.but(sbatch_options=["--begin=now+1hour"]))
+    for run in (waiting, running):
+        if how == "handle":
+            assert run.handle.cancel() is True
+        else:
+            said, _ = jobs.srf("cancel", run.id).communicate(timeout=60)
+            assert "is cancelled" in said
         with pytest.raises(Cancelled):
-            pending.result(30)
-    with pytest.raises(Cancelled):
-        running.handle.result(30)
-    assert running.handle.status() is RunState.CANCELLED
-    wait_for(lambda: jobs.job(running.id)["JobState"] in ("CANCELLED", "COMPLETED", "FAILED"))
-    assert jobs.job(run_id)["JobState"] == "CANCELLED"
+            run.handle.result(30)
+        assert run.handle.status() is RunState.CANCELLED
+    wait_for(lambda: running.job["JobState"] in ENDED)
+    assert waiting.job["JobState"] == "CANCELLED"
     assert jobs.slurm.state(other) == "RUNNING"
     jobs.slurm.scancel(other)
     jobs.over()

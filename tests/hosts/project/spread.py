@@ -25,7 +25,7 @@ def squares(folder: str = "", runs: int = 1):
 
     @ray.remote(num_cpus=0.5, scheduling_strategy="SPREAD")
     def square(number):
-        time.sleep(0.02)
+        time.sleep(0.2)
         return number * number, socket.gethostname()
 
     if folder:

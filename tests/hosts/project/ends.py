@@ -1,0 +1,28 @@
+"""Functions that end in ways of their own."""
+
+import time
+from pathlib import Path
+
+from slurm_ray_flow import slurm_ray_flow
+
+CLUSTER = "pretend-launches"
+
+
+@slurm_ray_flow(cluster=CLUSTER, cpus_per_node=1, memory="300M")
+def takes_all_at_once():
+    return len(b"x" * (3 << 30))
+
+
+@slurm_ray_flow(cluster=CLUSTER, cpus_per_node=1, time_limit="1m")
+def sleeps():
+    time.sleep(600)
+
+
+@slurm_ray_flow(cluster=CLUSTER, cpus_per_node=1)
+def says_when(folder: str) -> str:
+    """When it began, and how often it has begun so far."""
+    with open(Path(folder, "starts"), "a") as file:
+        file.write("started\n")
+    while not Path(folder, "go").exists():
+        time.sleep(0.05)
+    return Path(folder, "starts").read_text()
