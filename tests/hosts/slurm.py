@@ -6,6 +6,7 @@ import contextlib
 import re
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -92,6 +93,11 @@ class Slurm:
         """Each node's state in sinfo's short words; empty when the controller does not answer."""
         said = self.root("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%N %t", check=False)
         return dict(line.split() for line in said.splitlines())
+
+    def until_written(self) -> None:
+        """Wait until the controller has written down what it knows of jobs by now: that outlives its death."""
+        file, now = self.login.path("/var/spool/slurmctld/job_state"), time.time()
+        self.until(lambda: file.exists() and file.stat().st_mtime > now, "the jobs are written down")
 
     def jobs(self) -> list[dict[str, str]]:
         """All jobs that the controller knows, ended ones too (for five minutes), by scontrol's names."""

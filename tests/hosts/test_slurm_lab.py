@@ -179,10 +179,12 @@ def test_a_node_without_its_daemon_is_down_and_comes_back(slurm_lab, slurm):
         until(lambda: not runs(slurm_lab["c2"], "4241"), "the job has ended")
 
 
-def test_a_job_outlives_its_controller(slurm):
+@pytest.mark.parametrize("end", ["stop_controller", "kill_controller"])
+def test_a_job_outlives_its_controller(slurm, end):
     job = slurm.submit("alice", "sleep 600")
     slurm.until_state(job, "RUNNING")
-    slurm.stop_controller()
+    slurm.until_written()
+    getattr(slurm, end)()
     assert not slurm.answers()
     slurm.start_controller()
     assert slurm.state(job) == "RUNNING"
@@ -274,8 +276,9 @@ def test_it_goes_with_its_owner_though_a_job_is_frozen(purpose):
 
 
 def test_a_node_and_the_login_host_come_back_after_their_plug_was_pulled(slurm_lab, slurm):
-    job = slurm.submit("alice", "sleep 600", "--nodelist=c1")
-    slurm.until_state(job, "RUNNING")
+    job = slurm.submit("alice", "sleep 4243", "--nodelist=c1")
+    until(lambda: runs(slurm_lab["c1"], "4243"), "the job runs")
+    slurm.until_written()
     with ThreadPoolExecutor() as pool:
         list(pool.map(slurm_lab.reboot, ("c2", "login")))
     slurm.until(lambda: slurm.states() == {"c1": "mix", "c2": "idle"}, "all is as before")
