@@ -13,12 +13,15 @@ from slurm_ray_flow.remote.protocol import TAKEN
 from slurm_ray_flow.tasks.run import Run
 
 NEEDS = ("python", "isolated", "ray", "nodes", "cpus", "gpus", "memory", "object_store_memory", "environment_variables")
+ASKED_OF_THE_SCHEDULER = ("partition", "account", "qos", "constraint")
 """What two calls must have in common to share an allocation. (Ray's workers have the variables of its start.)"""
 
 
 def folder_of(spec: dict[str, Any], cluster: Cluster) -> PurePosixPath:
     """Where the allocations that fit this spec are listed."""
-    needs = json.dumps([str(cluster.prepare()), *(spec[name] for name in NEEDS)], sort_keys=True)
+    asked = spec.get("scheduler") or {}
+    wanted = [*(spec[name] for name in NEEDS), *(asked[name] for name in ASKED_OF_THE_SCHEDULER if name in asked)]
+    needs = json.dumps([str(cluster.prepare()), *wanted], sort_keys=True)
     return cluster.root_folder / "warm" / hashlib.sha256(needs.encode()).hexdigest()[:16]
 
 
@@ -28,12 +31,14 @@ def offer(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
 
 
 def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
-    """Give the call to an allocation that idles.
+    """Give the call to an allocation that idles; of a scheduler's also to one that is still to begin.
 
     Returns:
         Its id; None where there is none, or another call came first.
     """
     folder = folder_of(spec, cluster)
+    if cluster.queues:
+        return _join_or_offer(run, folder, cluster)
     for allocation in cluster.names(folder):
         paths = RunPaths(cluster.root_folder, allocation)
         if not _waits(paths, cluster):
@@ -41,6 +46,19 @@ def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
         elif not cluster.names(paths.folder / "inbox") and _enter(run, allocation, cluster):
             return allocation
     return None
+
+
+def _join_or_offer(run: Run, folder: PurePosixPath, cluster: Cluster) -> str | None:
+    root, run_id = str(cluster.root_folder), run.record.attempt
+    while True:
+        allocation = cluster.ask("warm.join_or_offer", root=root, folder=str(folder), run_id=run_id)
+        if allocation is None:
+            return None
+        paths = RunPaths(cluster.root_folder, str(allocation))
+        if cluster.life(paths, parse_events(cluster.read(paths.events))[0]).alive:
+            return str(allocation)
+        cluster.remove(folder / str(allocation))
+        cluster.remove(run.paths.inbox(str(allocation)))
 
 
 def _waits(paths: RunPaths, cluster: Cluster) -> bool:

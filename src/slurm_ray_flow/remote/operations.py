@@ -30,6 +30,7 @@ MODULES = (
     "slurm",
     "snapshots",
     "uv_tool",
+    "warm",
 )
 """The modules of this package that hold operations, each in its dictionary `OPERATIONS`."""
 
