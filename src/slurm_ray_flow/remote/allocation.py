@@ -228,6 +228,8 @@ class Allocation:
         self._last_setting = run.folder
         limits = self._deadline(run, spec), self._spec.get("memory")
         self._call = Call(run, driver, *limits, self._call_family, spec.get("warn_seconds"))
+        if self._ray:
+            self._ray.call_begins()
         if self._tenure:
             self._call.count_kills(self._tenure.kills)
 
@@ -267,7 +269,7 @@ class Allocation:
         """End what the call left behind, then say how it ended: after that, its files do not change."""
         assert self._call is not None
         call, self._call = self._call, None
-        used = call.used(self._spec)
+        used = call.used(self._spec, self._ray.uses if self._ray else list)
         processes.end_descendants(self._spared())
         call.driver.close()
         call.run.make_room()

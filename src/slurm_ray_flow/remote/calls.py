@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import time
-from typing import Any, Callable, Dict, List, Optional, Sequence, Set
+from typing import Any, Callable, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import limits, notice, processes, usage
 from slurm_ray_flow.remote.events import Run, tail
 
 GRACE = 3.0
+ASK_OTHERS_AFTER = 5.0
 
 
 class DriverProcess:
@@ -142,7 +143,7 @@ class Call:
         if self._ending is None and self._report is None:
             self._ending = {"outcome": None, "cause": cause, "message": message}
             self._kill_at = time.monotonic() + grace
-            if grace and cause not in self._warned:
+            if grace and cause in notice.REASONS and cause not in self._warned:
                 notice.write(self.run.warning, cause, grace)
             self.driver.signal(signal.SIGTERM if grace else signal.SIGKILL)
 
@@ -162,9 +163,13 @@ class Call:
         """Whether its time limit is so near that a warning from outside means that; Slurm's may come a minute early."""
         return self._deadline is not None and now > self._deadline - (self._warn_seconds or 0.0) - 70.0
 
-    def used(self, spec: Dict[str, Any], others: Sequence[usage.Use] = ()) -> usage.Use:
-        """What the call has used until now, here and on other hosts, against what the allocation's spec gives."""
-        return usage.total(self._meter.wall, [self._meter.use(spec), *others])
+    def used(self, spec: Dict[str, Any], others: Callable[[], List[usage.Use]]) -> usage.Use:
+        """What the call has used until now, here and on other hosts, against what the allocation's spec gives.
+
+        The others are asked only after a call that was long enough to be worth the wait.
+        """
+        long = self._meter.wall > ASK_OTHERS_AFTER
+        return usage.total(self._meter.wall, [self._meter.use(spec), *(others() if long else ())])
 
     def _tell(self) -> None:
         """Send the signal, as soon as it would not kill: a driver that still boots has no handler for it."""

@@ -21,6 +21,7 @@ START_LIMIT = 180.0
 SILENT_SECONDS = 60.0
 """A worker gives a sign of life every few seconds; one that is silent for so long is cut off."""
 LEAVE_SECONDS = 5.0
+USED_SECONDS = 2.0
 
 
 class Nodes:
@@ -63,6 +64,20 @@ class Nodes:
             self._told = True
             self._say({"address": address, "token": token, "folder": folder, "head": address.rpartition(":")[0]})
 
+    def call_begins(self) -> None:
+        """Have the workers look at what a call uses."""
+        self._say({"call": "begins"})
+
+    def uses(self) -> List[Dict[str, Any]]:
+        """What the call used on each node; those that don't say so soon are left out."""
+        self.used.clear()
+        self._say({"call": "is over"})
+        deadline = time.monotonic() + USED_SECONDS
+        while len(self.used) < len(self.names) - len(self.lost) and time.monotonic() < deadline:
+            self.listen_later()
+            time.sleep(0.005)
+        return list(self.used)
+
     def ended(self, code: int) -> None:
         """Note that the step has ended: all nodes that were not lost before are now."""
         self._process.returncode = code
@@ -74,6 +89,12 @@ class Nodes:
 
     def listen(self) -> List[str]:
         """Hear what the workers say; the names of the nodes that have been lost since the last time."""
+        self.listen_later()
+        news, self._news = self._news, []
+        return news
+
+    def listen_later(self) -> None:
+        """Hear what the workers say, and keep the news for whoever listens next."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data = os.read(self._out, 65536)
@@ -88,8 +109,6 @@ class Nodes:
         for name, heard in self._heard.items():
             if now - heard > SILENT_SECONDS and name not in self.lost:
                 self._lose(name, "it has been silent for {:.0f} s".format(SILENT_SECONDS))
-        news, self._news = self._news, []
-        return news
 
     @property
     def all_ready(self) -> bool:

@@ -15,6 +15,7 @@ import time
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, TypeVar
 
 SIGNAL = signal.SIGUSR1
+REASONS = ("time_limit", "preempted", "cancelled")
 
 Handler = Callable[["EndWarning"], Any]
 H = TypeVar("H", bound=Handler)

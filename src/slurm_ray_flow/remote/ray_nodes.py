@@ -52,6 +52,15 @@ class RayNodes:
         """The nodes that have been lost since the last time, and why. Ray goes on without them, if it can."""
         return {name: self.lost[name] for name in self._nodes.listen()} if self._nodes and self.address else {}
 
+    def call_begins(self) -> None:
+        """Have the other nodes look at what a call uses."""
+        if self._nodes is not None:
+            self._nodes.call_begins()
+
+    def uses(self) -> List[Dict[str, Any]]:
+        """What the call used on each of the other nodes."""
+        return self._nodes.uses() if self._nodes is not None else []
+
     def ended(self, pid: int, code: int) -> None:
         """Note that a process has ended, if it is Ray's."""
         if pid == self._head.pid:

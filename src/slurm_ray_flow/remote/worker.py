@@ -19,12 +19,13 @@ import select
 import shutil
 import signal
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import job, limits, processes
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.head import prepare_environment
 from slurm_ray_flow.remote.ray_cluster import RayCluster
+from slurm_ray_flow.remote.usage import Meter
 
 POLL = 0.05
 SIGN_OF_LIFE_EVERY = 10.0
@@ -40,6 +41,7 @@ class Worker:
         prepare_environment(run, self._spec)
         variables = {**os.environ, **(self._spec.get("environment_variables") or {})}
         self._ray = RayCluster(self._spec, variables, joins=True)
+        self._meter = Meter(self._family)
         self._message, self._said_ready, self._signs = b"", False, time.monotonic()
 
     def serve(self) -> None:
@@ -57,6 +59,7 @@ class Worker:
                 self._said_ready = True
                 self._say("ready", cpus=self._ray.cpus)
             why = self._ray.failure
+            self._meter.look(time.monotonic())
             self._give_sign_of_life()
         if why is not None:
             self._say("ended", why=why)
@@ -70,12 +73,22 @@ class Worker:
     def _read(self) -> bool:
         """Hear the head; False when it has gone."""
         data = os.read(0, 65536)
-        self._message += data
-        line, end, _ = self._message.partition(b"\n")
-        if end and not self._ray.joined:
-            told = json.loads(line)
-            self._ray.join(told["address"], told["token"], told["folder"], job.own_address(told["head"]))
+        *lines, self._message = (self._message + data).split(b"\n")
+        for line in lines:
+            self._hear(json.loads(line))
         return bool(data)
+
+    def _hear(self, told: Dict[str, Any]) -> None:
+        if told.get("call") == "begins":
+            self._meter = Meter(self._family)
+        elif told.get("call") == "is over":
+            self._say("used", use=self._meter.use(self._spec))
+        elif not self._ray.joined:
+            self._ray.join(told["address"], told["token"], told["folder"], job.own_address(told["head"]))
+
+    def _family(self) -> Set[int]:
+        """What a call has here: Ray's workers."""
+        return processes.descendants(os.getpid()) - self._ray.own_processes
 
     def _give_sign_of_life(self) -> None:
         if time.monotonic() - self._signs > SIGN_OF_LIFE_EVERY:
