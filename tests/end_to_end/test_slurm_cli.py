@@ -43,6 +43,9 @@ def test_a_slurm_cluster_is_saved_and_changed(srf: Command, saved: Callable[[str
     assert found.connection is not None
     assert (found.connection.host, found.connection.user) == ("there", "alice")
     assert name in srf("clusters").stdout
+    assert srf("init", name, "--modules", "", "--account", "", "--change").returncode == 0
+    found = saved(name)
+    assert (found.partition, found.account, found.modules) == ("gpu", "", [])
 
 
 def test_a_profile_gives_what_is_left_out(srf: Command, saved: Callable[[str], SlurmCluster], name: str) -> None:

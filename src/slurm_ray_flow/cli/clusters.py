@@ -105,7 +105,7 @@ class Slurm:
         given = _given(**vars(self))
         switches = ("slurm", "here", "profile")
         known = load_profile(self.profile) if self.profile else {}
-        return {**known, **{name: value for name, value in given.items() if name not in switches}}
+        return {**known, **{name: _without_empty(value) for name, value in given.items() if name not in switches}}
 
 
 def init(
@@ -208,6 +208,11 @@ def use_server() -> None:
     from slurm_ray_flow.blocks.server import connect, ensure_server
 
     connect(ensure_server(_tell))
+
+
+def _without_empty(value: Any) -> Any:
+    """One empty text is how a list is given that shall be empty."""
+    return [text for text in value if text] if isinstance(value, list) else value
 
 
 def _given(**fields: Any) -> dict[str, Any]:
