@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextvars
 import threading
 import time
 from collections.abc import Sequence
+from typing import cast
 
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.core.errors import SlurmRayFlowError
@@ -46,6 +48,7 @@ class Queue:
         self._pace, self._due = SHORTEST_PACE, 0.0
         self._ahead: dict[str, tuple[float, dict[str, Job]]] = {}
         self._since: dict[str, float] = {}
+        self._taken, self._failed = 0.0, cast(BaseException | None, None)
         self.answers, self._trouble, self._clock = True, "", 0.0
 
     # ---- one run
@@ -58,7 +61,8 @@ class Queue:
 
     def submitted(self) -> None:
         """There is a new job: what was known is too old for it."""
-        self._pace, self._due = SHORTEST_PACE, 0.0
+        self._pace, self._due = SHORTEST_PACE, time.monotonic() + SHORTEST_PACE
+        self._jobs = self._jobs or {}
 
     def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:
         """Whether a run's head lives or may still begin; where it is gone without a word, the events get to say so."""
@@ -72,7 +76,7 @@ class Queue:
             self._since.pop(paths.run_id, None)
             return Life(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
         since = self._since.setdefault(paths.run_id, time.monotonic())
-        if time.monotonic() - since < (ABSENT_SECONDS if job is None else LAST_WORDS_SECONDS):
+        if self._taken - since < (ABSENT_SECONDS if job is None else LAST_WORDS_SECONDS):
             self._due = min(self._due, time.monotonic() + SHORTEST_PACE)
             return Life(alive=True)
         return self._judged(paths, events, job)
@@ -83,10 +87,7 @@ class Queue:
         began = find_event(list(events), "allocated") is not None
         cause, message = verdict(job or accounted.get(paths.run_id), left, began=began)
         if job is not None and job.group != "ended":  # Slurm keeps the other nodes for a job that has lost its first
-            cause, message = (
-                "node_failed",
-                f"the first node of job {job.job_id} failed, with the program that ran there",
-            )
+            cause, message = "node_failed", f"the first node of job {job.job_id} failed, with our program on it"
             self._machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)
             self._machine.ask("commands.run", argv=scancel_command(job.job_id, job.name), timeout=SCANCEL_SECONDS)
         self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
@@ -111,28 +112,39 @@ class Queue:
         return str(self._machine.root_folder)
 
     def _refresh(self) -> None:
-        """Ask if it is time, unless another thread is asking; the first answer is waited for."""
-        while self._jobs is None or time.monotonic() >= self._due:
-            if self._asking.acquire(timeout=1.0 if self._jobs is None else 0):
+        """Ask if it is time, beside whoever waits for other news; only the very first answer is waited for."""
+        while self._jobs is None:
+            if self._asking.acquire(timeout=1.0):
                 try:
-                    if self._jobs is None or time.monotonic() >= self._due:
+                    if self._jobs is None:
                         self._ask(age=SHORTEST_PACE)
                 finally:
                     self._asking.release()
-                return
-            if self._jobs is not None:
-                return
             interrupted()
+        if time.monotonic() >= self._due and self._asking.acquire(blocking=False):
+            context = contextvars.copy_context()
+            threading.Thread(target=context.run, args=(self._ask_beside,), daemon=True).start()
+        if self._failed is not None:
+            failed, self._failed = self._failed, None
+            raise failed
+
+    def _ask_beside(self) -> None:
+        try:
+            self._ask(age=SHORTEST_PACE)
+        except BaseException as error:
+            self._failed = error
+        finally:
+            self._asking.release()
 
     def _ask(self, age: float) -> None:
-        command = queue_command(self._user)
+        command, began = queue_command(self._user), time.monotonic()
         answer = self._machine.ask("slurm.query", root=self._root, name="queue", command=command, age=age)
         self.answers, self._trouble, self._clock = not answer["error"], answer["error"], answer["time"]
         if self.answers:
             jobs = {run_of(job.name): job for job in parse_queue(answer["text"]).values() if job.cause != "rejected"}
             changed = self._jobs is None or _states(jobs) != _states(self._jobs)
             self._pace = SHORTEST_PACE if changed else min(1.5 * self._pace, LONGEST_PACE)
-            self._jobs = jobs
+            self._jobs, self._taken = jobs, began
         elif self._jobs is None:
             self._jobs = {}
         self._due = time.monotonic() + self._pace
