@@ -57,3 +57,22 @@ def test_what_was_used_is_told_of_each_node(jobs):
     assert sum(node["cpu_seconds"] for node in usage["nodes"]) == pytest.approx(usage["cpu_seconds"], abs=0.1)
     assert usage["cpu_seconds"] > 7
     jobs.over()
+
+
+@pytest.mark.ray
+@pytest.mark.parametrize("here", [True, False], ids=["beside the function", "on the other node"])
+def test_a_task_of_ray_that_takes_too_much_memory_is_told_as_that(jobs, here):
+    import busy
+
+    with pytest.raises(OutOfMemory):
+        busy.eats(here)
+    jobs.over()
+
+
+@pytest.mark.ray
+def test_memory_that_is_too_small_for_ray_itself_is_told_as_that(jobs):
+    import busy
+
+    with pytest.raises(OutOfMemory, match="Ray"):
+        busy.too_small_for_ray()
+    jobs.over()

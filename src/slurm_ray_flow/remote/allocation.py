@@ -137,7 +137,8 @@ class Allocation:
         for name, why in self._ray.newly_lost().items():
             self._run.record("node_lost", node=name, why=why)
         if self._ray.failure is not None:
-            self.stop("environment" if self._ray.address is None else "node_failed", self._ray.failure)
+            cause = "environment" if self._ray.address is None else "node_failed"
+            self.stop("out_of_memory" if self._ray.starved else cause, self._ray.failure)
 
     @property
     def _ready(self) -> bool:
@@ -269,23 +270,25 @@ class Allocation:
         """End what the call left behind, then say how it ended: after that, its files do not change."""
         assert self._call is not None
         call, self._call = self._call, None
-        used = call.used(self._spec, self._ray.uses if self._ray else list)
+        lost = bool(ended.pop("lost_processes", False))
+        used = call.used(self._spec, self._ray.uses if self._ray else list, lost)
         processes.end_descendants(self._spared())
         call.driver.close()
         call.run.make_room()
         self._leave_inbox(call.run)
         if not call.run.has_ended():  # home may have given this node up meanwhile
-            call.run.record("call_ended", **self._blamed(ended), usage=used)
+            call.run.record("call_ended", **(self._blamed(ended, used) if lost else ended), usage=used)
         self._note(call="")
         self._idle_since = time.monotonic()
 
-    def _blamed(self, ended: Dict[str, Any]) -> Dict[str, Any]:
-        """Where Ray has lost a node under the call, that is the cause of what Ray raised in it."""
-        lost = self._ray.lost if self._ray else {}
-        if not lost or not ended.pop("lost_processes", False):
-            return ended
-        what = "; ".join("node {} was lost: {}".format(*one) for one in lost.items())
-        return {**ended, "cause": "node_failed", "message": "{}\n{}".format(what, ended["message"])}
+    def _blamed(self, ended: Dict[str, Any], used: Dict[str, Any]) -> Dict[str, Any]:
+        """Where processes of Ray were lost under the call: why they were is why the call failed."""
+        assert self._ray is not None
+        what = "; ".join("node {} was lost: {}".format(*one) for one in self._ray.lost.items())
+        if self._ray.starved or used["memory_kills"]:
+            what = what or "The kernel ended a process of Ray, for want of memory."
+            return {**ended, "cause": "out_of_memory", "message": "{}\n{}".format(what, ended["message"])}
+        return {**ended, "cause": "node_failed", "message": "{}\n{}".format(what, ended["message"])} if what else ended
 
     # ---- the end
 

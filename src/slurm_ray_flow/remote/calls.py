@@ -163,13 +163,13 @@ class Call:
         """Whether its time limit is so near that a warning from outside means that; Slurm's may come a minute early."""
         return self._deadline is not None and now > self._deadline - (self._warn_seconds or 0.0) - 70.0
 
-    def used(self, spec: Dict[str, Any], others: Callable[[], List[usage.Use]]) -> usage.Use:
+    def used(self, spec: Dict[str, Any], others: Callable[[], List[usage.Use]], failed: bool) -> usage.Use:
         """What the call has used until now, here and on other hosts, against what the allocation's spec gives.
 
-        The others are asked only after a call that was long enough to be worth the wait.
+        The others are asked after a call that was long enough to be worth the wait, or one that failed.
         """
-        long = self._meter.wall > ASK_OTHERS_AFTER
-        return usage.total(self._meter.wall, [self._meter.use(spec), *(others() if long else ())])
+        ask = failed or self._meter.wall > ASK_OTHERS_AFTER
+        return usage.total(self._meter.wall, [self._meter.use(spec), *(others() if ask else ())])
 
     def _tell(self) -> None:
         """Send the signal, as soon as it would not kill: a driver that still boots has no handler for it."""

@@ -34,12 +34,14 @@ class Nodes:
     Attributes:
         ready: what each node that is ready has said, by its name.
         lost: why each node is lost, by its name.
+        starved: one of them is lost for want of memory.
     """
 
     def __init__(self, run: Run, names: List[str]) -> None:
         self.names = names
         self.ready: Dict[str, Dict[str, Any]] = {}
         self.lost: Dict[str, str] = {}
+        self.starved = False
         self.used: List[Dict[str, Any]] = []
         self._news: List[str] = []
         self._heard: Dict[str, float] = {}
@@ -147,6 +149,7 @@ class Nodes:
         if what == "ready":
             self.ready[name] = said
         elif what == "ended":
+            self.starved = self.starved or bool(said.get("starved"))
             self._lose(name, str(said["why"]))
         elif what == "used":
             self.used.append(said["use"])

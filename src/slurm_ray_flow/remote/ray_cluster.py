@@ -7,6 +7,7 @@ import glob
 import json
 import os
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -51,6 +52,7 @@ class RayCluster:
         self.address: Optional[str] = None
         self.failure: Optional[str] = None
         self.own_processes: Set[int] = set()
+        self.starved, self._kills = False, limits.out_of_memory_kills()
         self.started = time.monotonic()
         self._attempts = 0
 
@@ -99,10 +101,15 @@ class RayCluster:
 
     def ended(self, code: int) -> None:
         """Note that Ray's process has ended by itself; before it was ready, another try may help (a port clash)."""
-        if self.address is None and self._attempts < ATTEMPTS and time.monotonic() - self.started < self._limit:
+        words = self._last_words()
+        killed = code == -signal.SIGKILL or "exit code=-9" in words
+        self.starved = killed and limits.out_of_memory_kills() > self._kills
+        in_time = self._attempts < ATTEMPTS and time.monotonic() - self.started < self._limit
+        if self.address is None and in_time and not self.starved:
             self.start()
             return
-        self.failure = "Ray ended by itself (exit code {}).\n{}".format(code, self._last_words())
+        why = "was ended by the kernel, for want of memory" if self.starved else "ended by itself"
+        self.failure = "Ray {} (exit code {}).\n{}".format(why, code, words)
 
     @property
     def pid(self) -> Optional[int]:

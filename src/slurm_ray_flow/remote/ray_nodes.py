@@ -78,6 +78,11 @@ class RayNodes:
         return self._head.failure or (self._nodes.failure if self._nodes and self.address is None else None)
 
     @property
+    def starved(self) -> bool:
+        """Whether Ray ended on a node because the kernel found too little memory there."""
+        return self._head.starved or (self._nodes is not None and self._nodes.starved)
+
+    @property
     def lost(self) -> Dict[str, str]:
         """Why each lost node is lost."""
         return self._nodes.lost if self._nodes else {}

@@ -33,6 +33,7 @@ class Meter:
         self._cards = CardMeter()
         self._reaped = _reaped_seconds()
         self._ended, self._peak = 0.0, 0
+        self._kills = limits.out_of_memory_kills()
         self._seen: Dict[Tuple[int, int], Tuple[int, float]] = {}
         self._before = {key: seconds for key, (_, seconds) in self._times(family()).items()}
 
@@ -62,7 +63,7 @@ class Meter:
             "host": socket.gethostname(),
             "cpu_seconds": round(max(spent, 0.0), 2), "cpus": int(spec.get("cpus") or limits.processors()),
             "memory_peak": self._peak, "memory": spec.get("memory"), "gpus": int(spec.get("gpus") or 0),
-            **self._cards.use(),
+            "memory_kills": limits.out_of_memory_kills() - self._kills, **self._cards.use(),
         }  # fmt: skip
 
     @property
@@ -109,7 +110,7 @@ def total(wall: float, nodes: List[Use]) -> Use:
     """
     sums = {
         name: round(sum(node[name] for node in nodes if name in node), 2)
-        for name in ("cpu_seconds", "cpus", "gpus", "gpu_seconds")
+        for name in ("cpu_seconds", "cpus", "gpus", "gpu_seconds", "memory_kills")
         if any(name in node for node in nodes)
     }
     most = {

@@ -62,7 +62,7 @@ class Worker:
             self._meter.look(time.monotonic())
             self._give_sign_of_life()
         if why is not None:
-            self._say("ended", why=why)
+            self._say("ended", why=why, starved=self._ray.starved)
         self.leave()
 
     def leave(self) -> None:
