@@ -20,7 +20,7 @@ _OF_LOST_PROCESSES = {
     "ActorDiedError", "ActorUnavailableError", "LocalRayletDiedError", "NodeDiedError", "ObjectFetchTimedOutError",
     "ObjectLostError", "ObjectReconstructionFailedError", "ObjectReconstructionFailedLineageEvictedError",
     "ObjectReconstructionFailedMaxAttemptsExceededError", "OwnerDiedError", "RaySystemError", "RpcError",
-    "WorkerCrashedError",
+    "TaskUnschedulableError", "WorkerCrashedError",
 }  # fmt: skip
 """What Ray raises in the function when processes of its own have gone."""
 _HERE = os.path.dirname(os.path.abspath(__file__))

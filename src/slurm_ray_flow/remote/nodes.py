@@ -18,7 +18,7 @@ from slurm_ray_flow.remote import job
 from slurm_ray_flow.remote.events import Run
 
 START_LIMIT = 180.0
-SILENT_SECONDS = 60.0
+SILENT_SECONDS = 40.0
 """A worker gives a sign of life every few seconds; one that is silent for so long is cut off."""
 LEAVE_SECONDS = 5.0
 USED_SECONDS = 2.0
@@ -60,11 +60,15 @@ class Nodes:
     def pid(self) -> int:
         return self._process.pid
 
-    def join(self, address: str, token: str, folder: str) -> None:
+    def prepare(self, token: str, folder: str) -> None:
+        """Have the workers make ready for a head that is still to come."""
+        self._say({"token": token, "folder": folder})
+
+    def join(self, address: str) -> None:
         """Tell the workers where Ray is; once."""
         if not self._told:
             self._told = True
-            self._say({"address": address, "token": token, "folder": folder, "head": address.rpartition(":")[0]})
+            self._say({"address": address, "head": address.rpartition(":")[0]})
 
     def call_begins(self) -> None:
         """Have the workers look at what a call uses."""

@@ -63,31 +63,46 @@ class RayCluster:
         self._environment = {**self._user_environment, **self.variables}
 
     def start(self) -> None:
-        """Start Ray; `poll` says when it is ready. A worker is made ready as far as it can be without its head."""
+        """Start Ray; `poll` says when it is ready. A worker that does not know its head yet waits, imported, for it."""
         self._attempts += 1
-        if not self.joined:
-            return
         with contextlib.suppress(OSError):
             os.unlink(self._address_file)
         with open(os.path.join(self.folder, "ray.log"), "ab") as output:
             self.process = subprocess.Popen(
-                self._command(), env=self._environment, cwd=self._folder_to_start_in(),
-                stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
+                [*self._program(), "-"], env=self._environment, cwd=self._folder_to_start_in(),
+                stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT,
             )  # fmt: skip
+        if self.joined:
+            self._go_on()
 
-    def join(self, head: str, token: str, folder: str, own_address: str) -> None:
-        """Start as a worker of this head.
+    def prepare(self, token: str, folder: str) -> None:
+        """Start as a worker of a head that is still to come.
 
         Args:
-            head: its host:port.
             token: what proves that this is one of its cluster.
             folder: its private folder, which is made on this host under the same name.
-            own_address: where other hosts reach this one.
         """
-        self._head, self.token, self._own_address, self.joined = head, token, own_address, True
+        self.token = token
         _make_private(folder)
         self._settle(folder)
         self.start()
+
+    def join(self, head: str, own_address: str) -> None:
+        """Go on as a worker of this head.
+
+        Args:
+            head: its host:port.
+            own_address: where other hosts reach this one.
+        """
+        self._head, self._own_address, self.joined = head, own_address, True
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Tell the process, which has imported Ray meanwhile, what to do."""
+        assert self.process is not None and self.process.stdin is not None
+        with contextlib.suppress(OSError):  # it has ended, which is seen elsewhere
+            self.process.stdin.write(json.dumps(self._arguments()).encode() + b"\n")
+            self.process.stdin.close()
 
     def poll(self) -> bool:
         """Look whether Ray is ready, without waiting. `failure` says why it never will be."""
@@ -140,12 +155,15 @@ class RayCluster:
             "RAY_TMPDIR": self._open_folder, "LOG_NAME_UPDATE_INTERVAL_S": "0.1", "RAY_DEDUP_LOGS": "0",
         }  # fmt: skip
 
-    def _command(self) -> List[str]:
+    def _program(self) -> List[str]:
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_node.py")
+        return [*interpreter(self._spec), program, str(os.getpid())]
+
+    def _arguments(self) -> List[str]:
         sizes = {"gpus": "num-gpus", "memory": "memory", "object_store_memory": "object-store-memory"}
         chosen = {option: self._spec.get(name) for name, option in sizes.items()}
         return [
-            *interpreter(self._spec), program, str(os.getpid()), "start", "--block", *self._role(),
+            "start", "--block", *self._role(),
             "--temp-dir=" + self._open_folder, "--node-ip-address=" + self._own_address,
             "--num-cpus={}".format(self.cpus),
             *("--{}={}".format(option, int(value)) for option, value in chosen.items() if value is not None),

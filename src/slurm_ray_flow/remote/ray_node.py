@@ -1,7 +1,11 @@
-"""Starts Ray on this host and stays its parent: `ray_node.py PARENT_PID ARGUMENTS OF ray...`, environment's Python."""
+"""Starts Ray on this host and stays its parent: `ray_node.py PARENT_PID -`, with the environment's Python.
+
+The arguments of `ray` come by stdin, a list of JSON: what takes long, Ray's import, need not wait for them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -21,12 +25,16 @@ def main(arguments: List[str]) -> None:
     limits.restore_umask()  # Ray's workers run the user's code; Ray's own files lie in a private folder
     from slurm_ray_flow.remote.ray_session import keep_on_loopback
 
-    if "--node-ip-address=127.0.0.1" in arguments:
-        keep_on_loopback()
     _without_dashboard()
     from ray.scripts import scripts
 
-    sys.argv = ["ray", *arguments[1:], *_without_client_server(scripts)]
+    told = sys.stdin.readline()
+    if not told:  # whoever was to tell has gone
+        return
+    chosen: List[str] = json.loads(told)
+    if "--node-ip-address=127.0.0.1" in chosen:
+        keep_on_loopback()
+    sys.argv = ["ray", *chosen, *_without_client_server(scripts)]
     scripts.cli()
 
 

@@ -34,6 +34,7 @@ class RayNodes:
         """Start Ray; `poll` says when it is ready."""
         if self._others:
             self._nodes = Nodes(self._run, self._others)
+            self._nodes.prepare(self._head.token, self._head.folder)
         self._head.start()
 
     def poll(self) -> bool:
@@ -43,7 +44,7 @@ class RayNodes:
             if self._nodes is None:
                 self.address = self._head.address
             else:
-                self._nodes.join(self._head.address, self._head.token, self._head.folder)
+                self._nodes.join(self._head.address)
                 self._nodes.listen()
                 self.address = self._head.address if self._nodes.all_ready else None
         return self.address is not None

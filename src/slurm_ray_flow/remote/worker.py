@@ -28,7 +28,7 @@ from slurm_ray_flow.remote.ray_cluster import RayCluster
 from slurm_ray_flow.remote.usage import Meter
 
 POLL = 0.05
-SIGN_OF_LIFE_EVERY = 10.0
+SIGN_OF_LIFE_EVERY = 5.0
 
 
 class Worker:
@@ -46,7 +46,6 @@ class Worker:
 
     def serve(self) -> None:
         """Stay until the head has gone, or Ray."""
-        self._ray.start()
         why: Optional[str] = None
         while why is None:
             readable = select.select([0], [], [], POLL)[0]
@@ -83,8 +82,10 @@ class Worker:
             self._meter = Meter(self._family)
         elif told.get("call") == "is over":
             self._say("used", use=self._meter.use(self._spec))
+        elif "token" in told:
+            self._ray.prepare(told["token"], told["folder"])
         elif not self._ray.joined:
-            self._ray.join(told["address"], told["token"], told["folder"], job.own_address(told["head"]))
+            self._ray.join(told["address"], job.own_address(told["head"]))
 
     def _family(self) -> Set[int]:
         """What a call has here: Ray's workers."""
