@@ -210,15 +210,15 @@ class Slurm:
 
         Some are read by a controller that starts only, such as AccountingStorageEnforce: `restart`.
         """
-        before = {path: path.read_text() for path in (host.path(CONF) for host in self.hosts.values())}
-        for path, text in before.items():
-            path.write_text(text + "".join(f"{line}\n" for line in lines))
+        before = {host: host.path(CONF).read_text() for host in self.hosts.values()}
+        for host, text in before.items():
+            host.path(CONF).write_text(text + "".join(f"{line}\n" for line in lines))
         try:
             self._read_settings(restart)
             yield
         finally:
-            for path, text in before.items():
-                path.write_text(text)
+            for host, text in before.items():  # one that was rebooted meanwhile has its files elsewhere
+                host.path(CONF).write_text(text)
             self._read_settings(restart)
 
     def _read_settings(self, restart: bool) -> None:
