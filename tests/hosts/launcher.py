@@ -54,7 +54,12 @@ class Launcher:
         return self._start(SRF, *arguments)
 
     def _start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
-        pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+            "text": True,
+        }
         environment = {**os.environ, "SRF_PROGRESS": "plain", **variables}
         self._started.append(subprocess.Popen(command, cwd=self.project, env=environment, **pipes))
         return self._started[-1]

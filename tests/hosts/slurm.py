@@ -94,9 +94,10 @@ class Slurm:
         said = self.root("sinfo", "--noheader", "--Node", "--partition=cpu", "--format=%N %t", check=False)
         return dict(line.split() for line in said.splitlines())
 
-    def until_written(self) -> None:
-        """Wait until the controller has written down what it knows of jobs by now: that outlives its death."""
+    def until_written(self, job: str | int) -> None:
+        """Wait until the controller has written down what it knows of a job: that outlives its death."""
         file, now = self.login.path("/var/spool/slurmctld/job_state"), time.time()
+        self.root("scontrol", "update", f"JobId={job}", "AdminComment=something to write down")
         self.until(lambda: file.exists() and file.stat().st_mtime > now, "the jobs are written down")
 
     def jobs(self) -> list[dict[str, str]]:

@@ -183,7 +183,7 @@ def test_a_node_without_its_daemon_is_down_and_comes_back(slurm_lab, slurm):
 def test_a_job_outlives_its_controller(slurm, end):
     job = slurm.submit("alice", "sleep 600")
     slurm.until_state(job, "RUNNING")
-    slurm.until_written()
+    slurm.until_written(job)
     getattr(slurm, end)()
     assert not slurm.answers()
     slurm.start_controller()
@@ -278,7 +278,7 @@ def test_it_goes_with_its_owner_though_a_job_is_frozen(purpose):
 def test_a_node_and_the_login_host_come_back_after_their_plug_was_pulled(slurm_lab, slurm):
     job = slurm.submit("alice", "sleep 4243", "--nodelist=c1")
     until(lambda: runs(slurm_lab["c1"], "4243"), "the job runs")
-    slurm.until_written()
+    slurm.until_written(job)
     with ThreadPoolExecutor() as pool:
         list(pool.map(slurm_lab.reboot, ("c2", "login")))
     slurm.until(lambda: slurm.states() == {"c1": "mix", "c2": "idle"}, "all is as before")
