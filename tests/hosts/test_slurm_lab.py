@@ -259,6 +259,22 @@ def test_it_grows_by_a_node_beside_another_lab_and_leaves_nothing(slurm_lab, slu
     assert slurm.states().keys() == {"c1", "c2"}
 
 
+def test_a_person_brings_it_up_and_down_by_command(purpose):
+    def hosts(*words):
+        command = [sys.executable, "-m", "hosts", "--purpose", purpose, *words]
+        environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests")}
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+    assert "login sinfo" in hosts("up", "--slurm").stdout
+    for kind in (["--slurm", "--accounting"], []):
+        assert "of another kind" in hosts("up", *kind).stderr
+    assert "already" in hosts("up", "--slurm").stdout
+    broken = hosts("fault", "c1", "no-slurmd", "--seconds", "0.1")
+    assert broken.stdout.endswith("is over\n"), broken.stderr
+    assert hosts("down").returncode == 0
+    assert not traces(Place.of(purpose))
+
+
 def test_it_goes_with_its_owner_though_a_job_is_frozen(purpose):
     owner = [sys.executable, "-c", OWNER, purpose]
     environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests")}
