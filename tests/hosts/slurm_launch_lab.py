@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,9 +67,11 @@ class SlurmLaunchLab(Launcher):
 
     @contextlib.contextmanager
     def without(self, node: Host) -> Iterator[None]:
-        """A node has no power while the block runs."""
+        """A node has no power while the block runs; when it boots, its `/tmp` is emptied, as that of most nodes is."""
         with self.lab.off(node.name):
             yield
+        for path in temporary(node):
+            shutil.rmtree(path)
         self.slurm.resume(node.name)
 
     def jobs(self, run_id: str) -> list[dict[str, str]]:

@@ -74,4 +74,5 @@ def goes_on(folder: str):
         file.write(f"{socket.gethostname()}\n")
     while not Path(folder, "go").exists():
         time.sleep(0.05)
-    return sum(ray.get([ray.remote(num_cpus=0.1)(abs).remote(-number) for number in range(10)]))
+    same = ray.remote(num_cpus=0.1)(lambda number: number)
+    return sum(ray.get([same.remote(number) for number in range(10)]))

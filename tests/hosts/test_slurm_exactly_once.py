@@ -1,0 +1,169 @@
+"""A run is one job, whatever becomes of sbatch's answer, of the way to the cluster, and of whoever has launched it."""
+
+import contextlib
+import json
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from hosts.slurm_launch_lab import SECONDS
+from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow.core.run import RunPaths
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+MOMENTS = ("spec.json", "submission.json", "sbatch.err", "job.json")
+"""A run's files in the order in which they appear, around its submission."""
+IMPATIENT = ("MessageTimeout=2", "SlurmctldTimeout=30")
+
+
+def runs(lab):
+    with contextlib.suppress(FileNotFoundError):
+        return {path.name for path in lab.host.path(f"{lab.root}/runs").iterdir()}
+    return set()
+
+
+def appears(lab, before, name, over):
+    """Wait for a new run's file; its id. As quickly as possible: what comes next lasts milliseconds."""
+    while not over.is_set():
+        for run_id in runs(lab) - before:
+            if lab.host.path(f"{lab.root}/runs/{run_id}/{name}").exists():
+                return run_id
+        time.sleep(0.0005)
+    return None
+
+
+def through(lab, road):
+    """The cluster by another way."""
+    return lab.but(connection=SshConnection(host="login", config_file=road.ssh_config, connect_timeout=5))
+
+
+@contextlib.contextmanager
+def cut_when(lab, name, road):
+    """Break the connection as soon as a new run has this file."""
+    over, before = threading.Event(), runs(lab)
+    found = []
+
+    def wait():
+        found.append(appears(lab, before, name, over))
+        road.cut()
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    try:
+        yield found
+    finally:
+        over.set()
+        thread.join()
+
+
+def test_a_connection_that_breaks_around_the_submission(jobs):
+    import held
+
+    with jobs.lab.road("login", delay=0.005) as road:
+        cluster = through(jobs, road)
+        for moment in MOMENTS:
+            folder = jobs.folder()
+            with cut_when(jobs, moment, road) as found:
+                assert jobs.on(held.note, cluster=cluster)(folder, moment) == f"<{moment}>"
+            assert jobs.starts(folder) == [moment]
+            assert len(jobs.jobs(found[0])) == 1
+    jobs.over()
+
+
+def submitted_while_stuck(lab):
+    """A run whose sbatch gives up while the controller stands still; the controller takes the job later."""
+    import held
+
+    folder, before = lab.folder(), runs(lab)
+    with ThreadPoolExecutor() as pool, lab.slurm.settings(*IMPATIENT):
+        with lab.slurm.stuck_controller():
+            launched = pool.submit(lab.on(held.note), folder)
+            run_id = appears(lab, before, "submission.json", threading.Event())
+            said = lab.host.path(f"{lab.root}/runs/{run_id}/sbatch.err")
+            wait_for(lambda: said.exists() and "timed out" in said.read_text(), SECONDS)
+        assert launched.result(SECONDS) == "<noted>"
+    assert lab.starts(folder) == ["noted"]
+    return lab.job(run_id)
+
+
+def test_a_job_that_the_controller_takes_after_sbatch_has_given_up(jobs):
+    submitted_while_stuck(jobs)
+    jobs.over()
+
+
+def test_accounting_has_it_once(accounted):
+    job = submitted_while_stuck(accounted)
+    rows = lambda: [row for row in accounted.slurm.accounted(job["JobName"]) if "." not in row["JobID"]]  # noqa: E731
+    wait_for(lambda: [row["State"] for row in rows()] == ["COMPLETED"])
+    accounted.over()
+
+
+def test_a_controller_that_is_away_for_a_while(jobs):
+    import held
+
+    folder, before = jobs.folder(), runs(jobs)
+    with ThreadPoolExecutor() as pool:
+        jobs.slurm.stop_controller()
+        try:
+            launched = pool.submit(jobs.on(held.note), folder)
+            run_id = appears(jobs, before, "submission.json", threading.Event())
+            said = jobs.host.path(f"{jobs.root}/runs/{run_id}/sbatch.err")
+            wait_for(lambda: said.exists() and "contact slurm controller" in said.read_text(), SECONDS)
+        finally:
+            jobs.slurm.start_controller()
+        assert launched.result(SECONDS) == "<noted>"
+    assert jobs.starts(folder) == ["noted"]
+    assert jobs.job(run_id)
+    jobs.over()
+
+
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+def test_a_client_that_is_killed(jobs, moment):
+    """Before its submission there is no job, ever; from then on there is one, and its value can be had."""
+    before, folder, over = runs(jobs), jobs.folder(), threading.Event()
+    stuck = jobs.slurm.stuck_controller() if moment == "during" else contextlib.nullcontext()
+    jobs.block.facts()  # what is slow about a first call is over
+    name = {"before": "", "during": "sbatch.err", "after": "job.json"}[moment]
+    with stuck:
+        script = jobs.script("wait", folder, "", jobs.name)
+        run_id = appears(jobs, before, name, over)
+        script.send_signal(signal.SIGKILL)
+        script.wait()
+    attached = jobs.srf("attach", run_id, "--json")
+    if moment == "before" and not jobs.jobs(run_id):
+        said = "".join(attached.communicate(timeout=60))
+        assert attached.returncode == 1, said
+        assert "left no word" in said
+        assert jobs.jobs(run_id) == []
+    else:
+        wait_for(lambda: jobs.starts(folder), SECONDS)
+        jobs.go(folder)
+        assert json.loads(attached.communicate(timeout=60)[0])["value"] == 42
+        assert len(jobs.starts(folder)) == 1
+        assert len(jobs.jobs(run_id)) == 1
+    jobs.over()
+
+
+def test_two_clients_with_the_same_run_at_once(jobs):
+    """Processes, each over a connection of its own."""
+    run_id = f"same-{time.monotonic_ns()}"
+    paths = RunPaths(jobs.block.root_folder, run_id)
+    jobs.block.prepare()
+    jobs.block.write(paths.script, b"#!/bin/sh\nexec sleep 1\n")
+    connections = jobs.host.connections()
+    clients = [jobs.script(jobs.name, run_id, file="submits.py") for _ in range(3)]
+    for client in clients:
+        assert client.stdout.readline() == "ready\n"
+    assert jobs.host.connections() == connections + len(clients)
+    for client in clients:
+        client.stdin.write("go\n")
+        client.stdin.flush()
+    for client in clients:
+        assert client.communicate(timeout=60) == ("submitted\n", "")
+    assert len(jobs.jobs(run_id)) == 1
+    jobs.over()
