@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
@@ -93,6 +94,15 @@ def record_path(run_id: str) -> Path:
 def save_record(record: RunRecord) -> None:
     """Remember a run."""
     write_whole(record_path(record.run_id), record.to_json().encode())
+
+
+def no_longer_warm(record: RunRecord) -> None:
+    """Remember that a run's allocation has ended; among the other runs it stays where it is."""
+    path = record_path(record.run_id)
+    with contextlib.suppress(OSError):
+        times = path.stat()
+        save_record(dataclasses.replace(record, warm=False))
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
 def records() -> Iterator[RunRecord]:

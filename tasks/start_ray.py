@@ -55,6 +55,7 @@ def start_ray(
         reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
         run.note(allocation=allocation)
         return
+    run.note(warm=bool(options.keep_warm))
     cluster.submit(run.paths, spec)
     if cluster.queues:  # its call is there already: it needs nobody at home any more
         run.submitted()

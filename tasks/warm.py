@@ -38,7 +38,7 @@ def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
     """
     folder = folder_of(spec, cluster)
     if cluster.queues:
-        return _join_or_offer(run, folder, cluster)
+        return _join_or_offer(run, folder, cluster, spec.get("time_limit"))
     for allocation in cluster.names(folder):
         paths = RunPaths(cluster.root_folder, allocation)
         if not _waits(paths, cluster):
@@ -48,10 +48,10 @@ def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
     return None
 
 
-def _join_or_offer(run: Run, folder: PurePosixPath, cluster: Cluster) -> str | None:
+def _join_or_offer(run: Run, folder: PurePosixPath, cluster: Cluster, needs: float | None) -> str | None:
     root, run_id = str(cluster.root_folder), run.record.attempt
     while True:
-        allocation = cluster.ask("warm.join_or_offer", root=root, folder=str(folder), run_id=run_id)
+        allocation = cluster.ask("warm.join_or_offer", root=root, folder=str(folder), run_id=run_id, needs=needs)
         if allocation is None:
             return None
         paths = RunPaths(cluster.root_folder, str(allocation))

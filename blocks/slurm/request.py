@@ -25,7 +25,7 @@ def wanted(cluster: SlurmCluster, options: Options) -> Request:
         cpus_per_node=options.cpus_per_node,
         gpus_per_node=options.gpus_per_node,
         memory=options.memory,
-        time_limit=options.time_limit,
+        time_limit=_lasting(options.time_limit, options.keep_warm),
         **{name: getattr(options, name) or getattr(cluster, name) for name in CHOICES},
         reservation=cluster.reservation,
         exclude=cluster.exclude,
@@ -48,7 +48,7 @@ def request_of(cluster: SlurmCluster, paths: RunPaths, spec: Mapping[str, Any]) 
         cpus_per_node=spec["cpus"],
         gpus_per_node=int(spec["gpus"] or 0),
         memory=spec["memory"],
-        time_limit=spec["time_limit"],
+        time_limit=_lasting(spec["time_limit"], spec.get("keep_warm")),
         **{name: chosen.get(name) or getattr(cluster, name) for name in CHOICES},
         reservation=cluster.reservation,
         exclude=cluster.exclude,
@@ -57,3 +57,8 @@ def request_of(cluster: SlurmCluster, paths: RunPaths, spec: Mapping[str, Any]) 
         chdir=str(paths.root),
         warn_seconds=int(spec.get("warn_seconds") or 0),
     )
+
+
+def _lasting(time_limit: float | None, keep_warm: float | None) -> float | None:
+    """How long the job may last: its call, and then the wait for the next one."""
+    return None if time_limit is None else time_limit + (keep_warm or 0.0)

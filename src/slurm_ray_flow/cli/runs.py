@@ -22,6 +22,7 @@ from slurm_ray_flow.cli.output import (
 
 if TYPE_CHECKING:
     from slurm_ray_flow.core.run import RunRecord
+    from slurm_ray_flow.core.warm import Warm
     from slurm_ray_flow.interface.handle import Handle
 
 Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)]
@@ -39,13 +40,12 @@ def list_runs(*, limit: Annotated[int, Parameter(name=["--limit", "-n"])] = 20, 
 
     silent: set[str] = set()
     found = [(record, *_look(record, silent)) for record in islice(store.records(), max(limit, 0))]
+    warm = _warm([record for record, *_ in found])
     if json:
-        print_json(
-            [{**dataclasses.asdict(record), "state": state, "seconds": seconds} for record, state, seconds in found]
-        )
+        print_json([_as_json(record, state, seconds, warm.get(record.run_id)) for record, state, seconds in found])
     elif found:
         columns = ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
-        print_table(columns, [_row(record, state, seconds) for record, state, seconds in found])
+        print_table(columns, [_row(record, _shown(record, state, warm), seconds) for record, state, seconds in found])
     else:
         print_text("No runs yet. Decorate a function with @slurm_ray_flow and call it.")
 
@@ -139,6 +139,25 @@ def _look(record: RunRecord, silent: set[str]) -> tuple[str, float | None]:
     if ended is None and state.final:
         return state.value, None
     return state.value, round((ended or time.time()) - record.created, 3)
+
+
+def _warm(records: list[RunRecord]) -> dict[str, Warm]:
+    """The allocations that idle, by the runs that they were got for."""
+    from slurm_ray_flow.tasks.release import warm_everywhere
+
+    if not any(record.warm for record in records):
+        return {}
+    return {one.run_id: one for one, _ in warm_everywhere(records, lambda _: None) if one.idles}
+
+
+def _as_json(record: RunRecord, state: str, seconds: float | None, warm: Warm | None) -> dict[str, Any]:
+    known = {**dataclasses.asdict(record), "state": "warm" if warm else state, "seconds": seconds}
+    return {**known, "warm": warm.to_json() if warm else None}
+
+
+def _shown(record: RunRecord, state: str, warm: dict[str, Warm]) -> str:
+    one = warm.get(record.run_id)
+    return f"warm, {one.cost.an_hour}" if one else state
 
 
 def _row(record: RunRecord, state: str, seconds: float | None) -> list[str]:

@@ -73,6 +73,7 @@ class RunRecord:
         waiting: what the launch waits for now, before the cluster has the run; "" for nothing.
         again: why it was tried again last, and what was changed; "" where it was not.
         usage: what its call used, against what it was given; None where that is not known.
+        warm: its allocation may still wait for a next call.
         ended, ended_at: the state in which the run has ended, and when; "" where home does not know of an end.
     """
 
@@ -95,6 +96,7 @@ class RunRecord:
     waiting: str = ""
     again: str = ""
     usage: dict[str, Any] | None = None
+    warm: bool = False
     ended: str = ""
     ended_at: float = 0.0
 

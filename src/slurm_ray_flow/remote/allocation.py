@@ -9,10 +9,11 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import job, processes
+from slurm_ray_flow.remote import job, limits, processes
 from slurm_ray_flow.remote.calls import GRACE, Call, DriverProcess
-from slurm_ray_flow.remote.closing import close, record_end
+from slurm_ray_flow.remote.closing import close, close_if_nobody_waits, record_end
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.idling import Idling
 from slurm_ray_flow.remote.protocol import TAKEN, find_event
 from slurm_ray_flow.remote.ray_cluster import interpreter
 from slurm_ray_flow.remote.ray_nodes import RayNodes
@@ -42,6 +43,7 @@ class Allocation:
         self._run, self._spec, self._note, self._tenure = run, spec, note, tenure
         self._began = self._idle_since = time.monotonic()
         self._keep_warm = float(spec.get("keep_warm") or 0.0)
+        self._idling = Idling(run, spec, tenure)
         self._ray: Optional[RayNodes] = None
         self._standby: Optional[DriverProcess] = None
         self._prepared_for = ""
@@ -225,10 +227,11 @@ class Allocation:
         if run.id != self._run.id:
             run.keep_reserve()
         run.record("call_started", pid=driver.pid)
+        self._idling.end(run.id)
         driver.order(run=run.folder, **self._place())
         self._last_setting = run.folder
-        limits = self._deadline(run, spec), self._spec.get("memory")
-        self._call = Call(run, driver, *limits, self._call_family, spec.get("warn_seconds"))
+        allowed = self._deadline(run, spec), self._spec.get("memory")
+        self._call = Call(run, driver, *allowed, self._call_family, spec.get("warn_seconds"))
         if self._ray:
             self._ray.call_begins()
         if self._tenure:
@@ -248,8 +251,8 @@ class Allocation:
         own = run.id == self._run.id
         limit = (self._spec if own else spec).get("time_limit")
         ends = [float(limit) + (self._began if own else self._call_began)] if limit is not None else []
-        if not own and job.in_job(self._spec) and self._spec.get("time_limit") is not None:
-            ends.append(self._began + float(self._spec["time_limit"]))
+        if self._idling.ends is not None:
+            ends.append(self._idling.ends)
         return min(ends, default=None)
 
     def _spared(self) -> List[int]:
@@ -280,6 +283,14 @@ class Allocation:
             call.run.record("call_ended", **(self._blamed(ended, used) if lost else ended), usage=used)
         self._note(call="")
         self._idle_since = time.monotonic()
+        self._idling.begin(self._size())
+
+    def _size(self) -> Dict[str, Any]:
+        """The CPUs and GPUs of all nodes."""
+        told = self._ray.described() if self._ray else {}
+        nodes = int(self._spec.get("nodes") or 1)
+        cpus = told.get("cpus") or nodes * int(self._spec.get("cpus") or limits.processors())
+        return {"nodes": nodes, "cpus": cpus, "gpus": told.get("gpus") or nodes * int(self._spec.get("gpus") or 0)}
 
     def _blamed(self, ended: Dict[str, Any], used: Dict[str, Any]) -> Dict[str, Any]:
         """Where processes of Ray were lost under the call: why they were is why the call failed."""
@@ -300,18 +311,23 @@ class Allocation:
             return
         idle = time.monotonic() - self._idle_since
         limit = self._spec.get("time_limit")
-        if not os.path.isdir(self._run.folder):
+        if ended:
+            self._check_idle()
+        elif not os.path.isdir(self._run.folder):
             self.stop("lost", "The run's folder is gone.")
         elif os.path.exists(self._run.cancel):
             self.stop("cancelled", "The run was cancelled.")
-        elif not ended and limit is not None and time.monotonic() - self._began > float(limit):
+        elif limit is not None and time.monotonic() - self._began > float(limit):
             self.stop("time_limit", "The time limit passed.")
-        elif ended and idle >= self._keep_warm:
-            self.stop("lost", "done" if not self._keep_warm else "idle")
-        elif ended and self._tenure and self._tenure.is_wanted():
-            self.stop("lost", "somebody waits for the server")
-        elif not ended and idle > self._patience:
+        elif idle > self._patience:
             self.stop("lost", "No call arrived.")
+
+    def _check_idle(self) -> None:
+        """End where there is a reason to wait no longer; a call that came at this moment is run before."""
+        gone = not os.path.isdir(self._run.folder)
+        why = "The run's folder is gone." if gone else self._idling.why_leave()
+        if why is not None and (gone or close_if_nobody_waits(self._run)):
+            self.stop("lost", why)
 
     @property
     def _patience(self) -> float:
@@ -328,4 +344,4 @@ class Allocation:
         if self._ray is not None:
             self._ray.end()
         processes.end_descendants()
-        close(self._run, reason, self._ray.folder if self._ray else "")
+        close(self._run, reason, self._ray.folder if self._ray else "", **self._idling.told())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from typing import Dict
+from typing import Any, Dict
 
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.protocol import TAKEN
@@ -17,15 +17,32 @@ def record_end(run: Run, cause: str, message: str) -> None:
     run.record("call_ended", outcome=None, cause=cause, message=message)
 
 
-def close(run: Run, reason: Dict[str, str], ray_folder: str) -> None:
+def close_if_nobody_waits(run: Run) -> bool:
+    """Take no more calls, unless one has come already; says whether none has."""
+    closed = _closed(run)
+    with contextlib.suppress(OSError):
+        os.rename(run.inbox, closed)
+    if os.path.isdir(closed) and os.listdir(closed):
+        with contextlib.suppress(OSError):
+            os.rename(closed, run.inbox)
+            return False
+    return True
+
+
+def _closed(run: Run) -> str:
+    return run.inbox + ".closed"
+
+
+def close(run: Run, reason: Dict[str, str], ray_folder: str, **told: Any) -> None:
     """Say for each call that will not run that it won't, and release the allocation.
 
     Args:
         run: the allocation's own run.
         reason: cause and message.
         ray_folder: Ray's private folder, or an empty string.
+        told: what else the event says.
     """
-    closed = run.inbox + ".closed"
+    closed = _closed(run)
     with contextlib.suppress(OSError):
         os.rename(run.inbox, closed)
     waiting = os.listdir(closed) if os.path.isdir(closed) else []
@@ -38,4 +55,4 @@ def close(run: Run, reason: Dict[str, str], ray_folder: str) -> None:
         shutil.rmtree(ray_folder, ignore_errors=True)
     run.make_room()
     with contextlib.suppress(FileNotFoundError):
-        run.record("released", reason=reason["message"].partition("\n")[0])
+        run.record("released", reason=reason["message"].partition("\n")[0], **told)

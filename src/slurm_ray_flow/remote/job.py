@@ -48,7 +48,9 @@ def with_share(spec: Dict[str, Any]) -> Dict[str, Any]:
     memory = spec.get("memory") or _memory(cpus)
     store = spec.get("object_store_memory") or _object_store(memory)
     share = {"cpus": cpus, "memory": memory, "object_store_memory": store}
-    return {**spec, **share, "time_limit": _time_limit(spec.get("time_limit"))}
+    wanted, lasts = spec.get("time_limit"), _lasts(spec)
+    limits = [float(limit) for limit in (wanted, lasts) if limit is not None]
+    return {**spec, **share, "time_limit": min(limits, default=None), "lasts": lasts}
 
 
 def why_ended(run: Run) -> Tuple[str, str]:
@@ -74,16 +76,17 @@ _ENDS = (
 )
 
 
-def _time_limit(wanted: Optional[float]) -> Optional[float]:
-    """A little less than the job's own limit, so that the run's end is told by us; Slurm counts in minutes."""
-    if wanted is not None:
-        whole = 60.0 * math.ceil(wanted / 60)
+def _lasts(spec: Dict[str, Any]) -> Optional[float]:
+    """Seconds until a little before the job's end, so that the run's end is told by us; Slurm counts in minutes."""
+    if spec.get("time_limit") is not None:
+        whole = 60.0 * math.ceil((float(spec["time_limit"]) + float(spec.get("keep_warm") or 0.0)) / 60)
     else:
         end = _number("SLURM_JOB_END_TIME")
         known = end - time.time() if end else _duration(_fields().get("TimeLimit", ""))
-        whole = known if known is not None else math.inf
-    limit = min(math.inf if wanted is None else float(wanted), whole - MARGIN)
-    return None if limit == math.inf else limit
+        if known is None:
+            return None
+        whole = known
+    return whole - MARGIN
 
 
 def _fields() -> Dict[str, str]:

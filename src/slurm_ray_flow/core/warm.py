@@ -1,0 +1,121 @@
+"""Warm allocations: what waits on a cluster for a next call, and what that costs."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from typing import Any
+
+from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.core.run import Event
+
+
+@dataclasses.dataclass(frozen=True)
+class Warm:
+    """An allocation that is kept warm.
+
+    Attributes:
+        allocation: its id, that of the run (and try) that it was got for.
+        allocated: the event of its beginning; None where it still waits in a queue.
+        idle: the event of the beginning of its idling; None while it has a call, or is to get its first one.
+        calls: the runs that it has, or that wait for it.
+    """
+
+    allocation: str
+    allocated: Event | None
+    idle: Event | None
+    calls: tuple[str, ...]
+
+    @classmethod
+    def from_listed(cls, listed: dict[str, Any]) -> Warm:
+        """Read what the cluster has listed."""
+        return cls(**{**listed, "calls": tuple(listed["calls"])})
+
+    @property
+    def run_id(self) -> str:
+        """The run that it was got for."""
+        return self.allocation.partition(".")[0]
+
+    @property
+    def idles(self) -> bool:
+        """Whether it has nothing to do."""
+        return self.idle is not None and not self.calls
+
+    @property
+    def cost(self) -> Cost:
+        """What it has cost until now, and costs."""
+        idle = self.idle or {}
+        seconds = float(idle.get("idled", 0.0)) + max(0.0, time.time() - float(idle.get("time", time.time())))
+        return Cost(seconds, int(idle.get("cpus", 0)), int(idle.get("gpus", 0)))
+
+    def to_json(self) -> dict[str, Any]:
+        """For scripts."""
+        idle, cost = self.idle or {}, self.cost
+        return {
+            "allocation": self.allocation,
+            "idle_since": idle.get("time"),
+            "keep_warm": idle.get("keep_warm"),
+            "job_ends": idle.get("ends"),
+            "core_hours_an_hour": cost.cpus,
+            "gpu_hours_an_hour": cost.gpus,
+            **cost.to_json(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """What idling costs.
+
+    Attributes:
+        seconds: how long it idled, between all its calls.
+        cpus, gpus: what was kept for it meanwhile.
+    """
+
+    seconds: float
+    cpus: int
+    gpus: int
+
+    @classmethod
+    def from_released(cls, released: Event) -> Cost:
+        """What it was at the end."""
+        return cls(float(released.get("idled", 0.0)), int(released.get("cpus", 0)), int(released.get("gpus", 0)))
+
+    @property
+    def core_hours(self) -> float:
+        return self.seconds * self.cpus / 3600
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.seconds * self.gpus / 3600
+
+    @property
+    def an_hour(self) -> str:
+        """What each hour costs, in words: "8 core-hours and 2 GPU-hours an hour"."""
+        return f"{_counted(self.cpus, self.gpus)} an hour"
+
+    @property
+    def whole(self) -> str:
+        """What it cost in all: "idled 3 min 20 s, 0.44 core-hours"."""
+        return f"idled {format_duration(self.seconds)}, {_counted(self.core_hours, self.gpu_hours)}"
+
+    def to_json(self) -> dict[str, float]:
+        """For scripts."""
+        return {
+            "idled_seconds": round(self.seconds, 3),
+            "core_hours": round(self.core_hours, 4),
+            "gpu_hours": round(self.gpu_hours, 4),
+        }
+
+
+def _counted(cores: float, gpus: float) -> str:
+    written = [_number(cores, "core-hour")]
+    if gpus:
+        written.append(_number(gpus, "GPU-hour"))
+    return " and ".join(written)
+
+
+def _number(count: float, of: str) -> str:
+    text = f"{count:.2f}".rstrip("0").rstrip(".") if count < 10 else f"{count:.0f}"
+    if text == "0" and count:
+        text = "less than 0.01"
+    return f"{text} {of}" if text == "1" else f"{text} {of}s"

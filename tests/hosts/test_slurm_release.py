@@ -1,0 +1,43 @@
+"""Warm clusters on Slurm: shown with their cost, released, and joined only by calls that they have time for."""
+
+import json
+
+import pytest
+
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+WARM = {"keep_warm": "5m", "cpus_per_node": 1}
+
+
+@pytest.mark.ray
+def test_a_warm_cluster_of_two_nodes_is_shown_and_released(jobs):
+    import held
+
+    folder = jobs.folder()
+    call = jobs.on(held.note, **WARM, nodes=2, ray="always")
+    assert [call(folder, word) for word in ("one", "two")] == ["<one>", "<two>"]
+    [job] = jobs.named("note")
+    said, _ = jobs.srf("runs", "--json").communicate(timeout=60)
+    [warm] = [run for run in json.loads(said) if run["state"] == "warm"]
+    assert warm["warm"]["core_hours_an_hour"] == 2
+    said, _ = jobs.srf("release", warm["run_id"]).communicate(timeout=60)
+    assert said.startswith(f"released run {warm['run_id'][:8]} (")
+    wait_for(lambda: jobs.slurm.state(job["JobId"]) == "COMPLETED")
+    jobs.over()
+
+
+def test_a_call_that_needs_longer_than_is_left_gets_a_job_of_its_own(jobs):
+    import held
+
+    folder = jobs.folder()
+    assert jobs.on(held.note, **WARM, time_limit="2m")(folder, "one") == "<one>"
+    [first] = jobs.named("note")
+    assert first["TimeLimit"] == "00:07:00"
+    assert jobs.on(held.note, **WARM, time_limit="8m")(folder, "two") == "<two>"
+    assert jobs.on(held.note, **WARM, time_limit="2m")(folder, "three") == "<three>"
+    assert len(jobs.named("note")) == 2
+    said, _ = jobs.srf("release", jobs.name).communicate(timeout=60)
+    assert said.count("released run") == 2
+    jobs.over()
