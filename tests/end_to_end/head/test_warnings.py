@@ -172,5 +172,14 @@ def test_a_function_that_waits_for_ray_is_told(lab, name):
         except Told as told:
             return told.args
 
-    lab.run(name, function, ray=True, time_limit=60.0, warn_seconds=50.0)
-    assert lab.outcome(name) == {"value": ("time_limit",)}
+    later = name + "-later"  # its time begins when Ray is there, however long that took
+    lab.lay(name, lambda: None, ray=True, keep_warm=60)
+    lab.lay(later, function, ray=True, time_limit=64.0, warn_seconds=60.0)
+    lab.enter(name, name)
+    head = lab.head(name)
+    assert lab.wait_for(name, "call_ended", 120)
+    lab.enter(name, later)
+    assert lab.wait_for(later, "call_ended", 120)
+    assert lab.outcome(later) == {"value": ("time_limit",)}
+    head.terminate()
+    assert lab.wait_for(name, "released")
