@@ -15,7 +15,8 @@ from slurm_ray_flow.core.slurm.queue import (
     pending_command,
     queue_command,
 )
-from slurm_recorded import recorded
+from slurm_ray_flow.core.slurm.waiting import explain
+from slurm_recorded import REAL, REALS, recorded
 
 # By the names of the jobs that tests/recorded/slurm/record.py made: state, group, cause.
 REAL_ENDS = {
@@ -34,10 +35,32 @@ REAL_ENDS = {
 }
 
 
+# The other versions had no limits of memory, and their answer about refused jobs is another.
+ONLY_REAL = {"out-of.memory", "out-of.memory-batch", "sbatch"}
+OTHERWISE = {("20.11.4", "no.output"): ("FAILED", "ended", "lost")}
+
+
+@pytest.mark.parametrize("version", REALS)
 @pytest.mark.parametrize("name", REAL_ENDS)
-def test_every_end_of_a_job_is_told_from_the_queue(name: str) -> None:
-    jobs = {job.name: job for job in parse_queue(recorded("squeue-ended")).values()}
-    assert (jobs[name].state, jobs[name].group, jobs[name].cause) == REAL_ENDS[name]
+def test_every_end_of_a_job_is_told_from_the_queue(name: str, version: str) -> None:
+    jobs = {job.name: job for job in parse_queue(recorded("squeue-ended", version)).values()}
+    if version == REAL or name not in ONLY_REAL:
+        found = jobs[name]
+        assert (found.state, found.group, found.cause) == OTHERWISE.get((version, name), REAL_ENDS[name])
+
+
+@pytest.mark.parametrize("version", REALS)
+def test_a_job_that_sbatch_refused_is_there_all_the_same_and_known_as_refused(version: str) -> None:
+    refused = [job for job in parse_queue(recorded("squeue-waiting", version)).values() if job.cause == "rejected"]
+    assert len(refused) >= 2
+    assert {(job.name, job.state) for job in refused} == {("sbatch", "FAILED")}
+
+
+@pytest.mark.parametrize("version", ["20.11.4", "24.11.5"])
+def test_a_site_that_enforces_no_limits_lets_jobs_wait_that_can_never_start(version: str) -> None:
+    jobs = {job.name: job for job in parse_queue(recorded("squeue-waiting", version)).values()}
+    assert explain(jobs["waits.too-long"].reason).hopeless
+    assert explain(jobs["waits.too-many"].reason).hopeless
 
 
 def test_a_job_that_runs_has_all_that_the_queue_says() -> None:

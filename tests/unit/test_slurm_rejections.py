@@ -6,7 +6,7 @@ import pytest
 
 from slurm_ray_flow.core.errors import Rejected
 from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, words
-from slurm_recorded import recorded
+from slurm_recorded import REAL, REALS, recorded
 
 NO_NODE = "Requested node configuration is not available"
 # The recorded answer, its words, and a part of the advice.
@@ -29,15 +29,21 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_a_refusal_has_sbatchs_own_words_and_advice(name: str) -> None:
-    said, advice = REFUSED[name]
-    error = rejected(recorded(f"sbatch-{name}"), where="desi")
+# Without EnforcePartLimits the other versions take what is too long or too many; 20.11 also takes what is too wide.
+TAKEN = {("20.11.4", "too-wide"), *((version, name) for version in REALS for name in ("too-long", "too-many"))}
+OTHERWISE = {("24.11.5", "too-wide"): (f"CPU count per node can not be satisfied; {NO_NODE}", "fewer cpus_per_node=")}
+SAID = [(version, name) for version in REALS for name in REFUSED if version == REAL or (version, name) not in TAKEN]
+
+
+@pytest.mark.parametrize(("version", "name"), SAID)
+def test_a_refusal_has_sbatchs_own_words_and_advice(version: str, name: str) -> None:
+    said, advice = OTHERWISE.get((version, name), REFUSED[name])
+    error = rejected(recorded(f"sbatch-{name}", version), where="desi")
     assert isinstance(error, Rejected)
     assert error.what == f"Slurm refused the job: {said}"
     assert advice in error.advice
     assert error.where == "desi"
-    assert not is_transient(recorded(f"sbatch-{name}"))
+    assert not is_transient(recorded(f"sbatch-{name}", version))
 
 
 # As sites' public documentation and trackers quote them.
@@ -98,7 +104,7 @@ def test_silence_is_said_to_be_silence(stderr: str) -> None:
 @pytest.mark.parametrize(
     "stderr",
     [
-        recorded("sbatch-no-controller"),
+        *(recorded("sbatch-no-controller", version) for version in REALS),
         "sbatch: error: Slurm temporarily unable to accept job, sleeping and retrying",
         "sbatch: error: Batch job submission failed: Resource temporarily unavailable",
         "sbatch: error: Batch job submission failed: Rate limit exceeded, please retry momentarily",

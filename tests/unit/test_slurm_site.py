@@ -10,7 +10,7 @@ from slurm_ray_flow.core.errors import Rejected
 from slurm_ray_flow.core.slurm.partitions import Partition, gpu_count, gpu_types
 from slurm_ray_flow.core.slurm.request import Request
 from slurm_ray_flow.core.slurm.site import Site, check, parse_site, would_do
-from slurm_recorded import REAL, VERSIONS, recorded
+from slurm_recorded import REAL, REALS, VERSIONS, recorded
 
 GIB = 1024**3
 
@@ -30,8 +30,9 @@ def test_every_version_is_read(version: str) -> None:
     assert found.default.kinds
 
 
-def test_the_real_one() -> None:
-    found = site().partitions
+@pytest.mark.parametrize("version", REALS)
+def test_the_real_ones(version: str) -> None:
+    found = site(version).partitions
     limits = {name: (one.state, one.max_time, one.default_time, one.max_nodes) for name, one in found.items()}
     endless = float("inf")
     assert limits == {
@@ -47,11 +48,12 @@ def test_the_real_one() -> None:
     assert (cpu.node_states, cpu.load) == ({"idle": 2}, 0.0)
 
 
-def test_load_and_states_when_it_is_busy() -> None:
-    cpu = site(nodes="site-nodes-busy").partitions["cpu"]
+@pytest.mark.parametrize("version", REALS)
+def test_load_and_states_when_it_is_busy(version: str) -> None:
+    cpu = site(version, nodes="site-nodes-busy").partitions["cpu"]
     assert cpu.node_states == {"draining": 1, "mixed": 1}
     assert (cpu.load, sum(kind.gpus_used for kind in cpu.kinds)) == (0.5, 2)
-    cpu = site(nodes="site-nodes-down").partitions["cpu"]
+    cpu = site(version, nodes="site-nodes-down").partitions["cpu"]
     assert cpu.node_states == {"down": 1, "mixed": 1}
     assert [kind.away for kind in cpu.kinds] == [True, False]
 

@@ -10,9 +10,11 @@ import os
 import sys
 from pathlib import Path
 
+from hosts.host import Host
 from hosts.lab import Lab
 from hosts.layout import SLURM
 from hosts.machine import until
+from hosts.slurm import Slurm
 from slurm_ray_flow.core.slurm import accounting, queue, request, site
 from slurm_ray_flow.core.slurm.request import Request
 
@@ -25,13 +27,13 @@ EAT = "python3 -c 'a = bytearray(900 << 20); import time; time.sleep(30)'"
 class Recorder:
     """Makes jobs as a user, and keeps what Slurm says."""
 
-    def __init__(self, lab: Lab) -> None:
-        self.lab, self.slurm = lab, lab.slurm
+    def __init__(self, login: Host, slurm: Slurm) -> None:
+        self.login, self.slurm = login, slurm
         self.folder = HERE / self.run(["sinfo", "--version"]).split()[-1]
         self.folder.mkdir(exist_ok=True)
 
     def run(self, argv: list[str]) -> str:
-        done = self.lab["login"].run(USER, argv, check=False)
+        done = self.login.run(USER, argv, check=False)
         return done.stdout + done.stderr
 
     def keep(self, name: str, argv: list[str]) -> str:
@@ -42,11 +44,11 @@ class Recorder:
     def submit(self, name: str, script: str, *options: str, **wanted: object) -> str:
         """A job named by what is to be seen of it; its script comes from standard input."""
         argv = request.sbatch_command(Request(name=name, **{"output": "/dev/null", **wanted}))  # type: ignore[arg-type]
-        done = self.lab["login"].run(USER, [*argv, *options], stdin=f"#!/bin/sh\n{script}\n", check=False)
+        done = self.login.run(USER, [*argv, *options], stdin=f"#!/bin/sh\n{script}\n", check=False)
         return request.parse_submitted(done.stdout)
 
     def refuse(self, name: str, *options: str) -> None:
-        done = self.lab["login"].run(USER, ["sbatch", "--parsable", *options], stdin="#!/bin/sh\n", check=False)
+        done = self.login.run(USER, ["sbatch", "--parsable", *options], stdin="#!/bin/sh\n", check=False)
         (self.folder / f"sbatch-{name}.txt").write_text(done.stdout + done.stderr)
 
     def wait_for(self, number: str, *states: str) -> None:
@@ -54,6 +56,12 @@ class Recorder:
 
 
 def record(to: Recorder) -> None:
+    record_without_accounting(to)
+    to.keep("sacct-all.txt", accounting.accounting_command(USER))
+    to.keep("sacct-steps.txt", accounting.accounting_command(USER, ["completes.now", "out-of.memory", "two nodes|x"]))
+
+
+def record_without_accounting(to: Recorder) -> None:
     for name, argv in site.site_commands().items():
         to.keep(f"site-{name}.txt", argv)
     slow = [to.submit("times.out", SLEEP, time_limit=60, memory=100 << 20)]
@@ -63,8 +71,6 @@ def record(to: Recorder) -> None:
     faults(to)
     to.wait_for(slow[0], "TIMEOUT")
     to.keep("squeue-ended.txt", queue.queue_command(USER))
-    to.keep("sacct-all.txt", accounting.accounting_command(USER))
-    to.keep("sacct-steps.txt", accounting.accounting_command(USER, ["completes.now", "out-of.memory", "two nodes|x"]))
     to.slurm.stop_controller()
     to.refuse("no-controller", "--partition=cpu")
     to.keep("squeue-no-controller.txt", queue.queue_command(USER))
@@ -113,6 +119,8 @@ def waits(to: Recorder) -> None:
     jobs += [to.submit("waits.priority", SLEEP, nodes=2, memory=3500 << 20, time_limit=3600)]
     until(lambda: to.slurm.job(jobs[1]).get("StartTime") != "Unknown", "a start is expected", 90)
     to.keep("squeue-expected.txt", queue.queue_command(USER))
+    jobs += [to.submit("waits.too-long", SLEEP, time_limit=9999 * 60)]
+    jobs += [to.submit("waits.too-many", SLEEP, partition="short", nodes=2)]
     jobs += [to.submit("waits.closed", SLEEP, partition="closed")]
     jobs += [to.submit("waits.begin", SLEEP, extra=("--begin=now+1hour",))]
     jobs += [to.submit("waits.held", SLEEP, extra=("--hold",))]
@@ -150,7 +158,7 @@ def main() -> None:
     lab = Lab.up(purpose, kinds=SLURM, owner=os.getpid(), accounting=True)
     try:
         lab.slurm.wait_until_ready()
-        record(Recorder(lab))
+        record(Recorder(lab["login"], lab.slurm))
     finally:
         lab.down()
 

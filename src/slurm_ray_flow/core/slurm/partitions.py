@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from slurm_ray_flow.core.slurm.numbers import NO_LIMIT, count, duration, is_nothing, limit, memory
 
 SEPARATOR = "\x1f"
-# Old versions know no separator here, new ones don't cut at the width: with both, each line can be taken apart.
+# With a width and a separator a line can be taken apart whether or not a version cuts at the one and prints the other.
 _WIDTHS = {
     "Partition": 64,
     "StateLong": 24,

@@ -51,13 +51,14 @@ _CAUSES_BY_REASON = {
     "InvalidAccount": "rejected",
     "InvalidQOS": "rejected",
     "JobLaunchFailure": "environment",
+    "RaisedSignal:53": "environment",  # the output file can't be opened, as 24.11 says it
     "NodeDown": "node_failed",
     "OutOfMemory": "out_of_memory",
     "SystemFailure": "node_failed",
     "TimeLimit": "time_limit",
     "DeadLine": "time_limit",
 }
-_CAUSES_BY_EXIT = {"0:125": "out_of_memory", "0:53": "environment"}  # 53: the output file can't be opened
+_CAUSES_BY_EXIT = {"0:125": "out_of_memory", "0:53": "environment"}  # 53: as above
 _SHORT = {
     "BF": "BOOT_FAIL",
     "CA": "CANCELLED",
@@ -186,4 +187,4 @@ def cause_of(state: str, reason: str = "", exit_code: str = "") -> str | None:
     cause = _CAUSES.get(full_state(state))
     if cause != "lost":
         return cause
-    return _CAUSES_BY_EXIT.get(exit_code) or _CAUSES_BY_REASON.get(reason) or cause
+    return _CAUSES_BY_EXIT.get(exit_code) or _CAUSES_BY_REASON.get(reason.partition("(")[0]) or cause
