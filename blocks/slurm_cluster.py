@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar, Literal, cast
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr
@@ -27,6 +27,9 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import Event, RunPaths
 from slurm_ray_flow.core.slurm.request import sbatch_command
 from slurm_ray_flow.core.snapshot import Manifest
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 class SlurmCluster(Machine, Block):
@@ -120,6 +123,12 @@ class SlurmCluster(Machine, Block):
     def label(self) -> str:
         return self._block_document_name or (self.connection.host if self.connection else self.UNNAMED)
 
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other settings; it may lead elsewhere, so it knows nothing of the place yet."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._machine = copied._queue = None
+        return copied
+
     @property
     def login(self) -> Machine:
         """The login node: where commands run and files lie."""
@@ -136,9 +145,10 @@ class SlurmCluster(Machine, Block):
 
     @property
     def queue(self) -> Queue:
-        """What is in the queue; one for all blocks of this process that mean the same cluster."""
+        """What is in the queue; one for all blocks of this process that reach it over the same connection."""
         if self._queue is None:
-            self._queue = _queues.setdefault((self.label, str(self.root_folder)), Queue(self.login, self._user()))
+            place = self.login.agent if isinstance(self.login, SshServer) else str(self.root_folder)
+            self._queue = _queues.setdefault(place, Queue(self.login, self._user()))
         return self._queue
 
     def _user(self) -> str:
@@ -203,4 +213,4 @@ class SlurmCluster(Machine, Block):
         submission.cancel(self.login, self.queue, paths, hard)
 
 
-_queues: dict[tuple[str, str], Queue] = {}
+_queues: dict[object, Queue] = {}

@@ -23,6 +23,8 @@ from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.remote.files import PIECE
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from slurm_ray_flow.blocks.ssh.agent import Agent
 
 INLINE_BYTES = 64 * 1024
@@ -99,6 +101,12 @@ class SshServer(Machine, Block):
     @property
     def label(self) -> str:
         return self._block_document_name or self.connection.host
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with other settings; it may lead elsewhere, so it knows nothing of the place yet."""
+        copied = super().model_copy(update=update, deep=deep)
+        copied._agent, copied._facts, copied._prepared = None, None, False
+        return copied
 
     @property
     def agent(self) -> Agent:
