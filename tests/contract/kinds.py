@@ -27,23 +27,23 @@ class ThisMachine:
         return {"python": cluster.facts().python, "isolated": False}
 
 
-class Desi:
-    """A server of the test hosts; all tests share the environments that their functions need."""
+class Remote:
+    """A cluster of the test hosts; all tests share the environments that their functions need."""
+
+    lab, host, scheduler = "", "", None
 
     def __init__(self, request):
-        self._hosts = request.getfixturevalue("hosts_lab")
+        self._hosts = request.getfixturevalue(self.lab)
         self.folder = PurePosixPath("/home/alice") / f"contract-{secrets.token_hex(4)}"
-        self._host = self._hosts["desi"]
+        self._host = self._hosts[self.host]
         self._host.run("alice", ["mkdir", "-p", str(self.folder)])
 
-    def make(self, root, **fields):
-        from slurm_ray_flow import SshServer
+    def connection(self):
         from slurm_ray_flow.blocks.ssh.block import SshConnection
 
-        connection = SshConnection(
-            host="desi", user="alice", key_file=self._hosts.key("alice"), config_file=self._hosts.ssh_config
+        return SshConnection(
+            host=self.host, user="alice", key_file=self._hosts.key("alice"), config_file=self._hosts.ssh_config
         )
-        return SshServer(connection=connection, root=str(root), **fields)
 
     def seen(self, path):
         return self._host.path(str(path))
@@ -58,7 +58,29 @@ class Desi:
         }  # fmt: skip
         shared.build(spec, lambda _: None)
         python = shared.root_folder / "environments" / spec["digest"] / "bin" / "python"
-        return {"python": str(python), "isolated": True}
+        return {"python": str(python), "isolated": True, "scheduler": self.scheduler}
 
 
-KINDS = {"local-machine": ThisMachine, "ssh-server": Desi}
+class Desi(Remote):
+    """A server."""
+
+    lab, host = "hosts_lab", "desi"
+
+    def make(self, root, **fields):
+        from slurm_ray_flow import SshServer
+
+        return SshServer(connection=self.connection(), root=str(root), **fields)
+
+
+class Pretend(Remote):
+    """A Slurm cluster."""
+
+    lab, host, scheduler = "slurm_lab", "login", {"name": "contract"}
+
+    def make(self, root, **fields):
+        from slurm_ray_flow import SlurmCluster
+
+        return SlurmCluster(connection=self.connection(), root=str(root), **fields)
+
+
+KINDS = {"local-machine": ThisMachine, "ssh-server": Desi, "slurm-cluster": Pretend}

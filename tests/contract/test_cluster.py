@@ -60,10 +60,11 @@ class Lab:
             file = self.folder / f"{run_id}.{name}"
             payload.write(str(file), value, pickling.dump)
             cluster.place({getattr(paths, name): file})
+        if announce and cluster.queues:  # nobody may be there when its head begins
+            cluster.write(paths.inbox(run_id), b"")
         cluster.submit(paths, spec)
         self.runs.append(paths)
-        if announce:
-            assert cluster.announce(paths.inbox(run_id))
+        assert not announce or cluster.queues or cluster.announce(paths.inbox(run_id))
         return paths
 
     def event(self, paths, name):
@@ -81,7 +82,7 @@ class Lab:
 
     def value(self, paths):
         ended = self.ended(paths)
-        assert ended["outcome"] == "value", ended
+        assert ended["outcome"] == "value", str(ended)
         with self.cluster.fetched(paths.outcome) as file:
             return payload.read(str(file), pickling.load, sha256=ended["sha256"])["value"]
 
@@ -120,6 +121,13 @@ def test_it_says_what_it_is(cluster):
     assert cluster.kind in KINDS
     assert cluster.label
     assert cluster.root_folder.is_absolute()
+
+
+def test_a_copy_with_another_root_is_another_place(cluster, kind):
+    assert cluster.root_folder == kind.folder / "root"
+    copied = cluster.model_copy(update={"root": type(cluster.root)(kind.folder / "other")})
+    assert copied.prepare().is_relative_to(kind.folder / "other")
+    assert cluster.root_folder == kind.folder / "root"
 
 
 # ---- files
@@ -232,7 +240,7 @@ def test_an_environment_is_listed_when_it_is_whole(cluster):
 
 def test_a_run_lives_ends_and_leaves_its_value(lab, cluster):
     paths = lab.start("one", _double, 21)
-    assert lab.event(paths, "allocated")
+    assert cluster.queues or lab.event(paths, "allocated")
     assert lab.value(paths) == 42
     lab.gone(paths)
 
@@ -263,6 +271,8 @@ def test_an_id_that_was_used_is_refused_or_harmless(lab, cluster):
 @pytest.mark.parametrize("name", ODD)
 def test_a_root_with_an_odd_name(kind, tmp_path, name):
     cluster = kind.make(kind.folder / name)
+    if cluster.queues and not name.isprintable():
+        pytest.skip("no option of sbatch can hold it; it is refused before anything is submitted")
     lab = Lab(cluster, kind, tmp_path)
     paths = lab.start("one", _double, 4)
     assert lab.value(paths) == 8
@@ -289,4 +299,4 @@ def test_a_root_that_cannot_be_written_is_named(kind):
 
 def test_a_head_that_never_was_is_not_alive(cluster):
     never = {"event": "allocated", "time": 0.0, "pid": 2**22 + 1, "started": 1, "boot_id": "x"}
-    assert not cluster.life(RunPaths(cluster.root_folder, "never"), [never]).alive
+    wait_for(lambda: not cluster.life(RunPaths(cluster.root_folder, "never"), [never]).alive)
