@@ -12,6 +12,7 @@ import pytest
 from hosts.lab import Lab
 from slurm_ray_flow import SlurmCluster
 from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.core.slurm.profile import FIELDS
 from srf_command import Command
 
 pytestmark = pytest.mark.server
@@ -46,6 +47,10 @@ def test_a_slurm_cluster_is_saved_and_changed(srf: Command, saved: Callable[[str
     assert srf("init", name, "--modules", "", "--account", "", "--change").returncode == 0
     found = saved(name)
     assert (found.partition, found.account, found.modules) == ("gpu", "", [])
+
+
+def test_a_profile_has_the_fields_of_the_block_and_its_host() -> None:
+    assert set(FIELDS) <= {*SlurmCluster.model_fields, "host"}
 
 
 def test_a_profile_gives_what_is_left_out(srf: Command, saved: Callable[[str], SlurmCluster], name: str) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from slurm_ray_flow import OptionError, SlurmCluster
-from slurm_ray_flow.core.slurm.profile import FIELDS, parse_profile
+from slurm_ray_flow import OptionError
+from slurm_ray_flow.core.slurm.profile import parse_profile
 from slurm_ray_flow.deployments.profiles import load_profile, profile_names
 
 
@@ -55,7 +55,3 @@ def test_a_profile_that_there_is_none_of_is_refused_with_those_there_are() -> No
     with pytest.raises(OptionError) as caught:
         load_profile("atlantis")
     assert "curnagl" in caught.value.advice
-
-
-def test_a_profile_has_the_fields_of_the_block_and_its_host() -> None:
-    assert set(FIELDS) <= {*SlurmCluster.model_fields, "host"}
