@@ -79,6 +79,7 @@ def test_the_public_names():
         "RunState",
         "ScanError",
         "ServerError",
+        "SlurmCluster",
         "SlurmRayFlowError",
         "SlurmCluster",
         "SshConnection",
