@@ -81,7 +81,6 @@ def test_the_public_names():
         "ServerError",
         "SlurmCluster",
         "SlurmRayFlowError",
-        "SlurmCluster",
         "SshConnection",
         "SshServer",
         "SyncError",
