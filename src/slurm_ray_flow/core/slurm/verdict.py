@@ -34,6 +34,8 @@ def verdict(job: Job | Record | None, words: str, *, began: bool) -> tuple[str, 
         began: whether our program had started.
     """
     cause = (job.cause if job else None) or "lost"
+    if began and cause == "environment":  # Slurm calls it a failed launch when the script was killed, too
+        cause = "lost"
     if cause == "lost":
         cause = next((cause for pattern, cause in _IN_THE_LOG if pattern.search(words)), cause)
     if cause == "lost" and job is not None and not began:

@@ -1,0 +1,38 @@
+"""Why a job ended that left no word of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+from slurm_ray_flow.core.slurm.queue import Job
+from slurm_ray_flow.core.slurm.verdict import verdict
+
+
+def ended(state: str, reason: str = "None") -> Job:
+    return Job(job_id="7", name="train.r1", state=state, reason=reason, nodelist="c1")
+
+
+@pytest.mark.parametrize(
+    ("job", "words", "began", "cause"),
+    [
+        (ended("TIMEOUT", "TimeLimit"), "", True, "time_limit"),
+        (ended("NODE_FAIL", "NodeDown"), "", True, "node_failed"),
+        (ended("FAILED", "NonZeroExitCode"), "", True, "lost"),
+        (ended("FAILED", "NonZeroExitCode"), "run.sh: python: not found", False, "environment"),
+        (ended("FAILED", "NonZeroExitCode"), "Detected 1 oom-kill event(s)", True, "out_of_memory"),
+        (ended("FAILED", "JobLaunchFailure"), "", False, "environment"),
+        (ended("FAILED", "JobLaunchFailure"), "", True, "lost"),  # so Slurm calls it when the script was killed, too
+        (None, "*** JOB 7 ON c1 CANCELLED AT 2026-11-21T20:22:23 DUE TO PREEMPTION ***", True, "preempted"),
+        (None, "*** JOB 7 ON c1 CANCELLED AT 2026-11-21T20:22:23 ***", True, "cancelled"),
+        (None, "", True, "lost"),
+    ],
+)
+def test_what_slurm_says_and_then_what_the_log_says(job: Job | None, words: str, began: bool, cause: str) -> None:
+    assert verdict(job, words, began=began)[0] == cause
+
+
+def test_the_message_names_job_node_state_and_reason_and_shows_the_log_where_nothing_else_explains() -> None:
+    _, message = verdict(ended("FAILED", "NonZeroExitCode"), "module: command not found\n", began=False)
+    assert "job 7 on c1: FAILED, NonZeroExitCode" in message
+    assert message.endswith("module: command not found")
+    assert verdict(ended("TIMEOUT"), "noise", began=True)[1].endswith("(job 7 on c1: TIMEOUT)")
