@@ -23,6 +23,7 @@ FIRST_CALL_WITHIN = 600.0
 FIRST_CALL_UNDER_LOCK_WITHIN = 120.0
 POLL, IDLE_POLL, IDLE_AFTER = 0.025, 0.1, 120.0
 NEXT_STANDBY_AFTER = 1.0
+LOSS_WITHIN = 5.0
 PREEMPTED_WITHIN = 30.0
 """What a job has after its warning, by Slurm's defaults; sites differ, and don't say."""
 
@@ -295,11 +296,25 @@ class Allocation:
     def _blamed(self, ended: Dict[str, Any], used: Dict[str, Any]) -> Dict[str, Any]:
         """Where processes of Ray were lost under the call: why they were is why the call failed."""
         assert self._ray is not None
+        self._await_loss()
         what = "; ".join("node {} was lost: {}".format(*one) for one in self._ray.lost.items())
         if self._ray.starved or used["memory_kills"]:
             what = what or "The kernel ended a process of Ray, for want of memory."
             return {**ended, "cause": "out_of_memory", "message": "{}\n{}".format(what, ended["message"])}
-        return {**ended, "cause": "node_failed", "message": "{}\n{}".format(what, ended["message"])} if what else ended
+        if not what:
+            return ended
+        # A preemption with grace ends the other nodes' steps first, and tells the batch script only afterwards.
+        cause = "preempted" if job.in_job(self._spec) and job.is_preempted() else "node_failed"
+        return {**ended, "cause": cause, "message": "{}\n{}".format(what, ended["message"])}
+
+    def _await_loss(self) -> None:
+        """Ray may know of a lost node a moment before its step has ended."""
+        assert self._ray is not None
+        deadline = time.monotonic() + LOSS_WITHIN
+        while self._ray.others and not self._ray.lost and time.monotonic() < deadline:
+            self._reap()
+            self._watch_ray()
+            time.sleep(POLL)
 
     # ---- the end
 

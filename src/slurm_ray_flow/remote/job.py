@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import socket
@@ -61,11 +62,15 @@ def why_ended(run: Run) -> Tuple[str, str]:
     for words, cause, message in _ENDS:
         if said and words in said[-1]:
             return cause, message
-    fields = _fields()
-    if fields.get("PreemptTime", "None") not in ("None", "Unknown"):
+    if is_preempted():
         return "preempted", _PREEMPTED
     number = os.environ.get("SLURM_JOB_ID", "")
     return "cancelled", "Job {} was cancelled in Slurm by somebody, not through this package.".format(number)
+
+
+def is_preempted() -> bool:
+    """Whether Slurm has begun to take the nodes back for another job."""
+    return _fields().get("PreemptTime", "None") not in ("None", "Unknown")
 
 
 _PREEMPTED = "Slurm took the nodes back for a job with a higher priority."
@@ -100,6 +105,15 @@ def own_address(towards: str) -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((towards, 9))  # sends nothing: it only asks which way it would go
         return str(probe.getsockname()[0])
+
+
+def address_for_login() -> str:
+    """This node's address as the node reaches it from which the job was submitted."""
+    for towards in (os.environ.get("SLURM_SUBMIT_HOST", ""), node_name()):
+        with contextlib.suppress(OSError):
+            if towards:
+                return own_address(towards)
+    return "127.0.0.1"
 
 
 def _number(variable: str) -> Optional[int]:

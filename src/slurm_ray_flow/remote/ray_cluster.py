@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,11 +35,21 @@ class RayCluster:
         environment: the variables that Ray's processes get.
         own_address: where other hosts reach this one; loopback for a cluster of one host.
         joins: it is a worker, and is told later which head it belongs to (`join`).
+        dashboard_host: where Ray's dashboard is to be reached; "" for none.
+
+    Attributes:
+        dashboard: host:port of it, once Ray is ready; "" for none.
     """
 
     def __init__(
-        self, spec: Dict[str, Any], environment: Dict[str, str], own_address: str = LOOPBACK, joins: bool = False
+        self,
+        spec: Dict[str, Any],
+        environment: Dict[str, str],
+        own_address: str = LOOPBACK,
+        joins: bool = False,
+        dashboard_host: str = "",
     ) -> None:
+        self._dashboard_host, self.dashboard = dashboard_host, ""
         self._spec, self._own_address, self._joins = spec, own_address, joins
         self._user_environment = environment
         self._limit = START_LIMIT_IN_JOB if spec.get("scheduler") else START_LIMIT
@@ -174,7 +185,11 @@ class RayCluster:
     def _role(self) -> List[str]:
         if self._joins:
             return ["--address=" + self._head]
-        return ["--head", "--port=0", "--include-dashboard=false"]
+        if not self._dashboard_host:
+            return ["--head", "--port=0", "--include-dashboard=false"]
+        self.dashboard = "{}:{}".format(self._dashboard_host, _free_port(self._dashboard_host))
+        shown = "--dashboard-host={} --dashboard-port={}".format(*self.dashboard.rsplit(":", 1)).split()
+        return ["--head", "--port=0", "--include-dashboard=true", *shown]
 
     def _last_words(self) -> str:
         files = [os.path.join(self.folder, "ray.log")]
@@ -185,6 +200,13 @@ class RayCluster:
 def interpreter(spec: Dict[str, Any]) -> List[str]:
     """The environment's Python as the spec wants it started."""
     return [str(spec.get("python") or sys.executable), *(["-I"] if spec.get("isolated") else [])]
+
+
+def _free_port(host: str) -> int:
+    """A port that nobody has now; where another one takes it first, Ray's next try gets another."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
 
 
 def _private_folder() -> str:

@@ -23,10 +23,9 @@ def main(arguments: List[str]) -> None:
     """Run Ray's own command in this process; it ends in order, and Ray with it, when its parent dies."""
     processes.die_with_parent(int(arguments[0]), signal.SIGTERM)
     limits.restore_umask()  # Ray's workers run the user's code; Ray's own files lie in a private folder
-    from slurm_ray_flow.remote.ray_session import keep_on_loopback
-
-    _without_dashboard()
     from ray.scripts import scripts
+
+    from slurm_ray_flow.remote.ray_session import keep_on_loopback
 
     told = sys.stdin.readline()
     if not told:  # whoever was to tell has gone
@@ -34,14 +33,17 @@ def main(arguments: List[str]) -> None:
     chosen: List[str] = json.loads(told)
     if "--node-ip-address=127.0.0.1" in chosen:
         keep_on_loopback()
-    sys.argv = ["ray", *chosen, *_without_client_server(scripts)]
+    if "--include-dashboard=true" not in chosen:
+        _without_dashboard()
+    _without_client_server(scripts)
+    sys.argv = ["ray", *chosen]
     scripts.cli()
 
 
-def _without_client_server(scripts: Any) -> List[str]:
-    """Keeps Ray from taking port 10001 where `ray[client]` is installed; elsewhere Ray refuses the option."""
-    missing = getattr(scripts, "get_ray_client_dependency_error", None)
-    return ["--ray-client-server-port=0"] if missing is not None and missing() is None else []
+def _without_client_server(scripts: Any) -> None:
+    """Keeps Ray from taking port 10001 where it could serve its clients: where grpc is installed."""
+    if hasattr(scripts, "get_ray_client_dependency_error"):
+        scripts.get_ray_client_dependency_error = lambda: ImportError("it is not wanted")
 
 
 def _without_dashboard() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import job
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.files import write
 from slurm_ray_flow.remote.nodes import Nodes, others
 from slurm_ray_flow.remote.ray_cluster import LOOPBACK, RayCluster
 
@@ -19,21 +21,24 @@ class RayNodes:
         environment: the variables that Ray's processes get.
 
     Attributes:
+        others: the other hosts, as Slurm calls them.
         address: host:port of its head, once all nodes are ready.
         failure: why there is no Ray; None where there is, or may be.
     """
 
     def __init__(self, run: Run, spec: Dict[str, Any], environment: Dict[str, str]) -> None:
         self._run, self._spec = run, spec
-        self._others = others() if int(spec.get("nodes") or 1) > 1 and job.in_job(spec) else []
+        self.others = others() if int(spec.get("nodes") or 1) > 1 and job.in_job(spec) else []
         self._nodes: Optional[Nodes] = None
-        self._head = RayCluster(spec, environment, job.own_address(self._others[0]) if self._others else LOOPBACK)
+        own_address = job.own_address(self.others[0]) if self.others else LOOPBACK
+        host = _dashboard_host(spec) if spec.get("dashboard") else ""
+        self._head = RayCluster(spec, environment, own_address, dashboard_host=host)
         self.address: Optional[str] = None
 
     def start(self) -> None:
         """Start Ray; `poll` says when it is ready."""
-        if self._others:
-            self._nodes = Nodes(self._run, self._others)
+        if self.others:
+            self._nodes = Nodes(self._run, self.others)
             self._nodes.prepare(self._head.token, self._head.folder)
         self._head.start()
 
@@ -47,6 +52,9 @@ class RayNodes:
                 self._nodes.join(self._head.address)
                 self._nodes.listen()
                 self.address = self._head.address if self._nodes.all_ready else None
+            if self.address and self._head.dashboard:  # the token is for those who may read the run's folder
+                known = {"address": self._head.dashboard, "token": self._head.token}
+                write(self._run.dashboard, json.dumps(known).encode())
         return self.address is not None
 
     def newly_lost(self) -> Dict[str, str]:
@@ -118,5 +126,12 @@ class RayNodes:
         """What the event `ray_ready` says."""
         cpus = {name: said["cpus"] for name, said in self._nodes.ready.items()} if self._nodes else {}
         whole: Dict[str, Any] = {"address": self.address, "cpus": self._head.cpus + sum(cpus.values())}
+        if self._head.dashboard:
+            whole["dashboard"] = self._head.dashboard
         whole["gpus"] = int(self._spec.get("gpus") or 0) * (1 + len(cpus))
         return {**whole, "nodes": [job.node_name(), *cpus]} if cpus else whole
+
+
+def _dashboard_host(spec: Dict[str, Any]) -> str:
+    """In a job the address that the login node can reach, where Ray's token keeps others out; else loopback."""
+    return job.address_for_login() if job.in_job(spec) else LOOPBACK

@@ -64,6 +64,11 @@ class Worker:
             self._say("ended", why=why, starved=self._ray.starved)
         self.leave()
 
+    def on_end(self, *_: object) -> None:
+        """Slurm ends the step: on this node alone, or before the rest of a job that is preempted."""
+        self._say("ended", why="Slurm told it to end")
+        sys.exit(0)
+
     def leave(self) -> None:
         """End everything here, and leave nothing on the node."""
         processes.end_descendants()
@@ -107,7 +112,7 @@ def main(arguments: List[str]) -> int:
     limits.keep_umask(os.umask(0o077))
     processes.become_subreaper()
     worker = Worker(Run(*arguments[:2]))
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    signal.signal(signal.SIGTERM, worker.on_end)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:
         worker.serve()
