@@ -32,10 +32,6 @@ REFUSED = {
 # Without EnforcePartLimits the other versions take what is too long or too many; two also take what is too wide.
 TAKEN = {("20.11.4", "too-wide"), ("26.05.5", "too-wide")}
 TAKEN |= {(version, name) for version in REALS for name in ("too-long", "too-many")}
-    ("20.11.4", "too-wide"),
-    ("26.05.5", "too-wide"),
-    *((version, name) for version in REALS for name in ("too-long", "too-many")),
-}
 OTHERWISE = {("24.11.5", "too-wide"): (f"CPU count per node can not be satisfied; {NO_NODE}", "fewer cpus_per_node=")}
 SAID = [(version, name) for version in REALS for name in REFUSED if version == REAL or (version, name) not in TAKEN]
 
