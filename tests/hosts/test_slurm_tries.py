@@ -56,6 +56,7 @@ def test_what_was_used_is_told_of_each_node(jobs):
     assert usage["cpus"] == 2
     assert sum(node["cpu_seconds"] for node in usage["nodes"]) == pytest.approx(usage["cpu_seconds"], abs=0.1)
     assert usage["cpu_seconds"] > 7
+    assert usage["memory_peak"] > 150 << 20  # Ray's own processes, which Slurm counts, are in it
     jobs.over()
 
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -200,3 +201,23 @@ def test_a_module_may_make_its_cluster_beside_its_functions():
     assert isinstance(inside.SshServer.load("desi"), inside.SshServer)
     with pytest.raises(inside.SlurmRayFlowError, match=r"SlurmCluster\.facts"):
         made.facts()
+
+
+def test_shared_memory_counts_once_for_all_who_have_it():
+    import mmap
+
+    memory = mmap.mmap(-1, 8 << 20)
+    memory[:] = b"x" * (8 << 20)
+    child = os.fork()
+    if child == 0:
+        memory[:1] = b"y"
+        signal.pause()
+    try:
+        both = limits.shared_memory([os.getpid(), child])
+        assert both == limits.shared_memory([os.getpid()])
+        assert both >= 8 << 20
+        assert limits.shared_memory([]) == 0
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        memory.close()

@@ -23,6 +23,19 @@ def _private(pid: int) -> int:
     return (int(resident) - int(shared)) * _PAGE
 
 
+def shared_memory(pids: Iterable[int]) -> int:
+    """Bytes of shared memory that these processes have in use; what several of them share counts once."""
+    return max(map(_shared, pids), default=0)
+
+
+def _shared(pid: int) -> int:
+    try:
+        with open("/proc/{}/status".format(pid), encoding="utf-8", errors="replace") as file:
+            return next((int(line.split()[1]) << 10 for line in file if line.startswith("RssShmem:")), 0)
+    except (OSError, ValueError):
+        return 0
+
+
 def next_look(used: int, grown: int, seconds: float, limit: int) -> float:
     """In how many seconds to look at a call's memory again: sooner, the sooner it can reach its limit.
 

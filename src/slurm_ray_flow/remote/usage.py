@@ -56,13 +56,15 @@ class Meter:
         Args:
             spec: the allocation's, with what it was given.
         """
-        self._see(self._family())
+        family = self._family()
+        self._see(family)
+        beside = _held_beside(family) if spec.get("scheduler") else 0
         living = sum(seconds for _, seconds in self._seen.values())
         spent = _reaped_seconds() - self._reaped + self._ended + living - sum(self._before.values())
         return {
             "host": socket.gethostname(),
             "cpu_seconds": round(max(spent, 0.0), 2), "cpus": int(spec.get("cpus") or limits.processors()),
-            "memory_peak": self._peak, "memory": spec.get("memory"), "gpus": int(spec.get("gpus") or 0),
+            "memory_peak": self._peak + beside, "memory": spec.get("memory"), "gpus": int(spec.get("gpus") or 0),
             "memory_kills": limits.out_of_memory_kills() - self._kills, **self._cards.use(),
         }  # fmt: skip
 
@@ -94,6 +96,12 @@ def _left_to_somebody(parent: int, parents: Dict[int, int], living: Set[int]) ->
             return False
         parent = parents[parent]
     return False
+
+
+def _held_beside(family: Set[int]) -> int:
+    """What Ray's own processes hold now, its object store too: a scheduler's limit counts all of it."""
+    others = processes.descendants(os.getpid()) - family
+    return limits.private_memory(others) + limits.shared_memory(others)
 
 
 def _reaped_seconds() -> float:
