@@ -1,5 +1,6 @@
 """Functions that end in ways of their own."""
 
+import os
 import time
 from pathlib import Path
 
@@ -26,3 +27,8 @@ def says_when(folder: str) -> str:
     while not Path(folder, "go").exists():
         time.sleep(0.05)
     return Path(folder, "starts").read_text()
+
+
+@slurm_ray_flow(cluster=CLUSTER, cpus_per_node=1, memory="2000M")
+def large(size: int) -> bytes:
+    return os.urandom(size)
