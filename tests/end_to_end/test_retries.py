@@ -1,6 +1,7 @@
 """Runs on this machine that are tried again, through the whole launch."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -83,3 +84,13 @@ def test_a_run_may_be_cancelled_between_two_tries(tries):
         handle.result(30)
     assert handle.status() is RunState.CANCELLED
     assert "(4 of 9)" in store.find_record(handle.run_id).again
+
+
+def test_a_warm_cluster_that_was_too_small_is_let_go(tries):
+    assert tries.large.with_options(keep_warm="1m")() == 250
+    record = newest()
+    first, second = (Path(record.root, "runs", name, "events.jsonl") for name in (record.run_id, record.attempt))
+    wait_for(lambda: "released" in first.read_text())
+    assert "released" not in second.read_text()
+    Path(record.paths.cancel).touch()
+    wait_for(lambda: "released" in second.read_text())

@@ -149,8 +149,8 @@ def failed_state(cause: str | None) -> RunState:
 
 
 _ADVICE = {
-    "out_of_memory": "ask for more with memory=..., or do the work in smaller pieces",
-    "time_limit": "ask for more with time_limit=...",
+    "out_of_memory": 'ask for more with memory=...; on_out_of_memory="double" does that by itself',
+    "time_limit": 'ask for more with time_limit=...; on_time_limit="double" does that by itself',
     "environment": "read the head's log; environment='isolated' builds the environment anew",
     "cancelled": "start the function again when you want it",
     "lost": "start it again; with retries=1 that happens by itself",
