@@ -86,6 +86,9 @@ class Cluster(Protocol):
     def names(self, folder: PurePosixPath) -> Sequence[str]:
         """What lies in a folder; nothing where there is none."""
 
+    def reach(self, host: str, port: int) -> Any:
+        """A socket, or what can do the same, that leads to a port as the cluster reaches it."""
+
     def announce(self, path: PurePosixPath) -> bool:
         """Make an empty file; False where its folder is gone."""
 

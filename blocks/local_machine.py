@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
+import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
@@ -24,6 +25,8 @@ from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.remote import machines
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.operations import perform
+
+REACH_SECONDS = 15.0
 
 
 class LocalMachine(Machine, Block):
@@ -101,6 +104,9 @@ class LocalMachine(Machine, Block):
         self.prepare()
         request = ("environments.build", {"spec": {**spec, "uv": find_uv_bin()}})
         self.ask_all([request], lambda event: building.say(event, tell))
+
+    def reach(self, host: str, port: int) -> socket.socket:
+        return socket.create_connection((host, port), REACH_SECONDS)
 
     def lives(self, allocated: Event) -> bool:
         return processes.alive_as_noted(allocated)  # macOS has no /proc to ask

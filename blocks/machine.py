@@ -104,6 +104,10 @@ class Machine:
         found: list[str] = self.ask("files.names", path=str(folder))
         return found
 
+    def reach(self, host: str, port: int) -> Any:
+        """A socket, or what can do the same, that leads to a port as the machine reaches it."""
+        raise NotImplementedError
+
     def announce(self, path: PurePosixPath) -> bool:
         return bool(self.ask("files.announce", path=str(path)))
 

@@ -178,6 +178,9 @@ class SlurmCluster(Machine, Block):
     def send(self, manifest: Manifest, project_key: str) -> Transfer:
         return self._files.send(manifest, project_key)
 
+    def reach(self, host: str, port: int) -> Any:
+        return self.login.reach(host, port)
+
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         self._files.build(spec, tell)
 

@@ -151,6 +151,9 @@ class SshServer(Machine, Block):
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         return self.agent.ask_all(requests, tell)
 
+    def reach(self, host: str, port: int) -> Any:
+        return self.agent.connection.reach(host, port)
+
     def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
         small: list[Request] = []
         for path, content in files.items():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
+import sys
+from importlib.util import find_spec
 
 from packaging.utils import canonicalize_name
 from prefect import task
@@ -12,6 +14,7 @@ from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.environment import Difference, difference, digest
+from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.requirements import Wanted
@@ -19,6 +22,9 @@ from slurm_ray_flow.core.requirements.choose import OURS
 from slurm_ray_flow.tasks.known_requirements import known_wanted
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 from slurm_ray_flow.tasks.scan_imports import Code
+
+DASHBOARD = "aiohttp_cors"
+"""A package that ray[default] has, and ray has not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +53,8 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     reporter().step("diff_dependencies")
     cluster.check(options)  # nothing is built for a run that the cluster would refuse
     if options.environment == "auto" and cluster.reuses_environment:
+        if options.dashboard:
+            _check_dashboard(find_spec(DASHBOARD) is not None, f"{sys.prefix} has ray without it", "pip install")
         reporter().say("this Python's environment is used")
         _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
         return Plan(None, None)
@@ -57,6 +65,9 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     environment = "auto" if options.environment in ("isolated", "packed") else options.environment
     chosen = known_wanted(environment, code, facts.version, _always(code, options))
     _warn_of_unlocked(chosen, code)
+    if options.dashboard and chosen.source == "uv.lock":
+        locked = canonicalize_name(DASHBOARD) in {line.name for line in chosen.lines()}
+        _check_dashboard(locked, "uv.lock gives ray without it", "uv add")
     found = difference(chosen, cluster.environments(digest(chosen, platform)), platform)
     _show(found.rows())
     if not found.present:
@@ -80,13 +91,21 @@ def _warn_of_unlocked(chosen: Wanted, code: Code) -> None:
 
 def _always(code: Code, options: Options) -> list[str]:
     """What every run needs: dill as it is here, since values travel by it, and Ray where it is used."""
-    names = ["dill"] + (["ray"] if wants_ray(code, options) else [])
-    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
+    needed = [f"dill=={importlib.metadata.version('dill')}"]
+    if wants_ray(code, options):
+        needed.append(f"ray{'[default]' if options.dashboard else ''}=={importlib.metadata.version('ray')}")
+    return needed
 
 
 def wants_ray(code: Code, options: Options) -> bool:
     """Whether the run gets a Ray cluster."""
-    return options.ray == "always" or (options.ray == "auto" and (code.uses_ray or options.nodes > 1))
+    by_itself = code.uses_ray or options.nodes > 1 or options.dashboard
+    return options.ray == "always" or (options.ray == "auto" and by_itself)
+
+
+def _check_dashboard(there: bool, what: str, command: str) -> None:
+    if not there:
+        raise DependencyError(f"dashboard=True needs ray[default], and {what}", advice=f"`{command} 'ray[default]'`")
 
 
 def _show(rows: list[tuple[str, str, str, str]]) -> None:

@@ -76,6 +76,7 @@ def _spec(
         "isolated": environment.isolated,
         "packed": environment.packed,
         "ray": wants_ray(code, options),
+        "dashboard": options.dashboard,
         "nodes": options.nodes,
         "cpus": options.cpus_per_node,
         "gpus": options.gpus_per_node,

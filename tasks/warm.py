@@ -12,7 +12,18 @@ from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
 from slurm_ray_flow.remote.protocol import TAKEN
 from slurm_ray_flow.tasks.run import Run
 
-NEEDS = ("python", "isolated", "ray", "nodes", "cpus", "gpus", "memory", "object_store_memory", "environment_variables")
+NEEDS = (
+    "python",
+    "isolated",
+    "ray",
+    "dashboard",
+    "nodes",
+    "cpus",
+    "gpus",
+    "memory",
+    "object_store_memory",
+    "environment_variables",
+)
 ASKED_OF_THE_SCHEDULER = ("partition", "account", "qos", "constraint")
 """What two calls must have in common to share an allocation. (Ray's workers have the variables of its start.)"""
 

@@ -96,6 +96,11 @@ class Connection:
         with _lost(), self.sessions.transfer() as channel:
             yield channel
 
+    def reach(self, host: str, port: int) -> Any:
+        """A channel that leads on to a port as the server reaches it. Raises what `wire` raises."""
+        with _lost():
+            return self.wire().tunnel(host, port, self.limits.connect)
+
     def _channel(self) -> Any:
         return self.wire().channel()
 

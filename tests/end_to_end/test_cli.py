@@ -73,7 +73,7 @@ def test_help_is_complete_and_imports_no_prefect():
     check = "import sys, slurm_ray_flow.cli.main; sys.exit(bool({'prefect', 'ray'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     shown = srf("--help").stdout
-    verbs = "attach cancel check clean clusters down init logs queue release run runs status trust up"
+    verbs = "attach cancel check clean clusters dashboard down init logs queue release run runs status trust up"
     assert " ".join(re.findall(r"^│ ([a-z]+)  ", shown, re.MULTILINE)) == verbs
 
 

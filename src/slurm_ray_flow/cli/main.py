@@ -8,7 +8,7 @@ import sys
 import cyclopts
 
 from slurm_ray_flow import __version__
-from slurm_ray_flow.cli import check, clean, clusters, queue, release, runs, server, start, trust
+from slurm_ray_flow.cli import check, clean, clusters, dashboard, queue, release, runs, server, start, trust
 from slurm_ray_flow.cli.output import print_error
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.progress import use_reporter
@@ -29,7 +29,7 @@ app = cyclopts.App(
 app["--version"].help = "Show the version and exit."
 app["--help"].help = "Show this message and exit; after a command's name, that command's."
 for command in (
-    *(start.run, runs.list_runs, runs.logs, runs.attach, runs.cancel, release.release),
+    *(start.run, runs.list_runs, runs.logs, runs.attach, runs.cancel, release.release, dashboard.dashboard),
     *(clusters.init, clusters.clusters, check.check, queue.queue, trust.trust, clean.clean),
     *(server.up, server.status, server.down),
 ):

@@ -42,6 +42,7 @@ class Options:
         keep_warm: seconds for which the Ray cluster waits for a next call after this one; 0 ends it at once.
         keep: no clean-up removes the run, however old it is; `srf clean --run ID` does.
         name: the name of the flow; None takes the function's.
+        dashboard: Ray's dashboard is there, and `srf dashboard RUN` leads to it; Ray starts some seconds later then.
         ray: "auto" starts Ray when the function's code uses it.
     """
 
@@ -68,6 +69,7 @@ class Options:
     keep_warm: float = 0.0
     keep: bool = False
     name: str | None = None
+    dashboard: bool = False
     ray: RayUse = "auto"
 
     @property
@@ -106,6 +108,8 @@ def _check_together(options: Options) -> None:
     for name, grown, example in (("on_out_of_memory", "memory", "4G"), ("on_time_limit", "time_limit", "2h")):
         if getattr(options, name) and getattr(options, grown) is None:
             raise OptionError(f"{name} needs a {grown} to begin with", advice=f'write {grown}="{example}", too')
+    if options.dashboard and options.ray == "never":
+        raise OptionError("there is no dashboard without Ray", advice='leave out dashboard=True, or ray="never"')
     if options.retry_on and not options.retries:
         raise OptionError("retry_on says what to try again for, and retries=0 never to", advice="write retries=1, too")
 
@@ -254,6 +258,7 @@ _CHECKS: dict[str, Any] = {
     "keep_warm": _keep_warm,
     "keep": _one_of(True, False),
     "name": _name,
+    "dashboard": _one_of(True, False),
     "ray": _one_of("auto", "always", "never"),
 }
 

@@ -44,6 +44,7 @@ def slurm_ray_flow(
     cache: bool | float | str | timedelta | None = None,
     keep_warm: float | str | timedelta | None = None,
     keep: bool = False,
+    dashboard: bool = False,
     name: str | None = None,
     ray: RayUse = "auto",
 ) -> Callable[[Callable[P, R]], LaunchFlow[P, R]]: ...
@@ -79,6 +80,7 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         cache: True, or a length of time: give back an earlier value for the same code, packages and arguments.
         keep_warm: how long the Ray cluster waits for a next call.
         keep: no clean-up removes the run, however old it is; `srf clean --run ID` does.
+        dashboard: have Ray's dashboard, which `srf dashboard RUN` shows.
         name: the flow's name; the function's by default.
         ray: "auto" starts Ray when the code uses it; "always", "never".
 

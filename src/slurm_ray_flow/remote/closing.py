@@ -54,5 +54,7 @@ def close(run: Run, reason: Dict[str, str], ray_folder: str, **told: Any) -> Non
     if ray_folder:
         shutil.rmtree(ray_folder, ignore_errors=True)
     run.make_room()
+    with contextlib.suppress(OSError):
+        os.unlink(run.dashboard)
     with contextlib.suppress(FileNotFoundError):
         run.record("released", reason=reason["message"].partition("\n")[0], **told)

@@ -9,6 +9,7 @@ FILES = {
     "spec": "spec.json", "script": "run.sh", "function": "function.dill", "arguments": "arguments.dill",
     "events": "events.jsonl", "log": "log.txt", "head_log": "head.log", "outcome": "outcome.dill",
     "inbox": "inbox", "cancel": "cancel", "reserve": "reserve", "warning": "warning.json",
+    "dashboard": "dashboard.json",
 }  # fmt: skip
 """What the files of a run's folder are called, at home and on the cluster."""
 TAKEN = ".running"

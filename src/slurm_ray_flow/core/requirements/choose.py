@@ -110,6 +110,7 @@ def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> No
         same = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
         bounds = [line for line in reading.constraints if line.name == needed.name and line.applies(marks)]
         if any(line.pin or line.url for line in same):
+            reading.lines = [_with_extras(line, needed) if line in same else line for line in reading.lines]
             continue
         if any(line.pin or line.url for line in bounds):
             needed = dataclasses.replace(needed, specifier="")  # noqa: PLW2901
@@ -119,6 +120,12 @@ def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> No
         extras = {extra for line in (needed, *same) for extra in line.extras}
         reading.lines = [line for line in reading.lines if line not in same]
         reading.lines.append(dataclasses.replace(needed, extras=tuple(sorted(extras))))
+
+
+def _with_extras(line: Line, needed: Line) -> Line:
+    """The user's own pin, with the extras that the run needs; what is locked has what it has."""
+    extras = tuple(sorted({*line.extras, *needed.extras}))
+    return line if line.hashes or not line.name else dataclasses.replace(line, extras=extras)
 
 
 def _check(reading: Reading, marks: dict[str, str]) -> None:
