@@ -9,14 +9,15 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import job, limits, processes
-from slurm_ray_flow.remote.calls import GRACE, Call, DriverProcess
+from slurm_ray_flow.remote import job, limits, losses, processes
+from slurm_ray_flow.remote.calls import GRACE, Call
 from slurm_ray_flow.remote.closing import close, close_if_nobody_waits, record_end
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.idling import Idling
-from slurm_ray_flow.remote.protocol import TAKEN, find_event
-from slurm_ray_flow.remote.ray_cluster import interpreter
+from slurm_ray_flow.remote.inbox import Inbox
+from slurm_ray_flow.remote.protocol import find_event
 from slurm_ray_flow.remote.ray_nodes import RayNodes
+from slurm_ray_flow.remote.standby import Standby
 from slurm_ray_flow.remote.tenure import Tenure
 
 FIRST_CALL_WITHIN = 600.0
@@ -46,8 +47,7 @@ class Allocation:
         self._keep_warm = float(spec.get("keep_warm") or 0.0)
         self._idling = Idling(run, spec, tenure)
         self._ray: Optional[RayNodes] = None
-        self._standby: Optional[DriverProcess] = None
-        self._prepared_for = ""
+        self._inbox, self._standby = Inbox(run), Standby(spec, tenure)
         self._call: Optional[Call] = None
         self._call_began = 0.0
         self._last_setting = run.folder
@@ -115,7 +115,7 @@ class Allocation:
         for pid, code in processes.reap().items():
             if self._ray is not None:
                 self._ray.ended(pid, code)
-            for driver in (self._standby, self._call.driver if self._call else None):
+            for driver in (self._standby.driver, self._call.driver if self._call else None):
                 if driver is not None and pid == driver.pid:
                     driver.ended(code)
 
@@ -150,7 +150,7 @@ class Allocation:
     # ---- drivers
 
     def _boot_standby(self) -> None:
-        if self._standby is not None or self._stop is not None:
+        if self._stop is not None:
             return
         if self._call is not None:
             running = time.monotonic() - self._call_began
@@ -158,56 +158,27 @@ class Allocation:
                 return
         elif self._run.has_ended() and not self._keep_warm:
             return
-        environment = {**os.environ, **(self._ray.variables if self._ray else {})}
-        self._standby = DriverProcess(interpreter(self._spec), environment, self._ray is not None)
-        if self._tenure:
-            self._tenure.limit(self._standby.pid)
-        self._prepared_for = ""
+        self._standby.boot(self._ray)
 
     def _prepare_standby(self) -> None:
         """Ready the standby for a call like the last one, unless one is there to be run already."""
-        if self._standby is None or self._prepared_for or not self._ready or self._entries():
-            return
-        self._prepared_for = self._last_setting
-        self._standby.order(prepare=self._last_setting, **self._place())
+        if self._standby.unprepared and self._ready and not self._inbox.entries():
+            self._standby.prepare(self._last_setting, self._place())
 
     def _place(self) -> Dict[str, Any]:
         return {"ray": self._ray.address if self._ray else None, "allocation": self._run.folder}
 
     # ---- calls
 
-    def _entries(self) -> List[str]:
-        """The calls that wait in the inbox, in order of arrival."""
-        with contextlib.suppress(OSError), os.scandir(self._run.inbox) as found:
-            waiting = [entry for entry in found if not entry.name.endswith(TAKEN)]
-            return [entry.name for entry in sorted(waiting, key=lambda entry: (entry.stat().st_mtime_ns, entry.name))]
-        return []
-
-    def _take(self, name: str) -> bool:
-        """Take a call from the inbox. Its entry stays there under another name, and says "busy" until it has ended.
-
-        Whoever put it there may take it back at the same moment: one of the two renamings fails.
-        """
-        entry = os.path.join(self._run.inbox, name)
-        try:
-            os.rename(entry, entry + TAKEN)
-        except OSError:
-            return False
-        return True
-
-    def _leave_inbox(self, run: Run) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(os.path.join(self._run.inbox, run.id + TAKEN))
-
     def _begin_next(self) -> None:
         if self._call is not None or not self._ready or self._stop is not None:
             return
-        entries = self._entries()
-        if entries and self._take(entries[0]):
+        entries = self._inbox.entries()
+        if entries and self._inbox.take(entries[0]):
             run = Run(self._run.root, entries[0])
             self._begin(run)
             if self._call is None:
-                self._leave_inbox(run)
+                self._inbox.leave(run)
 
     def _begin(self, run: Run) -> None:
         try:
@@ -222,7 +193,7 @@ class Allocation:
             record_end(run, "cancelled", "The run was cancelled.")
             self._idle_since = time.monotonic()
             return
-        driver = self._take_standby()
+        driver = self._standby.take(self._ray)
         self._note(call=run.id)
         self._call_began = time.monotonic()
         if run.id != self._run.id:
@@ -238,15 +209,6 @@ class Allocation:
         if self._tenure:
             self._call.count_kills(self._tenure.kills)
 
-    def _take_standby(self) -> DriverProcess:
-        if self._standby is not None and self._standby.code is not None and self._standby.report() is None:
-            self._standby.close()  # it was killed while it waited
-            self._standby = None
-        self._boot_standby()
-        assert self._standby is not None
-        driver, self._standby = self._standby, None
-        return driver
-
     def _deadline(self, run: Run, spec: Dict[str, Any]) -> Optional[float]:
         """When the call's own time is over; in a job, no later than the job's."""
         own = run.id == self._run.id
@@ -257,13 +219,12 @@ class Allocation:
         return min(ends, default=None)
 
     def _spared(self) -> List[int]:
-        return [*(self._ray.pids if self._ray else []), *([self._standby.pid] if self._standby else [])]
+        return [*(self._ray.pids if self._ray else []), *self._standby.pids]
 
     def _call_family(self) -> Set[int]:
         """The pids whose memory is the call's: its driver's and Ray's workers', not Ray's own nor the standby's."""
-        standby = [self._standby.pid] if self._standby else []
         own = self._ray.own_processes if self._ray else set()
-        return processes.descendants(os.getpid(), standby) - own
+        return processes.descendants(os.getpid(), self._standby.pids) - own
 
     def _watch_call(self) -> None:
         ended = self._call.watch(time.monotonic()) if self._call else None
@@ -279,9 +240,9 @@ class Allocation:
         processes.end_descendants(self._spared())
         call.driver.close()
         call.run.make_room()
-        self._leave_inbox(call.run)
+        self._inbox.leave(call.run)
         if not call.run.has_ended():  # home may have given this node up meanwhile
-            call.run.record("call_ended", **(self._blamed(ended, used) if lost else ended), usage=used)
+            call.run.record("call_ended", **(self._with_true_cause(ended, used) if lost else ended), usage=used)
         self._note(call="")
         self._idle_since = time.monotonic()
         self._idling.begin(self._size())
@@ -293,28 +254,15 @@ class Allocation:
         cpus = told.get("cpus") or nodes * int(self._spec.get("cpus") or limits.processors())
         return {"nodes": nodes, "cpus": cpus, "gpus": told.get("gpus") or nodes * int(self._spec.get("gpus") or 0)}
 
-    def _blamed(self, ended: Dict[str, Any], used: Dict[str, Any]) -> Dict[str, Any]:
-        """Where processes of Ray were lost under the call: why they were is why the call failed."""
-        assert self._ray is not None
-        self._await_loss()
-        what = "; ".join("node {} was lost: {}".format(*one) for one in self._ray.lost.items())
-        if self._ray.starved or used["memory_kills"]:
-            what = what or "The kernel ended a process of Ray, for want of memory."
-            return {**ended, "cause": "out_of_memory", "message": "{}\n{}".format(what, ended["message"])}
-        if not what:
-            return ended
-        # A preemption with grace ends the other nodes' steps first, and tells the batch script only afterwards.
-        cause = "preempted" if job.in_job(self._spec) and job.is_preempted() else "node_failed"
-        return {**ended, "cause": cause, "message": "{}\n{}".format(what, ended["message"])}
-
-    def _await_loss(self) -> None:
-        """Ray may know of a lost node a moment before its step has ended."""
+    def _with_true_cause(self, ended: Dict[str, Any], used: Dict[str, Any]) -> Dict[str, Any]:
+        """Where processes of Ray were lost under the call, why they were; Ray may know of that a moment before us."""
         assert self._ray is not None
         deadline = time.monotonic() + LOSS_WITHIN
         while self._ray.others and not self._ray.lost and time.monotonic() < deadline:
             self._reap()
             self._watch_ray()
             time.sleep(POLL)
+        return losses.blamed(ended, used, self._ray, job.in_job(self._spec))
 
     # ---- the end
 
