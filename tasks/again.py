@@ -25,9 +25,10 @@ def begin_again(run: Run, failure: BaseException, again: Again, cluster: Cluster
         Cancelled: somebody cancelled the run meanwhile.
     """
     reporter().again(failure, again.text)
+    told = f"{type(failure).__name__}: {again.text}"
     if flow_run.get_id():
-        get_run_logger().warning("%s: %s", type(failure).__name__, again.text)
-    run.note(again=again.text)
+        get_run_logger().warning(told)
+    run.note(again=told)
     _pause(run, again.pause, cluster)
     if again.changed and run.record.allocation == run.record.attempt:
         with contextlib.suppress(SlurmRayFlowError):  # it leaves by itself, later

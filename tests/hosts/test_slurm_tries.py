@@ -18,7 +18,7 @@ def test_the_next_job_asks_for_more_memory(jobs):
 
     assert more.large() == 250
     record = newest()
-    assert record.again == "out of memory at 150M; tries again with 450M (1 of 2)"
+    assert record.again == "OutOfMemory: out of memory at 150M; tries again with 450M (1 of 2)"
     assert len({job["MinMemoryNode"] for job in jobs.jobs(record.run_id)}) == 2
     assert record.usage["memory"] == 450 << 20
     jobs.over()

@@ -16,9 +16,11 @@ from slurm_ray_flow.core.errors import (
 )
 from slurm_ray_flow.core.growth import Growth
 from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.remote.failures import DescribedError
 
 LONGEST_PAUSE = 60.0
+LONGEST_TEXT = 300
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Again:
     """One more try.
 
     Attributes:
-        text: what went wrong, what is changed, and which try of how many it is.
+        text: what went wrong, what is changed, and which try of how many it is; the failure's type is not in it.
         pause: seconds to wait before it.
         changed: it asks for more than the one before.
     """
@@ -67,7 +69,7 @@ class Retries:
                 return self._repeated(failure.what, "retries", self.options.retries)
         if failure is None or not is_one_of(failure, self.options.retry_on):
             return None
-        return self._repeated(f"{type(failure).__name__}: {failure}"[:300], "retries", self.options.retries)
+        return self._repeated(plain(str(failure).partition("\n")[0])[:LONGEST_TEXT], "retries", self.options.retries)
 
     def explanation(self, error: SlurmRayFlowError) -> SlurmRayFlowError | None:
         """A better error than the one that ended the last try, where there is one.

@@ -62,7 +62,7 @@ class _Listener:
         try:
             self.tell()
         except Exception as error:
-            if not self.waits or not str(frame.f_globals.get("__name__")).startswith("ray."):
+            if not self.waits or not str(getattr(frame, "f_globals", {}).get("__name__")).startswith("ray."):
                 raise
             self.raised = error
             raise KeyboardInterrupt from None
