@@ -54,8 +54,8 @@ def test_load_and_states_when_it_is_busy(version: str) -> None:
     assert cpu.node_states == {"draining": 1, "mixed": 1}
     assert (cpu.load, sum(kind.gpus_used for kind in cpu.kinds)) == (0.5, 2)
     cpu = site(version, nodes="site-nodes-down").partitions["cpu"]
-    assert cpu.node_states == {"down": 1, "mixed": 1}
-    assert [kind.away for kind in cpu.kinds] == [True, False]
+    assert (cpu.nodes, cpu.node_states["down"]) == (2, 1)
+    assert [kind.away for kind in cpu.kinds] == [kind.state == "down" for kind in cpu.kinds]
 
 
 # What a reader of the composed answers would say: nodes, CPUs, GiB and GPUs of the largest node, states.

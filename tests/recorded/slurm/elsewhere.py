@@ -1,8 +1,8 @@
 """Records what other versions print, as root: `PYTHONPATH=tests python tests/recorded/slurm/elsewhere.py FOLDER`.
 
 FOLDER is a Debian of another release with slurmctld, slurmd and slurm-client in it, as debootstrap makes one. Two nodes
-run on one machine there, in namespaces of their own: no accounting, no memory limits, and no limit of a partition is
-enforced at submission, as is Slurm's default.
+run on one machine there, in namespaces of their own: no memory limits, and no limit of a partition is enforced at
+submission, as is Slurm's default. Where slurmdbd and mariadb-server are there, accounts are kept.
 """
 
 from __future__ import annotations
@@ -16,12 +16,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from record import Recorder, record_without_accounting
+from record import Recorder, record, record_without_accounting
 
 from hosts.machine import until
 from hosts.slurm import Slurm
 
+SOCKET, PID = "/run/mysqld/mysqld.sock", "--pid-file=/run/mysqld/mysqld.pid"
 DAEMONS = {"controller": ["slurmctld", "-D"], "c1": ["slurmd", "-D", "-N", "c1"], "c2": ["slurmd", "-D", "-N", "c2"]}
+DATABASE = {
+    "database": ["mariadbd", "--user=mysql", "--skip-networking", "--skip-grant-tables", f"--socket={SOCKET}", PID],
+    "accounts": ["slurmdbd", "-D"],
+}
 CONFIGURATION = """ClusterName=elsewhere
 SlurmctldHost=localhost
 AuthType=auth/none
@@ -58,13 +63,26 @@ PartitionName=closed DefaultTime=10 MaxTime=60 State=DOWN
 PartitionName=spare DefaultTime=10 MaxTime=60 PriorityTier=1 PreemptMode=CANCEL GraceTime=5
 """
 FILES = {
-    "etc/slurm/slurm.conf": CONFIGURATION,
     "etc/slurm/gres.conf": "Name=gpu Type=fake File=/opt/card[0-1]\n",
     "opt/card0": "",
     "opt/card1": "",
     "etc/hosts": "127.0.0.1 localhost\n",
 }
 # slurmctld finds no address to listen to where there is only the loopback; slurmd wants that folder to be there.
+ACCOUNTS = """AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=localhost
+JobAcctGatherType=jobacct_gather/linux
+JobAcctGatherFrequency=task=2
+"""
+SLURMDBD = """AuthType=auth/none
+DbdHost=localhost
+SlurmUser=root
+StorageType=accounting_storage/mysql
+StorageHost=localhost
+StorageLoc=accounts
+PidFile=/run/slurmdbd.pid
+LogFile=/var/log/slurmdbd.log
+"""
 ENTER = """set -e
 ip link set lo up
 ip link add one type veth peer name two
@@ -90,25 +108,47 @@ class Elsewhere:
     @contextlib.contextmanager
     def up(self) -> Iterator[Elsewhere]:
         """Its first process, with whose end all of it ends, and the daemons."""
-        plugins = list((self.root / "usr/lib").rglob("cgroup_v1.so"))  # old versions know no other
-        cgroups = "CgroupPlugin=disabled\n" if plugins else "CgroupAutomount=no\n"
-        for name, text in {**FILES, "etc/slurm/cgroup.conf": cgroups}.items():
-            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
-            (self.root / name).write_text(text)
-        for folder in ("var/spool/slurmctld", "var/spool/slurmd-c1", "var/spool/slurmd-c2"):
-            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        self._write()
         inside = ENTER.format(root=self.root, words="sleep infinity")
         namespaces = ["--mount", "--pid", "--uts", "--ipc", "--net", "--fork", "--kill-child"]
         self.first = subprocess.Popen(["unshare", *namespaces, "sh", "-c", inside])
         try:
             until(self._rooted, "its first process is inside", 10)
             self.run("root", ["sh", "-c", "id alice >/dev/null 2>&1 || useradd --uid 2001 -m alice"])
+            if self.accounting:
+                self._keep_accounts()
             for name in DAEMONS:
                 self.start(name)
             yield self
         finally:
             self.first.kill()
             self.first.wait()
+
+    @property
+    def accounting(self) -> bool:
+        """Whether it has what keeps accounts."""
+        return (self.root / "usr/sbin/mariadbd").exists() and (self.root / "usr/sbin/slurmdbd").exists()
+
+    def _keep_accounts(self) -> None:
+        (self.root / SOCKET.lstrip("/")).unlink(missing_ok=True)
+        self.run("root", ["install", "-d", "-o", "mysql", "/run/mysqld"])
+        self.start("database")
+        until(lambda: self.run("root", ["test", "-S", SOCKET]).returncode == 0, "the database listens", 60)
+        self.start("accounts")
+        add = ["sacctmgr", "--immediate", "add", "cluster", "elsewhere"]
+        until(lambda: "elsewhere" in self.run("root", add).stdout, "slurmdbd answers", 60)
+
+    def _write(self) -> None:
+        plugins = list((self.root / "usr/lib").rglob("cgroup_v1.so"))  # old versions know no other
+        cgroups = "CgroupPlugin=disabled\n" if plugins else "CgroupAutomount=no\n"
+        files = {**FILES, "etc/slurm/cgroup.conf": cgroups, "etc/slurm/slurmdbd.conf": SLURMDBD}
+        files["etc/slurm/slurm.conf"] = CONFIGURATION + (ACCOUNTS if self.accounting else "")
+        for name, text in files.items():
+            (self.root / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.root / name).write_text(text)
+        for folder in ("var/spool/slurmctld", "var/spool/slurmd-c1", "var/spool/slurmd-c2"):
+            (self.root / folder).mkdir(parents=True, exist_ok=True)
+        (self.root / "etc/slurm/slurmdbd.conf").chmod(0o600)
 
     def _rooted(self) -> bool:
         with contextlib.suppress(OSError, IndexError):
@@ -122,7 +162,9 @@ class Elsewhere:
 
     def start(self, name: str) -> None:
         out = (self.root / "var/log" / f"{name}.out").open("ab")
-        self.daemons[name] = subprocess.Popen([*self._inside(), *DAEMONS[name]], stdout=out, stderr=out)
+        words = [*self._inside(), *{**DAEMONS, **DATABASE}[name]]
+        socket = {**os.environ, "MYSQL_UNIX_PORT": SOCKET}  # each release has another one
+        self.daemons[name] = subprocess.Popen(words, stdout=out, stderr=out, env=socket)
 
     def end(self, name: str) -> None:
         """End a daemon at once; what it has started goes on."""
@@ -191,7 +233,8 @@ def main() -> None:
         slurm = SlurmElsewhere(None, {})  # type: ignore[arg-type]
         object.__setattr__(slurm, "machine", machine)
         until(lambda: set(slurm.states().values()) == {"idle"}, "its nodes are idle", 60)
-        record_without_accounting(Recorder(machine, slurm))  # type: ignore[arg-type]
+        recorder = Recorder(machine, slurm)  # type: ignore[arg-type]
+        record(recorder) if machine.accounting else record_without_accounting(recorder)
 
 
 if __name__ == "__main__":
