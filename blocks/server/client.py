@@ -57,6 +57,7 @@ def connect(address: ServerAddress) -> None:
     if not address.owned:
         return
     auth = auth_string(server_files())
+    pass_by_proxies()
     with _guard:
         current = context.GLOBAL_SETTINGS_CONTEXT
         if current.settings.api.url == address.url:
@@ -64,6 +65,23 @@ def connect(address: ServerAddress) -> None:
         updated = current.settings.copy_with_update(updates={"api.url": address.url, "api.auth_string": auth})
         _connected_to.add(address.url)
         context.GLOBAL_SETTINGS_CONTEXT = context.SettingsContext(profile=current.profile, settings=updated)
+
+
+def pass_by_proxies() -> None:
+    """A site's proxy has no way to this machine's loopback; Prefect's events would be lost there, with a warning each.
+
+    What the user has said of proxies stays: loopback is added to what they are not for.
+    """
+    if not any(name.lower() in _PROXIES for name in os.environ):
+        return
+    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in known.split(",") if host.strip()]
+    missing = [host for host in ("127.0.0.1", "localhost") if host not in hosts]
+    if missing and "*" not in hosts:
+        os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*hosts, *missing])
+
+
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy")
 
 
 @contextlib.contextmanager
