@@ -27,9 +27,12 @@ def test_without_ray_default_the_error_says_what_to_install(seen):
 
 
 def test_it_is_led_to_through_a_url_that_needs_no_token(seen, tmp_path, srf):
+    before = set(Path("/tmp").glob("pymp-*"))
     machine = LocalMachine(root=tmp_path / "root")
     handle = seen.with_options(cluster=machine, environment=["six==1.17.0"]).submit()
     assert handle.result(120) == 1
+    left = set(Path("/tmp").glob("pymp-*")) - before
+    assert left == set()
     command = [str(Path(sys.executable).with_name("srf")), "dashboard", handle.run_id]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         url = process.stdout.readline().strip()

@@ -35,6 +35,8 @@ def main(arguments: List[str]) -> None:
         keep_on_loopback()
     if "--include-dashboard=true" not in chosen:
         _without_dashboard()
+    else:
+        _dashboard_in(os.path.dirname(next(text for text in chosen if text.startswith("--temp-dir="))[11:]))
     _without_client_server(scripts)
     sys.argv = ["ray", *chosen]
     scripts.cli()
@@ -52,6 +54,26 @@ def _without_dashboard() -> None:
 
     if hasattr(Node, "start_api_server"):
         Node.start_api_server = lambda *_, **__: None
+
+
+def _dashboard_in(folder: str) -> None:
+    """The dashboard leaves folders of its own where temporary files go; they are to go with the run."""
+    from ray._private.node import Node
+
+    start = getattr(Node, "start_api_server", None)
+    if start is None:
+        return
+
+    def started(*given: Any, **named: Any) -> Any:
+        before = dict(os.environ)
+        os.environ["TMPDIR"] = folder
+        try:
+            return start(*given, **named)
+        finally:
+            os.environ.pop("TMPDIR")
+            os.environ.update(before)
+
+    Node.start_api_server = started
 
 
 if __name__ == "__main__":
