@@ -10,7 +10,6 @@ from slurm_ray_flow.core.slurm.queue import (
     cause_of,
     full_state,
     group_of,
-    named,
     parse_queue,
     pending_command,
     queue_command,
@@ -124,12 +123,6 @@ def test_a_state_that_nobody_knows_is_nobodys_end_and_more_columns_do_no_harm() 
 )
 def test_what_is_no_job_is_left_out(text: str) -> None:
     assert parse_queue(text) == {}
-
-
-def test_jobs_are_found_by_their_name_but_for_those_that_sbatch_refused() -> None:
-    jobs = parse_queue(recorded("squeue-ended"))
-    assert [job.job_id for job in named(jobs, "completes.now")] == ["6"]
-    assert named(jobs, "sbatch") == []
 
 
 def test_the_question_is_one_for_all_jobs_and_nothing_in_the_users_environment_changes_it() -> None:

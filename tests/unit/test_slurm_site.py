@@ -24,8 +24,7 @@ def site(version: str = REAL, nodes: str = "site-nodes", groups: str = "") -> Si
 @pytest.mark.parametrize("version", VERSIONS)
 def test_every_version_is_read(version: str) -> None:
     found = site(version)
-    year, month = (int(part) for part in version.rpartition("/")[2].split(".")[:2])
-    assert found.release() == (year, month)
+    assert found.version.startswith(version.rpartition("/")[2])
     assert found.default is not None
     assert found.default.kinds
 

@@ -156,11 +156,6 @@ def _job(cells: list[str]) -> Job:
     )
 
 
-def named(jobs: dict[str, Job], name: str) -> list[Job]:
-    """The jobs of this name that Slurm took, the oldest first. One that it refused is recorded by it as well."""
-    return [job for job in jobs.values() if job.name == name and job.cause != "rejected"]
-
-
 def full_state(text: str) -> str:
     """The state in full: "CANCELLED by 1000" and "CANCELLED+" are CANCELLED, "R" is RUNNING."""
     word = (text.split() or [""])[0].rstrip("+").upper()

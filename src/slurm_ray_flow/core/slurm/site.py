@@ -44,11 +44,6 @@ class Site:
         """Where a job goes that names no partition."""
         return next((partition for partition in self.partitions.values() if partition.default), None)
 
-    def release(self) -> tuple[int, int]:
-        """Year and month of Slurm's version; (0, 0) where it is not known."""
-        match = re.match(r"(\d+)\.(\d+)", self.version)
-        return (int(match[1]), int(match[2])) if match else (0, 0)
-
 
 def site_commands() -> dict[str, list[str]]:
     """What is asked of a site, by the names of `parse_site`'s parameters."""
