@@ -38,7 +38,7 @@ def trivial(number: int) -> int:
 def squares() -> tuple[int, list[str]]:
     import ray
 
-    @ray.remote
+    @ray.remote(scheduling_strategy="SPREAD")
     def square(number):
         return number * number, socket.gethostname()
 

@@ -18,7 +18,7 @@ import socket, sys, time, ray
 ray.init(address=sys.argv[1], logging_level="warning")
 while sum(node["Alive"] for node in ray.nodes()) < 2:
     time.sleep(0.05)
-@ray.remote
+@ray.remote(scheduling_strategy="SPREAD")
 def square(number):
     return number * number, socket.gethostname()
 found = ray.get([square.remote(number) for number in range(100)])
