@@ -40,11 +40,12 @@ class Meter:
     def look(self, now: float) -> None:
         """Look, if it is time to."""
         if now >= self._next:
+            before = time.process_time()
             family = self._family()
             self.saw_memory(limits.private_memory(family))
             self._see(family)
             self._cards.look(now)
-            self._next = now + max(LOOK_SECONDS, (time.monotonic() - now) / SHARE)
+            self._next = now + max(LOOK_SECONDS, (time.process_time() - before) / SHARE)
 
     def saw_memory(self, used: int) -> None:
         """Note what somebody else has found the call to hold."""

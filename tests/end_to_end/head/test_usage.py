@@ -44,7 +44,7 @@ def test_processor_seconds_of_the_call_and_of_what_it_starts_and_ends(lab, name)
 def test_the_most_memory_that_it_held(lab, name):
     def function():
         held = bytearray(os.urandom(1 << 20)) * 200
-        time.sleep(1.5)
+        time.sleep(3.0)
         del held
         time.sleep(1.2)
 
@@ -71,7 +71,7 @@ def test_cards_are_asked_and_never_waited_for(lab, name, tmp_path, monkeypatch, 
     program.write_text(FAKE_NVIDIA_SMI if answers else "#!/bin/sh\nsleep 600\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    ended = lab.run(name, lambda: time.sleep(2.5), gpus=1)
+    ended = lab.run(name, lambda: time.sleep(4.0), gpus=1)
     assert ended["outcome"] == "value"
     usage = ended["usage"]
     assert usage["gpus"] == 1
