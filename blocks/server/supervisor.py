@@ -72,7 +72,7 @@ def _adopt(files: ServerFiles) -> ServerState | None:
 def _start(files: ServerFiles) -> ServerState | None:
     port = _port(files)
     pid = shell.start(
-        [sys.executable, "-m", "prefect", "server", "start"],
+        [sys.executable, "-m", "slurm_ray_flow.blocks.server.serve"],
         log=files.log,
         env=server_environment(files, port),
         cwd=files.prefect_home,  # Prefect reads settings from the folder it starts in
