@@ -162,7 +162,8 @@ def _time(request: Request, partition: Partition) -> Problem | None:
     if request.time_limit is None or partition.max_time is None or request.time_limit <= partition.max_time:
         return None
     wanted, most = format_duration(request.time_limit), format_duration(partition.max_time)
-    return f"time_limit={wanted} is more than the {most} of partition {partition.name}", "ask for less time"
+    what = f"time_limit={wanted} is more than the {most} of partition {partition.name}"
+    return what, "ask for less time; what keep_warm adds counts, too"
 
 
 def _node_count(request: Request, partition: Partition) -> Problem | None:
