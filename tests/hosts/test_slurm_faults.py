@@ -24,6 +24,10 @@ STEPS = ("start_ray", "execute_call", "fetch_outcome")
 """The job is submitted and waited for; it runs; its value comes home."""
 
 
+ASKED = {"REQUEST_JOB_INFO", "REQUEST_JOB_USER_INFO"}
+"""What a squeue asks the controller."""
+
+
 class Stopping(Silence):
     """Holds a launch back at the start of one of its steps until all launches are at theirs."""
 
@@ -146,17 +150,24 @@ def test_a_home_that_gets_full_while_the_function_runs_is_told(jobs):
 
 
 def test_twenty_at_once_over_one_connection_and_with_few_questions(jobs):
+    """Eight run at once, and the others wait in the queue."""
     import held
 
-    note, folder = jobs.on(held.note, cpus_per_node=1), jobs.folder()
-    note(folder, "first")
-    connections, asked = jobs.host.connections(), len(jobs.slurm.queries(USER))
+    folder, wait = jobs.folder(), jobs.on(held.wait, cpus_per_node=1)
+    jobs.on(held.note)(jobs.folder())  # what is slow about a first launch is over
+    connections, before = jobs.host.connections(), len(jobs.slurm.queries(USER))
+
+    def asked():
+        return [query.time for query in jobs.slurm.queries(USER)[before:] if query.what in ASKED]
+
     with ThreadPoolExecutor(20) as pool:
-        values = list(pool.map(lambda number: note(folder, str(number)), range(20)))
-    assert values == [f"<{number}>" for number in range(20)]
-    assert sorted(jobs.starts(folder)[1:], key=int) == [str(number) for number in range(20)]
+        launched = [pool.submit(wait, folder) for _ in range(20)]
+        try:
+            wait_for(lambda: len(jobs.named("wait")) == 20 and len(asked()) >= 4, SECONDS)
+        finally:
+            jobs.go(folder)
+        assert [one.result(SECONDS) for one in launched] == [42] * 20
+    assert len(jobs.starts(folder)) == 20
     assert jobs.host.connections() == connections
-    times = [query.time for query in jobs.slurm.queries(USER)[asked:] if query.what == "REQUEST_JOB_INFO"]
-    assert times
-    assert all(later - earlier >= 1.9 for earlier, later in itertools.pairwise(times)), times
+    assert all(later - earlier >= 1.9 for earlier, later in itertools.pairwise(asked())), asked()
     jobs.over()
