@@ -76,16 +76,18 @@ class Queue:
             self._since.pop(paths.run_id, None)
             return Life(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
         since = self._since.setdefault(paths.run_id, time.monotonic())
-        if self._taken - since < (ABSENT_SECONDS if job is None else LAST_WORDS_SECONDS):
+        if self._taken - since < _patience(job):
             self._due = min(self._due, time.monotonic() + SHORTEST_PACE)
             return Life(alive=True)
         return self._judged(paths, events, job)
 
     def _judged(self, paths: RunPaths, events: Sequence[Event], job: Job | None) -> Life:
-        left = str(self._machine.ask("slurm.words", root=str(paths.root), run_id=paths.run_id))
+        left = self._machine.ask("slurm.words", root=str(paths.root), run_id=paths.run_id)
         accounted = {run_of(one.name): one for one in self._accounted()} if job is None else {}
         began = find_event(list(events), "allocated") is not None
-        cause, message = verdict(job or accounted.get(paths.run_id), left, began=began)
+        cause, message = verdict(job or accounted.get(paths.run_id), left["words"], began=began)
+        if cause == "cancelled" and left["cancelled"]:
+            message = "The run was cancelled."
         if job is not None and job.group != "ended":  # Slurm keeps the other nodes for a job that has lost its first
             cause, message = "node_failed", f"the first node of job {job.job_id} failed, with our program on it"
             self._machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)
@@ -164,6 +166,13 @@ class Queue:
             return known
         self._ahead[partition] = time.monotonic(), parse_queue(answer["text"])
         return self._ahead[partition][1]
+
+
+def _patience(job: Job | None) -> float:
+    """For how long no word of a job's end may come before it is judged."""
+    if job is None:
+        return ABSENT_SECONDS
+    return LAST_WORDS_SECONDS if job.nodelist else 0.0  # one that never had a node has nothing to say
 
 
 def _without_head(job: Job, events: Sequence[Event]) -> bool:

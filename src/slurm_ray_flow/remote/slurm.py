@@ -209,9 +209,10 @@ def close(root: str, run_id: str, cause: str, message: str) -> None:
         close_run(run, {"cause": cause, "message": message}, "")
 
 
-def words(root: str, run_id: str) -> str:
-    """The last lines that the job wrote, Slurm's own among them."""
-    return tail(Run(root, run_id).head_log)
+def words(root: str, run_id: str) -> Dict[str, Any]:
+    """The last lines that the job wrote, Slurm's own among them; and whether we ourselves have cancelled it."""
+    run = Run(root, run_id)
+    return {"words": tail(run.head_log), "cancelled": os.path.exists(run.cancel)}
 
 
 # ---- files
