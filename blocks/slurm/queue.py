@@ -10,7 +10,7 @@ from typing import cast
 
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.interruption import interrupted, interruptible
 from slurm_ray_flow.core.life import GONE, Life
 from slurm_ray_flow.core.run import Event, RunPaths, find_event
 from slurm_ray_flow.core.slurm.accounting import Record, accounting_command, parse_accounting
@@ -48,7 +48,7 @@ class Queue:
         self._pace, self._due = SHORTEST_PACE, 0.0
         self._ahead: dict[str, tuple[float, dict[str, Job]]] = {}
         self._since: dict[str, float] = {}
-        self._taken, self._failed = 0.0, cast(BaseException | None, None)
+        self._taken, self._failed = 0.0, cast(SlurmRayFlowError | None, None)
         self.answers, self._trouble, self._clock = True, "", 0.0
 
     # ---- one run
@@ -131,9 +131,11 @@ class Queue:
             raise failed
 
     def _ask_beside(self) -> None:
+        """What ends the wait of the run that happens to ask must not end another one's."""
         try:
-            self._ask(age=SHORTEST_PACE)
-        except BaseException as error:
+            with interruptible(lambda: None):
+                self._ask(age=SHORTEST_PACE)
+        except SlurmRayFlowError as error:
             self._failed = error
         finally:
             self._asking.release()
