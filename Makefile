@@ -19,7 +19,7 @@ check: setup ## Formatting, types, import rules
 # Two at a time, a file each: each worker has a home, a Prefect server and hosts of its own.
 test: setup ## All tests
 	@scripts/setup --hosts
-	.venv/bin/pytest -n 2 --dist loadfile
+	.venv/bin/pytest -n 2 --dist loadfile --durations=30
 
 demo: setup ## A model search over handwritten digits, on this machine (CLUSTER=desi for a saved one)
 	@scripts/setup --runs

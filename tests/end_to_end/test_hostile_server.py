@@ -34,6 +34,14 @@ def forever(*pieces):
     return serve
 
 
+def then_silent(piece):
+    def serve(visitor):
+        visitor.sendall(piece)
+        silent(visitor)
+
+    return serve
+
+
 def silent(visitor):
     visitor.recv(1)
     time.sleep(30)
@@ -45,7 +53,7 @@ BEFORE = {
     "banner without an end": forever(b"x" * 4096),
     "banner of endless lines": forever(b"hello\r\n" * 500),
     "packet of four gigabytes": forever(b"SSH-2.0-hostile\r\n\xff\xff\xff\xff", bytes(65536)),
-    "another protocol": forever(b"HTTP/1.1 400 Bad Request\r\n\r\n", b""),
+    "another protocol": then_silent(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
 }
 
 
