@@ -23,6 +23,7 @@ from slurm_ray_flow.interface.handle import Handle
 from support import wait_for
 
 SECONDS = 60
+ENDING_SECONDS = 15
 
 
 class SlurmLaunchLab(Launcher):
@@ -137,10 +138,15 @@ class SlurmLaunchLab(Launcher):
         """No job is in the queue, and nothing is left of any."""
         wait_for(lambda: self.slurm.queue_empty() and not self.left(), seconds)
 
+    def _active(self) -> list[str]:
+        return [job["JobName"] for job in self.slurm.jobs() if job["JobState"] not in {*ENDED, "COMPLETING"}]
+
     def clear(self) -> None:
         """End what a test has left at home; on the cluster nothing may be left."""
         self.end_scripts()
-        forgotten = [job["JobName"] for job in self.slurm.jobs() if job["JobState"] not in {*ENDED, "COMPLETING"}]
+        with contextlib.suppress(AssertionError):  # a value is home a moment before its job has ended
+            wait_for(lambda: not self._active(), ENDING_SECONDS)
+        forgotten = self._active()
         self.slurm.scancel_all()
         wait_for(lambda: not self.left(), SECONDS)
         assert forgotten == []

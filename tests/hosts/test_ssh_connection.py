@@ -131,8 +131,11 @@ def test_ctrl_c_interrupts_a_waiting_question_at_once(hosts_lab):
 def test_a_root_of_somebody_else_is_refused(hosts_lab):
     desi = hosts_lab["desi"]
     desi.run("bob", ["sh", "-c", "mkdir -p /tmp/planted/tools && chmod -R 777 /tmp/planted"])
-    with agent_on(hosts_lab, root="/tmp/planted") as agent, pytest.raises(SlurmRayFlowError, match="another user"):
-        agent.hello  # noqa: B018
+    try:
+        with agent_on(hosts_lab, root="/tmp/planted") as agent, pytest.raises(SlurmRayFlowError, match="another user"):
+            agent.hello  # noqa: B018
+    finally:
+        desi.run("bob", ["rm", "-r", "/tmp/planted"])
 
 
 def _quietly(agent, request):
