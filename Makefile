@@ -16,10 +16,10 @@ check: setup ## Formatting, types, import rules
 	.venv/bin/pyright
 	.venv/bin/lint-imports --no-cache
 
-# Two at a time, a file each: each worker has a home, a Prefect server and hosts of its own.
+# Three at a time, a file each, since most of them wait: each worker has a home, a Prefect server and hosts of its own.
 test: setup ## All tests
 	@scripts/setup --hosts
-	.venv/bin/pytest -n 2 --dist loadfile --durations=30
+	.venv/bin/pytest -n 3 --dist loadfile --durations=30
 
 demo: setup ## A model search over handwritten digits, on this machine (CLUSTER=desi for a saved one)
 	@scripts/setup --runs

@@ -29,7 +29,9 @@ def runs(lab):
 
 def appears(lab, before, name, over):
     """Wait for a new run's file; its id. As quickly as possible: what comes next lasts milliseconds."""
+    deadline = time.monotonic() + SECONDS
     while not over.is_set():
+        assert time.monotonic() < deadline, f"no run got a file {name}"
         for run_id in runs(lab) - before:
             if lab.host.path(f"{lab.root}/runs/{run_id}/{name}").exists():
                 return run_id
@@ -79,6 +81,7 @@ def submitted_while_stuck(lab):
     """A run whose sbatch gives up while the controller stands still; the controller takes the job later."""
     import held
 
+    assert lab.on(held.note)(lab.folder()) == "<noted>"  # then it is known what the site has
     folder, before = lab.folder(), runs(lab)
     with ThreadPoolExecutor() as pool, lab.slurm.settings(*IMPATIENT):
         with lab.slurm.stuck_controller():
