@@ -122,7 +122,7 @@ def nodes(bench: Bench, work: ModuleType) -> bool:
     ours, peer, base = (statistics.median(column) for column in zip(*pairs, strict=True))
     told = f"{ours:.2f} s, by hand {peer:.2f} s, base {base:.2f} s"
     good = line("two nodes with Ray, less the base, times by hand", (ours - base) / peer, 1.15, told)
-    symmetric = bench.job(bench.write("symmetric.sh", _filled(slurm_peers.SYMMETRIC, places)), "symmetric.over")
+    symmetric = bench.job(bench.write("symmetric.sh", _filled(slurm_peers.SYMMETRIC, places)), "symmetric")
     return line("ours, times ray symmetric-run", ours / symmetric, 0.25, f"{symmetric:.1f} s by that") and good
 
 

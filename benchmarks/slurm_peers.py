@@ -53,6 +53,6 @@ export PATH={binaries}:$PATH RAY_USAGE_STATS_ENABLED=0
 HEAD=$(getent hosts $(hostname) | cut -d' ' -f1)
 PORT=$((30000 + SLURM_JOB_ID % 10000))
 srun --cpu-bind=none ray symmetric-run --address $HEAD:$PORT --min-nodes 2 --num-cpus 2 -- \\
-  python {folder}/squares.py $HEAD:$PORT {folder}/$1
-touch {folder}/$1.over
+  python {folder}/squares.py $HEAD:$PORT {folder}/$1.value
+touch {folder}/$1
 """
