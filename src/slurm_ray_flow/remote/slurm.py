@@ -22,6 +22,7 @@ from slurm_ray_flow.remote.closing import close as close_run
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
 from slurm_ray_flow.remote.files import write
+from slurm_ray_flow.remote.liveness import noted_alive
 
 SUBMIT_SECONDS = 60.0
 """`sbatch` itself tries for long when its controller is away; home tries again, and can say so meanwhile."""
@@ -101,8 +102,7 @@ def _earlier(run: Run, mark: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _runs(mark: Dict[str, Any]) -> bool:
-    here = mark.get("host") == socket.gethostname() and mark.get("boot_id") == processes.boot_id()
-    return here and "pid" in mark and processes.started(mark["pid"]) == mark["started"]
+    return mark.get("host") == socket.gethostname() and "pid" in mark and noted_alive(mark)
 
 
 def _answer(run: Run, mark: str, code: Optional[int]) -> Dict[str, Any]:
