@@ -44,6 +44,7 @@ class Options:
         name: the name of the flow; None takes the function's.
         dashboard: Ray's dashboard is there, and `srf dashboard RUN` leads to it; Ray starts some seconds later then.
         ray: "auto" starts Ray when the function's code uses it.
+        given: the names of the options that the code gives; the others may stand elsewhere (`core/config.py`).
     """
 
     cluster: Any = "local"
@@ -71,6 +72,7 @@ class Options:
     name: str | None = None
     dashboard: bool = False
     ray: RayUse = "auto"
+    given: frozenset[str] = dataclasses.field(default=frozenset(), repr=False, compare=False)
 
     @property
     def warn_seconds(self) -> float:
@@ -85,9 +87,17 @@ class Options:
         Raises:
             OptionError: an option is unknown, its value is wrong, or it needs another one.
         """
-        changed = dataclasses.replace(self, **checked(changes))
-        _check_together(changed)
+        changed = self.stating(**changes)
+        check_together(changed)
         return changed
+
+    def stating(self, **changes: object) -> Options:
+        """The same, before it is known what else holds for the function: each is checked by itself.
+
+        Raises:
+            OptionError: an option is unknown, or its value is wrong.
+        """
+        return dataclasses.replace(self, **checked(changes), given=self.given | changes.keys())
 
 
 def checked(given: Mapping[str, object]) -> dict[str, Any]:
@@ -102,7 +112,12 @@ def checked(given: Mapping[str, object]) -> dict[str, Any]:
     return {name: _CHECKS[name](name, value) for name, value in given.items()}
 
 
-def _check_together(options: Options) -> None:
+def check_together(options: Options) -> None:
+    """See that options fit to each other.
+
+    Raises:
+        OptionError: one needs another one.
+    """
     if options.warn_before and options.time_limit and options.warn_before >= options.time_limit:
         raise OptionError("warn_before must be less than time_limit", advice='write warn_before="1m"')
     for name, grown, example in (("on_out_of_memory", "memory", "4G"), ("on_time_limit", "time_limit", "2h")):
