@@ -56,6 +56,9 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
     Calling the function then blocks and gives its value, or raises its exception. `.submit(...)` returns a handle at
     once, `.local(...)` is the plain function, `.with_options(...)` changes any option.
 
+    An option that is left out is as the cluster's block, the project's `[tool.slurm-ray-flow]` in pyproject.toml, or a
+    variable such as SRF_MEMORY says; `srf config` shows which.
+
     Args:
         function: any callable: a function, a lambda, a `functools.partial`, a bound method.
         cluster: the name of a saved cluster block, or a block; "local" is this machine.
@@ -87,7 +90,7 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
     Raises:
         OptionError: an option is unknown or has a wrong value, or this is no function that can run elsewhere.
     """
-    chosen = Options().but(**options)
+    chosen = Options().stating(**options)
     if function is None:
         return lambda decorated: _decorate(decorated, chosen)
     return _decorate(function, chosen)

@@ -21,6 +21,7 @@ from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import from_api, hold, to_api, unhold
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.interface.results import RunValue
+from slurm_ray_flow.interface.settings import options_of
 from slurm_ray_flow.remote import pickling
 from slurm_ray_flow.remote.functions import itself, resolve_function
 
@@ -36,8 +37,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def __init__(self, function: Callable[P, R], options: Options) -> None:
         self.function = function
-        self.options = options
         self.plain = plain = underlying(function)
+        self.options = options = options_of(plain, options)
         self.travels_by_name = plain is function and session.travels_by_name(plain)
         launch = partial(session.run_launch, self)
         with warnings.catch_warnings():
@@ -123,7 +124,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         theirs = {name: value for name, value in changes.items() if name not in ours}
         if unknown := theirs.keys() - inspect.signature(Flow.with_options).parameters.keys():
             checked(dict.fromkeys(unknown))  # raises, with the nearest name
-        made: LaunchFlow[P, R] = type(self)(self.function, self.options.but(**ours))
+        made: LaunchFlow[P, R] = type(self)(self.function, self.options.stating(**ours))
         plain = Flow.with_options(self, **theirs)
         for name in _PREFECT_STATE:
             setattr(made, name, getattr(plain, name))
@@ -206,6 +207,7 @@ def _again(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any,
     underlying(function).__annotations__ = given
     made: LaunchFlow[Any, Any] = LaunchFlow(function, options)
     made.__dict__.update(state)
+    made.options = options  # as they were where it came from
     return made
 
 

@@ -36,6 +36,7 @@ from slurm_ray_flow.interface import parameters
 from slurm_ray_flow.interface.console import quiet_console
 from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
 from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
 
@@ -143,7 +144,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     try:
         # The tag is the flow run's: a task that has one asks the server for a slot of that tag's limit.
         with TagsContext(current_tags=TagsContext.get().current_tags - {TAG}):
-            current.outcome = launch(run, call, cluster, flow.options)
+            current.outcome = launch(run, call, cluster, options_on(cluster, flow.options))
     except Cancelled as error:
         current.cancelled = error
         return CancelledState(message=error.what)

@@ -1,0 +1,234 @@
+"""What options are when the code does not give them.
+
+An option is what the first of these says: the decorator (or `.with_options`), the cluster's block, the table
+`[tool.slurm-ray-flow.clusters.NAME]` of the project's pyproject.toml, its table `[tool.slurm-ray-flow]`, the variable
+`SRF_<OPTION>`, and else its default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from slurm_ray_flow.core.errors import DependencyError, OptionError
+from slurm_ray_flow.core.options import Options, check_together, checked, is_option
+from slurm_ray_flow.core.project import project_of
+
+TABLE = "tool.slurm-ray-flow"
+FILE = "pyproject.toml"
+PREFIX = "SRF_"
+DECORATOR, DEFAULT = "the code", "default"
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """A value in its normal form, and where it stands."""
+
+    value: Any
+    origin: str
+
+
+Named = Mapping[str, Setting]
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """All that stands outside of the code and of the blocks.
+
+    Attributes:
+        file: the pyproject.toml that was read; None where there is none with our table.
+        general: its options for all clusters.
+        clusters: its options for one cluster each.
+        variables: what the environment says.
+    """
+
+    file: Path | None = None
+    general: Named = dataclasses.field(default_factory=dict)
+    clusters: Mapping[str, Named] = dataclasses.field(default_factory=dict)
+    variables: Named = dataclasses.field(default_factory=dict)
+
+    def of(self, cluster: str) -> dict[str, Setting]:
+        """What holds on a cluster."""
+        return {**self.variables, **self.general, **self.clusters.get(cluster, {})}
+
+
+# ---- what holds for a function
+
+
+def configured(options: Options, settings: Settings) -> Options:
+    """The options with all that the code does not give taken from the settings; what is given stays.
+
+    Raises:
+        OptionError: the options do not fit to each other.
+    """
+    given = {name: getattr(options, name) for name in options.given}
+    found = settings.of(cluster_name(_cluster(options, settings)))
+    others = {name: setting.value for name, setting in found.items() if name not in given}
+    made = dataclasses.replace(Options(**given, given=options.given), **others)
+    try:
+        check_together(made)
+    except OptionError as error:
+        raise _with_origins(error, others, found) from None
+    return made
+
+
+def beneath(options: Options, block: Mapping[str, Any]) -> Options:
+    """The options on a cluster whose block has these fields: what the block says goes before what the code leaves open.
+
+    The field then is what counts, as where nothing is configured.
+    """
+    said = [name for name, value in block.items() if is_option(name) and value and name not in options.given]
+    plain = Options()
+    return dataclasses.replace(options, **{name: getattr(plain, name) for name in said})
+
+
+def origins(options: Options, settings: Settings, block: Mapping[str, Any], label: str) -> dict[str, Setting]:
+    """Each option's value on a cluster, and where it comes from.
+
+    Args:
+        options: what the code gives.
+        settings: what stands elsewhere.
+        block: the fields of the cluster's block.
+        label: what the user calls the cluster.
+    """
+    resolved = configured(options, settings)
+    found = settings.of(cluster_name(resolved.cluster))
+    rows = {}
+    for name in filter(is_option, vars(resolved)):
+        if name in options.given:
+            rows[name] = Setting(getattr(resolved, name), DECORATOR)
+        elif block.get(name):
+            rows[name] = Setting(block[name], f"block {label}")
+        else:
+            rows[name] = found.get(name, Setting(getattr(resolved, name), DEFAULT))
+    return rows
+
+
+def cluster_name(cluster: Any) -> str:
+    """What a cluster is called, given as a name, "kind/name" or a block."""
+    return str(cluster.rpartition("/")[2] if isinstance(cluster, str) else cluster.label)
+
+
+def _cluster(options: Options, settings: Settings) -> Any:
+    if "cluster" in options.given:
+        return options.cluster
+    known = {**settings.variables, **settings.general}
+    return known["cluster"].value if "cluster" in known else Options().cluster
+
+
+def _with_origins(error: OptionError, others: Mapping[str, Any], found: Named) -> OptionError:
+    """The same error, with where the options stand that it names."""
+    named = [f"{name} is set by {found[name].origin}" for name in others if name in error.what]
+    return OptionError(error.what, where="; ".join(named), advice=error.advice)
+
+
+# ---- where it stands
+
+
+def settings_of(file: Path | None, working_directory: Path, environment: Mapping[str, str]) -> Settings:
+    """What is configured for a function.
+
+    Args:
+        file: where it stands; None for one from a REPL or a notebook, whose project is the working directory's.
+        working_directory: this process's.
+        environment: its variables.
+
+    Raises:
+        OptionError: something is wrong; names the file and the key, or the variable.
+    """
+    path = project_of(file, working_directory) / FILE
+    project = Settings()
+    with contextlib.suppress(OSError):  # there is none
+        stat = path.stat()
+        if os.access(path, os.R_OK) and stat.st_uid in {
+            0,
+            os.geteuid(),
+            file.stat().st_uid if file else 0,
+        }:  # not of whoever may write in /tmp
+            project = _read(path, stat.st_mtime_ns, stat.st_size)
+    return dataclasses.replace(project, variables=from_environment(environment))
+
+
+@functools.lru_cache(maxsize=64)
+def _read(path: Path, _changed: int, _size: int) -> Settings:
+    from slurm_ray_flow.core.requirements.pyproject import read_toml
+
+    try:
+        table = read_toml(path).get("tool", {}).get("slurm-ray-flow")
+    except DependencyError as error:
+        raise OptionError(error.what, where=error.where, advice="mend the file") from None
+    return Settings() if table is None else parse_table(table, path)
+
+
+def parse_table(table: Any, path: Path) -> Settings:
+    """What `[tool.slurm-ray-flow]` of a pyproject.toml says.
+
+    Raises:
+        OptionError: a key is no option, or its value can't be meant; names the file and the key.
+    """
+    if not isinstance(table, Mapping):
+        raise OptionError(f"[{TABLE}] is no table", where=str(path), advice=f'write [{TABLE}] and memory = "4G"')
+    general = {key: value for key, value in table.items() if key != "clusters"}
+    clusters = table.get("clusters", {})
+    if not isinstance(clusters, Mapping) or not all(isinstance(value, Mapping) for value in clusters.values()):
+        advice = f"write a table for each cluster: [{TABLE}.clusters.curnagl]"
+        raise OptionError("clusters is no table of tables", where=f"{path}, [{TABLE}]", advice=advice)
+    for name, options in clusters.items():
+        if "cluster" in options:
+            advice = f"write cluster in [{TABLE}]"
+            where = f"{path}, [{TABLE}.clusters.{name}]"
+            raise OptionError("a cluster's own table can't choose the cluster", where=where, advice=advice)
+    return Settings(
+        path,
+        _named(general, path, TABLE),
+        {name: _named(options, path, f"{TABLE}.clusters.{name}") for name, options in clusters.items()},
+    )
+
+
+def _named(options: Mapping[str, Any], path: Path, table: str) -> dict[str, Setting]:
+    found = {}
+    for key, value in options.items():
+        name, where = key.replace("-", "_"), f"{path}, [{table}] {key}"
+        try:
+            found[name] = Setting(checked({name: value})[name], f"{path.name} [{table}]")
+        except OptionError as error:
+            raise OptionError(error.what, where=where, advice=error.advice) from None
+    return found
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
+    """What the variables `SRF_<OPTION>` say; an empty one says nothing. Lists and tables are written as JSON.
+
+    Raises:
+        OptionError: a value can't be meant; names the variable.
+    """
+    found = {}
+    for variable, text in environment.items():
+        name = variable.removeprefix(PREFIX).lower()
+        if variable == PREFIX + name.upper() and is_option(name) and text:
+            found[name] = Setting(_from_text(name, text, variable), variable)
+    return found
+
+
+def _from_text(name: str, text: str, variable: str) -> Any:
+    """The value that a text means: the text itself where the option takes one, else what it is as JSON."""
+    try:
+        as_json: Any = json.loads(text)
+    except ValueError:
+        as_json = text
+    meanings = [as_json, text] if isinstance(as_json, list | dict) else [text, as_json]
+    problem: OptionError | None = None
+    for meaning in meanings:
+        try:
+            return checked({name: meaning})[name]
+        except OptionError as error:
+            problem = problem or error
+    assert problem is not None, "one of them was refused"
+    advice = problem.advice or "write it as in the decorator; lists and tables as JSON"
+    raise OptionError(problem.what, where=f"the variable {variable}", advice=advice)
