@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.transfer import Transfer
+from slurm_ray_flow.core.container import Container
 from slurm_ray_flow.core.environment import Held
 from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.life import Life
@@ -58,6 +59,9 @@ class Cluster(Protocol):
 
     def check(self, options: Options) -> None:
         """See that the cluster has what a run asks for; a `Rejected` names the limit and what would do."""
+
+    def container_for(self, options: Options) -> Container | None:
+        """The container that a run's processes start in; None for none."""
 
     def prepare(self) -> PurePosixPath:
         """Put our programs there, once; gives the folder that holds the package `slurm_ray_flow` of a run."""

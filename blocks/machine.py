@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from slurm_ray_flow.core.container import Container
 from slurm_ray_flow.core.environment import Held
 from slurm_ray_flow.core.errors import CAUSES, Rejected, SlurmRayFlowError
 from slurm_ray_flow.core.facts import Facts
@@ -75,6 +76,10 @@ class Machine:
                     where=f"{self.label} ({facts.host})",
                     advice=f"ask for {name}={write(there)} or less, or choose another cluster",
                 )
+
+    def container_for(self, options: Options) -> Container | None:
+        """The container that a run's processes start in; None for none."""
+        return Container(options.container) if options.container else None
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         """Have several operations done in order, in one round trip; the first that fails ends it.

@@ -21,6 +21,7 @@ from slurm_ray_flow.blocks.slurm.sites import check_request
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.blocks.transfer import Transfer
+from slurm_ray_flow.core.container import IMAGE_PYTHON, Container
 from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.life import Life
 from slurm_ray_flow.core.options import Options
@@ -50,6 +51,9 @@ class SlurmCluster(Machine, Block):
         scratch: The folder on each node for what a run needs there for a while.
         python: Which Python runs functions.
         wheels: Where packages come from.
+        container: The image that functions run in.
+        container_options: More options of `apptainer exec`.
+        container_python: The image's Python.
         retention_days: How long what nobody uses stays.
 
     Example:
@@ -106,6 +110,17 @@ class SlurmCluster(Machine, Block):
     wheels: Literal["index", "upload"] = Field(
         default="index",
         description="Where packages come from: the index that the login node reaches, or this machine.",
+    )
+    container: str = Field(
+        default="", description="The path of an image of Apptainer or Singularity there; empty for none."
+    )
+    container_options: list[str] = Field(
+        default_factory=list,
+        title="Options of the container",
+        description='More options of `apptainer exec`, such as "--bind=/data".',
+    )
+    container_python: str = Field(
+        default=IMAGE_PYTHON, title="Python of the container", description="As one would call it inside."
     )
     retention_days: float = Field(
         default=30.0, gt=0, title="Days to keep", description="How many days what nobody uses stays."
@@ -198,6 +213,10 @@ class SlurmCluster(Machine, Block):
             loads += f"module load {shlex.quote(module)} || exit 97\n"
         scratch = f"export TMPDIR={shlex.quote(self.scratch)}\n" if self.scratch else ""
         return loads + "".join(f"{line}\n" for line in self.setup) + scratch
+
+    def container_for(self, options: Options) -> Container | None:
+        image = self.container if options.container is None else options.container
+        return Container(image, tuple(self.container_options), self.container_python) if image else None
 
     def check(self, options: Options) -> None:
         request = wanted(self, options)

@@ -35,7 +35,20 @@ def check(cluster: Cluster) -> list[Finding]:
         return [*logged_in(cluster.label), Finding("programs", "failed", error.what, error.advice)]
     home = _home(cluster, (began + time.time()) / 2)
     remote = logged_in(cluster.label) if home.remote else []
-    return [*remote, *_scheduler(cluster), *judged(answers, home)]
+    return [*remote, *_scheduler(cluster), *_with_container(cluster, judged(answers, home))]
+
+
+def _with_container(cluster: Cluster, findings: list[Finding]) -> list[Finding]:
+    """A cluster whose functions run in a container needs neither a Python for them nor packages."""
+    container = cluster.container_for(Options())
+    if container is None:
+        return findings
+    try:
+        found = container.found(cluster.ask("container.look", image=container.image))
+        finding = Finding("container", "ok", found.image)
+    except SlurmRayFlowError as error:
+        finding = Finding("container", "failed", f"{error.what} ({error.where})", error.advice)
+    return [finding, *(one for one in findings if one.name not in {"python", "registry"})]
 
 
 def _scheduler(cluster: Cluster) -> list[Finding]:

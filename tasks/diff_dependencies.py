@@ -13,8 +13,9 @@ from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.container import Container
 from slurm_ray_flow.core.environment import Difference, difference, digest
-from slurm_ray_flow.core.errors import DependencyError
+from slurm_ray_flow.core.errors import DependencyError, OptionError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.requirements import Wanted
@@ -35,11 +36,13 @@ class Plan:
         wanted: None where the running interpreter's own environment is used.
         difference: None likewise.
         packed: it is kept as one file, which the head unpacks on its node.
+        container: the image whose packages are used; None for none.
     """
 
     wanted: Wanted | None
     difference: Difference | None
     packed: bool = False
+    container: Container | None = None
 
 
 @task(name="diff_dependencies", task_run_name="diff_dependencies", **ONCE, **RETRIED)
@@ -47,11 +50,13 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     """Compare, and show the difference as a table.
 
     Raises:
-        Rejected: the cluster has less than the run asks for.
+        Rejected: the cluster has less than the run asks for, or not the container's image.
         DependencyError: the wanted packages can't be read, or exclude each other.
     """
     reporter().step("diff_dependencies")
     cluster.check(options)  # nothing is built for a run that the cluster would refuse
+    if container := cluster.container_for(options):
+        return _in(container, cluster, options)
     if options.environment == "auto" and cluster.reuses_environment:
         if options.dashboard:
             _check_dashboard(find_spec(DASHBOARD) is not None, f"{sys.prefix} has ray without it", "pip install")
@@ -75,6 +80,19 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
             f"packages to add: {len(found.add)}, to change: {len(found.change)}, there already: {len(found.keep)}"
         )
     return Plan(chosen, found, packed)
+
+
+def _in(container: Container, cluster: Cluster, options: Options) -> Plan:
+    """The image holds the packages; that they will do is seen when it is started."""
+    if options.environment != "auto":
+        raise OptionError(
+            f"the cluster's container brings its own packages, and environment={options.environment!r} asks for others",
+            where=cluster.label,
+            advice='write container="", too, to run without it',
+        )
+    found = container.found(cluster.ask("container.look", image=container.image))
+    reporter().say(f"the packages of {found.image} are used")
+    return Plan(None, None, container=found)
 
 
 def _warn_of_unlocked(chosen: Wanted, code: Code) -> None:

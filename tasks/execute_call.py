@@ -34,7 +34,7 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
     """
     reporter().step("execute_call")
     own = run.record.allocation == run.record.attempt and not cluster.queues  # there it was announced before
-    if own and not cluster.announce(run.paths.inbox(run.record.allocation)) and not _was_taken(run, cluster):
+    if own and not cluster.announce(run.paths.inbox(run.record.allocation)) and not _is_known(run, cluster):
         raise Lost("the allocation ended before it took the call", where=where(run.record))
     run.submitted()
     relay = LogRelay(cluster, run.paths.log)
@@ -53,9 +53,10 @@ def _last_lines(relay: LogRelay) -> None:
         within(LAST_LINES_SECONDS, relay.finish, TimeoutError)
 
 
-def _was_taken(run: Run, cluster: Cluster) -> bool:
-    """Whether the head has had the call already: an announcement whose answer was lost is made again."""
-    return find_event(parse_events(cluster.read(run.paths.events))[0], "call_started") is not None
+def _is_known(run: Run, cluster: Cluster) -> bool:
+    """Whether the head has begun the call (then the answer to the announcement was lost), or said why it will not."""
+    events, _ = parse_events(cluster.read(run.paths.events))
+    return any(find_event(events, name) for name in ("call_started", "call_ended"))
 
 
 def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:

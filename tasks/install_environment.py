@@ -7,6 +7,7 @@ import dataclasses
 from prefect import task
 
 from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.container import Container
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.remote.packing import ARCHIVE
 from slurm_ray_flow.tasks.diff_dependencies import Plan
@@ -22,12 +23,14 @@ class Environment:
         isolated: it is one that was built, and sees nothing else.
         digest: names its content; "" for the running interpreter's own.
         packed: the one file that it is kept in, which the head unpacks; "" where it is a folder.
+        container: what the function runs in, by its own Python; `python` is then for our programs alone. None for none.
     """
 
     python: str
     isolated: bool
     digest: str
     packed: str = ""
+    container: Container | None = None
 
     @property
     def listing(self) -> str:
@@ -43,6 +46,8 @@ def install_environment(plan: Plan, cluster: Cluster) -> Environment:
         EnvironmentFailed: uv could not; its own words are in the message.
     """
     reporter().step("install_environment")
+    if plan.container:  # our own programs run outside of it, with any Python that is there
+        return Environment(cluster.ask("machines.facts")["python"], False, "", container=plan.container)
     facts = cluster.facts()
     if plan.wanted is None or plan.difference is None:
         return Environment(facts.python, False, "")

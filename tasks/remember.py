@@ -26,6 +26,8 @@ from slurm_ray_flow.tasks.sync_files import Snapshot
 def key_of(call: Call, code: Code, snapshot: Snapshot, environment: Environment, options: Options) -> str:
     """Names all that the value depends on: function, arguments, files, packages, variables."""
     parts = [call.function, call.arguments, code.digest, snapshot.digest, environment.digest, environment.python]
+    if environment.container:
+        parts.append(repr(environment.container))
     return store.short_digest(json.dumps([*parts, options.env_vars]))
 
 

@@ -49,7 +49,7 @@ def start_ray(
     """
     reporter().step("start_ray")
     spec = {**_spec(run, code, snapshot, environment, cluster, options), "lock": lock}
-    _put_files(run, call, spec, cluster)
+    _put_files(run, call, spec, _script(run, environment, cluster), cluster)
     run.handed_over = True
     if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
         reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
@@ -75,6 +75,7 @@ def _spec(
         "python": environment.python,
         "isolated": environment.isolated,
         "packed": environment.packed,
+        "container": environment.container and environment.container.to_spec(str(cluster.root_folder)),
         "ray": wants_ray(code, options),
         "dashboard": options.dashboard,
         "nodes": options.nodes,
@@ -101,15 +102,21 @@ def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, str] |
     return {"name": run.record.function, **{name: value for name, value in chosen.items() if value}}
 
 
-def _put_files(run: Run, call: Call, spec: dict[str, Any], cluster: Cluster) -> None:
-    """The call's payloads, what to start, and the script that starts it."""
+def _script(run: Run, environment: Environment, cluster: Cluster) -> str:
+    """What starts the head."""
     head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
-    facts = cluster.facts()
-    command = [facts.python, "-I", str(head), str(cluster.root_folder), run.record.attempt]
-    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in facts.variables.items())
+    facts = None if environment.container else cluster.facts()
+    python, variables = (facts.python, facts.variables) if facts else (environment.python, {})
+    command = [python, "-I", str(head), str(cluster.root_folder), run.record.attempt]
+    exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return f'{_begin(cluster)}{exports}exec {shlex.join(command)} "$@"\n'
+
+
+def _put_files(run: Run, call: Call, spec: dict[str, Any], script: str, cluster: Cluster) -> None:
+    """The call's payloads, what to start, and the script that starts it."""
     files: dict[PurePosixPath, bytes | Path] = {
         run.paths.spec: json.dumps(spec).encode(),
-        run.paths.script: f'{_begin(cluster)}{exports}exec {shlex.join(command)} "$@"\n'.encode(),
+        run.paths.script: script.encode(),
         run.paths.function: store.object_path(call.function),
         run.paths.arguments: store.object_path(call.arguments),
     }

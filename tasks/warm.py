@@ -15,6 +15,7 @@ from slurm_ray_flow.tasks.run import Run
 NEEDS = (
     "python",
     "isolated",
+    "container",
     "ray",
     "dashboard",
     "nodes",

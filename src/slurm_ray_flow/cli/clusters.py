@@ -92,6 +92,12 @@ class Slurm:
     """One more option of sbatch, such as --sbatch-options=--mail-type=END; may be given more than once."""
     scratch: str | None = None
     """The folder on each node for what a run needs there for a while."""
+    container: str | None = None
+    """The image of Apptainer or Singularity that functions run in."""
+    container_options: Texts = None
+    """One more option of `apptainer exec`, such as --container-options=--bind=/data; may be given more than once."""
+    container_python: str | None = None
+    """The image's Python, as one would call it inside."""
 
     @property
     def meant(self) -> bool:

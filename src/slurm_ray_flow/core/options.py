@@ -30,6 +30,8 @@ class Options:
             a tenth of a shorter time limit.
         environment: "auto", "isolated", "packed" (isolated, and kept as one file), a path of a requirements.txt,
             uv.lock or pyproject.toml, or requirement lines.
+        container: the path of an image of Apptainer or Singularity on the cluster, in which the function runs with the
+            image's own packages; None takes what the cluster's block says, "" none even so.
         include: files, folders and globs that travel along with the code.
         env_vars: environment variables of the function's process. They are never logged.
         retries: how many times a run that failed for a transient cause is started again.
@@ -59,6 +61,7 @@ class Options:
     constraint: str | None = None
     warn_before: float | None = None
     environment: str | tuple[str, ...] = "auto"
+    container: str | None = None
     include: tuple[str, ...] = ()
     env_vars: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     retries: int = 0
@@ -125,6 +128,11 @@ def check_together(options: Options) -> None:
             raise OptionError(f"{name} needs a {grown} to begin with", advice=f'write {grown}="{example}", too')
     if options.dashboard and options.ray == "never":
         raise OptionError("there is no dashboard without Ray", advice='leave out dashboard=True, or ray="never"')
+    if options.container and options.environment != "auto":
+        raise OptionError(
+            "a container brings its own packages, and environment asks for others",
+            advice="leave out environment, or container, or install them in the image",
+        )
     if options.retry_on and not options.retries:
         raise OptionError("retry_on says what to try again for, and retries=0 never to", advice="write retries=1, too")
 
@@ -202,6 +210,19 @@ def _environment(name: str, value: object) -> str | tuple[str, ...]:
     )
 
 
+def _container(name: str, value: object) -> str | None:
+    if value is None or value == "":
+        return value
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise OptionError(f"{name}={value!r} must be the path of an image", advice=f'write {name}="image.sif"')
+    if "://" in value:
+        raise OptionError(
+            f"{name}={value!r} would be fetched by every process of the run anew",
+            advice=f'`apptainer pull image.sif {value}` on the cluster once, then write {name}="image.sif"',
+        )
+    return value
+
+
 def _is_texts(value: object) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(item, str) for item in value)
 
@@ -262,6 +283,7 @@ _CHECKS: dict[str, Any] = {
     "qos": _scheduler_word,
     "constraint": _scheduler_word,
     "environment": _environment,
+    "container": _container,
     "include": _include,
     "env_vars": _env_vars,
     "retries": _count(0),

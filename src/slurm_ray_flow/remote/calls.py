@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import limits, notice, processes, usage
+from slurm_ray_flow.remote import interpreter, limits, notice, processes, usage
 from slurm_ray_flow.remote.events import Run, tail
 
 GRACE = 3.0
@@ -21,19 +21,19 @@ class DriverProcess:
     """A driver that is booted and waits for orders, or runs a call.
 
     Args:
-        command: the environment's Python, with its options.
+        spec: the allocation's spec.json.
         environment: the driver's variables.
         with_ray: whether it is to import Ray.
     """
 
-    def __init__(self, command: List[str], environment: Dict[str, str], with_ray: bool) -> None:
+    def __init__(self, spec: Dict[str, Any], environment: Dict[str, str], with_ray: bool) -> None:
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "driver.py")
         self.report_descriptor, write_end = os.pipe()
         os.set_blocking(self.report_descriptor, False)
         try:
             self._process = subprocess.Popen(
-                [*command, program, str(os.getpid()), str(write_end), str(int(with_ray))],
-                stdin=subprocess.PIPE, env=environment, pass_fds=[write_end],
+                [*interpreter.command(spec), program, interpreter.parent(spec), str(write_end), str(int(with_ray))],
+                stdin=subprocess.PIPE, env=interpreter.variables(spec, environment), pass_fds=[write_end],
             )  # fmt: skip
         finally:
             os.close(write_end)

@@ -22,7 +22,7 @@ import signal
 import traceback
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import job, limits, packing, processes
+from slurm_ray_flow.remote import container, job, limits, packing, processes
 from slurm_ray_flow.remote.allocation import Allocation
 from slurm_ray_flow.remote.claim import claim
 from slurm_ray_flow.remote.closing import close
@@ -165,6 +165,8 @@ def _be_inner(run: Run, spec: Dict[str, Any], note: Note, tenure: Optional[Tenur
     try:
         processes.become_subreaper()
         spec = _with_environment(tenure.enter() if tenure else job.with_share(spec), note)
+        if spec.get("container"):
+            container.examine(spec)
         allocation = Allocation(run, spec, note, tenure)
         allocation.listen()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _FORWARDED | _WARNING)

@@ -19,6 +19,7 @@ from slurm_ray_flow.remote.errors import OperationError
 MODULES = (
     "clean_up",
     "commands",
+    "container",
     "environments",
     "files",
     "machines",

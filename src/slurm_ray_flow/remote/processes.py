@@ -36,11 +36,11 @@ def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
     """Have this process get `with_signal` when the parent dies, even by SIGKILL.
 
     Args:
-        parent: the pid of the parent; if it is gone already, this process ends at once.
+        parent: the pid of the parent; if it is gone already, this process ends at once. 0 for whoever that is now.
         with_signal: the signal.
     """
     _prctl(_SET_DEATH_SIGNAL, with_signal)
-    if os.getppid() != parent:
+    if parent and os.getppid() != parent:
         os.kill(os.getpid(), with_signal)
 
 

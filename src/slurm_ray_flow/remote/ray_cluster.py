@@ -10,12 +10,11 @@ import secrets
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from typing import Any, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import limits, processes
+from slurm_ray_flow.remote import interpreter, limits, processes
 from slurm_ray_flow.remote.events import tail
 
 START_LIMIT, START_LIMIT_IN_JOB = 60.0, 180.0
@@ -71,7 +70,7 @@ class RayCluster:
         self.folder = folder
         self._open_folder = os.path.join(self.folder, "r")  # Ray gives its own folder mode 0777
         self.variables = self._variables()
-        self._environment = {**self._user_environment, **self.variables}
+        self._environment = interpreter.variables(self._spec, {**self._user_environment, **self.variables})
 
     def start(self) -> None:
         """Start Ray; `poll` says when it is ready. A worker that does not know its head yet waits, imported, for it."""
@@ -168,7 +167,7 @@ class RayCluster:
 
     def _program(self) -> List[str]:
         program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_node.py")
-        return [*interpreter(self._spec), program, str(os.getpid())]
+        return [*interpreter.command(self._spec), program, interpreter.parent(self._spec)]
 
     def _arguments(self) -> List[str]:
         sizes = {"gpus": "num-gpus", "memory": "memory", "object_store_memory": "object-store-memory"}
@@ -195,11 +194,6 @@ class RayCluster:
         files = [os.path.join(self.folder, "ray.log")]
         files += sorted(glob.glob(os.path.join(self._open_folder, "session_latest", "logs", "*.err")))
         return "\n".join(text for text in (tail(path, 1500) for path in files) if text)
-
-
-def interpreter(spec: Dict[str, Any]) -> List[str]:
-    """The environment's Python as the spec wants it started."""
-    return [str(spec.get("python") or sys.executable), *(["-I"] if spec.get("isolated") else [])]
 
 
 def _free_port(host: str) -> int:

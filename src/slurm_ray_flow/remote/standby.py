@@ -6,7 +6,6 @@ import os
 from typing import Any, Dict, List, Optional
 
 from slurm_ray_flow.remote.calls import DriverProcess
-from slurm_ray_flow.remote.ray_cluster import interpreter
 from slurm_ray_flow.remote.ray_nodes import RayNodes
 from slurm_ray_flow.remote.tenure import Tenure
 
@@ -37,7 +36,7 @@ class Standby:
         """Start a driver, if none is there."""
         if self.driver is None:
             environment = {**os.environ, **(ray.variables if ray else {})}
-            self.driver = DriverProcess(interpreter(self._spec), environment, ray is not None)
+            self.driver = DriverProcess(self._spec, environment, ray is not None)
             if self._tenure:
                 self._tenure.limit(self.driver.pid)
             self._prepared_for = ""

@@ -3,6 +3,7 @@
 import os
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -76,3 +77,16 @@ def goes_on(folder: str):
         time.sleep(0.05)
     same = ray.remote(num_cpus=0.1)(lambda number: number)
     return sum(ray.get([same.remote(number) for number in range(10)]))
+
+
+@slurm_ray_flow(cluster=CLUSTER, nodes=2, cpus_per_node=1, gpus_per_node=1, memory="1500M")
+def places():
+    """The Python of this function; and where tasks run: host, container, and the user's own files that they see."""
+    import ray
+
+    @ray.remote(num_cpus=0.1, num_gpus=0.1, scheduling_strategy="SPREAD")
+    def place():
+        time.sleep(0.2)
+        return socket.gethostname(), os.environ.get("APPTAINER_CONTAINER"), Path("~/own").expanduser().exists()
+
+    return sys.executable, sorted(set(ray.get([place.remote() for _ in range(20)])))

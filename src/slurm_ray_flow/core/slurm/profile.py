@@ -11,9 +11,9 @@ from slurm_ray_flow.core.errors import OptionError
 
 TEXTS = (
     *("host", "partition", "account", "qos", "constraint", "reservation", "exclude", "scratch", "python", "root"),
-    *("wheels",),
+    *("wheels", "container", "container_python"),
 )
-LISTS = ("modules", "setup", "sbatch_options")
+LISTS = ("modules", "setup", "sbatch_options", "container_options")
 FIELDS = (*TEXTS, *LISTS)
 
 
