@@ -70,7 +70,7 @@ class Lab:
             return protocol.parse_events((self.folder(run_id) / "events.jsonl").read_bytes())[0]
         return []
 
-    def wait_for(self, run_id, event, seconds=60.0):
+    def wait_for(self, run_id, event, seconds=120.0):
         return until(lambda: next((e for e in self.events(run_id) if e["event"] == event), None), seconds)
 
     def log(self, run_id):
