@@ -69,3 +69,8 @@ def test_each_cause_has_its_error(cause, kind):
 def test_the_tries_of_a_run_are_counted(attempt, tries):
     record = RunRecord("abc", "abc", "local", "local-machine", "/", attempt, attempt, "f", 1, 2, "b")
     assert record.tries == tries
+
+
+def test_what_the_head_advises_is_the_errors_advice():
+    error = error_of("environment", "there is no image (c1)\nTry: pull one", "where")
+    assert (error.what, error.advice) == ("there is no image (c1)", "pull one")

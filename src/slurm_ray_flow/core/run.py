@@ -11,7 +11,7 @@ from typing import Any
 
 from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError
 from slurm_ray_flow.core.life import Life
-from slurm_ray_flow.remote.protocol import FILES, find_event, parse_events
+from slurm_ray_flow.remote.protocol import FILES, TRY, find_event, parse_events
 
 __all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events", "state_of"]
 
@@ -162,4 +162,5 @@ _ADVICE = {
 def error_of(cause: str, message: str, where: str) -> RunError:
     """The exception that stands for a cause, with what to try."""
     kind = CAUSES.get(cause, Crashed)
-    return kind(message, where=where, advice=_ADVICE.get(cause, ""))
+    what, _, advice = message.partition(TRY)  # the head knows better what would help, where it says so
+    return kind(what, where=where, advice=advice or _ADVICE.get(cause, ""))

@@ -28,6 +28,7 @@ from slurm_ray_flow.remote.claim import claim
 from slurm_ray_flow.remote.closing import close
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
+from slurm_ray_flow.remote.protocol import TRY
 from slurm_ray_flow.remote.tenure import Tenure
 from slurm_ray_flow.remote.waiting import await_turn
 
@@ -138,7 +139,7 @@ def _keep_allocation(run: Run, spec: Dict[str, Any]) -> int:
 
 def _in_words(error: OperationError) -> str:
     place = " ({})".format(error.where) if error.where else ""
-    return error.what + place + ("\nTry: {}".format(error.advice) if error.advice else "")
+    return error.what + place + (TRY + error.advice if error.advice else "")
 
 
 # An outer Ray's address and job; and what would let packages in from outside an isolated environment.

@@ -14,6 +14,8 @@ FILES = {
 """What the files of a run's folder are called, at home and on the cluster."""
 TAKEN = ".running"
 """Ends the name of an entry of the inbox whose call runs."""
+TRY = "\nTry: "
+"""Comes in the message of an event before what the head advises."""
 
 
 def parse_events(data: bytes) -> Tuple[List[Dict[str, Any]], int]:
