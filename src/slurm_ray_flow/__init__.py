@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     )
     from slurm_ray_flow.core.run import RunState
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
-    from slurm_ray_flow.interface.handle import Handle
+    from slurm_ray_flow.interface.handle import Handle, attach
+    from slurm_ray_flow.interface.many import Handles, as_completed
     from slurm_ray_flow.remote.checkpoints import checkpoint
     from slurm_ray_flow.remote.notice import EndWarning, on_warning
 
@@ -55,6 +56,7 @@ __all__ = [
     "EndWarning",
     "EnvironmentFailed",
     "Handle",
+    "Handles",
     "HostKeyFailed",
     "LocalMachine",
     "LockFailed",
@@ -78,6 +80,8 @@ __all__ = [
     "SyncError",
     "TimeLimit",
     "UnknownRunError",
+    "as_completed",
+    "attach",
     "checkpoint",
     "on_warning",
     "slurm_ray_flow",
@@ -87,11 +91,14 @@ _HOMES = {
     "slurm_ray_flow": "slurm_ray_flow.interface.decorator",
     "EndWarning": "slurm_ray_flow.remote.notice",
     "Handle": "slurm_ray_flow.interface.handle",
+    "Handles": "slurm_ray_flow.interface.many",
     "LocalMachine": "slurm_ray_flow.blocks.local_machine",
     "RunState": "slurm_ray_flow.core.run",
     "SlurmCluster": "slurm_ray_flow.blocks.slurm_cluster",
     "SshConnection": "slurm_ray_flow.blocks.ssh.block",
     "SshServer": "slurm_ray_flow.blocks.ssh_server",
+    "as_completed": "slurm_ray_flow.interface.many",
+    "attach": "slurm_ray_flow.interface.handle",
     "checkpoint": "slurm_ray_flow.remote.checkpoints",
     "on_warning": "slurm_ray_flow.remote.notice",
 }

@@ -26,12 +26,13 @@ def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, 
     Raises:
         SlurmRayFlowError: the launch failed before that.
     """
-    current = Launching(Silence())
+    submitted = threading.Event()
+    current = Launching(Silence(), submitted.set)
     future: Future[Any] = Future()
-    future.add_done_callback(lambda _: current.submitted.set())
-    work = _work(flow, current, args, kwargs)
+    future.add_done_callback(lambda _: submitted.set())
+    work = work_of(flow, current, args, kwargs)
     threading.Thread(target=_settle, args=(future, work), name=f"srf-{flow.name}", daemon=True).start()
-    current.submitted.wait()
+    submitted.wait()
     bound_the_end()
     if current.run_id is None:
         future.result()
@@ -39,9 +40,10 @@ def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, 
     return Handle(current.run_id, future)
 
 
-def _work(
+def work_of(
     flow: LaunchFlow[Any, Any], current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[], Any]:
+    """A call, to be made in a thread of its own."""
     if flow.isasync:
         return lambda: asyncio.run(flow.awaited(current, args, kwargs))
     return lambda: flow.called(current, args, kwargs)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from datetime import timedelta
-from typing import Any, ParamSpec, TypeVar, overload
+from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.options import Options, RayUse
@@ -13,6 +13,21 @@ from slurm_ray_flow.interface.launch_flow import LaunchFlow
 
 P = ParamSpec("P")
 R = TypeVar("R")
+T = TypeVar("T")
+
+
+class Decorator(Protocol):
+    """What the decorator with options gives: it keeps the parameters and the type of the value."""
+
+    @overload
+    def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> LaunchFlow[P, Coroutine[Any, Any, T]]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> LaunchFlow[P, R]: ...
+
+
+@overload
+def slurm_ray_flow(function: Callable[P, Coroutine[Any, Any, T]], /) -> LaunchFlow[P, Coroutine[Any, Any, T]]: ...
 
 
 @overload
@@ -47,7 +62,7 @@ def slurm_ray_flow(
     dashboard: bool = False,
     name: str | None = None,
     ray: RayUse = "auto",
-) -> Callable[[Callable[P, R]], LaunchFlow[P, R]]: ...
+) -> Decorator: ...
 
 
 def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:

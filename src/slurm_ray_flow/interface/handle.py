@@ -13,7 +13,7 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.server.sweep import launch_alive
-from slurm_ray_flow.core.errors import Cancelled, RunError
+from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
 from slurm_ray_flow.core.sweep import NOT_YET
@@ -183,6 +183,23 @@ class Handle(Generic[R]):
         return f"Handle({self.run_id!r})"
 
 
+def attach(run_id: str | None = None) -> Handle[Any]:
+    """The handle of a run that any process on this machine started, such as a notebook's kernel that is gone.
+
+    Args:
+        run_id: its id, or the start of it; without one, the run that was started last.
+
+    Raises:
+        UnknownRunError: there is no such run, or several.
+    """
+    if run_id is not None:
+        return Handle.attach(run_id)
+    newest = max(store.records(), key=lambda record: record.created, default=None)
+    if newest is None:
+        raise UnknownRunError("no run was started from this machine", advice="call a decorated function")
+    return Handle(newest.run_id)
+
+
 def _goes_on(record: RunRecord, launched: bool) -> bool:
     """Whether the launch may try again, or has not yet noted that it does not."""
     return launched and not record.ended and not record.failure
@@ -195,4 +212,4 @@ def _without_head(record: RunRecord, launched: bool) -> RunState:
     return RunState.PREPARING if launched else RunState.LOST
 
 
-__all__ = ["Cancelled", "Handle"]
+__all__ = ["Cancelled", "Handle", "attach"]

@@ -5,10 +5,10 @@ from __future__ import annotations
 import inspect
 import io
 import warnings
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from functools import partial
 from types import MethodType
-from typing import Any, Generic, ParamSpec, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from prefect import Flow
 from pydantic.json_schema import PydanticJsonSchemaWarning
@@ -26,8 +26,13 @@ from slurm_ray_flow.remote import pickling
 from slurm_ray_flow.remote.functions import itself, resolve_function
 
 P = ParamSpec("P")
-R = TypeVar("R")
+if TYPE_CHECKING:
+    from slurm_ray_flow.interface.many import Handles
 
+R = TypeVar("R")
+Q = ParamSpec("Q")
+
+T = TypeVar("T")
 
 class LaunchFlow(Flow[P, R], Generic[P, R]):
     """What the decorator makes of a function.
@@ -59,7 +64,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         self._untyped = {name for name in found if found[name].annotation is inspect.Parameter.empty} - self._many
         self._entrypoint = entrypoint_of(plain, self._entrypoint)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override] # Prefect's own options are few
         """Run the function on its cluster.
 
         Returns:
@@ -70,7 +75,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             BaseException: its own exception, with the traceback it had there as a note.
         """
         current = session.Launching(terminal_reporter())
-        return self.awaited(current, args, kwargs) if self.isasync else self.called(current, args, kwargs)
+        return cast(R, self.awaited(current, args, kwargs) if self.isasync else self.called(current, args, kwargs))
 
     def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call, as a part of a launch whose end somebody else may watch."""
@@ -102,7 +107,13 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             bound.arguments[name] = hold(bound.arguments[name])
         return bound.args, {**bound.kwargs, **theirs}
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]:
+    @overload
+    def submit(self: LaunchFlow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Handle[T]: ...
+
+    @overload
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
+
+    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[Any]:
         """Start the function on its cluster, and give a handle as soon as it is there.
 
         Raises:
@@ -120,6 +131,36 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         Raises:
             OptionError: an option is unknown or has a wrong value.
         """
+    @overload
+    def map(
+        self: LaunchFlow[P, Coroutine[Any, Any, T]],
+        *iterables: Iterable[Any],
+        max_parallel: int | None = 8,
+        **same: Any,
+    ) -> Handles[T]: ...
+
+    @overload
+    def map(self, *iterables: Iterable[Any], max_parallel: int | None = 8, **same: Any) -> Handles[R]: ...
+
+    def map(self, *iterables: Iterable[Any], max_parallel: int | None = 8, **same: Any) -> Handles[Any]:
+        """Call the function for each value, each call a run of its own; gives their handles at once, in order.
+
+        With several iterables it goes over all of them side by side, until the shortest ends, as the builtin `map`
+        does. A call that fails costs the others nothing.
+
+        Args:
+            iterables: the values of the first parameter, of the second, and so on.
+            max_parallel: how many calls may be under way at a time; None begins all at once.
+            same: arguments by name that all calls have.
+
+        Raises:
+            OptionError: `max_parallel` is no number of calls.
+            TypeError: the function does not take such arguments.
+        """
+        from slurm_ray_flow.interface.many import start_map
+
+        return start_map(self, iterables, same, max_parallel)
+
         ours = {name: value for name, value in changes.items() if is_option(name)}
         theirs = {name: value for name, value in changes.items() if name not in ours}
         if unknown := theirs.keys() - inspect.signature(Flow.with_options).parameters.keys():
@@ -157,7 +198,13 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         """As `Flow.to_deployment`."""
         return super().to_deployment(*args, **{**_DEPLOYED, **kwargs})
 
-    def __get__(self, instance: Any, owner: Any) -> LaunchFlow[..., R]:  # type: ignore[override] # binds a parameter
+    @overload
+    def __get__(self, instance: None, owner: Any) -> LaunchFlow[P, R]: ...
+
+    @overload
+    def __get__(self: LaunchFlow[Concatenate[Any, Q], R], instance: object, owner: Any) -> LaunchFlow[Q, R]: ...
+
+    def __get__(self, instance: Any, owner: Any) -> LaunchFlow[..., R]:
         if instance is None:
             return self
         return LaunchFlow(MethodType(self.function, instance), self.options)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import logging
 import socket
+import sys
 import threading
 import time
 import weakref
-from typing import Any
+from types import TracebackType
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
 from prefect._internal.concurrency import services
@@ -55,6 +57,49 @@ def _finish() -> None:
     for service in running:
         with contextlib.suppress(RuntimeError):  # its loop has ended
             service._loop.call_soon_threadsafe(service._done_event.set)
+
+
+class Leaver(Protocol):
+    """Something that goes on in this process, and can't go on after it."""
+
+    def interrupted(self) -> None:
+        """Ctrl-C ends the process, and nobody has seen to it."""
+
+    def leave(self) -> str:
+        """The process ends; gives what its user is to know."""
+        ...
+
+
+_leavers: weakref.WeakSet[Any] = weakref.WeakSet()
+
+
+def see_to(leaver: Leaver) -> None:
+    """Have something told when this process ends."""
+    with _guard:
+        if not _leavers:
+            sys.excepthook = _Interrupted(sys.excepthook)
+            with contextlib.suppress(RuntimeError):
+                threading._register_atexit(_leave)  # type: ignore[attr-defined]
+        _leavers.add(leaver)
+
+
+class _Interrupted:
+    """An exception hook for Ctrl-C in a script; in an interpreter, Ctrl-C ends a line and not the process."""
+
+    def __init__(self, before: Any) -> None:
+        self._before = before
+
+    def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
+            for leaver in list(_leavers):
+                leaver.interrupted()
+        self._before(kind, error, traceback)
+
+
+def _leave() -> None:
+    for leaver in list(_leavers):
+        if text := leaver.leave():
+            sys.stderr.write(f"{text}\n")
 
 
 def server_listens() -> bool:

@@ -15,6 +15,7 @@ from rich.text import Text
 from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.progress import Reporter, Silence
 from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.interface.notebook import NotebookScreen, in_notebook
 from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
 
 MOST_WARNINGS = 5
@@ -29,14 +30,29 @@ _warned: set[str] = set()
 _screens: dict[tuple[int, bool], Screen] = {}
 
 
+def told_already(warning: str) -> bool:
+    """Whether this process has shown a warning before."""
+    known = warning in _warned
+    _warned.add(warning)
+    return known
+
+
 def terminal_reporter() -> Reporter:
     """What SRF_PROGRESS asks for: "off" is silent, "plain" plain lines; by default a terminal gets colours."""
+    screen = screen_to_use()
+    return _LogOnly(sys.stdout) if screen is None else TerminalReporter(screen)
+
+
+def screen_to_use() -> Screen | None:
+    """Where progress is shown; None where it is to be silent."""
     mode = os.environ.get("SRF_PROGRESS", "auto").lower()
     if mode in {"off", "0", "no", "false"}:
-        return _LogOnly(sys.stdout)
-    console = Console(stderr=True, highlight=False)
+        return None
+    if mode != "plain" and in_notebook():
+        return NotebookScreen()
+    console = Console(stderr=True, highlight=False, force_jupyter=False)
     live = mode != "plain" and console.is_terminal and not console.is_dumb_terminal
-    return TerminalReporter(_screen(live))
+    return _screen(live)
 
 
 def _screen(live: bool) -> Screen:
@@ -45,7 +61,8 @@ def _screen(live: bool) -> Screen:
     if key not in _screens:
         _screens.clear()
         plain = Console(file=sys.stderr, highlight=False, force_terminal=False, force_jupyter=False, width=200)
-        _screens[key] = Screen(Console(file=sys.stderr, highlight=False) if live else plain, live)
+        colours = Console(file=sys.stderr, highlight=False, force_jupyter=False)
+        _screens[key] = Screen(colours if live else plain, live)
     return _screens[key]
 
 
@@ -120,8 +137,7 @@ class TerminalReporter:
     def warn(self, text: str) -> None:
         text = plain(text)
         with self._lock:
-            if text not in _warned:
-                _warned.add(text)
+            if not told_already(text):
                 self._warnings.append(text)
 
     def log(self, data: bytes) -> None:

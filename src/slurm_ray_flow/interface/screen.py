@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import sys
 import threading
 import time
-from typing import IO
+import weakref
+from typing import IO, ClassVar
 
 from rich.console import Console, RenderableType
 
@@ -29,6 +31,8 @@ class Screen:
     Attributes:
         launches: how many are under way; with several, each line must say whose it is.
     """
+
+    frame_seconds: ClassVar[float] = FRAME_SECONDS
 
     def __init__(self, console: Console, live: bool) -> None:
         self.console, self.live = console, live
@@ -77,13 +81,15 @@ class Screen:
                 elif time.monotonic() - self._written > QUIET_SECONDS and not self._line_open:
                     self._draw(FRAMES[number % len(FRAMES)])
             number += 1
-            time.sleep(FRAME_SECONDS)
+            time.sleep(self.frame_seconds)
             self._wake.wait()
 
-    def _draw(self, frame: str) -> None:
+    def _moving(self, frame: str) -> str:
         seconds = format_duration(time.monotonic() - self._since)
-        shown = f"  {frame} {self._text.replace(TIME, f'{seconds:>8}', 1)}"[: self.console.width - 1]
-        self.console.file.write(START_OF_LINE + shown)
+        return f"  {frame} {self._text.replace(TIME, f'{seconds:>8}', 1)}"[: self.console.width - 1]
+
+    def _draw(self, frame: str) -> None:
+        self.console.file.write(START_OF_LINE + self._moving(frame))
         self.console.file.flush()
         self._drawn = True
 
@@ -118,7 +124,15 @@ def write_bytes(stream: IO[str], data: bytes) -> None:
     raw = getattr(stream, "buffer", None)
     stream.flush()
     if raw is None:
-        stream.write(data.decode(errors="replace"))
+        stream.write(_decoder(stream).decode(data))
     else:
         raw.write(data)
     stream.flush()
+
+
+_decoders: weakref.WeakKeyDictionary[IO[str], codecs.IncrementalDecoder] = weakref.WeakKeyDictionary()
+
+
+def _decoder(stream: IO[str]) -> codecs.IncrementalDecoder:
+    """What a function writes comes in pieces, which may be cut within a letter."""
+    return _decoders.setdefault(stream, codecs.getincrementaldecoder("utf-8")(errors="replace"))

@@ -45,12 +45,21 @@ if TYPE_CHECKING:
 
 
 class Launching:
-    """What the caller of a flow knows of the launch inside it."""
+    """What the caller of a flow knows of the launch inside it.
 
-    def __init__(self, shown: Reporter) -> None:
+    Args:
+        shown: gets what happens.
+        on_submitted: is called when the cluster has the run.
+        tags: tags of the flow run, besides the one that all have.
+    """
+
+    def __init__(
+        self, shown: Reporter, on_submitted: Callable[[], None] = lambda: None, tags: tuple[str, ...] = ()
+    ) -> None:
         self.reporter = shown
         self.run_id: str | None = None
-        self.submitted = threading.Event()
+        self.on_submitted = on_submitted
+        self.tags = (TAG, *tags)
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
         self.stack = contextlib.ExitStack()
@@ -88,7 +97,8 @@ def launching(current: Launching) -> Iterator[None]:
     token, shown_token = _launching.set(current), use_reporter(current.reporter)
     error: BaseException | None = None
     try:
-        with _server_of(current), temporary_settings(_client_settings()), tags(TAG), quiet_console(), current.stack:
+        settings = temporary_settings(_client_settings())
+        with _server_of(current), settings, tags(*current.tags), quiet_console(), current.stack:
             yield
     except BaseException as raised:
         error = raised
@@ -136,14 +146,14 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     remember(cluster)
     call = describe_call(flow, get_call_parameters(flow.fn, args, kwargs))
     run_id = str(flow_run.get_id() or uuid.uuid4())
-    run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.submitted.set)
+    run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
     run.note(keep=flow.options.keep)
     current.run_id = run_id
     ensure_tag()
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
     try:
-        # The tag is the flow run's: a task that has one asks the server for a slot of that tag's limit.
-        with TagsContext(current_tags=TagsContext.get().current_tags - {TAG}):
+        # The tags are the flow run's: a task that has one asks the server for a slot of that tag's limit.
+        with TagsContext(current_tags=TagsContext.get().current_tags - set(current.tags)):
             current.outcome = launch(run, call, cluster, options_on(cluster, flow.options))
     except Cancelled as error:
         current.cancelled = error

@@ -32,7 +32,8 @@ def slurm_ray_flow(function: Any = None, **options: Any) -> Any:
 
 def _mark(function: Any) -> None:
     function.local = function
-    function.submit = _not_inside(getattr(function, "__qualname__", "the function") + ".submit")
+    name = getattr(function, "__qualname__", "the function")
+    function.submit, function.map = _not_inside(name + ".submit"), _not_inside(name + ".map")
     function.with_options = lambda **_: function
 
 

@@ -1,0 +1,242 @@
+"""The calls of a map: begun in order, so many at a time, each a run of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from slurm_ray_flow.core.errors import Cancelled, PayloadError, RunError, SlurmRayFlowError
+from slurm_ray_flow.core.progress import Silence
+from slurm_ray_flow.interface.background import work_of
+from slurm_ray_flow.interface.item import CANCEL_SECONDS, Item
+from slurm_ray_flow.interface.leaving import bound_the_end, see_to
+from slurm_ray_flow.interface.map_progress import MapProgress
+from slurm_ray_flow.interface.map_record import note_begun, note_failed, places, record_map, text_of
+from slurm_ray_flow.interface.session import Launching, label
+from slurm_ray_flow.tasks.farewell import in_background
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+STARTING_AT_ONCE = 8
+"""So many launches at most are on their way to the cluster at a time: more would only wait for Prefect's server."""
+SHARED_STEPS = {"turn", "start_ray"}
+"""A launch that has come to one of these has brought there what all calls share."""
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+class Calls:
+    """A map: its calls, and the thread that begins them.
+
+    The first call goes ahead alone until what all of them share (files, environment) is on the cluster; where that
+    fails, it fails for all of them.
+
+    Args:
+        flow: the decorated function.
+        arguments: positional and keyword arguments of each call.
+        max_parallel: how many may be under way at a time.
+    """
+
+    def __init__(self, flow: LaunchFlow[Any, Any], arguments: Sequence[Arguments], max_parallel: int) -> None:
+        self.map_id = str(uuid.uuid4())
+        self.flow, self.name = flow, flow.name
+        self._arguments: list[Arguments | None] = list(arguments)
+        self.items: list[Item[Any]] = [Item(self, index) for index in range(len(arguments))]
+        self._texts = [text_of(positional) for positional, _ in arguments]
+        self._max_parallel = max_parallel
+        self._change = threading.Condition()
+        self._under_way: set[Item[Any]] = set()
+        self._starting: set[Item[Any]] = set()
+        self._shared_is_there = self._stopped = False
+        self._good = self._bad = 0
+        where = label(flow.options.cluster)
+        self.progress = MapProgress(self.name, where, len(arguments), max_parallel, self.map_id)
+        record_map(self.map_id, self.name, where, self._texts)
+
+    def start(self) -> None:
+        """Begin the first call, and the others as there is room for them."""
+        see_to(self)
+        threading.Thread(target=self._begin_all, name=f"srf-map-{self.name}", daemon=True).start()
+
+    def _begin_all(self) -> None:
+        for item in self.items:
+            with self._change:
+                self._change.wait_for(lambda: self._stopped or self._has_room())
+                if self._stopped:
+                    return
+                if item.future.done():  # it was cancelled while it waited
+                    continue
+                self._under_way.add(item)
+                self._starting.add(item)
+            self._show()
+            try:
+                threading.Thread(target=self._run, args=(item,), name=f"srf-{self.name}", daemon=True).start()
+            except RuntimeError:  # the interpreter is ending
+                return
+
+    def _has_room(self) -> bool:
+        at_once = STARTING_AT_ONCE if self._shared_is_there else 1
+        return len(self._under_way) < self._max_parallel and len(self._starting) < at_once
+
+    def _run(self, item: Item[Any]) -> None:
+        """One call, from its begin to its end, in a thread of its own."""
+        current = Launching(_Told(self, item), lambda: self.has_started(item), (f"map-{self.map_id[:8]}",))
+        given = self._arguments[item.index] or ((), {})
+        self._arguments[item.index] = None
+        try:
+            with in_background(item.stop):
+                value = work_of(self.flow, current, *given)()
+        except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
+            self._failed(item, error)
+        else:
+            self._ended(item, value=value)
+        bound_the_end()
+
+    def _failed(self, item: Item[Any], error: BaseException) -> None:
+        if not item.run_id:
+            note_failed(self.map_id, item.index, f"{type(error).__name__}: {error}")
+        shared = isinstance(error, SlurmRayFlowError) and not isinstance(error, PayloadError | Cancelled)
+        if shared and not self._shared_is_there:
+            self.stop(error)
+        self._ended(item, error=error)
+
+    def _ended(self, item: Item[Any], value: Any = None, error: BaseException | None = None) -> None:
+        with self._change:
+            self._under_way.discard(item)
+            self._starting.discard(item)
+            self._shared_is_there |= error is None
+            self._settle(item, value, error)
+        if error is not None:
+            self.progress.tell_failure(item.index, self._texts[item.index], error)
+        self._show()
+
+    def _settle(self, item: Item[Any], value: Any = None, error: BaseException | None = None) -> None:
+        self._good += error is None
+        self._bad += error is not None
+        item.settle(value, error)
+        self._change.notify_all()
+
+    def begun(self, item: Item[Any], run_id: str) -> None:
+        """A call is a run now."""
+        note_begun(self.map_id, item.index, run_id)
+        item.begin(run_id)
+
+    def share(self) -> None:
+        """What all calls share is there."""
+        with self._change:
+            self._shared_is_there = True
+            self._change.notify_all()
+
+    def has_started(self, item: Item[Any]) -> None:
+        """From now on a call asks Prefect's server seldom."""
+        with self._change:
+            self._starting.discard(item)
+            self._change.notify_all()
+
+    def stop(self, error: BaseException) -> None:
+        """Begin no more calls: those that have not begun fail with `error`."""
+        with self._change:
+            self._stopped = True
+            for item in self._waiting():
+                note_failed(self.map_id, item.index, f"{type(error).__name__}: {error}")
+                self._settle(item, error=error)
+            self._change.notify_all()
+        self._show()
+
+    def forget(self, item: Item[Any]) -> bool:
+        """Cancel a call that has not begun; False where it has."""
+        with self._change:
+            if item.future.done() or item in self._under_way:
+                return False
+            error = Cancelled(f"{item.name} was cancelled before it had begun")
+            note_failed(self.map_id, item.index, str(error))
+            self._settle(item, error=error)
+        self._show()
+        return True
+
+    def cancel(self) -> int:
+        """Begin no more calls, end those that are under way, and wait until they are gone; gives how many were.
+
+        Raises:
+            RunError: it could not be verified that they are gone.
+        """
+        self.stop(Cancelled(f"the map of {self.name} was cancelled before this call had begun"))
+        with self._change:
+            running = list(self._under_way)
+        for item in running:
+            item.stop.set()
+        deadline = time.monotonic() + CANCEL_SECONDS
+        gone = [item.is_gone(max(deadline - time.monotonic(), 0.0)) for item in running]
+        if not all(gone):
+            doubtful = places([item.index for item, is_gone in zip(running, gone, strict=True) if not is_gone])
+            raise RunError(f"it is not sure that these calls have ended: {doubtful}", advice="`srf runs` lists them")
+        return sum(isinstance(item.future.exception(), Cancelled) for item in running)
+
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """While somebody waits for calls: how far they are is shown, and Ctrl-C cancels all of them."""
+        try:
+            with self.progress.shown():
+                yield
+        except KeyboardInterrupt:
+            self.progress.tell("Ctrl-C: cancels what is under way, and begins no more")
+            self.cancel()
+            raise
+
+    def interrupted(self) -> None:
+        """Ctrl-C ends the process while nobody waits for a call."""
+        with contextlib.suppress(SlurmRayFlowError):
+            self.cancel()
+
+    def leave(self) -> str:
+        """The process ends: the calls that have begun go on, and its user is told of the others."""
+        with self._change:
+            self._stopped = True
+            waiting = [item.index for item in self._waiting()]
+            self._change.notify_all()
+        if not waiting:
+            return ""
+        return (
+            f"{self.name}: {len(waiting)} of {len(self.items)} calls were not begun: {places(waiting)}. "
+            f"Those that were go on; Handles.attach({self.map_id[:8]!r}) finds them."
+        )
+
+    def _waiting(self) -> list[Item[Any]]:
+        return [item for item in self.items if not item.future.done() and item not in self._under_way]
+
+    def _show(self) -> None:
+        with self._change:
+            self.progress.changed(len(self._under_way), self._good, self._bad)
+
+
+class _Told(Silence):
+    """What one launch of a map tells."""
+
+    def __init__(self, calls: Calls, item: Item[Any]) -> None:
+        self._calls, self._item = calls, item
+        self._step = ""
+
+    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:  # noqa: ARG002 - a Reporter's
+        self._calls.begun(self._item, run_id)
+
+    def step(self, name: str) -> None:
+        self._step = name
+        if name in SHARED_STEPS:
+            self._calls.share()
+        if name == "turn":  # it waits in line, perhaps for long
+            self._calls.has_started(self._item)
+        self._calls.progress.note("" if name == "execute_call" else name)
+
+    def say(self, text: str) -> None:
+        self._calls.progress.note(text if self._step in SHARED_STEPS else f"{self._step}: {text}")
+
+    def warn(self, text: str) -> None:
+        self._calls.progress.warn(text)
+
+    def again(self, error: BaseException, text: str) -> None:
+        self._calls.progress.tell(f"call {self._item.index}: {type(error).__name__}: {text}")

@@ -1,0 +1,82 @@
+"""The progress of a launch in a Jupyter notebook: one output of the cell, which changes in place."""
+
+from __future__ import annotations
+
+import contextvars
+import io
+import sys
+import time
+from typing import Any, ClassVar
+
+from rich.console import Console, RenderableType
+from rich.terminal_theme import TerminalTheme
+
+from slurm_ray_flow.interface.screen import Screen, write_bytes
+
+WIDTH = 110
+CALM_AFTER = 60.0
+"""After so many seconds of one step the moving line moves every five seconds only."""
+STYLE = "white-space:pre-wrap;line-height:normal;font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;margin:0"
+_GREY = (128, 128, 128)
+_COLOURS = [(60, 60, 60), (200, 40, 40), (30, 140, 60), (190, 130, 0), (50, 90, 200), (160, 60, 160), (0, 140, 150)]
+THEME = TerminalTheme((255, 255, 255), _GREY, [*_COLOURS, _GREY], [*_COLOURS, _GREY])
+"""Colours that can be read on a white page and on a dark one."""
+
+
+def in_notebook() -> bool:
+    """Whether this process is the kernel of a notebook."""
+    found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    return hasattr(found, "kernel")
+
+
+class NotebookScreen(Screen):
+    """Shows the lines of one launch, or of one map, in one output of the cell; what the function writes is another."""
+
+    frame_seconds: ClassVar[float] = 1.0
+
+    def __init__(self) -> None:
+        console = Console(file=io.StringIO(), width=WIDTH, highlight=False, force_jupyter=False)
+        super().__init__(console, live=True)
+        self._lines: list[RenderableType] = []
+        self._display: Any = None
+        self._context = contextvars.copy_context()
+        self._updated = 0.0
+
+    def line(self, text: RenderableType) -> None:
+        with self._lock:
+            self._lines.append(text)
+            self._update("")
+
+    def log(self, data: bytes) -> None:
+        with self._lock:
+            write_bytes(sys.stdout, data)
+
+    def busy(self, text: str, since: float) -> None:
+        with self._lock:
+            super().busy(text, since)
+            if text:
+                self._update(self._moving("…"))
+
+    def _draw(self, frame: str) -> None:
+        now = time.monotonic()
+        calm = now - self._since > CALM_AFTER
+        if now - self._updated >= (5 if calm else 1) * self.frame_seconds * 0.9:
+            self._update(self._moving(frame))
+
+    def _update(self, moving: str) -> None:
+        self._updated = time.monotonic()
+        page = Console(file=io.StringIO(), record=True, width=WIDTH, highlight=False, force_jupyter=False)
+        for line in [*self._lines, *([moving] if moving else [])]:
+            page.print(line, soft_wrap=True, markup=False)
+        text = page.export_text(clear=False)
+        html = page.export_html(theme=THEME, inline_styles=True, code_format=f'<pre style="{STYLE}">{{code}}</pre>')
+        self._context.run(self._publish, {"text/plain": text.rstrip("\n"), "text/html": html})
+
+    def _publish(self, page: dict[str, str]) -> None:
+        """In the context of the cell, also from a thread: else it would be shown below another one."""
+        if self._display is None:
+            from IPython.display import display
+
+            self._display = display(page, raw=True, display_id=True)
+        else:
+            self._display.update(page, raw=True)
