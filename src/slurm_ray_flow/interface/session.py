@@ -23,12 +23,13 @@ from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT
 from prefect.states import Cancelled as CancelledState
 from prefect.utilities.callables import get_call_parameters
 
-from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
+from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import target_of
 from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.flows.launch import launch
@@ -57,9 +58,9 @@ class Launching:
         self, shown: Reporter, on_submitted: Callable[[], None] = lambda: None, tags: tuple[str, ...] = ()
     ) -> None:
         self.reporter = shown
-        self.run_id: str | None = None
         self.on_submitted = on_submitted
         self.tags = (TAG, *tags)
+        self.run_id: str | None = None
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
         self.stack = contextlib.ExitStack()
@@ -149,7 +150,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
     run.note(keep=flow.options.keep)
     current.run_id = run_id
-    ensure_tag()
+    ensure_tags(flow.marks)
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
     try:
         # The tags are the flow run's: a task that has one asks the server for a slot of that tag's limit.
@@ -190,13 +191,13 @@ def spare_a_dead_server() -> None:
         current.stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
 
 
-def ensure_tag() -> None:
-    """The tag by which the sweep finds a run; one that a deployment started does not have it yet."""
+def ensure_tags(marks: set[str]) -> None:
+    """The tags by which people and the sweep find a run; what another's deployment started does not have them yet."""
     context = FlowRunContext.get()
     known = context.flow_run if context else None
     if known is None or TAG in known.tags:
         return
-    known.tags.append(TAG)
+    known.tags = sorted({*known.tags, *marks})
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # the run itself needs no tag
         client.update_flow_run(known.id, tags=known.tags)
 
@@ -229,13 +230,24 @@ def label(cluster: Any) -> str:
     return cluster if isinstance(cluster, str) else str(cluster.label)
 
 
+def is_own(record: RunRecord) -> bool:
+    """Whether this process has launched the run."""
+    this = processes.this_process()
+    return (record.pid, record.started, record.boot_id) == (this.pid, this.started, this.boot_id)
+
+
 def release_hook(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - Prefect wants these names
-    """End the remote part of a flow run that was cancelled, or whose process crashed with time to say so."""
+    """End the remote part of a flow run that was cancelled, or whose process crashed with time to say so.
+
+    Prefect's runner calls it, too, for a process that was killed.
+    """
     try:
         record = store.find_record(str(flow_run.id))
     except UnknownRunError:
         return
     if record.run_id in doubtful:  # this process has tried
+        return
+    if state.is_crashed() and not is_own(record):  # its process was killed: the run goes on, and is picked up later
         return
     if not release(record, cluster_of(record)):
         logging.getLogger("prefect.flow_runs").error("It is not sure that run %s has ended.", record.run_id)
