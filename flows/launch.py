@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, Lost, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outcome import Outcome
 from slurm_ray_flow.core.retries import Retries
@@ -12,6 +12,7 @@ from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
 from slurm_ray_flow.tasks.execute_call import execute_call
 from slurm_ray_flow.tasks.fetch_outcome import fetch_outcome
 from slurm_ray_flow.tasks.install_environment import install_environment
+from slurm_ray_flow.tasks.pick_up import left_behind, lost_what_was_left
 from slurm_ray_flow.tasks.pulse import cancellable
 from slurm_ray_flow.tasks.remember import key_of, recall, remember
 from slurm_ray_flow.tasks.run import Call, Run, where
@@ -19,7 +20,7 @@ from slurm_ray_flow.tasks.scan_imports import scan_imports
 from slurm_ray_flow.tasks.start_ray import start_ray
 from slurm_ray_flow.tasks.sync_files import sync_files
 from slurm_ray_flow.tasks.tell_use import tell_use
-from slurm_ray_flow.tasks.turn import turn
+from slurm_ray_flow.tasks.turn import kept_turn, turn
 
 
 def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
@@ -39,7 +40,7 @@ def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     retries = Retries(options)
     while True:
         try:
-            outcome = attempt(run, call, cluster, retries.options)
+            outcome = _one_try(run, call, cluster, retries.options)
             failure: BaseException | None = outcome.exception
             again = retries.after(failure)
             if failure is None or again is None:
@@ -56,6 +57,25 @@ def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
 def _goes_on(run: Run, error: SlurmRayFlowError) -> bool:
     """Whether the cluster may still be at it, out of our sight: then another try would run beside it."""
     return run.handed_over and isinstance(error, ConnectionFailed)
+
+
+def _one_try(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
+    """A try of our own, or the one that an earlier process of this run has left on the cluster."""
+    if left_behind(run, cluster):
+        try:
+            return go_on(run, cluster, options)
+        except Lost:
+            lost_what_was_left(run)
+    return attempt(run, call, cluster, options)
+
+
+def go_on(run: Run, cluster: Cluster, options: Options) -> Outcome:
+    """The last steps, with what is on the cluster already."""
+    with kept_turn(run), run.released_at_the_end(cluster):
+        ended = run.call_ended = execute_call(run, cluster)
+        outcome = fetch_outcome(run.record, ended, cluster)
+        tell_use(ended, cluster, options)
+    return outcome
 
 
 def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:

@@ -85,9 +85,19 @@ class Run:
         self.over = True
         self.call_ended: Ended | None = None
         if before := store.known_record(run_id):  # Prefect starts the same flow run again
-            self.record = dataclasses.replace(self.record, attempt=before.attempt)
-            self.begin_again()
+            self._follow(before)
         store.save_record(self.record)
+
+    def _follow(self, before: RunRecord) -> None:
+        """Come after an earlier process: with a try of our own, or with the one that it left on the cluster."""
+        place = (before.kind, before.cluster, before.root)
+        if before.handed_over and place == (self.record.kind, self.record.cluster, self.record.root):
+            known = {name: getattr(before, name) for name in ("attempt", "allocation", "warm", "handed_over")}
+            self.record = dataclasses.replace(self.record, **known)
+            self.handed_over, self.over = True, False
+            return
+        self.record = dataclasses.replace(self.record, attempt=before.attempt)
+        self.begin_again()
 
     @property
     def paths(self) -> RunPaths:
@@ -102,8 +112,13 @@ class Run:
         """A new try has a folder of its own: nothing of the ones before can be taken for its outcome."""
         _, _, number = self.record.attempt.partition(".")
         attempt = f"{self.record.run_id}.{int(number or 1) + 1}"
-        self.note(attempt=attempt, allocation=attempt)
-        self.handed_over, self.call_ended = False, None
+        self.note(attempt=attempt, allocation=attempt, handed_over=False)
+        self.handed_over, self.over, self.call_ended = False, True, None
+
+    def hand_over(self) -> None:
+        """From now on the cluster may have this try, also if this process ends."""
+        self.handed_over = True
+        self.note(handed_over=True)
 
     @contextlib.contextmanager
     def end_noted(self) -> Iterator[None]:
@@ -128,7 +143,7 @@ class Run:
         if ended is not None:
             state = RunState.SUCCEEDED if ended.outcome == "value" else failed_state(ended.cause)
         usage = ended.usage if ended is not None else None
-        self.note(ended=state.value, ended_at=time.time(), waiting="", usage=usage)
+        self.note(ended=state.value, ended_at=time.time(), waiting="", usage=usage, handed_over=False)
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:

@@ -50,7 +50,7 @@ def start_ray(
     reporter().step("start_ray")
     spec = {**_spec(run, code, snapshot, environment, cluster, options), "lock": lock}
     _put_files(run, call, spec, _script(run, environment, cluster), cluster)
-    run.handed_over = True
+    run.hand_over()
     if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
         reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
         run.note(allocation=allocation)

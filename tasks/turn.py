@@ -8,11 +8,12 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from prefect.logging import get_run_logger
 
-from slurm_ray_flow.blocks import limits
+from slurm_ray_flow.blocks import limits, slots
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.mirror import mirror
 from slurm_ray_flow.blocks.server.api import Api, status_of
@@ -61,6 +62,19 @@ def turn(run: Run, cluster: Cluster, needs: Sequence[str] = ()) -> Iterator[dict
     key, slot = _take_slot(run, cluster, lock, [place for place in needs if place])
     try:
         yield _description(run, cluster, lock, key)
+    finally:
+        if slot:
+            slot.leave(run.over)
+
+
+@contextlib.contextmanager
+def kept_turn(run: Run) -> Iterator[None]:
+    """Keep the slot that an earlier process of this run has taken, if it has one, and give it back at the end."""
+    api = limits.api_here()
+    held = next((one for one in slots.noted() if one.run_id == run.record.run_id), None)
+    slot = Slot(api, replace(held, left=False)) if api is not None and held and held.url == api.url else None
+    try:
+        yield
     finally:
         if slot:
             slot.leave(run.over)

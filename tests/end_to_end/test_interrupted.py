@@ -4,16 +4,19 @@ import contextlib
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from slurm_ray_flow import Cancelled, Handle, Lost, RunState
+from slurm_ray_flow.blocks import store
 from slurm_ray_flow.tasks.pulse import ASK_SECONDS
 from support import wait_for
 
 pytestmark = pytest.mark.server
 
+PROJECT = Path(__file__).parent / "project"
 FINAL = {"COMPLETED", "FAILED", "CRASHED", "CANCELLED"}
 
 
@@ -95,11 +98,15 @@ def test_a_cancel_from_another_process(waiting):
     assert run.state() == "CANCELLED"
 
 
+def deployed(api, name):
+    wanted = {"deployments": {"name": {"any_": [name]}}}
+    wait_for(lambda: api.post("/deployments/filter", wanted), 60)
+    return api.post("/deployments/filter", wanted)
+
+
 def test_a_cancel_of_a_served_run(served, api, tmp_path):
     served("wait-served")
-    named = {"deployments": {"name": {"any_": ["waiting"]}}}
-    wait_for(lambda: api.post("/deployments/filter", named), 60)
-    [deployment] = api.post("/deployments/filter", named)
+    [deployment] = deployed(api, "waiting")
     go = str(tmp_path / "go")
     api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"go": go}})
     run = Waiting(api, go)
@@ -134,6 +141,53 @@ def test_a_killed_caller_leaves_the_run_alone(waiting, api):
     assert list(run.handle.logs()) == ["gone on"]
     list(sweep(api))
     assert run.state() == "COMPLETED"
+
+
+def retried(run):
+    """Run a flow run that counts as crashed again, as its user does."""
+    from slurm_ray_flow.blocks.server import ensure_server
+    from slurm_ray_flow.blocks.server.client import client_settings
+
+    run.set_state("CRASHED")
+    command = [str(Path(sys.executable).with_name("prefect")), "flow-run", "retry", run.id, "--entrypoint"]
+    environment = {**os.environ, **client_settings(ensure_server(print))}
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen([*command, "served.py:wait"], cwd=PROJECT, env=environment, **pipes)
+
+
+def test_a_value_that_nobody_had_is_picked_up(waiting):
+    process, run = waiting
+    process.kill()
+    process.communicate()
+    run.go.touch()
+    wait_for(lambda: run.handle.status() is RunState.SUCCEEDED, 20)
+    again = retried(run)
+    said, _ = again.communicate(timeout=60)
+    assert again.returncode == 0, said
+    assert "gone on" in said
+    assert (run.state(), run.handle.result(10)) == ("COMPLETED", 42)
+    assert store.find_record(run.id).attempt == run.id
+    assert Path(f"{run.go}.pid").read_text() == str(run.pid)
+
+
+def test_a_deployments_run_whose_process_was_killed_is_picked_up(served, api, tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_RUNNER_POLL_FREQUENCY", "1")
+    served("wait-served")
+    [deployment] = deployed(api, "waiting")
+    go = str(tmp_path / "go")
+    api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": {"go": go}})
+    run = Waiting(api, go)
+    killed = store.find_record(run.id).pid
+    os.kill(killed, signal.SIGKILL)
+    wait_for(lambda: run.state() == "CRASHED", 30)
+    assert run.handle.status() is RunState.RUNNING
+    run.set_state("SCHEDULED")
+    wait_for(lambda: store.find_record(run.id).pid != killed, 60)
+    Path(go).touch()
+    wait_for(lambda: run.state() == "COMPLETED", 60)
+    assert run.handle.result(10) == 42
+    assert Path(f"{go}.pid").read_text() == str(run.pid)
+    assert store.find_record(run.id).attempt == run.id
 
 
 def kill_head(run):

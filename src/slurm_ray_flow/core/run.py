@@ -74,6 +74,7 @@ class RunRecord:
         again: why it was tried again last, and what was changed; "" where it was not.
         usage: what its call used, against what it was given; None where that is not known.
         warm: its allocation may still wait for a next call.
+        handed_over: the cluster may have its newest try, and no launch has seen to the end of that.
         ended, ended_at: the state in which the run has ended, and when; "" where home does not know of an end.
     """
 
@@ -97,6 +98,7 @@ class RunRecord:
     again: str = ""
     usage: dict[str, Any] | None = None
     warm: bool = False
+    handed_over: bool = False
     ended: str = ""
     ended_at: float = 0.0
 

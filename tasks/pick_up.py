@@ -1,0 +1,57 @@
+"""A try that the run's last process left on the cluster when it died: the run goes on with it and starts no second one.
+
+Prefect starts a flow run again under the same id: a deployment's after its process was killed, any one by
+`prefect flow-run retry`.
+"""
+
+from __future__ import annotations
+
+import json
+
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.run import find_event
+from slurm_ray_flow.tasks.run import Run, look
+
+
+def left_behind(run: Run, cluster: Cluster) -> bool:
+    """Whether the cluster has a try of this run that an earlier process handed over: it waits, runs or has an outcome.
+
+    Where it has none, the run is ready for a try of its own.
+
+    Raises:
+        ConnectionFailed: the cluster does not answer, so the try may still be there.
+    """
+    if not run.handed_over:
+        return False
+    if not _is_there(run, cluster):
+        run.begin_again()
+        return False
+    _tell(f"picks up run {run.record.run_id[:8]} on {cluster.label}, which its process left there")
+    return True
+
+
+def lost_what_was_left(run: Run) -> None:
+    """The try that was picked up has left no word: make room for another one."""
+    _tell("what its process left there is gone without a word; starts again")
+    run.begin_again()
+
+
+def _is_there(run: Run, cluster: Cluster) -> bool:
+    if run.paths.cancel.name in cluster.names(run.paths.folder):
+        return False
+    events, life = look(run.record, cluster)
+    if ended := find_event(events, "call_ended"):
+        return ended["outcome"] is not None
+    if life.alive and cluster.queues and run.record.allocation == run.record.attempt and not events:
+        cluster.submit(run.paths, json.loads(cluster.read(run.paths.spec)))  # the process may have died before that
+    return life.alive
+
+
+def _tell(text: str) -> None:
+    reporter().say(text)
+    if flow_run.get_id():
+        get_run_logger().info(text)
