@@ -78,7 +78,7 @@ class Transfer:
     Attributes:
         manifest: what the snapshot holds; newer than the one that was given if files changed while they were sent.
         folder: the snapshot on the target.
-        files: how many travelled.
+        places: of the files that travelled.
         bytes_sent: bytes that travelled, names included.
         bytes_total: bytes of the whole snapshot.
         seconds: how long it took.
@@ -87,11 +87,16 @@ class Transfer:
 
     manifest: Manifest
     folder: PurePosixPath
-    files: int
+    places: frozenset[str]
     bytes_sent: int
     bytes_total: int
     seconds: float
     reused: bool
+
+    @property
+    def files(self) -> int:
+        """How many files travelled."""
+        return len(self.places)
 
 
 def send_snapshot(
@@ -131,7 +136,7 @@ def send_snapshot(
     sent = sending.manifest
     folder = PurePosixPath(sending.folder, sent.digest)
     seconds = time.monotonic() - began
-    return Transfer(sent, folder, len(sending.sent), sending.bytes_sent, sent.total_bytes, seconds, reused)
+    return Transfer(sent, folder, frozenset(sending.sent), sending.bytes_sent, sent.total_bytes, seconds, reused)
 
 
 class _Sending:

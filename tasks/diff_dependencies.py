@@ -9,7 +9,6 @@ from importlib.util import find_spec
 
 from packaging.utils import canonicalize_name
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
@@ -20,7 +19,9 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.requirements import Wanted
 from slurm_ray_flow.core.requirements.choose import OURS
+from slurm_ray_flow.core.shown import about_packages
 from slurm_ray_flow.tasks.known_requirements import known_wanted
+from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 from slurm_ray_flow.tasks.scan_imports import Code
 
@@ -127,8 +128,5 @@ def _check_dashboard(there: bool, what: str, command: str) -> None:
 
 
 def _show(rows: list[tuple[str, str, str, str]]) -> None:
-    table = [dict(zip(("package", "there", "wanted", "what"), row, strict=True)) for row in rows]
-    try:
-        create_table_artifact(table=table, key="dependencies", description="Packages of the run")
-    except Exception as error:  # a table that can't be shown is no reason to fail
-        get_run_logger().debug("no artifact: %s", error)
+    if rows:
+        page().show(about_packages(rows))

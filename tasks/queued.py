@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 
+from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from slurm_ray_flow.blocks import limits
@@ -15,6 +16,7 @@ from slurm_ray_flow.core.mirror import queued_state, queued_text
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, find_event
 from slurm_ray_flow.tasks.flow_state import name_state
+from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.run import Run
 
 SHOW_SECONDS = 5.0
@@ -54,8 +56,11 @@ class Queued:
 
     def _show(self, text: str) -> None:
         self._text, self._shown = text, time.monotonic()
+        news = page().waits(text)
         if text:
             reporter().say(text)
+        if news and flow_run.get_id():
+            get_run_logger().info(text or f"has {self._label} now")
         api = limits.api_here()
         if api is None or flow_run.get_id() is None:
             return

@@ -19,6 +19,7 @@ from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
+from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.queued import Queued
 from slurm_ray_flow.tasks.run import Call, Run, gone, life_of, where
@@ -54,9 +55,11 @@ def start_ray(
     if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
         reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
         run.note(allocation=allocation)
+        page().started([])
         return
     run.note(warm=bool(options.keep_warm))
     cluster.submit(run.paths, spec)
+    page().started([])
     if cluster.queues:  # its call is there already: it needs nobody at home any more
         run.submitted()
     if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
@@ -144,6 +147,7 @@ def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
         events += more
         if find_event(events, _ready_event(spec)):
             queued.over()
+            page().started(events)
             _report(events)
             return
         if ended := find_event(events, "call_ended"):

@@ -16,7 +16,9 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.core.shown import about_files
 from slurm_ray_flow.core.snapshot import manifest
+from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 from slurm_ray_flow.tasks.scan_imports import Code
 
@@ -64,6 +66,8 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
         reporter().warn(finding)
     sent = cluster.send(files, store.short_digest(code.project))
     reporter().say(_summary(sent, len(files.entries)))
+    if files.entries:
+        page().show(about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total))
     path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
     listing = f"snapshots/{sent.folder.parent.name}/{sent.folder.name}.list"
     return Snapshot(sent.manifest.digest, path, str(sent.folder / sent.manifest.working_directory), listing)

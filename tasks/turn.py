@@ -24,6 +24,7 @@ from slurm_ray_flow.core.mirror import Queue, limit_name, place_in_line, waiting
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.tasks.farewell import stop_if_leaving
 from slurm_ray_flow.tasks.flow_state import name_state, read_state, runs_in_state
+from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.pulse import Pulse
 from slurm_ray_flow.tasks.run import Run, where
 
@@ -125,6 +126,8 @@ class _Line:
         reporter().step("turn")
         slot = self._stand_in_line(before)
         self._run.note(waiting="")
+        page().waits("")
+        get_run_logger().info("our turn on %s", self._cluster.label)
         reporter().say(f"our turn on {self._cluster.label}")
         with contextlib.suppress(ServerError):
             name_state(self._api, self._run.record.flow_run_id, "Running", "")
@@ -195,6 +198,8 @@ class _Line:
             name_state(self._api, self._run.record.flow_run_id, self._state, text)
             self._text, self._shown = text, time.monotonic()
         self._run.note(waiting=text)
+        if page().waits(text):
+            get_run_logger().info(text)
         reporter().say(text)
 
     def _cancelled(self) -> Cancelled:

@@ -161,7 +161,9 @@ def test_the_difference_is_a_table_in_prefect(project, server):
     handle = module.look.with_options(environment=["six==1.16.0"]).submit()
     handle.result(timeout=60)
     api = Api(server.url, auth_string(server_files()))
-    wanted = {"flow_runs": {"id": {"any_": [handle.run_id]}}, "artifacts": {"type": {"any_": ["table"]}}}
+    chosen = {"key": {"any_": ["dependencies-look-on-local"]}}
+    wanted = {"flow_runs": {"id": {"any_": [handle.run_id]}}, "artifacts": chosen}
+    wait_for(lambda: api.post("/artifacts/filter", wanted))
     (table,) = api.post("/artifacts/filter", wanted)
     rows = {row["package"]: (row["wanted"], row["what"]) for row in json.loads(table["data"])}
     assert set(rows) == {"six", "dill"}

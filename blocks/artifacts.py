@@ -1,0 +1,165 @@
+"""Artifacts of a flow run, made and changed by a thread of their own: no launch waits for them, or fails by them."""
+
+from __future__ import annotations
+
+import atexit
+import json
+import threading
+import time
+import weakref
+from dataclasses import dataclass
+from typing import Any
+
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.core.errors import ServerError
+
+BEGIN_SECONDS = 2.0
+"""After so long a launch that is not at its function yet shows what it has."""
+PACE_SECONDS, LONGEST_PACE = 5.0, 60.0
+"""An artifact changes no more often; of a run that goes on for long, more seldom."""
+MOST_FAILURES = 3
+"""After so many answers that say no, nothing is shown any more."""
+LEAVE_SECONDS = 5.0
+"""How long the end of the process waits for what is still to be sent."""
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """An artifact as the API takes it; one of the same key in the same flow run is changed in place."""
+
+    key: str
+    type: str
+    data: Any
+    description: str
+    task_run_id: str | None = None
+
+
+class Artifacts:
+    """What one flow run shows. `show` comes back at once; the newest of each key counts."""
+
+    def __init__(self, api: Api | None, flow_run_id: str) -> None:
+        self._api, self._flow_run_id = api, flow_run_id
+        self._newest: dict[str, Artifact] = {}
+        self._sent: dict[str, Artifact] = {}
+        self._ids: dict[str, str] = {}
+        self._tags: list[str] | None = None
+        self._changed = threading.Condition()
+        self._open = self._closed = False
+        self._failures, self._due, self._again = 0, 0.0, 0.0
+        self._thread: threading.Thread | None = None
+        if api is not None:
+            self._thread = threading.Thread(target=self._work, name="srf-artifacts", daemon=True)
+            self._thread.start()
+            _under_way.add(self)
+
+    def show(self, artifact: Artifact) -> None:
+        """Show it, or its newer state."""
+        with self._changed:
+            self._newest[artifact.key] = artifact
+            self._changed.notify()
+
+    def tag(self, tags: set[str]) -> None:
+        """Give the flow run these tags and no others."""
+        with self._changed:
+            self._tags = sorted(tags)
+            self._changed.notify()
+
+    def open(self) -> None:
+        """Nothing is kept back any more for the launch's own requests."""
+        with self._changed:
+            self._open = True
+            self._changed.notify()
+
+    def close(self) -> None:
+        """The launch is over: what is left is sent now, without anybody waiting for it."""
+        with self._changed:
+            self._open = self._closed = True
+            self._changed.notify()
+
+    def wait(self, seconds: float) -> None:
+        """Until all is sent, but not for longer."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, seconds))
+
+    def _work(self) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._open, BEGIN_SECONDS)
+        began, last = time.monotonic(), False
+        while not last and self._failures < MOST_FAILURES:
+            tags, some, last = self._next()
+            good = self._send_all(tags, some)
+            now = time.monotonic()
+            self._due = now + min(max(PACE_SECONDS, (now - began) / 50), LONGEST_PACE)
+            self._again = 0.0 if good else self._due
+        _under_way.discard(self)
+
+    def _next(self) -> tuple[list[str] | None, list[Artifact], bool]:
+        """Wait for something to send: tags, artifacts; and whether it is the last."""
+        with self._changed:
+            while True:
+                now = time.monotonic()
+                changed = [one for key, one in self._newest.items() if self._sent.get(key) != one]
+                fresh = [one for one in changed if one.key not in self._sent]
+                if self._closed or (changed and now >= max(self._due, self._again)):
+                    return self._tags, changed, self._closed
+                if (fresh or self._tags) and now >= self._again:
+                    return self._tags, fresh, False
+                waits = fresh or self._tags or changed
+                until = self._again if fresh or self._tags else max(self._due, self._again)
+                self._changed.wait(until - now if waits else None)
+
+    def _send_all(self, tags: list[str] | None, some: list[Artifact]) -> bool:
+        try:
+            if tags is not None:
+                self._ask().patch(f"/flow_runs/{self._flow_run_id}", {"tags": tags})
+                self._tags = None if self._tags is tags else self._tags
+            for one in some:
+                self._send(one)
+        except ServerError:
+            self._failures += 1
+            return False
+        self._failures = 0
+        return True
+
+    def _send(self, one: Artifact) -> None:
+        shown = {"type": one.type, "data": one.data, "description": one.description}
+        if known := self._ids.get(one.key):
+            self._ask().patch(f"/artifacts/{known}", {"data": one.data, "description": one.description})
+        else:
+            place = {"flow_run_id": self._flow_run_id, "task_run_id": one.task_run_id}
+            self._ids[one.key] = self._ask().post("/artifacts/", {"key": one.key, **shown, **place})["id"]
+        self._sent[one.key] = one
+
+    def _ask(self) -> Api:
+        assert self._api is not None, "there is no thread without an API"
+        return self._api
+
+
+_under_way: weakref.WeakSet[Artifacts] = weakref.WeakSet()
+
+
+def _finish() -> None:
+    """The process ends: what its launches still have to show is sent, if that is quick."""
+    deadline = time.monotonic() + LEAVE_SECONDS
+    for one in list(_under_way):
+        one.close()
+    for one in list(_under_way):
+        one.wait(deadline - time.monotonic())
+
+
+atexit.register(_finish)
+
+
+def keep(api: Api, artifact: Artifact, flow_run_id: object) -> None:
+    """Show what is looked at again and again: a new artifact only where it is not as it was.
+
+    Raises:
+        ServerError: the server can't be reached.
+    """
+    latest = api.post("/artifacts/latest/filter", {"artifacts": {"key": {"any_": [artifact.key]}}, "limit": 1})
+    data = artifact.data if isinstance(artifact.data, str) else json.dumps(artifact.data)
+    if latest and latest[0]["data"] == data:
+        api.patch(f"/artifacts/{latest[0]['id']}", {"description": artifact.description})
+        return
+    shown = {"key": artifact.key, "type": artifact.type, "data": data, "description": artifact.description}
+    api.post("/artifacts/", {**shown, "flow_run_id": str(flow_run_id) if flow_run_id else None})

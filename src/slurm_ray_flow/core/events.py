@@ -1,0 +1,100 @@
+"""The events that Prefect gets from us, for automations to react to (docs/prefect.md). Pure."""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import Any
+
+from slurm_ray_flow.core.artifact import short_name
+from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.warm import Warm
+
+CLUSTER_DOWN = "slurm-ray-flow.cluster.down"
+CLUSTER_UP = "slurm-ray-flow.cluster.up"
+RUN_FAILED = "slurm-ray-flow.run.failed"
+WARM_IDLE = "slurm-ray-flow.warm.idle"
+
+Resource = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Notice:
+    """An event.
+
+    Attributes:
+        event: its name, one of those above.
+        resource: what it is about.
+        payload: what is known of it, for templates: `{{ event.payload.cause }}`.
+        related: what it has to do with.
+    """
+
+    event: str
+    resource: Resource
+    payload: dict[str, Any]
+    related: list[Resource] = field(default_factory=list)
+
+    def body(self) -> dict[str, Any]:
+        """As Prefect's API takes it."""
+        now = datetime.now(timezone.utc).isoformat()
+        known = {"event": self.event, "resource": self.resource, "payload": self.payload, "related": self.related}
+        return {"id": str(uuid.uuid4()), "occurred": now, **known}
+
+
+def cluster_down(cluster: str, why: str, advice: str = "") -> Notice:
+    """A cluster that answered before, or was never asked, does not answer or can't be used."""
+    name = short_name(cluster)
+    return Notice(CLUSTER_DOWN, _cluster(name), {"cluster": name, "why": why, "advice": advice})
+
+
+def cluster_up(cluster: str, seconds: float) -> Notice:
+    """A cluster that was down can be used again; it was down for so many seconds."""
+    name = short_name(cluster)
+    return Notice(CLUSTER_UP, _cluster(name), {"cluster": name, "down_seconds": round(seconds)})
+
+
+def run_failed(record: RunRecord, cause: str, message: str) -> Notice:
+    """A run ended without a value. `cause` is a word of docs/errors.md."""
+    name = f"{record.function} on {short_name(record.cluster)}"
+    payload = {
+        "run_id": record.run_id,
+        "function": record.function,
+        "cluster": short_name(record.cluster),
+        "cause": cause,
+        "message": message,
+        "log": str(record.paths.log),
+    }
+    related = [
+        {**_cluster(short_name(record.cluster)), "prefect.resource.role": "cluster"},
+        {"prefect.resource.id": f"prefect.flow-run.{record.flow_run_id}", "prefect.resource.role": "flow-run"},
+    ]
+    resource = {
+        "prefect.resource.id": f"slurm-ray-flow.run.{record.run_id}",
+        "prefect.resource.name": name,
+        "slurm-ray-flow.cause": cause,
+    }
+    return Notice(RUN_FAILED, resource, payload, related)
+
+
+def warm_idle(one: Warm, cluster: str) -> Notice:
+    """A Ray cluster that `keep_warm` holds has nothing to do, and costs."""
+    name, cost = short_name(cluster), one.cost
+    resource = {
+        "prefect.resource.id": f"slurm-ray-flow.warm.{one.allocation}",
+        "prefect.resource.name": f"run {one.run_id[:8]} on {name}",
+    }
+    payload = {
+        "run_id": one.run_id,
+        "cluster": name,
+        "idle": format_duration(cost.seconds),
+        "costs": cost.an_hour,
+        "release": f"srf release {one.run_id[:8]}",
+        **cost.to_json(),
+    }
+    return Notice(WARM_IDLE, resource, payload, [{**_cluster(name), "prefect.resource.role": "cluster"}])
+
+
+def _cluster(name: str) -> Resource:
+    return {"prefect.resource.id": f"slurm-ray-flow.cluster.{name}", "prefect.resource.name": name}

@@ -1,0 +1,178 @@
+"""What a launch shows in Prefect besides its states and its log: the texts and tables of its artifacts. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from slurm_ray_flow.core.artifact import artifact_key, short_name
+from slurm_ray_flow.core.mirror import clock
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.plain import plain
+from slurm_ray_flow.core.quantities import format_duration, format_memory
+from slurm_ray_flow.core.run import Event, RunRecord
+from slurm_ray_flow.core.snapshot.entries import Entry
+from slurm_ray_flow.core.snapshot.fingerprint import printable
+from slurm_ray_flow.core.sweep import TAG
+
+MOST_FILES = 200
+"""So many files of a snapshot are listed."""
+MOST_REASONS = 20
+"""So many things that a run has waited for are listed."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One artifact.
+
+    Attributes:
+        what: begins its key; with function and cluster it names the history of the same thing.
+        type: "markdown", "table" or "progress".
+        data: as Prefect wants it for that type.
+        description: a line about it.
+    """
+
+    what: str
+    type: str
+    data: Any
+    description: str
+
+    def key(self, function: str, cluster: str) -> str:
+        """The key under which Prefect keeps it."""
+        return artifact_key(self.what, f"{function}-on-{short_name(cluster)}")
+
+
+def flow_run_name(function: str, cluster: str, nodes: int) -> str:
+    """What a flow run is called: "train on curnagl, 2 nodes"."""
+    return f"{function} on {short_name(cluster)}" + (f", {nodes} nodes" if nodes > 1 else "")
+
+
+def tags_of(function: str, cluster: str, kind: str = "") -> set[str]:
+    """What flow runs can be looked for by: ours at all, the function, the cluster and its kind."""
+    return {TAG, function, short_name(cluster)} | ({kind} if kind else set())
+
+
+def about_run(record: RunRecord, allocated: Event | None, options: Options) -> Shown:
+    """Where a run is, and what to type to see more of it."""
+    short, job = record.run_id[:8], allocated or {}
+    rows = [
+        ("run", f"`{record.run_id}`"),
+        ("function", f"`{record.function}`"),
+        ("cluster", f"{record.cluster} ({record.kind})"),
+        ("asked for", _asked(options)),
+        ("job", f"`{job['job']}`" if job.get("job") else ""),
+        ("nodes", f"`{plain(str(job['nodelist']))}`" if job.get("nodelist") else ""),
+        ("folder there", f"`{record.paths.folder}`"),
+        ("log there", f"`{record.paths.log}`"),
+    ]
+    commands = [
+        (f"srf logs {short} --follow", "what it prints"),
+        (f"srf attach {short}", "follow it, and get its value"),
+        (f"srf cancel {short}", "end it"),
+    ]
+    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows if value)])
+    typed = "\n".join(["| in a terminal | |", "|---|---|", *(f"| `{text}` | {what} |" for text, what in commands)])
+    where = f"job {job['job']} on {record.cluster}" if job.get("job") else f"on {record.cluster}"
+    return Shown("run", "markdown", f"{table}\n\n{typed}\n", f"Run {short}, {where}")
+
+
+def _asked(options: Options) -> str:
+    amounts = [
+        _counted(options.nodes if options.nodes > 1 else 0, "node"),
+        _counted(options.cpus_per_node or 0, "CPU"),
+        _counted(options.gpus_per_node, "GPU"),
+        format_memory(options.memory) if options.memory else "",
+        format_duration(options.time_limit) if options.time_limit else "",
+    ]
+    return ", ".join(filter(None, amounts))
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' if number > 1 else ''}" if number else ""
+
+
+def about_files(entries: Sequence[Entry], sent: Collection[str], travelled: int, total: int) -> Shown:
+    """What the snapshot holds, and what of it had to travel.
+
+    Args:
+        entries: all its files.
+        sent: the places of those that travelled.
+        travelled: bytes that went over the line.
+        total: bytes of the whole.
+    """
+    order = sorted(entries, key=lambda entry: (entry.place not in sent, -entry.size, entry.place))
+    rows: list[dict[str, Any]] = [
+        {
+            "file": plain(printable(entry.place.partition("/")[2])),
+            "bytes": entry.size,
+            "how": "sent" if entry.place in sent else "link" if entry.link is not None else "was there",
+        }
+        for entry in order[:MOST_FILES]
+    ]
+    if len(order) > MOST_FILES:
+        rest = order[MOST_FILES:]
+        more = {"file": f"and {len(rest)} more", "bytes": sum(entry.size for entry in rest), "how": ""}
+        rows.append(more)
+    said = f"{len(sent)} of {len(entries)} files sent, {format_memory(travelled)}; {format_memory(total)} in all"
+    return Shown("files", "table", rows, said if sent else f"{len(entries)} files, {format_memory(total)}: all there")
+
+
+def about_packages(rows: Sequence[tuple[str, str, str, str]]) -> Shown:
+    """The packages of a run, against those that are there."""
+    table = [dict(zip(("package", "there", "wanted", "what"), row, strict=True)) for row in rows]
+    new = sum(row[3] != "already there" for row in rows)
+    text = f"{len(rows)} packages, {new} of them to install" if new else f"{len(rows)} packages, all there"
+    return Shown("dependencies", "table", table, text)
+
+
+class Waits:
+    """What a run has waited for, the newest first; it becomes one artifact that changes in place.
+
+    Attributes:
+        waiting: it waits now.
+    """
+
+    def __init__(self) -> None:
+        self.waiting = False
+        self._began = 0.0
+        self._reasons: list[tuple[float, str]] = []
+
+    def wait(self, text: str, now: float) -> bool:
+        """It waits for this now; gives whether that is something else than before, and not only another number."""
+        if not self._reasons:
+            self._began = now
+        another = not self.waiting or shape(text) != shape(self._reasons[-1][1])
+        if another:
+            self._reasons = [*self._reasons[-MOST_REASONS + 1 :], (now, text)]
+        else:
+            self._reasons[-1] = (self._reasons[-1][0], text)
+        self.waiting = True
+        return another
+
+    def over(self, now: float) -> Shown | None:
+        """It need not wait any more; None where it never had to."""
+        if not self.waiting:
+            return None
+        self.waiting = False
+        return self._shown(f"waited {format_duration(now - self._began)}", now)
+
+    def shown(self, now: float) -> Shown:
+        """The artifact as it is now."""
+        return self._shown(f"{self._reasons[-1][1]} (for {format_duration(now - self._began)} until now)", now)
+
+    def _shown(self, headline: str, now: float) -> Shown:
+        rows = [f"| {clock(since, now)} | {cell(text)} |" for since, text in reversed(self._reasons)]
+        table = "\n".join(["| since | what for |", "|---|---|", *rows])
+        return Shown("waiting", "markdown", f"**{cell(headline)}**\n\n{table}\n", cell(headline))
+
+
+def shape(text: str) -> str:
+    """A text without its numbers: an estimate that only moved is no news for a log."""
+    return re.sub(r"\d+", "#", text)
+
+
+def cell(text: str) -> str:
+    """A text of others, harmless in a table of markdown."""
+    return re.sub(r"([|<>`*_\[\]])", r"\\\1", " ".join(plain(text).split()))

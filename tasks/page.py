@@ -1,0 +1,194 @@
+"""What a launch shows on its page in Prefect: artifacts, tags, and one line about how it failed."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import json
+import time
+from collections.abc import Callable, Iterator
+
+from prefect.context import FlowRunContext
+from prefect.logging.loggers import flow_run_logger
+from prefect.runtime import flow_run, task_run
+
+from slurm_ray_flow.blocks.artifacts import Artifact, Artifacts
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.limits import api_here
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.core.advance import Advance
+from slurm_ray_flow.core.artifact import short_name
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.progress import Reporter, reporter, stop_reporter, use_reporter
+from slurm_ray_flow.core.run import Event, find_event
+from slurm_ray_flow.core.shown import Shown, Waits, about_run, tags_of
+from slurm_ray_flow.tasks.run import Call, Run
+from slurm_ray_flow.tasks.tell_end import tell_by_itself, tell_failure, tell_outcome
+
+PROGRESS_SECONDS = 3.0
+"""A launch that is over sooner needs no bar."""
+
+
+class Page:
+    """One launch's page. Outside of a flow run it shows nothing."""
+
+    def __init__(self, run: Run, call: Call, cluster: Cluster, options: Options) -> None:
+        self._run, self._function, self._options = run, call.label, options
+        self._cluster = short_name(cluster.label)
+        self._artifacts = Artifacts(_api(), str(flow_run.get_id() or ""))
+        self._waits, self._is_started = Waits(), False
+        self._tag(tags_of(call.label, cluster.label, cluster.kind))
+
+    def show(self, shown: Shown) -> None:
+        """Show something, or its newer state."""
+        key = shown.key(self._function, self._cluster)
+        belongs_to = None if shown.type == "progress" else task_run.get_id()
+        data = json.dumps(shown.data) if shown.type == "table" else shown.data  # so Prefect's UI wants it
+        self._artifacts.show(Artifact(key, shown.type, data, shown.description, belongs_to))
+
+    def waits(self, text: str) -> bool:
+        """The run waits for this now; "" for nothing more. Gives whether that is news, and not only another number."""
+        now = time.time()
+        if not text:
+            if shown := self._waits.over(now):
+                self.show(shown)
+            return shown is not None
+        news = self._waits.wait(text, now)
+        self.show(self._waits.shown(now))
+        return news
+
+    def started(self, events: list[Event]) -> None:
+        """The run's head lives, or it has a place in a queue: its files are there, and perhaps a job's number."""
+        self._is_started = True
+        self.show(about_run(self._run.record, find_event(events, "allocated"), self._options))
+
+    def open(self) -> None:
+        """The launch has made its own requests; it may be one that goes on with what an earlier process began."""
+        if not self._is_started:
+            self.started([])
+        self._artifacts.open()
+
+    def close(self) -> None:
+        """It is over."""
+        self.waits("")
+        self._artifacts.close()
+
+    def _tag(self, tags: set[str]) -> None:
+        context = FlowRunContext.get()
+        known = context.flow_run if context else None
+        if known is not None and not tags <= set(known.tags):
+            known.tags = sorted({*known.tags, *tags})
+            self._artifacts.tag(set(known.tags))
+
+
+class _Nothing:
+    """The page of what is no launch."""
+
+    def show(self, shown: Shown) -> None: ...
+    def waits(self, text: str) -> bool:
+        return bool(text)
+
+    def started(self, events: list[Event]) -> None: ...
+
+
+class _Watched:
+    """Passes on what a launch tells; Prefect's log gets what each step says last, and a bar shows how far it is."""
+
+    def __init__(self, to: Reporter, page: Page) -> None:
+        self._to, self._page, self._advance = to, page, Advance()
+        self._began = time.monotonic()
+        self._step, self._note = "", ""
+        context = FlowRunContext.get()
+        known = context.flow_run if context else None
+        self._log = flow_run_logger(known, context.flow if context else None) if known else None
+
+    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
+        self._to.begin(run_id, function, cluster, url)
+
+    def step(self, name: str) -> None:
+        self._to.step(name)
+        self._write_note()
+        self._step, self._note = name, ""
+        self._advance.step(name)
+        self._show()
+        if name == "execute_call":
+            self._page.open()
+
+    def say(self, text: str) -> None:
+        self._to.say(text)
+        self._note = text
+
+    def warn(self, text: str) -> None:
+        self._to.warn(text)
+
+    def log(self, data: bytes) -> None:
+        self._to.log(data)
+        if self._advance.log(data):
+            self._show()
+
+    def again(self, error: BaseException, text: str) -> None:
+        self._to.again(error, text)
+
+    def end(self, error: BaseException | None) -> None:
+        self._to.end(error)
+
+    def over(self, good: bool) -> None:
+        """The launch is over: the bar says so."""
+        self._write_note()
+        self._advance.end(good)
+        self._show()
+
+    def _write_note(self) -> None:
+        if self._note and self._log:
+            self._log.info("%s: %s", self._step, self._note)
+
+    def _show(self) -> None:
+        if time.monotonic() - self._began > PROGRESS_SECONDS:
+            self._page.show(self._advance.shown())
+
+
+_page: contextvars.ContextVar[Page | None] = contextvars.ContextVar("slurm_ray_flow_page", default=None)
+
+
+def page() -> Page | _Nothing:
+    """The page of the launch that is under way in this context."""
+    return _page.get() or _Nothing()
+
+
+@contextlib.contextmanager
+def shown(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[Callable[[Outcome], Outcome]]:
+    """While the block runs, its launch has a page.
+
+    Yields:
+        What the launch gives its outcome to, for the page to tell how it ended.
+    """
+    this = Page(run, call, cluster, options)
+    watched = _Watched(reporter(), this)
+    token, shown_token = _page.set(this), use_reporter(watched)
+    tell_by_itself(run.record.flow_run_id)
+
+    def told(outcome: Outcome) -> Outcome:
+        tell_outcome(run, outcome)
+        watched.over(outcome.exception is None)
+        return outcome
+
+    try:
+        yield told
+    except BaseException as error:
+        watched.over(False)
+        tell_failure(run, error)
+        raise
+    finally:
+        this.close()
+        stop_reporter(shown_token)
+        _page.reset(token)
+
+
+def _api() -> Api | None:
+    """The API of the flow run that this is; also that of a server which Prefect started for this run alone."""
+    context = FlowRunContext.get()
+    if context is None:
+        return None
+    url = getattr(context.client, "api_url", None)
+    return api_here() or (Api(str(url).rstrip("/")) if url else None)

@@ -1,0 +1,78 @@
+"""How a launch failed, told once: one line of the log with all that is known, and an event for automations."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import Any
+
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+
+from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError
+from slurm_ray_flow.core.events import Notice, run_failed
+from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.tasks.run import Run
+
+LAUNCH = "launch"
+"""The cause of what failed at home, before a cluster had anything to do with it."""
+
+_ours: set[str] = set()
+"""Flow runs whose launch tells by itself how it failed."""
+
+
+def tell_outcome(run: Run, outcome: Outcome) -> None:
+    """The function raised an exception, or gave a value; of that there is nothing to tell."""
+    error = outcome.exception
+    if error is None:
+        return
+    said = f"{type(error).__name__}: {error}"
+    _tell(logging.ERROR, f"The function raised {said}\n{outcome.traceback.rstrip()}".rstrip())
+    emit(run_failed(run.record, "user_code", said))
+
+
+def tell_failure(run: Run, error: BaseException) -> None:
+    """The launch ended by an error that is not the function's own. An interruption Prefect tells by itself."""
+    if isinstance(error, Cancelled):
+        _tell(logging.WARNING, str(error))
+    elif isinstance(error, Exception):
+        ours = isinstance(error, SlurmRayFlowError)
+        _tell(logging.ERROR, f"{type(error).__name__}: {error}", exc_info=None if ours else error)
+        emit(run_failed(run.record, getattr(error, "cause", "") or LAUNCH, getattr(error, "what", str(error))))
+
+
+def tell_by_itself(flow_run_id: str) -> None:
+    """From now on Prefect's engine need not tell how this flow run and its tasks failed, with its own frames."""
+    if os.environ.get("SRF_LOG", "").lower() != "debug":
+        _ours.add(flow_run_id)
+
+
+def emit(notice: Notice) -> None:
+    """Put an event on its way. One that can't be sent is no reason to fail."""
+    try:
+        emit_event(notice.event, resource=notice.resource, related=list(notice.related), payload=notice.payload)
+    except Exception as error:
+        logging.getLogger("prefect.slurm_ray_flow").debug("no event %s: %s", notice.event, error)
+
+
+def _tell(level: int, text: str, exc_info: Any = None) -> None:
+    if flow_run.get_id():
+        get_run_logger().log(level, text, exc_info=exc_info)
+
+
+class _Once(logging.Filter):
+    """Keeps away what Prefect's engine says of a failure that was told, or will be; the end of a task is no error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        engine = record.module in {"flow_engine", "task_engine"} and getattr(record, "flow_run_id", "") in _ours
+        if not engine or record.levelno < logging.ERROR:
+            return True
+        if str(record.msg).startswith("Finished in state"):
+            record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+        return not str(record.msg).startswith(("Encountered exception during", "Task run failed with"))
+
+
+_once = _Once()
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_once)

@@ -1,0 +1,98 @@
+"""How a launch reads in Prefect: name and tags, artifacts, the levels of its log, and the event when it fails."""
+
+import json
+import logging
+import uuid
+
+import pytest
+
+from slurm_ray_flow.core.errors import TimeLimit
+from slurm_ray_flow.core.events import RUN_FAILED
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture
+def functions(work):
+    import levels
+
+    return levels
+
+
+def newest(api, name):
+    wanted = {"flows": {"name": {"any_": [name]}}, "sort": "START_TIME_DESC", "limit": 1}
+    return api.post("/flow_runs/filter", wanted)[0]
+
+
+def artifacts(api, run_id):
+    found = api.post("/artifacts/filter", {"flow_runs": {"id": {"any_": [run_id]}}})
+    return {one["key"].partition("-")[0]: one for one in found if one["key"]}
+
+
+def logged(api, run_id, last):
+    def lines():
+        wanted = {"logs": {"flow_run_id": {"any_": [run_id]}}, "sort": "TIMESTAMP_ASC", "limit": 200}
+        return [(line["level"], line["message"]) for line in api.post("/logs/filter", wanted)]
+
+    wait_for(lambda: any(last in text for _, text in lines()))
+    return lines()
+
+
+def failures(api, run_id):
+    wanted = {"filter": {"event": {"name": [RUN_FAILED]}, "resource": {"id": [f"slurm-ray-flow.run.{run_id}"]}}}
+    wait_for(lambda: api.post("/events/filter", wanted)["events"])
+    [event] = api.post("/events/filter", wanted)["events"]
+    return event["payload"]
+
+
+def test_a_launch_reads_well(functions, api):
+    functions.levels(9)
+    run = newest(api, "levelled")
+    assert run["name"] == "levelled on local"
+    assert set(run["tags"]) == {"slurm-ray-flow", "levelled", "local", "local-machine"}
+    wait_for(lambda: artifacts(api, run["id"]).keys() >= {"run", "files", "progress"})
+    wait_for(lambda: artifacts(api, run["id"])["progress"]["data"] == 100)
+    shown = artifacts(api, run["id"])
+    assert run["id"] in shown["run"]["data"] and f"srf logs {run['id'][:8]} --follow" in shown["run"]["data"]
+    assert "500.0 MiB, 5 min 0 s" in shown["run"]["data"]
+    files = {row["file"].rpartition("/")[2] for row in json.loads(shown["files"]["data"])}
+    assert files == {"levels.py", "helpers.py"}
+    assert shown["progress"]["created"] != shown["progress"]["updated"]
+    lines = logged(api, run["id"], "Finished in state Completed")
+    assert [text for level, text in lines if level == logging.WARNING] == ["WARNING:root:mind this"]
+    assert not [text for level, text in lines if level >= logging.ERROR]
+    assert any(level == logging.INFO and "Traceback of mine" in text for level, text in lines)
+    assert any(text.startswith("scan_imports: ") for _, text in lines)
+
+
+def test_a_failure_is_told_once_with_the_function_s_own_traceback_and_by_an_event(functions, api):
+    word = uuid.uuid4().hex
+    with pytest.raises(ValueError, match=word):
+        functions.broken(word)
+    run = newest(api, "broken")
+    lines = logged(api, run["id"], "Finished in state Failed")
+    [error] = [text for level, text in lines if level >= logging.ERROR]
+    assert f"ValueError: broken by {word}" in error and "levels.py" in error
+    assert "flow_engine" not in error
+    said = failures(api, run["id"])
+    assert (said["cause"], said["cluster"], said["function"]) == ("user_code", "local", "broken")
+
+
+def test_a_run_that_ran_out_of_time_says_so_once_and_names_the_cause(work, api):
+    with pytest.raises(TimeLimit):
+        work.too_long()
+    run = newest(api, "too-long")
+    lines = logged(api, run["id"], "Finished in state Failed")
+    [error] = [text for level, text in lines if level >= logging.ERROR]
+    assert error.startswith("TimeLimit: ") and "try:" in error
+    assert failures(api, run["id"])["cause"] == "time_limit"
+
+
+def test_two_nodes_are_in_the_name(work):
+    assert work.triple.with_options(cluster="curnagl", nodes=2).flow_run_name == "triple on curnagl, 2 nodes"
+
+
+def test_a_deployment_has_the_tags_that_its_runs_are_looked_for_by(work):
+    deployment = work.triple.to_deployment("nightly", tags=["mine"])
+    assert {"slurm-ray-flow", "triple", "local", "mine"} == set(deployment.tags)

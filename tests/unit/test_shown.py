@@ -1,0 +1,140 @@
+"""What a launch shows in Prefect: levels, waits, progress, files, names."""
+
+import logging
+from pathlib import PurePosixPath
+
+import pytest
+
+from slurm_ray_flow.core.advance import Advance
+from slurm_ray_flow.core.log_levels import MOST_CHANGES, by_level
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.shown import MOST_FILES, Waits, about_files, about_run, cell, flow_run_name, tags_of
+from slurm_ray_flow.core.snapshot.entries import Entry
+
+NOW = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(
+    ("line", "level"),
+    [
+        ("plain", logging.INFO),
+        ("WARNING:root:careful", logging.WARNING),
+        ("ERROR train: it broke", logging.ERROR),
+        ("2026-11-21 20:13:02,123 CRITICAL all is lost", logging.CRITICAL),
+        ("2026-11-21T20:13:02.123 | WARNING | loguru's", logging.WARNING),
+        ("[2026-11-21 20:13:02,123] [ERROR] in brackets", logging.ERROR),
+        ("2026-11-21 20:13:02,123\tWARNING worker.py:12 -- Ray's", logging.WARNING),
+        ("(train pid=17) ERROR: of a Ray task", logging.ERROR),
+        ("/a/b.py:3: UserWarning: mind this", logging.WARNING),
+        ("DEBUG:root:kept all the same", logging.INFO),
+        ("ERRORS were 3", logging.INFO),
+        ("no ERROR here", logging.INFO),
+        ("INFORMATION", logging.INFO),
+    ],
+)
+def test_a_line_has_the_level_that_it_names(line, level):
+    assert by_level(line) == [(level, line)]
+
+
+def test_lines_that_belong_to_one_stay_with_it_and_nothing_is_lost():
+    text = "begin\nERROR:root:bad\n  File x\n\tmore\nend\n"
+    found = by_level(text)
+    assert [level for level, _ in found] == [logging.INFO, logging.ERROR, logging.INFO]
+    assert "\n".join(piece for _, piece in found) == text
+
+
+def test_a_log_that_changes_its_level_all_the_time_stays_one_record():
+    text = "\n".join(f"{name}: x" for name in ("INFO", "ERROR") * MOST_CHANGES)
+    assert by_level(text) == [(logging.INFO, text)]
+
+
+def test_a_wait_is_news_when_its_reason_changes_and_not_when_a_number_does():
+    waits = Waits()
+    assert waits.wait("behind 3 jobs; starts in about 10 min", NOW)
+    assert not waits.wait("behind 2 jobs; starts in about 9 min", NOW + 60)
+    assert waits.wait("held by its | owner", NOW + 120)
+    shown = waits.shown(NOW + 130)
+    assert "2 min 10 s" in shown.data
+    assert "behind 2 jobs" in shown.data and "behind 3 jobs" not in shown.data
+    assert "held by its \\| owner" in shown.data
+    over = waits.over(NOW + 180)
+    assert over and over.description == "waited 3 min 0 s"
+    assert waits.over(NOW + 190) is None
+    assert waits.wait("held by its | owner", NOW + 200), "another try waits anew"
+
+
+def test_who_never_waited_shows_no_wait():
+    assert Waits().over(NOW) is None
+
+
+def test_the_bar_moves_with_the_steps_and_then_with_the_function_s_own():
+    advance = Advance()
+    for step in ("scan_imports", "start_ray", "execute_call"):
+        advance.step(step)
+    begun = advance.percent
+    assert not advance.log(b"accuracy 93% on the test set\n")
+    assert advance.percent == begun
+    assert advance.log(b"\r 25%|##    | 1/4 [00:01<00:03]")
+    quarter = advance.percent
+    assert advance.log(b"\rprogress: 50 %\n")
+    assert begun < quarter < advance.percent < 99
+    advance.end(good=True)
+    assert advance.shown().data == 100
+
+
+def test_a_bar_that_is_cut_between_two_pieces_is_read():
+    advance = Advance()
+    advance.step("execute_call")
+    assert not advance.log(b"\r 4")
+    assert advance.log(b"0%|")
+    assert advance.shown().description == "execute_call: the function is at 40%"
+
+
+def test_a_failed_try_begins_anew_and_keeps_its_bar_where_it_failed():
+    advance = Advance()
+    advance.step("execute_call")
+    advance.log(b"80%|")
+    advance.step("scan_imports")
+    assert advance.percent == 0
+    advance.end(good=False)
+    assert advance.shown().data < 100
+
+
+def entry(place, size, link=None):
+    return Entry(place, f"/home/{place}", size, 0, 0o644, "0" * 64, link)
+
+
+def test_what_travelled_comes_first_and_a_long_list_ends():
+    entries = [entry(f"project/{number:03}.py", number) for number in range(MOST_FILES + 5)]
+    entries.append(entry("project/latest", 3, link="000.py"))
+    shown = about_files(entries, {"project/001.py"}, 2048, 10_000)
+    assert shown.data[0] == {"file": "001.py", "bytes": 1, "how": "sent"}
+    assert shown.data[-1]["file"] == "and 6 more"
+    assert sum(row["bytes"] for row in shown.data) == sum(one.size for one in entries)
+    assert "1 of 206 files sent, 2.0 KiB" in shown.description
+    assert {row["how"] for row in about_files(entries[-1:], (), 0, 3).data} == {"link"}
+
+
+def test_a_run_says_where_it_is_and_what_to_type():
+    record = RunRecord(
+        "3f2a81c0-1111", "f", "curnagl", "slurm-cluster", "/home/a", "3f2a81c0-1111", "3f2a81c0-1111", "train", 1, 1, ""
+    )
+    options = Options().but(nodes=2, gpus_per_node=1, memory="8G", env_vars={"TOKEN": "hidden"})
+    shown = about_run(record, {"job": "4711", "nodelist": "c[1-2]"}, options)
+    assert "`4711`" in shown.data and "`c[1-2]`" in shown.data
+    assert "2 nodes, 1 GPU, 8.0 GiB" in shown.data
+    assert str(PurePosixPath("/home/a/runs/3f2a81c0-1111/log.txt")) in shown.data
+    assert "srf cancel 3f2a81c0" in shown.data
+    assert "hidden" not in shown.data and "TOKEN" not in shown.data
+    assert shown.key("my_train", "slurm-cluster/curnagl") == "run-my-train-on-curnagl"
+
+
+def test_names_and_tags():
+    assert flow_run_name("train", "slurm-cluster/curnagl", 2) == "train on curnagl, 2 nodes"
+    assert flow_run_name("train", "local", 1) == "train on local"
+    assert tags_of("train", "ssh-server/desi", "ssh-server") == {"slurm-ray-flow", "train", "desi", "ssh-server"}
+
+
+def test_what_others_wrote_harms_no_table():
+    assert cell("a | b\n<script> [x](y)\x1b[31m") == r"a \| b \<script\> \[x\](y)\\x1b\[31m".replace("\\\\x", "\\x")
