@@ -14,6 +14,7 @@ from prefect import Flow
 from pydantic.json_schema import PydanticJsonSchemaWarning
 
 from slurm_ray_flow.core.options import Options, checked, is_option
+from slurm_ray_flow.core.shown import flow_run_name, tags_of
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.background import submit
 from slurm_ray_flow.interface.body import OF_PREFECT, body_of, entrypoint_of, name_of, underlying, version_of
@@ -53,7 +54,9 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
                 name=options.name or name_of(function),
                 version=version_of(plain),
                 description=inspect.getdoc(plain),
-                flow_run_name=f"{options.name or name_of(function)} on {session.label(options.cluster)}",
+                flow_run_name=flow_run_name(
+                    options.name or name_of(function), session.label(options.cluster), options.nodes
+                ),
                 persist_result=True,
                 result_serializer=RunValue(),
                 on_cancellation=[session.release_hook],
@@ -77,9 +80,15 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         current = session.Launching(terminal_reporter())
         return cast(R, self.awaited(current, args, kwargs) if self.isasync else self.called(current, args, kwargs))
 
+    @property
+    def marks(self) -> set[str]:
+        """The tags of its flow runs and deployments."""
+        return tags_of(self.name, session.label(self.options.cluster))
+
     def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call, as a part of a launch whose end somebody else may watch."""
         args, kwargs = self._held(args, kwargs)
+        current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
         with session.launching(current):
             try:
                 return super().__call__(*args, **kwargs)
@@ -89,6 +98,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     async def awaited(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same for an `async def`."""
         args, kwargs = self._held(args, kwargs)
+        current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
         with session.launching(current):
             try:
                 return await cast(Coroutine[Any, Any, Any], super().__call__(*args, **kwargs))
@@ -187,16 +197,19 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     def serve(self, *args: Any, **kwargs: Any) -> None:
         """As `Flow.serve`, on the server that launches use."""
         with session.on_the_server():
-            super().serve(*args, **{**_DEPLOYED, **kwargs})
+            super().serve(*args, **self._deployed(kwargs))
 
     def deploy(self, *args: Any, **kwargs: Any) -> Any:
         """As `Flow.deploy`, on the server that launches use."""
         with session.on_the_server():
-            return super().deploy(*args, **{**_DEPLOYED, **kwargs})
+            return super().deploy(*args, **self._deployed(kwargs))
 
     def to_deployment(self, *args: Any, **kwargs: Any) -> Any:
         """As `Flow.to_deployment`."""
-        return super().to_deployment(*args, **{**_DEPLOYED, **kwargs})
+        return super().to_deployment(*args, **self._deployed(kwargs))
+
+    def _deployed(self, given: dict[str, Any]) -> dict[str, Any]:
+        return {**_DEPLOYED, **given, "tags": sorted({*self.marks, *(given.get("tags") or ())})}
 
     @overload
     def __get__(self, instance: None, owner: Any) -> LaunchFlow[P, R]: ...

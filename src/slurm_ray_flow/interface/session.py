@@ -150,7 +150,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
     run.note(keep=flow.options.keep)
     current.run_id = run_id
-    ensure_tag()
+    ensure_tags(flow.marks)
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
     try:
         # The tags are the flow run's: a task that has one asks the server for a slot of that tag's limit.
@@ -191,13 +191,13 @@ def spare_a_dead_server() -> None:
         current.stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
 
 
-def ensure_tag() -> None:
-    """The tag by which the sweep finds a run; one that a deployment started does not have it yet."""
+def ensure_tags(marks: set[str]) -> None:
+    """The tags by which people and the sweep find a run; what another's deployment started does not have them yet."""
     context = FlowRunContext.get()
     known = context.flow_run if context else None
     if known is None or TAG in known.tags:
         return
-    known.tags.append(TAG)
+    known.tags = sorted({*known.tags, *marks})
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # the run itself needs no tag
         client.update_flow_run(known.id, tags=known.tags)
 
