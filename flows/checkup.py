@@ -1,29 +1,58 @@
-"""Looks who has each shared server, also from outside this Prefect, and makes Prefect show it."""
+"""Looks at all clusters: can they be used, who has them, what idles there. What changes becomes an event."""
 
 from __future__ import annotations
 
+import time
+
 from prefect import flow, get_run_logger
+from prefect.artifacts import create_table_artifact
 
 from slurm_ray_flow.blocks.saved import saved_clusters
 from slurm_ray_flow.core.errors import ConnectionFailed
+from slurm_ray_flow.core.mirror import clock
+from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.tasks.check_up import Seen, check_up
 
 
-@flow(name="checkup")
-def checkup(cluster: str = "") -> list[Seen]:
-    """Mirror the lock of one server, or of all that are saved: limit and artifact; an event where one is silent.
+@flow(name="checkup", flow_run_name="checkup of {cluster}")
+def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[Seen]:
+    """Look at one cluster, or at all that are saved and this machine: a table of them, and events where one changed.
 
     Args:
-        cluster: its name; empty for all.
+        cluster: its name, or "all".
+        idle_minutes: for how long a Ray cluster that `keep_warm` holds has to idle to be told of.
 
     Raises:
-        ConnectionFailed: a server did not answer; the others were seen to.
+        ConnectionFailed: the one cluster that was named can't be used.
         ServerError: Prefect has no API that others can reach.
     """
-    names = [cluster] if cluster else [saved.slug for saved in saved_clusters()]
-    found = [seen for name in names if (seen := check_up(name)) is not None]
-    for silent in (seen for seen in found if seen.queue is None):
-        get_run_logger().warning("%s gave no answer: %s", silent.cluster, silent.why)
-    if cluster and found and found[0].queue is None:
-        raise ConnectionFailed(found[0].why, where=cluster, advice=f"srf check {cluster} says more")
+    every = cluster in {"", "all"}
+    names = ["local", *(saved.slug for saved in saved_clusters())] if every else [cluster]
+    found = [check_up(name, idle_minutes) for name in names]
+    for down in (seen for seen in found if seen.down):
+        get_run_logger().warning("%s can't be used: %s", down.cluster, down.why)
+    _show(found)
+    if not every and found[0].down:
+        advice = found[0].advice or f"srf check {cluster} says more"
+        raise ConnectionFailed(found[0].why, where=cluster, advice=advice)
     return found
+
+
+def _show(found: list[Seen]) -> None:
+    now = time.time()
+    down = [seen.cluster for seen in found if seen.down]
+    text = f"{len(found)} clusters: " + (f"{', '.join(down)} down" if down else "all can be used")
+    create_table_artifact(table=[_row(seen, now) for seen in found], key="checkup", description=text)
+
+
+def _row(seen: Seen, now: float) -> dict[str, str]:
+    holders = ", ".join(holder.user for holder in seen.queue.holders) if seen.queue else ""
+    idle = ", ".join(f"run {one.run_id[:8]} for {format_duration(one.cost.seconds)}" for one in seen.idle)
+    return {
+        "cluster": seen.cluster,
+        "state": "down" if seen.down else "up",
+        "since": clock(seen.since, now) if seen.since else "",
+        "held by": holders,
+        "idles": idle,
+        "why": seen.why + (f" (not asked again before {clock(seen.again, now)})" if seen.again else ""),
+    }

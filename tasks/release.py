@@ -35,15 +35,24 @@ def warm_everywhere(
     for some in by_cluster.values():
         try:
             cluster = cluster_of(some[0])
-            yield from [(one, cluster) for one in _warm_on(cluster, some)]
+            yield from [(one, cluster) for one in _noted(cluster, some)]
         except ConnectionFailed as error:
             silent(error)
 
 
-def _warm_on(cluster: Cluster, records: Iterable[RunRecord]) -> list[Warm]:
-    """The warm allocations of a cluster, from whichever machine; of these runs it is noted if theirs is over."""
+def warm_on(cluster: Cluster) -> list[Warm]:
+    """The warm allocations of a cluster, from whichever machine.
+
+    Raises:
+        ConnectionFailed: the cluster does not answer.
+    """
     found = [Warm.from_listed(listed) for listed in cluster.ask("warm.listed", root=str(cluster.root_folder))]
-    alive = [one for one in found if _lives(one, cluster)]
+    return [one for one in found if _lives(one, cluster)]
+
+
+def _noted(cluster: Cluster, records: Iterable[RunRecord]) -> list[Warm]:
+    """The same; of these runs it is noted if theirs is over."""
+    alive = warm_on(cluster)
     there = {one.run_id for one in alive}
     for record in records:
         if record.ended and record.run_id not in there and time.time() - record.ended_at > NOT_BEFORE:

@@ -48,6 +48,14 @@ class Api:
         """
         self._ask("PATCH", path, json.dumps(body).encode())
 
+    def put(self, path: str, body: object) -> None:
+        """Put something into the place of what is there.
+
+        Raises:
+            ServerError: no answer, or one that says no.
+        """
+        self._ask("PUT", path, json.dumps(body).encode())
+
     def healthy(self) -> bool:
         """Whether the server answers that it is well."""
         try:

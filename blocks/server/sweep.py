@@ -15,6 +15,7 @@ from slurm_ray_flow.blocks.processes import Process, alive
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
 from slurm_ray_flow.blocks.slots import Held
+from slurm_ray_flow.core.events import run_failed
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
@@ -46,6 +47,9 @@ def judge(
     if decided.action is Action.CANCEL:
         cancel()
     carry_out(api, flow_run, decided)
+    if decided.action is Action.END and decided.state in {"FAILED", "CRASHED"}:
+        cause, _, message = decided.message.partition(": ")
+        api.post("/events", [run_failed(record, cause, message).body()])
     if decided.action in {Action.CANCEL, Action.END}:
         yield f"run {record.run_id}: {decided.action.value} {decided.state} {decided.message}".rstrip()
 

@@ -10,8 +10,10 @@ from slurm_ray_flow import LocalMachine
 from slurm_ray_flow.blocks import limits
 from slurm_ray_flow.blocks.mirror import mirror
 from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.core.events import WARM_IDLE
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.mirror import limit_name
+from slurm_ray_flow.flows.checkup import checkup
 from support import wait_for
 
 pytestmark = [
@@ -108,36 +110,28 @@ def test_slots_that_the_block_changes_are_changed_in_prefect(machine, api):
     assert (limit.slots, limits.read(api, limit.name).slots) == (4, 4)
 
 
-def test_the_flow_writes_down_who_has_it_and_tells_of_a_silent_one(server, hosts_free_port, monkeypatch, tmp_path, api):
-    from slurm_ray_flow import SshServer
-    from slurm_ray_flow.blocks.ssh import SshConnection
-    from slurm_ray_flow.core.errors import SlurmRayFlowError
-    from slurm_ray_flow.flows.checkup import checkup
-    from slurm_ray_flow.tasks.check_up import NO_ANSWER
+def test_what_idles_for_long_is_told_once(server, api, tmp_path, monkeypatch):
+    from slurm_ray_flow import slurm_ray_flow
 
-    name = f"silent-{uuid.uuid4().hex[:8]}"
-    with connected(server):
-        silent = SshServer(
-            connection=SshConnection(host="127.0.0.1", port=hosts_free_port, connect_timeout=1, reconnect_within=1)
-        )
-        silent.save(name)
-        with pytest.raises(SlurmRayFlowError):
-            checkup(name)
+    name = f"warm-{uuid.uuid4().hex[:8]}"
 
-    def events():
-        wanted = {"filter": {"event": {"name": [NO_ANSWER]}, "occurred": {}}}
-        return [
-            one
-            for one in api.post("/events/filter", wanted)["events"]
-            if one["resource"]["prefect.resource.name"] == name
-        ]
+    @slurm_ray_flow(keep_warm="5m", cluster=LocalMachine(root=tmp_path / "root"), cpus_per_node=1)
+    def quick():
+        return 42
 
-    wait_for(events, 30)
-
-
-@pytest.fixture
-def hosts_free_port():
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        return chosen.getsockname()[1]
+    run_id = quick.submit().run_id
+    folder = tmp_path / "root" / "runs" / run_id
+    try:
+        wait_for(lambda: '"idle"' in (folder / "events.jsonl").read_text(), 60)
+        with connected(server):
+            LocalMachine(root=tmp_path / "root").save(name)
+            [early] = checkup(name, idle_minutes=60)
+            [seen], [again] = checkup(name, idle_minutes=0), checkup(name, idle_minutes=0)
+    finally:
+        (folder / "cancel").touch()
+    assert {one.run_id for found in (early, seen, again) for one in found.idle} == {run_id}
+    wanted = {"filter": {"event": {"name": [WARM_IDLE]}, "resource": {"id": [f"slurm-ray-flow.warm.{run_id}"]}}}
+    wait_for(lambda: api.post("/events/filter", wanted)["events"], 30)
+    [event] = api.post("/events/filter", wanted)["events"]
+    assert event["payload"]["release"] == f"srf release {run_id[:8]}"
+    assert event["payload"]["core_hours_an_hour"] == 1

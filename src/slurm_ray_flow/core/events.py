@@ -90,6 +90,8 @@ def warm_idle(one: Warm, cluster: str) -> Notice:
         "cluster": name,
         "idle": format_duration(cost.seconds),
         "costs": cost.an_hour,
+        "core_hours_an_hour": cost.cpus,
+        "gpu_hours_an_hour": cost.gpus,
         "release": f"srf release {one.run_id[:8]}",
         **cost.to_json(),
     }

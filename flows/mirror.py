@@ -1,0 +1,27 @@
+"""Looks who has each shared server, also from outside this Prefect, and makes Prefect show it."""
+
+from __future__ import annotations
+
+from prefect import flow, get_run_logger
+
+from slurm_ray_flow.blocks.saved import saved_clusters
+from slurm_ray_flow.blocks.ssh_server import SshServer
+from slurm_ray_flow.tasks.check_up import Seen, mirror_lock
+
+
+@flow(name="mirror", flow_run_name="mirror of {cluster}")
+def mirror(cluster: str = "all") -> list[Seen]:
+    """Mirror the lock of one server, or of all that are saved: in Prefect's limit for it, and in an artifact.
+
+    Args:
+        cluster: its name, or "all".
+
+    Raises:
+        ServerError: Prefect has no API that others can reach.
+    """
+    every = cluster in {"", "all"}
+    names = [saved.slug for saved in saved_clusters() if saved.kind == SshServer.kind] if every else [cluster]
+    found = [seen for name in names if (seen := mirror_lock(name)) is not None]
+    for down in (seen for seen in found if seen.down):
+        get_run_logger().warning("%s gave no answer: %s", down.cluster, down.why)
+    return found
