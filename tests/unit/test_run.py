@@ -22,6 +22,8 @@ def ended(outcome, cause=None):
         ([], True, RunState.WAITING),
         ([ALLOCATED], True, RunState.STARTING),
         ([ALLOCATED, STARTED], True, RunState.RUNNING),
+        ([STARTED], True, RunState.RUNNING),  # on a warm cluster, whose own events say that it has begun
+        ([STARTED], False, RunState.LOST),
         ([ALLOCATED], False, RunState.LOST),
         ([ALLOCATED, STARTED], False, RunState.LOST),
         ([ALLOCATED, STARTED, ended("value")], False, RunState.SUCCEEDED),

@@ -132,13 +132,14 @@ def state_of(events: list[Event], life: Life) -> RunState:
         return _ended_state(ended)
     if life.cause and not life.alive:
         return failed_state(life.cause)
-    if find_event(events, "allocated") is None:
+    begun = find_event(events, "call_started") is not None
+    if not begun and find_event(events, "allocated") is None:
         return RunState.WAITING if life.alive else RunState.PREPARING
     if not life.alive:
         return RunState.LOST
     if find_event(events, "waiting") and not find_event(events, "lock_held"):
         return RunState.WAITING
-    return RunState.RUNNING if find_event(events, "call_started") else RunState.STARTING
+    return RunState.RUNNING if begun else RunState.STARTING
 
 
 def _ended_state(ended: Event) -> RunState:
