@@ -72,7 +72,7 @@ class Queue:
         job = (self._jobs or {}).get(paths.run_id)
         if not self.answers:
             return Life(alive=True, waiting=f"Slurm on {self._machine.label} does not answer ({self._trouble})")
-        if job is not None and job.group != "ended" and not _without_head(job, events):
+        if job is not None and job.group != "ended" and not _without_head(job, events) and not _put_back(job, events):
             self._since.pop(paths.run_id, None)
             return Life(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
         since = self._since.setdefault(paths.run_id, time.monotonic())
@@ -88,9 +88,8 @@ class Queue:
         cause, message = verdict(job or accounted.get(paths.run_id), left["words"], began=began)
         if cause == "cancelled" and left["cancelled"]:
             message = "The run was cancelled."
-        if job is not None and job.group != "ended":  # Slurm keeps the other nodes for a job that has lost its first
-            cause, message = "node_failed", f"the first node of job {job.job_id} failed, with our program on it"
-            self._machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)
+        if job is not None and job.group != "ended":
+            cause, message = _without_us(job)
             self._machine.ask("commands.run", argv=scancel_command(job.job_id, job.name), timeout=SCANCEL_SECONDS)
         self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
         return Life(alive=False, cause=cause, message=message)
@@ -172,7 +171,7 @@ class Queue:
 
 def _patience(job: Job | None) -> float:
     """For how long no word of a job's end may come before it is judged."""
-    if job is None:
+    if job is None or job.group == "waiting":
         return ABSENT_SECONDS
     return LAST_WORDS_SECONDS if job.nodelist else 0.0  # one that never had a node has nothing to say
 
@@ -182,6 +181,19 @@ def _without_head(job: Job, events: Sequence[Event]) -> bool:
     began = find_event(list(events), "allocated")
     node = began.get("node") if began else None
     return bool(node and job.group == "running" and job.nodelist and node not in expanded(job.nodelist))
+
+
+def _put_back(job: Job, events: Sequence[Event]) -> bool:
+    """Whether a job waits again whose program had begun: it would not begin a second time."""
+    return job.group == "waiting" and find_event(list(events), "allocated") is not None
+
+
+def _without_us(job: Job) -> tuple[str, str]:
+    """Cause and message for a job that Slurm goes on with, although our program is gone."""
+    if job.group == "waiting":
+        return "preempted", f"job {job.job_id} was put back into the queue, by an administrator or by Slurm itself"
+    # Slurm keeps the other nodes for a job that has lost its first.
+    return "node_failed", f"the first node of job {job.job_id} failed, with our program on it"
 
 
 def scancel_command(number: str, name: str = "", gently: bool = False) -> list[str]:

@@ -76,6 +76,25 @@ def test_who_gives_way_is_told_and_comes_again(jobs):
     jobs.over()
 
 
+@pytest.mark.parametrize("silent", [False, True], ids=["its head can say so", "its head is dead"])
+def test_a_job_that_is_put_back_into_the_queue_comes_again_once(jobs, silent):
+    """An administrator may do so; the job itself must not begin a second time beside the next try, nor stay there."""
+    import held
+
+    run = jobs.begun(held.wait, resubmit=1)
+    number = run.job["JobId"]
+    jobs.slurm.root("scontrol", "update", f"JobId={number}", "Requeue=1")
+    for pid in heads(run) if silent else ():
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    jobs.slurm.root("scontrol", "requeue" if silent else "requeuehold", number)
+    wait_for(lambda: len(jobs.starts(run.folder)) == 2, SECONDS)
+    run.go()
+    assert run.handle.result(SECONDS) == 42
+    assert len(jobs.jobs(run.id)) == 2
+    jobs.over()
+
+
 def test_a_node_that_dies_is_told(jobs):
     import held
 

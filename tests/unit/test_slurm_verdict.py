@@ -23,6 +23,7 @@ def ended(state: str, reason: str = "None") -> Job:
         (ended("FAILED", "JobLaunchFailure"), "", False, "environment"),
         (ended("FAILED", "JobLaunchFailure"), "", True, "lost"),  # so Slurm calls it when the script was killed, too
         (None, "*** JOB 7 ON c1 CANCELLED AT 2026-11-21T20:22:23 DUE TO PREEMPTION ***", True, "preempted"),
+        (None, "*** JOB 7 ON c1 CANCELLED AT 2026-11-21T20:22:23 DUE TO JOB REQUEUE ***", True, "preempted"),
         (None, "*** JOB 7 ON c1 CANCELLED AT 2026-11-21T20:22:23 ***", True, "cancelled"),
         (None, "", True, "lost"),
     ],

@@ -55,12 +55,17 @@ def with_share(spec: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def why_ended(run: Run) -> Tuple[str, str]:
-    """Cause and message for a SIGTERM: home's own cancel, or what Slurm wrote into the job's log before it sent it."""
+    """Cause and message for a SIGTERM: home's own cancel, or what Slurm wrote into the job's log before it sent it.
+
+    A job that was put back into the queue is taken out of it: a run that has begun does not begin a second time.
+    """
     if os.path.exists(run.cancel):
         return "cancelled", "The run was cancelled."
     said = [line for line in tail(run.head_log).splitlines() if "CANCELLED AT" in line]
     for words, cause, message in _ENDS:
         if said and words in said[-1]:
+            if words == _PUT_BACK:
+                said_by(["scancel", os.environ.get("SLURM_JOB_ID", "")], ASK_SECONDS)
             return cause, message
     if is_preempted():
         return "preempted", _PREEMPTED
@@ -74,9 +79,11 @@ def is_preempted() -> bool:
 
 
 _PREEMPTED = "Slurm took the nodes back for a job with a higher priority."
+_PUT_BACK = "DUE TO JOB REQUEUE"
 _ENDS = (
     ("DUE TO TIME LIMIT", "time_limit", "Slurm ended the job: its time limit passed."),
     ("DUE TO PREEMPTION", "preempted", _PREEMPTED),
+    (_PUT_BACK, "preempted", "The job was put back into the queue, by an administrator or by Slurm itself."),
     ("DUE TO NODE FAILURE", "node_failed", "Slurm ended the job: one of its nodes failed."),
 )
 

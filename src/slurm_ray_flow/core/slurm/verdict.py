@@ -10,14 +10,14 @@ from slurm_ray_flow.core.slurm.queue import Job
 _IN_THE_LOG = (
     (re.compile(r"oom[-_ ]?kill", re.IGNORECASE), "out_of_memory"),
     (re.compile(r"DUE TO TIME LIMIT"), "time_limit"),
-    (re.compile(r"DUE TO PREEMPTION"), "preempted"),
+    (re.compile(r"DUE TO (?:PREEMPTION|JOB REQUEUE)"), "preempted"),
     (re.compile(r"DUE TO NODE FAILURE"), "node_failed"),
     (re.compile(r"(?:JOB|STEP) \S+ ON \S+ CANCELLED AT"), "cancelled"),
 )
 _TEXTS = {
     "out_of_memory": "Slurm ended the job: it used more memory than it asked for",
     "time_limit": "Slurm ended the job: its time limit passed",
-    "preempted": "Slurm ended the job for another one with a higher priority",
+    "preempted": "Slurm took the nodes back before the job had ended",
     "node_failed": "a node of the job failed",
     "cancelled": "the job was cancelled in Slurm",
     "environment": "the job ended before our program had started",
