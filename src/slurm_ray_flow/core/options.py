@@ -211,9 +211,9 @@ def _environment(name: str, value: object) -> str | tuple[str, ...]:
 
 
 def _container(name: str, value: object) -> str | None:
-    if value is None or value == "":
-        return value
-    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+    if value is None:
+        return None
+    if not isinstance(value, str) or (value and not value.strip()) or not value.isprintable():
         raise OptionError(f"{name}={value!r} must be the path of an image", advice=f'write {name}="image.sif"')
     if "://" in value:
         raise OptionError(
