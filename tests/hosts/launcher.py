@@ -13,7 +13,7 @@ from typing import Any
 from hosts.host import Host
 from hosts.layout import ALICE
 
-SRF = str(Path(sys.executable).with_name("srf"))
+SRF, PREFECT = (str(Path(sys.executable).with_name(name)) for name in ("srf", "prefect"))
 USER = ALICE.name
 
 
@@ -52,6 +52,10 @@ class Launcher:
     def srf(self, *arguments: str) -> subprocess.Popen[str]:
         """A command of a user's."""
         return self._start(SRF, *arguments)
+
+    def prefect(self, *arguments: str, **variables: str) -> subprocess.Popen[str]:
+        """Prefect's own command."""
+        return self._start(PREFECT, *arguments, **variables)
 
     def _start(self, *command: str, **variables: str) -> subprocess.Popen[str]:
         pipes: dict[str, Any] = {

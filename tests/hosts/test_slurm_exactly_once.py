@@ -10,8 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from hosts.slurm_launch_lab import SECONDS
+from slurm_ray_flow import Handle
+from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.core.slurm.names import run_of
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -150,6 +153,37 @@ def test_a_client_that_is_killed(jobs, moment):
         assert len(jobs.starts(folder)) == 1
         assert len(jobs.jobs(run_id)) == 1
     jobs.over()
+
+
+def test_a_flow_run_that_is_started_again_picks_up_its_job(accounted, server):
+    """Its process was killed, and Prefect starts the same flow run again."""
+    from slurm_ray_flow.blocks.server.api import Api
+    from slurm_ray_flow.blocks.server.client import client_settings
+    from slurm_ray_flow.blocks.server.files import auth_string, server_files
+
+    folder = accounted.folder()
+    script = accounted.script("wait", folder, "", accounted.name)
+    wait_for(lambda: accounted.starts(folder), SECONDS)
+    [job] = accounted.named("wait")
+    script.kill()
+    script.wait()
+    run_id = run_of(job["JobName"])
+    crashed = {"state": {"type": "CRASHED"}, "force": True}
+    Api(server.url, auth_string(server_files())).post(f"/flow_runs/{run_id}/set_state", crashed)
+    again = accounted.prefect(
+        *("flow-run", "retry", run_id, "--entrypoint", "again.py:again"),
+        **client_settings(server),
+        AGAIN_ON=accounted.name,
+    )
+    wait_for(lambda: store.find_record(run_id).pid == again.pid, SECONDS)
+    accounted.go(folder)
+    said = "".join(again.communicate(timeout=60))
+    assert again.returncode == 0, said
+    assert Handle.attach(run_id).result(10) == 42
+    assert len(accounted.starts(folder)) == 1
+    rows = lambda: [row for row in accounted.slurm.accounted(job["JobName"]) if "." not in row["JobID"]]  # noqa: E731
+    wait_for(lambda: [row["State"] for row in rows()] == ["COMPLETED"])
+    accounted.over()
 
 
 def test_two_clients_with_the_same_run_at_once(jobs):

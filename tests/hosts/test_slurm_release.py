@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from slurm_ray_flow import Cancelled, RunState
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -40,4 +41,23 @@ def test_a_call_that_needs_longer_than_is_left_gets_a_job_of_its_own(jobs):
     assert len(jobs.named("note")) == 2
     said, _ = jobs.srf("release", jobs.name).communicate(timeout=60)
     assert said.count("released run") == 2
+    jobs.over()
+
+
+def test_one_that_has_a_call_is_released_by_force_alone(jobs):
+    import held
+
+    assert jobs.on(held.note, **WARM)(jobs.folder(), "one") == "<one>"
+    [job] = jobs.named("note")
+    run = jobs.begun(held.wait, **WARM)
+    assert run.handle.status() is RunState.RUNNING
+    left = jobs.srf("release", jobs.name)
+    assert "alone" in left.communicate(timeout=60)[0]
+    assert left.returncode == 1
+    said, _ = jobs.srf("release", jobs.name, "--force").communicate(timeout=60)
+    assert said.startswith("released run")
+    with pytest.raises(Cancelled):
+        run.handle.result(30)
+    wait_for(lambda: jobs.slurm.state(job["JobId"]) == "COMPLETED")
+    assert len(jobs.named("wait")) == 0
     jobs.over()
