@@ -1,12 +1,17 @@
-"""What the documents promise: their examples run, their links lead somewhere, their commands exist."""
+"""What the documents promise: their examples run, their links lead somewhere, their commands exist; and their site."""
 
 import ast
 import re
 import shlex
+import subprocess
+import sys
+from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+import slurm_ray_flow
+from followed import Page
 from slurm_ray_flow.cli.main import app
 
 TOP = Path(__file__).parents[2]
@@ -14,7 +19,7 @@ DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rgl
 
 
 def blocks(language):
-    """Every code block of this language, by document and number."""
+    """Every code block of this language, by document and number; without those that have a title."""
     for document in DOCUMENTS:
         found = re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
         for number, text in enumerate(found):
@@ -29,6 +34,28 @@ def test_an_example_runs(script, text):
     assert done.returncode == 0, done.stderr
     for value in re.findall(r"^    print\(.*\)  # (\d+)$", text, re.MULTILINE):
         assert value in done.stdout.splitlines()
+
+
+@pytest.mark.server
+@pytest.mark.ray
+def test_the_quick_start_on_this_machine(server, tmp_path):
+    page = Page("start/laptop.md")
+    assert [words[0] for words in page.commands] == ["python"]
+    written = page.follow(tmp_path)
+    assert page.values
+    assert set(page.values) <= set(written.splitlines())
+
+
+@pytest.mark.parametrize("text", list(blocks('python title="with slurm-ray-flow"')))
+def test_an_example_beside_another_tools_is_one_that_the_decorator_takes(text):
+    names = {"__name__": "example"}
+    exec(compile(text, "example", "exec"), names)
+    assert names["train"].options.cluster == "curnagl"
+
+
+@pytest.mark.parametrize("text", [*blocks('python title="with SlurmRay"'), *blocks('python title="with submitit"')])
+def test_an_example_of_another_tool_is_python(text):
+    ast.parse(text)
 
 
 def test_the_example_of_all_options_has_all_options_and_their_defaults():
@@ -78,7 +105,6 @@ def test_targets_exist():
 
 
 def test_every_error_is_explained():
-    import slurm_ray_flow
     from slurm_ray_flow import SlurmRayFlowError
 
     text = (TOP / "docs" / "errors.md").read_text()
@@ -86,3 +112,50 @@ def test_every_error_is_explained():
         kind = getattr(slurm_ray_flow, name)
         if isinstance(kind, type) and issubclass(kind, SlurmRayFlowError):
             assert f"`{name}`" in text, name
+
+
+class Assets(HTMLParser):
+    """What a page has a browser fetch."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = set()
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        if tag == "link" and given.get("rel") not in {"canonical", "prev", "next"}:
+            self.found.add(given["href"])
+        elif tag in {"script", "img", "iframe"} and given.get("src"):
+            self.found.add(given["src"])
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The documents as a site."""
+    folder = tmp_path_factory.mktemp("site")
+    mkdocs = [str(Path(sys.executable).with_name("mkdocs")), "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    done = subprocess.run(mkdocs, cwd=TOP, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_the_site_opens_from_disk_and_fetches_nothing_from_elsewhere(site):
+    pages = [page for page in site.rglob("*.html") if page.name != "404.html"]  # that one a web server shows
+    assert len(pages) > 20
+    for page in pages:
+        assets = Assets()
+        assets.feed(page.read_text())
+        assert len(assets.found) > 3
+        missing = [path for path in assets.found if not (page.parent / path.partition("?")[0]).is_file()]
+        assert missing == [], page
+
+
+def test_the_reference_has_every_public_name():
+    text = "\n".join(page.read_text() for page in (TOP / "docs" / "reference").glob("*.md"))
+    assert sorted(re.findall(r"^::: slurm_ray_flow\.(\w+)$", text, re.MULTILINE)) == sorted(slurm_ray_flow.__all__)
+
+
+def test_every_document_is_in_the_navigation():
+    text = (TOP / "mkdocs.yml").read_text()
+    for document in (TOP / "docs").rglob("*.md"):
+        assert str(document.relative_to(TOP / "docs")) in text, document

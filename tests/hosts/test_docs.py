@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from followed import Page
 from slurm_ray_flow.blocks.server import ensure_server
 
 TOP = Path(__file__).parents[2]
@@ -38,6 +39,37 @@ def desi(hosts_lab, srf):
     done = srf("init", "desi", "--host", address, "--user", "alice", *files, "--overwrite")
     assert done.returncode == 0, done.stderr
     return address
+
+
+def here(lab, host, known_hosts):
+    """Makes of a command on a page what it is in this lab."""
+
+    def changed(words):
+        if words[:2] == ["srf", "init"]:
+            there = [lab[host].address if word.endswith(".example.org") else word for word in words]
+            key = ["--key-file", str(lab.key("alice"))]
+            return [*there, *key, "--known-hosts", str(known_hosts), "--overwrite"]
+        return [*words, "--yes"] if words[:2] == ["srf", "trust"] else words  # nobody can be asked
+
+    return changed
+
+
+def follow(page, folder, changed):
+    written = page.follow(folder, changed)
+    assert len(page.commands) == 3
+    assert page.values
+    assert set(page.values) <= set(written.splitlines())
+    return written
+
+
+def test_the_quick_start_on_a_shared_server(hosts_lab, server, tmp_path):
+    follow(Page("start/desi.md"), tmp_path, here(hosts_lab, "desi", tmp_path / "known_hosts"))
+
+
+@pytest.mark.ray
+def test_the_quick_start_on_a_slurm_cluster(slurm_lab, server, tmp_path):
+    written = follow(Page("start/slurm.md"), tmp_path, here(slurm_lab, "login", tmp_path / "known_hosts"))
+    assert "nodes: c1 c2" in written
 
 
 @pytest.mark.parametrize("text", list(examples()))
