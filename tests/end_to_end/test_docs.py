@@ -74,6 +74,18 @@ def test_the_example_of_all_options_has_all_options_and_their_defaults():
     assert Options().but(**shown) == Options()
 
 
+def test_type_checkers_and_the_reference_see_all_options():
+    from slurm_ray_flow.core.options import Options, is_option
+    from slurm_ray_flow.interface import decorator
+
+    source = ast.parse(Path(decorator.__file__).read_text())
+    forms = [node for node in source.body if isinstance(node, ast.FunctionDef) and node.name == "slurm_ray_flow"]
+    wanted = set(filter(is_option, vars(Options())))
+    assert {option.arg for form in forms for option in form.args.kwonlyargs} == wanted
+    explained = re.findall(r"^        ([a-z_]+):", ast.get_docstring(forms[-1], clean=False), re.MULTILINE)
+    assert set(explained) == {"function", *wanted}
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(TOP)))
 def test_links_lead_somewhere(document):
     for target in re.findall(r"\]\(([^)#\s]+)[^)]*\)", document.read_text()):

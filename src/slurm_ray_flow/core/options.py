@@ -25,7 +25,10 @@ class Options:
         gpus_per_node: GPUs of each node.
         memory: bytes for each node; None sets no limit.
         time_limit: seconds that the allocation may last; None sets no limit.
-        partition, account, qos, constraint: what a Slurm cluster is asked for; None takes what its block says.
+        partition: where a Slurm cluster runs it; None takes what its block says.
+        account: what is charged there; None takes what its block says.
+        qos: the quality of service there; None takes what its block says.
+        constraint: features that its nodes must have, as sbatch takes them; None takes what its block says.
         warn_before: how many seconds before its end a function that wants to know is told of it; None is a minute, or
             a tenth of a shorter time limit.
         environment: "auto", "isolated", "packed" (isolated, and kept as one file), a path of a requirements.txt,

@@ -49,6 +49,7 @@ def slurm_ray_flow(
     constraint: str | None = None,
     warn_before: float | str | timedelta | None = None,
     environment: str | Sequence[str] = "auto",
+    container: str | None = None,
     include: Sequence[str] = (),
     env_vars: Mapping[str, str] | None = None,
     retries: int = 0,
@@ -82,12 +83,17 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         gpus_per_node: GPUs of each.
         memory: memory of each: "64G", "512M", bytes; None sets no limit.
         time_limit: "2h30m", "1-12:00:00", seconds, a timedelta; None sets no limit.
-        partition, account, qos, constraint: what a Slurm cluster is asked for; None takes what its block says.
+        partition: where a Slurm cluster runs it; None takes what its block says.
+        account: what is charged there; None takes what its block says.
+        qos: the quality of service there; None takes what its block says.
+        constraint: features that its nodes must have, as sbatch takes them; None takes what its block says.
         warn_before: how long before its end `on_warning` tells the function of it; None is a minute, or a tenth of a
             shorter time limit.
         environment: "auto": the running environment on this machine, the project's packages elsewhere;
             "isolated": always a fresh one; "packed": the same, kept as one file where files are scarce;
             or a requirements file; or a list of requirements.
+        container: the path of an image of Apptainer or Singularity on the cluster, with packages of its own; None takes
+            what the cluster's block says, "" none even so.
         include: files, folders and globs to send along with the code.
         env_vars: environment variables for the function.
         retries: how often a run that failed for a transient cause is started again.
