@@ -14,7 +14,7 @@ from slurm_ray_flow.core.expiry import Report, rows
 from slurm_ray_flow.tasks.clean_up import clean_up
 
 
-@flow(name="cleanup")
+@flow(name="cleanup", flow_run_name="cleanup")
 def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = False) -> list[Report]:
     """Clean up one cluster, or all that are saved, this machine with them; each gets an artifact.
 

@@ -13,7 +13,7 @@ from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
 from slurm_ray_flow.core.errors import ServerError
 
 
-@flow(name="sweep")
+@flow(name="sweep", flow_run_name="sweep")
 def sweep() -> list[str]:
     """Sees to all active runs of ours that were launched from this machine, once.
 

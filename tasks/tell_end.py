@@ -62,15 +62,19 @@ def _tell(level: int, text: str, exc_info: Any = None) -> None:
 
 
 class _Once(logging.Filter):
-    """Keeps away what Prefect's engine says of a failure that was told, or will be; the end of a task is no error."""
+    """Keeps away what Prefect's engine says of a failure that was told, or will be, and of tasks that ended well."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        engine = record.module in {"flow_engine", "task_engine"} and getattr(record, "flow_run_id", "") in _ours
-        if not engine or record.levelno < logging.ERROR:
+        if getattr(record, "flow_run_id", "") not in _ours or record.module not in {"flow_engine", "task_engine"}:
             return True
-        if str(record.msg).startswith("Finished in state"):
+        said = str(record.msg)
+        if record.module == "task_engine" and said.startswith("Finished in state"):
             record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
-        return not str(record.msg).startswith(("Encountered exception during", "Task run failed with"))
+            return "Completed" not in said
+        return not (
+            record.levelno >= logging.ERROR
+            and said.startswith(("Encountered exception during", "Task run failed with"))
+        )
 
 
 _once = _Once()

@@ -44,6 +44,11 @@ class ServerFiles:
         return self.folder / "encryption_key"
 
     @property
+    def database(self) -> Path:
+        """The address of the database, with its password, where it is not the file that Prefect makes itself."""
+        return self.folder / "database"
+
+    @property
     def log(self) -> Path:
         """What server and supervisor print."""
         return self.folder / "log"

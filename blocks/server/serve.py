@@ -8,6 +8,7 @@ it fails at once, so each begins as a writer. Measured: 20 launches at once took
 
 from __future__ import annotations
 
+import os
 import sys
 from contextlib import AbstractAsyncContextManager
 from functools import partial
@@ -16,6 +17,8 @@ from typing import Any
 from prefect.cli import app
 from prefect.server.database import configurations
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, create_async_engine
+
+from slurm_ray_flow.blocks.server.settings import DATABASE_SETTING
 
 MORE_CONNECTIONS = 200
 """Twice as many as there are requests: its services need some, too. They are made when they are needed."""
@@ -36,6 +39,9 @@ def begin_as_writer(
 
 def main() -> None:
     """Be the server."""
+    if os.environ.get(DATABASE_SETTING):
+        _serve()
+        return
     changes: list[tuple[Any, str, Any]] = [
         (configurations, "create_async_engine", partial(create_async_engine, max_overflow=MORE_CONNECTIONS)),
         (SQLITE, "begin_transaction", begin_as_writer),
@@ -45,6 +51,10 @@ def main() -> None:
             setattr(holder, name, value)
         else:  # slower with many launches at once is better than no server
             sys.stderr.write(f"This Prefect has no {name}: many launches at once may wait for each other.\n")
+    _serve()
+
+
+def _serve() -> None:
     sys.argv[1:] = ["server", "start"]
     app()
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 
+from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.server.address import HOST
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encryption_key
+from slurm_ray_flow.core.errors import ServerError
 
 LEASES_ON_DISK = "prefect.server.concurrency.lease_storage.filesystem"
 
@@ -26,12 +30,16 @@ SETTINGS = {
     "PYTHONUNBUFFERED": "1",
 }
 
+DATABASE_VARIABLE = "SRF_DATABASE_URL"
+"""The address of a PostgreSQL database, "postgresql://user:password@host/name": given once, it is remembered."""
+DATABASE_SETTING = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
+
 
 def server_environment(files: ServerFiles, port: int) -> dict[str, str]:
     """The whole environment of the server's process.
 
     The caller's own PREFECT_ variables stay out: they are meant for flows, and the server outlives its caller.
-    So do clusters' passwords: only who logs in needs them.
+    So do clusters' passwords: only who logs in needs them. `SRF_DATABASE_URL` names a database other than SQLite.
     Secrets travel here and not as arguments, which every user of the machine can read.
     """
     inherited = {name: value for name, value in os.environ.items() if not _others(name)}
@@ -47,7 +55,36 @@ def server_environment(files: ServerFiles, port: int) -> dict[str, str]:
         "PREFECT_SERVER_API_AUTH_STRING": auth_string(files),
         "PREFECT_API_AUTH_STRING": auth_string(files),
         "PREFECT_SERVER_ENCRYPTION_KEY": encryption_key(files),
+        **_database(files),
     }
+
+
+def _database(files: ServerFiles) -> dict[str, str]:
+    """Where Prefect keeps everything; without an address that is a file of SQLite in its folder."""
+    url = os.environ.get(DATABASE_VARIABLE, "")
+    if url == "sqlite":
+        files.database.unlink(missing_ok=True)
+        return {}
+    if url:
+        url = checked_database(url)
+        write_whole(files.database, url.encode())
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            url = files.database.read_text()
+    return {DATABASE_SETTING: url} if url else {}
+
+
+def checked_database(url: str) -> str:
+    """The address of a database as Prefect wants it.
+
+    Raises:
+        ServerError: it is none of PostgreSQL. The error does not show it, since a password may be in it.
+    """
+    found = re.fullmatch(r"postgres(?:ql)?(?:\+asyncpg)?(://.+)", url.strip())
+    if found is None:
+        advice = "write postgresql://user:password@host/name, or sqlite for Prefect's own file"
+        raise ServerError(f"{DATABASE_VARIABLE} is no address of a PostgreSQL database", advice=advice)
+    return f"postgresql+asyncpg{found[1]}"
 
 
 def _others(name: str) -> bool:

@@ -13,6 +13,7 @@ from slurm_ray_flow.blocks.server import client
 from slurm_ray_flow.blocks.server.address import ServerAddress, ServerState, read_state, serving
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encryption_key, locked, server_files
+from slurm_ray_flow.blocks.server.settings import DATABASE_VARIABLE, checked_database
 from slurm_ray_flow.core.errors import ServerError
 
 START_SECONDS = 90.0
@@ -48,6 +49,8 @@ def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress
     if state is not None and serving(state) and alive(state.supervisor):
         return state.address()
     progress("Starting the Prefect server (about 10 s, once).")
+    if url := os.environ.get(DATABASE_VARIABLE, "").replace("sqlite", ""):
+        checked_database(url)  # said here, and not in a log
     auth_string(files)  # made here, under the lock, and not by two processes at once
     encryption_key(files)
     began = time.monotonic()

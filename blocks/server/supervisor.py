@@ -91,6 +91,8 @@ def _know(files: ServerFiles, port: int, server: Process, server_version: str) -
 def _port(files: ServerFiles) -> int:
     """The last one, so that bookmarks and connected processes find the server again; else one that is free."""
     remembered = files.folder / "port"
+    if wanted := os.environ.get("SRF_SERVER_PORT"):
+        remembered.write_text(wanted)
     with contextlib.suppress(OSError, ValueError):
         last = int(remembered.read_text())
         if _free(last):

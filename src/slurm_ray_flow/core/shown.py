@@ -115,8 +115,11 @@ def about_files(entries: Sequence[Entry], sent: Collection[str], travelled: int,
         rest = order[MOST_FILES:]
         more = {"file": f"and {len(rest)} more", "bytes": sum(entry.size for entry in rest), "how": ""}
         rows.append(more)
-    said = f"{len(sent)} of {len(entries)} files sent, {format_memory(travelled)}; {format_memory(total)} in all"
-    return Shown("files", "table", rows, said if sent else f"{len(entries)} files, {format_memory(total)}: all there")
+    all_of_them = "1 file" if len(entries) == 1 else f"{len(entries)} files"
+    if not sent:
+        return Shown("files", "table", rows, f"{all_of_them}, {format_memory(total)}: nothing to send")
+    said = f"{len(sent)} of {all_of_them} sent, {format_memory(travelled)}; {format_memory(total)} in all"
+    return Shown("files", "table", rows, said)
 
 
 def about_packages(rows: Sequence[tuple[str, str, str, str]]) -> Shown:

@@ -1,0 +1,45 @@
+"""A function of yours over a list of values, on a schedule if you like: each value is a run of its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from prefect import flow
+from prefect.artifacts import create_markdown_artifact
+
+from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function
+from slurm_ray_flow.tasks.pages import run_page
+
+
+@flow(name="campaign", flow_run_name="campaign of {function}")
+def campaign(
+    function: str, values: list[Any], max_parallel: int = 8, directory: str = "", options: dict[str, Any] | None = None
+) -> list[Any]:
+    """Call a decorated function for each value, so many at a time, and show in a table what became of each.
+
+    Args:
+        function: its module and name, "train:train".
+        values: what to call it with: one argument for each call.
+        max_parallel: how many runs may be under way at a time.
+        directory: the folder of its project on the machine of the worker.
+        options: options of the decorator that are to be others, such as {"cluster": "curnagl", "memory": "8G"}.
+
+    Returns:
+        The results, in the order of the values.
+
+    Raises:
+        OptionError: there is no such function, or it is not decorated, or an option is wrong.
+        SlurmRayFlowError: some failed; the others have ended, and the table has them all.
+    """
+    called = find_function(function, directory).with_options(**(options or {}))
+    ended = call_for_each(called, values, max_parallel)
+    failed = [one for one in ended if one.error]
+    text = f"{len(ended) - len(failed)} of {len(ended)} done" + (f", {len(failed)} failed" if failed else "")
+    key = artifact_key("campaign", function)
+    create_markdown_artifact(markdown=as_table(ended, run_page), key=key, description=f"{function}: {text}")
+    if failed:
+        first = f"{failed[0].value!r}: {type(failed[0].error).__name__}: {failed[0].error}"
+        raise SlurmRayFlowError(f"{text}; the first: {first}", where=function, advice="the artifact has them all")
+    return [one.result for one in ended]

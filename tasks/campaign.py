@@ -1,0 +1,130 @@
+"""A function over many values: found by its name, called once for each, and what became of each."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.shown import cell
+
+LONGEST_VALUE = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class One:
+    """What became of one value.
+
+    Attributes:
+        value: what the function was called with.
+        run_id: its run; "" where it came to none.
+        result: what the function gave back.
+        error: how it failed; None where it did not.
+    """
+
+    value: Any
+    run_id: str
+    result: Any = None
+    error: BaseException | None = None
+
+
+def find_function(name: str, directory: str) -> Any:
+    """A decorated function.
+
+    Args:
+        name: its module and name, "train:train".
+        directory: the folder of its project, where its module lies and it is launched from; "" for where this runs.
+
+    Raises:
+        OptionError: there is none, or it is not decorated.
+    """
+    module, _, function = name.partition(":")
+    if not module or not function:
+        raise OptionError(f"{name!r} does not name a function", advice="write module:function, such as train:train")
+    if directory:
+        _enter(directory)
+    found: Any = _imported(module)
+    for part in function.split("."):
+        found = getattr(found, part, None)
+    if not hasattr(found, "map"):
+        what = "is not decorated with @slurm_ray_flow" if callable(found) else "is not there"
+        raise OptionError(f"{function} {what}", where=name, advice="see docs/prefect.md, Schedules")
+    return found
+
+
+def _enter(directory: str) -> None:
+    folder = Path(directory).expanduser()
+    if not folder.is_dir():
+        raise OptionError("there is no such folder", where=directory, advice="the worker's machine must have it")
+    sys.path.insert(0, str(folder.absolute()))
+    os.chdir(folder)
+
+
+def _imported(module: str) -> Any:
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name != module.partition(".")[0]:
+            raise
+        where = f"{Path.cwd()}, and the worker's packages"
+        raise OptionError(
+            f"there is no module {module!r}", where=where, advice="name its folder: directory=..."
+        ) from None
+
+
+def call_for_each(function: Any, values: Sequence[Any], max_parallel: int) -> list[One]:
+    """Call it for each value, so many at a time; what fails for one costs the others nothing.
+
+    An interruption of the wait (Ctrl-C, a cancel in Prefect) ends those that are under way.
+    """
+    handles = function.map(list(values), max_parallel=max_parallel)
+    try:
+        return [_ended(handle.result, value, handle) for handle, value in zip(handles, values, strict=True)]
+    except BaseException:
+        with contextlib.suppress(Exception):  # what interrupted it counts
+            handles.cancel()
+        raise
+
+
+def _ended(result: Callable[[], Any], value: Any, handle: Any) -> One:
+    try:
+        given = result()
+    except Exception as error:
+        return One(value, _run_id(handle), error=error)
+    return One(value, _run_id(handle), result=given)
+
+
+def _run_id(handle: Any) -> str:
+    return str(getattr(handle, "run_id", None) or "")
+
+
+def as_table(ones: Sequence[One], page: Callable[[str], str]) -> str:
+    """What became of all of them, as markdown; `page` leads to a run's page."""
+    rows = [f"| {_brief(one.value)} | {_state(one)} | {_said(one)} | {_linked(one, page)} |" for one in ones]
+    return "\n".join(["| value | state | result | run |", "|---|---|---|---|", *rows])
+
+
+def _state(one: One) -> str:
+    return "failed" if one.error else "done"
+
+
+def _said(one: One) -> str:
+    if one.error is None:
+        return _brief(one.result)
+    return cell(f"{type(one.error).__name__}: {getattr(one.error, 'what', one.error)}")
+
+
+def _brief(value: Any) -> str:
+    text = repr(value)
+    return cell(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}...")
+
+
+def _linked(one: One, page: Callable[[str], str]) -> str:
+    url = page(one.run_id) if one.run_id else ""
+    return f"[{one.run_id[:8]}]({url})" if url else one.run_id[:8]

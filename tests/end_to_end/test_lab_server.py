@@ -1,0 +1,148 @@
+"""A lab server: PostgreSQL under Prefect, one worker, and what runs on its schedules when the worker is killed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+import postgres
+from slurm_ray_flow.blocks.server.address import ServerState
+from slurm_ray_flow.blocks.server.api import Api
+from support import wait_for
+
+TOP = Path(__file__).parents[2]
+UNITS = sorted((TOP / "deployments" / "lab-server").glob("*.service"))
+SECONDS = 120
+CAMPAIGN = """
+from slurm_ray_flow import slurm_ray_flow
+
+@slurm_ray_flow
+def half(number: int) -> float:
+    if number == 13:
+        raise ValueError("bad luck")
+    return number / 2
+"""
+
+pytestmark = pytest.mark.server
+needs_postgres = pytest.mark.skipif(postgres.programs() is None, reason="Debian's postgresql is not installed")
+
+
+class LabServer:
+    """A server with a home of its own, whose commands are run as a user would."""
+
+    def __init__(self, folder, url):
+        self.folder, self.home, self.url = folder, folder / "home", url
+        self.env = {**os.environ, "SRF_HOME": str(self.home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        self.srf("up", SRF_DATABASE_URL=url)
+        state = ServerState(**{k: v for k, v in json.loads(self.file("server.json")).items() if k != "url"})
+        self.state, self.api = state, Api(state.url, f"srf:{self.file('secret')}")
+
+    def file(self, name):
+        return (self.home / "server" / name).read_text()
+
+    def srf(self, *words, **variables):
+        return self._run([str(Path(sys.executable).parent / "srf"), *words], **variables)
+
+    def prefect(self, *words):
+        return self._run([sys.executable, "-m", "slurm_ray_flow.deployments", *words])
+
+    def _run(self, command, **variables):
+        return subprocess.run(
+            command,
+            env={**self.env, **variables},
+            cwd=self.folder,
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        ).stdout
+
+    def worker(self):
+        command = [sys.executable, "-m", "slurm_ray_flow.deployments", "worker", "start", "--pool", "srf"]
+        with (self.folder / "worker.log").open("a") as log:
+            return subprocess.Popen(command, env=self.env, cwd=self.folder, stdout=log, stderr=log)
+
+    def deployment(self, name):
+        [found] = self.api.post("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})
+        return found
+
+    def completed(self, flow, since=""):
+        wanted = {"flows": {"name": {"any_": [flow]}}, "sort": "START_TIME_DESC", "limit": 50}
+        runs = self.api.post("/flow_runs/filter", {**wanted, "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}}})
+        return [run for run in runs if run["start_time"] > since]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory):
+    with postgres.postgres() as url:
+        server = LabServer(tmp_path_factory.mktemp("lab"), url)
+        yield server
+        server.srf("down")
+
+
+def schedule(lab, **parameters):
+    """Has the campaign run every few seconds."""
+    deployment = lab.deployment("campaign")
+    wanted = {**deployment["parameters"], **parameters}
+    often = [{"active": True, "schedule": {"interval": 3}}]
+    lab.api.patch(f"/deployments/{deployment['id']}", {"parameters": wanted, "schedules": often})
+    return deployment["id"]
+
+
+@needs_postgres
+def test_prefect_keeps_everything_in_postgresql_and_a_worker_does_what_is_due(lab):
+    password = urlsplit(lab.url).password
+    assert not list(lab.home.glob("**/prefect.db"))
+    assert password in lab.file("database"), "the next start needs no variable"
+    assert (lab.home / "server" / "database").stat().st_mode & 0o077 == 0
+    lab.api.post("/work_pools/", {"name": "srf", "type": "process"})
+    lab.prefect("deploy", "--all")
+    shown = {one["name"]: one["schedules"] for one in lab.api.post("/deployments/filter", {})}
+    assert shown.keys() == {"campaign", "sweep", "mirror", "checkup", "cleanup"}
+    assert [one["active"] for one in shown.pop("campaign")] == [False], "it waits for a function of yours"
+    assert all(one["active"] for schedules in shown.values() for one in schedules)
+    (lab.folder / "half.py").write_text(CAMPAIGN)
+    deployment = schedule(lab, function="half:half", directory=str(lab.folder), values=[2, 3])
+    worker = lab.worker()
+    try:
+        wait_for(lambda: lab.completed("campaign") or worker.poll(), SECONDS)
+        for line in Path("/proc").glob("[0-9]*/cmdline"):
+            assert password.encode() not in _content(line), line
+        worker.kill()
+        worker.wait()
+        newest = lab.completed("campaign")[0]["start_time"]
+        worker = lab.worker()
+        wait_for(lambda: lab.completed("campaign", since=newest) or worker.poll(), SECONDS)
+        lab.api.patch(f"/deployments/{deployment}", {"schedules": []})
+    finally:
+        worker.terminate()
+        worker.wait(60)
+    runs = lab.completed("half")
+    assert len(runs) >= 4, "two campaigns of two values each"
+    [table] = lab.api.post("/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["campaign-half-half"]}}})
+    assert "half:half: 2 of 2 done" in table["description"]
+    assert runs[0]["id"][:8] in table["data"] or runs[1]["id"][:8] in table["data"]
+
+
+def _content(path):
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended
+        return b""
+
+
+@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_systemd_understands_the_units(unit, tmp_path):
+    python = tmp_path / "lab" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.symlink_to(sys.executable)
+    env = {**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
+    command = ["systemd-analyze", "--user", "verify", *map(str, UNITS)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -1,0 +1,93 @@
+"""A function over many values: found by its name, and what became of each."""
+
+import sys
+
+import pytest
+
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "campaigned.py").write_text("def plain(n): ...\nclass f:\n    map = staticmethod(lambda *a, **b: [])\n")
+    yield str(tmp_path)
+    sys.modules.pop("campaigned", None)
+
+
+def test_a_function_is_found_in_its_project_s_folder(project):
+    assert hasattr(find_function("campaigned:f", project), "map")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("campaigned", "does not name a function"),
+        ("campaigned:", "does not name a function"),
+        ("campaigned:plain", "is not decorated"),
+        ("campaigned:gone", "is not there"),
+        ("nowhere_at_all:f", "no module 'nowhere_at_all'"),
+    ],
+)
+def test_what_is_none_is_told(project, name, said):
+    with pytest.raises(OptionError, match=said):
+        find_function(name, project)
+
+
+def test_a_folder_that_is_not_there_is_told():
+    with pytest.raises(OptionError, match="no such folder"):
+        find_function("train:train", "/nowhere/at/all")
+
+
+class FakeHandle:
+    """A fake of a handle: its run has ended."""
+
+    def __init__(self, value, run_id):
+        self.value, self.run_id = value, run_id
+
+    def result(self):
+        if isinstance(self.value, BaseException):
+            raise self.value
+        return self.value
+
+
+class FakeFunction:
+    """A fake of a decorated function."""
+
+    cancelled = False
+
+    def __init__(self, *ends):
+        self.ends = ends
+
+    def map(self, values, max_parallel):
+        assert max_parallel == 2
+        made = FakeHandles(FakeHandle(end, f"{value}0000000-run") for value, end in zip(values, self.ends, strict=True))
+        made.function = self
+        return made
+
+
+class FakeHandles(list):
+    """A fake of the handles of many calls."""
+
+    def cancel(self):
+        self.function.cancelled = True
+
+
+def test_one_that_fails_costs_the_others_nothing():
+    ended = call_for_each(FakeFunction(10, ValueError("bad | luck"), 30), [1, 2, 3], 2)
+    assert [(one.result, type(one.error).__name__) for one in ended] == [
+        (10, "NoneType"),
+        (None, "ValueError"),
+        (30, "NoneType"),
+    ]
+    table = as_table(ended, lambda run_id: f"http://here/{run_id}")
+    assert "| 2 | failed | ValueError: bad \\| luck | [20000000](http://here/20000000-run) |" in table
+
+
+def test_an_interruption_ends_what_is_under_way():
+    function = FakeFunction(KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        call_for_each(function, [1], 2)
+    assert function.cancelled
