@@ -158,11 +158,10 @@ def states(api, handles):
     return {api.get(f"/flow_runs/{handle.run_id}")["state_type"] for handle in handles if handle.run_id}
 
 
-@pytest.mark.parametrize("waits", ["results", "other"])
-def test_ctrl_c_cancels_what_has_begun_and_begins_no_more(script, api, tmp_path, waits, monkeypatch):
-    monkeypatch.setenv("SRF_PROGRESS", "plain")
+def test_ctrl_c_anywhere_in_a_script_cancels_what_has_begun_and_begins_no_more(script, api, tmp_path):
+    """While it waits for calls, test_notebook.py interrupts it."""
     go = tmp_path / "go"
-    process = script(SCRIPT, go, waits, wait=False)
+    process = script(SCRIPT, go, "other", wait=False)
     wait_for(lambda: begun(go) == [0, 1], 60)
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import threading
 import time
@@ -53,7 +54,7 @@ class Calls:
         self._under_way: set[Item[Any]] = set()
         self._starting: set[Item[Any]] = set()
         self._shared_is_there = self._stopped = False
-        self._good = self._bad = 0
+        self._ends = collections.Counter[str]()
         where = label(flow.options.cluster)
         self.progress = MapProgress(self.name, where, len(arguments), max_parallel, self.map_id)
         record_map(self.map_id, self.name, where, self._texts)
@@ -99,7 +100,7 @@ class Calls:
 
     def _failed(self, item: Item[Any], error: BaseException) -> None:
         if not item.run_id:
-            note_failed(self.map_id, item.index, f"{type(error).__name__}: {error}")
+            note_failed(self.map_id, item.index, error)
         shared = isinstance(error, SlurmRayFlowError) and not isinstance(error, PayloadError | Cancelled)
         if shared and not self._shared_is_there:
             self.stop(error)
@@ -111,13 +112,12 @@ class Calls:
             self._starting.discard(item)
             self._shared_is_there |= error is None
             self._settle(item, value, error)
-        if error is not None:
+        if error is not None and not isinstance(error, Cancelled):
             self.progress.tell_failure(item.index, self._texts[item.index], error)
         self._show()
 
     def _settle(self, item: Item[Any], value: Any = None, error: BaseException | None = None) -> None:
-        self._good += error is None
-        self._bad += error is not None
+        self._ends["done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"] += 1
         item.settle(value, error)
         self._change.notify_all()
 
@@ -143,7 +143,7 @@ class Calls:
         with self._change:
             self._stopped = True
             for item in self._waiting():
-                note_failed(self.map_id, item.index, f"{type(error).__name__}: {error}")
+                note_failed(self.map_id, item.index, error)
                 self._settle(item, error=error)
             self._change.notify_all()
         self._show()
@@ -154,7 +154,7 @@ class Calls:
             if item.future.done() or item in self._under_way:
                 return False
             error = Cancelled(f"{item.name} was cancelled before it had begun")
-            note_failed(self.map_id, item.index, str(error))
+            note_failed(self.map_id, item.index, error)
             self._settle(item, error=error)
         self._show()
         return True
@@ -180,13 +180,13 @@ class Calls:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """While somebody waits for calls: how far they are is shown, and Ctrl-C cancels all of them."""
-        try:
-            with self.progress.shown():
+        with self.progress.shown():
+            try:
                 yield
-        except KeyboardInterrupt:
-            self.progress.tell("Ctrl-C: cancels what is under way, and begins no more")
-            self.cancel()
-            raise
+            except KeyboardInterrupt:
+                self.progress.tell("interrupted: cancels what is under way, and begins no more")
+                self.cancel()
+                raise
 
     def interrupted(self) -> None:
         """Ctrl-C ends the process while nobody waits for a call."""
@@ -211,7 +211,7 @@ class Calls:
 
     def _show(self) -> None:
         with self._change:
-            self.progress.changed(len(self._under_way), self._good, self._bad)
+            self.progress.changed(len(self._under_way), self._ends)
 
 
 class _Told(Silence):

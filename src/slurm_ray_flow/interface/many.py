@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
-from slurm_ray_flow.core.errors import Lost, OptionError
+from slurm_ray_flow.core.errors import Cancelled, Lost, OptionError
 from slurm_ray_flow.core.run import RunState
 from slurm_ray_flow.interface.calls import Arguments, Calls
 from slurm_ray_flow.interface.handle import Handle
@@ -137,7 +137,7 @@ class _NotBegun(Handle[Any]):
         if self._begun():
             return super().status()
         if self._index in self._record.failures:
-            return RunState.FAILED
+            return RunState.CANCELLED if self._index in self._record.cancelled else RunState.FAILED
         return RunState.WAITING if self._record.alive else RunState.LOST
 
     def result(self, timeout: float | None = None) -> Any:
@@ -145,7 +145,8 @@ class _NotBegun(Handle[Any]):
         wait = SHORTEST_WAIT
         while not self._begun():
             if why := self._why():
-                raise Lost(why, advice="start the function again with this value")
+                kind = Cancelled if self._index in self._record.cancelled else Lost
+                raise kind(why, advice="start the function again with this value")
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"call {self._index} has not begun within {timeout} s")
             time.sleep(wait)

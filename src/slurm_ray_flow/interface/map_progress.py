@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from rich.text import Text
 
@@ -39,7 +39,7 @@ class MapProgress:
         self._screen: Screen | None = None
         self._watchers, self._titled, self._over = 0, False, False
         self._began = time.monotonic()
-        self._under_way = self._good = self._bad = 0
+        self._under_way, self._ends = 0, dict[str, int]()
         self._note, self._later = "", list[Text]()
         self._failures = 0
         self._said, self._pause = self._began, FIRST_PAUSE
@@ -72,11 +72,11 @@ class MapProgress:
         self._later.clear()
         self._draw()
 
-    def changed(self, under_way: int, good: int, bad: int) -> None:
-        """So many calls are under way now, have given a value, have failed."""
+    def changed(self, under_way: int, ends: Mapping[str, int]) -> None:
+        """So many calls are under way now, and so many have ended: "done", "failed" or "cancelled"."""
         with self._lock:
-            self._under_way, self._good, self._bad = under_way, good, bad
-            if good or self._count == good + bad:
+            self._under_way, self._ends = under_way, dict(ends)
+            if self._ends:
                 self._note = ""
             if self._watchers:
                 self._draw()
@@ -84,7 +84,7 @@ class MapProgress:
     def note(self, text: str) -> None:
         """What the calls are at now."""
         with self._lock:
-            if not self._good:  # later each call is at something else
+            if not self._ends:  # later each call is at something else
                 self._note = plain(text)
             if self._watchers:
                 self._draw()
@@ -117,7 +117,7 @@ class MapProgress:
     def _draw(self) -> None:
         if self._screen is None or self._over:
             return
-        if self._good + self._bad == self._count:
+        if self._ended() == self._count:
             self._end(self._screen)
         elif self._screen.live:
             self._screen.busy(f"{self._bar()} {TIME}  {self._counts()}{self._noted()}", self._began)
@@ -131,12 +131,16 @@ class MapProgress:
         if (more := self._failures - MOST_FAILURES) > 0:
             screen.line(Text(f"  and {more} more failed", "red"))
         took = format_duration(time.monotonic() - self._began)
-        screen.line(Text(f"{self._name}: {self._counts()} in {took}", "bold red" if self._bad else "bold green"))
+        all_good = self._ends.get("done", 0) == self._count
+        screen.line(Text(f"{self._name}: {self._counts()} in {took}", "bold green" if all_good else "bold red"))
+
+    def _ended(self) -> int:
+        return sum(self._ends.values())
 
     def _counts(self) -> str:
-        waiting = self._count - self._good - self._bad - self._under_way
-        shown = [f"{self._good} of {self._count} done"]
-        shown += [f"{self._bad} failed"] if self._bad else []
+        waiting = self._count - self._ended() - self._under_way
+        shown = [f"{self._ends.get('done', 0)} of {self._count} done"]
+        shown += [f"{self._ends[how]} {how}" for how in ("failed", "cancelled") if self._ends.get(how)]
         shown += [f"{self._under_way} under way"] if self._under_way else []
         shown += [f"{waiting} waiting"] if waiting else []
         return ", ".join(shown)
@@ -145,7 +149,7 @@ class MapProgress:
         return f"  {self._note}" if self._note else ""
 
     def _bar(self) -> str:
-        full = BAR * (self._good + self._bad) // self._count
+        full = BAR * self._ended() // self._count
         assert self._screen is not None
         one, other = ("━", "╌") if self._screen.console.encoding.startswith("utf") else ("=", ".")
         return one * full + other * (BAR - full)

@@ -14,7 +14,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.blocks.files import private_folder
-from slurm_ray_flow.core.errors import UnknownRunError
+from slurm_ray_flow.core.errors import Cancelled, UnknownRunError
 from slurm_ray_flow.core.home import home
 
 _short = reprlib.Repr()
@@ -33,6 +33,7 @@ class MapRecord:
         created: seconds since 1970.
         runs: the runs of the calls that have begun, by their place in the line.
         failures: why a call never became a run, by its place.
+        cancelled: the places of those that never will because somebody cancelled them.
     """
 
     map_id: str
@@ -45,6 +46,7 @@ class MapRecord:
     created: float
     runs: dict[int, str] = dataclasses.field(default_factory=dict)
     failures: dict[int, str] = dataclasses.field(default_factory=dict)
+    cancelled: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def not_begun(self) -> list[int]:
@@ -64,7 +66,7 @@ def record_map(map_id: str, function: str, cluster: str, values: Sequence[str]) 
         map_id, function, cluster, tuple(values), this.pid, this.started, this.boot_id, created=time.time()
     )
     known = dataclasses.asdict(record)
-    _append(map_id, {name: known[name] for name in known if name not in {"runs", "failures"}})
+    _append(map_id, {name: known[name] for name in known if name not in {"runs", "failures", "cancelled"}})
 
 
 def note_begun(map_id: str, index: int, run_id: str) -> None:
@@ -72,9 +74,10 @@ def note_begun(map_id: str, index: int, run_id: str) -> None:
     _append(map_id, {"index": index, "run": run_id})
 
 
-def note_failed(map_id: str, index: int, why: str) -> None:
+def note_failed(map_id: str, index: int, error: BaseException) -> None:
     """Remember that a call never became a run."""
-    _append(map_id, {"index": index, "failure": why})
+    failure = f"{type(error).__name__}: {getattr(error, 'what', error)}"
+    _append(map_id, {"index": index, "failure": failure, "cancelled": isinstance(error, Cancelled)})
 
 
 def find_map(map_id: str = "") -> MapRecord:
@@ -134,6 +137,7 @@ def _read(path: Path) -> MapRecord | None:
         return None
     record.runs.update({line["index"]: line["run"] for line in rest if "run" in line})
     record.failures.update({line["index"]: line["failure"] for line in rest if "failure" in line})
+    record.cancelled.update(line["index"] for line in rest if line.get("cancelled"))
     return record
 
 

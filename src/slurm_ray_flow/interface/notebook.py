@@ -19,7 +19,7 @@ CALM_AFTER = 60.0
 STYLE = "white-space:pre-wrap;line-height:normal;font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;margin:0"
 _GREY = (128, 128, 128)
 _COLOURS = [(60, 60, 60), (200, 40, 40), (30, 140, 60), (190, 130, 0), (50, 90, 200), (160, 60, 160), (0, 140, 150)]
-THEME = TerminalTheme((255, 255, 255), _GREY, [*_COLOURS, _GREY], [*_COLOURS, _GREY])
+THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_COLOURS, _GREY], [*_COLOURS, _GREY])
 """Colours that can be read on a white page and on a dark one."""
 
 
@@ -56,6 +56,8 @@ class NotebookScreen(Screen):
             super().busy(text, since)
             if text:
                 self._update(self._moving("…"))
+            elif self._drawn:
+                self._update("")
 
     def _draw(self, frame: str) -> None:
         now = time.monotonic()
@@ -64,7 +66,7 @@ class NotebookScreen(Screen):
             self._update(self._moving(frame))
 
     def _update(self, moving: str) -> None:
-        self._updated = time.monotonic()
+        self._updated, self._drawn = time.monotonic(), bool(moving)
         page = Console(file=io.StringIO(), record=True, width=WIDTH, highlight=False, force_jupyter=False)
         for line in [*self._lines, *([moving] if moving else [])]:
             page.print(line, soft_wrap=True, markup=False)
