@@ -112,7 +112,7 @@ class Nodes:
             with contextlib.suppress(ValueError, KeyError, TypeError):
                 self._hear(json.loads(line))
         now = time.monotonic()
-        for name, heard in self._heard.items():
+        for name, heard in list(self._heard.items()):
             if now - heard > SILENT_SECONDS and name not in self.lost:
                 self._lose(name, "it has been silent for {:.0f} s".format(SILENT_SECONDS))
 
