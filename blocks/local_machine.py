@@ -22,6 +22,7 @@ from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event
 from slurm_ray_flow.core.snapshot import Manifest
+from slurm_ray_flow.core.trace import requests_shown, traced
 from slurm_ray_flow.remote import machines
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.operations import perform
@@ -81,7 +82,8 @@ class LocalMachine(Machine, Block):
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         try:
-            return [perform(operation, dict(arguments), tell) for operation, arguments in requests]
+            with traced(self.label, lambda: requests_shown(requests)):
+                return [perform(operation, dict(arguments), tell) for operation, arguments in requests]
         except OperationError as error:
             raise failure(error, self.label) from error
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.trace import traced
 
 PRIVATE = 0o077
 """The umask of what is started here: what it writes is its user's alone, whatever the caller's own."""
@@ -65,9 +67,11 @@ def run(
     Raises:
         SlurmRayFlowError: the program is not there, or it took longer than `timeout`.
     """
-    with _popen(
-        command, env=env, cwd=cwd, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, umask=umask
-    ) as process:
+    pipe = subprocess.PIPE
+    with (
+        traced("here", lambda: shlex.join(command)),
+        _popen(command, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, umask=umask) as process,
+    ):
         try:
             stdout, stderr = process.communicate(stdin, timeout=timeout)
         except BaseException as problem:
@@ -94,7 +98,8 @@ def start(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = 
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
-        process = _popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor)
+        with traced("here", lambda: f"starts {shlex.join(command)}"):
+            process = _popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor)
     finally:
         os.close(descriptor)
     _started[:] = [earlier for earlier in _started if earlier.poll() is None]
@@ -113,9 +118,11 @@ def follow(command: Sequence[str], tell: Callable[[str], None]) -> int:
     Raises:
         SlurmRayFlowError: the program is not there.
     """
-    with _popen(
-        command, env=None, cwd=None, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    ) as process:
+    pipe, said = subprocess.PIPE, subprocess.STDOUT
+    with (
+        traced("here", lambda: shlex.join(command)),
+        _popen(command, env=None, cwd=None, stdin=subprocess.DEVNULL, stdout=pipe, stderr=said) as process,
+    ):
         assert process.stdout is not None, "its output is a pipe"
         try:
             for line in process.stdout:

@@ -22,6 +22,7 @@ from slurm_ray_flow.blocks.ssh.wire import execute
 from slurm_ray_flow.blocks.transfer import Target
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.trace import requests_shown, traced
 from slurm_ray_flow.remote import frames
 
 _LEASE = 90.0
@@ -89,7 +90,8 @@ class Agent:
         Raises:
             SlurmRayFlowError: one could not be done, or the host can't be reached for too long.
         """
-        results: list[Any] = self._patiently(lambda conversation: conversation.ask(requests, tell))
+        with traced(self.label, lambda: requests_shown(requests)):
+            results: list[Any] = self._patiently(lambda conversation: conversation.ask(requests, tell))
         return results
 
     def close(self) -> None:

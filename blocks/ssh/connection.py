@@ -19,6 +19,7 @@ from slurm_ray_flow.blocks.ssh.sessions import Sessions
 from slurm_ray_flow.blocks.ssh.sockets import connected_socket
 from slurm_ray_flow.blocks.ssh.wire import Refused, Wire, WireError
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
+from slurm_ray_flow.core.trace import traced
 
 
 @dataclass
@@ -68,6 +69,12 @@ class Connection:
 
     def __repr__(self) -> str:
         return f"Connection({self.endpoint})"
+
+    @property
+    def password(self) -> str:
+        """What opened the server itself, if it was a password; "" else."""
+        held = self._held.get(self.endpoint)
+        return held.password if held else ""
 
     @property
     def alive(self) -> bool:
@@ -133,8 +140,9 @@ class Connection:
             raise self._denied
         self._drop()
         try:
-            for server in (*self.endpoint.through, self.endpoint):
-                self._wires.append(self._entered(server))
+            with traced(self.label, lambda: f"connects to {self.endpoint}"):
+                for server in (*self.endpoint.through, self.endpoint):
+                    self._wires.append(self._entered(server))
         except BaseException as error:
             self._drop()
             if isinstance(error, SlurmRayFlowError) and not error.transient:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import contextvars
 import logging
-import os
 from collections.abc import Iterator
 
 from prefect.logging.handlers import PrefectConsoleHandler
+
+from slurm_ray_flow.core.trace import tracing
 
 _quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("slurm_ray_flow_quiet", default=False)
 
@@ -29,7 +30,7 @@ _filter = _LaunchFilter()
 @contextlib.contextmanager
 def quiet_console() -> Iterator[None]:
     """Show the launch's own progress alone, unless SRF_LOG=debug."""
-    if os.environ.get("SRF_LOG", "").lower() == "debug":
+    if tracing():
         yield
         return
     for handler in logging.getLogger().handlers:

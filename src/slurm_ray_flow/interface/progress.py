@@ -15,6 +15,7 @@ from rich.text import Text
 from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.progress import Reporter, Silence
 from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.core.trace import tracing
 from slurm_ray_flow.interface.notebook import NotebookScreen, in_notebook
 from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
 
@@ -51,7 +52,7 @@ def screen_to_use() -> Screen | None:
     if mode != "plain" and in_notebook():
         return NotebookScreen()
     console = Console(stderr=True, highlight=False, force_jupyter=False)
-    live = mode != "plain" and console.is_terminal and not console.is_dumb_terminal
+    live = mode != "plain" and not tracing() and console.is_terminal and not console.is_dumb_terminal
     return _screen(live)
 
 
