@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+import signal
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 from prefect.blocks.core import Block
 from pydantic import ValidationError
@@ -14,6 +18,7 @@ from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.core.errors import OptionError
 
 Fields = dict[str, Any]
+B = TypeVar("B", bound=Block)
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,19 @@ def _host(slug: str) -> str:
     return "this machine" if connection is None else str(connection.host)
 
 
+def valid_name(name: str) -> str:
+    """The name, if a cluster can be called so.
+
+    Raises:
+        OptionError: it can't.
+    """
+    if name == "local":
+        raise OptionError("'local' is this machine", advice="choose another name")
+    if not re.fullmatch("[a-z0-9-]+", name):
+        raise OptionError(f"{name!r} can't be a cluster's name", advice="write lower-case letters, digits, dashes")
+    return name
+
+
 def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields, *, overwrite: bool = False) -> None:
     """Save a cluster and the connection to it under one name.
 
@@ -57,10 +75,7 @@ def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields
     Raises:
         OptionError: a field is wrong, or the name is taken or none.
     """
-    if name == "local":
-        raise OptionError("'local' is this machine", advice="choose another name")
-    if not re.fullmatch("[a-z0-9-]+", name):
-        raise OptionError(f"{name!r} can't be a cluster's name", advice="write lower-case letters, digits, dashes")
+    valid_name(name)
     block_type = _type_of(kind)
     others = [other for other in KINDS if other is not block_type and name in saved_names(other)]
     if others:
@@ -103,14 +118,40 @@ def _save(block_type: type[Block], name: str, connection: Fields | None, fields:
         if field not in block_type.model_fields:
             what = f"a {block_type.get_block_type_name()} has no {field}"
             raise OptionError(what, advice=f"it has {', '.join(block_type.model_fields)}")
-    reached = None if connection is None else cast(SshConnection, _made(SshConnection, connection))
-    cluster = _made(block_type, {**fields, "connection": reached})
-    if reached is not None:
-        reached.save(name, overwrite=True)
-    cluster.save(name, overwrite=True)
+    reached = None if connection is None else made(SshConnection, connection)
+    cluster = made(block_type, {**fields, "connection": reached})
+    with _whole(None if reached is None or name in saved_names(SshConnection) else name):
+        if reached is not None:
+            reached.save(name, overwrite=True)
+        cluster.save(name, overwrite=True)
 
 
-def _made(kind: type[Block], fields: Fields) -> Block:
+@contextlib.contextmanager
+def _whole(new_connection: str | None) -> Iterator[None]:
+    """Both blocks are saved, or none: Ctrl-C waits until they are, and after a failure a new connection goes again."""
+    waiting: list[int] = []
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number)) if here else None
+    try:
+        yield
+    except Exception:
+        if new_connection is not None:
+            with contextlib.suppress(Exception):
+                SshConnection.delete(new_connection)
+        raise
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)
+    if waiting:
+        raise KeyboardInterrupt
+
+
+def made(kind: type[B], fields: Fields) -> B:
+    """A block of these fields.
+
+    Raises:
+        OptionError: one has a wrong value; shows none, since one may be a secret.
+    """
     try:
         return kind(**fields)
     except ValidationError as error:

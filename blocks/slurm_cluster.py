@@ -163,10 +163,12 @@ class SlurmCluster(Machine, Block):
         """What is in the queue; one for all blocks of this process that reach it over the same connection."""
         if self._queue is None:
             place = self.login.agent if isinstance(self.login, SshServer) else str(self.root_folder)
-            self._queue = _queues.setdefault(place, Queue(self.login, self._user()))
+            self._queue = _queues.setdefault(place, Queue(self.login, self.user))
         return self._queue
 
-    def _user(self) -> str:
+    @property
+    def user(self) -> str:
+        """Whose jobs they are."""
         return str(self.login.agent.hello["user"]) if isinstance(self.login, SshServer) else getpass.getuser()
 
     # ---- as its login node

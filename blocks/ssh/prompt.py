@@ -2,13 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import contextvars
 import getpass
 import os
+from collections.abc import Iterator
 
 from slurm_ray_flow.core.errors import LogInFailed
 
 PREFECT_SECONDS = 100
 """Servers close a log-in that takes longer than two minutes."""
+
+
+_nobody: contextvars.ContextVar[bool] = contextvars.ContextVar("slurm_ray_flow_nobody_is_asked", default=False)
+
+
+@contextlib.contextmanager
+def asking_nobody() -> Iterator[None]:
+    """What is done in this block asks the user for nothing: where a server wants to know something, that is its end."""
+    token = _nobody.set(True)
+    try:
+        yield
+    finally:
+        _nobody.reset(token)
 
 
 def ask(text: str, seen: bool, variable: str = "") -> str:
@@ -22,6 +38,8 @@ def ask(text: str, seen: bool, variable: str = "") -> str:
     Raises:
         LogInFailed: there is nobody to ask, or nobody answers.
     """
+    if _nobody.get():
+        raise LogInFailed("the server wants to know something, and you are not asked just now", where=text.strip())
     if _terminal():
         return _in_terminal(text, seen)
     if _asks_for_lasting(text) or not _in_flow_run():

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -73,8 +74,37 @@ def test_help_is_complete_and_imports_no_prefect():
     check = "import sys, slurm_ray_flow.cli.main; sys.exit(bool({'prefect', 'ray'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     shown = srf("--help").stdout
-    verbs = "attach cancel check clean clusters dashboard down init logs queue release run runs status trust up"
-    assert " ".join(re.findall(r"^│ ([a-z]+)  ", shown, re.MULTILINE)) == verbs
+    verbs = (
+        "check clean clusters init queue trust attach cancel dashboard logs release run runs "
+        "completion config down status up"
+    )
+    assert " ".join(re.findall(r"^  ([a-z]+): ", shown, re.MULTILINE)) == verbs
+
+
+def test_each_verb_has_examples_that_are_commands():
+    from slurm_ray_flow.cli.main import app
+
+    for verb in set(app) - {"--help", "-h", "--version"}:
+        shown = app[verb].help_epilogue or ""
+        lines = [line.strip() for line in shown.splitlines()[1:]]
+        assert lines, verb
+        for line in lines:
+            words = shlex.split(line.partition("srf ")[2].partition(">")[0].rstrip(")"))
+            app.parse_args(words, print_error=False, exit_on_error=False)
+            assert words[0] == verb
+            assert any(app[verb].help), verb
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shells_complete_the_verbs(shell):
+    assert "clusters" in srf("completion", shell).stdout
+
+
+def test_logs_as_json(work):
+    handle = work.triple.submit(5)
+    handle.result(timeout=60)
+    document = json.loads(srf("logs", handle.run_id, "--json").stdout)
+    assert document == {"run_id": handle.run_id, "state": "succeeded", "lines": ["tripling 5"]}
 
 
 @pytest.mark.parametrize(

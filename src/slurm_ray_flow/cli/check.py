@@ -6,29 +6,49 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING
 
-from slurm_ray_flow.cli.clusters import cluster_named
-from slurm_ray_flow.cli.output import Json, print_json, print_table
+from slurm_ray_flow.cli.output import STATES, Json, print_json, print_table, print_text
+from slurm_ray_flow.cli.saved import cluster_named
 
 if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.cluster import Cluster
     from slurm_ray_flow.core.findings import Finding
 
 
 def check(cluster: str = "local", *, json: Json = False) -> None:
-    """Look whether a cluster can be used, and say what to do about each finding. Exits with 1 when something failed.
+    """Look whether a cluster can be used, and say what to do about each finding.
+
+    Exits with 1 when something failed.
+
+    Examples:
+        srf check
+
+        srf check desi
+
+        srf check curnagl --json
 
     Args:
-        cluster: Its name.
+        cluster: Its name; "local" is this machine.
     """
-    found = cluster_named(cluster)
+    if not show_findings(cluster_named(cluster), json=json):
+        sys.exit(1)
+
+
+def show_findings(cluster: Cluster, *, json: bool = False) -> bool:
+    """Look at a cluster and write what was found; gives whether it can be used."""
     from slurm_ray_flow.tasks.check import check as findings_of
 
-    findings = findings_of(found)
+    findings = findings_of(cluster)
+    failed = [one.name for one in findings if one.state == "failed"]
     if json:
         print_json([dataclasses.asdict(finding) for finding in findings])
-    else:
-        print_table(["WHAT", "STATE", "FOUND", "WHAT TO DO"], _rows(findings))
-    if any(finding.state == "failed" for finding in findings):
-        sys.exit(1)
+        return not failed
+    print_table(["WHAT", "STATE", "FOUND", "WHAT TO DO"], _rows(findings), STATES)
+    print_text(_summary(cluster.label, failed))
+    return not failed
+
+
+def _summary(label: str, failed: list[str]) -> str:
+    return f"{label} can't be used yet: {', '.join(failed)}" if failed else f"{label} can be used"
 
 
 def _rows(findings: list[Finding]) -> list[list[str]]:

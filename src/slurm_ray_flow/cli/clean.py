@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.clusters import Switch, cluster_named, use_server
-from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
+from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
+from slurm_ray_flow.cli.saved import cluster_named, use_server
 from slurm_ray_flow.core.expiry import Report, rows
 
 if TYPE_CHECKING:
@@ -25,9 +25,17 @@ def clean(
     run: Annotated[str | None, Parameter(show_default=False)] = None,
     json: Json = False,
 ) -> None:
-    """Remove from a cluster what nobody has used for long: runs, snapshots, environments, old tools, caches.
+    """Remove from a cluster what nobody has used for long.
 
-    What a run needs that lives or waits stays, what is younger than a day, and runs of functions with keep=True.
+    Runs, snapshots, environments, old tools and caches go. What a run needs that lives or waits stays, what is younger
+    than a day, and runs of functions with keep=True.
+
+    Examples:
+        srf clean desi --dry-run
+
+        srf clean desi --older-than 7d
+
+        srf clean --run 3f2a
 
     Args:
         cluster: Its name.

@@ -20,9 +20,10 @@ LOOK_SECONDS = 5.0
 
 
 def dashboard(run: str, *, port: int = 0, json: Json = False) -> None:
-    """Lead to the Ray dashboard of a run that was started with dashboard=True, until Ctrl-C or its end.
+    """Lead to the Ray dashboard of a run that has dashboard=True.
 
-    Only this machine can reach it, and only who has the URL that is printed.
+    It is there until Ctrl-C, or the run's end. Only this machine can reach it, and only who has the URL that is
+    printed.
 
     Args:
         run: The run's id, or the start of it.

@@ -8,38 +8,60 @@ import sys
 import cyclopts
 
 from slurm_ray_flow import __version__
-from slurm_ray_flow.cli import check, clean, clusters, dashboard, queue, release, runs, server, start, trust
+from slurm_ray_flow.cli import (
+    check,
+    clean,
+    clusters,
+    completion,
+    config,
+    dashboard,
+    init,
+    listing,
+    queue,
+    release,
+    runs,
+    server,
+    start,
+    trust,
+)
+from slurm_ray_flow.cli.described import described
 from slurm_ray_flow.cli.output import print_error
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
-from slurm_ray_flow.core.progress import use_reporter
-from slurm_ray_flow.interface.progress import terminal_reporter
 
-_EXIT_CODES = (
-    "Exit codes: 0 all is well; 1 the function raised, or the run or the command failed, or no server answers; "
-    "2 the command line is wrong, or there is no such run; 130 Ctrl-C."
-)
+EXIT_CODES = {
+    0: "all is well",
+    1: "the function raised, the run or the command failed, a check found a fault, or no server answers",
+    2: "the command line or a setting is wrong, or there is no such run or cluster",
+    130: "Ctrl-C",
+    141: "whoever read the output has gone",
+}
 
 app = cyclopts.App(
     name="srf",
     help="Run Python functions on clusters, watch them, and bring their values home.",
-    help_epilogue=_EXIT_CODES,
+    help_epilogue="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
+    help_format="plaintext",
+    help_formatter="default" if sys.stdout is not None and sys.stdout.isatty() else "plain",
     version=__version__,
     version_flags=["--version"],
 )
 app["--version"].help = "Show the version and exit."
 app["--help"].help = "Show this message and exit; after a command's name, that command's."
-for command in (
-    *(start.run, runs.list_runs, runs.logs, runs.attach, runs.cancel, release.release, dashboard.dashboard),
-    *(clusters.init, clusters.clusters, check.check, queue.queue, trust.trust, clean.clean),
-    *(server.up, server.status, server.down),
-):
-    app.command(command, name="runs" if command is runs.list_runs else None)
+GROUPS = {
+    "Clusters": (init.init, check.check, clusters.clusters, queue.queue, trust.trust, clean.clean),
+    "Runs": (start.run, listing.runs, runs.logs, runs.attach, runs.cancel, release.release, dashboard.dashboard),
+    "This machine": (server.up, server.down, server.status, config.config, completion.completion),
+}
+for title, commands in GROUPS.items():
+    group = cyclopts.Group.create_ordered(title)
+    for command in commands:
+        app.command(command, group=group, **described(command))
 
 
 def main() -> None:
     """Run the command; an error of ours is a message and an exit code, not a traceback."""
-    use_reporter(terminal_reporter())  # so that a host that can't be reached is not waited for in silence
     try:
+        _show_progress()
         app()
         sys.stdout.flush()
     except SlurmRayFlowError as error:
@@ -53,6 +75,16 @@ def main() -> None:
         sys.exit(141)
     finally:
         _leave_soon()
+
+
+def _show_progress() -> None:
+    """So that a host that can't be reached is not waited for in silence; help needs none of this."""
+    if {"--help", "-h", "--version"} & set(sys.argv[1:]) or not sys.argv[1:]:
+        return
+    from slurm_ray_flow.core.progress import use_reporter
+    from slurm_ray_flow.interface.progress import terminal_reporter
+
+    use_reporter(terminal_reporter())
 
 
 def _leave_soon() -> None:

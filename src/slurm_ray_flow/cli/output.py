@@ -1,25 +1,44 @@
-"""How the command writes: tables and words for people, JSON for scripts."""
+"""How the command writes: tables and words for people, JSON for scripts.
+
+rich is imported where something is drawn: much of what the command does needs none of it.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
 import traceback
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
-from rich.console import Console
-from rich.table import Table
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.plain import plain
 
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
 Json = Annotated[bool, Parameter(name="--json", negative="", show_default=False, help="Write JSON.")]
+Switch = Parameter(negative="", show_default=False)
+Rows = Sequence[Sequence[str]]
+Styles = Mapping[str, str]
+"""The style of a cell by its first word: "failed" is red."""
+
+STATES: Styles = {
+    **dict.fromkeys(("ok", "succeeded", "free", "up", "running"), "green"),
+    **dict.fromkeys(("failed", "lost", "away"), "red"),
+    **dict.fromkeys(("warning", "cancelled", "waiting", "taken", "preparing", "starting", "warm"), "yellow"),
+    **dict.fromkeys(("not",), "dim"),
+}
+PLAIN_WIDTH = 200
+"""Where there is no terminal, a line may be so long before it is wrapped."""
 
 
-def print_json(value: Any) -> None:
-    """Write one JSON document."""
-    print(json.dumps(value, indent=2, default=str))  # noqa: T201 - this is the command's output
+def print_json(value: Any, *, compact: bool = False) -> None:
+    """Write one JSON document; a compact one stands in one line, for streams of them."""
+    print(json.dumps(value, indent=None if compact else 2, default=str))  # noqa: T201 - this is the command's output
 
 
 def print_text(text: str) -> None:
@@ -27,19 +46,46 @@ def print_text(text: str) -> None:
     print(plain(text))  # noqa: T201 - this is the command's output
 
 
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Write a table for people; plain columns where there is no terminal."""
-    table = Table(*columns, box=None, pad_edge=False)
+def tell(text: str) -> None:
+    """Write a line about what goes on, beside the output."""
+    sys.stderr.write(plain(text) + "\n")
+
+
+def print_table(columns: Sequence[str], rows: Rows, styles: Styles | None = None) -> None:
+    """Write a table for people; plain columns where there is no terminal, and no colour there or with NO_COLOR."""
+    console().print(table(columns, rows, styles))
+
+
+def console() -> Console:
+    """Where tables go."""
+    from rich.console import Console
+
+    return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+
+
+def table(columns: Sequence[str], rows: Rows, styles: Styles | None = None) -> Table:
+    """A table to be printed."""
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(plain, row))
-    Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else 200).print(table)
+        made.add_row(*(Text(plain(cell), _style(cell, styles)) for cell in row))
+    return made
+
+
+def _style(cell: str, styles: Styles | None) -> str:
+    word = cell.partition(" ")[0].rstrip(",:;")
+    return (styles or {}).get(word, "")
 
 
 def print_error(error: SlurmRayFlowError) -> None:
     """Write what went wrong, where, and what to try."""
-    console = Console(stderr=True, highlight=False)
-    console.print(f"{type(error).__name__}: ", style="bold red", end="", markup=False)
-    console.print(str(error), soft_wrap=True, markup=False)
+    from rich.console import Console
+
+    written = Console(stderr=True, highlight=False)
+    written.print(f"{type(error).__name__}: ", style="bold red", end="", markup=False)
+    written.print(str(error), soft_wrap=True, markup=False)
 
 
 def print_exception(error: BaseException, *, frames: bool = False) -> None:

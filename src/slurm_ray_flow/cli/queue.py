@@ -8,8 +8,8 @@ import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.clusters import Switch, cluster_named
-from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
+from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
+from slurm_ray_flow.cli.saved import cluster_named
 from slurm_ray_flow.core.errors import OptionError, ServerError
 from slurm_ray_flow.core.findings import clock
 from slurm_ray_flow.core.mirror import waiting_state
@@ -21,7 +21,14 @@ WATCH_SECONDS = 2.0
 
 
 def queue(cluster: str, *, watch: Annotated[bool, Switch] = False, json: Json = False) -> None:
-    """Show who holds a shared server, since when, and who waits for it in which order; those in Prefect come last.
+    """Show who holds a shared server, since when, and who waits for it.
+
+    Who waits stands in the order in which it is given out; those in Prefect come last.
+
+    Examples:
+        srf queue desi
+
+        srf queue desi --watch
 
     Args:
         cluster: Its name.

@@ -5,8 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.clusters import Switch
-from slurm_ray_flow.cli.output import Json, print_error, print_json, print_text
+from slurm_ray_flow.cli.output import Json, Switch, print_error, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, UnknownRunError
 
 if TYPE_CHECKING:
@@ -21,7 +20,9 @@ def release(
     force: Annotated[bool, Switch] = False,
     json: Json = False,
 ) -> None:
-    """End allocations that keep_warm holds for a next call. One that has a call just now is left alone.
+    """End Ray clusters that keep_warm holds for a next call.
+
+    One that has a call just now is left alone.
 
     Args:
         which: The id of the run that it was got for, or the start of it, or the name of a cluster.

@@ -4,19 +4,15 @@ from __future__ import annotations
 
 import sys
 from dataclasses import asdict, dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-from cyclopts import Parameter
-
-from slurm_ray_flow.blocks.server import ServerAddress, ensure_server, server_alive, stop_server
-from slurm_ray_flow.blocks.server.address import read_state
-from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.client import configured_auth, configured_url, ui_url_of
-from slurm_ray_flow.blocks.server.files import auth_string, server_files
-from slurm_ray_flow.blocks.server.log_in import open_ui
-from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
+from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.sweep import TAG
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.server import ServerAddress
+    from slurm_ray_flow.blocks.server.api import Api
 
 STATES = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "COMPLETED", "FAILED", "CANCELLED", "CRASHED")
 
@@ -35,26 +31,45 @@ class Status:
     runs: dict[str, int] = field(default_factory=dict)
 
 
-def up(*, open: Annotated[bool, Parameter(negative="", show_default=False)] = False, json: Json = False) -> None:  # noqa: A002 - the option's name
-    """Start the Prefect server, if none runs or is configured, and say where its UI is.
+def up(*, open: Annotated[bool, Switch] = False, json: Json = False) -> None:  # noqa: A002 - the option's name
+    """Start the Prefect server, if none runs, and say where its UI is.
+
+    One that you configured is used, and none started beside it.
+
+    Examples:
+        srf up
+
+        srf up --open
 
     Args:
         open: Show the UI in the browser, logged in.
     """
-    address = ensure_server(lambda text: None if json else _tell(text))
+    from slurm_ray_flow.blocks.server import ensure_server
+    from slurm_ray_flow.blocks.server.files import server_files
+    from slurm_ray_flow.blocks.server.log_in import open_ui
+
+    address = ensure_server(lambda text: None if json else tell(text))
     shown = open_ui(address) if open else False
     if json:
         print_json(asdict(address))
         return
     print_text(f"Prefect UI: {address.ui_url}")
     if open and not shown:
-        _tell("No browser could be started here.")
+        tell("No browser could be started here.")
     if address.owned and not shown:
         print_text(f'Its log-in is "srf:" and the content of {server_files().secret}; `srf up --open` does it for you.')
 
 
 def down(*, json: Json = False) -> None:
-    """End the Prefect server that this package started. One that you configured is left alone."""
+    """End the Prefect server that this package started.
+
+    One that you configured is left alone.
+
+    Examples:
+        srf down
+    """
+    from slurm_ray_flow.blocks.server import stop_server
+
     stopped = stop_server()
     if json:
         print_json({"stopped": stopped})
@@ -63,7 +78,15 @@ def down(*, json: Json = False) -> None:
 
 
 def status(*, json: Json = False) -> None:
-    """Show the state of the Prefect server, and how many runs are in which state. Exits with 1 when none answers."""
+    """Show the state of the Prefect server, and how many runs are in which state.
+
+    Exits with 1 when none answers.
+
+    Examples:
+        srf status
+
+        srf status --json
+    """
     found = server_status()
     if json:
         print_json(asdict(found))
@@ -78,6 +101,12 @@ def status(*, json: Json = False) -> None:
 
 def server_status() -> Status:
     """Asks the server that launches would use; starts none."""
+    from slurm_ray_flow.blocks.server import ServerAddress
+    from slurm_ray_flow.blocks.server.address import read_state
+    from slurm_ray_flow.blocks.server.api import Api
+    from slurm_ray_flow.blocks.server.client import configured_auth, configured_url, ui_url_of
+    from slurm_ray_flow.blocks.server.files import auth_string, server_files
+
     state = read_state(server_files())
     configured = configured_url()
     if configured and (state is None or configured != state.url):
@@ -89,6 +118,9 @@ def server_status() -> Status:
 
 
 def _ask(address: ServerAddress, api: Api, *, pid: int | None) -> Status:
+    from slurm_ray_flow.blocks.server import server_alive
+    from slurm_ray_flow.blocks.server.files import server_files
+
     if not server_alive(address):
         return Status("stopped", address.owned, address.url, address.ui_url)
     database = server_files().prefect_home / "prefect.db"
@@ -111,7 +143,3 @@ def _runs(api: Api) -> dict[str, int]:
 
 def _size(number: int | None) -> str:
     return "" if number is None else f"{number / 1e6:.1f} MB"
-
-
-def _tell(text: str) -> None:
-    sys.stderr.write(text + "\n")

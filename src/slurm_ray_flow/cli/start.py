@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import difflib
 import importlib
@@ -27,7 +26,12 @@ def run(
 ) -> None:
     """Run a function of a file, decorated or not, and write its value.
 
-    For example `srf run train.py:train --arg folds=8 --option memory=4G`.
+    Examples:
+        srf run train.py:train
+
+        srf run train.py:train --arg folds=8 --option memory=4G
+
+        srf run train.py:train --option cluster=curnagl --json
 
     Args:
         function: The file and the function's name: path/to/file.py:function.
@@ -35,8 +39,10 @@ def run(
         option: An option of the decorator, NAME=VALUE. May be given again.
     """
     arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option")
-    launched = _launchable(_load(function), options)
+    launched = _launchable(load(function), options)
     _check(launched, arguments)
+    import asyncio
+
     try:
         # What the function prints belongs to people; with --json, standard output is for the document alone.
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
@@ -73,7 +79,12 @@ def _check(launched: Callable[..., Any], arguments: dict[str, Any]) -> None:
         raise OptionError(str(error), advice=f"the function takes {signature}; write --arg NAME=VALUE") from None
 
 
-def _load(where: str) -> Callable[..., Any]:
+def load(where: str) -> Callable[..., Any]:
+    """The function that path/to/file.py:function names; its file is imported.
+
+    Raises:
+        OptionError: there is none, or the file can't be imported.
+    """
     path, separator, name = where.rpartition(":")
     file = Path(path).absolute()
     if not separator or file.suffix != ".py":

@@ -41,6 +41,15 @@ def facts() -> Dict[str, Any]:
     }
 
 
+def load() -> Dict[str, Any]:
+    """How busy this machine is.
+
+    Returns:
+        busy: how many processes want a processor, on average over the last minute; cpus: how many there are.
+    """
+    return {"busy": os.getloadavg()[0], "cpus": cpus()}
+
+
 def platform_tag(version: str, implementation: str, system: str) -> str:
     """What binary packages depend on: "cp311-linux_x86_64"."""
     tag = system.replace("-", "_").replace(".", "_")
@@ -112,4 +121,4 @@ def _text(path: str) -> str:
         return ""
 
 
-OPERATIONS: Dict[str, Any] = {"facts": facts}
+OPERATIONS: Dict[str, Any] = {"facts": facts, "load": load}

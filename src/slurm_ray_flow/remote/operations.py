@@ -30,6 +30,7 @@ MODULES = (
     "runs",
     "slurm",
     "snapshots",
+    "survey",
     "uv_tool",
     "warm",
 )

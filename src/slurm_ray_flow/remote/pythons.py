@@ -27,7 +27,7 @@ from slurm_ray_flow.remote.uv_program import BuildError, Uv, clean_variables
 START_SECONDS = 30.0
 """How long a Python, a login shell or a module may take to start; a home on a slow file system takes a while."""
 _MARK = "srf-python:"
-_ASK = (
+QUESTION = (
     "import json, os, platform, sys, sysconfig; print({mark!r} + json.dumps(dict("
     "python=sys.executable, version=platform.python_version(), implementation=platform.python_implementation(), "
     "system=sysconfig.get_platform(), libc=' '.join(platform.libc_ver()).strip(), "
@@ -127,13 +127,13 @@ def _on_path(name: str) -> Iterator[str]:
 
 
 def _question(python: str) -> List[str]:
-    return [python, "-I", "-c", _ASK]
+    return [python, "-I", "-c", QUESTION]
 
 
 def _in_login_shell(start: str) -> List[str]:
     """Modules are functions of login shells; what lies on PATH may be known to those alone."""
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
-    return [shell, "-lc", "{} -I -c {}".format(start, shlex.quote(_ASK))]
+    return [shell, "-lc", "{} -I -c {}".format(start, shlex.quote(QUESTION))]
 
 
 def _known_to_uv(version: str, uv: str) -> List[str]:

@@ -1,0 +1,31 @@
+"""`srf completion`: what makes a shell complete the command."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from slurm_ray_flow.cli.output import Switch, print_text
+
+Shell = Literal["bash", "zsh", "fish"]
+
+
+def completion(shell: Shell, *, install: Annotated[bool, Switch] = False) -> None:
+    """Write what makes a shell complete verbs and options.
+
+    Examples:
+        srf completion bash --install
+
+        srf completion zsh > ~/.zfunc/_srf
+
+        source <(srf completion bash)
+
+    Args:
+        shell: bash, zsh or fish.
+        install: Put it where that shell looks, and say where; bash and zsh also get a line in their rc file.
+    """
+    from slurm_ray_flow.cli.main import app
+
+    if install:
+        print_text(f"Written to {app.install_completion(shell=shell)}; it holds in the next shell.")
+    else:
+        print(app.generate_completion(shell=shell))  # noqa: T201 - this is the command's output

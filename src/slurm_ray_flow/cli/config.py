@@ -1,0 +1,155 @@
+"""`srf config`: what each option is, and where that stands."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
+from slurm_ray_flow.core.config import FILE, PREFIX, TABLE, Setting
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.config import Settings
+    from slurm_ray_flow.core.options import Options
+
+BYTES, SECONDS = ("memory",), ("time_limit", "warn_before", "keep_warm", "cache")
+VARIABLES = {"HOME": "~/.slurm-ray-flow", "PROGRESS": "auto", "LOG": "off"}
+"""What is no option of the decorator, and its default."""
+OTHERS = ("UMASK", "RUN_ID", "ALLOCATION")
+"""What runs are given by us."""
+
+
+def config(function: str | None = None, *, cluster: str | None = None, json: Json = False) -> None:
+    """Show each option's value, and where it comes from.
+
+    The first of these that says something counts: the decorator, the cluster's block, the table
+    [tool.slurm-ray-flow.clusters.NAME] of the project's pyproject.toml, its table [tool.slurm-ray-flow], the variable
+    SRF_<OPTION>, the default.
+
+    Examples:
+        srf config
+
+        srf config --cluster curnagl
+
+        srf config train.py:train
+
+        srf config --json
+
+    Args:
+        function: A decorated function, path/to/file.py:function; the file is imported. Else the working directory's
+            project counts, and nothing is decorated.
+        cluster: The cluster to show it for; what is configured by default.
+    """
+    from slurm_ray_flow.core.config import configured, origins
+
+    options, settings = _asked(function)
+    if cluster is not None:
+        options = options.stating(cluster=cluster)
+    name = configured(options, settings).cluster
+    block, label, own = _block(name)
+    found = origins(options, settings, block, label)
+    if json:
+        print_json(_values(settings, label, found, own))
+        return
+    print_table(["OPTION", "VALUE", "FROM"], [[key, _shown(key, one.value), one.origin] for key, one in found.items()])
+    if own:
+        print_table([f"\n{label.upper()}", "\nVALUE"], [["  " + key, str(value)] for key, value in own.items()])
+    print_table(["\nPROGRAM", "\nVALUE", "\nFROM"], [[PREFIX + key, *each] for key, each in _program().items()])
+    print_text(f"\nProject: {settings.file or f'no {FILE} with [{TABLE}]'}")
+    for text in _strange():
+        print_text(text)
+
+
+def _asked(function: str | None) -> tuple[Options, Settings]:
+    """What the code gives, and what stands elsewhere."""
+    from slurm_ray_flow.core.options import Options
+    from slurm_ray_flow.interface.settings import file_of, settings_for
+
+    if function is None:
+        return Options(), settings_for(None)
+    from slurm_ray_flow.cli.start import load
+    from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+    found = load(function)
+    if isinstance(found, LaunchFlow):
+        return found.options, settings_for(file_of(found.plain))
+    return Options(), settings_for(file_of(found))
+
+
+def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Any]]:
+    """The fields of a cluster's block that are options, its name, and its other fields, without the connection."""
+    from slurm_ray_flow.core.options import is_option
+
+    if cluster == "local":
+        return {}, "local", {}
+    from slurm_ray_flow.cli.saved import cluster_named
+    from slurm_ray_flow.interface.settings import fields_of
+
+    found = cluster_named(cluster) if isinstance(cluster, str) else cluster
+    fields = fields_of(found)
+    connection = fields.pop("connection", None)
+    own = {name: value for name, value in fields.items() if not is_option(name) and value not in (None, "", [])}
+    if connection is not None:
+        own = {"host": connection.host, **({"user": connection.user} if connection.user else {}), **own}
+    return fields, found.label, own
+
+
+def _program() -> dict[str, tuple[str, str]]:
+    """The settings of the command itself."""
+    return {
+        name: (os.environ[PREFIX + name], "the environment") if os.environ.get(PREFIX + name) else (default, "default")
+        for name, default in VARIABLES.items()
+    }
+
+
+def _strange() -> list[str]:
+    """Variables that look like ours and say nothing."""
+    import difflib
+
+    from slurm_ray_flow.core.options import Options, is_option
+
+    known = [*VARIABLES, *OTHERS, *(name.upper() for name in vars(Options()) if is_option(name))]
+    told = []
+    for variable in sorted(os.environ):
+        name = variable.removeprefix(PREFIX)
+        if variable.startswith(PREFIX) and name not in known and (near := difflib.get_close_matches(name, known, n=1)):
+            told.append(f"{variable} says nothing; did you mean {PREFIX}{near[0]}?")
+    return told
+
+
+def _shown(name: str, value: Any) -> str:
+    from slurm_ray_flow.core.quantities import format_duration, format_memory
+
+    if name == "env_vars":  # their values may be secrets
+        return ", ".join(key for key, _ in value)
+    if value is None or value == () or (name in SECONDS and not value):
+        return ""
+    if name in BYTES:
+        return format_memory(value)
+    if name in SECONDS and value not in (0, float("inf")):
+        return format_duration(value)
+    return ", ".join(map(_named, value)) if isinstance(value, tuple) else _named(value)
+
+
+def _named(value: Any) -> str:
+    return str(getattr(value, "__qualname__", value))
+
+
+def _values(settings: Settings, label: str, found: dict[str, Setting], own: dict[str, Any]) -> dict[str, Any]:
+    plain = {name: _plain(name, one.value) for name, one in found.items()}
+    return {
+        "project": str(settings.file) if settings.file else None,
+        "cluster": label,
+        "options": {name: {"value": plain[name], "from": one.origin} for name, one in found.items()},
+        "block": {name: str(value) if isinstance(value, Path) else value for name, value in own.items()},
+        "program": {PREFIX + name: {"value": value, "from": source} for name, (value, source) in _program().items()},
+    }
+
+
+def _plain(name: str, value: Any) -> Any:
+    if name == "env_vars":
+        return [key for key, _ in value]
+    if isinstance(value, tuple):
+        return [_named(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else _named(value)

@@ -1,0 +1,130 @@
+"""How busy a cluster is, and who waits there: one line about each, asked side by side, none waited for too long."""
+
+from __future__ import annotations
+
+import contextvars
+import dataclasses
+import threading
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.slurm.sites import FRESH_SECONDS, site
+from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+from slurm_ray_flow.blocks.ssh import prompt
+from slurm_ray_flow.core.errors import LogInFailed, SlurmRayFlowError
+from slurm_ray_flow.core.progress import Silence, use_reporter
+from slurm_ray_flow.core.slurm.queue import parse_queue, queue_command
+
+SECONDS = 10.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """What a cluster says of itself.
+
+    Attributes:
+        state: "up", "away" (it can't be reached) or "locked" (it wants to know something that a user would type).
+        why: why it is not up; "" where it is.
+        cpus: how many there are, of a Slurm cluster in the partition that jobs go to; None where that is not known.
+        busy: how many of them are in use.
+        partition: that partition; "" elsewhere.
+        gpus, gpus_taken: of that partition.
+        slots, slots_free: of a server that is shared under a lock; None without one.
+        holders: who holds it: user, since when, run.
+        running, waiting: runs, or one's own jobs, that are at work and that wait.
+    """
+
+    state: str = "up"
+    why: str = ""
+    cpus: int | None = None
+    busy: float | None = None
+    partition: str = ""
+    gpus: int | None = None
+    gpus_taken: int | None = None
+    slots: int | None = None
+    slots_free: int | None = None
+    holders: list[dict[str, Any]] = dataclasses.field(default_factory=list)
+    running: int | None = None
+    waiting: int | None = None
+
+
+def loads(clusters: Sequence[Cluster], seconds: float = SECONDS) -> list[Load]:
+    """Ask all of them at once; one that does not answer in time is away, and nobody is asked for a password."""
+    asked = [_Asked(cluster) for cluster in clusters]
+    deadline = time.monotonic() + seconds
+    for one in asked:
+        one.thread.join(max(0.0, deadline - time.monotonic()))
+    return [one.found or Load("away", one.last or f"no answer within {seconds:.0f} s") for one in asked]
+
+
+class _Asked(Silence):
+    """One cluster, asked in a thread that nobody waits for any longer than `seconds`."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.found: Load | None = None
+        self.last = ""
+        context = contextvars.copy_context()
+        self.thread = threading.Thread(target=context.run, args=(self._ask, cluster), daemon=True, name="srf-load")
+        self.thread.start()
+
+    def say(self, text: str) -> None:
+        """What is said while it can't be reached."""
+        self.last = text
+
+    def _ask(self, cluster: Cluster) -> None:
+        use_reporter(self)
+        try:
+            with prompt.asking_nobody():
+                self.found = load(cluster)
+        except LogInFailed as error:
+            self.found = Load("locked", error.what)
+        except SlurmRayFlowError as error:
+            self.found = Load("away", error.what)
+        except Exception as error:  # one cluster must not hide the others
+            self.found = Load("away", f"{type(error).__name__}: {error}")
+
+
+def load(cluster: Cluster) -> Load:
+    """How busy it is.
+
+    Raises:
+        SlurmRayFlowError: it can't be asked.
+    """
+    if isinstance(cluster, SlurmCluster):
+        return _of_slurm(cluster)
+    machine = cluster.ask("machines.load")
+    known = Load(cpus=machine["cpus"], busy=machine["busy"])
+    if cluster.lock is None:
+        return known
+    queue = cluster.ask("queue.state", path=cluster.lock.path, slots=cluster.lock.slots)
+    return dataclasses.replace(
+        known,
+        slots=queue["slots"],
+        slots_free=queue["free"],
+        holders=list(queue["holders"]),
+        running=len(queue["holders"]),
+        waiting=len(queue["waiting"]),
+    )
+
+
+def _of_slurm(cluster: SlurmCluster) -> Load:
+    """The load of the partition that jobs go to, and one's own jobs; both as somebody asked a moment ago."""
+    found = site(cluster.login)
+    name = cluster.partition.partition(",")[0] or (found.default.name if found.default else "")
+    partition = found.partitions.get(name)
+    kinds = [kind for kind in partition.kinds if not kind.away] if partition else []
+    command = queue_command(cluster.user)
+    root = str(cluster.root_folder)
+    answer = cluster.ask("slurm.query", root=root, name="queue", command=command, age=FRESH_SECONDS)
+    groups = [job.group for job in parse_queue(answer["text"]).values()]
+    return Load(
+        cpus=sum(kind.cpus_used + kind.cpus_idle for kind in kinds),
+        busy=sum(kind.cpus_used for kind in kinds),
+        partition=name,
+        gpus=sum(kind.gpus * kind.count for kind in kinds),
+        gpus_taken=sum(kind.gpus_used for kind in kinds),
+        running=groups.count("running"),
+        waiting=groups.count("waiting"),
+    )
