@@ -1,0 +1,85 @@
+"""What it costs to start: `srf --help`, and the package beside Prefect, each against a peer in the same run.
+
+Run as `python -m benchmarks.startup`. Each figure is the best of several fresh processes, the peers in turn, so that
+other work on the machine weighs on both; `-X importtime` says what the dearest imports are.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+import time
+
+ROUNDS, ROUNDS_OF_PREFECT = 9, 4
+HELP_SECONDS, IMPORT_SECONDS = 0.4, 0.15
+PEER = "import cyclopts; app = cyclopts.App(name='peer'); app.command(lambda: None, name='verb'); app(['--help'])"
+QUICK = {
+    "python": ["-c", "pass"],
+    "a command of cyclopts, --help": ["-c", PEER],
+    "srf --help": ["-m", "slurm_ray_flow.cli.main", "--help"],
+}
+SLOW = {
+    "import prefect": ["-c", "import prefect"],
+    "import slurm_ray_flow": ["-c", "import prefect, slurm_ray_flow"],
+    "the decorator": ["-c", "import prefect; from slurm_ray_flow import slurm_ray_flow"],
+    "a decorated function": ["-c", "from slurm_ray_flow import slurm_ray_flow; slurm_ray_flow(print)"],
+    "a flow of Prefect": ["-c", "from prefect import flow; flow(print)"],
+}
+
+
+def main() -> int:
+    """Measure all; gives how many are over a limit."""
+    best = {**measured(QUICK, ROUNDS), **measured(SLOW, ROUNDS_OF_PREFECT)}
+    for name, value in best.items():
+        print(f"{name:<32} {value:6.3f} s")
+    limits = {
+        "srf --help": (best["srf --help"], HELP_SECONDS),
+        "import slurm_ray_flow, over Prefect": (best["import slurm_ray_flow"] - best["import prefect"], IMPORT_SECONDS),
+        "the decorator, over Prefect": (best["the decorator"] - best["import prefect"], IMPORT_SECONDS),
+    }
+    over = 0
+    for name, (value, limit) in limits.items():
+        over += value > limit
+        print(f"{name:<38} {value:6.3f} s, limit {limit} s{'' if value <= limit else '   OVER'}")
+    print(
+        f"{'srf --help, against its peer':<38} {best['srf --help'] / best['a command of cyclopts, --help']:6.2f} times"
+    )
+    dearest(["-m", "slurm_ray_flow.cli.main", "--help"])
+    dearest(["-c", "import prefect; from slurm_ray_flow import slurm_ray_flow"], only="slurm_ray_flow")
+    return over
+
+
+def measured(cases: dict[str, list[str]], rounds: int) -> dict[str, float]:
+    """The best time of each, taken in turn."""
+    best = dict.fromkeys(cases, float("inf"))
+    for _ in range(rounds):
+        for name, words in cases.items():
+            best[name] = min(best[name], seconds(words))
+    return best
+
+
+def seconds(words: list[str]) -> float:
+    """How long a fresh process takes."""
+    began = time.perf_counter()
+    subprocess.run([sys.executable, *words], check=True, stdout=subprocess.DEVNULL, env=_plain())
+    return time.perf_counter() - began
+
+
+def dearest(words: list[str], only: str = "", number: int = 5) -> None:
+    """Print the imports that cost most by themselves."""
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", *words], check=True, capture_output=True, text=True, env=_plain()
+    )
+    rows = re.findall(r"import time: +(\d+) \| +(\d+) \| +(\S+)", done.stderr)
+    costs = sorted(((int(own), name) for own, _, name in rows if only in name), reverse=True)
+    print(f"dearest of {len(rows)}: " + ", ".join(f"{name} {own / 1000:.0f} ms" for own, name in costs[:number]))
+
+
+def _plain() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if not name.startswith("PYTHONPROFILE")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
