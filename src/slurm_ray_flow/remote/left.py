@@ -15,7 +15,8 @@ from slurm_ray_flow.remote import packing, tree
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.liveness import head_alive, in_use, noted_alive, texts
 from slurm_ray_flow.remote.protocol import parse_events
-from slurm_ray_flow.remote.ray_cluster import FOLDER_PREFIX, OWNER
+from slurm_ray_flow.remote.ray_cluster import FOLDER_PREFIX
+from slurm_ray_flow.remote.remains import OWNER
 
 DAY = 86400.0
 HOUR = 3600.0

@@ -16,12 +16,13 @@ from typing import Any, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import interpreter, limits, processes
 from slurm_ray_flow.remote.events import tail
+from slurm_ray_flow.remote.remains import note_owner, remove_remains
 
 START_LIMIT, START_LIMIT_IN_JOB = 60.0, 180.0
 """Where an environment lies on the disk that all nodes share, Ray is read from there for long the first time."""
 LOOPBACK = "127.0.0.1"
 ATTEMPTS = 3
-FOLDER_PREFIX, OWNER = "srf-", "owner"
+FOLDER_PREFIX = "srf-"
 # "session_2026-11-21_08-20-12_832973_6205/sockets/plasma_store" follows, and 107 bytes are all that a socket may have.
 LONGEST_FOLDER = 40
 
@@ -84,6 +85,8 @@ class RayCluster:
             )  # fmt: skip
         if self.joined:
             self._go_on()
+        if self._attempts == 1:  # Ray's import takes longer
+            remove_remains(os.path.dirname(self.folder), FOLDER_PREFIX)
 
     def prepare(self, token: str, folder: str) -> None:
         """Start as a worker of a head that is still to come.
@@ -207,16 +210,10 @@ def _private_folder() -> str:
     wanted = os.environ.get("TMPDIR", "/tmp")
     folder = wanted if len(wanted) <= LONGEST_FOLDER - len("/srf-12345678/r") and os.access(wanted, os.W_OK) else "/tmp"
     made = tempfile.mkdtemp(prefix=FOLDER_PREFIX, dir=folder)
-    _note_owner(made)
+    note_owner(made)
     return made
 
 
 def _make_private(folder: str) -> None:
     os.mkdir(folder, 0o700)
-    _note_owner(folder)
-
-
-def _note_owner(made: str) -> None:
-    this = {"pid": os.getpid(), "started": processes.started(os.getpid()), "boot_id": processes.boot_id()}
-    with open(os.path.join(made, OWNER), "w", encoding="ascii") as file:
-        json.dump(this, file)
+    note_owner(folder)
