@@ -38,7 +38,18 @@ class RunPaths:
 
 
 class RunState(str, Enum):
-    """Where a run is on its way."""
+    """Where a run is on its way.
+
+    Attributes:
+        PREPARING: home looks after files and packages; the cluster knows nothing of it yet.
+        WAITING: it waits for its turn, in Slurm's queue or for the lock of a shared server.
+        STARTING: it has its turn; Ray starts, if the function uses it.
+        RUNNING: the function is called.
+        SUCCEEDED: it has a value.
+        FAILED: it has ended with an exception, its own or one of ours.
+        CANCELLED: somebody ended it.
+        LOST: the program that ran it is gone and left no word.
+    """
 
     PREPARING = "preparing"
     WAITING = "waiting"
@@ -51,6 +62,7 @@ class RunState(str, Enum):
 
     @property
     def final(self) -> bool:
+        """Whether it has ended: the last four are final."""
         return self in {RunState.SUCCEEDED, RunState.FAILED, RunState.CANCELLED, RunState.LOST}
 
 

@@ -26,7 +26,7 @@ class EndWarning(NamedTuple):
 
     Attributes:
         reason: why the function will be ended: "time_limit", "preempted" or "cancelled".
-        seconds_left: how long it has from the handler's call on.
+        seconds_left: how many seconds it has from the handler's call on.
     """
 
     reason: str
@@ -96,8 +96,13 @@ def on_warning(handler: H) -> H:
     """Have `handler(warning)` called when the run is about to be ended: to save what there is, and to leave in order.
 
     It is called in the function's main thread, between two steps of it, as Python's signal handlers are; what it raises
-    is raised in the function. `warning.reason` is "time_limit", "preempted" or "cancelled", `warning.seconds_left` the
-    time that is left. May be used as a decorator. Outside of a run, and in Ray's tasks, nobody calls it.
+    is raised in the function. Outside of a run, and in Ray's tasks, nobody calls it.
+
+    Args:
+        handler: gets an `EndWarning`: why the function will be ended, and how many seconds it has.
+
+    Returns:
+        The handler, so that this may be used as a decorator.
     """
     _listener.handlers.append(handler)
     if _listener.path:
