@@ -19,10 +19,14 @@ DOCUMENTS = [TOP / "README.md", TOP / "CHANGELOG.md", *sorted((TOP / "docs").rgl
 
 
 def blocks(language):
-    """Every code block of this language, by document and number; without those that have a title."""
+    """Every code block of this language, by document and number, once; without those that have a title."""
+    seen = set()
     for document in DOCUMENTS:
         found = re.findall(rf"^```{language}\n(.*?)^```$", document.read_text(), re.DOTALL | re.MULTILINE)
         for number, text in enumerate(found):
+            if text in seen:
+                continue
+            seen.add(text)
             yield pytest.param(text, id=f"{document.relative_to(TOP)}-{number}")
 
 
