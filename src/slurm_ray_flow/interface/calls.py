@@ -126,6 +126,11 @@ class Calls:
         note_begun(self.map_id, item.index, run_id)
         item.begin(run_id)
 
+    @property
+    def shared(self) -> bool:
+        """Whether what all calls share is there."""
+        return self._shared_is_there
+
     def share(self) -> None:
         """What all calls share is there."""
         with self._change:
@@ -230,10 +235,17 @@ class _Told(Silence):
             self._calls.share()
         if name == "turn":  # it waits in line, perhaps for long
             self._calls.has_started(self._item)
-        self._calls.progress.note("" if name == "execute_call" else name)
+        if name in SHARED_STEPS or name == "execute_call":
+            self._calls.progress.note("")
+        elif not self._calls.shared:
+            self._calls.progress.note(name)
 
     def say(self, text: str) -> None:
-        self._calls.progress.note(text if self._step in SHARED_STEPS else f"{self._step}: {text}")
+        """What the first call is at; later, what calls wait for on the cluster."""
+        if self._step in SHARED_STEPS:
+            self._calls.progress.note(text)
+        elif not self._calls.shared:
+            self._calls.progress.note(f"{self._step}: {text}")
 
     def warn(self, text: str) -> None:
         self._calls.progress.warn(text)

@@ -84,8 +84,7 @@ class MapProgress:
     def note(self, text: str) -> None:
         """What the calls are at now."""
         with self._lock:
-            if not self._ends:  # later each call is at something else
-                self._note = plain(text)
+            self._note = plain(text)
             if self._watchers:
                 self._draw()
 
