@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 
-ALL = ("startup", "scan", "snapshot", "launch", "large", "ssh", "slurm")
+ALL = ("startup", "scan", "snapshot", "launch", "many", "large", "ssh", "slurm")
 
 
 def main() -> int:

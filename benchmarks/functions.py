@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 from slurm_ray_flow import slurm_ray_flow
@@ -10,6 +11,12 @@ from slurm_ray_flow import slurm_ray_flow
 @slurm_ray_flow(ray="never")
 def plus_one(number: int) -> int:
     return number + 1
+
+
+@slurm_ray_flow(ray="never")
+def wait_a_second(number: int) -> int:
+    time.sleep(1.0)
+    return number
 
 
 def _task(number: int) -> int:
