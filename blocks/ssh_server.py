@@ -42,6 +42,7 @@ class SshServer(Machine, Block):
         lock_path: The file whose lock is exclusive use of the server; empty for a server without a lock.
         slots: How many runs may share the server.
         gpus: How many GPUs runs may use; empty for all there are.
+        retention_days: How many days what nobody uses stays.
 
     Example:
         Load a stored server and use it:

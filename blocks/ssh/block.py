@@ -39,7 +39,7 @@ class SshConnection(Block):
     Example:
         Load a stored connection and use it:
         ```python
-        from slurm_ray_flow.blocks.ssh.block import SshConnection
+        from slurm_ray_flow import SshConnection
 
         connection = SshConnection.load("BLOCK_NAME")
         ```
