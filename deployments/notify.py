@@ -78,7 +78,7 @@ def _automate(api: Api, event: str, document: object, causes: Sequence[str]) -> 
     only = {"slurm-ray-flow.cause": list(causes)} if causes and event == events.RUN_FAILED else {}
     wanted = {
         "name": name,
-        "description": f"Calls the web hook of the block {BLOCK}.",
+        "description": f"Calls the web hook of the block {BLOCK} at each event {event}.",
         "enabled": True,
         "trigger": {
             "type": "event",

@@ -1,11 +1,13 @@
 """What an automation of a real Prefect server does when something happens on a cluster."""
 
 import json
+import re
 import secrets
 import socket
 import threading
 import uuid
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -18,6 +20,7 @@ from slurm_ray_flow.flows.checkup import checkup
 from support import wait_for
 
 pytestmark = pytest.mark.server
+DOCUMENT = Path(__file__).parents[2] / "docs" / "prefect.md"
 
 
 @pytest.fixture
@@ -68,6 +71,14 @@ def test_a_hook_is_told_of_a_failure_by_its_cause(work, hook, automations, api):
     wait_for(tries, 30)
     [text] = [one["text"] for one in tries()]
     assert text.startswith("fail on local failed (user_code): HelperError")
+
+
+def test_the_example_of_the_documents_makes_what_it_says(script, hook, automations, api):
+    [text] = re.findall(r"^```python webhook\n(.*?)^```$", DOCUMENT.read_text(), re.DOTALL | re.MULTILINE)
+    done = script(text.replace("https://hooks.example.org/services/T0/B0", hook[0]))
+    assert done.returncode == 0, done.stderr
+    [made] = [one for one in api.post("/automations/filter", {}) if one["name"] == "slurm-ray-flow: tell of run.failed"]
+    assert made["trigger"]["match"] == {"slurm-ray-flow.cause": ["out_of_memory", "time_limit"]}
 
 
 def test_a_cluster_that_goes_down_and_comes_back_is_told_once_each(server, hook, automations):

@@ -58,7 +58,6 @@ def about_run(record: RunRecord, allocated: Event | None, options: Options) -> S
     """Where a run is, and what to type to see more of it."""
     short, job = record.run_id[:8], allocated or {}
     rows = [
-        ("run", f"`{record.run_id}`"),
         ("function", f"`{record.function}`"),
         ("cluster", f"{record.cluster} ({record.kind})"),
         ("asked for", _asked(options)),
@@ -72,10 +71,11 @@ def about_run(record: RunRecord, allocated: Event | None, options: Options) -> S
         (f"srf attach {short}", "follow it, and get its value"),
         (f"srf cancel {short}", "end it"),
     ]
-    table = "\n".join(["| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows if value)])
+    head = [f"| run | `{record.run_id}` |", "|---|---|"]
+    table = "\n".join([*head, *(f"| {name} | {value} |" for name, value in rows if value)])
     typed = "\n".join(["| in a terminal | |", "|---|---|", *(f"| `{text}` | {what} |" for text, what in commands)])
-    where = f"job {job['job']} on {record.cluster}" if job.get("job") else f"on {record.cluster}"
-    return Shown("run", "markdown", f"{table}\n\n{typed}\n", f"Run {short}, {where}")
+    number = f", job {job['job']}" if job.get("job") else ""
+    return Shown("run", "markdown", f"{table}\n\n{typed}\n", f"Run {short} on {record.cluster}{number}")
 
 
 def _asked(options: Options) -> str:
@@ -126,7 +126,8 @@ def about_packages(rows: Sequence[tuple[str, str, str, str]]) -> Shown:
     """The packages of a run, against those that are there."""
     table = [dict(zip(("package", "there", "wanted", "what"), row, strict=True)) for row in rows]
     new = sum(row[3] != "already there" for row in rows)
-    text = f"{len(rows)} packages, {new} of them to install" if new else f"{len(rows)} packages, all there"
+    number = _counted(len(rows), "package")
+    text = f"{number}, {new} to install" if new else f"{number}, all there"
     return Shown("dependencies", "table", table, text)
 
 
