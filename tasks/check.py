@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from slurm_ray_flow.blocks.cluster import Cluster
@@ -13,6 +15,7 @@ from slurm_ray_flow.blocks.shell import run
 from slurm_ray_flow.blocks.slurm.request import wanted
 from slurm_ray_flow.blocks.slurm.sites import site
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+from slurm_ray_flow.core.config import beneath, configured, settings_of
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.findings import Finding, Home, judged, logged_in, not_logged_in
 from slurm_ray_flow.core.options import Options
@@ -56,9 +59,16 @@ def _scheduler(cluster: Cluster) -> list[Finding]:
     if not isinstance(cluster, SlurmCluster):
         return []
     try:
-        return [slurm_finding(site(cluster.login), wanted(cluster, Options()))]
+        return [slurm_finding(site(cluster.login), wanted(cluster, _configured(cluster)))]
     except SlurmRayFlowError as error:
         return [Finding(NAME, "failed", error.what, error.advice)]
+
+
+def _configured(cluster: SlurmCluster) -> Options:
+    """What a function of the working directory's project asks for that says nothing itself."""
+    settings = settings_of(None, Path.cwd(), os.environ)
+    fields = {name: getattr(cluster, name) for name in type(cluster).model_fields}
+    return beneath(configured(Options().stating(cluster=cluster), settings), fields)
 
 
 def _wanted(cluster: Cluster) -> dict[str, Any]:

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
     from slurm_ray_flow.core.warm import Cost, Warm
 
+    Kept = tuple[Warm, Cluster, str]
+
 
 def release(
     which: str | None = None,
@@ -38,9 +40,7 @@ def release(
     """
     if (which is None) is not all:
         raise OptionError("say which: a run, a cluster, or --all", advice="`srf runs` shows which runs are warm")
-    found = [each for each in _warm() if all or _is_meant(each[0], each[1], which)]
-    if not found and not all:
-        raise UnknownRunError(f"no warm allocation is called {which!r}", advice="`srf runs` shows which runs are warm")
+    found = _warm() if which is None else chosen(which, _warm())
     ended = [(one, cluster, function, _end(one, cluster, force)) for one, cluster, function in found]
     if json:
         print_json([_described(one, cluster, cost) for one, cluster, _, cost in ended])
@@ -53,7 +53,7 @@ def release(
         sys.exit(1)
 
 
-def _warm() -> list[tuple[Warm, Cluster, str]]:
+def _warm() -> list[Kept]:
     """All warm allocations on the clusters where runs of this machine have left one, with the function's name."""
     from slurm_ray_flow.blocks import store
     from slurm_ray_flow.tasks.release import warm_everywhere
@@ -64,8 +64,21 @@ def _warm() -> list[tuple[Warm, Cluster, str]]:
     return [(one, cluster, functions.get(one.run_id, "of another machine")) for one, cluster in found]
 
 
-def _is_meant(one: Warm, cluster: Cluster, which: str | None) -> bool:
-    return which is not None and (one.allocation.startswith(which) or cluster.label == which)
+def chosen(which: str, there: list[Kept]) -> list[Kept]:
+    """Those on the cluster of this name, else the one whose run's id begins so.
+
+    Raises:
+        UnknownRunError: none does, or several do.
+    """
+    advice = "`srf runs` shows which runs are warm"
+    on_cluster = [each for each in there if each[1].label == which]
+    found = on_cluster or [each for each in there if which and each[0].allocation.startswith(which)]
+    if not found:
+        raise UnknownRunError(f"no warm allocation is called {which!r}", advice=advice)
+    if len(found) > 1 and not on_cluster:
+        named = ", ".join(each[0].allocation[: len(which) + 8] for each in found[:4])
+        raise UnknownRunError(f"{len(found)} warm allocations start with {which!r}: {named}", advice=advice)
+    return found
 
 
 def _end(one: Warm, cluster: Cluster, force: bool) -> Cost | None:
