@@ -155,6 +155,13 @@ def test_an_interrupt_cancels_and_a_kernel_that_is_gone_does_not(kernel, jupyter
     assert {handle.status() for handle in Handles.attach()} == {RunState.CANCELLED}
     assert not (jupyter / "two.2").exists()
 
+    kernel.run("handles = wait.map(['loop'] * 4, range(4), max_parallel=2); time.sleep(600)", wait=False)
+    pid = pid_of(jupyter / "loop.1")
+    kernel.manager.interrupt_kernel()
+    assert kernel.error() == "KeyboardInterrupt"
+    assert gone(pid)
+    assert kernel.run("handles.done()") == ["True"]
+
     kernel.run("handle = wait.submit('three')")
     pid = pid_of(jupyter / "three.0")
     kernel.manager.restart_kernel(now=False)

@@ -7,6 +7,7 @@ server that is gone would so cost a minute, and what is left to do is told in li
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import socket
 import sys
@@ -63,7 +64,7 @@ class Leaver(Protocol):
     """Something that goes on in this process, and can't go on after it."""
 
     def interrupted(self) -> None:
-        """Ctrl-C ends the process, and nobody has seen to it."""
+        """Ctrl-C ends the process, or the cell of a notebook, and nobody has seen to it."""
 
     def leave(self) -> str:
         """The process ends; gives what its user is to know."""
@@ -74,13 +75,31 @@ _leavers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def see_to(leaver: Leaver) -> None:
-    """Have something told when this process ends."""
+    """Have something told when this process ends, or when the cell that it began in is interrupted."""
+    _see_to_the_cell(leaver)
     with _guard:
-        if not _leavers:
-            sys.excepthook = _Interrupted(sys.excepthook)
-            with contextlib.suppress(RuntimeError):
-                threading._register_atexit(_leave)  # type: ignore[attr-defined]
+        _see_to_the_process()
         _leavers.add(leaver)
+
+
+@functools.cache
+def _see_to_the_process() -> None:
+    sys.excepthook = _Interrupted(sys.excepthook)
+    with contextlib.suppress(RuntimeError):  # the process is at its end already
+        threading._register_atexit(_leave)  # type: ignore[attr-defined]
+
+
+def _see_to_the_cell(leaver: Leaver) -> None:
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if shell is None:
+        return
+
+    def ended(result: Any) -> None:
+        shell.events.unregister("post_run_cell", ended)
+        if isinstance(result.error_in_exec, KeyboardInterrupt):
+            leaver.interrupted()
+
+    shell.events.register("post_run_cell", ended)
 
 
 class _Interrupted:
