@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from followed import Page
-from slurm_ray_flow.blocks.server import ensure_server
+from slurm_ray_flow import SlurmCluster
+from slurm_ray_flow.blocks.server import connected, ensure_server
 
 TOP = Path(__file__).parents[2]
 DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
@@ -68,7 +69,11 @@ def test_the_quick_start_on_a_shared_server(hosts_lab, server, tmp_path):
 
 @pytest.mark.ray
 def test_the_quick_start_on_a_slurm_cluster(slurm_lab, server, tmp_path):
-    written = follow(Page("start/slurm.md"), tmp_path, here(slurm_lab, "login", tmp_path / "known_hosts"))
+    try:
+        written = follow(Page("start/slurm.md"), tmp_path, here(slurm_lab, "login", tmp_path / "known_hosts"))
+    finally:
+        with connected(server):
+            SlurmCluster.delete("curnagl")
     assert "nodes: c1 c2" in written
 
 
