@@ -7,6 +7,7 @@ import contextvars
 import json
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from prefect.context import FlowRunContext
 from prefect.logging.loggers import flow_run_logger
@@ -38,11 +39,16 @@ class Page:
         self._cluster = short_name(cluster.label)
         self._artifacts = Artifacts(_api(), str(flow_run.get_id() or ""))
         self._waits, self._is_started = Waits(), False
+        _kinds[self._cluster] = cluster.kind
         self._tag(tags_of(call.label, cluster.label, cluster.kind))
 
     def show(self, shown: Shown) -> None:
-        """Show something, or its newer state."""
+        """Show something, or its newer state. Of the calls of a map, the first one shows what all have in common."""
         key = shown.key(self._function, self._cluster)
+        if shown.what in {"files", "dependencies"} and self._map:
+            if (self._map, key) in _shown_of_maps:
+                return
+            _shown_of_maps.add((self._map, key))
         belongs_to = None if shown.type == "progress" else task_run.get_id()
         data = json.dumps(shown.data) if shown.type == "table" else shown.data  # so Prefect's UI wants it
         self._artifacts.show(Artifact(key, shown.type, data, shown.description, belongs_to))
@@ -77,9 +83,23 @@ class Page:
     def _tag(self, tags: set[str]) -> None:
         context = FlowRunContext.get()
         known = context.flow_run if context else None
+        self._map = next((tag for tag in known.tags if tag.startswith("map-")), "") if known else ""
         if known is not None and not tags <= set(known.tags):
             known.tags = sorted({*known.tags, *tags})
             self._artifacts.tag(set(known.tags))
+
+
+_kinds: dict[str, str] = {"local": "local-machine"}
+"""The kinds of the clusters that this process has launched on."""
+_shown_of_maps: set[tuple[str, str]] = set()
+
+
+def kind_of(cluster: Any) -> str:
+    """The kind of a cluster that need not be loaded yet; "" where that is not known."""
+    if not isinstance(cluster, str):
+        return str(getattr(cluster, "kind", ""))
+    kind, _, name = cluster.rpartition("/")
+    return kind or _kinds.get(name, "")
 
 
 class _Nothing:

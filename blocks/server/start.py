@@ -16,7 +16,8 @@ from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encrypt
 from slurm_ray_flow.blocks.server.settings import DATABASE_VARIABLE, checked_database
 from slurm_ray_flow.core.errors import ServerError
 
-START_SECONDS = 90.0
+START_SECONDS = 180.0
+"""Some 10 s are usual; the first start on PostgreSQL makes all tables, and a machine may be busy."""
 LOOK_SECONDS = 0.1
 TRIES = 3
 """Somebody may take the chosen port in the seconds that the server needs to open it."""

@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -38,7 +39,9 @@ class LabServer:
     def __init__(self, folder, url):
         self.folder, self.home, self.url = folder, folder / "home", url
         self.env = {**os.environ, "SRF_HOME": str(self.home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
-        self.srf("up", SRF_DATABASE_URL=url)
+        with socket.create_server(("127.0.0.1", 0)) as chosen:
+            self.port = chosen.getsockname()[1]
+        self.srf("up", SRF_DATABASE_URL=url, SRF_SERVER_PORT=str(self.port))
         state = ServerState(**{k: v for k, v in json.loads(self.file("server.json")).items() if k != "url"})
         self.state, self.api = state, Api(state.url, f"srf:{self.file('secret')}")
 
@@ -97,6 +100,7 @@ def schedule(lab, **parameters):
 @needs_postgres
 def test_prefect_keeps_everything_in_postgresql_and_a_worker_does_what_is_due(lab):
     password = urlsplit(lab.url).password
+    assert lab.state.port == lab.port
     assert not list(lab.home.glob("**/prefect.db"))
     assert password in lab.file("database"), "the next start needs no variable"
     assert (lab.home / "server" / "database").stat().st_mode & 0o077 == 0

@@ -95,4 +95,15 @@ def test_two_nodes_are_in_the_name(work):
 
 def test_a_deployment_has_the_tags_that_its_runs_are_looked_for_by(work):
     deployment = work.triple.to_deployment("nightly", tags=["mine"])
-    assert {"slurm-ray-flow", "triple", "local", "mine"} == set(deployment.tags)
+    assert {"slurm-ray-flow", "triple", "local", "local-machine", "mine"} == set(deployment.tags)
+
+
+def test_of_many_calls_the_first_one_shows_what_all_have_in_common(work, api):
+    handles = work.triple.map([1, 2, 3], max_parallel=3)
+    assert [handle.result(60) for handle in handles] == [3, 6, 9]
+
+    def shown():
+        return [artifacts(api, handle.run_id).keys() for handle in handles]
+
+    wait_for(lambda: all("run" in keys for keys in shown()) and any("files" in keys for keys in shown()))
+    assert sum("files" in keys for keys in shown()) == 1

@@ -25,6 +25,7 @@ from slurm_ray_flow.interface.results import RunValue
 from slurm_ray_flow.interface.settings import options_of
 from slurm_ray_flow.remote import pickling
 from slurm_ray_flow.remote.functions import itself, resolve_function
+from slurm_ray_flow.tasks.page import kind_of
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.many import Handles
@@ -83,7 +84,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     @property
     def marks(self) -> set[str]:
         """The tags of its flow runs and deployments."""
-        return tags_of(self.name, session.label(self.options.cluster))
+        cluster = self.options.cluster
+        return tags_of(self.name, session.label(cluster), kind_of(cluster))
 
     def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call, as a part of a launch whose end somebody else may watch."""
