@@ -28,8 +28,9 @@ QUICK = {
 }
 SLOW = {
     "import prefect": ["-c", "import prefect"],
-    "import slurm_ray_flow": ["-c", "import prefect, slurm_ray_flow"],
-    "the decorator": ["-c", "import prefect; from slurm_ray_flow import slurm_ray_flow"],
+    "import slurm_ray_flow, too": ["-c", "import prefect, slurm_ray_flow"],
+    "Prefect's decorator": ["-c", "from prefect import flow"],
+    "ours": ["-c", "from slurm_ray_flow import slurm_ray_flow"],
     "a decorated function": ["-c", "from slurm_ray_flow import slurm_ray_flow; slurm_ray_flow(print)"],
     "a flow of Prefect": ["-c", "from prefect import flow; flow(print)"],
 }
@@ -42,8 +43,11 @@ def main() -> int:
         print(f"{name:<32} {value:6.3f} s")
     limits = {
         "srf --help": (best["srf --help"], HELP_SECONDS),
-        "import slurm_ray_flow, over Prefect": (best["import slurm_ray_flow"] - best["import prefect"], IMPORT_SECONDS),
-        "the decorator, over Prefect": (best["the decorator"] - best["import prefect"], IMPORT_SECONDS),
+        "import slurm_ray_flow, over Prefect": (
+            best["import slurm_ray_flow, too"] - best["import prefect"],
+            IMPORT_SECONDS,
+        ),
+        "our decorator, over Prefect's": (best["ours"] - best["Prefect's decorator"], IMPORT_SECONDS),
     }
     over = 0
     for name, (value, limit) in limits.items():
@@ -53,7 +57,7 @@ def main() -> int:
         f"{'srf --help, against its peer':<38} {best['srf --help'] / best['a command of cyclopts, --help']:6.2f} times"
     )
     dearest(["-m", "slurm_ray_flow.cli.main", "--help"])
-    dearest(["-c", "import prefect; from slurm_ray_flow import slurm_ray_flow"], only="slurm_ray_flow")
+    dearest(["-c", "from prefect import flow; from slurm_ray_flow import slurm_ray_flow"], only="slurm_ray_flow")
     return over
 
 

@@ -116,6 +116,7 @@ def test_a_wrong_command_line_is_2_and_says_what_to_write(arguments, hint):
     assert done.returncode == 2
     assert hint.lower() in (done.stdout + done.stderr).lower()
     assert "Traceback" not in done.stderr
+    assert not set("│╭") & set(done.stdout + done.stderr)
 
 
 @pytest.mark.parametrize("run_id", ["", "../runs", "/", "zzz"])

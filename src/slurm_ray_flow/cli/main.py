@@ -42,6 +42,7 @@ app = cyclopts.App(
     help_epilogue="Exit codes: " + "; ".join(f"{code} {meaning}" for code, meaning in EXIT_CODES.items()) + ".",
     help_format="plaintext",
     help_formatter="default" if sys.stdout is not None and sys.stdout.isatty() else "plain",
+    error_formatter=None if sys.stderr is not None and sys.stderr.isatty() else lambda error: f"srf: {error}",
     version=__version__,
     version_flags=["--version"],
 )

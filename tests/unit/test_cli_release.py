@@ -1,0 +1,27 @@
+"""Which warm allocations a word of the command line means."""
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from slurm_ray_flow import UnknownRunError
+from slurm_ray_flow.cli.release import chosen
+
+
+def kept(allocation: str, cluster: str) -> Any:
+    return SimpleNamespace(allocation=allocation), SimpleNamespace(label=cluster), "f"
+
+
+THERE = [kept("3f2a11", "desi"), kept("3f2b22", "desi"), kept("77aa33", "curnagl")]
+
+
+@pytest.mark.parametrize(("which", "found"), [("desi", [0, 1]), ("3f2a", [0]), ("7", [2]), ("curnagl", [2])])
+def test_a_cluster_or_the_start_of_one_id_is_meant(which: str, found: list[int]) -> None:
+    assert chosen(which, THERE) == [THERE[number] for number in found]
+
+
+@pytest.mark.parametrize("which", ["3f2", "zzz", ""])
+def test_what_several_share_or_none_has_is_refused(which: str) -> None:
+    with pytest.raises(UnknownRunError, match=r"3f2a11.*3f2b22" if which == "3f2" else "no warm allocation"):
+        chosen(which, THERE)
