@@ -97,13 +97,18 @@ def test_links_lead_somewhere(document):
             assert (document.parent / target).exists(), target
 
 
+PLACES = {"VERB": "runs", "SHELL": "bash"}
+"""What a reader may put there. Other places, such as NAME and RUN, take any word."""
+
+
 def commands():
     """Every `srf` command that a document shows, by document."""
     for document in DOCUMENTS:
         text = document.read_text()
         found = re.findall(r"`(srf [^`]+)`", text) + re.findall(r"^\$ (?:\.venv/bin/)?(srf .+)$", text, re.MULTILINE)
         for line in dict.fromkeys(found):
-            yield pytest.param(shlex.split(line, comments=True)[1:], id=f"{document.name}-{line}")
+            words = [PLACES.get(word, word) for word in shlex.split(line, comments=True)[1:]]
+            yield pytest.param(words, id=f"{document.name}-{line}")
 
 
 @pytest.mark.parametrize("words", list(commands()))
