@@ -12,6 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from slurm_ray_flow.blocks.server import client_settings, ensure_server
+from slurm_ray_flow.blocks.server.client import pass_by_proxies
 
 FILE = "prefect.yaml"
 
@@ -22,6 +23,7 @@ def main() -> None:
     if "deploy" in given[:2] and not Path(FILE).exists() and "--prefect-file" not in given:
         given += ["--prefect-file", str(files("slurm_ray_flow.deployments") / FILE)]
     address = ensure_server(lambda text: print(text, file=sys.stderr))  # noqa: T201 - it is a command
+    pass_by_proxies()
     settings = {"PREFECT_UI_URL": address.ui_url, **client_settings(address)} if address.owned else {}
     os.execve(sys.executable, [sys.executable, "-m", "prefect", *given], {**os.environ, **settings})  # noqa: S606
 
