@@ -52,19 +52,22 @@ def guide(wanted: Wanted, *, yes: bool, fingerprints: Sequence[str], json: bool)
     if not yes and not somebody_is_there():
         advice = "give what is to be saved: srf init NAME --host HOST --user USER; or --host HOST --yes"
         raise OptionError("there is no terminal to ask in", advice=advice)
+    from slurm_ray_flow.blocks.saved import save_cluster
+
     use_server()
     try:
-        name = _saved(wanted, Questions(yes), fingerprints, json)
+        name, kind, connection, cluster = _answered(wanted, Questions(yes), fingerprints, json)
     except KeyboardInterrupt:
         tell("\nNothing was saved.")
         raise
+    save_cluster(kind, name, connection, cluster, overwrite=wanted.overwrite)
     _look_at(name, json)
 
 
-def _saved(wanted: Wanted, questions: Questions, fingerprints: Sequence[str], json: bool) -> str:
-    """All questions, and then the block; gives its name."""
-    from slurm_ray_flow.blocks.saved import save_cluster
-
+def _answered(
+    wanted: Wanted, questions: Questions, fingerprints: Sequence[str], json: bool
+) -> tuple[str, str, dict[str, Any] | None, dict[str, Any]]:
+    """All questions; gives the name, the kind, and the fields of the connection and of the cluster."""
     fields = None if wanted.here else placed(wanted.connection, questions)
     name = named(wanted.name, fields, questions, overwrite=wanted.overwrite)
     connection = entered(fields, name, questions, fingerprints) if fields is not None else None
@@ -77,8 +80,7 @@ def _saved(wanted: Wanted, questions: Questions, fingerprints: Sequence[str], js
         _show_fields(name, kind, cluster)
     if not questions.confirm("Save it?"):
         raise KeyboardInterrupt
-    save_cluster(kind, name, reached, cluster, overwrite=wanted.overwrite)
-    return name
+    return name, kind, reached, cluster
 
 
 def _surveyed(connection: SshConnection | None, name: str) -> Found:
