@@ -32,7 +32,6 @@ from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_repor
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import target_of
 from slurm_ray_flow.core.sweep import TAG
-from slurm_ray_flow.flows.launch import launch
 from slurm_ray_flow.interface import parameters
 from slurm_ray_flow.interface.console import quiet_console
 from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
@@ -142,6 +141,8 @@ def _client_settings() -> dict[Any, Any]:
 
 def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The body of every decorated flow; the caller's process runs it, or a deployment's."""
+    from slurm_ray_flow.flows.launch import launch  # what only a launch needs does not hold the decorator back
+
     current = _launching.get() or Launching(Silence())
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
