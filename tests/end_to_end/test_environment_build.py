@@ -290,7 +290,7 @@ def test_what_will_not_fit_is_not_begun_and_both_figures_are_named(site: Site) -
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.13"])
 def test_a_lock_is_read_as_uv_reads_it(version: str) -> None:
     project = Path(__file__).parents[2]
-    options = ["--no-dev", "--no-hashes", "--no-emit-project", "--no-annotate", "--no-header"]
+    options = ["--no-default-groups", "--no-hashes", "--no-emit-project", "--no-annotate", "--no-header"]
     command = [find_uv_bin(), "export", "--frozen", "--offline", *options]
     exported = subprocess.check_output(command, cwd=project, text=True)
     marks = marker_environment(version)
