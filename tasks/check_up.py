@@ -18,7 +18,6 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.slurm.request import wanted
 from slurm_ray_flow.blocks.slurm.sites import site
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
-from slurm_ray_flow.core import events
 from slurm_ray_flow.core.artifact import artifact_key, short_name
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.health import Health, looked
@@ -146,7 +145,3 @@ def _api() -> Api:
         what = "No Prefect API is configured for the check-up."
         raise ServerError(what, advice="Set PREFECT_API_URL, or use srf up.")
     return api
-
-
-EVENTS = (events.CLUSTER_DOWN, events.CLUSTER_UP, events.WARM_IDLE)
-"""What a check-up may emit."""

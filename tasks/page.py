@@ -81,12 +81,17 @@ class Page:
         self._artifacts.close()
 
     def _tag(self, tags: set[str]) -> None:
-        context = FlowRunContext.get()
-        known = context.flow_run if context else None
+        _, known = _context()
         self._map = next((tag for tag in known.tags if tag.startswith("map-")), "") if known else ""
         if known is not None and not tags <= set(known.tags):
             known.tags = sorted({*known.tags, *tags})
             self._artifacts.tag(set(known.tags))
+
+
+def _context() -> tuple[Any, Any]:
+    """The flow, and the flow run, that this is; None for each where it is none."""
+    context = FlowRunContext.get()
+    return (context.flow, context.flow_run) if context else (None, None)
 
 
 _kinds: dict[str, str] = {"local": "local-machine"}
@@ -119,9 +124,8 @@ class _Watched:
         self._to, self._page, self._advance = to, page, Advance()
         self._began = time.monotonic()
         self._step, self._note = "", ""
-        context = FlowRunContext.get()
-        known = context.flow_run if context else None
-        self._log = flow_run_logger(known, context.flow if context else None) if known else None
+        flow, known = _context()
+        self._log = flow_run_logger(known, flow) if known else None
 
     def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
         self._to.begin(run_id, function, cluster, url)

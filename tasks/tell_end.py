@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from typing import Any
 
 from prefect.events import emit_event
@@ -13,6 +12,7 @@ from prefect.runtime import flow_run
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError
 from slurm_ray_flow.core.events import Notice, run_failed
 from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.trace import tracing
 from slurm_ray_flow.tasks.run import Run
 
 LAUNCH = "launch"
@@ -44,7 +44,7 @@ def tell_failure(run: Run, error: BaseException) -> None:
 
 def tell_by_itself(flow_run_id: str) -> None:
     """From now on Prefect's engine need not tell how this flow run and its tasks failed, with its own frames."""
-    if os.environ.get("SRF_LOG", "").lower() != "debug":
+    if not tracing():
         _ours.add(flow_run_id)
 
 

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from prefect._internal.concurrency import services
 from prefect.settings import get_current_settings
 
+from slurm_ray_flow.interface.notebook import ipython
 from slurm_ray_flow.tasks.farewell import stop_background
 
 PATIENCE = 10.0
@@ -90,7 +91,7 @@ def _see_to_the_process() -> None:
 
 
 def _see_to_the_cell(leaver: Leaver) -> None:
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell = ipython()
     if shell is None:
         return
 

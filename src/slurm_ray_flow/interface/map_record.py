@@ -49,11 +49,6 @@ class MapRecord:
     cancelled: set[int] = dataclasses.field(default_factory=set)
 
     @property
-    def not_begun(self) -> list[int]:
-        """The places of the calls that have neither begun nor failed."""
-        return [index for index in range(len(self.values)) if index not in self.runs and index not in self.failures]
-
-    @property
     def alive(self) -> bool:
         """Whether the process that begins the calls runs."""
         return processes.alive_as_noted(dataclasses.asdict(self))

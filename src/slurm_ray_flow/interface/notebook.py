@@ -23,10 +23,14 @@ THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_COLOURS, _GREY], [*_COLOURS
 """Colours that can be read on a white page and on a dark one."""
 
 
+def ipython() -> Any:
+    """The IPython that this process runs in; None where it runs in none."""
+    return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+
+
 def in_notebook() -> bool:
     """Whether this process is the kernel of a notebook."""
-    found = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
-    return hasattr(found, "kernel")
+    return hasattr(ipython(), "kernel")
 
 
 class NotebookScreen(Screen):

@@ -53,13 +53,14 @@ def _pythons() -> List[Dict[str, str]]:
     found: Dict[str, Dict[str, str]] = {}
     for path in pythons.candidates("3"):
         answer = pythons.ask([path, "-I", "-c", pythons.QUESTION])
-        if answer is not None and answer.implementation == "CPython" and _new_enough(answer.version):
+        if answer is not None and answer.implementation == "CPython" and _release(answer.version) >= [3, 9]:
             found.setdefault(answer.version, {"path": answer.python, "version": answer.version})
-    return sorted(found.values(), key=lambda one: [int(part) for part in one["version"].split(".")[:2]], reverse=True)
+    return sorted(found.values(), key=lambda one: _release(one["version"]), reverse=True)
 
 
-def _new_enough(version: str) -> bool:
-    return [int(part) for part in version.split(".")[:2]] >= [3, 9]
+def _release(version: str) -> List[int]:
+    """Major and minor."""
+    return [int(part) for part in version.split(".")[:2]]
 
 
 def _slurm() -> str:
