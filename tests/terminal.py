@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 SECONDS = 60.0
 TAKE = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
@@ -55,8 +56,15 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._ours, text.encode())
 
-    def interrupt(self) -> None:
-        """Ctrl-C."""
+    def interrupt(self, seconds: float = SECONDS) -> None:
+        """Ctrl-C, as somebody presses it who has seen it wait.
+
+        Python loses one between the showing of a question and the waiting for its answer, until a key is pressed.
+        """
+        deadline = time.monotonic() + seconds
+        while Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] != "S":
+            assert time.monotonic() < deadline, f"it did not come to rest within {seconds} s"
+            time.sleep(0.01)
         self.type("\x03")
 
     def end(self, seconds: float = SECONDS) -> int:
