@@ -179,7 +179,7 @@ def shots_of(run_id: str, artifact_id: str, deployment_id: str) -> list[Shot]:
 
 def set_up() -> None:
     """Deployments and automations to be seen."""
-    prefect = [sys.executable, "-m", "slurm_ray_flow.deployments"]
+    prefect = [str(Path(sys.executable).with_name("srf")), "prefect"]
     subprocess.run([*prefect, "work-pool", "create", "--overwrite", "--type", "process", "srf"], check=True, cwd=TOP)
     subprocess.run([*prefect, "deploy", "--all"], check=True, cwd=TOP)
     notify("https://hooks.example.org/services/T0/B0")

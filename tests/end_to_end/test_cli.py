@@ -76,7 +76,7 @@ def test_help_is_complete_and_imports_no_prefect():
     shown = srf("--help").stdout
     verbs = (
         "check clean clusters init queue trust attach cancel dashboard logs release run runs "
-        "completion config down status up"
+        "completion config down prefect status up"
     )
     assert " ".join(re.findall(r"^  ([a-z]+): ", shown, re.MULTILINE)) == verbs
 
@@ -93,6 +93,13 @@ def test_each_verb_has_examples_that_are_commands():
             app.parse_args(words, print_error=False, exit_on_error=False)
             assert words[0] == verb
             assert any(app[verb].help), verb
+
+
+def test_prefects_own_command_knows_the_server(server):
+    assert "deploy" in srf("prefect", "--help").stdout
+    assert "--prefect-file" in srf("prefect", "deploy", "--help").stdout
+    shown = json.loads(srf("prefect", "config", "view", "--output", "json").stdout)
+    assert server.url in json.dumps(shown)
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

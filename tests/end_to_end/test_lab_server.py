@@ -18,6 +18,7 @@ from support import wait_for
 
 TOP = Path(__file__).parents[2]
 UNITS = sorted((TOP / "deployments" / "lab-server").glob("*.service"))
+SRF = str(Path(sys.executable).with_name("srf"))
 SECONDS = 240
 CAMPAIGN = """
 from slurm_ray_flow import slurm_ray_flow
@@ -49,10 +50,10 @@ class LabServer:
         return (self.home / "server" / name).read_text()
 
     def srf(self, *words, **variables):
-        return self._run([str(Path(sys.executable).parent / "srf"), *words], **variables)
+        return self._run([SRF, *words], **variables)
 
     def prefect(self, *words):
-        return self._run([sys.executable, "-m", "slurm_ray_flow.deployments", *words])
+        return self.srf("prefect", *words)
 
     def _run(self, command, **variables):
         return subprocess.run(
@@ -66,7 +67,7 @@ class LabServer:
         ).stdout
 
     def worker(self):
-        command = [sys.executable, "-m", "slurm_ray_flow.deployments", "worker", "start", "--pool", "srf"]
+        command = [SRF, "prefect", "worker", "start", "--pool", "srf"]
         with (self.folder / "worker.log").open("a") as log:
             return subprocess.Popen(command, env=self.env, cwd=self.folder, stdout=log, stderr=log)
 
@@ -145,9 +146,10 @@ def _content(path):
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
 def test_systemd_understands_the_units(unit, tmp_path):
-    python = tmp_path / "lab" / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.symlink_to(sys.executable)
+    programs = tmp_path / "lab" / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    for program in (sys.executable, SRF):
+        (programs / Path(program).name).symlink_to(program)
     env = {**os.environ, "HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path)}
     command = ["systemd-analyze", "--user", "verify", *map(str, UNITS)]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False, timeout=30)

@@ -17,6 +17,7 @@ from slurm_ray_flow.cli import (
     dashboard,
     init,
     listing,
+    prefect_command,
     queue,
     release,
     runs,
@@ -51,7 +52,14 @@ app["--help"].help = "Show this message and exit; after a command's name, that c
 GROUPS = {
     "Clusters": (init.init, check.check, clusters.clusters, queue.queue, trust.trust, clean.clean),
     "Runs": (start.run, listing.runs, runs.logs, runs.attach, runs.cancel, release.release, dashboard.dashboard),
-    "This machine": (server.up, server.down, server.status, config.config, completion.completion),
+    "This machine": (
+        server.up,
+        server.down,
+        server.status,
+        prefect_command.prefect,
+        config.config,
+        completion.completion,
+    ),
 }
 for title, commands in GROUPS.items():
     group = cyclopts.Group.create_ordered(title)
@@ -63,6 +71,7 @@ def main() -> None:
     """Run the command; an error of ours is a message and an exit code, not a traceback."""
     try:
         _show_progress()
+        _leave_prefect_its_options()
         app()
         sys.stdout.flush()
     except SlurmRayFlowError as error:
@@ -76,6 +85,12 @@ def main() -> None:
         sys.exit(141)
     finally:
         _leave_soon()
+
+
+def _leave_prefect_its_options() -> None:
+    """`srf prefect deploy --help` is for Prefect to answer; `srf prefect --help` for us."""
+    if sys.argv[1:2] == ["prefect"] and sys.argv[2:3] not in ([], ["--help"], ["-h"]):
+        sys.argv.insert(2, "--")
 
 
 def _show_progress() -> None:

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-FILE = Path(__file__).parents[1] / "typed" / "users.py"
+FILE = Path(__file__).with_name("users.py")
 WRONG = {number for number, line in enumerate(FILE.read_text().splitlines(), 1) if line.endswith("# error")}
 
 
