@@ -72,8 +72,10 @@ def main() -> None:
     try:
         _show_progress()
         _leave_prefect_its_options()
-        app()
+        app(exit_on_error=False)
         sys.stdout.flush()
+    except cyclopts.CycloptsError:
+        sys.exit(2)  # it has said what is wrong; older ones would exit with 1
     except SlurmRayFlowError as error:
         print_error(error)
         sys.exit(2 if isinstance(error, OptionError | UnknownRunError) else 1)
