@@ -49,6 +49,11 @@ class ServerFiles:
         return self.folder / "database"
 
     @property
+    def temporary(self) -> Path:
+        """What the runners of deployments make for a time."""
+        return self.folder / "tmp"
+
+    @property
     def log(self) -> Path:
         """What server and supervisor print."""
         return self.folder / "log"

@@ -2,6 +2,7 @@
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -52,17 +53,26 @@ def api(server):
     return Api(server.url, auth_string(server_files()))
 
 
+@pytest.fixture(scope="session")
+def taken_runner_storage():
+    """A folder for temporary files where Prefect's runner can make none, as in /tmp after another user's runner."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "runner_storage").touch()
+        yield Path(folder)
+
+
 @pytest.fixture
-def served(server):
+def served(server, taken_runner_storage):
     """Starts `served.py` as a user would, in a process of its own; gives the process."""
     import subprocess
 
     started = []
+    env = {**os.environ, "TMPDIR": str(taken_runner_storage)}
 
     def start(*arguments):
         command = [sys.executable, str(PROJECT / "served.py"), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, cwd=PROJECT, env=dict(os.environ), **pipes))
+        started.append(subprocess.Popen(command, cwd=PROJECT, env=env, **pipes))
         return started[-1]
 
     yield start

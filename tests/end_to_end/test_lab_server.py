@@ -37,9 +37,10 @@ needs_postgres = pytest.mark.skipif(postgres.programs() is None, reason="Debian'
 class LabServer:
     """A server with a home of its own, whose commands are run as a user would."""
 
-    def __init__(self, folder, url):
+    def __init__(self, folder, url, temporary):
         self.folder, self.home, self.url = folder, folder / "home", url
         self.env = {**os.environ, "SRF_HOME": str(self.home), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+        self.env["TMPDIR"] = str(temporary)
         with socket.create_server(("127.0.0.1", 0)) as chosen:
             self.port = chosen.getsockname()[1]
         self.srf("up", SRF_DATABASE_URL=url, SRF_SERVER_PORT=str(self.port))
@@ -82,9 +83,9 @@ class LabServer:
 
 
 @pytest.fixture(scope="module")
-def lab(tmp_path_factory):
+def lab(tmp_path_factory, taken_runner_storage):
     with postgres.postgres() as url:
-        server = LabServer(tmp_path_factory.mktemp("lab"), url)
+        server = LabServer(tmp_path_factory.mktemp("lab"), url, taken_runner_storage)
         yield server
         server.srf("down")
 

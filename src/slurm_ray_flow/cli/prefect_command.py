@@ -42,4 +42,5 @@ def prefect(*words: Words) -> None:
     address = ensure_server(tell)
     pass_by_proxies()
     settings = {"PREFECT_UI_URL": address.ui_url, **client_settings(address)} if address.owned else {}
-    os.execve(sys.executable, [sys.executable, "-m", "prefect", *given], {**os.environ, **settings})  # noqa: S606
+    command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.runner", *given]
+    os.execve(sys.executable, command, {**os.environ, **settings})  # noqa: S606

@@ -198,7 +198,9 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def serve(self, *args: Any, **kwargs: Any) -> None:
         """As `Flow.serve`, on the server that launches use."""
-        with session.on_the_server():
+        from slurm_ray_flow.blocks.server.runner import temporary_files_of_our_own
+
+        with session.on_the_server(), temporary_files_of_our_own():
             super().serve(*args, **self._deployed(kwargs))
 
     def deploy(self, *args: Any, **kwargs: Any) -> Any:
