@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextvars
 import dataclasses
-import threading
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -12,10 +11,9 @@ from typing import Any
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.slurm.sites import FRESH_SECONDS, site
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
-from slurm_ray_flow.blocks.ssh import prompt
-from slurm_ray_flow.core.errors import LogInFailed, SlurmRayFlowError
-from slurm_ray_flow.core.progress import Silence, use_reporter
+from slurm_ray_flow.core.errors import LogInFailed
 from slurm_ray_flow.core.slurm.queue import parse_queue, queue_command
+from slurm_ray_flow.tasks.asked import Asked
 
 SECONDS = 10.0
 
@@ -52,38 +50,15 @@ class Load:
 
 def loads(clusters: Sequence[Cluster], seconds: float = SECONDS) -> list[Load]:
     """Ask all of them at once; one that does not answer in time is away, and nobody is asked for a password."""
-    asked = [_Asked(cluster) for cluster in clusters]
+    asked = [Asked(functools.partial(load, cluster)) for cluster in clusters]
     deadline = time.monotonic() + seconds
     for one in asked:
-        one.thread.join(max(0.0, deadline - time.monotonic()))
-    return [one.found or Load("away", one.last or f"no answer within {seconds:.0f} s") for one in asked]
+        one.wait(deadline)
+    return [one.answer or Load(_state(one.error), one.why) for one in asked]
 
 
-class _Asked(Silence):
-    """One cluster, asked in a thread that nobody waits for any longer than `seconds`."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.found: Load | None = None
-        self.last = ""
-        context = contextvars.copy_context()
-        self.thread = threading.Thread(target=context.run, args=(self._ask, cluster), daemon=True, name="srf-load")
-        self.thread.start()
-
-    def say(self, text: str) -> None:
-        """What is said while it can't be reached."""
-        self.last = text
-
-    def _ask(self, cluster: Cluster) -> None:
-        use_reporter(self)
-        try:
-            with prompt.asking_nobody():
-                self.found = load(cluster)
-        except LogInFailed as error:
-            self.found = Load("locked", error.what)
-        except SlurmRayFlowError as error:
-            self.found = Load("away", error.what)
-        except Exception as error:  # one cluster must not hide the others
-            self.found = Load("away", f"{type(error).__name__}: {error}")
+def _state(error: Exception | None) -> str:
+    return "locked" if isinstance(error, LogInFailed) else "away"
 
 
 def load(cluster: Cluster) -> Load:

@@ -35,7 +35,7 @@ def warm_everywhere(
     for some in by_cluster.values():
         try:
             cluster = cluster_of(some[0])
-            yield from [(one, cluster) for one in _noted(cluster, some)]
+            yield from [(one, cluster) for one in warm_noted(cluster, some)]
         except ConnectionFailed as error:
             silent(error)
 
@@ -50,8 +50,12 @@ def warm_on(cluster: Cluster) -> list[Warm]:
     return [one for one in found if _lives(one, cluster)]
 
 
-def _noted(cluster: Cluster, records: Iterable[RunRecord]) -> list[Warm]:
-    """The same; of these runs it is noted if theirs is over."""
+def warm_noted(cluster: Cluster, records: Iterable[RunRecord]) -> list[Warm]:
+    """The same; of these runs it is noted if theirs is over.
+
+    Raises:
+        ConnectionFailed: the cluster does not answer.
+    """
     alive = warm_on(cluster)
     there = {one.run_id for one in alive}
     for record in records:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow.blocks.ssh import known_hosts, prompt
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
 from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
@@ -145,7 +145,7 @@ class Connection:
                     self._wires.append(self._entered(server))
         except BaseException as error:
             self._drop()
-            if isinstance(error, SlurmRayFlowError) and not error.transient:
+            if isinstance(error, SlurmRayFlowError) and not error.transient and not prompt.unasked():
                 self._denied = error
             if isinstance(error, WireError):
                 raise Lost(str(error)) from None

@@ -14,17 +14,33 @@ PREFECT_SECONDS = 100
 """Servers close a log-in that takes longer than two minutes."""
 
 
-_nobody: contextvars.ContextVar[bool] = contextvars.ContextVar("slurm_ray_flow_nobody_is_asked", default=False)
+class Unasked:
+    """What the user was not asked for.
+
+    Attributes:
+        wanted: whether a server wanted to know something.
+    """
+
+    wanted = False
+
+
+_nobody: contextvars.ContextVar[Unasked | None] = contextvars.ContextVar("slurm_ray_flow_nobody_is_asked", default=None)
 
 
 @contextlib.contextmanager
-def asking_nobody() -> Iterator[None]:
+def asking_nobody() -> Iterator[Unasked]:
     """What is done in this block asks the user for nothing: where a server wants to know something, that is its end."""
-    token = _nobody.set(True)
+    unasked = Unasked()
+    token = _nobody.set(unasked)
     try:
-        yield
+        yield unasked
     finally:
         _nobody.reset(token)
+
+
+def unasked() -> bool:
+    """Whether this context has failed at a question that the user could answer in another one."""
+    return (nobody := _nobody.get()) is not None and nobody.wanted
 
 
 def ask(text: str, seen: bool, variable: str = "") -> str:
@@ -38,9 +54,10 @@ def ask(text: str, seen: bool, variable: str = "") -> str:
     Raises:
         LogInFailed: there is nobody to ask, or nobody answers.
     """
-    if _nobody.get():
+    if nobody := _nobody.get():
+        nobody.wanted = True
         raise LogInFailed("the server wants to know something, and you are not asked just now", where=text.strip())
-    if _terminal():
+    if terminal():
         return _in_terminal(text, seen)
     if _asks_for_lasting(text) or not _in_flow_run():
         raise LogInFailed(
@@ -52,7 +69,8 @@ def ask(text: str, seen: bool, variable: str = "") -> str:
     return _in_prefect(text)
 
 
-def _terminal() -> bool:
+def terminal() -> bool:
+    """Whether there is one to ask in."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:

@@ -11,52 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.output import STATES, Json, Switch, console, print_json, print_table, print_text, table
+from slurm_ray_flow.cli.looking import Filter, Looking, Shown
+from slurm_ray_flow.cli.output import STATES, Json, Switch, console, print_json, print_table, print_text, table, tell
+from slurm_ray_flow.core.plain import plain
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from slurm_ray_flow.core.run import RunRecord
-    from slurm_ray_flow.core.warm import Warm
-
 COLUMNS = ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
 WATCH_SECONDS = 2.0
-SILENT_SECONDS = 60.0
-"""For how long a cluster that did not answer is not asked again."""
 AROUND = 3
 """Lines of a live table that are no runs."""
-FINAL = ("succeeded", "failed", "cancelled", "lost")
 State = Literal[
     "preparing", "waiting", "starting", "running", "warm", "succeeded", "failed", "cancelled", "lost", "active"
 ]
-
-
-@dataclasses.dataclass(frozen=True)
-class Shown:
-    """One line: a run, its state, how long it took or has been under way, and what it keeps warm."""
-
-    record: RunRecord
-    state: str
-    seconds: float | None
-    warm: Warm | None = None
-
-    @property
-    def word(self) -> str:
-        """The state that is filtered by."""
-        return "warm" if self.warm else self.state
-
-
-@dataclasses.dataclass(frozen=True)
-class Filter:
-    """Which runs are shown."""
-
-    limit: int
-    cluster: str | None
-    states: tuple[str, ...]
-
-    def takes(self, one: Shown) -> bool:
-        """Whether a run's state is one that is wanted."""
-        return not self.states or one.word in self.states or ("active" in self.states and one.word not in FINAL)
 
 
 def runs(
@@ -68,6 +36,8 @@ def runs(
     json: Json = False,
 ) -> None:
     """List the runs that were started from this machine, the newest first.
+
+    Clusters are asked at once, for eight seconds at most; the state of a run on one that does not answer is not known.
 
     Examples:
         srf runs
@@ -88,59 +58,9 @@ def runs(
     if watch:
         _watch(wanted, json)
     else:
-        _write(_found(wanted, {}), wanted, json)
-
-
-# ---- what there is
-
-
-def _found(wanted: Filter, silent: dict[str, float]) -> list[Shown]:
-    """The newest runs that are wanted, each looked at.
-
-    Args:
-        wanted: which.
-        silent: clusters that did not answer, and until when they are not asked; gets more of them.
-    """
-    from slurm_ray_flow.blocks import store
-
-    found: list[Shown] = []
-    if wanted.limit:
-        warm: dict[str, Warm] | None = None
-        for record in store.records():
-            if wanted.cluster not in (None, record.cluster):
-                continue
-            if record.warm and warm is None:
-                warm = _warm(list(store.records()))
-            one = Shown(record, *_look(record, silent), (warm or {}).get(record.run_id))
-            found += [one] if wanted.takes(one) else []
-            if len(found) == wanted.limit:
-                break
-    return found
-
-
-def _look(record: RunRecord, silent: dict[str, float]) -> tuple[str, float | None]:
-    """A run's state, and how long it took or has been under way; None where nobody knows."""
-    from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
-    from slurm_ray_flow.interface.handle import Handle
-
-    if silent.get(record.cluster, 0.0) > time.monotonic() and not record.ended:
-        return "not known", None
-    try:
-        state, ended = Handle[Any](record.run_id).status_and_end()
-    except SlurmRayFlowError as error:  # one cluster that does not answer must not hide the runs of the others
-        if isinstance(error, ConnectionFailed):
-            silent[record.cluster] = time.monotonic() + SILENT_SECONDS
-        return "not known", None
-    if ended is None and state.final:
-        return state.value, None
-    return state.value, round((ended or time.time()) - record.created, 3)
-
-
-def _warm(records: list[RunRecord]) -> dict[str, Warm]:
-    """The allocations that idle, by the runs that they were got for."""
-    from slurm_ray_flow.tasks.release import warm_everywhere
-
-    return {one.run_id: one for one, _ in warm_everywhere(records, lambda _: None) if one.idles}
+        looking = Looking()
+        _write(looking.found(wanted), wanted, json)
+        _tell_silent(looking.silent)
 
 
 # ---- how it is written
@@ -155,6 +75,16 @@ def _write(found: list[Shown], wanted: Filter, json: bool) -> None:
         print_text(_nothing(wanted))
 
 
+def _tell_silent(silent: dict[str, str]) -> None:
+    for one in silent.items():
+        tell(_silent_text(one))
+
+
+def _silent_text(silent: tuple[str, str]) -> str:
+    cluster, why = silent
+    return f"{cluster} does not say how its runs are: {why}"
+
+
 def _nothing(wanted: Filter) -> str:
     if wanted.cluster or wanted.states:
         return "No such runs."
@@ -162,7 +92,7 @@ def _nothing(wanted: Filter) -> str:
 
 
 def _values(one: Shown) -> dict[str, Any]:
-    known = {**dataclasses.asdict(one.record), "state": one.word, "seconds": one.seconds}
+    known = {**dataclasses.asdict(one.record), "state": one.word, "seconds": one.seconds, "why": one.why}
     return {**known, "warm": one.warm.to_json() if one.warm else None}
 
 
@@ -181,12 +111,16 @@ def _row(one: Shown) -> list[str]:
 
 
 def _watch(wanted: Filter, json: bool) -> None:
-    snapshots = _snapshots(wanted)
+    looking = Looking()
+    snapshots = _snapshots(looking, wanted)
     if sys.stdout.isatty() and not json:
-        _live(snapshots, wanted)
+        _live(looking, snapshots, wanted)
         return
     before: list[tuple[str, str]] | None = None
+    silent: dict[str, str] = {}
     for found in snapshots:
+        _tell_silent({name: why for name, why in looking.silent.items() if name not in silent})
+        silent = looking.silent
         now = [(one.record.run_id, one.word) for one in found]
         if now == before:
             continue
@@ -199,26 +133,27 @@ def _watch(wanted: Filter, json: bool) -> None:
         before = now
 
 
-def _snapshots(wanted: Filter) -> Iterator[list[Shown]]:
+def _snapshots(looking: Looking, wanted: Filter) -> Iterator[list[Shown]]:
     """Without an end. Of a scheduler, all runs of a process ask one question at a time, and seldom."""
-    silent: dict[str, float] = {}
     while True:
-        yield _found(wanted, silent)
+        yield looking.found(wanted)
         time.sleep(WATCH_SECONDS)
 
 
-def _live(snapshots: Iterator[list[Shown]], wanted: Filter) -> None:
+def _live(looking: Looking, snapshots: Iterator[list[Shown]], wanted: Filter) -> None:
     from rich.live import Live
 
     screen = console()
     with Live(console=screen, auto_refresh=False, vertical_overflow="crop") as live:
         for found in snapshots:
-            live.update(_drawn(found[: max(screen.height - AROUND, 1)], wanted), refresh=True)
+            rows = max(screen.height - AROUND - len(looking.silent), 1)
+            live.update(_drawn(found[:rows], wanted, looking.silent), refresh=True)
 
 
-def _drawn(found: list[Shown], wanted: Filter) -> Table:
+def _drawn(found: list[Shown], wanted: Filter, silent: dict[str, str]) -> Table:
     drawn = table(COLUMNS, [_row(one) for one in found], STATES)
     nothing = "" if found else f"{_nothing(wanted)}  "
-    drawn.caption = f"{nothing}{time.strftime('%H:%M:%S')}, Ctrl-C ends"
+    lines = [f"{nothing}{time.strftime('%H:%M:%S')}, Ctrl-C ends", *map(_silent_text, silent.items())]
+    drawn.caption = plain("\n".join(lines))
     drawn.caption_justify = "left"
     return drawn

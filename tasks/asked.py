@@ -1,0 +1,69 @@
+"""A question to a cluster, in a thread that nobody waits for any longer than they want."""
+
+from __future__ import annotations
+
+import contextvars
+import threading
+import time
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+from slurm_ray_flow.blocks.ssh import prompt
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.progress import Silence, use_reporter
+
+T = TypeVar("T")
+
+
+class Asked(Silence, Generic[T]):
+    """It is asked at once. Nobody is asked for a password meanwhile.
+
+    Args:
+        question: gives the answer, however long that takes.
+
+    Attributes:
+        answer: what it gave; None until then, and where it failed.
+        error: why it failed; None where it did not, or is under way.
+        unasked: what the user was not asked for.
+        ended: when it ended, on the monotonic clock; None while it is under way.
+    """
+
+    def __init__(self, question: Callable[[], T]) -> None:
+        self.answer: T | None = None
+        self.error: Exception | None = None
+        self.ended: float | None = None
+        self.unasked = prompt.Unasked()
+        self._last = ""
+        self._began = time.monotonic()
+        context = contextvars.copy_context()
+        target = (self._ask, question)
+        self._thread = threading.Thread(target=context.run, args=target, daemon=True, name="srf-asked")
+        self._thread.start()
+
+    def wait(self, deadline: float) -> None:
+        """Wait until it has ended, or until then on the monotonic clock."""
+        self._thread.join(max(0.0, deadline - time.monotonic()))
+
+    @property
+    def why(self) -> str:
+        """Why there is no answer; "" where there is one."""
+        if self.error is not None:
+            known = isinstance(self.error, SlurmRayFlowError)
+            return self.error.what if known else f"{type(self.error).__name__}: {self.error}"  # type: ignore[attr-defined]
+        if self.ended is not None:
+            return ""
+        return self._last or f"no answer within {time.monotonic() - self._began:.0f} s"
+
+    def say(self, text: str) -> None:
+        """What is said while the cluster can't be reached."""
+        self._last = text
+
+    def _ask(self, question: Callable[[], T]) -> None:
+        use_reporter(self)
+        try:
+            with prompt.asking_nobody() as self.unasked:
+                self.answer = question()
+        except Exception as error:  # one cluster must not hide the others
+            self.error = error
+        finally:
+            self.ended = time.monotonic()
