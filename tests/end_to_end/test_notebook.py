@@ -38,6 +38,12 @@ except Bad as error:
     caught = error
 isinstance(moved(Point(1)), Point), caught.args
 """
+BROKEN = """
+def inverse(value):
+    return 1 / value  # of no use for 0
+
+slurm_ray_flow(inverse, ray="never")HOW
+"""
 WAIT = """
 import os, time
 from pathlib import Path
@@ -65,10 +71,10 @@ def jupyter(server, tmp_path, monkeypatch):
     return tmp_path
 
 
-def executed(*sources):
+def executed(*sources, fails=False):
     cells = [nbformat.v4.new_code_cell(source.strip()) for source in sources]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=fails).execute()
     return notebook.cells
 
 
@@ -94,6 +100,18 @@ def test_the_document_and_functions_classes_and_maps_of_cells(jupyter):
     assert values_of(mapped) == ["[0, 100, 201, 305]"]
     [page] = pages_of(mapped)
     assert len(page.splitlines()) == 2, page
+
+
+def test_an_error_shows_the_cell_and_the_line_and_no_way_between(jupyter):
+    cells = [
+        BROKEN.replace("HOW", how) for how in ("(0)", ".map([0], max_parallel=1).results()", ".submit(0).result()")
+    ]
+    for cell in executed("from slurm_ray_flow import slurm_ray_flow", *cells, fails=True)[1:]:
+        [error] = [output for output in cell.outputs if output.output_type == "error"]
+        shown = re.sub(r"\x1b\[[0-9;]*m", "", "\n".join(error.traceback))
+        there = shown.partition("The traceback on the cluster:")[2]
+        assert "return 1 / value  # of no use for 0" in there, shown
+        assert len(re.findall(r"^File ", shown, re.MULTILINE)) == 1, shown  # which raises it; IPython hides no last one
 
 
 class Kernel:

@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import linecache
+import re
 from typing import Any
+
+NOTE = "The traceback on the cluster:"
+_FRAME = re.compile(r'  File "(.+)", line (\d+), in ')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +63,25 @@ class Outcome:
 
 def with_note(exception: BaseException, traceback: str) -> BaseException:
     """The exception with the remote traceback as a note (PEP 678; Python 3.10 keeps the note but shows none)."""
-    note = f"The traceback on the cluster:\n\n{traceback.rstrip()}" if traceback else ""
+    note = f"{NOTE}\n\n{with_sources(traceback.rstrip())}" if traceback else ""
     notes = list(getattr(exception, "__notes__", []))
     if note and note not in notes:
         exception.__notes__ = [*notes, note]  # type: ignore[attr-defined]
     return exception
+
+
+def is_from_the_cluster(exception: BaseException) -> bool:
+    """Whether its note has the traceback that it had there."""
+    return any(str(note).startswith(NOTE) for note in getattr(exception, "__notes__", []))
+
+
+def with_sources(traceback: str) -> str:
+    """The traceback with the source lines that only home has: of a notebook's cells, of a script that stayed here."""
+    lines = traceback.split("\n")
+    told: list[str] = []
+    for line, after in zip(lines, [*lines[1:], ""], strict=True):
+        told.append(line)
+        frame = _FRAME.match(line)
+        if frame and not after.startswith("    ") and (source := linecache.getline(frame[1], int(frame[2])).strip()):
+            told.append(f"    {source}")
+    return "\n".join(told)

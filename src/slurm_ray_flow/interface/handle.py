@@ -17,9 +17,10 @@ from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
 from slurm_ray_flow.core.sweep import NOT_YET
+from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.log_lines import LogLines
 from slurm_ray_flow.tasks.fetch_outcome import read_outcome
-from slurm_ray_flow.tasks.run import NO_WORD, gone, look, release, where
+from slurm_ray_flow.tasks.run import left, look, release, where
 
 R = TypeVar("R")
 
@@ -64,14 +65,12 @@ class Handle(Generic[R]):
             RunError: it ended without a value.
             BaseException: the function's own exception.
         """
-        if self._future is not None:
-            try:
-                return self._future.result(timeout)
-            except FutureTimeoutError:
-                if not self._future.done():
-                    raise self._not_yet(timeout) from None
-                raise
-        return self._result(timeout)
+        __tracebackhide__ = True
+        try:
+            return self._result(timeout) if self._future is None else self._own_result(self._future, timeout)
+        except BaseException as error:
+            shorten(error)
+            raise error
 
     def done(self) -> bool:
         """Whether it has ended."""
@@ -153,6 +152,15 @@ class Handle(Generic[R]):
         record = store.find_record(self.run_id)
         return record, cluster_of(record)
 
+    def _own_result(self, future: Future[R], timeout: float | None) -> R:
+        """The value of a run that this process has launched."""
+        try:
+            return future.result(timeout)
+        except FutureTimeoutError:
+            if not future.done():
+                raise self._not_yet(timeout) from None
+            raise
+
     def _result(self, timeout: float | None) -> R:
         deadline = None if timeout is None else time.monotonic() + timeout
         wait = SHORTEST_WAIT
@@ -167,7 +175,7 @@ class Handle(Generic[R]):
             if record.failure and not life.alive:
                 raise error_of(record.failure_cause, record.failure, where(record))
             if not life.alive and not launched:
-                raise gone(life, NO_WORD, where(record))
+                raise left(record, life)
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._not_yet(timeout)
             time.sleep(wait)

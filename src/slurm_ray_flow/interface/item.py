@@ -68,8 +68,9 @@ class Item(Handle[R]):
             RunError: it ended without a value.
             BaseException: the function's own exception.
         """
+        __tracebackhide__ = True
         if self.future.done():
-            return self.future.result()
+            return super().result()
         with self.calls.watched():
             return super().result(timeout)
 

@@ -18,6 +18,7 @@ from slurm_ray_flow.core.shown import flow_run_name, tags_of
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.background import submit
 from slurm_ray_flow.interface.body import OF_PREFECT, body_of, entrypoint_of, name_of, underlying, version_of
+from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import from_api, hold, to_api, unhold
 from slurm_ray_flow.interface.progress import terminal_reporter
@@ -78,8 +79,13 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             SlurmRayFlowError: it did not get to an end.
             BaseException: its own exception, with the traceback it had there as a note.
         """
+        __tracebackhide__ = True
         current = session.Launching(terminal_reporter())
-        return cast(R, self.awaited(current, args, kwargs) if self.isasync else self.called(current, args, kwargs))
+        try:
+            return cast(R, self.awaited(current, args, kwargs) if self.isasync else self.called(current, args, kwargs))
+        except BaseException as error:
+            shorten(error)
+            raise error
 
     @property
     def marks(self) -> set[str]:
@@ -89,6 +95,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """A call, as a part of a launch whose end somebody else may watch."""
+        __tracebackhide__ = True
         args, kwargs = self._held(args, kwargs)
         current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
         with session.launching(current):
@@ -99,6 +106,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     async def awaited(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """The same for an `async def`."""
+        __tracebackhide__ = True
         args, kwargs = self._held(args, kwargs)
         current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
         with session.launching(current):
@@ -131,7 +139,12 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         Raises:
             SlurmRayFlowError: it could not be started.
         """
-        return submit(self, args, kwargs)
+        __tracebackhide__ = True
+        try:
+            return submit(self, args, kwargs)
+        except BaseException as error:
+            shorten(error)
+            raise error
 
     @overload
     def map(

@@ -9,8 +9,10 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
+from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.errors import Cancelled, Lost, OptionError
 from slurm_ray_flow.core.run import RunState
+from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.calls import Arguments, Calls
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.item import Item
@@ -61,6 +63,14 @@ class Handles(Sequence[Handle[R]], Generic[R]):
             TimeoutError: not all have ended by then.
             BaseException: the exception of the first call in the line that failed; the others have ended all the same.
         """
+        __tracebackhide__ = True
+        try:
+            return self._results(timeout, return_exceptions)
+        except BaseException as error:
+            shorten(error)
+            raise error
+
+    def _results(self, timeout: float | None, return_exceptions: bool) -> list[R]:
         for _ in as_completed(self._handles, timeout):
             pass
         outcomes = [_outcome(handle) for handle in self._handles]
@@ -74,12 +84,7 @@ class Handles(Sequence[Handle[R]], Generic[R]):
     @property
     def not_begun(self) -> list[int]:
         """The places of the calls that have not begun: they wait, or the process that was to begin them is gone."""
-        waiting = (RunState.WAITING, RunState.LOST)
-        return [
-            index
-            for index, handle in enumerate(self._handles)
-            if not handle.run_id and handle.status() in waiting and not handle.run_id
-        ]
+        return [index for index, handle in enumerate(self._handles) if _has_not_begun(handle)]
 
     def done(self) -> bool:
         """Whether all have ended."""
@@ -141,6 +146,7 @@ class _NotBegun(Handle[Any]):
         return RunState.WAITING if self._record.alive else RunState.LOST
 
     def result(self, timeout: float | None = None) -> Any:
+        __tracebackhide__ = True
         deadline = None if timeout is None else time.monotonic() + timeout
         wait = SHORTEST_WAIT
         while not self._begun():
@@ -172,6 +178,13 @@ class _NotBegun(Handle[Any]):
 
     def __repr__(self) -> str:
         return f"<call {self._index} of {self._record.function}, not begun>"
+
+
+def _has_not_begun(handle: Handle[Any]) -> bool:
+    """Whether it has no run; or one that waited in line for a shared server when its process was killed."""
+    if handle.run_id:
+        return store.find_record(handle.run_id).unsent and handle.status() is RunState.LOST
+    return handle.status() in (RunState.WAITING, RunState.LOST) and not handle.run_id
 
 
 def _attached(record: MapRecord, index: int) -> Handle[Any]:

@@ -74,6 +74,7 @@ class Launching:
 
         The launch's own result wins: a server that died under it must not cost the value.
         """
+        __tracebackhide__ = True
         if self.cancelled is not None and isinstance(error, CancelledRun):
             raise self.cancelled from None
         if isinstance(error, KeyboardInterrupt):
