@@ -16,9 +16,14 @@ from slurm_ray_flow.interface.screen import Screen, write_bytes
 WIDTH = 110
 CALM_AFTER = 60.0
 """After so many seconds of one step the moving line moves every five seconds only."""
-STYLE = "white-space:pre-wrap;line-height:normal;font-family:Menlo,'DejaVu Sans Mono',consolas,monospace;margin:0"
+STYLE = (
+    "white-space:pre-wrap;margin:0;padding-left:var(--jp-code-padding,0);line-height:var(--jp-code-line-height,normal);"
+    "font-size:var(--jp-code-font-size,inherit);"
+    "font-family:var(--jp-code-font-family,Menlo,'DejaVu Sans Mono',consolas,monospace)"
+)
+"""As JupyterLab shows what a cell writes, so that both are in line; other notebooks take what follows the commas."""
 _GREY = (128, 128, 128)
-_COLOURS = [(60, 60, 60), (200, 40, 40), (30, 140, 60), (190, 130, 0), (50, 90, 200), (160, 60, 160), (0, 140, 150)]
+_COLOURS = [(60, 60, 60), (224, 60, 60), (30, 140, 60), (170, 115, 0), (50, 90, 200), (160, 60, 160), (0, 140, 150)]
 THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_COLOURS, _GREY], [*_COLOURS, _GREY])
 """Colours that can be read on a white page and on a dark one."""
 
@@ -37,6 +42,7 @@ class NotebookScreen(Screen):
     """Shows the lines of one launch, or of one map, in one output of the cell; what the function writes is another."""
 
     frame_seconds: ClassVar[float] = 1.0
+    links: ClassVar[bool] = True
 
     def __init__(self) -> None:
         console = Console(file=io.StringIO(), width=WIDTH, highlight=False, force_jupyter=False)

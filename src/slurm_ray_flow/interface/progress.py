@@ -10,6 +10,7 @@ from typing import TextIO
 
 from rich.console import Console
 from rich.padding import Padding
+from rich.style import Style
 from rich.text import Text
 
 from slurm_ray_flow.core.plain import plain
@@ -96,7 +97,8 @@ class TerminalReporter:
             self._screen.launches += 1
             self._screen.line(Text.assemble((function, "bold"), " on ", (cluster, "bold"), f", run {self._run_id}"))
             if url:
-                self._screen.line(Text(f"  {url}", "dim", no_wrap=True, overflow="fold"))
+                style = Style(dim=True, link=url if self._screen.links else None)
+                self._screen.line(Text.assemble("  ", (url, style), no_wrap=True, overflow="fold"))
 
     def step(self, name: str) -> None:
         with self._lock:

@@ -33,6 +33,8 @@ class Screen:
     """
 
     frame_seconds: ClassVar[float] = FRAME_SECONDS
+    links: ClassVar[bool] = False
+    """Whether an address is to be made a link; most terminals see to that by themselves."""
 
     def __init__(self, console: Console, live: bool) -> None:
         self.console, self.live = console, live
