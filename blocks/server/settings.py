@@ -27,6 +27,8 @@ SETTINGS = {
     # By default only events are removed, and the database grows with every run.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    # The pages of "V2" tell their maker of each visit, from the browser, and no setting turns that off.
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PYTHONUNBUFFERED": "1",
 }
 

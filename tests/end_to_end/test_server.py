@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -146,6 +147,13 @@ def test_the_page_that_logs_the_browser_in_is_served(address: ServerAddress) -> 
             return bytes(answer.read())
 
     eventually(lambda: b"prefect-password" in page())
+
+
+def test_the_first_page_is_of_those_that_tell_nobody_of_a_visit(address: ServerAddress) -> None:
+    asked = urllib.request.Request(address.ui_url, headers={"Accept": "text/html", "Sec-Fetch-Dest": "document"})
+    with urllib.request.urlopen(asked, timeout=20) as answer:
+        shown = urllib.parse.urlsplit(answer.geturl())
+        assert (shown.path or "/", answer.status) == ("/", 200)
 
 
 def test_a_configured_api_is_used_as_it_is(address: ServerAddress, monkeypatch: pytest.MonkeyPatch) -> None:
