@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import flow
+from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
 from slurm_ray_flow.core.artifact import artifact_key
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function
+from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function, line_about
 from slurm_ray_flow.tasks.pages import run_page
 
 
@@ -34,9 +34,12 @@ def campaign(
         SlurmRayFlowError: some failed; the others have ended, and the table has them all.
     """
     called = find_function(function, directory).with_options(**(options or {}))
-    ended = call_for_each(called, values, max_parallel)
+    log = get_run_logger()
+    log.info("%s: %d values, at most %d at a time", function, len(values), max_parallel)
+    ended = call_for_each(called, values, max_parallel, lambda one: log.log(*line_about(one)))
     failed = [one for one in ended if one.error]
     text = f"{len(ended) - len(failed)} of {len(ended)} done" + (f", {len(failed)} failed" if failed else "")
+    log.info("%s: %s; the artifact has a table of them", function, text)
     key = artifact_key("campaign", function)
     create_markdown_artifact(markdown=as_table(ended, run_page), key=key, description=f"{function}: {text}")
     if failed:

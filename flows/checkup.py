@@ -41,7 +41,8 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[Seen]:
 def _show(found: list[Seen]) -> None:
     now = time.time()
     down = [seen.cluster for seen in found if seen.down]
-    text = f"{len(found)} clusters: " + (f"{', '.join(down)} down" if down else "all can be used")
+    number = "1 cluster" if len(found) == 1 else f"{len(found)} clusters"
+    text = f"{number}: {', '.join(down)} down" if down else f"{number}, none is down"
     create_table_artifact(table=[_row(seen, now) for seen in found], key="checkup", description=text)
 
 

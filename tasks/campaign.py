@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.shown import cell
 
 LONGEST_VALUE = 60
@@ -78,14 +80,21 @@ def _imported(module: str) -> Any:
         ) from None
 
 
-def call_for_each(function: Any, values: Sequence[Any], max_parallel: int) -> list[One]:
+def call_for_each(
+    function: Any, values: Sequence[Any], max_parallel: int, tell: Callable[[One], object] = lambda _: None
+) -> list[One]:
     """Call it for each value, so many at a time; what fails for one costs the others nothing.
 
-    An interruption of the wait (Ctrl-C, a cancel in Prefect) ends those that are under way.
+    Each is told when it, and all before it, have ended. An interruption of the wait (Ctrl-C, a cancel in Prefect) ends
+    those that are under way.
     """
     handles = function.map(list(values), max_parallel=max_parallel)
     try:
-        return [_ended(handle.result, value, handle) for handle, value in zip(handles, values, strict=True)]
+        ended = []
+        for handle, value in zip(handles, values, strict=True):
+            ended.append(_ended(handle.result, value, handle))
+            tell(ended[-1])
+        return ended
     except BaseException:
         with contextlib.suppress(Exception):  # what interrupted it counts
             handles.cancel()
@@ -104,9 +113,15 @@ def _run_id(handle: Any) -> str:
     return str(getattr(handle, "run_id", None) or "")
 
 
+def line_about(one: One) -> tuple[int, str]:
+    """The level and the text of what a log says of one."""
+    text = f"{plain(_short(one.value))}: {plain(_outcome(one))}" + (f" (run {one.run_id[:8]})" if one.run_id else "")
+    return (logging.WARNING, text) if one.error else (logging.INFO, text)
+
+
 def as_table(ones: Sequence[One], page: Callable[[str], str]) -> str:
     """What became of all of them, as markdown; `page` leads to a run's page."""
-    rows = [f"| {_brief(one.value)} | {_state(one)} | {_said(one)} | {_linked(one, page)} |" for one in ones]
+    rows = [f"| {cell(_short(one.value))} | {_state(one)} | {_said(one)} | {_linked(one, page)} |" for one in ones]
     return "\n".join(["| value | state | result | run |", "|---|---|---|---|", *rows])
 
 
@@ -115,14 +130,18 @@ def _state(one: One) -> str:
 
 
 def _said(one: One) -> str:
+    return cell(_outcome(one))
+
+
+def _outcome(one: One) -> str:
     if one.error is None:
-        return _brief(one.result)
-    return cell(f"{type(one.error).__name__}: {getattr(one.error, 'what', one.error)}")
+        return _short(one.result)
+    return f"{type(one.error).__name__}: {getattr(one.error, 'what', one.error)}"
 
 
-def _brief(value: Any) -> str:
+def _short(value: Any) -> str:
     text = repr(value)
-    return cell(text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}...")
+    return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
 def _linked(one: One, page: Callable[[str], str]) -> str:

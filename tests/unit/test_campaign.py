@@ -1,11 +1,12 @@
 """A function over many values: found by its name, and what became of each."""
 
+import logging
 import sys
 
 import pytest
 
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function
+from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function, line_about
 
 
 @pytest.fixture
@@ -76,7 +77,11 @@ class FakeHandles(list):
 
 
 def test_one_that_fails_costs_the_others_nothing():
-    ended = call_for_each(FakeFunction(10, ValueError("bad | luck"), 30), [1, 2, 3], 2)
+    told = []
+    ended = call_for_each(FakeFunction(10, ValueError("bad | luck"), 30), [1, 2, 3], 2, told.append)
+    assert told == ended
+    assert [line_about(one)[0] for one in ended] == [logging.INFO, logging.WARNING, logging.INFO]
+    assert "bad | luck" in line_about(ended[1])[1]
     assert [(one.result, type(one.error).__name__) for one in ended] == [
         (10, "NoneType"),
         (None, "ValueError"),

@@ -52,7 +52,10 @@ class Advance:
 
     def end(self, good: bool) -> None:
         """The launch is over."""
-        self.percent, self._text = (100.0, "done") if good else (self.percent, f"ended in {self._text}")
+        if good:
+            self.percent, self._text = 100.0, "done"
+        else:
+            self._text = "the function failed" if self._text == "fetch_outcome" else f"ended in {self._text}"
 
     def shown(self) -> Shown:
         """The artifact as it is now."""
