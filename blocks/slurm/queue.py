@@ -49,14 +49,19 @@ class Queue:
         self._ahead: dict[str, tuple[float, dict[str, Job]]] = {}
         self._since: dict[str, float] = {}
         self._taken, self._failed = 0.0, cast(SlurmRayFlowError | None, None)
+        self._asked_anew = 0.0
         self.answers, self._trouble, self._clock = True, "", 0.0
 
     # ---- one run
 
     def fresh(self, run_id: str) -> Job | None:
-        """The job of a run, as Slurm says now."""
+        """The job of a run, as Slurm says now; one question serves all who want to know at the same time."""
+        wanted = time.monotonic()
         with self._asking:
-            self._ask(age=0.0)
+            if self._asked_anew < wanted:
+                now = time.monotonic()
+                self._ask(age=0.0)
+                self._asked_anew = now
         return (self._jobs or {}).get(run_id)
 
     def submitted(self) -> None:
