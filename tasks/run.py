@@ -244,6 +244,14 @@ def gone(life: Life, otherwise: str, place: str) -> RunError:
     return error_of(life.cause, life.message, place) if life.cause else Lost(otherwise, where=place)
 
 
+def left(record: RunRecord, life: Life) -> RunError:
+    """The error for a run whose launch and head are gone."""
+    if not record.unsent:
+        return gone(life, NO_WORD, where(record))
+    what = f"the process that launched run {record.run_id[:8]} is gone, and {record.cluster} never had it"
+    return Lost(what, advice="start the function again")
+
+
 def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Event]:
     """The events of a run, or of its allocation."""
     return parse_events(cluster.read(RunPaths(record.paths.root, run_id or record.attempt).events))[0]

@@ -128,6 +128,11 @@ class RunRecord:
         return RunPaths(PurePosixPath(self.root), self.attempt)
 
     @property
+    def unsent(self) -> bool:
+        """Whether no cluster can have it, where its launch is gone: that one ended on the way, or waited in line."""
+        return not (self.handed_over or self.failure) and self.attempt == self.run_id and self.ended in {"", "lost"}
+
+    @property
     def tries(self) -> int:
         """How many tries it has had; where it gives back an earlier run's value, those of that one do not count."""
         own, _, number = self.attempt.partition(".")
