@@ -78,7 +78,9 @@ class SlurmCluster(Machine, Block):
     model_config = ConfigDict(hide_input_in_errors=True)  # a password may be in it
 
     connection: SshConnection | None = Field(
-        default=None, description="How to log in on its login node; empty where that is this machine."
+        default=None,
+        title="Connection",
+        description="How to log in on its login node; none where that is this machine.",
     )
     account: str = Field(default="", description="What is charged; empty for your default.")
     partition: str = Field(default="", description="Where jobs run; empty for the site's default.")

@@ -65,7 +65,7 @@ class SshServer(Machine, Block):
 
     model_config = ConfigDict(hide_input_in_errors=True)  # a password may be in it
 
-    connection: SshConnection = Field(description="How to log in.")
+    connection: SshConnection = Field(title="Connection", description="How to log in.")
     root: str = Field(
         default="~/.slurm-ray-flow",
         title="Root folder",
