@@ -117,9 +117,17 @@ def carry_out(api: Api, flow_run: dict[str, Any], decided: Verdict) -> None:
     if decided.action is Action.END:
         state = {"type": decided.state, "message": decided.message}
         api.post(f"/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
+        _end_tasks(api, flow_run["id"], state)
         return
     if decided.action in {Action.CANCEL, Action.KEEP}:
         api.post("/events", [_heartbeat(flow_run)])
+
+
+def _end_tasks(api: Api, flow_run_id: str, state: dict[str, Any]) -> None:
+    """The steps that a killed process left as running, which Prefect would show as going on for ever."""
+    wanted = {"flow_run_id": {"any_": [flow_run_id]}, "state": {"type": {"any_": ["RUNNING", "PENDING"]}}}
+    for task_run in api.post("/task_runs/filter", {"task_runs": wanted}):
+        api.post(f"/task_runs/{task_run['id']}/set_state", {"state": state, "force": True})
 
 
 def _active(api: Api) -> list[dict[str, Any]]:

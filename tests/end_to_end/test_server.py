@@ -238,6 +238,16 @@ def test_a_call_that_ended_gives_its_run_the_state(api: Api, tmp_path: Path) -> 
     assert swept(api, failed) == ("FAILED", "time_limit: 2 h")
 
 
+def test_a_step_that_a_killed_launch_was_at_ends_with_its_run(api: Api, tmp_path: Path) -> None:
+    record = launch(api, tmp_path)
+    step = {"flow_run_id": record.run_id, "task_key": "execute_call", "dynamic_key": "0", "state": {"type": "RUNNING"}}
+    task_run = api.post("/task_runs/", step)
+    assert task_run["state"]["type"] == "RUNNING"
+    events(record, allocated(), {"event": "call_ended", "outcome": "value", "cause": None})
+    assert swept(api, record)[0] == "COMPLETED"
+    assert api.get(f"/task_runs/{task_run['id']}")["state"]["type"] == "COMPLETED"
+
+
 def test_a_run_whose_head_died_without_a_word_is_crashed(api: Api, tmp_path: Path) -> None:
     record = launch(api, tmp_path)
     events(record, allocated(shift=-1))
