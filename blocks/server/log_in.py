@@ -2,7 +2,8 @@
 
 The UI asks for "user:password" and keeps it in the browser's local storage. A page of ours among the UI's files
 puts it there; it gets it behind the `#` of its address, which no server sees. The browser is sent to that address
-by a local file that only its user can read, because a program's arguments are for all to see.
+by a local file that only its user can read, because a program's arguments are for all to see. It also puts away
+the banner for the V2 pages, which tell their maker of each visit.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, server_
 LANDING = "srf-log-in.html"
 
 _LANDING_PAGE = """<!doctype html><meta charset="utf-8"><title>slurm-ray-flow</title><script>
-localStorage.setItem("prefect-password", location.hash.slice(1)); location.replace("/");
+localStorage.setItem("prefect-password", location.hash.slice(1));
+localStorage.setItem("prefect-v2-promo-dismissed", "true"); location.replace("/");
 </script>
 """
 
