@@ -164,7 +164,7 @@ class _Watched:
         self._show()
 
     def _write_note(self) -> None:
-        if self._note and self._log:
+        if self._note and self._step and self._log:
             self._log.info("%s: %s", self._step, self._note)
 
     def _show(self) -> None:

@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import find_event
+from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.run import Run, look
 
 
@@ -38,6 +39,12 @@ def lost_what_was_left(run: Run) -> None:
     """The try that was picked up has left no word: make room for another one."""
     _tell("what its process left there is gone without a word; starts again")
     run.begin_again()
+
+
+def offer_what_is_warm(run: Run, cluster: Cluster) -> None:
+    """List the picked-up run's warm allocation for later calls: its process may have died before it came to that."""
+    if run.record.warm and run.record.allocation == run.record.attempt and not cluster.queues:
+        warm.offer(run, json.loads(cluster.read(run.paths.spec)), cluster)
 
 
 def _is_there(run: Run, cluster: Cluster) -> bool:
