@@ -7,6 +7,14 @@ from typing import Annotated, Literal
 from slurm_ray_flow.cli.output import Switch, print_text
 
 Shell = Literal["bash", "zsh", "fish"]
+ZSH_END = """
+if (( $#funcstack )) && [[ ${funcstack[1]} == _* ]]; then
+  _cyclopts_srf "$@"
+else
+  compdef _cyclopts_srf srf
+fi
+"""
+"""What is written works as a function's file of any name, and where it is read; without this as _cyclopts_srf alone."""
 
 
 def completion(shell: Shell, *, install: Annotated[bool, Switch] = False) -> None:
@@ -28,4 +36,4 @@ def completion(shell: Shell, *, install: Annotated[bool, Switch] = False) -> Non
     if install:
         print_text(f"Written to {app.install_completion(shell=shell)}; it holds in the next shell.")
     else:
-        print(app.generate_completion(shell=shell))  # noqa: T201 - this is the command's output
+        print(app.generate_completion(shell=shell) + (ZSH_END if shell == "zsh" else ""))  # noqa: T201 - the output
