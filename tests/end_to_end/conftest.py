@@ -77,5 +77,5 @@ def served(server, taken_runner_storage):
 
     yield start
     for process in started:
-        process.kill()
-        process.communicate()
+        with process:  # closes the pipes, and reads nothing: what it has started may hold them for long
+            process.kill()
