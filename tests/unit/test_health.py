@@ -74,13 +74,14 @@ def test_a_failure_names_its_cause_its_run_and_its_cluster():
 
 
 class FakeApi:
-    """A fake of Prefect's API that notes what it is told."""
+    """A fake of Prefect's API that notes what it is told; the flow run's process was killed in one step."""
 
     def __init__(self):
         self.told = []
 
     def post(self, path, body):
         self.told.append((path, body))
+        return [{"id": "step"}] if path == "/task_runs/filter" else {}
 
 
 def test_a_run_that_failed_after_its_launch_had_gone_is_told_too():
@@ -97,4 +98,6 @@ def test_a_run_that_failed_after_its_launch_had_gone_is_told_too():
     )
     api.told.clear()
     assert list(judge(api, flow_run, record, ClusterState("unknown", Ended("value")), lambda: None))
-    assert [path for path, _ in api.told] == ["/flow_runs/flow/set_state"]
+    ended = [path for path, _ in api.told if path.endswith("/set_state")]
+    assert ended == ["/flow_runs/flow/set_state", "/task_runs/step/set_state"]
+    assert not [path for path, _ in api.told if path == "/events"]
