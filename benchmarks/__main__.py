@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
-import tempfile
+
+from benchmarks.home import own_home
 
 ALL = ("startup", "scan", "snapshot", "launch", "many", "large", "ssh", "slurm")
 
@@ -13,14 +13,10 @@ ALL = ("startup", "scan", "snapshot", "launch", "many", "large", "ssh", "slurm")
 def main() -> int:
     """Run all; gives how many are over a limit."""
     over = 0
-    with tempfile.TemporaryDirectory(prefix="srf-bench-", ignore_cleanup_errors=True) as home:
-        environment = {**os.environ, "SRF_HOME": home, "SRF_PROGRESS": "off"}
+    with own_home():
         for name in ALL:
             print(f"== {name}", flush=True)
-            over += bool(
-                subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], env=environment, check=False).returncode
-            )
-        subprocess.run([sys.executable, "-m", "slurm_ray_flow.cli.main", "down"], env=environment, check=False)
+            over += bool(subprocess.run([sys.executable, "-m", f"benchmarks.{name}"], check=False).returncode)
     return over
 
 

@@ -12,6 +12,8 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.home import own_home
+
 GIB = 1024**3
 
 
@@ -54,6 +56,5 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("SRF_HOME", tempfile.mkdtemp(prefix="srf-bench-"))
-    os.environ.setdefault("SRF_PROGRESS", "off")
-    sys.exit(not main())
+    with own_home():
+        sys.exit(not main())

@@ -7,15 +7,15 @@ All figures come from one run: the base is measured between the others. Medians 
 
 from __future__ import annotations
 
-import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+
+from benchmarks.home import own_home
 
 CALLS = 5
 HERE = Path(__file__).parent
@@ -110,6 +110,5 @@ def _other_process() -> float:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("SRF_HOME", tempfile.mkdtemp(prefix="srf-bench-"))
-    os.environ.setdefault("SRF_PROGRESS", "off")
-    sys.exit(not main())
+    with own_home():
+        sys.exit(not main())

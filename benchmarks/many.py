@@ -7,12 +7,11 @@ Both are measured in one process, one after the other, on one server. Seconds.
 
 from __future__ import annotations
 
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 
+from benchmarks.home import own_home
 from benchmarks.launch import show
 
 CALLS = 20
@@ -38,6 +37,5 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("SRF_HOME", tempfile.mkdtemp(prefix="srf-bench-"))
-    os.environ.setdefault("SRF_PROGRESS", "off")
-    sys.exit(not main())
+    with own_home():
+        sys.exit(not main())

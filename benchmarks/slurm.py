@@ -22,6 +22,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks import launch, slurm_peers
+from benchmarks.home import own_home
 from benchmarks.ssh import DELAY, line, seconds
 
 USER = "frank"
@@ -208,6 +209,5 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("SRF_HOME", tempfile.mkdtemp(prefix="srf-bench-"))
-    os.environ.setdefault("SRF_PROGRESS", "off")
-    sys.exit(not main())
+    with own_home():
+        sys.exit(not main())

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from benchmarks import launch
+from benchmarks.home import own_home
 
 DELAY = 0.02
 USER = "frank"
@@ -228,6 +229,5 @@ def main() -> bool:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("SRF_HOME", tempfile.mkdtemp(prefix="srf-bench-"))
-    os.environ.setdefault("SRF_PROGRESS", "off")
-    sys.exit(not main())
+    with own_home():
+        sys.exit(not main())
