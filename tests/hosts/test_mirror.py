@@ -235,12 +235,14 @@ def test_runs_that_share_a_host_get_processors_memory_and_cards_of_their_own(des
     share = desi.module.share.with_options(cluster=name)
     calls = [desi.pool.submit(share, folder, f"call-{number}", 2) for number in range(3)]
     given = [call.result(120) for call in calls]
-    first = _given(desi, name)[:2]
+    held = _given(desi, name)
+    first = held[:2]
     assert {tuple(event["gpus"]) for event in first} == {("0",), ("1",)}
     assert not set(first[0]["cpus"]) & set(first[1]["cpus"])
     whole = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     assert [event["memory"] for event in first] == [whole // 2] * 2
-    assert {(tuple(cpus), cards) for cpus, cards in given} == {(tuple(one["cpus"]), one["gpus"][0]) for one in first}
+    # The third has what is free then, which may be the processor of one and the card of the other.
+    assert sorted(given) == sorted((one["cpus"], one["gpus"][0]) for one in held)
 
 
 def _given(desi: Desi, name: str) -> list[dict[str, Any]]:
