@@ -13,7 +13,7 @@ from slurm_ray_flow.tasks.execute_call import execute_call
 from slurm_ray_flow.tasks.fetch_outcome import fetch_outcome
 from slurm_ray_flow.tasks.install_environment import install_environment
 from slurm_ray_flow.tasks.page import shown
-from slurm_ray_flow.tasks.pick_up import left_behind, lost_what_was_left, offer_what_is_warm
+from slurm_ray_flow.tasks.pick_up import left_behind, lost_what_was_left, offer_what_is_warm, see_it_start
 from slurm_ray_flow.tasks.pulse import cancellable
 from slurm_ray_flow.tasks.remember import key_of, recall, remember
 from slurm_ray_flow.tasks.run import Call, Run, where
@@ -73,6 +73,7 @@ def _one_try(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcom
 def go_on(run: Run, cluster: Cluster, options: Options) -> Outcome:
     """The last steps, with what is on the cluster already."""
     with kept_turn(run), run.released_at_the_end(cluster):
+        see_it_start(run, cluster)
         ended = run.call_ended = execute_call(run, cluster)
         offer_what_is_warm(run, cluster)
         outcome = fetch_outcome(run.record, ended, cluster)

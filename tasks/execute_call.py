@@ -17,7 +17,6 @@ from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, find_event, parse_events
 from slurm_ray_flow.tasks.log_relay import LogRelay
 from slurm_ray_flow.tasks.policy import ONCE
-from slurm_ray_flow.tasks.queued import Queued
 from slurm_ray_flow.tasks.run import NO_WORD, Run, gone, life_of, where
 
 LIFE_SECONDS = 1.0
@@ -62,8 +61,6 @@ def _is_known(run: Run, cluster: Cluster) -> bool:
 
 def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
     looked, offset, trouble = time.monotonic(), 0, ""
-    queued, seen = Queued(run, cluster), list[Event]()
-    own = run.record.allocation == run.record.attempt
     while True:
         interrupted()
         due = time.monotonic() - looked >= LIFE_SECONDS
@@ -72,9 +69,6 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
         events, taken = parse_events(news)
         offset += taken
         _tell_of_lost_nodes(events)
-        seen += events
-        if own:  # one that was picked up may have to wait still
-            queued.tell(seen, life)
         if ended := find_event(events, "call_ended"):
             return ended
         if life is not None:

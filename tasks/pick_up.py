@@ -16,6 +16,7 @@ from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import find_event
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.run import Run, look
+from slurm_ray_flow.tasks.start_ray import wait_ready
 
 
 def left_behind(run: Run, cluster: Cluster) -> bool:
@@ -39,6 +40,15 @@ def lost_what_was_left(run: Run) -> None:
     """The try that was picked up has left no word: make room for another one."""
     _tell("what its process left there is gone without a word; starts again")
     run.begin_again()
+
+
+def see_it_start(run: Run, cluster: Cluster) -> None:
+    """Wait as a launch does: its process may have died while the run waited for its turn, or for its nodes."""
+    if run.record.allocation == run.record.attempt:
+        spec = json.loads(cluster.read(run.paths.spec))
+        if spec["lock"]:  # as start_ray does: the wait may be long, and the process may have died before it did
+            cluster.announce(run.paths.inbox(run.record.allocation))
+        wait_ready(run, spec, cluster)
 
 
 def offer_what_is_warm(run: Run, cluster: Cluster) -> None:

@@ -64,7 +64,7 @@ def start_ray(
         run.submitted()
     if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
         cluster.announce(run.paths.inbox(run.record.allocation))
-    _wait_ready(run, spec, cluster)
+    wait_ready(run, spec, cluster)
     if options.keep_warm:
         warm.offer(run, spec, cluster)
 
@@ -132,8 +132,8 @@ def _begin(cluster: Cluster) -> str:
     return f"#!/bin/bash\n{cluster.preamble}" if cluster.preamble else "#!/bin/sh\n"
 
 
-def _wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
-    """The head bounds its own start: it says `ray_ready`, or `call_ended` with what went wrong, or is gone."""
+def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
+    """Wait for the head. It bounds its own start: it says `ray_ready`, or in `call_ended` what went wrong, or goes."""
     looked, offset = time.monotonic(), 0
     queued = Queued(run, cluster)
     events: list[Event] = []
