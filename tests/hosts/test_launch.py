@@ -92,11 +92,12 @@ def test_what_was_lost_is_started_again(launches, held):
     assert len(launches.starts(folder)) == 2
 
 
-def test_one_log_in_for_all_that_a_process_does(launches):
-    before = launches.host.logins("alice"), launches.host.connections()
-    said, _ = launches.script("twice", launches.folder()).communicate(timeout=120)
-    assert said.endswith("['<one>', '<two>']\n")
-    assert (launches.host.logins("alice"), launches.host.connections()) == (before[0] + 1, before[1] + 1)
+def test_one_log_in_for_all_that_a_process_does(launches, hosts_lab):
+    with hosts_lab.road("desi") as road:
+        cluster = launches.saved_by(road)
+        said, _ = launches.script("twice", launches.folder(), cluster).communicate(timeout=120)
+        assert said.endswith("['<one>', '<two>']\n")
+        assert road.counts().connections == 1
 
 
 def test_background_processes_of_a_function_end_with_it(launches, held):

@@ -27,10 +27,10 @@ def test_a_code_alone_or_a_key_alone_does_not_let_in(hosts_lab, ssh):
 
 
 def test_the_log_counts_connections_and_log_ins(hosts_lab, ssh):
-    desi = hosts_lab["desi"]
-    connections, log_ins = desi.connections(), desi.logins("frank")
-    ssh("frank@desi", "true")
-    assert (desi.connections(), desi.logins("frank")) == (connections + 1, log_ins + 1)
+    quiet = hosts_lab["bastion"]  # other tests' runs on desi may be watched over a connection of Prefect's server
+    connections, log_ins = quiet.connections(), quiet.logins("frank")
+    ssh("frank@bastion", "true")
+    assert (quiet.connections(), quiet.logins("frank")) == (connections + 1, log_ins + 1)
 
 
 def test_a_noisy_account_says_more_than_it_was_asked_for(ssh):

@@ -196,7 +196,7 @@ def test_two_clients_with_the_same_run_at_once(jobs):
     clients = [jobs.script(jobs.name, run_id, file="submits.py") for _ in range(3)]
     for client in clients:
         assert client.stdout.readline() == "ready\n"
-    assert jobs.host.connections() == connections + len(clients)
+    assert jobs.host.connections() >= connections + len(clients)  # all are there before the first submits
     for client in clients:
         client.stdin.write("go\n")
         client.stdin.flush()

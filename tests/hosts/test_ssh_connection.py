@@ -21,8 +21,7 @@ SLOW = ("commands.run", {"argv": ["sh", "-c", "sleep 3; echo done"], "timeout": 
 
 def test_many_threads_ask_over_one_connection(hosts_lab):
     found = []
-    with agent_on(hosts_lab, user="alice") as agent:
-        before = hosts_lab["desi"].connections()
+    with hosts_lab.road("desi") as road, agent_on(hosts_lab, user="alice", config=road.ssh_config) as agent:
 
         def ask(number):
             argv = ["sh", "-c", f"sleep 0.2; echo {number}"]
@@ -34,7 +33,7 @@ def test_many_threads_ask_over_one_connection(hosts_lab):
         for thread in threads:
             thread.join(60)
         assert sorted(map(int, found)) == list(range(20))
-        assert hosts_lab["desi"].connections() == before + 1
+        assert road.counts().connections == 1
         assert agent.connection.round_trips == 20
 
 

@@ -29,12 +29,11 @@ def large(tmp_path):
 @pytest.mark.parametrize("user", ["alice", "erin"])
 def test_a_file_goes_there_and_back_private_and_whole(hosts_lab, large, tmp_path, user):
     desi = hosts_lab["desi"]
-    with agent_on(hosts_lab, user=user) as agent:
-        before = desi.connections()
+    with hosts_lab.road("desi") as road, agent_on(hosts_lab, user=user, config=road.ssh_config) as agent:
         there = agent.root / "it's; rm -rf $HOME" / "a b"
         agent.copy_to(large, there)
         agent.copy_from(there, tmp_path / "back")
-        assert desi.connections() == before + 1
+        assert road.counts().connections == 1
         assert stat.S_IMODE(desi.path(str(there)).stat().st_mode) == 0o600
         assert [path.name for path in desi.path(str(there)).parent.iterdir()] == ["a b"]
     assert (tmp_path / "back").read_bytes() == large.read_bytes()
@@ -88,8 +87,11 @@ def test_a_transfer_goes_on_after_a_cut_with_what_has_arrived(hosts_lab, large, 
 @pytest.mark.parametrize("sessions", [1, 2])
 def test_a_server_with_few_sessions_is_enough(hosts_lab, large, tmp_path, sessions):
     desi = hosts_lab["desi"]
-    with faults.sshd_options(desi, f"MaxSessions {sessions}"), agent_on(hosts_lab) as agent:
-        before = desi.connections()
+    with (
+        faults.sshd_options(desi, f"MaxSessions {sessions}"),
+        hosts_lab.road("desi") as road,
+        agent_on(hosts_lab, config=road.ssh_config) as agent,
+    ):
         problems = []
 
         def there_and_back(number):
@@ -108,4 +110,4 @@ def test_a_server_with_few_sessions_is_enough(hosts_lab, large, tmp_path, sessio
             thread.join(120)
         assert problems == []
         assert agent.ask_all([("files.names", {"path": "/none"})]) == [[]]
-        assert desi.connections() == before + 1
+        assert road.counts().connections == 1

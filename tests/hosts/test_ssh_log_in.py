@@ -16,26 +16,26 @@ from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFai
 
 @pytest.mark.parametrize("user", ["alice", "erin", "frank"])
 def test_a_key_lets_in_whatever_the_shell_and_its_noise(hosts_lab, user):
-    desi = hosts_lab["desi"]
-    before = desi.connections()
-    with agent_on(hosts_lab, user=user, root="~/it's; rm -rf $HOME") as agent:
+    root = "~/it's; rm -rf $HOME"
+    with hosts_lab.road("desi") as road, agent_on(hosts_lab, "desi", user, root, config=road.ssh_config) as agent:
         assert agent.hello["user"] == user
         assert str(agent.root) == f"/home/{user}/it's; rm -rf $HOME"
         done = agent.ask_all([("commands.run", {"argv": ["cat"], "data": b"asked", "timeout": 30})])[0]
-    assert done == {"exit_code": 0, "stdout": "asked", "stderr": ""}
-    assert desi.connections() == before + 1
+        assert done == {"exit_code": 0, "stdout": "asked", "stderr": ""}
+        assert road.counts().connections == 1
 
 
 def test_a_password_lets_in_and_a_wrong_one_is_said_once(hosts_lab):
     with agent_on(hosts_lab, user="bob", password=hosts_lab.password("bob")) as agent:
         assert agent.hello["user"] == "bob"
-    desi = hosts_lab["desi"]
-    with agent_on(hosts_lab, user="bob", password="wrong-and-secret") as agent:
-        before = desi.connections()
+    with (
+        hosts_lab.road("desi") as road,
+        agent_on(hosts_lab, user="bob", password="wrong-and-secret", config=road.ssh_config) as agent,
+    ):
         for _ in range(3):  # the second and third time nobody asks the server
             with pytest.raises(LogInFailed) as caught:
                 agent.hello  # noqa: B018
-        assert desi.connections() == before + 1
+        assert road.counts().connections == 1
     assert "wrong-and-secret" not in str(caught.value) + repr(caught.value)
     assert "DESI_PASSWORD" in caught.value.advice
 

@@ -88,7 +88,8 @@ if __name__ == "__main__":
     if sys.argv[1] == "submit":
         print(wait.with_options(cluster=(sys.argv[3:] or [CLUSTER])[0]).submit(sys.argv[2]).run_id, flush=True)
     elif sys.argv[1] == "twice":
-        print([note(sys.argv[2], word) for word in ("one", "two")], flush=True)
+        noted = note.with_options(cluster=(sys.argv[3:] or [CLUSTER])[0])
+        print([noted(sys.argv[2], word) for word in ("one", "two")], flush=True)
     else:
         folder, background, cluster = sys.argv[2:]
         print("value", wait.with_options(cluster=cluster)(folder, background), flush=True)
