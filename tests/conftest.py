@@ -17,11 +17,12 @@ os.environ["PREFECT_HOME"] = os.path.join(HOME, "prefect")
 for name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE"):
     os.environ.pop(name, None)
 
-# Prefect's client holds a process back for a minute at its end when the server has gone before it.
+# Begun with the session, for one that is interrupted or killed leaves its servers, too. They go after it: Prefect's
+# client holds a process back for a minute at its end when the server has gone before it.
 LAST = """
 import os, shutil, sys, time
 while os.path.exists(f"/proc/{sys.argv[1]}") and os.getppid() == int(sys.argv[1]):
-    time.sleep(0.1)
+    time.sleep(0.2)
 from slurm_ray_flow.blocks.server import stop_server
 for home in filter(os.path.isdir, sys.argv[2:]):
     os.environ["SRF_HOME"] = home
@@ -31,7 +32,7 @@ for home in filter(os.path.isdir, sys.argv[2:]):
 """
 
 
-def pytest_unconfigure(config: pytest.Config) -> None:
+def pytest_configure(config: pytest.Config) -> None:
     subprocess.Popen([sys.executable, "-c", LAST, str(os.getpid()), OTHER_HOME, HOME], start_new_session=True)
 
 
