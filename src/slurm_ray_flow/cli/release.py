@@ -10,6 +10,7 @@ from slurm_ray_flow.core.errors import OptionError, UnknownRunError
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
+    from slurm_ray_flow.core.run import RunRecord
     from slurm_ray_flow.core.warm import Cost, Warm
 
     Kept = tuple[Warm, Cluster, str]
@@ -40,7 +41,7 @@ def release(
     """
     if (which is None) is not all:
         raise OptionError("say which: a run, a cluster, or --all", advice="`srf runs` shows which runs are warm")
-    found = _warm() if which is None else chosen(which, _warm())
+    found = _warm() if which is None else chosen(which, _warm(which))
     ended = [(one, cluster, function, _end(one, cluster, force)) for one, cluster, function in found]
     if json:
         print_json([_described(one, cluster, cost) for one, cluster, _, cost in ended])
@@ -53,15 +54,22 @@ def release(
         sys.exit(1)
 
 
-def _warm() -> list[Kept]:
-    """All warm allocations on the clusters where runs of this machine have left one, with the function's name."""
+def _warm(which: str = "") -> list[Kept]:
+    """The warm allocations on the clusters where runs of this machine have left one, with the function's name."""
     from slurm_ray_flow.blocks import store
     from slurm_ray_flow.tasks.release import warm_everywhere
 
     records = list(store.records())
     functions = {record.run_id: record.function for record in records}
-    found = warm_everywhere(records, print_error)
+    found = warm_everywhere(concerned(which, [record for record in records if record.warm]), print_error)
     return [(one, cluster, functions.get(one.run_id, "of another machine")) for one, cluster in found]
+
+
+def concerned(which: str, records: list[RunRecord]) -> list[RunRecord]:
+    """The warm runs on the cluster that is meant: one that does not answer must not hold up another's release."""
+    named = [record for record in records if record.cluster == which]
+    begun = {record.cluster for record in records if which and record.run_id.startswith(which)}
+    return named or [record for record in records if record.cluster in begun] or records
 
 
 def chosen(which: str, there: list[Kept]) -> list[Kept]:
