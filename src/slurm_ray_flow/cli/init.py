@@ -41,6 +41,30 @@ class Login:
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True)
+class Password:
+    """A secret is never an option itself."""
+
+    password: Annotated[bool, Switch] = False
+    """Ask for a password and save it."""
+    password_from_env: str | None = None
+    """The variable that holds the password, which is then saved."""
+
+    def secret(self, name: str) -> str | None:
+        """The password of this cluster; None where none is saved."""
+        variable = self.password_from_env
+        if variable is not None:
+            if not os.environ.get(variable):
+                raise OptionError(f"the environment has no {variable}", advice=f"export {variable}, or give --password")
+            return os.environ[variable]
+        if not self.password:
+            return None
+        if not sys.stdin.isatty():
+            raise OptionError("nobody can be asked for a password here", advice="give --password-from-env VARIABLE")
+        return getpass(f"Password for {name}: ")
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True)
 class Server:
     """What runs find there."""
 
@@ -118,8 +142,7 @@ def init(
     login: Login = Login(),
     server: Server = Server(),
     slurm: Slurm = Slurm(),
-    password: Annotated[bool, Switch] = False,
-    password_from_env: str | None = None,
+    password: Password = Password(),
     change: Annotated[bool, Switch] = False,
     overwrite: Annotated[bool, Switch] = False,
     yes: Annotated[bool, Switch] = False,
@@ -147,14 +170,12 @@ def init(
 
     Args:
         name: What functions call it: cluster="NAME".
-        password: Ask for a password and save it.
-        password_from_env: The variable that holds the password, which is then saved.
         change: Change what is given, of a cluster that is saved; the rest stays.
         overwrite: Replace what was saved under this name.
         yes: Log in, look what is there, and take what is proposed, without a question.
         fingerprint: The host key's fingerprint, SHA256:..., for --yes; may be given again.
     """
-    secret = _password(name or login.host or "the cluster", password, password_from_env)
+    secret = password.secret(name or login.host or "the cluster")
     connection, fields = _said(None if change else name, login, server, slurm, secret)
     if change and (name is None or yes):
         raise OptionError("--change needs the cluster's name, and no --yes", advice="srf init NAME --slots 4 --change")
@@ -213,15 +234,3 @@ def _without_empty(value: Any) -> Any:
 def given(**fields: Any) -> dict[str, Any]:
     """The fields that have a value."""
     return {name: value for name, value in fields.items() if value is not None}
-
-
-def _password(name: str, asked: bool, variable: str | None) -> str | None:
-    if variable is not None:
-        if not os.environ.get(variable):
-            raise OptionError(f"the environment has no {variable}", advice=f"export {variable}, or give --password")
-        return os.environ[variable]
-    if not asked:
-        return None
-    if not sys.stdin.isatty():
-        raise OptionError("nobody can be asked for a password here", advice="give --password-from-env VARIABLE")
-    return getpass(f"Password for {name}: ")
