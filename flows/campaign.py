@@ -11,6 +11,7 @@ from slurm_ray_flow.core.artifact import artifact_key
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function, line_about
 from slurm_ray_flow.tasks.pages import run_page
+from slurm_ray_flow.tasks.tell_end import told_once
 
 
 @flow(name="campaign", flow_run_name="campaign of {function}")
@@ -33,16 +34,17 @@ def campaign(
         OptionError: there is no such function, or it is not decorated, or an option is wrong.
         SlurmRayFlowError: some failed; the others have ended, and the table has them all.
     """
-    called = find_function(function, directory).with_options(**(options or {}))
-    log = get_run_logger()
-    log.info("%s: %d values, at most %d at a time", function, len(values), max_parallel)
-    ended = call_for_each(called, values, max_parallel, lambda one: log.log(*line_about(one)))
-    failed = [one for one in ended if one.error]
-    text = f"{len(ended) - len(failed)} of {len(ended)} done" + (f", {len(failed)} failed" if failed else "")
-    log.info("%s: %s; the artifact has a table of them", function, text)
-    key = artifact_key("campaign", function)
-    create_markdown_artifact(markdown=as_table(ended, run_page), key=key, description=f"{function}: {text}")
-    if failed:
-        first = f"{failed[0].value!r}: {type(failed[0].error).__name__}: {failed[0].error}"
-        raise SlurmRayFlowError(f"{text}; the first: {first}", where=function, advice="the artifact has them all")
-    return [one.result for one in ended]
+    with told_once():
+        called = find_function(function, directory).with_options(**(options or {}))
+        log = get_run_logger()
+        log.info("%s: %d values, at most %d at a time", function, len(values), max_parallel)
+        ended = call_for_each(called, values, max_parallel, lambda one: log.log(*line_about(one)))
+        failed = [one for one in ended if one.error]
+        text = f"{len(ended) - len(failed)} of {len(ended)} done" + (f", {len(failed)} failed" if failed else "")
+        log.info("%s: %s; the artifact has a table of them", function, text)
+        key = artifact_key("campaign", function)
+        create_markdown_artifact(markdown=as_table(ended, run_page), key=key, description=f"{function}: {text}")
+        if failed:
+            first = f"{failed[0].value!r}: {type(failed[0].error).__name__}: {failed[0].error}"
+            raise SlurmRayFlowError(f"{text}; the first: {first}", where=function, advice="the artifact has them all")
+        return [one.result for one in ended]

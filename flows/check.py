@@ -12,6 +12,7 @@ from slurm_ray_flow.core.artifact import artifact_key, short_name
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.findings import Finding
 from slurm_ray_flow.tasks.check import check as findings_of
+from slurm_ray_flow.tasks.tell_end import told_once
 
 
 @flow(name="check")
@@ -24,13 +25,14 @@ def check(cluster: str = "local") -> list[Finding]:
     Raises:
         SlurmRayFlowError: something is as it must not be; the artifact says what to do.
     """
-    findings = findings_of(find_cluster(cluster))
-    table = [dataclasses.asdict(finding) for finding in findings]
-    failed = [finding for finding in findings if finding.state == "failed"]
-    create_table_artifact(
-        table=table, key=artifact_key("check", short_name(cluster)), description=f"{cluster}: {len(failed)} failed"
-    )
-    if failed:
-        what = "; ".join(f"{finding.name}: {finding.found}" for finding in failed)
-        raise SlurmRayFlowError(what, where=cluster, advice=failed[0].advice)
-    return findings
+    with told_once():
+        findings = findings_of(find_cluster(cluster))
+        table = [dataclasses.asdict(finding) for finding in findings]
+        failed = [finding for finding in findings if finding.state == "failed"]
+        create_table_artifact(
+            table=table, key=artifact_key("check", short_name(cluster)), description=f"{cluster}: {len(failed)} failed"
+        )
+        if failed:
+            what = "; ".join(f"{finding.name}: {finding.found}" for finding in failed)
+            raise SlurmRayFlowError(what, where=cluster, advice=failed[0].advice)
+        return findings

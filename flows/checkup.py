@@ -12,6 +12,7 @@ from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.mirror import clock
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.tasks.check_up import Seen, check_up
+from slurm_ray_flow.tasks.tell_end import told_once
 
 
 @flow(name="checkup", flow_run_name="checkup of {cluster}")
@@ -26,16 +27,17 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[Seen]:
         ConnectionFailed: the one cluster that was named can't be used.
         ServerError: Prefect has no API that others can reach.
     """
-    every = cluster in {"", "all"}
-    names = ["local", *(saved.slug for saved in saved_clusters())] if every else [cluster]
-    found = [check_up(name, idle_minutes) for name in names]
-    for down in (seen for seen in found if seen.down):
-        get_run_logger().warning("%s can't be used: %s", down.cluster, down.why)
-    _show(found)
-    if not every and found[0].down:
-        advice = found[0].advice or f"srf check {cluster} says more"
-        raise ConnectionFailed(found[0].why, where=cluster, advice=advice)
-    return found
+    with told_once():
+        every = cluster in {"", "all"}
+        names = ["local", *(saved.slug for saved in saved_clusters())] if every else [cluster]
+        found = [check_up(name, idle_minutes) for name in names]
+        for down in (seen for seen in found if seen.down):
+            get_run_logger().warning("%s can't be used: %s", down.cluster, down.why)
+        _show(found)
+        if not every and found[0].down:
+            advice = found[0].advice or f"srf check {cluster} says more"
+            raise ConnectionFailed(found[0].why, where=cluster, advice=advice)
+        return found
 
 
 def _show(found: list[Seen]) -> None:

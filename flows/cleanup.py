@@ -12,6 +12,7 @@ from slurm_ray_flow.core.artifact import artifact_key
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.expiry import Report, rows
 from slurm_ray_flow.tasks.clean_up import clean_up
+from slurm_ray_flow.tasks.tell_end import told_once
 
 
 @flow(name="cleanup", flow_run_name="cleanup")
@@ -26,13 +27,14 @@ def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = Fa
     Raises:
         SlurmRayFlowError: a cluster could not be cleaned up; the others were.
     """
-    names = [cluster] if cluster else ["local", *(saved.slug for saved in saved_clusters())]
-    reports = [clean_up(name, older_than, dry_run) for name in names]
-    for report in reports:
-        _show(report)
-    if failed := [report for report in reports if report.error]:
-        raise SlurmRayFlowError("; ".join(report.total for report in failed), advice="srf check NAME says more")
-    return reports
+    with told_once():
+        names = [cluster] if cluster else ["local", *(saved.slug for saved in saved_clusters())]
+        reports = [clean_up(name, older_than, dry_run) for name in names]
+        for report in reports:
+            _show(report)
+        if failed := [report for report in reports if report.error]:
+            raise SlurmRayFlowError("; ".join(report.total for report in failed), advice="srf check NAME says more")
+        return reports
 
 
 def _show(report: Report) -> None:

@@ -7,6 +7,7 @@ from prefect import flow, get_run_logger
 from slurm_ray_flow.blocks.saved import saved_clusters
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.tasks.check_up import Seen, mirror_lock
+from slurm_ray_flow.tasks.tell_end import told_once
 
 
 @flow(name="mirror", flow_run_name="mirror of {cluster}")
@@ -19,9 +20,10 @@ def mirror(cluster: str = "all") -> list[Seen]:
     Raises:
         ServerError: Prefect has no API that others can reach.
     """
-    every = cluster in {"", "all"}
-    names = [saved.slug for saved in saved_clusters() if saved.kind == SshServer.kind] if every else [cluster]
-    found = [seen for name in names if (seen := mirror_lock(name)) is not None]
-    for down in (seen for seen in found if seen.down):
-        get_run_logger().warning("%s gave no answer: %s", down.cluster, down.why)
-    return found
+    with told_once():
+        every = cluster in {"", "all"}
+        names = [saved.slug for saved in saved_clusters() if saved.kind == SshServer.kind] if every else [cluster]
+        found = [seen for name in names if (seen := mirror_lock(name)) is not None]
+        for down in (seen for seen in found if seen.down):
+            get_run_logger().warning("%s gave no answer: %s", down.cluster, down.why)
+        return found

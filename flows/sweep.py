@@ -11,6 +11,7 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.orphans import Clusters, look
 from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
 from slurm_ray_flow.core.errors import ServerError
+from slurm_ray_flow.tasks.tell_end import told_once
 
 
 @flow(name="sweep", flow_run_name="sweep")
@@ -23,12 +24,15 @@ def sweep() -> list[str]:
     Raises:
         ServerError: no API is configured, or it can't be reached.
     """
-    settings = get_current_settings().api
-    if settings.url is None:
-        raise ServerError("No Prefect API is configured for the sweep.", advice="Set PREFECT_API_URL, or use `srf up`.")
-    lines = []
-    api = Api(settings.url.rstrip("/"), settings.auth_string.get_secret_value() if settings.auth_string else "")
-    for line in itertools.chain(sweep_runs(api), look(api, Clusters())):
-        get_run_logger().info(line)
-        lines.append(line)
-    return lines
+    with told_once():
+        settings = get_current_settings().api
+        if settings.url is None:
+            raise ServerError(
+                "No Prefect API is configured for the sweep.", advice="Set PREFECT_API_URL, or use `srf up`."
+            )
+        lines = []
+        api = Api(settings.url.rstrip("/"), settings.auth_string.get_secret_value() if settings.auth_string else "")
+        for line in itertools.chain(sweep_runs(api), look(api, Clusters())):
+            get_run_logger().info(line)
+            lines.append(line)
+        return lines

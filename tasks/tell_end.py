@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 from prefect.events import emit_event
@@ -46,6 +48,18 @@ def tell_by_itself(flow_run_id: str) -> None:
     """From now on Prefect's engine need not tell how this flow run and its tasks failed, with its own frames."""
     if not tracing():
         _ours.add(flow_run_id)
+
+
+@contextlib.contextmanager
+def told_once() -> Iterator[None]:
+    """An error of ours that ends a flow says all by itself; Prefect's engine would add its own frames."""
+    try:
+        yield
+    except SlurmRayFlowError as error:
+        if identity := flow_run.get_id():
+            tell_by_itself(identity)
+        _tell(logging.ERROR, f"{type(error).__name__}: {error}")
+        raise
 
 
 def emit(notice: Notice) -> None:

@@ -6,8 +6,10 @@ import uuid
 
 import pytest
 
-from slurm_ray_flow.core.errors import TimeLimit
+from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.core.errors import SlurmRayFlowError, TimeLimit
 from slurm_ray_flow.core.events import RUN_FAILED
+from slurm_ray_flow.flows.campaign import campaign
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -77,6 +79,16 @@ def test_a_failure_is_told_once_with_the_function_s_own_traceback_and_by_an_even
     assert "flow_engine" not in error
     said = failures(api, run["id"])
     assert (said["cause"], said["cluster"], said["function"]) == ("user_code", "local", "broken")
+
+
+@pytest.mark.parametrize(("function", "said"), [("levels:broken", "0 of 1 done, 1 failed"), ("none:at_all", "'none'")])
+def test_a_campaign_that_fails_says_so_once_and_plainly(functions, api, server, function, said):
+    with connected(server), pytest.raises(SlurmRayFlowError, match=said):
+        campaign(function, ["a value"])
+    lines = logged(api, newest(api, "campaign")["id"], "Finished in state Failed")
+    [error] = [text for level, text in lines if level >= logging.ERROR]
+    assert said in error and "try:" in error
+    assert "flow_engine" not in error
 
 
 def test_a_run_that_ran_out_of_time_says_so_once_and_names_the_cause(work, api):
