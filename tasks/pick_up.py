@@ -7,6 +7,7 @@ Prefect starts a flow run again under the same id: a deployment's after its proc
 from __future__ import annotations
 
 import json
+import time
 
 from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
@@ -31,6 +32,7 @@ def left_behind(run: Run, cluster: Cluster) -> bool:
         return False
     if not _is_there(run, cluster):
         run.begin_again()
+        run.note(created=time.time())
         return False
     _tell(f"picks up run {run.record.run_id[:8]} on {cluster.label}, which its process left there")
     return True

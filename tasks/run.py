@@ -35,6 +35,8 @@ HARD_SECONDS = 8.0
 NO_WORD = "the program that ran the function is gone and left no word"
 ANSWER_SECONDS = 12.0
 """How long whoever ends a run waits for a cluster that does not answer."""
+_LEFT = ("attempt", "allocation", "warm", "handed_over", "handed_over_at", "created")
+"""What a run goes on with that is picked up."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,7 +94,7 @@ class Run:
         """Come after an earlier process: with a try of our own, or with the one that it left on the cluster."""
         place = (before.kind, before.cluster, before.root)
         if before.handed_over and place == (self.record.kind, self.record.cluster, self.record.root):
-            known = {name: getattr(before, name) for name in ("attempt", "allocation", "warm", "handed_over")}
+            known = {name: getattr(before, name) for name in _LEFT}
             self.record = dataclasses.replace(self.record, **known)
             self.handed_over, self.over = True, False
             return
@@ -118,7 +120,7 @@ class Run:
     def hand_over(self) -> None:
         """From now on the cluster may have this try, also if this process ends."""
         self.handed_over = True
-        self.note(handed_over=True)
+        self.note(handed_over=True, handed_over_at=time.time())
 
     @contextlib.contextmanager
     def end_noted(self) -> Iterator[None]:

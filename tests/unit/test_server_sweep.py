@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import pytest
 
 from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.core.sweep import NOT_YET, SILENT, Action, ClusterState, HeadState, slot_is_free, verdict
+from slurm_ray_flow.core.run import NOT_YET, RunRecord
+from slurm_ray_flow.core.sweep import SILENT, Action, ClusterState, HeadState, slot_is_free, verdict
 
 RECORD = RunRecord("r1", "r1", "local", "local-machine", "/root", "r1", "r1", "m:f", 1, 2, "boot", created=1000.0)
 LATER = 1000.0 + NOT_YET + 1
@@ -61,6 +62,13 @@ def test_without_an_end_the_head_decides(head: HeadState, state: str, expected: 
 def test_a_head_gets_time_to_say_that_it_lives() -> None:
     assert judge("absent", now=RECORD.created + NOT_YET / 2) == (Action.KEEP, "")
     assert judge("absent", state="CANCELLING", now=RECORD.created + 1) == (Action.CANCEL, "")
+
+
+def test_so_does_the_head_of_a_later_try() -> None:
+    again = dataclasses.replace(RECORD, handed_over_at=LATER)
+    known: dict[str, Any] = {"flow_state": "RUNNING", "launch_alive": False}
+    assert verdict(again, ClusterState("absent"), **known, now=LATER + 1).action is Action.KEEP
+    assert verdict(again, ClusterState("absent"), **known, now=LATER + NOT_YET).action is Action.END
 
 
 def test_what_was_asked_to_cancel_is_cancelled_even_when_it_made_it_to_a_value() -> None:

@@ -15,6 +15,9 @@ from slurm_ray_flow.remote.protocol import FILES, TRY, find_event, parse_events
 
 __all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events", "state_of"]
 
+NOT_YET = 60.0
+"""Seconds that a head may take from its launch until it says that it lives."""
+
 
 @dataclasses.dataclass(frozen=True)
 class RunPaths:
@@ -87,6 +90,7 @@ class RunRecord:
         usage: what its call used, against what it was given; None where that is not known.
         warm: its allocation may still wait for a next call.
         handed_over: the cluster may have its newest try, and no launch has seen to the end of that.
+        handed_over_at: since when it may have it, in seconds since 1970; 0 where it never had.
         ended, ended_at: the state in which the run has ended, and when; "" where home does not know of an end.
     """
 
@@ -111,6 +115,7 @@ class RunRecord:
     usage: dict[str, Any] | None = None
     warm: bool = False
     handed_over: bool = False
+    handed_over_at: float = 0.0
     ended: str = ""
     ended_at: float = 0.0
 
@@ -126,6 +131,10 @@ class RunRecord:
     @property
     def paths(self) -> RunPaths:
         return RunPaths(PurePosixPath(self.root), self.attempt)
+
+    def is_new(self, now: float) -> bool:
+        """Whether the head of its newest try may be still to come: the cluster got it a moment ago, or gets it now."""
+        return now - max(self.created, self.handed_over_at) < NOT_YET
 
     @property
     def unsent(self) -> bool:

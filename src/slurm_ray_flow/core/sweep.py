@@ -15,9 +15,6 @@ from slurm_ray_flow.core.run import RunRecord
 TAG = "slurm-ray-flow"
 """The tag of every flow run of ours: what the sweep and the automation look for."""
 
-NOT_YET = 60.0
-"""Seconds that a head may take from its launch until it says that it lives."""
-
 SILENT = 86400.0
 """So long a cluster may give no answer until the runs on it that nobody waits for count as lost."""
 
@@ -81,7 +78,7 @@ def verdict(record: RunRecord, cluster: ClusterState, *, flow_state: str, launch
         return _unanswered(record, cluster)
     if cluster.ended is not None:
         return _cancelled() if cancelling else _ended(cluster.ended)
-    if cluster.head == "alive" or (cluster.head == "absent" and now - record.created < NOT_YET):
+    if cluster.head == "alive" or (cluster.head == "absent" and record.is_new(now)):
         return Verdict(Action.CANCEL if cancelling else Action.KEEP)
     return _cancelled() if cancelling else _lost(record, cluster)
 
@@ -90,7 +87,7 @@ def slot_is_free(record: RunRecord | None, cluster: ClusterState, now: float) ->
     """Whether the run that took a slot of a shared server, and whose launch is gone, has no use for it any more."""
     if record is None or record.waiting or cluster.ended is not None or cluster.head == "dead":
         return True
-    return cluster.head == "absent" and now - record.created > NOT_YET
+    return cluster.head == "absent" and not record.is_new(now)
 
 
 def _unanswered(record: RunRecord, cluster: ClusterState) -> Verdict:

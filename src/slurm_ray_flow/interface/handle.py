@@ -16,7 +16,6 @@ from slurm_ray_flow.blocks.server.sweep import launch_alive
 from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
-from slurm_ray_flow.core.sweep import NOT_YET
 from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.log_lines import LogLines
 from slurm_ray_flow.tasks.fetch_outcome import read_outcome
@@ -98,7 +97,7 @@ class Handle(Generic[R]):
         if state in {RunState.FAILED, RunState.LOST} and _goes_on(record, launched):
             return RunState.STARTING, None
         when = ended["time"] if ended else None
-        if state.final and not launched and time.time() - record.created > NOT_YET:
+        if state.final and not launched and not record.is_new(time.time()):
             store.save_record(dataclasses.replace(record, ended=state.value, ended_at=when or 0.0, waiting=""))
         return state, when
 
