@@ -87,7 +87,7 @@ class _Once(logging.Filter):
             return "Completed" not in said
         return not (
             record.levelno >= logging.ERROR
-            and said.startswith(("Encountered exception during", "Task run failed with"))
+            and said.startswith(("Encountered exception during", "Engine execution exited", "Task run failed with"))
         )
 
 

@@ -25,9 +25,11 @@ from slurm_ray_flow import slurm_ray_flow
 
 @slurm_ray_flow
 def half(number: int) -> float:
-    if number == 13:
-        raise ValueError("bad luck")
     return number / 2
+
+@slurm_ray_flow
+def unlucky(number: int) -> None:
+    raise ValueError("bad luck")
 """
 
 pytestmark = pytest.mark.server
@@ -127,9 +129,15 @@ def test_prefect_keeps_everything_in_postgresql_and_a_worker_does_what_is_due(la
         worker = lab.worker()
         wait_for(lambda: lab.completed("campaign", since=newest) or worker.poll(), SECONDS)
         lab.api.patch(f"/deployments/{deployment}", {"schedules": []})
+        fails = {"function": "half:unlucky", "directory": str(lab.folder), "values": [13]}
+        made = lab.api.post(f"/deployments/{deployment}/create_flow_run", {"parameters": fails})["id"]
+        wait_for(lambda: lab.api.get(f"/flow_runs/{made}")["state_type"] == "FAILED", SECONDS)
     finally:
         worker.terminate()
         worker.wait(60)
+    said = (lab.folder / "worker.log").read_text()
+    assert "SlurmRayFlowError: 0 of 1 done, 1 failed" in said and "bad luck" in said
+    assert "flow_engine" not in said
     runs = lab.completed("half")
     assert len(runs) >= 4, "two campaigns of two values each"
     [table] = lab.api.post("/artifacts/latest/filter", {"artifacts": {"key": {"any_": ["campaign-half-half"]}}})
