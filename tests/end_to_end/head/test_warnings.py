@@ -35,11 +35,11 @@ def stopping():
 
 
 def test_the_function_is_told_before_its_time_limit(lab, name):
-    ended = lab.run(name, stopping(), time_limit=3.0, warn_seconds=2.0)
+    ended = lab.run(name, stopping(), time_limit=12.0, warn_seconds=8.0)  # it has 4 s to begin to listen
     assert ended["outcome"] == "value", ended
     reason, left = lab.outcome(name)["value"]
     assert reason == "time_limit"
-    assert 0.5 < left <= 2.0
+    assert 0.5 < left <= 8.0
     assert nothing_left(name)
 
 
@@ -80,7 +80,7 @@ def test_a_handler_of_its_own_for_the_signal(lab, name):
         except Told:
             return "told"
 
-    lab.run(name, function, time_limit=5.0, warn_seconds=4.0)
+    lab.run(name, function, time_limit=24.0, warn_seconds=20.0)  # it has 4 s to begin to listen
     assert lab.outcome(name) == {"value": "told"}
 
 
@@ -136,7 +136,7 @@ def test_an_awaiting_function_is_told(lab, name):
         await asyncio.wait_for(told.wait(), 30)
         return os.getpid() > 0
 
-    lab.run(name, function, time_limit=5.0, warn_seconds=4.0)
+    lab.run(name, function, time_limit=30.0, warn_seconds=29.0)
     assert lab.outcome(name) == {"value": True}
 
 
