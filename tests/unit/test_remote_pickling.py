@@ -1,6 +1,7 @@
 """What travels by value: functions and classes of modules that the other side can't import by name."""
 
 import importlib.util
+import io
 import json
 import subprocess
 import sys
@@ -158,3 +159,30 @@ def test_many_plain_elements_come_back_and_stay_one_object(value):
     assert first == value
     assert type(first) is type(value)
     assert first is second
+
+
+def test_the_names_of_globals_are_those_that_dill_finds():
+    spec = importlib.util.find_spec("dill.detect")
+    theirs = importlib.util.module_from_spec(spec)  # a copy of its own: in the other one ours is put in its place
+    spec.loader.exec_module(theirs)
+    for function in (pickling.dump, json.loads, subprocess.run, pickling.pickler_class.__wrapped__, theirs.globalvars):
+        found = set(pickling.global_names(function))
+        assert found
+        assert found == set(theirs.nestedglobals(function))
+
+
+def test_what_is_printed_meanwhile_by_any_thread_is_seen(monkeypatch):
+    """dill looks for names by printing a disassembly, and had taken `sys.stdout` for that, from all threads."""
+    changes = []
+
+    class Watched(type(sys)):
+        def __setattr__(self, name, value):
+            changes.extend([name] * (name == "stdout"))
+            super().__setattr__(name, value)
+
+    def function(number):
+        return json.dumps([sys.maxsize for _ in range(number)])
+
+    monkeypatch.setattr(sys, "__class__", Watched, raising=False)
+    pickling.dump(function, io.BytesIO(), lambda _: True)
+    assert changes == []

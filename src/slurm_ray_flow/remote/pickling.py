@@ -10,11 +10,12 @@
 
 from __future__ import annotations
 
+import dis
 import functools
 import importlib
 import pickle
 import sys
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, Callable, Dict, List, Optional
 
 from slurm_ray_flow.remote import classes
@@ -69,7 +70,21 @@ def pickler_class() -> Any:
         return bool(located(obj, pickler))
 
     dill._dill._locate_function = located_by_name  # decides what goes by value; no other pickler sees a difference
+    dill.detect.nestedglobals = global_names
     return ValuePickler
+
+
+def global_names(function: Any, recurse: bool = True) -> List[str]:  # noqa: ARG001 - dill's descends always, too
+    """The names of all globals in a function or a code object, and in what is defined inside it.
+
+    dill's own one reads them off what `dis` prints, and makes that `sys.stdout` meanwhile: what another thread prints
+    is lost, and of two threads that pickle at once one may leave it so for good.
+    """
+    code = getattr(function, "__code__", function)
+    if not isinstance(code, CodeType):
+        return []
+    names = {one.argval for one in dis.get_instructions(code) if "_GLOBAL" in one.opname}
+    return list(names.union(*(global_names(inner) for inner in code.co_consts)))
 
 
 class _Rules:
