@@ -15,13 +15,14 @@ from hosts.host import inner_pid
 from hosts.lab import Lab
 from hosts.launcher import USER, Launcher
 from hosts.layout import ALICE
+from hosts.road import Road
 from slurm_ray_flow import SshServer
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.interface.handle import Handle
 from support import wait_for
 
-NAME, SHARED = "desi-launches", "desi-launches-shared"
+NAME, SHARED, BY_ROAD = "desi-launches", "desi-launches-shared", "desi-launches-by-road"
 
 
 class LaunchLab(Launcher):
@@ -39,6 +40,13 @@ class LaunchLab(Launcher):
         with connected(ensure_server(print)):
             self.block.save(self.name, overwrite=True)
             self.shared.save(SHARED, overwrite=True)
+
+    def saved_by(self, road: Road) -> str:
+        """The name of the same host as it is reached by a road, which counts what these tests' own processes do."""
+        connection = self.block.connection.model_copy(update={"config_file": road.ssh_config})
+        with connected(ensure_server(print)):
+            self.block.model_copy(update={"connection": connection}).save(BY_ROAD, overwrite=True)
+        return BY_ROAD
 
     def begin(self) -> None:
         """Remember what other tests have left: locks and queues."""

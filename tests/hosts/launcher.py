@@ -12,8 +12,6 @@ from typing import Any
 
 from hosts.host import Host
 from hosts.layout import ALICE
-from hosts.road import Road
-from slurm_ray_flow.blocks.server import connected, ensure_server
 
 SRF, PREFECT = (str(Path(sys.executable).with_name(name)) for name in ("srf", "prefect"))
 USER = ALICE.name
@@ -25,30 +23,11 @@ class Launcher:
     Args:
         host: where the user's files lie.
         project: the user's project at home.
-
-    Attributes:
-        name: what the cluster is saved as.
-        block: its block.
     """
-
-    name: str
-    block: Any
 
     def __init__(self, host: Host, project: Path) -> None:
         self.host, self.project = host, project
         self._started: list[subprocess.Popen[str]] = []
-
-    def by(self, road: Road) -> Any:
-        """The same cluster as it is reached by a road."""
-        connection = self.block.connection.model_copy(update={"config_file": road.ssh_config})
-        return self.block.model_copy(update={"connection": connection})
-
-    def saved_by(self, road: Road) -> str:
-        """Its name then, for a process that is to be counted: a road counts those that know of it, and no others."""
-        name = f"{self.name}-by-road"
-        with connected(ensure_server(print)):
-            self.by(road).save(name, overwrite=True)
-        return name
 
     def folder(self) -> str:
         """A new folder there."""

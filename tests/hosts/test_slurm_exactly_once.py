@@ -12,6 +12,7 @@ import pytest
 from hosts.slurm_launch_lab import SECONDS
 from slurm_ray_flow import Handle
 from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.slurm.names import run_of
 from support import wait_for
@@ -41,6 +42,11 @@ def appears(lab, before, name, over):
     return None
 
 
+def through(lab, road):
+    """The cluster by another way."""
+    return lab.but(connection=SshConnection(host="login", config_file=road.ssh_config, connect_timeout=5))
+
+
 @contextlib.contextmanager
 def cut_when(lab, name, road):
     """Break the connection as soon as a new run has this file."""
@@ -64,7 +70,7 @@ def test_a_connection_that_breaks_around_the_submission(jobs):
     import held
 
     with jobs.lab.road("login", delay=0.005) as road:
-        cluster = jobs.by(road)
+        cluster = through(jobs, road)
         for moment in MOMENTS:
             folder = jobs.folder()
             with cut_when(jobs, moment, road) as found:
@@ -186,15 +192,15 @@ def test_two_clients_with_the_same_run_at_once(jobs):
     paths = RunPaths(jobs.block.root_folder, run_id)
     jobs.block.prepare()
     jobs.block.write(paths.script, b"#!/bin/sh\nexec sleep 1\n")
-    with jobs.lab.road("login") as road:
-        clients = [jobs.script(jobs.saved_by(road), run_id, file="submits.py") for _ in range(3)]
-        for client in clients:
-            assert client.stdout.readline() == "ready\n"
-        assert road.counts().connections == len(clients)
-        for client in clients:
-            client.stdin.write("go\n")
-            client.stdin.flush()
-        for client in clients:
-            assert client.communicate(timeout=60) == ("submitted\n", "")
+    connections = jobs.host.connections()
+    clients = [jobs.script(jobs.name, run_id, file="submits.py") for _ in range(3)]
+    for client in clients:
+        assert client.stdout.readline() == "ready\n"
+    assert jobs.host.connections() >= connections + len(clients)  # all are there before the first submits
+    for client in clients:
+        client.stdin.write("go\n")
+        client.stdin.flush()
+    for client in clients:
+        assert client.communicate(timeout=60) == ("submitted\n", "")
     assert len(jobs.jobs(run_id)) == 1
     jobs.over()
