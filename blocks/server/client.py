@@ -60,11 +60,27 @@ def connect(address: ServerAddress) -> None:
     pass_by_proxies()
     with _guard:
         current = context.GLOBAL_SETTINGS_CONTEXT
-        if current.settings.api.url == address.url:
+        before = current.settings.api.url
+        if before == address.url:
             return
         updated = current.settings.copy_with_update(updates={"api.url": address.url, "api.auth_string": auth})
         _connected_to.add(address.url)
         context.GLOBAL_SETTINGS_CONTEXT = context.SettingsContext(profile=current.profile, settings=updated)
+        if before:
+            _end_services()
+
+
+def _end_services() -> None:
+    """Have Prefect begin anew with what it sends in the background; what waits there is still sent where it was meant.
+
+    Its service for events, by which tasks get to their page, stays for ever with the server that it began with.
+    """
+    from prefect.events.worker import EventsWorker
+
+    # A thread, for where an event loop runs, Prefect gives something to wait for instead.
+    ended = threading.Thread(target=EventsWorker.drain_all, kwargs={"timeout": 0.0})
+    ended.start()
+    ended.join()
 
 
 def pass_by_proxies() -> None:

@@ -65,7 +65,8 @@ def test_a_cut_in_any_step_costs_nothing(jobs, seconds):
         }
         assert {step: one.result(150) for step, one in launched.items()} == {step: f"<{step}>" for step in STEPS}
     assert sorted(jobs.starts(folder)) == sorted(STEPS)
-    assert len({job["JobName"] for job in jobs.slurm.jobs()}) == len(jobs.slurm.jobs())
+    names = [job["JobName"] for job in jobs.slurm.jobs() if job["JobName"].startswith("note.")]  # others' are not ours
+    assert len(set(names)) == len(names) >= len(STEPS)
     jobs.over()
 
 
