@@ -70,5 +70,5 @@ def _started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
             return True
         return False
 
-    wait_for(listens, 30)
+    wait_for(listens)
     return process, port

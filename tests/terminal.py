@@ -12,7 +12,7 @@ import sys
 import time
 from pathlib import Path
 
-SECONDS = 60.0
+SECONDS = 180.0
 TAKE = "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY, 0); os.execvp(sys.argv[1], sys.argv[1:])"
 
 

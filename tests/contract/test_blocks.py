@@ -65,7 +65,7 @@ def test_a_run_on_a_saved_cluster_is_found_from_another_process(server, tmp_path
     with connected(server):
         LocalMachine(root=tmp_path / "other").save("other", overwrite=True)
     handle = answer.with_options(cluster="other").submit()
-    assert handle.result(timeout=60) == 42
+    assert handle.result(timeout=180) == 42
     done = subprocess.run(
         [sys.executable, "-m", "slurm_ray_flow.cli.main", "attach", handle.run_id],
         capture_output=True,

@@ -71,11 +71,11 @@ class Lab:
         return find_event(parse_events(self.cluster.read(paths.events))[0], name)
 
     def ended(self, paths):
-        wait_for(lambda: self.event(paths, "call_ended"), 60)
+        wait_for(lambda: self.event(paths, "call_ended"))
         return self.event(paths, "call_ended")
 
     def gone(self, paths):
-        wait_for(lambda: not self.lives(paths), 30)
+        wait_for(lambda: not self.lives(paths))
 
     def lives(self, paths):
         return self.cluster.life(paths, parse_events(self.cluster.read(paths.events))[0]).alive
@@ -248,7 +248,7 @@ def test_a_run_lives_ends_and_leaves_its_value(lab, cluster):
 def test_cancelling_ends_exactly_one_of_two(lab, cluster):
     first, second = lab.start("first", _wait, 60), lab.start("second", _wait, 60)
     for paths in (first, second):
-        wait_for(lambda paths=paths: lab.event(paths, "call_started"), 60)
+        wait_for(lambda paths=paths: lab.event(paths, "call_started"))
     lab.cancel(first)
     assert lab.ended(first)["cause"] == "cancelled"
     lab.gone(first)

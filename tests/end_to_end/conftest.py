@@ -25,7 +25,7 @@ def script(server, tmp_path):
     """Runs text as a user's script, in a process of its own; gives its completed process."""
     import subprocess
 
-    def run(text, *arguments, timeout=120, wait=True):
+    def run(text, *arguments, timeout=180, wait=True):
         file = tmp_path / "script.py"
         file.write_text(text)
         process = subprocess.Popen(

@@ -68,7 +68,7 @@ def test_a_hook_is_told_of_a_failure_by_its_cause(work, hook, automations, api):
     def tries():
         return [one for one in told if word in one["text"]]
 
-    wait_for(tries, 30)
+    wait_for(tries)
     [text] = [one["text"] for one in tries()]
     assert text.startswith("fail on local failed (user_code): HelperError")
 
@@ -96,7 +96,7 @@ def test_a_cluster_that_goes_down_and_comes_back_is_told_once_each(server, hook,
         LocalMachine().save(name)  # what has this name now answers
         assert [seen.down for seen in checkup(name)] == [False]
         assert [seen.down for seen in checkup(name)] == [False]
-    wait_for(lambda: sum(name in one["text"] for one in told) >= 2, 30)
+    wait_for(lambda: sum(name in one["text"] for one in told) >= 2)
     texts = sorted(one["text"] for one in told if name in one["text"])
     assert [text.partition(":")[0] for text in texts] == [f"{name} can be used again", f"{name} can't be used"]
 

@@ -44,7 +44,7 @@ def srf(*arguments, cwd=None, **changes):
         env={**os.environ, **changes},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=180,
     )
 
 
@@ -109,7 +109,7 @@ def test_shells_complete_the_verbs(shell):
 
 def test_logs_as_json(work):
     handle = work.triple.submit(5)
-    handle.result(timeout=60)
+    handle.result(timeout=180)
     document = json.loads(srf("logs", handle.run_id, "--json").stdout)
     assert document == {"run_id": handle.run_id, "state": "succeeded", "lines": ["tripling 5"]}
 
@@ -164,7 +164,7 @@ def test_the_functions_exception_is_shown_with_its_traceback(package):
 def test_runs_lists_states_and_times(work):
     work.triple(1)
     handle = work.triple.submit(2)
-    handle.result(timeout=60)
+    handle.result(timeout=180)
     (newest,) = json.loads(srf("runs", "--limit", "1", "--json").stdout)
     assert newest["run_id"] == handle.run_id
     assert newest["state"] == "succeeded"
@@ -240,7 +240,7 @@ def test_any_process_finds_the_saved_cluster_of_a_run(server, script):
 
 def test_logs_and_attach_of_a_run_that_has_ended(work):
     handle = work.triple.submit(5)
-    assert handle.result(timeout=60) == 15
+    assert handle.result(timeout=180) == 15
     assert srf("logs", handle.run_id[:13]).stdout == "tripling 5\n"
     attached = srf("attach", handle.run_id)
     assert attached.stdout.splitlines() == ["tripling 5", f"run {handle.run_id[:8]} gave 15"]
@@ -254,9 +254,9 @@ def test_logs_and_attach_of_a_run_that_has_ended(work):
 
 def test_a_closed_pipe_is_no_error(work):
     handle = work.chatter.submit(20_000)
-    assert handle.result(timeout=60) == 20_000
+    assert handle.result(timeout=180) == 20_000
     shell = f"set -o pipefail; {' '.join(SRF)} logs {handle.run_id} | head -n 1"
-    done = subprocess.run(["bash", "-c", shell], check=False, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["bash", "-c", shell], check=False, capture_output=True, text=True, timeout=180)
     assert done.stdout == "line 0\n"
     assert done.stderr == ""
     assert done.returncode == 141
@@ -268,7 +268,7 @@ def test_leaving_attach_leaves_the_run(asleep):
     )
     assert attached.stdout.readline() == "asleep\n"
     attached.send_signal(signal.SIGINT)
-    _, stderr = attached.communicate(timeout=30)
+    _, stderr = attached.communicate(timeout=180)
     assert attached.returncode == 130
     assert "srf attach" in stderr
     assert "Traceback" not in stderr

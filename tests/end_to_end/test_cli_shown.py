@@ -33,7 +33,7 @@ def test_a_terminal_gets_colours_unless_they_are_not_wanted():
 
 def test_runs_are_filtered(work, srf):
     handle = work.triple.submit(3)
-    handle.result(timeout=60)
+    handle.result(timeout=180)
     listed = json.loads(srf("runs", "--state", "succeeded", "--cluster", "local", "--last", "1", "--json").stdout)
     assert [one["run_id"] for one in listed] == [handle.run_id]
     assert srf("runs", "--cluster", "nowhere").stdout == "No such runs.\n"

@@ -159,7 +159,7 @@ def test_a_module_that_is_missing_there_is_the_functions_own_failure(project):
 def test_the_difference_is_a_table_in_prefect(project, server):
     module = project()
     handle = module.look.with_options(environment=["six==1.16.0"]).submit()
-    handle.result(timeout=60)
+    handle.result(timeout=180)
     api = Api(server.url, auth_string(server_files()))
     chosen = {"key": {"any_": ["dependencies-look-on-local"]}}
     wanted = {"flow_runs": {"id": {"any_": [handle.run_id]}}, "artifacts": chosen}
@@ -202,10 +202,10 @@ def test_two_launches_at_once_build_once(script, slow, monkeypatch):
     monkeypatch.setenv("SRF_PROGRESS", "plain")
     requirement, builds, go = slow
     first, second = (script(LAUNCHER, requirement, wait=False) for _ in range(2))
-    wait_for(builds.exists, 60)
+    wait_for(builds.exists)
     go.touch()
     for process in (first, second):
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=180)
         assert "value 1" in out, err
     assert len(builds.read_text().split()) == 1
 
@@ -213,9 +213,9 @@ def test_two_launches_at_once_build_once(script, slow, monkeypatch):
 def test_ctrl_c_ends_the_build(script, slow):
     requirement, builds, _ = slow
     process = script(LAUNCHER, requirement, wait=False)
-    wait_for(lambda: builds.exists() and builds.read_text(), 60)
+    wait_for(lambda: builds.exists() and builds.read_text())
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=180)
     assert process.returncode != 0
     assert "KeyboardInterrupt" in err
     builder = int(builds.read_text())

@@ -74,7 +74,7 @@ def jupyter(server, tmp_path, monkeypatch):
 def executed(*sources, fails=False):
     cells = [nbformat.v4.new_code_cell(source.strip()) for source in sources]
     notebook = nbformat.v4.new_notebook(cells=cells)
-    NotebookClient(notebook, timeout=120, kernel_name="python3", allow_errors=fails).execute()
+    NotebookClient(notebook, timeout=180, kernel_name="python3", allow_errors=fails).execute()
     return notebook.cells
 
 
@@ -126,12 +126,12 @@ class Kernel:
             self.client.execute(source)
             return []
         found = []
-        self.client.execute_interactive(source, timeout=120, output_hook=found.append)
+        self.client.execute_interactive(source, timeout=180, output_hook=found.append)
         return [text for message in found if (text := _text(message))]
 
     def error(self):
         """The name of the exception that ends the cell which runs now."""
-        return self.client.get_shell_msg(timeout=60)["content"].get("ename")
+        return self.client.get_shell_msg(timeout=180)["content"].get("ename")
 
 
 def _text(message):
@@ -148,7 +148,7 @@ def kernel(jupyter):
 
 
 def pid_of(path):
-    wait_for(lambda: path.exists() and path.read_text(), 60)
+    wait_for(lambda: path.exists() and path.read_text())
     return path.read_text()
 
 
@@ -183,16 +183,16 @@ def test_an_interrupt_cancels_and_a_kernel_that_is_gone_does_not(kernel, jupyter
     kernel.run("handle = wait.submit('three')")
     pid = pid_of(jupyter / "three.0")
     kernel.manager.restart_kernel(now=False)
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.client.wait_for_ready(timeout=180)
     assert not gone(pid)
     (jupyter / "three").touch()
-    assert kernel.run("from slurm_ray_flow import attach; attach().result(60)") == ["42"]
+    assert kernel.run("from slurm_ray_flow import attach; attach().result(180)") == ["42"]
 
     kernel.run(WAIT)
     kernel.run("wait('four')", wait=False)
     pid = pid_of(jupyter / "four.0")
     kernel.manager.restart_kernel(now=True)
-    kernel.client.wait_for_ready(timeout=60)
+    kernel.client.wait_for_ready(timeout=180)
     assert not gone(pid)
     (jupyter / "four").touch()
-    assert kernel.run("from slurm_ray_flow import attach; attach().result(60)") == ["42"]
+    assert kernel.run("from slurm_ray_flow import attach; attach().result(180)") == ["42"]

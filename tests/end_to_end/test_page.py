@@ -112,7 +112,7 @@ def test_a_deployment_has_the_tags_that_its_runs_are_looked_for_by(work):
 
 def test_of_many_calls_the_first_one_shows_what_all_have_in_common(work, api):
     handles = work.triple.map([1, 2, 3], max_parallel=3)
-    assert [handle.result(60) for handle in handles] == [3, 6, 9]
+    assert [handle.result(180) for handle in handles] == [3, 6, 9]
 
     def shown():
         return [artifacts(api, handle.run_id).keys() for handle in handles]

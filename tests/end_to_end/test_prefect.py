@@ -31,7 +31,7 @@ def run_deployed(api, deployment, parameters, seconds=90):
 
 
 def deployed(api, name):
-    wait_for(lambda: api.post("/deployments/filter", {"deployments": {"name": {"any_": [name]}}}), 60)
+    wait_for(lambda: api.post("/deployments/filter", {"deployments": {"name": {"any_": [name]}}}))
     return api.post("/deployments/filter", {"deployments": {"name": {"any_": [name]}}})[0]
 
 
@@ -117,7 +117,7 @@ def test_another_process_gets_the_value_from_prefect(work, api):
     work.give_back(DEFAULT)
     large = newest(api, "give-back")["id"]
     command = [sys.executable, "-c", LATER, small, large]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert found.stdout.split() == ["list", "ndarray"], found.stderr
 
 

@@ -60,7 +60,7 @@ def in_pipe(mode, *arguments):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT if mode != "off" else subprocess.PIPE,
         text=True,
-        timeout=60,
+        timeout=180,
         check=True,
     )
 
@@ -146,5 +146,5 @@ reporter.end(None)
         assert readable and waiting.stderr.readline() == "function on desi, run 01234567\n"
         assert select.select([waiting.stderr], [], [], 60)[0], "nothing was said"
         assert waiting.stderr.readline() == "      waiting for desi: held by alice\n"
-        rest, _ = waiting.communicate("", timeout=60)[::-1]
+        rest, _ = waiting.communicate("", timeout=180)[::-1]
     assert rest.count("held by alice") == 0

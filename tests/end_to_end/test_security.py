@@ -64,11 +64,11 @@ def held(flow, folder):
     mark, release = folder / "mark", folder / "release"
     handle = flow.submit(str(mark), str(release))
     try:
-        wait_for(mark.exists, 60)
+        wait_for(mark.exists)
         yield handle, mark.read_text()
     finally:
         release.touch()
-        handle.result(timeout=60)
+        handle.result(timeout=180)
 
 
 def open_to_others(folder):

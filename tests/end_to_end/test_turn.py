@@ -47,7 +47,7 @@ class Shared(LocalMachine):
 def work(who: str, notes: str, go: str) -> str:
     with open(notes, "a") as file:
         file.write(f"begin {who}\\n")
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 300
     while go and not os.path.exists(go) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)
@@ -112,7 +112,7 @@ class Shared:
     def held_by_a_stranger(self):
         """As SlurmRay's own wrapper holds it."""
         with open(self.lock, "a") as file:
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 300
             while True:
                 try:
                     fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -159,20 +159,20 @@ def line(api, shared):
 def test_who_waits_says_for_whom_and_a_stranger_is_shown(shared, line):
     with shared.held_by_a_stranger():
         first = shared.launch("first", go=False)
-        wait_for(line.waiting, 60)
+        wait_for(line.waiting)
         second = shared.launch("second", go=False)
-        wait_for(lambda: len(line.waiting()) == 2, 60)
+        wait_for(lambda: len(line.waiting()) == 2)
         assert line.active() == 1, "the limit shows what somebody outside of Prefect holds"
         texts = [run["state"]["message"] for run in line.waiting()]
         assert "held by" in texts[0] and "since" in texts[0] and "0 ahead" in texts[0]
         assert "1 ahead" in texts[1]
         for who in ("first", "second"):
-            wait_for(lambda who=who: f"waiting for {shared.label}: held by" in shared.said(who), 60)
+            wait_for(lambda who=who: f"waiting for {shared.label}: held by" in shared.said(who))
         assert not shared.lines()
     for process in (first, second):
-        assert "value" in process.communicate(timeout=60)[0]
+        assert "value" in process.communicate(timeout=180)[0]
     assert shared.one_at_a_time() == ["first", "second"]
-    wait_for(lambda: line.active() == 0, 30)
+    wait_for(lambda: line.active() == 0)
     assert not [held for held in slots.noted() if held.limit == limit_name(shared.label)]
 
 
@@ -183,47 +183,47 @@ def test_what_a_waiting_launch_needs_is_kept_from_expiring(shared, line):
     began = time.time()
     with shared.held_by_a_stranger():
         first = shared.launch("first", go=False)
-        wait_for(line.waiting, 60)
+        wait_for(line.waiting)
         used = young()
         assert used
         for path in used:
             os.utime(path, (1, 1))
-        wait_for(lambda: young() == used, 30)
-    assert "value" in first.communicate(timeout=60)[0]
+        wait_for(lambda: young() == used)
+    assert "value" in first.communicate(timeout=180)[0]
 
 
 def test_two_prefect_servers_and_a_stranger_never_have_it_together(shared, line, other_home):
     with shared.held_by_a_stranger():
         ours = shared.launch("ours", count=3, go=False)
         theirs = shared.launch("theirs", count=3, go=False, **other_home)
-        wait_for(lambda: len(line.waiting()) == 3, 90)
-    wait_for(lambda: len(shared.lines()) >= 4, 60)
+        wait_for(lambda: len(line.waiting()) == 3)
+    wait_for(lambda: len(shared.lines()) >= 4)
     with shared.held_by_a_stranger():
         before = shared.lines()
         assert len(before) % 2 == 0, "a run is under way although a stranger has the lock"
         time.sleep(1.0)
         assert shared.lines() == before
     for process in (ours, theirs):
-        assert process.communicate(timeout=120)[0].count("value") == 3
+        assert process.communicate(timeout=180)[0].count("value") == 3
     order = shared.one_at_a_time()
     assert len(order) == 6
     assert {one.split("-")[0] for one in order[:4]} == {"ours", "theirs"}, "neither starves"
-    wait_for(lambda: line.active() == 0, 30)
+    wait_for(lambda: line.active() == 0)
 
 
 def test_a_killed_client_s_slot_comes_back_when_its_run_ends(shared, line):
     killed = shared.launch("killed")
-    wait_for(lambda: shared.lines() == ["begin killed"], 60)
+    wait_for(lambda: shared.lines() == ["begin killed"])
     killed.kill()
     killed.communicate()
     after = shared.launch("after")
-    wait_for(line.waiting, 60)
+    wait_for(line.waiting)
     [held] = [held for held in slots.noted() if held.limit == limit_name(shared.label)]
     time.sleep(8.0)  # the supervisor has looked
     assert (line.active(), shared.lines()) == (1, ["begin killed"])
     assert limits.renew(line.api, held.lease), "the slot is still the killed client's"
     shared.go.touch()
-    assert "value" in after.communicate(timeout=45)[0]
+    assert "value" in after.communicate(timeout=180)[0]
     assert shared.one_at_a_time() == ["killed", "after"]
     wait_for(lambda: line.active() == 0, 10)
 
@@ -232,7 +232,7 @@ def test_a_killed_client_s_slot_comes_back_when_its_run_ends(shared, line):
 def test_a_cancel_while_it_waits_is_done_at_once(shared, line, how):
     with shared.held_by_a_stranger():
         first = shared.launch("first", go=False)
-        wait_for(line.waiting, 60)
+        wait_for(line.waiting)
         [flow_run] = line.waiting()
         began = time.monotonic()
         if how == "prefect":
@@ -244,8 +244,8 @@ def test_a_cancel_while_it_waits_is_done_at_once(shared, line, how):
         assert time.monotonic() - began < 10
         assert first.returncode != 0
         second = shared.launch("second", go=False)
-        wait_for(line.waiting, 60)
-    assert "value" in second.communicate(timeout=60)[0]
+        wait_for(line.waiting)
+    assert "value" in second.communicate(timeout=180)[0]
     assert shared.one_at_a_time() == ["second"]
 
 
@@ -254,13 +254,13 @@ def test_who_is_killed_in_the_line_holds_nobody_up(shared, line):
 
     with shared.held_by_a_stranger():
         first = shared.launch("first", go=False)
-        wait_for(line.waiting, 60)
+        wait_for(line.waiting)
         [flow_run] = line.waiting()
         assert Handle.attach(flow_run["id"]).status() is RunState.WAITING
         first.kill()
         second = shared.launch("second", go=False)
-        wait_for(lambda: {run["id"] for run in line.waiting()} - {flow_run["id"]}, 60)
-    assert "value" in second.communicate(timeout=90)[0]
+        wait_for(lambda: {run["id"] for run in line.waiting()} - {flow_run["id"]})
+    assert "value" in second.communicate(timeout=180)[0]
     assert line.api.get(f"/flow_runs/{flow_run['id']}")["state_type"] == "CRASHED"
     assert shared.one_at_a_time() == ["second"]
 
@@ -274,9 +274,9 @@ def test_a_restart_of_the_server_costs_neither_slot_nor_turn(shared, other_home,
     api = Api(ensure_server(print).url, auth_string(server_files()))
     line = Line(api, shared)
     first = shared.launch("first")
-    wait_for(lambda: shared.lines() == ["begin first"], 60)
+    wait_for(lambda: shared.lines() == ["begin first"])
     second = shared.launch("second")
-    wait_for(line.waiting, 60)
+    wait_for(line.waiting)
     stop_server()
     assert ensure_server(print).url == api.url
     assert line.active() == 1
@@ -284,9 +284,9 @@ def test_a_restart_of_the_server_costs_neither_slot_nor_turn(shared, other_home,
     assert shared.lines() == ["begin first"]
     shared.go.touch()
     for process in (first, second):
-        assert "value" in process.communicate(timeout=90)[0]
+        assert "value" in process.communicate(timeout=180)[0]
     assert shared.one_at_a_time() == ["first", "second"]
-    wait_for(lambda: line.active() == 0, 30)
+    wait_for(lambda: line.active() == 0)
 
 
 def test_path_of_notes_is_private(shared):

@@ -92,7 +92,7 @@ def test_a_kept_run_and_its_record_go_by_hand_alone(work, srf):
     from slurm_ray_flow.blocks import store
 
     handle = work.triple.with_options(keep=True).submit(2)
-    assert handle.result(timeout=60) == 6
+    assert handle.result(timeout=180) == 6
     folder = store.home() / "runs" / handle.run_id
     record = store.record_path(handle.run_id)
     for path in [*folder.rglob("*"), folder, record]:

@@ -21,7 +21,7 @@ def ssh(hosts_lab, tmp_path):
     asked.write_text(ASKED)
     asked.chmod(0o700)
 
-    def run(where, *command, password="", code="", options=(), config=hosts_lab.ssh_config, timeout=30):
+    def run(where, *command, password="", code="", options=(), config=hosts_lab.ssh_config, timeout=180):
         answers = {"PASSWORD": password, "CODE": code, "SSH_ASKPASS": str(asked), "SSH_ASKPASS_REQUIRE": "force"}
         return subprocess.run(
             ["ssh", "-F", str(config), "-o", "NumberOfPasswordPrompts=1", *options, where, *command],

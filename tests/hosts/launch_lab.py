@@ -107,7 +107,7 @@ class Waiting:
 
     def __init__(self, lab: LaunchLab, folder: str) -> None:
         self.lab, self.folder = lab, folder
-        wait_for(lambda: lab.starts(folder), 90)
+        wait_for(lambda: lab.starts(folder))
         [self.driver] = [pid for pid in lab.host.processes() if inner_pid(pid) == lab.starts(folder)[0]]
         self.id = allocation(self.driver)
         self.handle = Handle.attach(self.id)
@@ -127,7 +127,7 @@ class Waiting:
 
     def state(self) -> str:
         """As `srf runs` says it."""
-        said, _ = self.lab.srf("runs", "--json").communicate(timeout=60)
+        said, _ = self.lab.srf("runs", "--json").communicate(timeout=180)
         return next(str(run["state"]) for run in json.loads(said) if run["run_id"] == self.id)
 
 

@@ -20,9 +20,8 @@ from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.slurm.names import run_of
 from slurm_ray_flow.interface.handle import Handle
-from support import wait_for
+from support import BOUND, wait_for
 
-SECONDS = 60
 ENDING_SECONDS = 15
 
 
@@ -51,7 +50,7 @@ class SlurmLaunchLab(Launcher):
         folder = self.folder()
         handle = self.on(function, **options).submit(folder, *arguments)
         run = Begun(self, folder, handle)
-        wait_for(lambda: self.starts(folder), SECONDS)
+        wait_for(lambda: self.starts(folder))
         return run
 
     def waiting(self, function: Any, *arguments: Any, **options: Any) -> Begun:
@@ -96,7 +95,7 @@ class SlurmLaunchLab(Launcher):
     def full(self) -> Iterator[None]:
         """Somebody else has all nodes while the block runs."""
         job = self.slurm.submit("frank", "sleep 3000", "--nodes=2", "--exclusive", "--output=/dev/null")
-        wait_for(lambda: self.slurm.state(job) == "RUNNING", SECONDS)
+        wait_for(lambda: self.slurm.state(job) == "RUNNING")
         try:
             yield
         finally:
@@ -108,7 +107,7 @@ class SlurmLaunchLab(Launcher):
         cpus = {name: "3" if name == run.node.name else "4" for name in self.slurm.nodes}
         options = [["--mem=100", f"--nodelist={name}", f"--cpus-per-task={count}"] for name, count in cpus.items()]
         found = [self.slurm.submit("frank", "sleep 3000", "--output=/dev/null", *each) for each in options]
-        wait_for(lambda: {self.slurm.state(job) for job in found} == {"RUNNING"}, SECONDS)
+        wait_for(lambda: {self.slurm.state(job) for job in found} == {"RUNNING"})
         try:
             yield
         finally:
@@ -134,7 +133,7 @@ class SlurmLaunchLab(Launcher):
             found += [f"{name}: {path}" for path in temporary(host)]
         return found
 
-    def over(self, seconds: int = SECONDS) -> None:
+    def over(self, seconds: int = BOUND) -> None:
         """No job is in the queue, and nothing is left of any."""
         wait_for(lambda: self.slurm.queue_empty() and not self.left(), seconds)
 
@@ -148,7 +147,7 @@ class SlurmLaunchLab(Launcher):
             wait_for(lambda: not self._active(), ENDING_SECONDS)
         forgotten = self._active()
         self.slurm.scancel_all()
-        wait_for(lambda: not self.left(), SECONDS)
+        wait_for(lambda: not self.left())
         assert forgotten == []
 
 

@@ -94,7 +94,7 @@ def inside(host: Host, script: str, what: str) -> None:
     whole = ["nsenter", "-t", str(host.pid), *enter, "--wd=/", "--", "env", "-i", f"PATH={PATH}", "sh", "-c", script]
     path = host.folder / "var/log/start.log"
     with open(path, "ab") as log:
-        done = subprocess.run(whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=60, check=False)
+        done = subprocess.run(whole, stdin=subprocess.DEVNULL, stdout=log, stderr=log, timeout=180, check=False)
     if done.returncode:
         raise LabError(f"{what} does not start on {host.name}: {path.read_text(errors='replace')[-1000:]}")
 

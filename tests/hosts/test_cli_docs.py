@@ -65,7 +65,7 @@ def watched(project: Path, words: list[str]) -> None:
         assert process.stdout is not None
         assert "until Ctrl-C" in process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 130
+        assert process.wait(180) == 130
     finally:
         process.kill()
 

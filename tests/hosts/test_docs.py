@@ -28,7 +28,7 @@ def examples():
 def without_a_terminal(*words):
     """The command in a session of its own."""
     pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    return subprocess.run([SRF, *words], check=False, timeout=120, start_new_session=True, **pipes)
+    return subprocess.run([SRF, *words], check=False, timeout=180, start_new_session=True, **pipes)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_quick_start_on_a_slurm_cluster(slurm_lab, server, tmp_path):
 def test_an_example_runs_on_the_server(desi, tmp_path, text):
     (tmp_path / "script.py").write_text(text)
     command = [sys.executable, str(tmp_path / "script.py")]
-    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=180)
     assert done.returncode == 0, done.stderr
     values = re.findall(r"^    print\(.*\)  # (.+)$", text, re.MULTILINE)
     assert values

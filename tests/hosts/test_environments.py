@@ -153,7 +153,7 @@ def test_two_agents_build_once(desi, tmp_path):
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()
-    wait_for(lambda: (control / "builds").exists() and any(event["event"] == "waiting" for event in told), 60)
+    wait_for(lambda: (control / "builds").exists() and any(event["event"] == "waiting" for event in told))
     (control / "go").touch()
     for thread in threads:
         thread.join(60)
@@ -191,7 +191,7 @@ def test_a_build_ends_with_the_agent_that_asked_for_it(desi, tmp_path):
         f"import json; perform('environments.build', {{'spec': json.loads({spec!r})}})"
     )
     asker = _start(desi, ["python3", "-I", "-c", code], tmp_path / "said")
-    wait_for(lambda: asker.poll() is not None or _backends(desi), 60)
+    wait_for(lambda: asker.poll() is not None or _backends(desi))
     assert asker.poll() is None, (tmp_path / "said").read_text()
     inner = [pid for pid, argv in desi.host.processes().items() if code in argv]
     for pid in inner:

@@ -207,7 +207,7 @@ def test_without_root_there_are_no_hosts_and_that_is_said(tmp_path):
         [*nobody, sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "noisy", tests],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=180,
         env={**os.environ, "TMPDIR": str(tmp_path), "HOME": str(tmp_path)},
         check=False,
     )
@@ -230,7 +230,7 @@ def test_a_person_brings_them_up_and_down_by_command(purpose):
     def hosts(*words):
         command = [sys.executable, "-m", "hosts", "--purpose", purpose, *words]
         environment = {**os.environ, "PYTHONPATH": TESTS}
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
 
     assert hosts("status").returncode == 1
     assert "already" not in hosts("up").stdout

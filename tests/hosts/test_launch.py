@@ -60,12 +60,12 @@ def test_no_more_processors_than_it_asked_for(held):
 def test_a_run_is_followed_from_other_processes(launches, held):
     folder = launches.folder()
     script = launches.script("submit", folder)
-    run_id = script.communicate(timeout=90)[0].strip()
+    run_id = script.communicate(timeout=180)[0].strip()
     following, attached = launches.srf("logs", run_id, "--follow"), launches.srf("attach", run_id, "--json")
     assert following.stdout.readline() == "waits\n"
     launches.go(folder)
-    assert following.communicate(timeout=60)[0] == "gone on\n"
-    assert json.loads(attached.communicate(timeout=60)[0])["value"] == 42
+    assert following.communicate(timeout=180)[0] == "gone on\n"
+    assert json.loads(attached.communicate(timeout=180)[0])["value"] == 42
     assert len(launches.starts(folder)) == 1
     launches.over(run_id)
 
@@ -74,15 +74,15 @@ def test_a_run_is_followed_from_other_processes(launches, held):
 def test_a_cancelled_run_is_gone(launches, held, how):
     folder = launches.folder()
     handle = held.wait.submit(folder)
-    wait_for(lambda: launches.starts(folder), 60)
+    wait_for(lambda: launches.starts(folder))
     if how == "handle":
         assert handle.cancel() is True
     else:
-        said, _ = launches.srf("cancel", handle.run_id).communicate(timeout=60)
+        said, _ = launches.srf("cancel", handle.run_id).communicate(timeout=180)
         assert "is cancelled" in said
     launches.over(handle.run_id)
     with pytest.raises(Cancelled):
-        handle.result(30)
+        handle.result(180)
     assert handle.status() is RunState.CANCELLED
 
 
@@ -95,7 +95,7 @@ def test_what_was_lost_is_started_again(launches, held):
 def test_one_log_in_for_all_that_a_process_does(launches, hosts_lab):
     with hosts_lab.road("desi") as road:
         cluster = launches.saved_by(road)
-        said, _ = launches.script("twice", launches.folder(), cluster).communicate(timeout=120)
+        said, _ = launches.script("twice", launches.folder(), cluster).communicate(timeout=180)
         assert said.endswith("['<one>', '<two>']\n")
         assert road.counts().connections == 1
 
@@ -107,6 +107,6 @@ def test_background_processes_of_a_function_end_with_it(launches, held):
     run = launches.submitted(held.wait, "3071")
     assert background()
     launches.go(run.folder)
-    assert run.handle.result(60) == 42
+    assert run.handle.result(180) == 42
     launches.over(run.id)
     assert not background()

@@ -29,7 +29,7 @@ def test_a_run_outlives_its_agent_its_session_and_its_client(launches):
     assert run.script.poll() is None
     kill(run.script.pid)
     launches.go(run.folder)
-    said, _ = launches.srf("attach", run.id).communicate(timeout=60)
+    said, _ = launches.srf("attach", run.id).communicate(timeout=180)
     assert "waits\ngone on\n" in said
     assert "42" in said.splitlines()[-1]
     assert run.state() == "succeeded"
@@ -43,7 +43,7 @@ def test_a_run_whose_warden_is_killed_ends_well(launches):
     run = launches.submitted(held.wait)
     kill(run.warden)
     launches.go(run.folder)
-    assert run.handle.result(60) == 42
+    assert run.handle.result(180) == 42
     launches.over(run.id)
 
 

@@ -56,7 +56,7 @@ class Site:
         self.host.run("root", ["chown", "-R", f"{user}:", self.root(user)])
         head = f"{self.root(user)}/tools/digest/slurm_ray_flow/remote/head.py"
         command = [self.python, "-I", head, self.root(user), name, "--detach"]
-        self.host.run(user, command, env={"PYTHONPATH": self.shared}, timeout=30)
+        self.host.run(user, command, env={"PYTHONPATH": self.shared}, timeout=180)
         return lab
 
     def state(self, user):

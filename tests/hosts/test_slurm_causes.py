@@ -8,9 +8,8 @@ import time
 import pytest
 
 from hosts import faults
-from hosts.slurm_launch_lab import SECONDS
 from slurm_ray_flow import Cancelled, EnvironmentFailed, Lost, NodeFailed, OutOfMemory, Preempted, Rejected, TimeLimit
-from support import wait_for
+from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -47,9 +46,9 @@ def test_too_much_time_is_told_whoever_notices(jobs):
     with jobs.slurm.settings("KillWait=1"):
         jobs.slurm.end_soon(stopped.job["JobId"])
         with pytest.raises(TimeLimit, match="Slurm ended the job"):
-            stopped.handle.result(60 + VERDICT)
+            stopped.handle.result(180 + VERDICT)
     with pytest.raises(TimeLimit):
-        ours.result(60)
+        ours.result(180)
     assert jobs.job(ours.run_id)["JobState"] != "TIMEOUT"
     jobs.over()
 
@@ -64,11 +63,11 @@ def test_who_gives_way_is_told_and_comes_again(jobs):
     try:
         first = jobs.slurm.submit("frank", "true", "--nodes=2", "--exclusive", "--output=/dev/null")
         with pytest.raises(Preempted):
-            once.handle.result(SECONDS)
-        wait_for(lambda: jobs.slurm.state(first) == "COMPLETED", SECONDS)
-        wait_for(lambda: len(jobs.starts(again.folder)) == 2, SECONDS)
+            once.handle.result(BOUND)
+        wait_for(lambda: jobs.slurm.state(first) == "COMPLETED")
+        wait_for(lambda: len(jobs.starts(again.folder)) == 2)
         again.go()
-        assert again.handle.result(SECONDS) == "started\nstarted\n"
+        assert again.handle.result(BOUND) == "started\nstarted\n"
     finally:
         jobs.slurm.root("scontrol", "update", "PartitionName=spare", "GraceTime=5")
     assert len(jobs.starts(once.folder)) == 1
@@ -88,9 +87,9 @@ def test_a_job_that_is_put_back_into_the_queue_comes_again_once(jobs, silent):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
     jobs.slurm.root("scontrol", "requeue" if silent else "requeuehold", number)
-    wait_for(lambda: len(jobs.starts(run.folder)) == 2, SECONDS)
+    wait_for(lambda: len(jobs.starts(run.folder)) == 2)
     run.go()
-    assert run.handle.result(SECONDS) == 42
+    assert run.handle.result(BOUND) == 42
     assert len(jobs.jobs(run.id)) == 2
     jobs.over()
 
@@ -101,7 +100,7 @@ def test_a_node_that_dies_is_told(jobs):
     with jobs.slurm.settings(*QUICKLY):
         run = jobs.begun(held.wait, resubmit=0)
         with jobs.without(run.node), pytest.raises(NodeFailed):
-            run.handle.result(SECONDS)
+            run.handle.result(BOUND)
     jobs.over()
 
 
@@ -113,9 +112,9 @@ def test_a_run_goes_on_without_a_node_if_ray_can(jobs):
         run = jobs.begun(spread.goes_on)
         [other] = [host for host in jobs.slurm.nodes.values() if host != run.node]
         with jobs.without(other):
-            wait_for(lambda: "node_lost" in jobs.events(run.id), SECONDS)
+            wait_for(lambda: "node_lost" in jobs.events(run.id))
             run.go()
-            assert run.handle.result(SECONDS) == 45
+            assert run.handle.result(BOUND) == 45
     jobs.over()
 
 
@@ -186,7 +185,7 @@ def test_accounting_knows_what_the_queue_has_forgotten(accounted):
                 waiting.handle.result(VERDICT)
         run = accounted.begun(held.wait, resubmit=0)
         with accounted.without(run.node), pytest.raises(NodeFailed):
-            run.handle.result(SECONDS)
+            run.handle.result(BOUND)
         with pytest.raises(OutOfMemory):
             accounted.on(held.eat)()
     assert {row["State"].split()[0] for row in accounted.slurm.accounted(job["JobName"])} == {"CANCELLED"}

@@ -40,9 +40,9 @@ def test_it_is_reached_through_the_one_connection(jobs, nodes):
     process = jobs.srf("dashboard", handle.run_id)
     url = process.stdout.readline().strip()
     browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    with browser.open(url, timeout=30) as page:
+    with browser.open(url, timeout=180) as page:
         assert page.status == 200
-    with browser.open(url.partition("?")[0] + "nodes?view=summary", timeout=30) as answer:
+    with browser.open(url.partition("?")[0] + "nodes?view=summary", timeout=180) as answer:
         summary = json.load(answer)["data"]["summary"]
     assert len(summary) == nodes
     address = json.loads(jobs.host.path(f"{jobs.root}/runs/{handle.run_id}/dashboard.json").read_text())["address"]
@@ -56,7 +56,7 @@ def test_it_is_reached_through_the_one_connection(jobs, nodes):
     assert "[b'" in ask_ray(jobs, handle.run_id, node, token.read_text())
     if nodes == 1:  # of several, Ray's own programs listen on all addresses of their nodes
         assert not listening(node) & {"*", "0.0.0.0", "[::]"}
-    said, _ = jobs.srf("release", handle.run_id).communicate(timeout=60)
+    said, _ = jobs.srf("release", handle.run_id).communicate(timeout=180)
     assert "released run" in said
-    assert "has ended" in process.communicate(timeout=60)[0]
+    assert "has ended" in process.communicate(timeout=180)[0]
     jobs.over()

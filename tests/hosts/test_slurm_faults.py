@@ -15,11 +15,10 @@ import pytest
 
 from hosts import faults
 from hosts.launcher import USER
-from hosts.slurm_launch_lab import SECONDS
 from slurm_ray_flow import ResultError, SlurmRayFlowError
 from slurm_ray_flow.core.progress import Silence
 from slurm_ray_flow.interface.session import Launching
-from support import wait_for
+from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -83,10 +82,10 @@ def test_a_controller_that_goes_and_comes_back(jobs):
         jobs.slurm.start_controller()
         assert [run.job["JobState"] for run in (running, waiting)] == ["RUNNING", "PENDING"]
         running.go()
-        assert running.handle.result(SECONDS) == 42
-    wait_for(lambda: jobs.starts(waiting.folder), SECONDS)
+        assert running.handle.result(BOUND) == 42
+    wait_for(lambda: jobs.starts(waiting.folder))
     waiting.go()
-    assert waiting.handle.result(SECONDS) == 42
+    assert waiting.handle.result(BOUND) == 42
     assert [len(jobs.starts(run.folder)) for run in (running, waiting)] == [1, 1]
     jobs.over()
 
@@ -100,7 +99,7 @@ def test_a_cut_between_nodes_costs_nothing(jobs):
     with faults.cut(other):
         time.sleep(5)
     run.go()
-    assert run.handle.result(SECONDS) == 45
+    assert run.handle.result(BOUND) == 45
     jobs.over()
 
 
@@ -112,13 +111,13 @@ def test_a_job_waits_for_long_and_nobody_at_home_with_it(jobs):
         assert re.search(r"not there now|drained|down", line), line
         [job] = jobs.named("wait")
         run_id = job["JobName"].partition(".")[2]
-        listed = json.loads(jobs.srf("runs", "--json").communicate(timeout=60)[0])
+        listed = json.loads(jobs.srf("runs", "--json").communicate(timeout=180)[0])
         [shown] = [run for run in listed if run["run_id"] == run_id]
         assert shown["state"] == "waiting"
         script.send_signal(signal.SIGKILL)
         script.wait()
     jobs.go(folder)
-    said, _ = jobs.srf("attach", run_id, "--json").communicate(timeout=SECONDS)
+    said, _ = jobs.srf("attach", run_id, "--json").communicate(timeout=BOUND)
     assert json.loads(said)["value"] == 42
     assert len(jobs.starts(folder)) == 1
     jobs.over()
@@ -178,10 +177,10 @@ def test_twenty_at_once_over_one_connection_and_with_few_questions(jobs):
     with ThreadPoolExecutor(20) as pool:
         launched = [pool.submit(wait, folder) for _ in range(20)]
         try:
-            wait_for(lambda: len(jobs.named("wait")) == 20 and len(asked()) >= 4, SECONDS)
+            wait_for(lambda: len(jobs.named("wait")) == 20 and len(asked()) >= 4)
         finally:
             jobs.go(folder)
-        assert [one.result(SECONDS) for one in launched] == [42] * 20
+        assert [one.result(BOUND) for one in launched] == [42] * 20
     assert len(jobs.starts(folder)) == 20
     assert connections_to(jobs.host) == connections
     assert len(connections) == 1

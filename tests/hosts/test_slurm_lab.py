@@ -263,7 +263,7 @@ def test_a_person_brings_it_up_and_down_by_command(purpose):
     def hosts(*words):
         command = [sys.executable, "-m", "hosts", "--purpose", purpose, *words]
         environment = {**os.environ, "PYTHONPATH": str(CHECKOUT / "tests")}
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        return subprocess.run(command, capture_output=True, text=True, timeout=180, env=environment, check=False)
 
     assert "login sinfo" in hosts("up", "--slurm").stdout
     for kind in (["--slurm", "--accounting"], []):

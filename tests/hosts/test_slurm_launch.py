@@ -88,10 +88,10 @@ def test_exactly_the_cancelled_jobs_are_gone(jobs, how):
         if how == "handle":
             assert run.handle.cancel() is True
         else:
-            said, _ = jobs.srf("cancel", run.id).communicate(timeout=60)
+            said, _ = jobs.srf("cancel", run.id).communicate(timeout=180)
             assert "is cancelled" in said
         with pytest.raises(Cancelled):
-            run.handle.result(30)
+            run.handle.result(180)
         assert run.handle.status() is RunState.CANCELLED
     wait_for(lambda: running.job["JobState"] in ENDED)
     assert waiting.job["JobState"] == "CANCELLED"
@@ -109,7 +109,7 @@ def test_what_is_secret_stays_private(jobs):
         described = jobs.slurm.root("scontrol", "--details", "show", "job", run.job["JobId"])
         script = jobs.slurm.root("scontrol", "write", "batch_script", run.job["JobId"], "-")
         run.go()
-        assert run.handle.result(60) == 42
+        assert run.handle.result(180) == 42
     assert not [arguments for _, arguments, _ in seen if token.encode() in arguments]
     assert "remote/head.py" in script
     assert token not in script + described
@@ -127,11 +127,11 @@ def test_what_is_secret_stays_private(jobs):
 def test_a_run_is_followed_from_other_processes(jobs):
     folder = jobs.folder()
     script = jobs.script("submit", folder, jobs.name)
-    run_id = script.communicate(timeout=90)[0].strip()
+    run_id = script.communicate(timeout=180)[0].strip()
     following, attached = jobs.srf("logs", run_id, "--follow"), jobs.srf("attach", run_id, "--json")
     assert following.stdout.readline() == "waits\n"
     jobs.go(folder)
-    assert following.communicate(timeout=60)[0] == "gone on\n"
-    assert json.loads(attached.communicate(timeout=60)[0])["value"] == 42
+    assert following.communicate(timeout=180)[0] == "gone on\n"
+    assert json.loads(attached.communicate(timeout=180)[0])["value"] == 42
     assert len(jobs.starts(folder)) == 1
     jobs.over()

@@ -6,17 +6,16 @@ import signal
 import pytest
 
 from slurm_ray_flow import Cancelled, Handles
-from support import wait_for
+from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
-SECONDS = 60
 
 
 def test_calls_are_jobs_on_all_nodes_and_a_bad_one_costs_the_others_nothing(jobs):
     """Then another map is interrupted, and its script is gone: nothing of it is left, nor begins."""
     import calls
 
-    values = jobs.on(calls.half).map(range(12), max_parallel=4).results(120, return_exceptions=True)
+    values = jobs.on(calls.half).map(range(12), max_parallel=4).results(180, return_exceptions=True)
     assert isinstance(values[3], calls.OddError)
     good = [value for index, value in enumerate(values) if index != 3]
     assert [half for half, _, _ in good] == [index // 2 for index in range(12) if index != 3]
@@ -26,9 +25,9 @@ def test_calls_are_jobs_on_all_nodes_and_a_bad_one_costs_the_others_nothing(jobs
 
     folder = jobs.folder()
     script = jobs.script(jobs.name, folder, file="calls.py")
-    wait_for(lambda: len(jobs.starts(folder)) == 4, SECONDS)
+    wait_for(lambda: len(jobs.starts(folder)) == 4)
     script.send_signal(signal.SIGINT)
-    said = json.loads(script.communicate(timeout=SECONDS)[0])
+    said = json.loads(script.communicate(timeout=BOUND)[0])
     jobs.over(10)
     handles = Handles.attach(said)
     assert len(jobs.starts(folder)) == 4

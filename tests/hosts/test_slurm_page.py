@@ -4,9 +4,7 @@ import pytest
 
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
-from support import wait_for
-
-SECONDS = 60
+from support import BOUND, wait_for
 
 
 @pytest.fixture
@@ -26,13 +24,13 @@ def test_its_wait_is_one_artifact_and_lines_of_the_log_and_then_its_job_is_shown
 
     with jobs.full():
         run = jobs.waiting(held.wait, nodes=2)
-        wait_for(lambda: "waiting" in artifacts(api, run.id), SECONDS)
+        wait_for(lambda: "waiting" in artifacts(api, run.id))
         assert "until now" in artifacts(api, run.id)["waiting"]["description"]
-    wait_for(lambda: jobs.starts(run.folder), SECONDS)
-    wait_for(lambda: f"| job | `{run.job['JobId']}` |" in artifacts(api, run.id)["run"]["data"], SECONDS)
+    wait_for(lambda: jobs.starts(run.folder))
+    wait_for(lambda: f"| job | `{run.job['JobId']}` |" in artifacts(api, run.id)["run"]["data"])
     run.go()
-    run.handle.result(SECONDS)
-    wait_for(lambda: artifacts(api, run.id)["waiting"]["description"].startswith("waited "), SECONDS)
+    run.handle.result(BOUND)
+    wait_for(lambda: artifacts(api, run.id)["waiting"]["description"].startswith("waited "))
     flow_run = api.get(f"/flow_runs/{run.id}")
     assert flow_run["name"].endswith("on pretend-launches, 2 nodes")
     assert {"pretend-launches", "slurm-cluster", "wait"} <= set(flow_run["tags"])

@@ -20,10 +20,10 @@ def test_a_warm_cluster_of_two_nodes_is_shown_and_released(jobs):
     call = jobs.on(held.note, **WARM, nodes=2, ray="always")
     assert [call(folder, word) for word in ("one", "two")] == ["<one>", "<two>"]
     [job] = jobs.named("note")
-    said, _ = jobs.srf("runs", "--json").communicate(timeout=60)
+    said, _ = jobs.srf("runs", "--json").communicate(timeout=180)
     [warm] = [run for run in json.loads(said) if run["state"] == "warm"]
     assert warm["warm"]["core_hours_an_hour"] == 2
-    said, _ = jobs.srf("release", warm["run_id"]).communicate(timeout=60)
+    said, _ = jobs.srf("release", warm["run_id"]).communicate(timeout=180)
     assert said.startswith(f"released run {warm['run_id'][:8]} (")
     wait_for(lambda: jobs.slurm.state(job["JobId"]) == "COMPLETED")
     jobs.over()
@@ -39,7 +39,7 @@ def test_a_call_that_needs_longer_than_is_left_gets_a_job_of_its_own(jobs):
     assert jobs.on(held.note, **WARM, time_limit="8m")(folder, "two") == "<two>"
     assert jobs.on(held.note, **WARM, time_limit="2m")(folder, "three") == "<three>"
     assert len(jobs.named("note")) == 2
-    said, _ = jobs.srf("release", jobs.name).communicate(timeout=60)
+    said, _ = jobs.srf("release", jobs.name).communicate(timeout=180)
     assert said.count("released run") == 2
     jobs.over()
 
@@ -52,12 +52,12 @@ def test_one_that_has_a_call_is_released_by_force_alone(jobs):
     run = jobs.begun(held.wait, **WARM)
     assert run.handle.status() is RunState.RUNNING
     left = jobs.srf("release", jobs.name)
-    assert "alone" in left.communicate(timeout=60)[0]
+    assert "alone" in left.communicate(timeout=180)[0]
     assert left.returncode == 1
-    said, _ = jobs.srf("release", jobs.name, "--force").communicate(timeout=60)
+    said, _ = jobs.srf("release", jobs.name, "--force").communicate(timeout=180)
     assert said.startswith("released run")
     with pytest.raises(Cancelled):
-        run.handle.result(30)
+        run.handle.result(180)
     wait_for(lambda: jobs.slurm.state(job["JobId"]) == "COMPLETED")
     assert len(jobs.named("wait")) == 0
     jobs.over()

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hosts.slurm_launch_lab import SECONDS
 from slurm_ray_flow import OutOfMemory
 from slurm_ray_flow.blocks import store
+from support import BOUND
 
 pytestmark = pytest.mark.server
 
@@ -39,7 +39,7 @@ def test_who_gives_way_is_told_saves_and_goes_on_from_there(jobs):
 
     run = jobs.begun(more.saves_when_told)
     jobs.slurm.submit("frank", "sleep 1", "--nodes=2", "--exclusive", "--output=/dev/null")
-    reason, left = run.handle.result(2 * SECONDS).split()
+    reason, left = run.handle.result(2 * BOUND).split()
     assert reason == "preempted"
     assert 0 < float(left) <= 60
     assert len(jobs.jobs(run.id)) == 2

@@ -47,10 +47,10 @@ def test_without_a_terminal_a_code_is_asked_for_in_prefect(hosts_lab, server):
             paused[:] = client.read_flow_runs(flow_filter=ours, flow_run_filter=state)
             return paused or asking.poll() is not None
 
-        wait_for(pausing, 60)
+        wait_for(pausing)
         assert paused, asking.communicate()[0]
         resume_flow_run(paused[0].id, run_input={"answer": hosts_lab["desi"].new_code("carol")})
-    said = asking.communicate(timeout=60)[0]
+    said = asking.communicate(timeout=180)[0]
     assert "in as carol" in said
     assert environment["DESI_PASSWORD"] not in said
 

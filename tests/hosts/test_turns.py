@@ -12,10 +12,9 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.client import client_settings
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
 from slurm_ray_flow.core.mirror import limit_name, queued_state
-from support import wait_for
+from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
-SECONDS = 60
 WARM = {"SRF_KEEP_WARM": "5m"}
 
 
@@ -25,16 +24,16 @@ def api(server):
 
 
 def nobody_has_it(launches, api):
-    wait_for(launches.free, SECONDS)
-    wait_for(lambda: not [held for held in slots.noted() if held.limit == limit_name(NAME)], SECONDS)
-    wait_for(lambda: limits.read(api, limit_name(NAME)).active == 0, SECONDS)
+    wait_for(launches.free)
+    wait_for(lambda: not [held for held in slots.noted() if held.limit == limit_name(NAME)])
+    wait_for(lambda: limits.read(api, limit_name(NAME)).active == 0)
 
 
 def test_calls_take_turns_and_those_that_wait_when_they_are_killed_have_not_begun(launches, api):
     import calls
 
     folder = launches.folder()
-    values = calls.alone.with_options(cluster=NAME).map(range(5), max_parallel=3, folder=folder).results(120, True)
+    values = calls.alone.with_options(cluster=NAME).map(range(5), max_parallel=3, folder=folder).results(180, True)
     assert isinstance(values[3], calls.OddError)
     assert [*values[:3], *values[4:]] == [0, 0, 1, 2]
     notes = launches.host.path(f"{folder}/notes").read_text().split()
@@ -43,13 +42,13 @@ def test_calls_take_turns_and_those_that_wait_when_they_are_killed_have_not_begu
 
     script = launches.script(NAME, folder, file="calls.py")
     handles = Handles.attach(json.loads(script.stdout.readline()))
-    wait_for(lambda: launches.starts(folder) and waiting(handles.map_id) == 3, SECONDS)
+    wait_for(lambda: launches.starts(folder) and waiting(handles.map_id) == 3)
     script.kill()
     script.wait()
     handles = Handles.attach(handles.map_id)
     assert handles.not_begun == [1, 2, 3, 4, 5]
     launches.go(folder)
-    values = handles.results(SECONDS, return_exceptions=True)
+    values = handles.results(BOUND, return_exceptions=True)
     assert (values[0], {type(value) for value in values[1:]}) == (0, {Lost})
     assert launches.starts(folder) == ["0"]
     nobody_has_it(launches, api)
@@ -66,28 +65,28 @@ def test_a_flow_run_that_is_started_again_keeps_the_server_or_its_place_in_the_l
     holds, waits = launches.folder(), launches.folder()
     scripts = [launches.script("wait", holds, "", NAME)]
     first = run_of(scripts[0])
-    wait_for(lambda: launches.starts(holds), SECONDS)
+    wait_for(lambda: launches.starts(holds))
     scripts.append(launches.script("wait", waits, "", NAME, **WARM))
     second = run_of(scripts[1])
-    wait_for(lambda: store.find_record(second).waiting, SECONDS)
-    wait_for(lambda: passed_on(api) and store.find_record(second).handed_over, SECONDS)
+    wait_for(lambda: store.find_record(second).waiting)
+    wait_for(lambda: passed_on(api) and store.find_record(second).handed_over)
     for script in scripts:
         script.kill()
         script.wait()
     again = {run_id: started_again(launches, api, server, run_id) for run_id in (second, first)}
-    wait_for(lambda: api.get(f"/flow_runs/{second}")["state"]["name"] == queued_state(NAME), SECONDS)
+    wait_for(lambda: api.get(f"/flow_runs/{second}")["state"]["name"] == queued_state(NAME))
     launches.go(holds)
     launches.go(waits)
     for run_id, process in again.items():
-        said = "".join(process.communicate(timeout=SECONDS))
+        said = "".join(process.communicate(timeout=BOUND))
         assert (process.returncode, Handle.attach(run_id).result(10)) == (0, 42), said
         assert store.find_record(run_id).attempt == run_id
     assert [len(launches.starts(folder)) for folder in (holds, waits)] == [1, 1]
     another = launches.script("wait", waits, "", NAME, **WARM)
     joined = run_of(another)
-    assert another.communicate(timeout=SECONDS)[0].endswith("value 42\n")
+    assert another.communicate(timeout=BOUND)[0].endswith("value 42\n")
     assert store.find_record(joined).allocation == second
-    launches.srf("release", second).communicate(timeout=SECONDS)
+    launches.srf("release", second).communicate(timeout=BOUND)
     nobody_has_it(launches, api)
 
 
@@ -103,7 +102,7 @@ def run_of(script: subprocess.Popen[str]) -> str:
     def found():
         return [record.run_id for record in store.records() if record.pid == script.pid]
 
-    wait_for(found, SECONDS)
+    wait_for(found)
     return found()[0]
 
 
@@ -116,5 +115,5 @@ def started_again(launches, api, server, run_id):
         AGAIN_ON=NAME,
         **WARM,
     )
-    wait_for(lambda: store.find_record(run_id).pid == again.pid, SECONDS)
+    wait_for(lambda: store.find_record(run_id).pid == again.pid)
     return again

@@ -65,7 +65,7 @@ print(os.WTERMSIG(status), group.kills(), group.remove(), os.path.exists(group.f
 def test_the_kernel_ends_what_outgrows_its_group(name):
     source = Path(confine.__file__).parents[2]
     said = subprocess.run(
-        [sys.executable, "-c", CONFINED, source, name], stdout=subprocess.PIPE, check=True, timeout=60
+        [sys.executable, "-c", CONFINED, source, name], stdout=subprocess.PIPE, check=True, timeout=180
     )
     number, kills, removed, there = said.stdout.decode().split()
     assert (int(number), int(kills) > 0, removed, there) == (signal.SIGKILL, True, "True", "False")

@@ -110,7 +110,7 @@ except Odd as error:
 def test_classes_of_a_script_are_its_own_when_they_come_back(lab, name, tmp_path):
     script = tmp_path / "script.py"
     script.write_text(SCRIPT.format(helpers=str(TESTS), root=str(lab.root), name=name))
-    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, timeout=180, check=False)
     assert done.stdout.strip() == "all well", done.stderr
 
 

@@ -29,7 +29,7 @@ def warm_and_slow(mark, release):
     import ray
 
     Path(mark).touch()
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while not Path(release).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     return ray.get_runtime_context().gcs_address
