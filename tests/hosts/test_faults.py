@@ -128,10 +128,9 @@ def test_another_host_key_is_noticed(hosts_lab, ssh):
 
 def test_a_long_road_delays_each_way(hosts_lab):
     with hosts_lab.road("desi", delay=0.1) as road, talking(road.ssh_config) as session:
-        assert 0.2 <= ask(session) < 0.4
+        assert 0.2 <= min(ask(session) for _ in range(5)) < 0.4
         road.set_delay(0)
-        ask(session)
-        assert ask(session) < 0.1
+        assert min(ask(session) for _ in range(5)) < 0.1
 
 
 def test_a_road_counts_round_trips_and_bytes(hosts_lab):
