@@ -19,8 +19,9 @@ from typing import Any
 
 PARENT = """
 import json, os, sys
+import slurm_ray_flow.cli.main
 import paramiko, prefect.artifacts, prefect.blocks.core, prefect.client.orchestration
-import slurm_ray_flow.blocks.saved, slurm_ray_flow.cli.main, slurm_ray_flow.tasks.check, slurm_ray_flow.tasks.clean_up
+import slurm_ray_flow.blocks.saved, slurm_ray_flow.tasks.check, slurm_ray_flow.tasks.clean_up
 while line := sys.stdin.readline():
     asked = json.loads(line)
     child = os.fork()

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
+import threading
+from dataclasses import dataclass
 
 import cyclopts
 
@@ -69,24 +72,57 @@ for title, commands in GROUPS.items():
 
 def main() -> None:
     """Run the command; an error of ours is a message and an exit code, not a traceback."""
+    _end.code = 1
+    try:
+        _end.code = _run()
+    except SystemExit as left:
+        _end.code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        raise
+    finally:
+        _leave_soon()
+    sys.exit(_end.code)
+
+
+def _run() -> int:
     try:
         _show_progress()
         _leave_prefect_its_options()
         app(exit_on_error=False)
         sys.stdout.flush()
     except cyclopts.CycloptsError:
-        sys.exit(2)  # it has said what is wrong; older ones would exit with 1
+        return 2  # it has said what is wrong; older ones would exit with 1
     except SlurmRayFlowError as error:
         print_error(error)
-        sys.exit(2 if isinstance(error, OptionError | UnknownRunError) else 1)
+        return 2 if isinstance(error, OptionError | UnknownRunError) else 1
     except KeyboardInterrupt:
-        sys.exit(130)
+        return 130
     except BrokenPipeError:
         # Whoever read us has gone (`| head`); the interpreter's last flush must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
-    finally:
-        _leave_soon()
+        return 141
+    return 0
+
+
+@dataclass
+class _End:
+    """The end of a process in which a thread still waits for a host, or imports Prefect.
+
+    Python would end such a thread by unwinding its stack. Where a library in Rust (pydantic's) has called Python
+    there, that aborts the whole process: "FATAL: exception not rethrown".
+    """
+
+    code: int | None = None
+    """Of the command; None when none has run."""
+
+    def __call__(self) -> None:
+        if self.code is not None and threading.active_count() > 1:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(self.code)
+
+
+_end = _End()
+atexit.register(_end)  # before all others, to be called after them
 
 
 def _leave_prefect_its_options() -> None:
