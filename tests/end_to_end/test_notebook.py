@@ -1,6 +1,8 @@
 """Notebooks, run for real: a kernel, its interrupt, its restart."""
 
+import os
 import re
+import signal
 from pathlib import Path
 
 import nbformat
@@ -189,8 +191,10 @@ def test_an_interrupt_cancels_and_a_kernel_that_is_gone_does_not(kernel, jupyter
     assert kernel.run("from slurm_ray_flow import attach; attach().result(180)") == ["42"]
 
     kernel.run(WAIT)
+    [itself] = kernel.run("import os; os.getpid()")
     kernel.run("wait('four')", wait=False)
     pid = pid_of(jupyter / "four.0")
+    os.kill(int(itself), signal.SIGKILL)  # by itself, for Jupyter interrupts a kernel before it kills it
     kernel.manager.restart_kernel(now=True)
     kernel.client.wait_for_ready(timeout=180)
     assert not gone(pid)
