@@ -11,7 +11,6 @@ from pathlib import Path
 
 import slurm_ray_flow.remote as remote_package
 from slurm_ray_flow.remote import failures, payload, pickling, protocol
-from support import BOUND
 
 REMOTE = Path(remote_package.__file__).parent
 
@@ -71,7 +70,7 @@ class Lab:
             return protocol.parse_events((self.folder(run_id) / "events.jsonl").read_bytes())[0]
         return []
 
-    def wait_for(self, run_id, event, seconds=BOUND):
+    def wait_for(self, run_id, event, seconds=120.0):
         return until(lambda: next((e for e in self.events(run_id) if e["event"] == event), None), seconds)
 
     def log(self, run_id):
@@ -91,7 +90,7 @@ class Lab:
             head.wait(20)
 
 
-def until(condition, seconds=BOUND):
+def until(condition, seconds=20.0):
     """Poll until `condition` gives something true, and return that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:

@@ -240,8 +240,8 @@ def test_a_cancel_while_it_waits_is_done_at_once(shared, line, how):
             line.api.post(f"/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
         else:
             first.send_signal(signal.SIGINT)
-        first.communicate(timeout=180)
-        assert time.monotonic() - began < 30
+        first.communicate(timeout=20)
+        assert time.monotonic() - began < 10
         assert first.returncode != 0
         second = shared.launch("second", go=False)
         wait_for(line.waiting)

@@ -46,7 +46,7 @@ def test_too_much_time_is_told_whoever_notices(jobs):
     with jobs.slurm.settings("KillWait=1"):
         jobs.slurm.end_soon(stopped.job["JobId"])
         with pytest.raises(TimeLimit, match="Slurm ended the job"):
-            stopped.handle.result(180 + VERDICT)
+            stopped.handle.result(60 + VERDICT)
     with pytest.raises(TimeLimit):
         ours.result(180)
     assert jobs.job(ours.run_id)["JobState"] != "TIMEOUT"

@@ -98,8 +98,8 @@ def test_a_killed_head_leaves_nothing_and_says_so(lab, name, victim):
     sleep = sleeper()
     head = start(lab, name, with_daemon)
     os.kill(head.pid if victim == "keeper" else child_of(head.pid), signal.SIGKILL)
-    assert lab.wait_for(name, "call_ended")["cause"] == "lost"
-    assert lab.wait_for(name, "released")
+    assert lab.wait_for(name, "call_ended", 3.0)["cause"] == "lost"
+    assert lab.wait_for(name, "released", 3.0)
     assert nothing_left(name)
 
 
