@@ -109,8 +109,8 @@ def _warn_of_unlocked(chosen: Wanted, code: Code) -> None:
 
 
 def _always(code: Code, options: Options) -> list[str]:
-    """What every run needs: dill as it is here, since values travel by it, and Ray where it is used."""
-    needed = [f"dill=={importlib.metadata.version('dill')}"]
+    """What every run needs: the picklers as they are here, since values travel by them, and Ray where it is used."""
+    needed = [f"{name}=={importlib.metadata.version(name)}" for name in ("cloudpickle", "dill")]
     if wants_ray(code, options):
         needed.append(f"ray{'[default]' if options.dashboard else ''}=={importlib.metadata.version('ray')}")
     return needed

@@ -15,6 +15,7 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.project import project_of
 from slurm_ray_flow.core.scan import Scan, scan
+from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.run import Call
 
@@ -31,6 +32,7 @@ class Code:
         project: the project's folder.
         files, distributions: how many were found.
         uses_ray: whether any of it imports Ray.
+        script: the file of the function, if its module can't be imported by name; "" without.
     """
 
     digest: str
@@ -38,6 +40,7 @@ class Code:
     files: int
     distributions: int
     uses_ray: bool
+    script: str = ""
 
     def scan(self) -> Scan:
         """The whole finding."""
@@ -65,7 +68,8 @@ def scan_imports(call: Call) -> Code:
         get_run_logger().warning(text)
     reporter().say(_summary(found))
     digest = store.put_scan(found)
-    return Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray)
+    script = "" if call.target.file is None or importable(call.target.module or "__main__") else str(call.target.file)
+    return Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray, script)
 
 
 def _place(file: Path | None, project: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import sys
 import time
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -94,6 +95,9 @@ def _spec(
         "path": list(snapshot.path),
         "working_directory": snapshot.working_directory,
         "environment_variables": dict(options.env_vars),
+        "folders": snapshot.folders,
+        "argv": sys.argv or [""],
+        "recursion_limit": sys.getrecursionlimit(),
     }
 
 

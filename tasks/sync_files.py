@@ -16,6 +16,7 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.core.scan.model import LocalFile
 from slurm_ray_flow.core.shown import about_files
 from slurm_ray_flow.core.snapshot import manifest
 from slurm_ray_flow.tasks.page import page
@@ -32,12 +33,14 @@ class Snapshot:
         path: what goes on `sys.path`, in order.
         working_directory: where the function runs.
         listing: the file below the root whose time says when the snapshot was used last.
+        folders: home's folders, each with its place there.
     """
 
     digest: str
     path: tuple[str, ...]
     working_directory: str
     listing: str
+    folders: tuple[tuple[str, str], ...] = ()
 
 
 @task(name="sync_files", task_run_name="sync_files", **ONCE, **RETRIED)
@@ -53,7 +56,7 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     hashes = load_cache(cache)
     before = dict(hashes)
     files = manifest(
-        code.scan().files,
+        _files_of(code),
         project=project,
         working_directory=Path.cwd(),
         include=options.include,
@@ -70,7 +73,16 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
         page().show(about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total))
     path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
     listing = f"snapshots/{sent.folder.parent.name}/{sent.folder.name}.list"
-    return Snapshot(sent.manifest.digest, path, str(sent.folder / sent.manifest.working_directory), listing)
+    folders = tuple((home_folder, str(sent.folder / place)) for place, home_folder in sent.manifest.roots)
+    working_directory = str(sent.folder / sent.manifest.working_directory)
+    return Snapshot(sent.manifest.digest, path, working_directory, listing, folders)
+
+
+def _files_of(code: Code) -> tuple[LocalFile, ...]:
+    """The modules of the user's, and the script: child processes of the function run it to find its functions."""
+    script = Path(code.script)
+    own = (LocalFile(script, script.parent, script.stem),) if code.script else ()
+    return (*code.scan().files, *own)
 
 
 def _summary(sent: Transfer, files: int) -> str:

@@ -53,10 +53,10 @@ def work(argument):
 
 DRIVER = """
 import sys
-from slurm_ray_flow.remote import classes, payload, pickling
-classes.adopt_main()
+from slurm_ray_flow.remote import payload, pickling, rebuilding
+rebuilding.become_driver()
 function, arguments = (payload.read(path, pickling.load) for path in sys.argv[1:3])
-payload.write(sys.argv[3], function(*arguments), pickling.dump)
+payload.write(sys.argv[3], function(*arguments), pickling.dump_outcome)
 """
 
 
@@ -161,18 +161,8 @@ def test_many_plain_elements_come_back_and_stay_one_object(value):
     assert first is second
 
 
-def test_the_names_of_globals_are_those_that_dill_finds():
-    spec = importlib.util.find_spec("dill.detect")
-    theirs = importlib.util.module_from_spec(spec)  # a copy of its own: in the other one ours is put in its place
-    spec.loader.exec_module(theirs)
-    for function in (pickling.dump, json.loads, subprocess.run, pickling.pickler_class.__wrapped__, theirs.globalvars):
-        found = set(pickling.global_names(function))
-        assert found
-        assert found == set(theirs.nestedglobals(function))
-
-
 def test_what_is_printed_meanwhile_by_any_thread_is_seen(monkeypatch):
-    """dill looks for names by printing a disassembly, and had taken `sys.stdout` for that, from all threads."""
+    """dill had taken `sys.stdout` for a while, from all threads."""
     changes = []
 
     class Watched(type(sys)):

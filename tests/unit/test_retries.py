@@ -15,7 +15,7 @@ from slurm_ray_flow import (
 )
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.retries import LONGEST_PAUSE, Retries
-from slurm_ray_flow.remote.failures import DescribedError
+from slurm_ray_flow.remote.failures import STANDS_FOR
 
 MIB = 1024**2
 
@@ -67,6 +67,12 @@ class Odd(ValueError):
     pass
 
 
+def stand_in(name):
+    error = ValueError("no")
+    vars(error)[STANDS_FOR] = name
+    return error
+
+
 @pytest.mark.parametrize(
     ("wanted", "failure", "expected"),
     [
@@ -75,8 +81,9 @@ class Odd(ValueError):
         ([OSError, "ValueError"], Odd("no"), True),
         (["builtins.ValueError"], Odd("no"), True),
         (OSError, Odd("no"), False),
-        ("Refused", DescribedError("shop.Refused", [], ""), True),
-        ("shop.Refused", DescribedError("shop.Refused", [], ""), True),
+        ("Refused", stand_in("shop.Refused"), True),
+        ("shop.Refused", stand_in("shop.Refused"), True),
+        ("OSError", stand_in("shop.Refused"), False),
     ],
 )
 def test_the_functions_own_exception_is_tried_again_for_when_asked(wanted, failure, expected):

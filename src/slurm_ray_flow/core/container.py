@@ -36,6 +36,6 @@ class Container:
         Args:
             root: the cluster's root folder, which is to be seen inside.
         """
-        versions = {name: importlib.metadata.version(name) for name in ("dill", "ray")}
+        versions = {name: importlib.metadata.version(name) for name in ("cloudpickle", "dill", "ray")}
         wants = {"python": "{}.{}".format(*sys.version_info[:2]), **versions}
         return {**dataclasses.asdict(self), "root": root, "wants": wants}

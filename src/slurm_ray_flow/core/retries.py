@@ -17,7 +17,7 @@ from slurm_ray_flow.core.errors import (
 from slurm_ray_flow.core.growth import Growth
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.plain import plain
-from slurm_ray_flow.remote.failures import DescribedError
+from slurm_ray_flow.remote.failures import STANDS_FOR
 
 LONGEST_PAUSE = 60.0
 LONGEST_TEXT = 300
@@ -110,8 +110,8 @@ def is_one_of(failure: BaseException, wanted: tuple[type[BaseException] | str, .
 
 
 def names_of(failure: BaseException) -> set[str]:
-    """How the types of an exception may be called. One that could not travel is known by its name alone."""
-    if isinstance(failure, DescribedError):
-        return {failure.type_name, failure.type_name.rpartition(".")[2]}
+    """How the types of an exception may be called. Of one that could not travel, its name counts too."""
     kinds = type(failure).__mro__
-    return {kind.__name__ for kind in kinds} | {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}
+    name = getattr(failure, STANDS_FOR, "")
+    stood_for = {name, name.rpartition(".")[2]} - {""}
+    return stood_for | {kind.__name__ for kind in kinds} | {f"{kind.__module__}.{kind.__qualname__}" for kind in kinds}

@@ -38,6 +38,7 @@ from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.importable import importable
+from slurm_ray_flow.remote.pickling import Sources
 from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
 
 if TYPE_CHECKING:
@@ -215,7 +216,9 @@ def describe_call(flow: LaunchFlow[Any, Any], given: dict[str, Any]) -> Call:
     target = target_of(flow.function)
     plain = flow.plain
     reference = (
-        ["reference", plain.__module__, plain.__qualname__] if flow.travels_by_name else ["value", flow.function]
+        ["reference", plain.__module__, plain.__qualname__]
+        if flow.travels_by_name
+        else ["value", flow.function, Sources()]
     )
     function = store.put(reference, f"the function {flow.name!r}")
     return Call(function.digest, arguments, target, flow.name)

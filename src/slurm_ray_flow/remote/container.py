@@ -29,7 +29,8 @@ import importlib.metadata, json, sys
 def version(name):
     try: return importlib.metadata.version(name)
     except importlib.metadata.PackageNotFoundError: return ""
-print(json.dumps({"python": "%d.%d" % sys.version_info[:2], "dill": version("dill"), "ray": version("ray")}))
+names = ("cloudpickle", "dill", "ray")
+print(json.dumps({"python": "%d.%d" % sys.version_info[:2], **{name: version(name) for name in names}}))
 """
 
 
@@ -113,7 +114,7 @@ def _judge(container: Dict[str, Any], found: Dict[str, str], ray: bool) -> None:
     if found["python"] != wanted["python"]:
         words = "its Python is {}, and the function was pickled by {}".format(found["python"], wanted["python"])
         raise _unusable(container, words, "choose an image with Python {}".format(wanted["python"]))
-    for name in ("dill", "ray") if ray else ("dill",):
+    for name in ("cloudpickle", "dill", *(["ray"] if ray else [])):
         add = "add `pip install {}=={}` to what the image is built from".format(name, wanted[name])
         if not found[name]:
             raise _unusable(container, "it has no {}".format(name), add)

@@ -21,7 +21,7 @@ import importlib
 import json
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import checkpoints, classes, execution, limits, notice, processes
+from slurm_ray_flow.remote import checkpoints, execution, limits, notice, processes, rebuilding
 from slurm_ray_flow.remote.events import Run
 
 Report = Dict[str, Any]
@@ -43,7 +43,7 @@ class Driver:
 
     def boot(self) -> None:
         """Import what every call needs."""
-        import dill  # type: ignore[import-not-found,import-untyped,unused-ignore] # noqa: F401
+        importlib.import_module("slurm_ray_flow.remote.pickler")
 
         if self._with_ray:
             from slurm_ray_flow.remote.ray_session import RaySession
@@ -101,6 +101,9 @@ class Driver:
         self._setting = setting
         os.environ.clear()
         os.environ.update({**self._environment, **setting["environment_variables"]})
+        rebuilding.map_folders(setting["folders"])
+        sys.setrecursionlimit(setting["recursion_limit"])
+        sys.argv[:] = [rebuilding.place_of(setting["argv"][0]), *setting["argv"][1:]]
         sys.path[:] = [self._tools, *setting["path"], *self._path[1:]]
         os.chdir(setting["working_directory"])
         if self._session:
@@ -117,6 +120,9 @@ def _setting(run: Run) -> Dict[str, Any]:
         "path": list(spec.get("path") or ()),
         "working_directory": spec.get("working_directory") or run.folder,
         "environment_variables": dict(spec.get("environment_variables") or {}),
+        "folders": [tuple(pair) for pair in spec.get("folders") or ()],
+        "argv": list(spec.get("argv") or ["slurm-ray-flow"]),
+        "recursion_limit": spec.get("recursion_limit") or sys.getrecursionlimit(),
     }
 
 
@@ -138,10 +144,9 @@ def main(arguments: List[str]) -> None:
     processes.die_with_parent(int(arguments[0]))
     driver = Driver(int(arguments[1]), arguments[2] == "1")
     os.set_inheritable(int(arguments[1]), False)
-    sys.argv = ["slurm-ray-flow"]
     notice.listen()
     limits.be_first_to_go()
-    classes.adopt_main()
+    rebuilding.become_driver()
     try:
         driver.boot()
     except Exception as error:

@@ -7,12 +7,13 @@ import errno
 import inspect
 import io
 import os
+import sys
 import traceback
 from types import TracebackType
 from typing import Any, Callable, Dict, Optional, Tuple, cast
 
 from slurm_ray_flow.remote import failures, payload, pickling
-from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.events import Run, tail
 from slurm_ray_flow.remote.functions import resolve_function
 
 Report = Dict[str, Any]
@@ -30,6 +31,8 @@ def execute(run: Run) -> Report:
     """Run the call of `run`, write outcome.dill, and return the fields of its `call_ended`."""
     try:
         function, arguments = _read_call(run)
+    except SystemExit as error:
+        return {**_failed(run, error, "environment"), "message": _ended_by_an_import(error, run)}
     except Exception as error:
         return _failed(run, error, "environment")
     try:
@@ -43,6 +46,13 @@ def _read_call(run: Run) -> Tuple[Callable[..., Any], Dict[str, Any]]:
     function = payload.read(run.function, pickling.load)
     called = _resolve(function[1], function[2]) if function[0] == "reference" else function[1]
     return called, payload.read(run.arguments, pickling.load)
+
+
+def _ended_by_an_import(error: SystemExit, run: Run) -> str:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    what = "A module of the function ended the process while it was imported ({}).".format(_last_line(error))
+    return "{}\n{}".format(what, tail(run.log, 2000)).strip()
 
 
 def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
@@ -64,7 +74,7 @@ async def _awaited(result: Any) -> Any:
 
 def _succeeded(run: Run, value: Any) -> Report:
     try:
-        digest, size = payload.write(run.outcome, {"value": value}, pickling.dump, durable=True)
+        digest, size = payload.write(run.outcome, {"value": value}, pickling.dump_outcome, durable=True)
     except BaseException as error:
         cause = "out_of_memory" if isinstance(error, MemoryError) else "result"
         return {"outcome": None, "cause": cause, "message": _why_not(value, error)}
@@ -94,7 +104,7 @@ def _failed(run: Run, error: BaseException, cause: str) -> Report:
         report["exit_code"] = _exit_code(error)
     try:
         packed = {**failures.pack(error, _travels), "traceback": text}
-        report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump, durable=True)
+        report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump_outcome, durable=True)
     except BaseException as second:
         report.update(outcome=None, cause="result" if cause == "user_code" else cause)
         report["message"] = "{}; its exception was not written: {}".format(_last_line(error), second)
@@ -132,7 +142,7 @@ def _exit_code(error: SystemExit) -> int:
 def _travels(value: Any) -> bool:
     file = io.BytesIO()
     try:
-        pickling.dump(value, file, lambda _: True)
+        pickling.dump_outcome(value, file, lambda _: True)
         file.seek(0)
         return type(pickling.load(file, [])).__qualname__ == type(value).__qualname__
     except Exception:

@@ -9,16 +9,20 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from typing import Any, Optional, Tuple
+from types import ModuleType
+from typing import Any, Optional, Set, Tuple
+
+made_by_hand: Set[str] = {"__main__"}
+"""Modules that this process has without a file to import them from."""
 
 
 def importable(name: str) -> bool:
     """Whether a fresh interpreter with this one's `sys.path` finds, by this name, the module that is loaded here."""
-    if name == "__main__":
+    if not isinstance(name, str) or name in made_by_hand:
         return False
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
-    if module is not None and not str(file).endswith(".py"):
+    if getattr(module, "__spec__", None) is not None and not str(file).endswith(".py"):
         return True  # built in, compiled, a namespace: made by the import system and not by hand
     return _found(name, file, tuple(sys.path))
 
@@ -48,3 +52,24 @@ def _spec(name: str, where: Any) -> Any:
         if spec is not None:
             return spec
     return None
+
+
+def by_name(module: ModuleType) -> bool:
+    """Whether what a module holds goes by its name; cloudpickle's users may say of a module that it does not."""
+    cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
+    registered = cloudpickle is not None and cloudpickle._is_registered_pickle_by_value(module)
+    return importable(module.__name__) and not registered
+
+
+def found(module: str, qualified_name: str) -> Any:
+    """What this process has under a name; None without."""
+    found: Any = sys.modules.get(module)
+    for part in qualified_name.split("."):
+        found = getattr(found, part, None)
+    return found
+
+
+def has_name(obj: Any, module: Optional[str], qualified_name: str) -> bool:
+    """Whether another process finds this very object under this name."""
+    known = sys.modules.get(module) if isinstance(module, str) else None
+    return known is not None and found(known.__name__, qualified_name) is obj and by_name(known)

@@ -1,49 +1,69 @@
-"""How functions, arguments and outcomes are pickled, at home and in the driver: dill, by the rules below.
+"""How functions, arguments and outcomes are pickled, at home and in the driver; the rules stand in `pickler`.
 
-- What can be imported by its name on the other side goes by reference, a module without what it holds at home. Local
-  functions, and those of `__main__` (a script, a notebook, the REPL) and of other modules that can't be imported by
-  name, go by value, with only those globals that they use.
-- A class of such a module goes by value too, but is *resolved* on arrival: where there is a module of that name with
-  such a class (at home, on the way back), that one is used, so that `isinstance` and `except` work there; in the
-  driver the first copy stays the only one, so that a class in the arguments is the one that the function means.
+Here is what needs neither cloudpickle nor dill to be imported.
 """
 
 from __future__ import annotations
 
-import dis
-import functools
-import importlib
 import pickle
 import sys
-from types import CodeType, ModuleType
-from typing import Any, Callable, Dict, List, Optional
-
-from slurm_ray_flow.remote import classes
-from slurm_ray_flow.remote.importable import importable
+from types import ModuleType
+from typing import Any, Callable, List, Optional
 
 PLAIN = frozenset({float, int, str, bool, type(None)})
 COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
-MANY = 256
-"""From so many plain elements on, a collection is left to the pickler that is written in C: dill's takes seconds."""
+
+
+class Sources:
+    """Stands in a pickle behind functions, and brings their sources along: for tracebacks and `inspect.getsource`."""
 
 
 def dump(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> None:
     """Pickle `value` into `file`; the `dump` of `payload.write`.
 
     Raises:
-        Exception: whatever the objects and dill raise for what can't be pickled.
+        Exception: whatever the objects and their picklers raise for what can't be pickled.
     """
-    pickler_class()(file, protocol=5, buffer_callback=buffer_callback, byref=False, recurse=True).dump(value)
+    from slurm_ray_flow.remote.pickler import ValuePickler
+
+    ValuePickler(file, buffer_callback).dump(value)
+
+
+def dump_outcome(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> None:
+    """The same for an outcome, in which nothing may be that is good for nothing at home.
+
+    Raises:
+        DeadValue: there is such a thing in it.
+        Exception: as for `dump`.
+    """
+    from slurm_ray_flow.remote.pickler import ValuePickler
+
+    refuse_locks(value)
+    ValuePickler(file, buffer_callback, homeward=True).dump(value)
+
+
+def refuse_locks(value: Any, depth: int = 4) -> None:
+    """Refuse a lock as a value; one that is a part of an object comes home as a new one, which is what it is for.
+
+    Raises:
+        DeadValue: the value, or an element of its collections, is a lock.
+    """
+    from slurm_ray_flow.remote.pickle_rules import DeadValue
+
+    if type(value).__module__ == "_thread" and type(value).__name__ in ("lock", "RLock"):
+        raise DeadValue("a lock can't come home: it guards something in the process that made it")
+    if depth and type(value) in COLLECTIONS and len(value) < 1000:
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            refuse_locks(part, depth - 1)
 
 
 def load(file: Any, buffers: List[bytearray]) -> Any:
     """Unpickle; the `load` of `payload.read`."""
-    importlib.import_module("dill")
     return _Unpickler(file, buffers=buffers).load()
 
 
 class _Unpickler(pickle.Unpickler):
-    """dill's own one is written in Python, and slow; all that it adds are these names."""
+    """Reads what dill writes, too. dill's own one is written in Python, and slow; all that it adds are these names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("__builtin__", "__main__"):
@@ -53,106 +73,11 @@ class _Unpickler(pickle.Unpickler):
         return super().find_class("dill._dill" if module == "dill.dill" else module, name)
 
 
-@functools.lru_cache(maxsize=None)
-def pickler_class() -> Any:
-    """dill's pickler with the rules of this module. dill is imported here, because the head does without it."""
-    dill: Any = importlib.import_module("dill")
-
-    class ValuePickler(_Rules, dill.Pickler):  # type: ignore[misc]
-        pass
-
-    located = dill._dill._locate_function
-
-    def located_by_name(obj: Any, pickler: Any = None) -> bool:
-        module = getattr(obj, "__module__", None)
-        if isinstance(pickler, ValuePickler) and isinstance(module, str) and not importable(module):
-            return False
-        return bool(located(obj, pickler))
-
-    dill._dill._locate_function = located_by_name  # decides what goes by value; no other pickler sees a difference
-    dill.detect.nestedglobals = global_names
-    return ValuePickler
-
-
-def global_names(function: Any, recurse: bool = True) -> List[str]:  # noqa: ARG001 - dill's descends always, too
-    """The names of all globals in a function or a code object, and in what is defined inside it.
-
-    dill's own one reads them off what `dis` prints, and makes that `sys.stdout` meanwhile: what another thread prints
-    is lost, and of two threads that pickle at once one may leave it so for good.
-    """
-    code = getattr(function, "__code__", function)
-    if not isinstance(code, CodeType):
-        return []
-    names = {one.argval for one in dis.get_instructions(code) if "_GLOBAL" in one.opname}
-    return list(names.union(*(global_names(inner) for inner in code.co_consts)))
-
-
-class _Rules:
-    """What our pickler does otherwise than dill's; `save` is asked for every object."""
-
-    memo: Dict[Any, Any]
-    save_reduce: Callable[..., None]
-
-    def __init__(self, *positional: Any, **named: Any) -> None:
-        super().__init__(*positional, **named)
-        self._begun: Dict[int, type] = {}
-
-    def save(self, obj: Any, save_persistent_id: bool = True) -> None:
-        if id(obj) not in self.memo:
-            if _is_plain_array(obj):  # dill would copy its bytes into the pickle
-                return self.save_reduce(*obj.__reduce_ex__(5), obj=obj)
-            if _is_many_plain(obj):
-                return self.save_reduce(pickle.loads, (pickle.dumps(obj, 5),), obj=obj)
-            if hasattr(type(obj), "reduce_for_run"):  # a decorated function: the same as the plain one there
-                return self.save_reduce(*obj.reduce_for_run(), obj=obj)
-            if isinstance(obj, ModuleType) and sys.modules.get(obj.__name__) is obj and importable(obj.__name__):
-                # dill would send along what it holds, and lay that over the module there: home's paths, and all data.
-                return self.save_reduce(importlib.import_module, (obj.__name__,), obj=obj)
-            if isinstance(obj, type) and self._save_class(obj):
-                return None
-        super().save(obj, save_persistent_id)  # type: ignore[misc]
-        return None
-
-    def _save_class(self, kind: type) -> bool:
-        named = classes.has_a_name(kind)
-        if named and importable(kind.__module__):
-            return False
-        if named and id(kind) not in self._begun:
-            self._save_resolved(kind)
-            return True
-        if classes.refers_to_itself(kind):
-            self._save_in_two_steps(kind)
-            return True
-        return False
-
-    def _save_resolved(self, kind: type) -> None:
-        self._begun[id(kind)] = kind
-        self.save_reduce(classes.resolve_class, (kind.__module__, kind.__qualname__, kind))
-        # What was memoized while the class was built is the copy; from here on the resolved one is meant.
-        self.memo["by value", id(kind)] = self.memo.pop(id(kind))
-        self.memoize(kind)  # type: ignore[attr-defined]
-
-    def _save_in_two_steps(self, kind: type) -> None:
-        first, rest = classes.halves(kind)
-        self.save_reduce(classes.new_class, (type(kind), kind.__name__, kind.__bases__, first), obj=kind)
-        self.save_reduce(classes.fill_class, (kind, rest))
-        self.write(pickle.POP)  # type: ignore[attr-defined]
-
-
-def _is_many_plain(value: Any) -> bool:
-    return type(value) in COLLECTIONS and len(value) >= MANY and is_plain(value)
-
-
 def is_plain(values: Any) -> bool:
     """Whether a collection holds nothing but numbers, texts and None."""
     if not PLAIN.issuperset(map(type, values)):
         return False
     return type(values) is not dict or PLAIN.issuperset(map(type, values.values()))
-
-
-def _is_plain_array(value: Any) -> bool:
-    kind = type(value)
-    return kind.__name__ == "ndarray" and kind.__module__ == "numpy"
 
 
 def offending_part(value: Any) -> Optional[str]:
@@ -185,7 +110,7 @@ def _pickles(value: Any) -> bool:
             return len(data)
 
     try:
-        dump(value, Nowhere(), lambda _: False)
+        dump_outcome(value, Nowhere(), lambda _: False)
     except Exception:
         return False
     return True

@@ -136,4 +136,4 @@ def test_a_missing_package_in_the_environment_is_said(lab, name, tmp_path):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path / "bare"], check=True)
     ended = lab.run(name, adder(), 1, 1, python=str(tmp_path / "bare" / "bin" / "python"))
     assert ended["cause"] == "environment"
-    assert "dill" in ended["message"]
+    assert "cloudpickle" in ended["message"]
