@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import pickle
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +38,19 @@ def _told() -> Iterator[None]:
         yield
     except OperationError as error:
         raise SlurmRayFlowError(error.what, where=error.where, advice=error.advice) from error
+
+
+def tracked(folders: Sequence[str]) -> list[str]:
+    """Files in these folders that git tracks although a .gitignore names them; none where there is no git."""
+    found: list[str] = []
+    for folder in folders:
+        if any(folder.startswith(f"{other}/") for other in folders):
+            continue
+        with contextlib.suppress(OSError, subprocess.SubprocessError):
+            asked = ["git", "-C", folder, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
+            names = subprocess.run(asked, capture_output=True, timeout=10, check=True).stdout.split(b"\0")
+            found += [f"{folder}/{os.fsdecode(name)}" for name in names if name]
+    return found
 
 
 def load_cache(path: Path) -> dict[Any, Any]:

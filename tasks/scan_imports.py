@@ -14,7 +14,7 @@ from slurm_ray_flow.blocks.files import load_cache, save_cache
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.project import project_of
-from slurm_ray_flow.core.scan import Scan, scan
+from slurm_ray_flow.core.scan import Finding, Scan, scan
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.run import Call
 
@@ -60,18 +60,19 @@ def scan_imports(call: Call) -> Code:
     if parsed != before:
         save_cache(cache, parsed)
     for finding in found.findings:
-        text = f"{_place(finding.file, project) or call.label}:{finding.line}: {finding.text}"
-        reporter().warn(text)
-        get_run_logger().warning(text)
+        if finding.data is None:  # whether it travels is not known yet
+            warn_of(finding, project)
     reporter().say(_summary(found))
     digest = store.put_scan(found)
     return Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray)
 
 
-def _place(file: Path | None, project: Path) -> str:
-    if file is None:
-        return ""
-    return str(file.relative_to(project) if file.is_relative_to(project) else file)
+def warn_of(finding: Finding, project: Path) -> None:
+    """Say what could not be followed, or does not travel, in the terminal and in Prefect's log."""
+    file = finding.file or Path("the function")
+    text = f"{file.relative_to(project) if file.is_relative_to(project) else file}:{finding.line}: {finding.text}"
+    reporter().warn(text)
+    get_run_logger().warning(text)
 
 
 def _summary(found: Scan) -> str:
