@@ -137,7 +137,10 @@ def test_the_smallest_files_travel_up_to_the_limit_and_the_rest_is_told(tmp_path
     assert "other/c.bin" in told and "include=" in told and 'package_data="7.9K"' in told
     assert sent(tmp_path, limit=8010).left == ()
     assert places(sent(tmp_path, limit=0)) == {*code, "lab/empty"}
-    asked = sent(tmp_path, limit=5010, include=("other/c.bin",))
+    write(".gitignore", "raw/\n*.log\n")
+    write("lab/raw/x.csv")
+    write("lab/x.log")
+    asked = sent(tmp_path, limit=5010, include=("other/c.bin", "lab/raw", "lab/x.log"))
     assert (asked.left, asked.findings) == ((), ())
     assert "other/c.bin" in places(asked)
 

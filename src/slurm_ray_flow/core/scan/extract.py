@@ -29,7 +29,7 @@ Note: TypeAlias = tuple[str, int, str]
 _CALLS = (
     rb"__import__|import_module|exec|run_path|run_module|iter_modules|walk_packages|spec_from_file_location"
     rb"|open\w*|Path|genfromtxt|fromfile|imread|read\w*|load\w*"
-    rb"|path\.join|\w*resources\.\w+|files|get_data|resource_\w+|PackageLoader"
+    rb"|path\.join|(?:pkg_)?resources\.\w+|files|get_data|resource_\w+|PackageLoader"
 )
 _INTERESTING = re.compile(rb"\bimport\b|\b(?:" + _CALLS + rb")\s*\(|\b__file__\b")
 _IMPORT = re.compile(rb"import\b")
@@ -40,6 +40,7 @@ _HINTS = (
     *(b"path.join", b"resource", b"get_data", b"PackageLoader"),
 )
 _RESOURCES = re.compile(rb"resource|get_data|PackageLoader")
+_PATHS = re.compile(rb"__file__|Path|path\.join|resource|get_data")
 _TOP_LEVEL = re.compile(rb"^[A-Za-z_@]", re.MULTILINE)
 _ALIASED = re.compile((_CALLS + rb"|TYPE_CHECKING").decode())
 _OPENERS = re.compile(r"open|Path|run_path|genfromtxt|fromfile|imread|read\w*|load\w*")
@@ -105,7 +106,7 @@ class _Reader:
         self._aliases: dict[str, str] = {}
         self._end = 0
         self._lines: Sequence[int] | None = self._lines_of_interest()
-        self._resources = _RESOURCES.search(data) is not None
+        self._resources, self._paths = _RESOURCES.search(data), _PATHS.search(data)
         self._importlib = b"importlib" in data
         self._written: set[int] = set()
 
@@ -193,7 +194,7 @@ class _Reader:
         for node in ast.walk(expression):
             if isinstance(node, ast.Call):
                 self._call(node, flags)
-            if isinstance(node, (ast.Call, ast.BinOp)) and id(node) not in self._written:
+            if self._paths and isinstance(node, (ast.Call, ast.BinOp)) and id(node) not in self._written:
                 kind, path = literals.located(node) or ("", None)
                 self._note(kind, node, path)
 

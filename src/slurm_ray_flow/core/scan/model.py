@@ -132,6 +132,6 @@ class Scan:
                 Finding(file and Path(file), line, kind, text, used and Path(used))
                 for file, line, kind, text, used in data["findings"]
             ),
-            packages=tuple((folder, root, regular) for folder, root, regular in data["packages"]),
+            packages=tuple((folder, root, is_regular) for folder, root, is_regular in data["packages"]),
             uses_ray=data["uses_ray"],
         )

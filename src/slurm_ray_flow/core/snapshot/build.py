@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.scan.model import LocalPackage
 from slurm_ray_flow.core.snapshot.entries import Manifest
 from slurm_ray_flow.core.snapshot.fingerprint import Hashes, printable
 from slurm_ray_flow.core.snapshot.ignore import Rules
-from slurm_ray_flow.core.snapshot.include import LocalPackage, PackageData, Selection
+from slurm_ray_flow.core.snapshot.include import PackageData, Selection
 from slurm_ray_flow.core.snapshot.layout import Folder, Layout, Tree, read_again
 
 
@@ -78,7 +79,7 @@ def manifest(
     for text in include:
         selection.include(text)
     data = PackageData(layout, rules, package_data)
-    data.add_all(modules.folders(packages))
+    data.add_all((modules.folder(_below(folder, root), root), is_regular) for folder, root, is_regular in packages)
     entries = tuple(sorted(layout.entries.values()))
     place = layout.project.inside(os.path.realpath(working_directory))
     working = f"project/{place}" if place else "project"
@@ -116,18 +117,14 @@ class _Modules:
         places = (f"{tree.place}/{relative}".rstrip("/") for tree, relative in self._roots.values())
         return tuple(dict.fromkeys(places))
 
-    def folders(self, packages: Sequence[LocalPackage]) -> Iterator[tuple[Folder, bool]]:
-        """The folders of packages as they lie in the snapshot, and whether each is regular."""
-        for folder, root, is_regular in packages:
-            yield self._folder(_below(folder, root), root), is_regular
-
-    def _folder(self, below: str, root: str) -> Folder:
+    def folder(self, below: str, root: str) -> Folder:
+        """A folder below an entry of `sys.path`, as it lies in the snapshot."""
         tree, above = self._roots[root]
         return self._layout.folder(tree, f"{above}/{below}".strip("/"))
 
     def _add(self, path: str, root: str) -> None:
         below, _, name = _below(path, root).rpartition("/")
-        folder = self._folder(below, root)
+        folder = self.folder(below, root)
         self._layout.add(folder, name)
         if folder.tree is self._layout.project and self._rules.level(folder.source).ignores(name):
             self.findings.append(f"{printable(path)} is named in .gitignore, but it is imported: it is sent")

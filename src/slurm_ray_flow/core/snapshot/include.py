@@ -8,7 +8,6 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from operator import itemgetter
 from pathlib import Path
-from typing import TypeAlias
 
 from pathspec import GitIgnoreSpec
 
@@ -27,8 +26,6 @@ _MAGIC = frozenset("*?[")
 _IGNORED = "named in .gitignore"
 _NO_FILE = "it is a pipe, a socket or a device, not a file"
 
-LocalPackage: TypeAlias = tuple[str, str, bool]
-"""A folder of a package, the entry of `sys.path` above it, and whether it has an `__init__`."""
 Wanted = Callable[[str], bool]
 """Whether a real path is asked for."""
 
@@ -130,24 +127,23 @@ class PackageData:
         self._layout, self._rules, self._limit, self._needed = layout, rules, limit, 0
         self._waiting: list[tuple[Folder, bool]] = []
         self._seen: set[str] = set()
-        # size, place, folder, name, and for a link the place of what it leads to
-        self._found: list[tuple[int, str, Folder, str, str]] = []
+        # size, place of what a link leads to (of a file, its own), folder, name
+        self._found: list[tuple[int, str, Folder, str]] = []
 
     def add_all(self, packages: Iterable[tuple[Folder, bool]]) -> None:
         """Add what lies in the folders of packages, those above first; each with whether it has an `__init__`."""
         self._waiting += packages
         for folder, is_regular in self._waiting:  # links to folders make it longer
             self._gather(folder, is_regular)
-        for size, place, folder, name, target in sorted(self._found, key=itemgetter(0, 1)):
-            entries, file = self._layout.entries, f"{folder.source}/{name}"
-            self._needed += 0 if place in entries or target in entries else size
+        for size, place, folder, name in sorted(self._found, key=itemgetter(0, 1, 3)):
+            self._needed += 0 if place in self._layout.entries else size
+            if self._needed > self._limit and place not in self._layout.entries:
+                self._leave(folder, name, size, f"over package_data, {format_memory(self._limit)} for all packages")
+                continue
             try:
-                if self._needed <= self._limit or place in entries:
-                    self._layout.add(folder, name)
-                else:
-                    self._leave(file, size, f"over package_data, {format_memory(self._limit)} for all packages")
+                self._layout.add(folder, name)
             except SyncError as problem:
-                self._leave(file, size, problem.what.rstrip("."))
+                self._leave(folder, name, size, problem.what.rstrip("."))
         self._layout.linked.clear()
 
     def finding(self) -> list[str]:
@@ -161,45 +157,47 @@ class PackageData:
         return [f"{file!r} stays at home, {size}: {told[0].why}{more}; include=[{file!r}] sends it{larger}"]
 
     def _gather(self, start: Folder, is_regular: bool) -> None:
-        for folder, level, found in walk(start, self._rules.level(start.source), self._leave):
+        for folder, level, found in walk(start, self._rules.level(start.source), self._unlisted):
             if folder.place in self._seen:
                 found.clear()
             self._seen.add(folder.place)
             # A regular package inside a namespace comes along if it is imported; and in a folder of data a .py is data.
             is_code = not is_regular or any(entry.name == "__init__.py" for entry in found)
             if not is_regular:
-                found[:] = [entry for entry in found if not _is_package(entry)]
+                found[:] = [one for one in found if one.is_symlink() or not os.path.lexists(f"{one.path}/__init__.py")]
             for entry in found:
-                if not (is_code and entry.name.endswith(".py")):
+                known = f"{folder.place}/{entry.name}" in self._layout.entries
+                if not known and not (is_code and entry.name.endswith(".py")):
                     self._look(folder, level, entry, start)
 
     def _look(self, folder: Folder, level: Level, entry: os.DirEntry[str], start: Folder) -> None:
-        is_folder, target = entry.is_dir(follow_symlinks=False), ""
-        if level.ignores(entry.name, is_folder=is_folder):
-            self._leave(entry.path + "/" * is_folder, _size(entry), _IGNORED)
-        elif entry.is_symlink():
-            path = os.path.realpath(entry.path)
-            inside = (folder.tree or Tree(start.source, "")).inside(path)
-            if inside is None:
-                self._leave(entry.path, _size(entry), f"a link to {printable(path)}, which lies elsewhere")
-                return
-            if folder.tree:
-                target = f"{folder.tree.place}/{inside}"
-                if Path(path).is_dir():
-                    self._waiting.append((self._layout.folder(folder.tree, inside), False))
-            self._found.append((_size(entry), f"{folder.place}/{entry.name}", folder, entry.name, target))
-        elif entry.is_file():
-            self._found.append((_size(entry), f"{folder.place}/{entry.name}", folder, entry.name, ""))
+        name, is_folder, size = entry.name, entry.is_dir(follow_symlinks=False), _size(entry)
+        path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+        inside = (folder.tree or Tree(start.source, start.place)).inside(path)
+        if level.ignores(name, is_folder=is_folder):
+            self._leave(folder, name + "/" * is_folder, size, _IGNORED)
+        elif inside is None:
+            self._leave(folder, name, size, f"a link to {printable(path)}, which lies elsewhere")
+        elif entry.is_symlink() or entry.is_file():
+            if folder.tree and entry.is_symlink() and Path(path).is_dir():
+                self._waiting.append((self._layout.folder(folder.tree, inside), False))
+            self._found.append((size, f"{(folder.tree or start).place}/{inside}", folder, name))
         elif not is_folder:
-            self._leave(entry.path, 0, _NO_FILE)
+            self._leave(folder, name, 0, _NO_FILE)
 
-    def _leave(self, path: str, size: int, why: str) -> None:
+    def _unlisted(self, folder: Folder, problem: SyncError) -> None:
+        self._leave(folder, "", 0, problem.what.rstrip("."))
+
+    def _leave(self, folder: Folder, name: str, size: int, why: str) -> None:
+        if name.endswith("/") and any(place.startswith(f"{folder.place}/{name}") for place in self._layout.entries):
+            return  # it is included
+        path = f"{folder.source}/{name}"
         inside = self._layout.project.inside(path)
         self.left.append(Left(path if inside is None else inside, size, why))
 
 
 def walk(
-    start: Folder, level: Level, missed: Callable[[str, int, str], object] | None = None
+    start: Folder, level: Level, missed: Callable[[Folder, SyncError], object] | None = None
 ) -> Iterator[tuple[Folder, Level, list[os.DirEntry[str]]]]:
     """Each folder from `start` on, its rules, and what it holds but for caches, bytecode and virtual environments.
 
@@ -221,7 +219,7 @@ def walk(
             error = unreadable(folder.source, problem)
             if missed is None:
                 raise error from problem
-            missed(f"{folder.source}/", 0, error.what.rstrip("."))
+            missed(folder, error)
             continue
         if folder is not start and not _ENVIRONMENT_MARKS.isdisjoint(entry.name for entry in found):
             continue
@@ -240,10 +238,6 @@ def _size(entry: os.DirEntry[str]) -> int:
     except OSError:
         return 0
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
-
-
-def _is_package(entry: os.DirEntry[str]) -> bool:
-    return entry.is_dir(follow_symlinks=False) and os.path.lexists(f"{entry.path}/__init__.py")
 
 
 def _is_environment(folder: str) -> bool:
