@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pickle
-import subprocess
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from slurm_ray_flow.blocks.shell import run
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.remote import files
 from slurm_ray_flow.remote.errors import OperationError
@@ -46,10 +45,9 @@ def tracked(folders: Sequence[str]) -> list[str]:
     for folder in folders:
         if any(folder.startswith(f"{other}/") for other in folders):
             continue
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
+        with contextlib.suppress(SlurmRayFlowError):
             asked = ["git", "-C", folder, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
-            names = subprocess.run(asked, capture_output=True, timeout=10, check=True).stdout.split(b"\0")
-            found += [f"{folder}/{os.fsdecode(name)}" for name in names if name]
+            found += [f"{folder}/{name}" for name in run(asked, timeout=10).stdout.split("\0") if name]
     return found
 
 

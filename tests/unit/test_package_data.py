@@ -136,7 +136,8 @@ def test_the_smallest_files_travel_up_to_the_limit_and_the_rest_is_told(tmp_path
     (told,) = found.findings
     assert "other/c.bin" in told and "include=" in told and 'package_data="7.9K"' in told
     assert sent(tmp_path, limit=8010).left == ()
-    assert places(sent(tmp_path, limit=0)) == {*code, "lab/empty"}
+    assert places(sent(tmp_path, limit=1)) == {*code, "lab/empty"}
+    assert places(sent(tmp_path, limit=0)) == code
     write(".gitignore", "raw/\n*.log\n")
     write("lab/raw/x.csv")
     write("lab/x.log")

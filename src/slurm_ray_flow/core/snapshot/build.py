@@ -63,7 +63,7 @@ def manifest(
         working_directory: the user's; the function runs there if it lies inside the project, else in the project.
         include: files, folders and patterns, relative to the project; or absolute, and then named exactly if outside.
         packages: the packages that are imported.
-        package_data: how many bytes of their data are sent; the smallest files first.
+        package_data: how many bytes of their data are sent, the smallest files first; with 0 none is looked for.
         tracked: real paths of files that git tracks although .gitignore names them.
         search_path: the user's `sys.path`: the order of the roots of `files` and `packages`.
         hashes: what is known of files from earlier; what is learned is added.
@@ -79,7 +79,8 @@ def manifest(
     for text in include:
         selection.include(text)
     data = PackageData(layout, rules, package_data)
-    data.add_all((modules.folder(_below(folder, root), root), is_regular) for folder, root, is_regular in packages)
+    if package_data:
+        data.add_all((modules.folder(_below(folder, root), root), is_regular) for folder, root, is_regular in packages)
     entries = tuple(sorted(layout.entries.values()))
     place = layout.project.inside(os.path.realpath(working_directory))
     working = f"project/{place}" if place else "project"

@@ -152,7 +152,7 @@ class PackageData:
         if not told:
             return []
         more = f" and {len(told) - 1} more (the run's page lists them)" if told[1:] else ""
-        larger = f', package_data="{brief_memory(self._needed)}" all' if self._needed > self._limit else ""
+        larger = f', package_data="{brief_memory(self._needed)}" sends all' if self._needed > self._limit else ""
         file, size = printable(told[0].file), format_memory(told[0].size)
         return [f"{file!r} stays at home, {size}: {told[0].why}{more}; include=[{file!r}] sends it{larger}"]
 
