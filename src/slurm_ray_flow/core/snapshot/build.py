@@ -54,15 +54,12 @@ def manifest(
     outside is sent as that file. A link to a folder outside is an error in an included folder; a module found through
     one is sent at the place where it is imported from. A link to nothing is an error.
 
-    Of packages all files travel that are no modules, but for what .gitignore names, and links out of the project. What
-    can't be sent, or is too much, is left at home and listed; it is no error.
-
     Args:
         files: the modules that the scan found.
         project: the project's folder. What lies in it goes to "project/…", all else to "outside/<n>/…".
         working_directory: the user's; the function runs there if it lies inside the project, else in the project.
         include: files, folders and patterns, relative to the project; or absolute, and then named exactly if outside.
-        packages: the packages that are imported.
+        packages: the packages that are imported, for their data (see `PackageData`).
         package_data: how many bytes of their data are sent, the smallest files first; with 0 none is looked for.
         tracked: real paths of files that git tracks although .gitignore names them.
         search_path: the user's `sys.path`: the order of the roots of `files` and `packages`.
@@ -82,8 +79,7 @@ def manifest(
     if package_data:
         data.add_all((modules.folder(_below(folder, root), root), is_regular) for folder, root, is_regular in packages)
     entries = tuple(sorted(layout.entries.values()))
-    place = layout.project.inside(os.path.realpath(working_directory))
-    working = f"project/{place}" if place else "project"
+    working = f"project/{layout.project.inside(os.path.realpath(working_directory)) or ''}".rstrip("/")
     findings = (*modules.findings, *selection.findings, *data.finding())
     return Manifest(entries, layout.roots, path, working, findings, tuple(data.left))
 

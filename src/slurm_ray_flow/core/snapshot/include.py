@@ -117,6 +117,9 @@ class Selection:
 class PackageData:
     """Adds the files beside the modules of packages to a layout; `left` says which of them stay at home.
 
+    All files travel that are no modules, but for what .gitignore names, and links out of the project. What can't be
+    sent, or is too much, stays at home; it is no error.
+
     Args:
         layout: it holds the modules, and what is included, already.
         limit: bytes that all of it may have; the smallest files go first.
