@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from slurm_ray_flow.blocks.shell import run
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.remote import files
 from slurm_ray_flow.remote.errors import OperationError
@@ -36,6 +37,18 @@ def _told() -> Iterator[None]:
         yield
     except OperationError as error:
         raise SlurmRayFlowError(error.what, where=error.where, advice=error.advice) from error
+
+
+def tracked(folders: Sequence[str]) -> list[str]:
+    """Files in these folders that git tracks although a .gitignore names them; none where there is no git."""
+    found: list[str] = []
+    for folder in folders:
+        if any(folder.startswith(f"{other}/") for other in folders):
+            continue
+        with contextlib.suppress(SlurmRayFlowError):
+            asked = ["git", "-C", folder, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
+            found += [f"{folder}/{name}" for name in run(asked, timeout=10).stdout.split("\0") if name]
+    return found
 
 
 def load_cache(path: Path) -> dict[Any, Any]:

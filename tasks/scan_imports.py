@@ -14,7 +14,7 @@ from slurm_ray_flow.blocks.files import load_cache, save_cache
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.project import project_of
-from slurm_ray_flow.core.scan import Scan, scan
+from slurm_ray_flow.core.scan import RULES, Finding, Scan, scan
 from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.tasks.policy import ONCE
 from slurm_ray_flow.tasks.run import Call
@@ -56,26 +56,27 @@ def scan_imports(call: Call) -> Code:
     """
     reporter().step("scan_imports")
     project = project_of(call.target.file, Path.cwd())
-    cache = home() / "cache" / "scan" / f"{store.short_digest(str(project))}.pickle"
+    cache = home() / "cache" / "scan" / f"{store.short_digest(str(project))}.{RULES}.pickle"
     parsed = load_cache(cache)
     before = dict(parsed)
     found = scan(call.target, search_path=sys.path, project=project, parsed=parsed)
     if parsed != before:
         save_cache(cache, parsed)
     for finding in found.findings:
-        text = f"{_place(finding.file, project) or call.label}:{finding.line}: {finding.text}"
-        reporter().warn(text)
-        get_run_logger().warning(text)
+        if finding.data is None:  # whether it travels is not known yet
+            warn_of(finding, project, call.label)
     reporter().say(_summary(found))
     digest = store.put_scan(found)
     script = "" if call.target.file is None or importable(call.target.module or "__main__") else str(call.target.file)
     return Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray, script)
 
 
-def _place(file: Path | None, project: Path) -> str:
-    if file is None:
-        return ""
-    return str(file.relative_to(project) if file.is_relative_to(project) else file)
+def warn_of(finding: Finding, project: Path, label: str = "the function") -> None:
+    """Say what could not be followed, or does not travel, in the terminal and in Prefect's log."""
+    file = finding.file or Path(label)
+    text = f"{file.relative_to(project) if file.is_relative_to(project) else file}:{finding.line}: {finding.text}"
+    reporter().warn(text)
+    get_run_logger().warning(text)
 
 
 def _summary(found: Scan) -> str:

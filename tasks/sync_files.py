@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import sys
 from pathlib import Path
 
@@ -10,18 +11,18 @@ from prefect import task
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.files import load_cache, save_cache
+from slurm_ray_flow.blocks.files import load_cache, save_cache, tracked
 from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
-from slurm_ray_flow.core.scan.model import LocalFile
+from slurm_ray_flow.core.scan.model import LocalFile, Scan
 from slurm_ray_flow.core.shown import about_files
 from slurm_ray_flow.core.snapshot import manifest
 from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
-from slurm_ray_flow.tasks.scan_imports import Code
+from slurm_ray_flow.tasks.scan_imports import Code, warn_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +56,31 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     cache = home() / "cache" / "hashes" / f"{store.short_digest(code.project)}.pickle"
     hashes = load_cache(cache)
     before = dict(hashes)
+    found = code.scan()
     files = manifest(
-        _files_of(code),
+        _files_of(found, code.script),
         project=project,
         working_directory=Path.cwd(),
         include=options.include,
+        packages=found.packages,
+        package_data=options.package_data,
+        tracked=tracked(sorted({os.path.realpath(folder) for folder, _, _ in found.packages})),
         search_path=sys.path,
         hashes=hashes,
     )
     if hashes != before:
         save_cache(cache, hashes)
-    for finding in files.findings:
-        reporter().warn(finding)
+    for text in files.findings:
+        reporter().warn(text)
+    travels = {entry.file for entry in files.entries}
+    for finding in found.findings:
+        if finding.data and os.path.realpath(finding.data) not in travels and str(finding.data) not in travels:
+            warn_of(finding, project)
     sent = cluster.send(files, store.short_digest(code.project))
-    reporter().say(_summary(sent, len(files.entries)))
-    if files.entries:
-        page().show(about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total))
+    left = f"; {len(files.left)} of your packages left at home" if files.left else ""
+    reporter().say(_summary(sent, len(files.entries)) + left)
+    if files.entries or files.left:
+        page().show(about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total, files.left))
     path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
     listing = f"snapshots/{sent.folder.parent.name}/{sent.folder.name}.list"
     folders = tuple((home_folder, str(sent.folder / place)) for place, home_folder in sent.manifest.roots)
@@ -78,11 +88,11 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     return Snapshot(sent.manifest.digest, path, working_directory, listing, folders)
 
 
-def _files_of(code: Code) -> tuple[LocalFile, ...]:
+def _files_of(found: Scan, name: str) -> tuple[LocalFile, ...]:
     """The modules of the user's, and the script: child processes of the function run it to find its functions."""
-    script = Path(code.script)
-    own = (LocalFile(script, script.parent, script.stem),) if code.script else ()
-    return (*code.scan().files, *own)
+    script = Path(name)
+    own = (LocalFile(script, script.parent, script.stem),) if name else ()
+    return (*found.files, *own)
 
 
 def _summary(sent: Transfer, files: int) -> str:

@@ -154,7 +154,7 @@ LAYOUTS = {
             "pack_m/__init__.py": "",
             "pack_m/words.txt": "right",
             "pack_m/main.py": "from importlib.resources import files\n"
-            + task("return files('pack_m').joinpath('words.txt').read_text()", "include=['pack_m/words.txt']"),
+            + task("return files('pack_m').joinpath('words.txt').read_text()"),
         },
         "pack_m.main",
         ["."],

@@ -13,6 +13,11 @@ def test_options_are_brought_to_one_form():
     assert options.env_vars == (("A", "1"), ("B", "2"))
 
 
+@pytest.mark.parametrize(("given", "bytes_"), [("1G", 1024**3), (10, 10), (0, 0), ("0", 0), (None, 0)])
+def test_data_of_packages_has_a_limit_that_may_be_nothing(given, bytes_):
+    assert Options().but(package_data=given).package_data == bytes_
+
+
 def test_changed_options_leave_the_others():
     options = Options().but(nodes=3).but(memory="1G")
     assert (options.nodes, options.memory) == (3, 1024**3)
@@ -53,6 +58,9 @@ def test_a_mistyped_option_gets_the_nearest_one(wrong, hint):
         {"keep_warm": "long"},
         {"include": "data.csv"},
         {"include": [1]},
+        {"package_data": "much"},
+        {"package_data": -1},
+        {"package_data": True},
         {"env_vars": {"A": 1}},
         {"env_vars": {"A=B": "1"}},
         {"environment": 3},

@@ -231,11 +231,13 @@ def test_only_changed_files_are_parsed_again(tmp_path: Path, write: Make) -> Non
 
 def test_the_scan_survives_json(tmp_path: Path, write: Make) -> None:
     write("main.py", "import dist, gone, helper\nopen('data.txt')\n")
-    write("helper.py")
+    write("helper/__init__.py")
     write("data.txt")
     install(write, "dist", {"dist.py": ""})
     found = scanned(tmp_path)
-    assert found.files and found.distributions and found.findings and found.data_files
+    assert (
+        found.files and found.distributions and found.packages and [each.data for each in found.findings if each.data]
+    )
     assert Scan.from_json(json.loads(json.dumps(found.to_json()))) == found
 
 

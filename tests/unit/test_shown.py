@@ -10,7 +10,7 @@ from slurm_ray_flow.core.log_levels import MOST_CHANGES, by_level
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.shown import MOST_FILES, Waits, about_files, about_run, cell, flow_run_name, tags_of
-from slurm_ray_flow.core.snapshot.entries import Entry
+from slurm_ray_flow.core.snapshot.entries import Entry, Left
 
 NOW = 1_800_000_000.0
 
@@ -138,3 +138,13 @@ def test_names_and_tags():
 
 def test_what_others_wrote_harms_no_table():
     assert cell("a | b\n<script> [x](y)\x1b[31m") == r"a \| b \<script\> \[x\](y)\\x1b\[31m".replace("\\\\x", "\\x")
+
+
+def test_what_stays_at_home_is_listed_before_what_travels_with_its_reason():
+    entries = [Entry("project/lab/a.json", "/p/lab/a.json", 10, 0, 0o644, "0" * 64)]
+    left = [Left("lab/raw/", 0, "named in .gitignore"), Left("lab/b.bin", 2048, "too much"), Left("a\udce9", 1, "odd")]
+    shown = about_files(entries, {"project/lab/a.json"}, 10, 10, left)
+    assert [row["file"] for row in shown.data] == ["lab/b.bin", "a\\xe9", "lab/raw/", "lab/a.json"]
+    assert [row["bytes"] for row in shown.data] == [2048, 1, 0, 10]
+    assert "too much" in shown.data[0]["how"] and "include" in shown.data[0]["how"]
+    assert "3 of packages left at home" in shown.description and "2.0 KiB" in shown.description

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.config import Settings
     from slurm_ray_flow.core.options import Options
 
-BYTES, SECONDS = ("memory",), ("time_limit", "warn_before", "keep_warm", "cache")
+BYTES, SECONDS = ("memory", "package_data"), ("time_limit", "warn_before", "keep_warm", "cache")
 VARIABLES = {"HOME": "~/.slurm-ray-flow", "PROGRESS": "auto", "LOG": "off"}
 """What is no option of the decorator, and its default."""
 OTHERS = ("UMASK", "RUN_ID", "ALLOCATION")

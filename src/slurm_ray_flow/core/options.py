@@ -36,6 +36,7 @@ class Options:
         container: the path of an image of Apptainer or Singularity on the cluster, in which the function runs with the
             image's own packages; None takes what the cluster's block says, "" none even so.
         include: files, folders and globs that travel along with the code.
+        package_data: how many bytes of the files beside the modules of packages travel, too.
         env_vars: environment variables of the function's process. They are never logged.
         retries: how many times a run that failed for a transient cause is started again.
         retry_on: exceptions of the function, or names of them, that count as transient.
@@ -66,6 +67,7 @@ class Options:
     environment: str | tuple[str, ...] = "auto"
     container: str | None = None
     include: tuple[str, ...] = ()
+    package_data: int = 50 * 1024**2
     env_vars: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     retries: int = 0
     retry_on: tuple[type[BaseException] | str, ...] = ()
@@ -167,6 +169,10 @@ def _count(least: int, optional: bool = False) -> Any:
 
 def _memory(name: str, value: object) -> int | None:
     return None if value is None else parse_memory(value, name)
+
+
+def _package_data(name: str, value: object) -> int:
+    return 0 if value in (0, "0", None) else parse_memory(value, name)
 
 
 def _time(name: str, value: object) -> float | None:
@@ -288,6 +294,7 @@ _CHECKS: dict[str, Any] = {
     "environment": _environment,
     "container": _container,
     "include": _include,
+    "package_data": _package_data,
     "env_vars": _env_vars,
     "retries": _count(0),
     "retry_on": _retry_on,

@@ -13,7 +13,7 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import Event, RunRecord
-from slurm_ray_flow.core.snapshot.entries import Entry
+from slurm_ray_flow.core.snapshot.entries import Entry, Left
 from slurm_ray_flow.core.snapshot.fingerprint import printable
 from slurm_ray_flow.core.sweep import TAG
 
@@ -93,17 +93,28 @@ def _counted(number: int, what: str) -> str:
     return f"{number} {what}{'s' if number > 1 else ''}" if number else ""
 
 
-def about_files(entries: Sequence[Entry], sent: Collection[str], travelled: int, total: int) -> Shown:
-    """What the snapshot holds, and what of it had to travel.
+def about_files(
+    entries: Sequence[Entry], sent: Collection[str], travelled: int, total: int, left: Sequence[Left] = ()
+) -> Shown:
+    """What the snapshot holds, what of it had to travel, and what of packages stays at home.
 
     Args:
         entries: all its files.
         sent: the places of those that travelled.
         travelled: bytes that went over the line.
         total: bytes of the whole.
+        left: what stays at home; it comes first.
     """
     order = sorted(entries, key=lambda entry: (entry.place not in sent, -entry.size, entry.place))
     rows: list[dict[str, Any]] = [
+        {
+            "file": plain(printable(one.file)),
+            "bytes": one.size,
+            "how": f"left at home: {plain(printable(one.why))}; include=[...] sends it",
+        }
+        for one in sorted(left, key=lambda one: (-one.size, one.file))[:MOST_FILES]
+    ]
+    rows += [
         {
             "file": plain(printable(entry.place.partition("/")[2])),
             "bytes": entry.size,
@@ -116,10 +127,11 @@ def about_files(entries: Sequence[Entry], sent: Collection[str], travelled: int,
         more = {"file": f"and {len(rest)} more", "bytes": sum(entry.size for entry in rest), "how": ""}
         rows.append(more)
     all_of_them = "1 file" if len(entries) == 1 else f"{len(entries)} files"
+    stays = f"; {len(left)} of packages left at home, {format_memory(sum(one.size for one in left))}" if left else ""
     if not sent:
-        return Shown("files", "table", rows, f"{all_of_them}, {format_memory(total)}: nothing to send")
+        return Shown("files", "table", rows, f"{all_of_them}, {format_memory(total)}: nothing to send{stays}")
     said = f"{len(sent)} of {all_of_them} sent, {format_memory(travelled)}; {format_memory(total)} in all"
-    return Shown("files", "table", rows, said)
+    return Shown("files", "table", rows, said + stays)
 
 
 def about_packages(rows: Sequence[tuple[str, str, str, str]]) -> Shown:

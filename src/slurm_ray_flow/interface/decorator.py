@@ -51,6 +51,7 @@ def slurm_ray_flow(
     environment: str | Sequence[str] = "auto",
     container: str | None = None,
     include: Sequence[str] = (),
+    package_data: int | str = "50M",
     env_vars: Mapping[str, str] | None = None,
     retries: int = 0,
     retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] = (),
@@ -95,6 +96,7 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         container: the path of an image of Apptainer or Singularity on the cluster, with packages of its own; None takes
             what the cluster's block says, "" none even so.
         include: files, folders and globs to send along with the code.
+        package_data: how much of the files beside the modules of your packages travels by itself; 0 for nothing.
         env_vars: environment variables for the function.
         retries: how often a run that failed for a transient cause is started again.
         retry_on: exceptions of the function, or their names, that count as transient.

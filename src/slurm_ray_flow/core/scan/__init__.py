@@ -11,8 +11,8 @@
 from __future__ import annotations
 
 from slurm_ray_flow.core.scan.model import Distribution, Finding, LocalFile, Scan, Target
-from slurm_ray_flow.core.scan.parsed import ParsedFile
+from slurm_ray_flow.core.scan.parsed import RULES, ParsedFile
 from slurm_ray_flow.core.scan.target import target_of
 from slurm_ray_flow.core.scan.walk import scan
 
-__all__ = ["Distribution", "Finding", "LocalFile", "ParsedFile", "Scan", "Target", "scan", "target_of"]
+__all__ = ["RULES", "Distribution", "Finding", "LocalFile", "ParsedFile", "Scan", "Target", "scan", "target_of"]

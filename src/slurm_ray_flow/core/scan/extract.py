@@ -22,13 +22,14 @@ MAIN_ONLY = 2
 
 # (module, names after `from module import`, leading dots, line, OPTIONAL | MAIN_ONLY)
 Imported: TypeAlias = tuple[str, tuple[str, ...], int, int, int]
-# (kind, line, text): text is source code, an error message, or for "open" and "beside" the path: as written, or from
-# the folder of the file
+# (kind, line, text): text is source code, an error message, or a path: for "open" as written, for "beside" from the
+# folder of the file, and for ":lab" from that of the package lab
 Note: TypeAlias = tuple[str, int, str]
 
 _CALLS = (
     rb"__import__|import_module|exec|run_path|run_module|iter_modules|walk_packages|spec_from_file_location"
-    rb"|open|Path|genfromtxt|fromfile|imread|read\w*|load\w*"
+    rb"|open\w*|Path|genfromtxt|fromfile|imread|read\w*|load\w*"
+    rb"|path\.join|(?:pkg_)?resources\.\w+|files|get_data|resource_\w+|PackageLoader"
 )
 _INTERESTING = re.compile(rb"\bimport\b|\b(?:" + _CALLS + rb")\s*\(|\b__file__\b")
 _IMPORT = re.compile(rb"import\b")
@@ -36,11 +37,15 @@ _IMPORT = re.compile(rb"import\b")
 _HINTS = (
     *(b"open", b"read", b"load", b"Path", b"exec", b"__import__", b"import_module", b"__file__", b"run_path"),
     *(b"run_module", b"iter_modules", b"walk_packages", b"spec_from_file", b"fromfile", b"genfromtxt"),
+    *(b"path.join", b"resource", b"get_data", b"PackageLoader"),
 )
+_RESOURCES = re.compile(rb"resource|get_data|PackageLoader")
+_PATHS = re.compile(rb"__file__|Path|path\.join|resource|get_data")
 _TOP_LEVEL = re.compile(rb"^[A-Za-z_@]", re.MULTILINE)
 _ALIASED = re.compile((_CALLS + rb"|TYPE_CHECKING").decode())
 _OPENERS = re.compile(r"open|Path|run_path|genfromtxt|fromfile|imread|read\w*|load\w*")
 _WRITERS = frozenset({"write_text", "write_bytes", "mkdir", "touch", "unlink"})
+_SAVERS = re.compile(r"(to_|save|write|dump|imwrite)\w*")
 _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
@@ -101,7 +106,7 @@ class _Reader:
         self._aliases: dict[str, str] = {}
         self._end = 0
         self._lines: Sequence[int] | None = self._lines_of_interest()
-        self._own_file = b"__file__" in data
+        self._resources, self._paths = _RESOURCES.search(data), _PATHS.search(data)
         self._importlib = b"importlib" in data
         self._written: set[int] = set()
 
@@ -189,8 +194,9 @@ class _Reader:
         for node in ast.walk(expression):
             if isinstance(node, ast.Call):
                 self._call(node, flags)
-            if self._own_file and isinstance(node, (ast.Call, ast.BinOp)):
-                self._note("beside", node, literals.beside(node))
+            if self._paths and isinstance(node, (ast.Call, ast.BinOp)) and id(node) not in self._written:
+                kind, path = literals.located(node) or ("", None)
+                self._note(kind, node, path)
 
     def _note(self, kind: str, node: ast.expr, text: str | None) -> None:
         if text is not None:
@@ -199,6 +205,11 @@ class _Reader:
     def _call(self, node: ast.Call, flags: int) -> None:
         name, owner = literals.callee(node)
         name = self._aliases.get(name, name)
+        if self._resources and (package := literals.resource_package(node)):
+            self.imports.append((package, (), 0, node.lineno, flags | OPTIONAL))
+        if literals.writes(name, node) or _SAVERS.fullmatch(name):
+            self._written.update(id(each) for each in node.args if literals.located(each))
+            self._written.add(id(node))
         if name in {"import_module", "__import__", "run_module"}:
             if self._importlib or name != "import_module":
                 self._dynamic_import(name, node, flags)
@@ -208,7 +219,7 @@ class _Reader:
             self._exec(node, flags)
         elif name == "spec_from_file_location":
             self._note("open", node, literals.path_text(node.args[1:]))
-        elif _OPENERS.fullmatch(name) and id(node) not in self._written and not literals.writes(name, node):
+        elif _OPENERS.fullmatch(name) and id(node) not in self._written:
             self._note("open", node, literals.path_text(node.args or [word.value for word in node.keywords]))
         elif name in _WRITERS and isinstance(node.func, ast.Attribute):
             self._written.add(id(node.func.value))

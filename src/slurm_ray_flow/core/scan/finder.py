@@ -107,7 +107,8 @@ class Finder:
         if known is None:
             try:
                 with os.scandir(folder) as entries:
-                    kinds = [(entry.name, entry.is_dir()) for entry in entries]
+                    # (`entry.is_dir` raises where a link leads to itself.)
+                    kinds = [(one.name, isdir(one) if one.is_symlink() else one.is_dir()) for one in entries]
             except OSError:
                 kinds = []
             files = frozenset(name for name, is_folder in kinds if not is_folder)

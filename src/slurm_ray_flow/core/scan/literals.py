@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import ast
 import posixpath
+import re
 from collections.abc import Sequence
+from typing import TypeAlias
 
 _LONGEST_PATH = 300
 # Stands for the file itself while a path from `__file__` is followed; no file has this name.
 _ITSELF = "\0"
-_SAME_PLACE = frozenset({"Path", "PurePath", "abspath", "realpath", "resolve", "absolute", "str", "fspath"})
+# Begins the name of a package in whose folder a path starts.
+PACKAGE = ":"
+_SAME_PLACE = frozenset({"Path", "PurePath", "abspath", "realpath", "resolve", "absolute", "str", "fspath", "join"})
 _OUR_PACKAGE = frozenset({"__package__", "__name__"})
+# Of importlib.resources, pkgutil, pkg_resources and jinja2: a package's name comes first, then often a path in it.
+_RESOURCES = re.compile(
+    r"files|get_data|(read|open)_(text|binary)|path|contents|is_resource|resource_\w+|PackageLoader"
+)
+# Where a path starts ("beside" the file, "open" in the working directory, or a package), and the path from there.
+Place: TypeAlias = tuple[str, str]
 
 
 def callee(node: ast.Call) -> tuple[str, str]:
@@ -95,18 +105,29 @@ def builtin_import(node: ast.Call) -> tuple[str, tuple[str, ...], int] | None:
     return name, literal, level if isinstance(level, int) and level > 0 else 0
 
 
-def beside(node: ast.expr) -> str | None:
-    """Return the path, from the folder of the file, of what is built from `__file__`; None when it is not.
+def resource_package(node: ast.Call) -> str | None:
+    """Return the package that `files("lab")`, `pkgutil.get_data("lab", ...)` and the like import; None for others."""
+    name, _ = callee(node)
+    found = text(node.args[0]) if node.args and _RESOURCES.fullmatch(name) else None
+    whole = found is not None and all(part.isidentifier() for part in found.split("."))
+    return found if whole and (len(node.args) > 1 or name in {"files", "contents"}) else None
 
-    `Path(__file__).parent / "data" / "x.csv"` and `os.path.join(os.path.dirname(__file__), "x.csv")` are understood.
+
+def located(node: ast.expr) -> Place | None:
+    """Return the literal path that an expression builds, and from where; None when it builds none.
+
+    `Path(__file__).parent / "data" / "x.csv"`, `os.path.join("data", "x.csv")`, `Path("data") / "x.csv"` and
+    `files("lab").joinpath("x.csv")` are understood.
     """
     place = _place(node)
-    return place if place and not place.endswith((_ITSELF, "..")) else None
+    return place if place and not place[1].endswith((_ITSELF, ".", "/")) else None
 
 
-def _place(node: ast.expr) -> str | None:
+def _place(node: ast.expr) -> Place | None:
     if isinstance(node, ast.Name):
-        return _ITSELF if node.id == "__file__" else None
+        return ("beside", _ITSELF) if node.id == "__file__" else None
+    if isinstance(node, ast.Constant):
+        return _joined(("open", ""), [node])
     if isinstance(node, ast.BinOp):
         return _joined(_place(node.left), [node.right]) if isinstance(node.op, ast.Div) else None
     if isinstance(node, ast.Attribute):
@@ -116,23 +137,26 @@ def _place(node: ast.expr) -> str | None:
     return _place_of_call(node) if isinstance(node, ast.Call) else None
 
 
-def _place_of_call(node: ast.Call) -> str | None:
+def _place_of_call(node: ast.Call) -> Place | None:
     name, _ = callee(node)
     method = isinstance(node.func, ast.Attribute) and not node.args
     inner = node.func.value if method and isinstance(node.func, ast.Attribute) else node.args[0] if node.args else None
+    if package := resource_package(node):
+        return _joined((PACKAGE + package, ""), node.args[1:])
+    if name == "files" and isinstance(inner, ast.Name | ast.Attribute):
+        name = ast.unparse(inner)
+        return ("beside", "") if name in _OUR_PACKAGE else (PACKAGE + name, "")
     if name in _SAME_PLACE and inner is not None:
-        return _place(inner)
+        return _joined(_place(inner), [] if method else node.args[1:])
     if name == "dirname" and inner is not None:
         return _up(_place(inner))
-    if name == "join" and inner is not None:
-        return _joined(_place(inner), node.args[1:])
     if name in {"joinpath", "with_name"} and isinstance(node.func, ast.Attribute):
         start = _place(node.func.value)
         return _joined(_up(start) if name == "with_name" else start, node.args)
     return None
 
 
-def _ancestor(node: ast.Subscript) -> str | None:
+def _ancestor(node: ast.Subscript) -> Place | None:
     if not (isinstance(node.value, ast.Attribute) and node.value.attr == "parents"):
         return None
     count = node.slice.value if isinstance(node.slice, ast.Constant) else None
@@ -142,14 +166,14 @@ def _ancestor(node: ast.Subscript) -> str | None:
     return place if isinstance(count, int) else None
 
 
-def _up(place: str | None) -> str | None:
+def _up(place: Place | None) -> Place | None:
     if place is None:
         return None
-    return posixpath.normpath(posixpath.join(place, ".."))
+    return place[0], posixpath.normpath(posixpath.join(place[1], ".."))
 
 
-def _joined(place: str | None, rest: Sequence[ast.expr]) -> str | None:
+def _joined(place: Place | None, rest: Sequence[ast.expr]) -> Place | None:
     names = [text(each) for each in rest]
     if place is None or None in names:
         return None
-    return posixpath.normpath(posixpath.join(place, *(name for name in names if name is not None)))
+    return place[0], posixpath.normpath(posixpath.join(place[1], *(name for name in names if name is not None)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,10 @@ class LocalFile:
     module: str
 
 
+LocalPackage: TypeAlias = tuple[str, str, bool]
+"""A folder of a package of the user's own, the entry of sys.path above it, and whether it has an `__init__`."""
+
+
 @dataclass(frozen=True, order=True)
 class Distribution:
     """An installed package that the code imports.
@@ -72,12 +76,14 @@ class Finding:
         line: the line in it, from 1.
         kind: "computed_import", "exec", "open", "syntax", "unresolved", "unreadable", "compiled" or "unowned".
         text: what it is, and what to do about it.
+        data: of the kind "open", the file that is read: it is worth a word only if nothing else sends it.
     """
 
     file: Path | None
     line: int
     kind: str
     text: str
+    data: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.file or '<input>'}:{self.line}: {self.text}"
@@ -91,14 +97,14 @@ class Scan:
         files: the user's own modules and compiled extensions.
         distributions: installed packages used by them.
         findings: what could not be followed.
-        data_files: files of the project that the code opens by a literal path. Reported, not sent by themselves.
+        packages: the packages of the user's own that are imported.
         uses_ray: whether the code, or a distribution it imports, needs Ray.
     """
 
     files: tuple[LocalFile, ...]
     distributions: tuple[Distribution, ...]
     findings: tuple[Finding, ...]
-    data_files: tuple[Path, ...]
+    packages: tuple[LocalPackage, ...]
     uses_ray: bool
 
     def to_json(self) -> dict[str, Any]:
@@ -106,8 +112,10 @@ class Scan:
         return {
             "files": [[str(file.path), str(file.root), file.module] for file in self.files],
             "distributions": [[d.name, d.version, list(d.imports), d.origin] for d in self.distributions],
-            "findings": [[f.file and str(f.file), f.line, f.kind, f.text] for f in self.findings],
-            "data_files": [str(path) for path in self.data_files],
+            "findings": [
+                [f.file and str(f.file), f.line, f.kind, f.text, f.data and str(f.data)] for f in self.findings
+            ],
+            "packages": self.packages,
             "uses_ray": self.uses_ray,
         }
 
@@ -121,8 +129,9 @@ class Scan:
                 for name, version, imports, origin in data["distributions"]
             ),
             findings=tuple(
-                Finding(file and Path(file), line, kind, text) for file, line, kind, text in data["findings"]
+                Finding(file and Path(file), line, kind, text, used and Path(used))
+                for file, line, kind, text, used in data["findings"]
             ),
-            data_files=tuple(map(Path, data["data_files"])),
+            packages=tuple((folder, root, is_regular) for folder, root, is_regular in data["packages"]),
             uses_ray=data["uses_ray"],
         )

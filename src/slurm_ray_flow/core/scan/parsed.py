@@ -11,6 +11,8 @@ from typing import NamedTuple, TypeAlias
 
 from slurm_ray_flow.core.scan.extract import Extract, Imported, Note, extract
 
+RULES = 2
+"""Another number whenever `extract` finds more: what was kept by other rules is not used."""
 Stamp: TypeAlias = tuple[int, int, int]
 
 

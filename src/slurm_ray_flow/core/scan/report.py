@@ -68,15 +68,17 @@ class Report:
         text = f"{module.name!r} lies in site-packages but belongs to no installed distribution; {advice}"
         self._add(module.file or module.root, 1, "unowned", text)
 
-    def result(self, sent: set[str]) -> tuple[tuple[Finding, ...], tuple[Path, ...]]:
-        """Return the findings and the data files, but for those among `sent`."""
-        data = sorted(set(self._data) - sent)
-        for path in data:
-            shown = os.path.relpath(path, self._project)
+    def result(self, sent: set[str]) -> tuple[Finding, ...]:
+        """Return the findings, but for those of data files among `sent`."""
+        for path in sorted(set(self._data) - sent):
+            shown = os.path.relpath(path, self._project) if self._is_inside(path) else path
             for file, line in self._data[path]:
                 text = f"uses the file {shown!r}, which is not sent by itself; add include=[{shown!r}]"
-                self._add(file, line, "open", text)
-        return tuple(self._findings[key] for key in sorted(self._findings)), tuple(map(Path, data))
+                self._add(file, line, "open", text, Path(path))
+        return tuple(self._findings[key] for key in sorted(self._findings))
+
+    def _is_inside(self, path: str) -> bool:
+        return path.startswith(self._project + os.sep)
 
     def _path(self, text: str, file: str | None, line: int, *, beside: bool) -> None:
         starts = [dirname(file)] if file else []
@@ -84,12 +86,18 @@ class Report:
             starts.insert(0, self._project)
         for start in starts:
             path = normpath(join(start, text))
-            if path.startswith(self._project + os.sep) and isfile(path):
-                self._data.setdefault(path, []).append((file, line))
+            if self._is_inside(path) and self.reads(path, file, line):
                 return
 
-    def _add(self, file: str | None, line: int, kind: str, text: str) -> None:
-        self._findings[file or "", line, kind, text] = Finding(Path(file) if file else None, line, kind, text)
+    def reads(self, path: str, file: str | None, line: int) -> bool:
+        """Report a file that is read, if it is there."""
+        there = isfile(path)
+        if there:
+            self._data.setdefault(path, []).append((file, line))
+        return there
+
+    def _add(self, file: str | None, line: int, kind: str, text: str, data: Path | None = None) -> None:
+        self._findings[file or "", line, kind, text] = Finding(Path(file) if file else None, line, kind, text, data)
 
 
 _INCLUDE = 'if it needs modules or files of the project, add include=["path/*.py"]'

@@ -15,9 +15,10 @@ from os.path import dirname, realpath
 from pathlib import Path
 
 from slurm_ray_flow.core.errors import ScanError
+from slurm_ray_flow.core.scan import literals
 from slurm_ray_flow.core.scan.extract import MAIN_ONLY, OPTIONAL, Extract, Imported, Note, extract
 from slurm_ray_flow.core.scan.finder import Finder, Module
-from slurm_ray_flow.core.scan.model import LocalFile, Scan, Target
+from slurm_ray_flow.core.scan.model import LocalFile, LocalPackage, Scan, Target
 from slurm_ray_flow.core.scan.parsed import ParsedFile, parsed_file
 from slurm_ray_flow.core.scan.report import Report
 from slurm_ray_flow.core.scan.usage import Usage
@@ -102,6 +103,7 @@ class _Walk:
         self._finder, self._report, self._usage, self._parsed = finder, report, usage, parsed
         self._done: dict[str, Module] = {}
         self._files: dict[tuple[str, str], LocalFile] = {}
+        self._packages: set[LocalPackage] = set()
         self._roots: dict[str, Path] = {}
         self._waiting: list[Module] = []
 
@@ -130,8 +132,8 @@ class _Walk:
 
     def result(self) -> Scan:
         files = tuple(self._files[key] for key in sorted(self._files))
-        findings, data_files = self._report.result({path for path, _ in self._files})
-        return Scan(files, self._usage.distributions(), findings, data_files, self._usage.ray)
+        findings = self._report.result({path for path, _ in self._files})
+        return Scan(files, self._usage.distributions(), findings, tuple(sorted(self._packages)), self._usage.ray)
 
     def _script(self, target: Target, file: str) -> None:
         try:
@@ -141,6 +143,8 @@ class _Walk:
                 f"The source of {target.label} can't be read: {error}", where=file, advice="Is the file still there?"
             ) from error
         package = target.package or (target.module or "").rpartition(".")[0]
+        if target.package:
+            self._need(target.package)
         self._follow_all(content, file, package, 0)
 
     def _refer(self, name: str, target: Target) -> None:
@@ -161,7 +165,11 @@ class _Walk:
 
     def _note(self, note: Note, file: str | None, offset: int) -> None:
         # Text of a cell that does not parse alone (a lambda's line) is followed through its code object instead.
-        if file is not None or note[0] != "syntax":
+        if note[0].startswith(literals.PACKAGE):
+            for place in self._finder.find(note[0][1:]).places:
+                if place.kind == "local":
+                    self._report.reads(os.path.join(place.folder, note[2]), file, note[1] + offset)
+        elif file is not None or note[0] != "syntax":
             self._report.note(note, file, offset)
 
     def _follow(self, imported: Imported, file: str | None, package: str | None, offset: int) -> None:
@@ -215,6 +223,8 @@ class _Walk:
         return module
 
     def _ship(self, module: Module) -> None:
+        own = module.file is not None
+        self._packages.update((place.folder, place.root, own) for place in module.places if place.kind == "local")
         if module.file is None:
             return
         self._add(module.file, module.root, module.name)

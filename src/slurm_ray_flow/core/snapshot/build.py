@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.scan.model import LocalPackage
 from slurm_ray_flow.core.snapshot.entries import Manifest
 from slurm_ray_flow.core.snapshot.fingerprint import Hashes, printable
 from slurm_ray_flow.core.snapshot.ignore import Rules
-from slurm_ray_flow.core.snapshot.include import Selection
-from slurm_ray_flow.core.snapshot.layout import Layout, Tree, read_again
+from slurm_ray_flow.core.snapshot.include import PackageData, Selection
+from slurm_ray_flow.core.snapshot.layout import Folder, Layout, Tree, read_again
 
 
 class LocalFile(Protocol):
@@ -35,6 +37,9 @@ def manifest(
     project: Path,
     working_directory: Path,
     include: Sequence[str] = (),
+    packages: Sequence[LocalPackage] = (),
+    package_data: int = 0,
+    tracked: Sequence[str] = (),
     search_path: Sequence[str] = (),
     hashes: Hashes | None = None,
 ) -> Manifest:
@@ -54,23 +59,29 @@ def manifest(
         project: the project's folder. What lies in it goes to "project/…", all else to "outside/<n>/…".
         working_directory: the user's; the function runs there if it lies inside the project, else in the project.
         include: files, folders and patterns, relative to the project; or absolute, and then named exactly if outside.
-        search_path: the user's `sys.path`: the order of the roots of `files`.
+        packages: the packages that are imported, for their data (see `PackageData`).
+        package_data: how many bytes of their data are sent, the smallest files first; with 0 none is looked for.
+        tracked: real paths of files that git tracks although .gitignore names them.
+        search_path: the user's `sys.path`: the order of the roots of `files` and `packages`.
         hashes: what is known of files from earlier; what is learned is added.
 
     Raises:
         SyncError: an include matches nothing, or something can't be read or sent as it is. Nothing was sent.
     """
     known: Hashes = {} if hashes is None else hashes
-    layout, rules = Layout(os.path.realpath(project), known), Rules()
+    layout, rules = Layout(os.path.realpath(project), known), Rules(tracked)
     modules = _Modules(layout, rules)
-    path = modules.add_all(files, search_path)
+    path = modules.add_all(files, packages, search_path)
     selection = Selection(layout, rules)
     for text in include:
         selection.include(text)
+    data = PackageData(layout, rules, package_data)
+    if package_data:
+        data.add_all((modules.folder(_below(folder, root), root), is_regular) for folder, root, is_regular in packages)
     entries = tuple(sorted(layout.entries.values()))
-    place = layout.project.inside(os.path.realpath(working_directory))
-    working = f"project/{place}" if place else "project"
-    return Manifest(entries, layout.roots, path, working, (*modules.findings, *selection.findings))
+    working = f"project/{layout.project.inside(os.path.realpath(working_directory)) or ''}".rstrip("/")
+    findings = (*modules.findings, *selection.findings, *data.finding())
+    return Manifest(entries, layout.roots, path, working, findings, tuple(data.left))
 
 
 def refreshed(manifest: Manifest, places: Collection[str]) -> Manifest:
@@ -80,7 +91,7 @@ def refreshed(manifest: Manifest, places: Collection[str]) -> Manifest:
         SyncError: one of them is gone or can't be read.
     """
     entries = tuple(read_again(entry) if entry.place in places else entry for entry in manifest.entries)
-    return Manifest(entries, manifest.roots, manifest.path, manifest.working_directory, manifest.findings)
+    return replace(manifest, entries=entries)
 
 
 class _Modules:
@@ -91,19 +102,26 @@ class _Modules:
         self._layout, self._rules = layout, rules
         self._roots: dict[str, tuple[Tree, str]] = {}
 
-    def add_all(self, files: Sequence[LocalFile], search_path: Sequence[str]) -> tuple[str, ...]:
+    def add_all(
+        self, files: Sequence[LocalFile], packages: Sequence[LocalPackage], search_path: Sequence[str]
+    ) -> tuple[str, ...]:
         found = [(os.fspath(file.path), os.fspath(file.root)) for file in files]
-        for root in _in_order({root for _, root in found}, search_path):
+        roots = {root for _, root in found} | {root for _, root, _ in packages}
+        for root in _in_order(roots, search_path):
             self._roots[root] = self._layout.tree(os.path.realpath(root))
         for path, root in found:
             self._add(path, root)
         places = (f"{tree.place}/{relative}".rstrip("/") for tree, relative in self._roots.values())
         return tuple(dict.fromkeys(places))
 
-    def _add(self, path: str, root: str) -> None:
+    def folder(self, below: str, root: str) -> Folder:
+        """A folder below an entry of `sys.path`, as it lies in the snapshot."""
         tree, above = self._roots[root]
+        return self._layout.folder(tree, f"{above}/{below}".strip("/"))
+
+    def _add(self, path: str, root: str) -> None:
         below, _, name = _below(path, root).rpartition("/")
-        folder = self._layout.folder(tree, f"{above}/{below}".strip("/"))
+        folder = self.folder(below, root)
         self._layout.add(folder, name)
         if folder.tree is self._layout.project and self._rules.level(folder.source).ignores(name):
             self.findings.append(f"{printable(path)} is named in .gitignore, but it is imported: it is sent")

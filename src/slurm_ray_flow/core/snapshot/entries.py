@@ -48,6 +48,20 @@ class Entry(NamedTuple):
         return f"{self.sha256} {kind} {_written(self.place)}"
 
 
+class Left(NamedTuple):
+    """A file of a package that stays at home.
+
+    Attributes:
+        file: relative to the project where it lies inside; a folder ends with a slash.
+        size: bytes; 0 for a folder.
+        why: the reason.
+    """
+
+    file: str
+    size: int
+    why: str
+
+
 @dataclass(frozen=True)
 class Manifest:
     """All that a snapshot is made of.
@@ -58,6 +72,7 @@ class Manifest:
         path: the entries for `sys.path`, in order, relative to the snapshot.
         working_directory: where the function runs, relative to the snapshot.
         findings: what the user should know: what was left out, or is sent although .gitignore names it.
+        left: what of packages stays at home.
     """
 
     entries: tuple[Entry, ...]
@@ -65,6 +80,7 @@ class Manifest:
     path: tuple[str, ...]
     working_directory: str
     findings: tuple[str, ...] = ()
+    left: tuple[Left, ...] = ()
 
     @cached_property
     def folders(self) -> tuple[str, ...]:

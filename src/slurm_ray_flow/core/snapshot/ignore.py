@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
@@ -14,27 +16,31 @@ from slurm_ray_flow.core.errors import SyncError
 _INSIDE = re.compile(r"/\*\*(/?\s*)$")
 
 
+@dataclass(frozen=True, slots=True)
 class Level:
     """The rules that hold in one folder.
 
-    Args:
+    Attributes:
         folder: its real path.
         specs: rules with the folder that they were written in, innermost first.
         ignored: the folder itself is left out, so all in it is.
+        tracked: files that are not left out whatever the rules say, and the folders on the way to them.
     """
 
-    __slots__ = ("folder", "ignored", "specs")
-
-    def __init__(self, folder: str, specs: tuple[tuple[GitIgnoreSpec, str], ...], ignored: bool) -> None:
-        self.folder, self.specs, self.ignored = folder, specs, ignored
+    folder: str
+    specs: tuple[tuple[GitIgnoreSpec, str], ...]
+    ignored: bool
+    tracked: Collection[str]
 
     def child(self, name: str) -> Level:
         """The rules in a folder of this one."""
         folder = f"{self.folder}/{name}"
-        return Level(folder, (*_own(folder), *self.specs), self.ignored or self.ignores(name, is_folder=True))
+        return Level(folder, (*_own(folder), *self.specs), self.ignores(name, is_folder=True), self.tracked)
 
     def ignores(self, name: str, *, is_folder: bool = False) -> bool:
         """Whether a file or folder directly in this one is left out."""
+        if f"{self.folder}/{name}" in self.tracked:
+            return False
         if self.ignored:
             return True
         path = f"{self.folder}/{name}/" if is_folder else f"{self.folder}/{name}"
@@ -46,10 +52,15 @@ class Level:
 
 
 class Rules:
-    """The rules of a whole tree, read once."""
+    """The rules of a whole tree, read once.
 
-    def __init__(self) -> None:
+    Args:
+        tracked: real paths of files that git tracks although its own rules name them.
+    """
+
+    def __init__(self, tracked: Iterable[str] = ()) -> None:
         self._levels: dict[str, Level] = {}
+        self._tracked = {str(path) for file in tracked for path in (file, *Path(file).parents)}
 
     def level(self, folder: str) -> Level:
         """The rules that hold in a folder: its own .gitignore and those above, up to the repository's top."""
@@ -61,13 +72,16 @@ class Rules:
     def named(self, folder: str) -> Level:
         """The rules in a folder that the user named: if the ones above leave it out, only those inside it count."""
         level = self.level(folder)
-        return Level(folder, _own(folder), ignored=False) if level.ignored else level
+        return self._top(folder) if level.ignored else level
 
     def _read(self, folder: str) -> Level:
         parent, _, name = folder.rpartition("/")
         if not parent or os.path.lexists(f"{folder}/.git"):
-            return Level(folder, _own(folder), ignored=False)
+            return self._top(folder)
         return self.level(parent).child(name)
+
+    def _top(self, folder: str) -> Level:
+        return Level(folder, _own(folder), ignored=False, tracked=self._tracked)
 
 
 def _own(folder: str) -> tuple[tuple[GitIgnoreSpec, str], ...]:

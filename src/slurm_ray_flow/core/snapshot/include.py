@@ -5,21 +5,26 @@ from __future__ import annotations
 import difflib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from operator import itemgetter
 from pathlib import Path
 
 from pathspec import GitIgnoreSpec
 
 from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.quantities import brief_memory, format_memory
+from slurm_ray_flow.core.snapshot.entries import Left
 from slurm_ray_flow.core.snapshot.fingerprint import printable, unreadable
 from slurm_ray_flow.core.snapshot.ignore import Level, Rules
-from slurm_ray_flow.core.snapshot.layout import Folder, Layout
+from slurm_ray_flow.core.snapshot.layout import Folder, Layout, Tree
 
 _NEVER = frozenset(
     {".git", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules", ".ipynb_checkpoints"}
 )
 _ENVIRONMENT_MARKS = frozenset({"pyvenv.cfg", "conda-meta"})
 _MAGIC = frozenset("*?[")
+_IGNORED = "named in .gitignore"
+_NO_FILE = "it is a pipe, a socket or a device, not a file"
 
 Wanted = Callable[[str], bool]
 """Whether a real path is asked for."""
@@ -93,41 +98,153 @@ class Selection:
 
     def _walk(self, start: Folder, wanted: Wanted | None) -> None:
         rules = self._rules.named if wanted is None else self._rules.level
-        pending = [(start, rules(start.source))]
-        while pending:
-            folder, level = pending.pop()
+        for folder, level, found in walk(start, rules(start.source)):
             if wanted is None:
                 self._seen.add(folder.source)
-            found = _listed(folder.source)
-            if folder is not start and not _ENVIRONMENT_MARKS.isdisjoint(entry.name for entry in found):
-                continue
             for entry in found:
-                if entry.is_dir(follow_symlinks=False):
-                    if entry.name not in _NEVER and not level.ignores(entry.name, is_folder=True):
-                        below = Folder(entry.path, f"{folder.place}/{entry.name}", folder.tree)
-                        pending.append((below, level.child(entry.name)))
-                elif self._belongs(entry, level, wanted):
+                if not entry.is_dir(follow_symlinks=False) and self._belongs(entry, level, wanted):
                     self._layout.add(folder, entry.name)
 
     def _belongs(self, entry: os.DirEntry[str], level: Level, wanted: Wanted | None) -> bool:
-        if entry.name.endswith(".pyc") or entry.name in _NEVER or level.ignores(entry.name):
+        if level.ignores(entry.name) or (wanted is not None and not wanted(entry.path)):
             return False
-        if wanted is not None and not wanted(entry.path):
-            return False
-        if entry.is_symlink():
-            return not any(os.path.lexists(f"{entry.path}/{mark}") for mark in _ENVIRONMENT_MARKS)
-        if entry.is_file():
+        if entry.is_symlink() or entry.is_file():
             return True
-        self.findings.append(f"{printable(entry.path)} is left out: it is a pipe, a socket or a device, not a file")
+        self.findings.append(f"{printable(entry.path)} is left out: {_NO_FILE}")
         return False
 
 
-def _listed(folder: str) -> list[os.DirEntry[str]]:
+class PackageData:
+    """Adds the files beside the modules of packages to a layout; `left` says which of them stay at home.
+
+    All files travel that are no modules, but for what .gitignore names, and links out of the project. What can't be
+    sent, or is too much, stays at home; it is no error.
+
+    Args:
+        layout: it holds the modules, and what is included, already.
+        limit: bytes that all of it may have; the smallest files go first.
+    """
+
+    def __init__(self, layout: Layout, rules: Rules, limit: int) -> None:
+        self.left: list[Left] = []
+        self._layout, self._rules, self._limit, self._needed = layout, rules, limit, 0
+        self._waiting: list[tuple[Folder, bool]] = []
+        self._seen: set[str] = set()
+        # size, place of what a link leads to (of a file, its own), folder, name
+        self._found: list[tuple[int, str, Folder, str]] = []
+
+    def add_all(self, packages: Iterable[tuple[Folder, bool]]) -> None:
+        """Add what lies in the folders of packages, those above first; each with whether it has an `__init__`."""
+        self._waiting += packages
+        for folder, is_regular in self._waiting:  # links to folders make it longer
+            self._gather(folder, is_regular)
+        for size, place, folder, name in sorted(self._found, key=itemgetter(0, 1, 3)):
+            self._needed += 0 if place in self._layout.entries else size
+            if self._needed > self._limit and place not in self._layout.entries:
+                self._leave(folder, name, size, f"over package_data, {format_memory(self._limit)} for all packages")
+                continue
+            try:
+                self._layout.add(folder, name)
+            except SyncError as problem:
+                self._leave(folder, name, size, problem.what.rstrip("."))
+        self._layout.linked.clear()
+
+    def finding(self) -> list[str]:
+        """What stays at home, in one line; what .gitignore names is not worth it."""
+        told = sorted((one for one in self.left if one.why != _IGNORED), key=lambda one: -one.size)
+        if not told:
+            return []
+        more = f" and {len(told) - 1} more (the run's page lists them)" if told[1:] else ""
+        larger = f', package_data="{brief_memory(self._needed)}" sends all' if self._needed > self._limit else ""
+        file, size = printable(told[0].file), format_memory(told[0].size)
+        return [f"{file!r} stays at home, {size}: {told[0].why}{more}; include=[{file!r}] sends it{larger}"]
+
+    def _gather(self, start: Folder, is_regular: bool) -> None:
+        for folder, level, found in walk(start, self._rules.level(start.source), self._unlisted):
+            if folder.place in self._seen:
+                found.clear()
+            self._seen.add(folder.place)
+            # A regular package inside a namespace comes along if it is imported; and in a folder of data a .py is data.
+            is_code = not is_regular or any(entry.name == "__init__.py" for entry in found)
+            if not is_regular:
+                found[:] = [one for one in found if one.is_symlink() or not os.path.lexists(f"{one.path}/__init__.py")]
+            for entry in found:
+                known = f"{folder.place}/{entry.name}" in self._layout.entries
+                if not known and not (is_code and entry.name.endswith(".py")):
+                    self._look(folder, level, entry, start)
+
+    def _look(self, folder: Folder, level: Level, entry: os.DirEntry[str], start: Folder) -> None:
+        name, is_folder, size = entry.name, entry.is_dir(follow_symlinks=False), _size(entry)
+        path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
+        inside = (folder.tree or Tree(start.source, start.place)).inside(path)
+        if level.ignores(name, is_folder=is_folder):
+            self._leave(folder, name + "/" * is_folder, size, _IGNORED)
+        elif inside is None:
+            self._leave(folder, name, size, f"a link to {printable(path)}, which lies elsewhere")
+        elif entry.is_symlink() or entry.is_file():
+            if folder.tree and entry.is_symlink() and Path(path).is_dir():
+                self._waiting.append((self._layout.folder(folder.tree, inside), False))
+            self._found.append((size, f"{(folder.tree or start).place}/{inside}", folder, name))
+        elif not is_folder:
+            self._leave(folder, name, 0, _NO_FILE)
+
+    def _unlisted(self, folder: Folder, problem: SyncError) -> None:
+        self._leave(folder, "", 0, problem.what.rstrip("."))
+
+    def _leave(self, folder: Folder, name: str, size: int, why: str) -> None:
+        if name.endswith("/") and any(place.startswith(f"{folder.place}/{name}") for place in self._layout.entries):
+            return  # it is included
+        path = f"{folder.source}/{name}"
+        inside = self._layout.project.inside(path)
+        self.left.append(Left(path if inside is None else inside, size, why))
+
+
+def walk(
+    start: Folder, level: Level, missed: Callable[[Folder, SyncError], object] | None = None
+) -> Iterator[tuple[Folder, Level, list[os.DirEntry[str]]]]:
+    """Each folder from `start` on, its rules, and what it holds but for caches, bytecode and virtual environments.
+
+    What .gitignore names is there, but not gone into; nor is what the caller takes out of a list.
+
+    Args:
+        missed: is told of a folder that can't be read; without it that is an error.
+
+    Raises:
+        SyncError: a folder can't be read.
+    """
+    pending = [(start, level)]
+    while pending:
+        folder, level = pending.pop()
+        try:
+            with os.scandir(folder.source) as listing:
+                found = [entry for entry in listing if entry.name not in _NEVER and not entry.name.endswith(".pyc")]
+        except OSError as problem:
+            error = unreadable(folder.source, problem)
+            if missed is None:
+                raise error from problem
+            missed(folder, error)
+            continue
+        if folder is not start and not _ENVIRONMENT_MARKS.isdisjoint(entry.name for entry in found):
+            continue
+        found = [entry for entry in found if not (entry.is_symlink() and _is_environment(entry.path))]
+        yield folder, level, found
+        pending += [
+            (Folder(entry.path, f"{folder.place}/{entry.name}", folder.tree), level.child(entry.name))
+            for entry in found
+            if entry.is_dir(follow_symlinks=False) and not level.ignores(entry.name, is_folder=True)
+        ]
+
+
+def _size(entry: os.DirEntry[str]) -> int:
     try:
-        with os.scandir(folder) as found:
-            return list(found)
-    except OSError as problem:
-        raise unreadable(folder, problem) from problem
+        status = entry.stat()
+    except OSError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
+
+
+def _is_environment(folder: str) -> bool:
+    return any(os.path.lexists(f"{folder}/{mark}") for mark in _ENVIRONMENT_MARKS)
 
 
 def _fixed_start(pattern: str) -> str:
