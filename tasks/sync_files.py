@@ -18,6 +18,7 @@ from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.shown import about_files
 from slurm_ray_flow.core.snapshot import manifest
+from slurm_ray_flow.remote.workplace import WORK
 from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 from slurm_ray_flow.tasks.scan_imports import Code
@@ -29,12 +30,14 @@ class Snapshot:
 
     Attributes:
         digest: names their content.
-        path: what goes on `sys.path`, in order.
-        working_directory: where the function runs.
+        folder: where they are.
+        path: what goes on `sys.path`, in order; relative to the run's folder, which gets copies of them.
+        working_directory: where the function runs, relative to the run's folder.
         listing: the file below the root whose time says when the snapshot was used last.
     """
 
     digest: str
+    folder: str
     path: tuple[str, ...]
     working_directory: str
     listing: str
@@ -68,9 +71,9 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     reporter().say(_summary(sent, len(files.entries)))
     if files.entries:
         page().show(about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total))
-    path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
+    path = tuple(f"{WORK}/{entry}" for entry in sent.manifest.path)
     listing = f"snapshots/{sent.folder.parent.name}/{sent.folder.name}.list"
-    return Snapshot(sent.manifest.digest, path, str(sent.folder / sent.manifest.working_directory), listing)
+    return Snapshot(sent.manifest.digest, str(sent.folder), path, f"{WORK}/{sent.manifest.working_directory}", listing)
 
 
 def _summary(sent: Transfer, files: int) -> str:
