@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.growth import Grown, Growth, parse_growth
+from slurm_ray_flow.core.outputs import checked_pattern
 from slurm_ray_flow.core.quantities import parse_duration, parse_memory
 
 RayUse = Literal["auto", "always", "never"]
@@ -36,6 +37,8 @@ class Options:
         container: the path of an image of Apptainer or Singularity on the cluster, in which the function runs with the
             image's own packages; None takes what the cluster's block says, "" none even so.
         include: files, folders and globs that travel along with the code.
+        outputs: files of the function's working directory that come home when it has ended: paths, folders and globs.
+        overwrite_outputs: they also replace files at home that were changed since the launch.
         env_vars: environment variables of the function's process. They are never logged.
         retries: how many times a run that failed for a transient cause is started again.
         retry_on: exceptions of the function, or names of them, that count as transient.
@@ -66,6 +69,8 @@ class Options:
     environment: str | tuple[str, ...] = "auto"
     container: str | None = None
     include: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    overwrite_outputs: bool = False
     env_vars: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     retries: int = 0
     retry_on: tuple[type[BaseException] | str, ...] = ()
@@ -236,6 +241,14 @@ def _include(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)  # type: ignore[arg-type]
 
 
+def _outputs(name: str, value: object) -> tuple[str, ...]:
+    if not _is_texts(value):
+        raise OptionError(
+            f"{name}={value!r} must be a list of paths and globs", advice='write outputs=["results/*.csv"]'
+        )
+    return tuple(checked_pattern(pattern) for pattern in cast("Sequence[object]", value))
+
+
 def _env_vars(name: str, value: object) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
@@ -288,6 +301,8 @@ _CHECKS: dict[str, Any] = {
     "environment": _environment,
     "container": _container,
     "include": _include,
+    "outputs": _outputs,
+    "overwrite_outputs": _one_of(True, False),
     "env_vars": _env_vars,
     "retries": _count(0),
     "retry_on": _retry_on,

@@ -10,6 +10,7 @@ from typing import Any
 from slurm_ray_flow.core.artifact import artifact_key, short_name
 from slurm_ray_flow.core.mirror import clock
 from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.outputs import from_event, shown
 from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import Event, RunRecord
@@ -120,6 +121,15 @@ def about_files(entries: Sequence[Entry], sent: Collection[str], travelled: int,
         return Shown("files", "table", rows, f"{all_of_them}, {format_memory(total)}: nothing to send")
     said = f"{len(sent)} of {all_of_them} sent, {format_memory(travelled)}; {format_memory(total)} in all"
     return Shown("files", "table", rows, said)
+
+
+def about_outputs(written: Any, record: RunRecord) -> Shown:
+    """What the function has written, as the event of the call's end tells it, and how it comes home."""
+    rows: list[dict[str, Any]] = [{"file": shown(name), "bytes": size} for name, size in written["largest"]]
+    if more := int(written["count"]) - len(rows):
+        rows.append({"file": f"and {more} more", "bytes": int(written["bytes"]) - sum(row["bytes"] for row in rows)})
+    fetch = f"srf fetch {record.run_id[:8]} PATTERN"
+    return Shown("outputs", "table", rows, f"{from_event(written)} in the run's working directory; {fetch}")
 
 
 def about_packages(rows: Sequence[tuple[str, str, str, str]]) -> Shown:

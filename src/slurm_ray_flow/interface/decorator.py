@@ -51,6 +51,8 @@ def slurm_ray_flow(
     environment: str | Sequence[str] = "auto",
     container: str | None = None,
     include: Sequence[str] = (),
+    outputs: Sequence[str] = (),
+    overwrite_outputs: bool = False,
     env_vars: Mapping[str, str] | None = None,
     retries: int = 0,
     retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] = (),
@@ -95,6 +97,9 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         container: the path of an image of Apptainer or Singularity on the cluster, with packages of its own; None takes
             what the cluster's block says, "" none even so.
         include: files, folders and globs to send along with the code.
+        outputs: files of the function's working directory that come home beside the script when it has ended, also
+            after a failure: paths, folders, and globs such as "results/**/*.csv".
+        overwrite_outputs: they also replace files that were changed at home since the launch.
         env_vars: environment variables for the function.
         retries: how often a run that failed for a transient cause is started again.
         retry_on: exceptions of the function, or their names, that count as transient.

@@ -167,7 +167,8 @@ class Allocation:
     def _prepare_standby(self) -> None:
         """Ready the standby for a call like the last one, unless one is there to be run already."""
         if self._standby.unprepared and self._ready and not self._inbox.entries():
-            self._standby.prepare(self._last_setting, self._place())
+            folder = workplace.ahead(self._run, self._last_setting)
+            self._standby.prepare(self._last_setting, {**self._place(), "folder": folder})
 
     def _place(self) -> Dict[str, Any]:
         return {"ray": self._ray.address if self._ray else None, "allocation": self._run.folder}

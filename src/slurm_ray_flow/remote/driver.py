@@ -1,6 +1,7 @@
 """The process that runs one call. It boots ahead of time and waits on its stdin for orders, one JSON object a line.
 
-`{"prepare": run folder, "ray": address, "allocation": run folder}` readies it for a call like that run's;
+`{"prepare": run folder, "folder": where to, "ray": address, "allocation": run folder}` readies it for a call like that
+run's, in its own folder or in a spare one;
 `{"run": run folder, ...}` runs the call and ends the process. What became of it goes to a pipe of its own, as one
 JSON line. Runs with the environment's Python: `driver.py PARENT_PID REPORT_DESCRIPTOR WITH_RAY`.
 """
@@ -70,7 +71,7 @@ class Driver:
 
     def _prepare(self, run: Run, order: Dict[str, Any]) -> None:
         with contextlib.suppress(OSError, ValueError, OperationError):  # the call itself will say what is wrong
-            self._enter(run, order, workplace.ahead(run, order["allocation"]))
+            self._enter(run, order, order["folder"])
             if self._session:
                 self._session.warm_up()
             spec = run.read_spec()

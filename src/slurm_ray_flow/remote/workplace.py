@@ -26,6 +26,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 from slurm_ray_flow.remote import processes, tree
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.protocol import find_event
 
 WORK, MADE, SPARE = "work", "work.made", "spare"
 AHEAD_BYTES = 64 << 20
@@ -183,18 +184,20 @@ def _copy_content(reading: int, writing: int, size: int) -> None:
 # ---- ahead of a call
 
 
-def ahead(run: Run, allocation: str) -> str:
-    """The folder to make `work` in for a call like this run's: its own where that one is still to come, or a spare.
+def ahead(allocation: Run, like: str) -> str:
+    """The folder to make `work` in for a next call: the allocation's own where that one is still to come, or a spare.
 
     Args:
-        run: whose call is like it.
-        allocation: the folder of the allocation's run.
+        allocation: the allocation's run.
+        like: the folder of the run that the next call will be like.
     """
-    if run.folder == allocation and not any(event["event"] == "call_started" for event in run.recorded()):
-        return run.folder
-    spares = os.path.join(allocation, SPARE)
-    os.makedirs(spares, 0o700, exist_ok=True)
-    return tempfile.mkdtemp(dir=spares)
+    if like == allocation.folder and find_event(allocation.recorded(), "call_started") is None:
+        return like
+    spares = os.path.join(allocation.folder, SPARE)
+    with contextlib.suppress(OSError):
+        os.makedirs(spares, 0o700, exist_ok=True)
+        return tempfile.mkdtemp(dir=spares)
+    return spares  # the disk is full, or the folder gone: the call will say so
 
 
 def is_small(spec: Spec) -> bool:
