@@ -10,12 +10,11 @@ from prefect import task
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.homecoming import Brought, Homecoming
+from slurm_ray_flow.blocks.homecoming import CHANGED, Brought, bring_home
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outputs import WrittenFile, chosen, from_event, shown, summary
+from slurm_ray_flow.core.outputs import WrittenFile, chosen, counted, shown, summary
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.shown import about_outputs
 from slurm_ray_flow.tasks.page import page
@@ -25,12 +24,12 @@ from slurm_ray_flow.tasks.run import Run
 Warn = Callable[[str], object]
 
 
-def files_of(record: RunRecord, cluster: Cluster) -> tuple[PurePosixPath, list[WrittenFile]]:
+def files_of(record: RunRecord, cluster: Cluster, warn: Warn) -> tuple[PurePosixPath, list[WrittenFile]]:
     """The working directory of a run's newest try, and what the function has written there."""
     found = cluster.ask("workplace.written", root=record.root, run_id=record.attempt)
     files = [WrittenFile(*file) for file in found["files"]]
     if found["more"]:
-        reporter().warn(f"the run has written still more files than these {len(files)}; return their paths instead")
+        warn(f"the run has written still more files than the first {len(files)}, which are all that can be had")
     return PurePosixPath(found["folder"]), files
 
 
@@ -53,28 +52,22 @@ def bring(
         ConnectionFailed: the cluster does not answer.
     """
     chosen((), patterns)  # they are looked at before the cluster is asked
-    folder, files = files_of(record, cluster)
+    folder, files = files_of(record, cluster, warn)
     for pattern in patterns:
         if not chosen(files, [pattern]):
             warn(f"the run has written no {pattern!r}; it has written {summary(files) or 'no files at all'}")
-    target = to or Path(record.home_folder or Path.cwd())
-    wanted = chosen(files, patterns)
-    brought = Homecoming(target, record.created, overwrite).bring(cluster, folder, wanted, reporter().say)
+    target, since = to or Path(record.home_folder or Path.cwd()), float("inf") if overwrite else record.created
+    brought = bring_home(cluster, folder, chosen(files, patterns), target, since, reporter().say)
     for path, why in brought.left.items():
         warn(f"{shown(path)} stays with the run: {why}")
-    if brought.changed:
-        typed = " ".join([f"srf fetch {record.run_id[:8]}", *map(repr, patterns), "--overwrite"])
-        warn(f"`{typed}` brings it over what is here")
+    if CHANGED in brought.left.values():
+        warn(f"`srf fetch {record.run_id[:8]} {' '.join(map(repr, patterns))} --overwrite` brings it over what is here")
     return brought
 
 
 @task(name="fetch_outputs", task_run_name="fetch_outputs", **ONCE)
-def fetch_outputs(record: RunRecord, cluster: Cluster, options: Options) -> int:
-    """Bring the files that the options name beside the script; gives how many came.
-
-    That it fails costs no value: what was not brought stays with the run.
-    """
-    reporter().step("fetch_outputs")
+def fetch_outputs(record: RunRecord, cluster: Cluster, options: Options) -> None:
+    """Bring the files that the options name beside the script. That it fails costs no value: they stay with the run."""
 
     def warn(text: str) -> None:
         reporter().warn(text)
@@ -82,12 +75,10 @@ def fetch_outputs(record: RunRecord, cluster: Cluster, options: Options) -> int:
 
     try:
         brought = bring(record, cluster, options.outputs, None, options.overwrite_outputs, warn)
-    except SlurmRayFlowError as error:
-        warn(f"{error.what}; the files stay with the run: `srf fetch {record.run_id[:8]} PATTERN` brings them")
-        return 0
-    size = sum(path.stat().st_size for path in brought.paths if path.is_file())
-    reporter().say(f"{len(brought.paths)} files, {format_memory(size)}, in {record.home_folder}")
-    return len(brought.paths)
+        size = sum(path.stat().st_size for path in brought.paths)
+        reporter().say(f"{counted(len(brought.paths), size)}, in {record.home_folder}")
+    except (SlurmRayFlowError, OSError) as error:
+        warn(f"{getattr(error, 'what', error)}; `srf fetch {record.run_id[:8]} PATTERN` brings the run's files")
 
 
 @contextlib.contextmanager
@@ -99,15 +90,18 @@ def outputs_brought(run: Run, cluster: Cluster, options: Options) -> Iterator[No
         if not isinstance(error, ConnectionFailed):
             _after(run, cluster, options)
         raise
+    if options.outputs:
+        reporter().step("fetch_outputs")
     _after(run, cluster, options)
 
 
 def _after(run: Run, cluster: Cluster, options: Options) -> None:
-    ended = run.call_ended
-    if written := ended.files if ended else None:
-        page().show(about_outputs(written, run.record))
-    if options.outputs and (ended or run.record.attempt.partition(".")[0] != run.record.run_id):  # an earlier run's
-        fetch_outputs(run.record, cluster, options)
+    record, ended = run.record, run.call_ended
+    written = ended.files if ended else None
+    if written:
+        page().show(about_outputs(written, record))
+    if options.outputs and (ended or record.attempt.partition(".")[0] != record.run_id):  # an earlier run's value
+        fetch_outputs(record, cluster, options)
     elif written:
-        text = f"{from_event(written)} of the run stay there: `srf fetch {run.record.run_id[:8]}` lists them"
-        reporter().say(text)
+        kept = counted(written["count"], written["bytes"])
+        reporter().say(f"{kept} that it wrote stay there: `srf fetch {record.run_id[:8]}` lists them")

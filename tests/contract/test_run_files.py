@@ -9,6 +9,7 @@ import pytest
 from contract.kinds import KINDS
 from contract.test_cluster import Lab
 from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.outputs import shown
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.snapshot import manifest
 from slurm_ray_flow.tasks.outputs import bring, files_of
@@ -106,7 +107,7 @@ def test_what_it_has_written_comes_home_also_after_a_failure(lab, cluster, sent,
     ended = lab.ended(paths)
     assert ended["cause"] == "user_code"
     record, warned = record_of(paths, tmp_path / "home"), []
-    _, files = files_of(record, cluster)
+    _, files = files_of(record, cluster, warned.append)
     expected = ["data/in.csv", "large.bin", "results/a.csv", "results/deep/b.csv", "results/note.txt"]
     assert sorted(file.path for file in files) == expected
     assert {file.path: file.size for file in files}["results/a.csv"] == 13
@@ -189,8 +190,8 @@ def test_odd_names_come_home_as_they_are(lab, cluster, sent, tmp_path):
     assert len(found) == 8
     assert all(name == content for name, content in found.items())
     assert set(brought.left) == {".git/config"}
-    _, files = files_of(record, cluster)
-    assert all(file.shown.isprintable() for file in files)
+    _, files = files_of(record, cluster, warned.append)
+    assert all(shown(file.path).isprintable() for file in files)
 
 
 def test_a_run_that_has_written_nothing_leaves_nothing_but_its_own(lab, kind, sent):

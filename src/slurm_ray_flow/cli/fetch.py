@@ -28,6 +28,7 @@ def fetch(
     """
     from slurm_ray_flow.blocks import store
     from slurm_ray_flow.blocks.clusters import cluster_of
+    from slurm_ray_flow.core.outputs import shown
     from slurm_ray_flow.core.quantities import format_memory
     from slurm_ray_flow.tasks.outputs import bring, files_of
 
@@ -41,11 +42,11 @@ def fetch(
         else:
             print_text("\n".join(names) or "No files.")
         return
-    _, files = files_of(record, cluster)
+    _, files = files_of(record, cluster, tell)
     if json:
         print_json([{"path": file.path, "bytes": file.size, "changed": file.changed.isoformat()} for file in files])
     elif files:
-        rows = [[file.shown, format_memory(file.size), f"{file.changed:%Y-%m-%d %H:%M:%S}"] for file in files]
+        rows = [[shown(file.path), format_memory(file.size), f"{file.changed:%Y-%m-%d %H:%M:%S}"] for file in files]
         print_table(["FILE", "SIZE", "CHANGED"], rows)
     else:
         print_text("The run has written no files in its working directory.")

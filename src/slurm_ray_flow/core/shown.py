@@ -10,7 +10,7 @@ from typing import Any
 from slurm_ray_flow.core.artifact import artifact_key, short_name
 from slurm_ray_flow.core.mirror import clock
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outputs import from_event, shown
+from slurm_ray_flow.core.outputs import counted, shown
 from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import Event, RunRecord
@@ -128,8 +128,9 @@ def about_outputs(written: Any, record: RunRecord) -> Shown:
     rows: list[dict[str, Any]] = [{"file": shown(name), "bytes": size} for name, size in written["largest"]]
     if more := int(written["count"]) - len(rows):
         rows.append({"file": f"and {more} more", "bytes": int(written["bytes"]) - sum(row["bytes"] for row in rows)})
-    fetch = f"srf fetch {record.run_id[:8]} PATTERN"
-    return Shown("outputs", "table", rows, f"{from_event(written)} in the run's working directory; {fetch}")
+    there = counted(written["count"], written["bytes"])
+    said = f"{there} in the run's working directory; `srf fetch {record.run_id[:8]} PATTERN` brings them"
+    return Shown("outputs", "table", rows, said)
 
 
 def about_packages(rows: Sequence[tuple[str, str, str, str]]) -> Shown:

@@ -137,7 +137,7 @@ class Handle(Generic[R]):
         Raises:
             ConnectionFailed: the cluster does not answer.
         """
-        return files_of(*self._found())[1]
+        return files_of(*self._found(), warnings.warn)[1]
 
     def fetch(self, *patterns: str, to: str | os.PathLike[str] | None = None, overwrite: bool = False) -> list[Path]:
         """Bring files that the function has written home, as long as the run is kept.

@@ -74,9 +74,7 @@ class Driver:
             self._enter(run, order, order["folder"])
             if self._session:
                 self._session.warm_up()
-            spec = run.read_spec()
-            if workplace.is_small(spec):
-                workplace.fill(run, spec, self._folder)
+            workplace.fill_ahead(run, run.read_spec(), self._folder)
 
     def _run(self, run: Run, order: Dict[str, Any]) -> Report:
         _redirect(run.log)
@@ -118,8 +116,7 @@ class Driver:
         wish = {"snapshot": spec["snapshot"], **_setting(spec, "")} if spec.get("snapshot") else setting
         if wish == self._wish:
             workplace.move(self._folder, folder)
-        else:
-            workplace.make(spec, folder)
+        workplace.make(spec, folder)
         sys.path[:] = [self._tools, *setting["path"], *self._path[1:]]
         os.chdir(setting["working_directory"])
         self._folder = folder

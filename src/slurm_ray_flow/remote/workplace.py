@@ -1,27 +1,24 @@
 """The folder that a call works in: `work` in its run's folder, with the project's files as they were at the launch.
 
-They are copies of the snapshot's, which the run may write, and which no other run meets. Where the file system can
-clone a file, the kernel does that. A file `work.made` is written when all of them are there: what changes after it, the
-run has written. What the run has not changed goes when its call has ended.
+They are copies of the snapshot's, which the run may write, and which no other run meets. `work.made` is written when
+all are there: what changes later, the run has written. What it has not changed goes when its call has ended.
 
-For the next call of a warm head a folder is made ahead, `spare/<name>/work` in the allocation's own folder. It is
-renamed into the call's folder when that call begins: whatever works in it already goes with it, and a link stays for
-paths that are known already.
+For the next call of a warm head, `spare/<name>/work` in the allocation's folder is made ahead. It is renamed into that
+call's folder: what works in it already goes with it, and a link stays for paths that are known already.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import itertools
 import os
-import re
 import shutil
 import signal
-import struct
 import tempfile
 import time
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, Tuple
 
 from slurm_ray_flow.remote import processes, tree
 from slurm_ray_flow.remote.errors import OperationError
@@ -37,10 +34,12 @@ MOST = 100_000
 """So many files of a run are listed."""
 NAMED = 20
 """So many of them are named when the call ends."""
-_BYTECODE = re.compile(r"[^.]+\.cpython-\d+\.pyc")
 _SMALL = 256 << 10
-_PIECE = 1 << 30
-_ADVICE = "make room there (`srf clean` removes what nobody uses), or choose another root for this cluster"
+_FICLONE = 0x40049409
+_FULL = {
+    errno.ENOSPC: "make room there (`srf clean` removes what nobody uses), or choose another root for this cluster"
+}
+_FULL[errno.EDQUOT] = _FULL[errno.ENOSPC]
 
 Spec = Dict[str, Any]
 
@@ -56,18 +55,14 @@ def placed(spec: Spec, folder: str) -> Spec:
 
 
 def begin(run: Run, spec: Spec) -> int:
-    """Make the folders, and have a process of its own fill them meanwhile; gives its pid, or 0 for none.
-
-    Where that fails, the driver tries again, and tells.
+    """Make the folders, and have a process of its own fill them; gives its pid. Where it fails, the driver tries again.
 
     Raises:
         OperationError: they can't be made.
     """
-    if not spec.get("snapshot"):
-        return 0
     make(spec, run.folder)
-    pid = os.fork()
-    if pid == 0:
+    pid = os.fork() if spec.get("snapshot") else 0
+    if pid == 0 and spec.get("snapshot"):
         with contextlib.suppress(BaseException):
             signal.set_wakeup_fd(-1)
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
@@ -97,20 +92,21 @@ def fill(run: Run, spec: Spec, folder: str) -> None:
     Raises:
         OperationError: it can't be copied; what there is of it is gone.
     """
-    snapshot, target = spec.get("snapshot"), os.path.join(folder, WORK)
-    if not snapshot or os.path.exists(os.path.join(folder, MADE)):
+    target, made = os.path.join(folder, WORK), os.path.join(folder, MADE)
+    if not spec.get("snapshot") or os.path.exists(made):
         return
     began = time.monotonic()
     try:
         with _told(target):
-            files, size = _copy_folder(str(snapshot), target)
-            os.close(os.open(os.path.join(folder, MADE), os.O_WRONLY | os.O_CREAT, 0o600))
+            size = _copy_folder(str(spec["snapshot"]), target)
+            with open(made, "w", encoding="ascii") as file:
+                file.write(str(size))
     except OperationError:
         shutil.rmtree(target, ignore_errors=True)
         raise
     seconds = time.monotonic() - began
     if seconds > LONG and folder == run.folder:
-        run.record("files_copied", files=files, bytes=size, seconds=round(seconds, 3))
+        run.record("files_copied", bytes=size, seconds=round(seconds, 3))
 
 
 @contextlib.contextmanager
@@ -118,67 +114,55 @@ def _told(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         what = "The run's working directory can't be made: {}".format(error.strerror)
-        advice = _ADVICE if full else "see that it can be written, and launch again"
+        advice = _FULL.get(error.errno or 0, "see that it can be written, and launch again")
         raise OperationError(what, str(error.filename or path), advice, "environment") from error
 
 
-def _copy_folder(source: str, target: str) -> Tuple[int, int]:
-    """Copy a tree; gives how many files it has, and their bytes."""
+def _copy_folder(source: str, target: str) -> int:
+    """Copy a tree; gives the bytes of its files."""
     os.makedirs(target, 0o700, exist_ok=True)
-    files = size = 0
+    size = 0
     with os.scandir(source) as found:
         for entry in found:
-            inner = os.path.join(target, entry.name)
+            inner = target + "/" + entry.name
             if entry.is_symlink():
                 with contextlib.suppress(FileExistsError):
                     os.symlink(os.readlink(entry.path), inner)
-            elif entry.is_dir():
-                if entry.name != "__pycache__" or os.listdir(entry.path):
-                    more, bytes_more = _copy_folder(entry.path, inner)
-                    files, size = files + more, size + bytes_more
-            else:
-                files, size = files + 1, size + _copy_file(entry.path, inner)
-    return files, size
+            elif not entry.is_dir():
+                size += _copy_file(entry.path, inner)
+            elif entry.name != "__pycache__" or os.listdir(entry.path):
+                size += _copy_folder(entry.path, inner)
+    return size
 
 
 def _copy_file(source: str, target: str) -> int:
-    reading = os.open(source, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        found = os.fstat(reading)
+    """Copy a file: cloned where the file system can, read and written where it can't."""
+    with open(os.open(source, os.O_RDONLY), "rb", buffering=0) as reading:
+        found = os.fstat(reading.fileno())
         mode = 0o700 if found.st_mode & 0o100 else 0o600
-        writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-        try:
-            if found.st_size > _SMALL:
-                _copy_content(reading, writing, found.st_size)
-            elif os.write(writing, os.read(reading, _SMALL)) != found.st_size:
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), target)
-            os.utime(writing, ns=(found.st_mtime_ns, found.st_mtime_ns))
-        finally:
-            os.close(writing)
-    except OSError as error:
-        error.filename = error.filename or target
-        raise
-    finally:
-        os.close(reading)
+        with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb", buffering=0) as writing:
+            try:
+                if found.st_size > _SMALL:
+                    fcntl.ioctl(writing, _FICLONE, reading.fileno())
+                else:
+                    writing.write(reading.read(_SMALL))
+            except OSError as error:
+                if error.errno in _FULL:
+                    raise OSError(error.errno, error.strerror, target) from None
+            if os.fstat(writing.fileno()).st_size != found.st_size:
+                _copy_content(reading, writing, target)
+            os.utime(writing.fileno(), ns=(found.st_mtime_ns, found.st_mtime_ns))
     return found.st_size
 
 
-def _copy_content(reading: int, writing: int, size: int) -> None:
-    """By the kernel: it clones where the file system can, and has a file server copy by itself."""
+def _copy_content(reading: Any, writing: Any, target: str) -> None:
+    reading.seek(0)
+    writing.seek(0)
     try:
-        while os.copy_file_range(reading, writing, _PIECE):
-            pass
-    except (AttributeError, OSError) as error:
-        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            raise
-    done = os.fstat(writing).st_size
-    while done < size:  # it can't, between these two
-        data = os.pread(reading, 1 << 20, done)
-        if not data:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        done += os.pwrite(writing, data, done)
+        shutil.copyfileobj(reading, writing, 1 << 20)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, target) from None
 
 
 # ---- ahead of a call
@@ -200,25 +184,20 @@ def ahead(allocation: Run, like: str) -> str:
     return spares  # the disk is full, or the folder gone: the call will say so
 
 
-def is_small(spec: Spec) -> bool:
-    """Whether the project may be copied before it is known that a call wants it."""
-    size = 0
-    for place, _, names in os.walk(str(spec.get("snapshot") or "")):
-        size += sum(os.lstat(os.path.join(place, name)).st_size for name in names)
-        if size > AHEAD_BYTES:
-            return False
-    return True
+def fill_ahead(run: Run, spec: Spec, folder: str) -> None:
+    """Copy the snapshot for a call that is like this run's, unless it is large."""
+    with contextlib.suppress(OSError, ValueError), open(os.path.join(run.folder, MADE), encoding="ascii") as file:
+        if int(file.read()) <= AHEAD_BYTES:
+            fill(run, spec, folder)
 
 
 def move(spare: str, folder: str) -> None:
     """Make a spare one a run's own; paths that lead to the spare lead there from now on."""
-    target = os.path.join(folder, WORK)
-    if spare == folder or not os.path.isdir(os.path.join(spare, WORK)):
-        return
-    os.rename(os.path.join(spare, WORK), target)
-    os.symlink(target, os.path.join(spare, WORK))
-    with contextlib.suppress(FileNotFoundError):  # it is not filled yet
-        os.rename(os.path.join(spare, MADE), os.path.join(folder, MADE))
+    if spare != folder and os.path.isdir(os.path.join(spare, WORK)):
+        os.rename(os.path.join(spare, WORK), os.path.join(folder, WORK))
+        os.symlink(os.path.join(folder, WORK), os.path.join(spare, WORK))
+        with contextlib.suppress(FileNotFoundError):  # it is not filled yet
+            os.rename(os.path.join(spare, MADE), os.path.join(folder, MADE))
 
 
 def forget_spares(run: Run) -> None:
@@ -238,62 +217,48 @@ class Written:
     """
 
     def __init__(self, run: Run) -> None:
-        spec: Spec = {}
+        self._folder, self._snapshot, self._inner = run.folder, "", ""
         with contextlib.suppress(OSError, ValueError):
             spec = run.read_spec()
-        self._folder, self._snapshot = run.folder, str(spec.get("snapshot") or "")
-        self._inner = str(spec.get("working_directory") or "")
-        self._made: Optional[int] = None
-        with contextlib.suppress(OSError):
             self._made = os.lstat(os.path.join(run.folder, MADE)).st_mtime_ns
+            self._snapshot, self._inner = str(spec.get("snapshot") or ""), str(spec.get("working_directory") or "")
 
     @property
     def folder(self) -> str:
         """The working directory."""
         return os.path.join(self._folder, self._inner)
 
-    def files(self) -> Iterator[Tuple[str, os.stat_result]]:
-        """Each file that the run has made or changed in its working directory, by its path from there."""
-        if self._made is None or not self._snapshot:
-            return
+    def files(self) -> Iterator[Tuple[str, int, int]]:
+        """Path, size and time in nanoseconds of each file that the run has made or changed in its working directory."""
         for place in self._folders(self._inner):
             for name, status in sorted(self._entries(place).items()):
-                if (
-                    tree.is_file(status)
-                    and not self._is_bytecode(place, name)
-                    and self._is_changed(place, name, status)
-                ):
-                    yield os.path.relpath(os.path.join(place, name), self._inner), status
+                is_changed = status.st_ctime_ns >= self._made and not self._is_copy(place, name, status)
+                if tree.is_file(status) and is_changed and not place.endswith("/__pycache__"):
+                    yield os.path.relpath(place + "/" + name, self._inner), status.st_size, status.st_mtime_ns
 
     def told(self) -> Dict[str, Any]:
         """What the event of the call's end says of them; nothing where there are none."""
-        found = [(status.st_size, name) for name, status in _first(self.files())]
-        if not found:
-            return {}
-        largest = [[name, size] for size, name in sorted(found, reverse=True)[:NAMED]]
-        return {"files": {"count": len(found), "bytes": sum(size for size, _ in found), "largest": largest}}
+        found = sorted(((size, name) for name, size, _ in itertools.islice(self.files(), MOST)), reverse=True)
+        largest = [[name, size] for size, name in found[:NAMED]]
+        files = {"count": len(found), "bytes": sum(size for size, _ in found), "largest": largest}
+        return {"files": files} if found else {}
 
     def forget_the_rest(self) -> None:
-        """Remove what is as it is in the snapshot."""
-        if self._made is None or not self._snapshot:
-            return
+        """Remove what is as it is in the snapshot; new bytecode goes there, as Python looks whether it fits."""
         for place in reversed(list(self._folders(WORK))):
             with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, place) as descriptor:
                 for name, status in self._entries(place).items():
-                    if self._is_bytecode(place, name) and self._is_news(descriptor, place, name, status):
-                        os.rename(name, os.path.join(self._origin(place), name), src_dir_fd=descriptor)
-                    elif not tree.is_folder(status) and self._is_copy(place, name, status):
+                    if self._is_copy(place, name, status):
                         os.unlink(name, dir_fd=descriptor)
+                    elif place.endswith("/__pycache__") and name.endswith(".pyc") and tree.is_file(status):
+                        os.rename(name, self._origin(place, name), src_dir_fd=descriptor)
+            parent, _, name = place.rpartition("/")
             if place != self._inner and os.path.isdir(self._origin(place)):
-                self._remove_if_empty(place)
-
-    def _remove_if_empty(self, place: str) -> None:
-        parent, _, name = place.rpartition("/")
-        with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, parent) as descriptor:
-            os.rmdir(name, dir_fd=descriptor)
+                with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, parent) as descriptor:
+                    os.rmdir(name, dir_fd=descriptor)
 
     def _folders(self, place: str) -> Iterator[str]:
-        pending = [place]
+        pending = [place] if self._snapshot else []
         while pending:
             here = pending.pop()
             yield here
@@ -301,50 +266,22 @@ class Written:
             pending += ["{}/{}".format(here, name) for name in sorted(inner, reverse=True)]
 
     def _entries(self, place: str) -> Dict[str, os.stat_result]:
-        try:
+        with contextlib.suppress(OSError, tree.NotOurs):  # it can't be looked into: nothing of it comes home, or goes
             return tree.entries(self._folder, place)
-        except (OSError, tree.NotOurs):  # it can't be looked into: nothing of it comes home, or goes
-            return {}
-
-    def _is_changed(self, place: str, name: str, status: os.stat_result) -> bool:
-        assert self._made is not None
-        return status.st_ctime_ns >= self._made and not self._is_copy(place, name, status)
+        return {}
 
     def _is_copy(self, place: str, name: str, status: os.stat_result) -> bool:
         """Whether the snapshot has the same: a file that was written has another time."""
-        path = os.path.join(self._origin(place), name)
-        try:
-            origin = os.lstat(path)
-            if tree.is_file(status) and tree.is_file(origin):
-                return (status.st_size, status.st_mtime_ns) == (origin.st_size, origin.st_mtime_ns)
-            return os.readlink(os.path.join(self._folder, place, name)) == os.readlink(path)
-        except OSError:  # the snapshot has none, or one of them is no link
-            return False
+        origin = self._origin(place, name)
+        with contextlib.suppress(OSError):  # the snapshot has none, or one of them is no link
+            there = os.lstat(origin)
+            if tree.is_file(status) and tree.is_file(there):
+                return (status.st_size, status.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+            return os.readlink(os.path.join(self._folder, place, name)) == os.readlink(origin)
+        return False
 
-    def _origin(self, place: str) -> str:
-        return os.path.join(self._snapshot, place.partition("/")[2])
-
-    @staticmethod
-    def _is_bytecode(place: str, name: str) -> bool:
-        return place.endswith("/__pycache__") and _BYTECODE.fullmatch(name) is not None
-
-    def _is_news(self, folder: int, place: str, name: str, status: os.stat_result) -> bool:
-        """Whether it is the bytecode of a module that the run has not changed, which the snapshot does not have yet."""
-        above, module = os.path.dirname(place), name.partition(".")[0] + ".py"
-        path = os.path.join(self._folder, above, module)
-        if not tree.is_file(status) or os.path.lexists(os.path.join(self._origin(place), name)):
-            return False
-        with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK, dir_fd=folder), "rb") as stream:
-            begins = stream.read(16)
-        if not os.path.exists(path) or len(begins) < 16:
-            return False
-        source = os.lstat(path)
-        same = struct.pack("<3L", 0, int(source.st_mtime) & 0xFFFFFFFF, source.st_size & 0xFFFFFFFF)
-        return begins[4:] == same and self._is_copy(above, module, source)
-
-
-def _first(found: Iterator[Any]) -> List[Any]:
-    return list(itertools.islice(found, MOST))
+    def _origin(self, place: str, name: str = "") -> str:
+        return os.path.join(self._snapshot, place.partition("/")[2], name)
 
 
 def written(root: str, run_id: str) -> Dict[str, Any]:
@@ -355,7 +292,7 @@ def written(root: str, run_id: str) -> Dict[str, Any]:
         `more`, whether there are still more files.
     """
     here = Written(Run(root, run_id))
-    found = [[name, status.st_size, status.st_mtime_ns] for name, status in _first(here.files())]
+    found = list(itertools.islice(here.files(), MOST))
     return {"folder": here.folder, "files": found, "more": len(found) == MOST}
 
 
