@@ -242,3 +242,46 @@ def test_a_folder_that_can_not_be_written_at_home_is_an_error(lab, cluster, sent
     (tmp_path / "file").write_text("")
     with pytest.raises(SyncError, match="can't be written"):
         bring(record_of(paths, tmp_path / "file"), cluster, ["results"], None, False, print)
+
+
+def _ask_workers(count):
+    import os
+    import socket
+    import time
+
+    import ray
+
+    @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
+    def look(number):
+        import mine
+
+        time.sleep(1.0)
+        with open("data/in.csv") as stream:
+            read = stream.read()
+        with open(f"by-{number}.txt", "w") as stream:
+            stream.write("x")
+        return socket.gethostname(), os.getcwd(), os.path.realpath(mine.__file__), read
+
+    found = ray.get([look.remote(number) for number in range(count)])
+    with open("data/in.csv", "w") as stream:
+        stream.write("changed by the function")
+    return found, os.getcwd()
+
+
+@pytest.mark.ray
+def test_rays_workers_work_in_the_folder_of_their_own_call_on_all_nodes(lab, cluster, project, tmp_path):
+    (project / "mine.py").write_text("")
+    found = manifest([], project=project, working_directory=project, include=["."])
+    sent = {"snapshot": str(cluster.send(found, "some").folder), "path": ["work/project"]}
+    sent = {**sent, "working_directory": "work/project", "ray": True}
+    shape = {**sent, "keep_warm": 120.0, "nodes": min(cluster.facts().nodes, 2)}
+    for run in ("first", "second", "third"):
+        paths = lab.start(run, _ask_workers, 2 * shape["nodes"], joins="" if run == "first" else "first", **shape)
+        looked, folder = lab.value(paths)
+        assert folder == str(paths.folder / "work" / "project")
+        assert {(where, module) for _, where, module, _ in looked} == {(folder, f"{folder}/mine.py")}
+        assert {read for *_, read in looked} == {"as it was\n"}
+        assert len({host for host, *_ in looked}) == shape["nodes"] or run != "first"
+        _, files = files_of(record_of(paths, tmp_path), cluster, print)
+        written = {file.path for file in files}
+        assert written == {f"by-{number}.txt" for number in range(len(looked))} | {"data/in.csv"}

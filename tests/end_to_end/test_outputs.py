@@ -112,7 +112,7 @@ def test_the_runs_page_says_what_is_there(folder, script, api):
 
     def found():
         answer = api.post("/artifacts/filter", wanted)
-        return [each for each in answer if each["key"].startswith("outputs-")]
+        return [each for each in answer if (each["key"] or "").startswith("outputs-")]
 
     wait_for(found)
     rows = json.loads(found()[0]["data"])
