@@ -63,6 +63,8 @@ def bring_home(
         ConnectionFailed: the cluster does not answer.
     """
     brought = Brought()
+    if not files:
+        return brought
     try:
         target.mkdir(parents=True, exist_ok=True)
         why = {file: _obstacle(target, file, keep_since) for file in files}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -11,7 +12,7 @@ from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.homecoming import CHANGED, Brought, bring_home
-from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.errors import Cancelled, ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outputs import WrittenFile, chosen, counted, shown, summary
 from slurm_ray_flow.core.progress import reporter
@@ -61,7 +62,8 @@ def bring(
     for path, why in brought.left.items():
         warn(f"{shown(path)} stays with the run: {why}")
     if CHANGED in brought.left.values():
-        warn(f"`srf fetch {record.run_id[:8]} {' '.join(map(repr, patterns))} --overwrite` brings it over what is here")
+        typed = shlex.join(["srf", "fetch", record.run_id[:8], *patterns, "--overwrite"])
+        warn(f"`{typed}` brings it over what is here")
     return brought
 
 
@@ -87,7 +89,7 @@ def outputs_brought(run: Run, cluster: Cluster, options: Options) -> Iterator[No
     try:
         yield
     except Exception as error:
-        if not isinstance(error, ConnectionFailed):
+        if not isinstance(error, ConnectionFailed | Cancelled):
             _after(run, cluster, options)
         raise
     if options.outputs:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text, tell
+from slurm_ray_flow.core.outputs import shown
 
 
 def fetch(
@@ -28,7 +29,6 @@ def fetch(
     """
     from slurm_ray_flow.blocks import store
     from slurm_ray_flow.blocks.clusters import cluster_of
-    from slurm_ray_flow.core.outputs import shown
     from slurm_ray_flow.core.quantities import format_memory
     from slurm_ray_flow.tasks.outputs import bring, files_of
 
@@ -40,7 +40,7 @@ def fetch(
         if json:
             print_json({"run_id": record.run_id, "files": names, "left": brought.left})
         else:
-            print_text("\n".join(names) or "No files.")
+            print_text("\n".join(map(shown, names)) or "No files.")
         return
     _, files = files_of(record, cluster, tell)
     if json:
