@@ -245,6 +245,7 @@ def test_a_folder_that_can_not_be_written_at_home_is_an_error(lab, cluster, sent
 
 
 def _ask_workers(count):
+    import importlib
     import os
     import socket
     import time
@@ -253,14 +254,13 @@ def _ask_workers(count):
 
     @ray.remote(num_cpus=1, scheduling_strategy="SPREAD")
     def look(number):
-        import mine
-
+        mine = importlib.import_module("mine")
         time.sleep(1.0)
         with open("data/in.csv") as stream:
             read = stream.read()
         with open(f"by-{number}.txt", "w") as stream:
             stream.write("x")
-        return socket.gethostname(), os.getcwd(), os.path.realpath(mine.__file__), read
+        return socket.gethostname(), os.getcwd(), os.path.realpath(str(mine.__file__)), read
 
     found = ray.get([look.remote(number) for number in range(count)])
     with open("data/in.csv", "w") as stream:
