@@ -99,6 +99,9 @@ class Cluster(Protocol):
     def remove(self, path: PurePosixPath) -> bool:
         """Remove a file; says whether there was one."""
 
+    def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
+        """Copy plain files of a folder there, with the folders they lie in, into one at home; no link is followed."""
+
     def send(self, manifest: Manifest, project_key: str) -> Transfer:
         """Bring a snapshot there."""
 

@@ -15,7 +15,7 @@ from prefect.blocks.core import Block
 from pydantic import Field
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import building, processes, programs, transfer
+from slurm_ray_flow.blocks import building, processes, programs, rsync, transfer
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
 from slurm_ray_flow.core.facts import Facts
@@ -97,6 +97,9 @@ class LocalMachine(Machine, Block):
     @contextlib.contextmanager
     def fetched(self, path: PurePosixPath) -> Iterator[Path]:
         yield Path(path)
+
+    def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
+        rsync.copy(str(folder), str(target), names, rsync.WRITTEN, umask=-1)
 
     def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
         self.prepare()

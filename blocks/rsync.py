@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from slurm_ray_flow.blocks.shell import Completed, inherited, run
+from slurm_ray_flow.blocks.shell import PRIVATE, Completed, inherited, run
 from slurm_ray_flow.core.errors import SyncError
 
 FILES = ("--times", "--perms", "--copy-links", "--chmod=D700,Fu=rX,Fgo=")
 """Contents, times and the owner's right to execute; nobody may write."""
+WRITTEN = ("--times", "--no-links", "--executability")
+"""Plain files with their times; whoever may read them is as for any file that is written here."""
 LINKS = ("--links", "--omit-link-times")
 """Links as they are."""
 _OLDEST = (3, 1, 0)
@@ -47,14 +49,14 @@ class Copied:
     bytes_sent: int
 
 
-def copy(source: str, destination: str, names: Sequence[str], options: Sequence[str]) -> Copied:
+def copy(source: str, destination: str, names: Sequence[str], options: Sequence[str], umask: int = PRIVATE) -> Copied:
     """Copy some files of a folder; those that are the same there already don't travel.
 
     Args:
-        source: a folder at home.
-        destination: a folder, as rsync writes it.
+        source, destination: folders, as rsync writes them.
         names: files relative to both; any bytes but NUL.
         options: further ones.
+        umask: what others may not do with what is written here; -1 is as for any file of this process.
 
     Raises:
         SyncError: rsync is missing, too old, or fails.
@@ -70,6 +72,7 @@ def copy(source: str, destination: str, names: Sequence[str], options: Sequence[
         stdin=listed.encode("utf-8", "surrogateescape"),
         timeout=_TRANSFER_SECONDS,
         env=_environment(),
+        umask=umask,
     )
     if not done.ok:
         raise _failure(done, destination)

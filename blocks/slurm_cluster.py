@@ -194,6 +194,9 @@ class SlurmCluster(Machine, Block):
     def fetched(self, path: PurePosixPath) -> AbstractContextManager[Path]:
         return self._files.fetched(path)
 
+    def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
+        self._files.bring(folder, names, target)
+
     def send(self, manifest: Manifest, project_key: str) -> Transfer:
         return self._files.send(manifest, project_key)
 

@@ -177,6 +177,9 @@ class SshServer(Machine, Block):
                 self.agent.copy_from(path, copy)
             yield copy
 
+    def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
+        self.agent.bring(folder, names, target)
+
     def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
         self.prepare()
         return transfer.send_snapshot(manifest, target=self.agent.target, project_key=project_key)

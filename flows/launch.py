@@ -12,6 +12,7 @@ from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
 from slurm_ray_flow.tasks.execute_call import execute_call
 from slurm_ray_flow.tasks.fetch_outcome import fetch_outcome
 from slurm_ray_flow.tasks.install_environment import install_environment
+from slurm_ray_flow.tasks.outputs import outputs_brought
 from slurm_ray_flow.tasks.page import shown
 from slurm_ray_flow.tasks.pick_up import left_behind, lost_what_was_left, offer_what_is_warm, see_it_start
 from slurm_ray_flow.tasks.pulse import cancellable
@@ -34,7 +35,9 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
         SlurmRayFlowError: the function did not get to an end; the error says why.
     """
     with run.end_noted(), cancellable(where(run.record)), shown(run, call, cluster, options) as told:
-        return told(_tried(run, call, cluster, options))
+        with outputs_brought(run, cluster, options):
+            outcome = _tried(run, call, cluster, options)
+        return told(outcome)
 
 
 def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:

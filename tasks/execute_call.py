@@ -14,6 +14,7 @@ from slurm_ray_flow.core.errors import Lost, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import Event, find_event, parse_events
 from slurm_ray_flow.tasks.log_relay import LogRelay
 from slurm_ray_flow.tasks.policy import ONCE
@@ -69,6 +70,9 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
         events, taken = parse_events(news)
         offset += taken
         _tell_of_lost_nodes(events)
+        if copied := find_event(events, "files_copied"):
+            size, seconds = format_memory(copied["bytes"]), format_duration(copied["seconds"])
+            reporter().say(f"copied {size} into the run's folder in {seconds}")
         if ended := find_event(events, "call_ended"):
             return ended
         if life is not None:

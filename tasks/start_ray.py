@@ -92,6 +92,7 @@ def _spec(
         "warn_seconds": options.warn_seconds,
         "keep_warm": options.keep_warm,
         "keep": options.keep,
+        "snapshot": snapshot.folder,
         "path": list(snapshot.path),
         "working_directory": snapshot.working_directory,
         "environment_variables": dict(options.env_vars),

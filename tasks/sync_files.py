@@ -20,6 +20,7 @@ from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.scan.model import LocalFile, Scan
 from slurm_ray_flow.core.shown import about_files
 from slurm_ray_flow.core.snapshot import manifest
+from slurm_ray_flow.remote.workplace import WORK
 from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.policy import ONCE, RETRIED
 from slurm_ray_flow.tasks.scan_imports import Code, warn_of
@@ -31,13 +32,15 @@ class Snapshot:
 
     Attributes:
         digest: names their content.
-        path: what goes on `sys.path`, in order.
-        working_directory: where the function runs.
+        folder: where they are.
+        path: what goes on `sys.path`, in order; relative to the run's folder, which gets copies of them.
+        working_directory: where the function runs, relative to the run's folder.
         listing: the file below the root whose time says when the snapshot was used last.
-        folders: home's folders, each with its place there.
+        folders: home's folders, each with its place relative to the run's folder.
     """
 
     digest: str
+    folder: str
     path: tuple[str, ...]
     working_directory: str
     listing: str
@@ -81,11 +84,11 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     reporter().say(_summary(sent, len(files.entries)) + left)
     if files.entries or files.left:
         page().show(about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total, files.left))
-    path = tuple(str(sent.folder / entry) for entry in sent.manifest.path)
+    path = tuple(f"{WORK}/{entry}" for entry in sent.manifest.path)
     listing = f"snapshots/{sent.folder.parent.name}/{sent.folder.name}.list"
-    folders = tuple((home_folder, str(sent.folder / place)) for place, home_folder in sent.manifest.roots)
-    working_directory = str(sent.folder / sent.manifest.working_directory)
-    return Snapshot(sent.manifest.digest, path, working_directory, listing, folders)
+    folders = tuple((home_folder, f"{WORK}/{place}") for place, home_folder in sent.manifest.roots)
+    working_directory = f"{WORK}/{sent.manifest.working_directory}"
+    return Snapshot(sent.manifest.digest, str(sent.folder), path, working_directory, listing, folders)
 
 
 def _files_of(found: Scan, name: str) -> tuple[LocalFile, ...]:

@@ -16,7 +16,7 @@ from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.ssh import answers, bootstrap
 from slurm_ray_flow.blocks.ssh.channels import reading, reading_errors, send_all
 from slurm_ray_flow.blocks.ssh.connection import Connection, Lost
-from slurm_ray_flow.blocks.ssh.files import SshTarget, copy_folder, copy_from, copy_to
+from slurm_ray_flow.blocks.ssh.files import SshTarget, bring, copy_folder, copy_from, copy_to
 from slurm_ray_flow.blocks.ssh.outage import Outage
 from slurm_ray_flow.blocks.ssh.wire import execute
 from slurm_ray_flow.blocks.transfer import Target
@@ -83,6 +83,10 @@ class Agent:
     def copy_from(self, path: PurePosixPath, target: Path) -> None:
         """Bring a file home, in the same way."""
         copy_from(self, path, target)
+
+    def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
+        """Bring files of a folder into one at home."""
+        bring(self, folder, names, target)
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
         """Have operations done in order, in one round trip. Asks again if the answer was lost with its connection.

@@ -78,6 +78,11 @@ def copy_from(agent: Agent, path: PurePosixPath, target: Path) -> None:
         beside.unlink(missing_ok=True)
 
 
+def bring(agent: Agent, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
+    """Bring files of a folder home; after a cut, those that are not there yet."""
+    patiently(agent, lambda way: rsync.copy(f"{_HOST}:{folder}", str(target), names, (*way, *rsync.WRITTEN), umask=-1))
+
+
 def patiently(agent: Agent, copy: Callable[[Sequence[str]], T]) -> T:
     """Have rsync copy over the connection, again if it was lost.
 

@@ -40,7 +40,8 @@ class Lab:
     def __init__(self, cluster, kind, folder):
         self.cluster, self.kind, self.folder, self.runs = cluster, kind, folder, []
 
-    def start(self, run_id, function, *args, announce=True, **changes):
+    def start(self, run_id, function, *args, announce=True, joins="", **changes):
+        """Start a run; one that joins another's warm head only has its call announced there."""
         cluster = self.cluster
         paths = RunPaths(cluster.root_folder, run_id)
         spec = {
@@ -60,6 +61,9 @@ class Lab:
             file = self.folder / f"{run_id}.{name}"
             payload.write(str(file), value, pickling.dump)
             cluster.place({getattr(paths, name): file})
+        if joins:
+            assert cluster.announce(paths.inbox(joins))
+            return paths
         if announce and cluster.queues:  # nobody may be there when its head begins
             cluster.write(paths.inbox(run_id), b"")
         cluster.submit(paths, spec)

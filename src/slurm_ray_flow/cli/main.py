@@ -18,6 +18,7 @@ from slurm_ray_flow.cli import (
     completion,
     config,
     dashboard,
+    fetch,
     init,
     listing,
     prefect_command,
@@ -54,7 +55,16 @@ app["--version"].help = "Show the version and exit."
 app["--help"].help = "Show this message and exit; after a command's name, that command's."
 GROUPS = {
     "Clusters": (init.init, check.check, clusters.clusters, queue.queue, trust.trust, clean.clean),
-    "Runs": (start.run, listing.runs, runs.logs, runs.attach, runs.cancel, release.release, dashboard.dashboard),
+    "Runs": (
+        start.run,
+        listing.runs,
+        runs.logs,
+        runs.attach,
+        fetch.fetch,
+        runs.cancel,
+        release.release,
+        dashboard.dashboard,
+    ),
     "This machine": (
         server.up,
         server.down,

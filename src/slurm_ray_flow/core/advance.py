@@ -15,6 +15,7 @@ STEPS = {
     "start_ray": 6.0,
     "execute_call": 10.0,
     "fetch_outcome": 99.0,
+    "fetch_outputs": 99.5,
 }
 """Where each step begins. What comes before the function takes a tenth of the bar, however long it takes."""
 _FROM, _TO = STEPS["execute_call"], STEPS["fetch_outcome"]
@@ -55,7 +56,9 @@ class Advance:
         if good:
             self.percent, self._text = 100.0, "done"
         else:
-            self._text = "the function failed" if self._text == "fetch_outcome" else f"ended in {self._text}"
+            self._text = (
+                "the function failed" if self._text in {"fetch_outcome", "fetch_outputs"} else f"ended in {self._text}"
+            )
 
     def shown(self) -> Shown:
         """The artifact as it is now."""

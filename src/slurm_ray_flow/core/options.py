@@ -9,6 +9,7 @@ from typing import Any, Literal, cast
 
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.growth import Grown, Growth, parse_growth
+from slurm_ray_flow.core.outputs import checked_pattern
 from slurm_ray_flow.core.quantities import parse_duration, parse_memory
 
 RayUse = Literal["auto", "always", "never"]
@@ -37,6 +38,8 @@ class Options:
             image's own packages; None takes what the cluster's block says, "" none even so.
         include: files, folders and globs that travel along with the code.
         package_data: how many bytes of the files beside the modules of packages travel, too.
+        outputs: files of the function's working directory that come home when it has ended: paths, folders and globs.
+        overwrite_outputs: they also replace files at home that were changed since the launch.
         env_vars: environment variables of the function's process. They are never logged.
         retries: how many times a run that failed for a transient cause is started again.
         retry_on: exceptions of the function, or names of them, that count as transient.
@@ -68,6 +71,8 @@ class Options:
     container: str | None = None
     include: tuple[str, ...] = ()
     package_data: int = 50 * 1024**2
+    outputs: tuple[str, ...] = ()
+    overwrite_outputs: bool = False
     env_vars: tuple[tuple[str, str], ...] = dataclasses.field(default=(), repr=False)
     retries: int = 0
     retry_on: tuple[type[BaseException] | str, ...] = ()
@@ -242,6 +247,14 @@ def _include(name: str, value: object) -> tuple[str, ...]:
     return tuple(value)  # type: ignore[arg-type]
 
 
+def _outputs(name: str, value: object) -> tuple[str, ...]:
+    if not _is_texts(value):
+        raise OptionError(
+            f"{name}={value!r} must be a list of paths and globs", advice='write outputs=["results/*.csv"]'
+        )
+    return tuple(checked_pattern(pattern) for pattern in cast("Sequence[object]", value))
+
+
 def _env_vars(name: str, value: object) -> tuple[tuple[str, str], ...]:
     if value is None:
         return ()
@@ -295,6 +308,8 @@ _CHECKS: dict[str, Any] = {
     "container": _container,
     "include": _include,
     "package_data": _package_data,
+    "outputs": _outputs,
+    "overwrite_outputs": _one_of(True, False),
     "env_vars": _env_vars,
     "retries": _count(0),
     "retry_on": _retry_on,

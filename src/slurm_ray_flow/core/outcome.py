@@ -20,6 +20,7 @@ class Ended:
         cause: why there is no value; None for a value.
         message: what people read.
         sha256, size: of the outcome file, in bytes; None where there is none.
+        files: what the function has written in its working directory: count, bytes, and the largest; None for nothing.
         usage: what the call used of what it was given, as the cluster tells it; None where it does not.
     """
 
@@ -29,6 +30,7 @@ class Ended:
     sha256: str | None = None
     size: int | None = None
     usage: Any = None
+    files: Any = None
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> Ended:

@@ -26,3 +26,9 @@ def project_of(file: Path | None, working_directory: Path) -> Path:
     while (start / "__init__.py").exists():
         start = start.parent
     return start
+
+
+def beside(project: Path, working_directory: Path) -> Path:
+    """What the function's working directory is a copy of: this process's, where it lies in the project, or that."""
+    here, project = working_directory.resolve(), project.resolve()
+    return here if here.is_relative_to(project) else project

@@ -91,6 +91,7 @@ class RunRecord:
         warm: its allocation may still wait for a next call.
         handed_over: the cluster may have its newest try, and no launch has seen to the end of that.
         handed_over_at: since when it may have it, in seconds since 1970; 0 where it never had.
+        home_folder: where files of the run go at home; "" where that is not known.
         ended, ended_at: the state in which the run has ended, and when; "" where home does not know of an end.
     """
 
@@ -116,6 +117,7 @@ class RunRecord:
     warm: bool = False
     handed_over: bool = False
     handed_over_at: float = 0.0
+    home_folder: str = ""
     ended: str = ""
     ended_at: float = 0.0
 

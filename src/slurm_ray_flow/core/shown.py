@@ -10,6 +10,7 @@ from typing import Any
 from slurm_ray_flow.core.artifact import artifact_key, short_name
 from slurm_ray_flow.core.mirror import clock
 from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.outputs import counted, shown
 from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import Event, RunRecord
@@ -132,6 +133,16 @@ def about_files(
         return Shown("files", "table", rows, f"{all_of_them}, {format_memory(total)}: nothing to send{stays}")
     said = f"{len(sent)} of {all_of_them} sent, {format_memory(travelled)}; {format_memory(total)} in all"
     return Shown("files", "table", rows, said + stays)
+
+
+def about_outputs(written: Any, record: RunRecord) -> Shown:
+    """What the function has written, as the event of the call's end tells it, and how it comes home."""
+    rows: list[dict[str, Any]] = [{"file": shown(name), "bytes": size} for name, size in written["largest"]]
+    if more := int(written["count"]) - len(rows):
+        rows.append({"file": f"and {more} more", "bytes": int(written["bytes"]) - sum(row["bytes"] for row in rows)})
+    there = counted(written["count"], written["bytes"])
+    said = f"{there} in the run's working directory; `srf fetch {record.run_id[:8]} PATTERN` brings them"
+    return Shown("outputs", "table", rows, said)
 
 
 def about_packages(rows: Sequence[tuple[str, str, str, str]]) -> Shown:

@@ -86,7 +86,9 @@ class Calls:
 
     def _run(self, item: Item[Any]) -> None:
         """One call, from its begin to its end, in a thread of its own."""
-        current = Launching(_Told(self, item), lambda: self.has_started(item), (f"map-{self.map_id[:8]}",))
+        short = self.map_id[:8]
+        below = f"outputs/{short}/{item.index}"
+        current = Launching(_Told(self, item), lambda: self.has_started(item), (f"map-{short}",), below)
         given = self._arguments[item.index] or ((), {})
         self._arguments[item.index] = None
         try:

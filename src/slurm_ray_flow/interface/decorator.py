@@ -52,6 +52,8 @@ def slurm_ray_flow(
     container: str | None = None,
     include: Sequence[str] = (),
     package_data: int | str = "50M",
+    outputs: Sequence[str] = (),
+    overwrite_outputs: bool = False,
     env_vars: Mapping[str, str] | None = None,
     retries: int = 0,
     retry_on: type[BaseException] | str | Sequence[type[BaseException] | str] = (),
@@ -97,6 +99,9 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
             what the cluster's block says, "" none even so.
         include: files, folders and globs to send along with the code.
         package_data: how much of the files beside the modules of your packages travels by itself; 0 for nothing.
+        outputs: files of the function's working directory that come home beside the script when it has ended, also
+            after a failure: paths, folders, and globs such as "results/**/*.csv".
+        overwrite_outputs: they also replace files that were changed at home since the launch.
         env_vars: environment variables for the function.
         retries: how often a run that failed for a transient cause is started again.
         retry_on: exceptions of the function, or their names, that count as transient.

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 import time
+import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
+from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from slurm_ray_flow.blocks import store
@@ -15,10 +19,12 @@ from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.server.sweep import launch_alive
 from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outcome import Ended
+from slurm_ray_flow.core.outputs import WrittenFile
 from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
 from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.log_lines import LogLines
 from slurm_ray_flow.tasks.fetch_outcome import read_outcome
+from slurm_ray_flow.tasks.outputs import bring, files_of
 from slurm_ray_flow.tasks.run import left, look, release, where
 
 R = TypeVar("R")
@@ -121,6 +127,38 @@ class Handle(Generic[R]):
             else:
                 time.sleep(LONGEST_WAIT / 2)
         yield from log.last()
+
+    def files(self) -> list[WrittenFile]:
+        """What the function has written in its working directory, as long as the run is kept.
+
+        Returns:
+            Of each file its `path` from there, its `size` in bytes, and when it was `changed`.
+
+        Raises:
+            ConnectionFailed: the cluster does not answer.
+        """
+        return files_of(*self._found(), warnings.warn)[1]
+
+    def fetch(self, *patterns: str, to: str | os.PathLike[str] | None = None, overwrite: bool = False) -> list[Path]:
+        """Bring files that the function has written home, as long as the run is kept.
+
+        A warning says which pattern names nothing, and which file was not brought and why.
+
+        Args:
+            patterns: paths, folders and globs, from the function's working directory: "log/*.txt".
+            to: the folder to bring them to; None for where `outputs` go.
+            overwrite: also over files that were changed here since the launch.
+
+        Returns:
+            The files that are here now.
+
+        Raises:
+            OptionError: a pattern is empty, absolute, or leads out of the working directory.
+            SyncError: the files can't be written here, or the transfer fails.
+            ConnectionFailed: the cluster does not answer.
+        """
+        warn = functools.partial(warnings.warn, stacklevel=4)
+        return bring(*self._found(), patterns, Path(to) if to else None, overwrite, warn).paths
 
     def cancel(self) -> bool:
         """End it. Does nothing to a run that has ended.

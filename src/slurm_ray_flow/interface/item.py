@@ -8,11 +8,12 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from slurm_ray_flow.core.errors import Cancelled
-from slurm_ray_flow.core.run import RunState
+from slurm_ray_flow.core.errors import Cancelled, UnknownRunError
+from slurm_ray_flow.core.run import RunRecord, RunState
 from slurm_ray_flow.interface.handle import Handle
 
 if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.cluster import Cluster
     from slurm_ray_flow.interface.calls import Calls
 
 R = TypeVar("R")
@@ -95,6 +96,11 @@ class Item(Handle[R]):
         if follow:
             self._has_begun.wait()
         return super().logs(follow) if self.run_id else iter(())
+
+    def _found(self) -> tuple[RunRecord, Cluster]:
+        if not self.run_id:
+            raise UnknownRunError(f"{self.name} has not begun", advice="wait for it")
+        return super()._found()
 
     def cancel(self) -> bool:
         """End it, or do not begin it. The other calls go on.

@@ -153,7 +153,10 @@ class TerminalReporter:
 
     def end(self, error: BaseException | None) -> None:
         with self._lock:
-            good = error is None or self._name == "fetch_outcome"  # then it is the function's own exception
+            good = error is None or self._name in {
+                "fetch_outcome",
+                "fetch_outputs",
+            }  # then it is the function's own exception
             self._close_step(*(("green", self._good) if good else ("red", self._bad)))
             seconds = format_duration(time.monotonic() - self._began)
             whose = self._whose()

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from prefect import tags
@@ -29,6 +30,7 @@ from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
+from slurm_ray_flow.core.project import beside, project_of
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import target_of
 from slurm_ray_flow.core.sweep import TAG
@@ -52,14 +54,20 @@ class Launching:
         shown: gets what happens.
         on_submitted: is called when the cluster has the run.
         tags: tags of the flow run, besides the one that all have.
+        below: the folder that its files come home to, from where they would go otherwise.
     """
 
     def __init__(
-        self, shown: Reporter, on_submitted: Callable[[], None] = lambda: None, tags: tuple[str, ...] = ()
+        self,
+        shown: Reporter,
+        on_submitted: Callable[[], None] = lambda: None,
+        tags: tuple[str, ...] = (),
+        below: str = "",
     ) -> None:
         self.reporter = shown
         self.on_submitted = on_submitted
         self.tags = (TAG, *tags)
+        self.below = below
         self.run_id: str | None = None
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
@@ -151,7 +159,8 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     call = describe_call(flow, get_call_parameters(flow.fn, args, kwargs))
     run_id = str(flow_run.get_id() or uuid.uuid4())
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
-    run.note(keep=flow.options.keep)
+    here = Path.cwd()
+    run.note(keep=flow.options.keep, home_folder=str(beside(project_of(call.target.file, here), here) / current.below))
     current.run_id = run_id
     ensure_tags(flow.marks)
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))

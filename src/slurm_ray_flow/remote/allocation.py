@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import job, limits, losses, processes
+from slurm_ray_flow.remote import job, limits, losses, processes, workplace
 from slurm_ray_flow.remote.calls import GRACE, Call
 from slurm_ray_flow.remote.closing import close, close_if_nobody_waits, record_end
 from slurm_ray_flow.remote.events import Run
@@ -54,9 +54,11 @@ class Allocation:
         self._stop: Optional[Dict[str, str]] = None
         self._keeper = os.getppid()
         self._wake, self._wake_end = os.pipe()
+        self._filling = 0
 
     def serve(self) -> None:
         """Take calls until there is a reason to end, then end everything."""
+        self._filling = workplace.begin(self._run, self._spec)
         self._start_ray()
         self._boot_standby()
         while self._stop is None:
@@ -113,6 +115,8 @@ class Allocation:
 
     def _reap(self) -> None:
         for pid, code in processes.reap().items():
+            if pid == self._filling:
+                self._filling, self._idle_since = 0, time.monotonic()
             if self._ray is not None:
                 self._ray.ended(pid, code)
             for driver in (self._standby.driver, self._call.driver if self._call else None):
@@ -145,7 +149,7 @@ class Allocation:
 
     @property
     def _ready(self) -> bool:
-        return self._ray is None or self._ray.address is not None
+        return not self._filling and (self._ray is None or self._ray.address is not None)
 
     # ---- drivers
 
@@ -163,7 +167,8 @@ class Allocation:
     def _prepare_standby(self) -> None:
         """Ready the standby for a call like the last one, unless one is there to be run already."""
         if self._standby.unprepared and self._ready and not self._inbox.entries():
-            self._standby.prepare(self._last_setting, self._place())
+            folder = workplace.ahead(self._run, self._last_setting)
+            self._standby.prepare(self._last_setting, {**self._place(), "folder": folder})
 
     def _place(self) -> Dict[str, Any]:
         return {"ray": self._ray.address if self._ray else None, "allocation": self._run.folder}
@@ -241,8 +246,11 @@ class Allocation:
         call.driver.close()
         call.run.make_room()
         self._inbox.leave(call.run)
+        written = workplace.Written(call.run)
         if not call.run.has_ended():  # home may have given this node up meanwhile
-            call.run.record("call_ended", **(self._with_true_cause(ended, used) if lost else ended), usage=used)
+            verdict = self._with_true_cause(ended, used) if lost else ended
+            call.run.record("call_ended", **verdict, usage=used, **written.told())
+        written.forget_the_rest()
         self._note(call="")
         self._idle_since = time.monotonic()
         self._idling.begin(self._size())
@@ -282,7 +290,7 @@ class Allocation:
             self.stop("cancelled", "The run was cancelled.")
         elif limit is not None and time.monotonic() - self._began > float(limit):
             self.stop("time_limit", "The time limit passed.")
-        elif idle > self._patience:
+        elif idle > self._patience and not self._filling:
             self.stop("lost", "No call arrived.")
 
     def _check_idle(self) -> None:
@@ -307,4 +315,5 @@ class Allocation:
         if self._ray is not None:
             self._ray.end()
         processes.end_descendants()
+        workplace.forget_spares(self._run)
         close(self._run, reason, self._ray.folder if self._ray else "", **self._idling.told())

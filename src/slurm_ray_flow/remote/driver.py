@@ -1,6 +1,7 @@
 """The process that runs one call. It boots ahead of time and waits on its stdin for orders, one JSON object a line.
 
-`{"prepare": run folder, "ray": address, "allocation": run folder}` readies it for a call like that run's;
+`{"prepare": run folder, "folder": where to, "ray": address, "allocation": run folder}` readies it for a call like that
+run's, in its own folder or in a spare one;
 `{"run": run folder, ...}` runs the call and ends the process. What became of it goes to a pipe of its own, as one
 JSON line. Runs with the environment's Python: `driver.py PARENT_PID REPORT_DESCRIPTOR WITH_RAY`.
 """
@@ -21,8 +22,10 @@ import importlib
 import json
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import checkpoints, execution, limits, notice, processes, rebuilding
+from slurm_ray_flow.remote import checkpoints, execution, limits, notice, processes, rebuilding, workplace
+from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.protocol import TRY
 
 Report = Dict[str, Any]
 
@@ -38,7 +41,8 @@ class Driver:
     def __init__(self, report: int, with_ray: bool) -> None:
         self._report, self._with_ray = report, with_ray
         self._session: Any = None
-        self._setting: Optional[Dict[str, Any]] = None
+        self._wish: Optional[Dict[str, Any]] = None
+        self._folder = ""
         self._tools, self._environment, self._path = sys.path[0], dict(os.environ), list(sys.path)
 
     def boot(self) -> None:
@@ -66,16 +70,22 @@ class Driver:
         os.write(self._report, json.dumps(report).encode() + b"\n")
 
     def _prepare(self, run: Run, order: Dict[str, Any]) -> None:
-        with contextlib.suppress(OSError, ValueError):  # the call itself will say what is wrong
-            self._enter(run, order)
+        with contextlib.suppress(OSError, ValueError, OperationError):  # the call itself will say what is wrong
+            self._enter(run, order, order["folder"])
             if self._session:
                 self._session.warm_up()
+            workplace.fill_ahead(run, run.read_spec(), self._folder)
 
     def _run(self, run: Run, order: Dict[str, Any]) -> Report:
         _redirect(run.log)
         os.environ["SRF_RUN_ID"] = self._environment["SRF_RUN_ID"] = run.id
         try:
-            self._enter(run, order)
+            self._enter(run, order, run.folder)
+            workplace.fill(run, run.read_spec(), run.folder)
+            importlib.invalidate_caches()
+        except OperationError as error:
+            message = "{} ({})".format(error.what, error.where) + TRY + error.advice
+            return {"outcome": None, "cause": error.cause or "environment", "message": message}
         except Exception as error:
             return {"outcome": None, "cause": "environment", "message": "The call can't be set up: {}".format(error)}
         self._know(run)
@@ -93,37 +103,53 @@ class Driver:
         if self._session:
             self._session.note(checkpoints.FOLDER, folder)
 
-    def _enter(self, run: Run, order: Dict[str, Any]) -> None:
-        """Take on the path, the folder and the variables of a run, and join its Ray cluster."""
-        setting = _setting(run)
-        if setting == self._setting:
-            return
-        self._setting = setting
-        os.environ.clear()
-        os.environ.update({**self._environment, **setting["environment_variables"]})
-        rebuilding.map_folders(setting["folders"])
-        sys.setrecursionlimit(setting["recursion_limit"])
-        sys.argv[:] = [rebuilding.place_of(setting["argv"][0]), *setting["argv"][1:]]
+    def _enter(self, run: Run, order: Dict[str, Any], folder: str) -> None:
+        """Take on the path, the folder and the variables of a run, and join its Ray cluster.
+
+        Args:
+            run: the run.
+            order: the order to run it, or to be ready for one like it.
+            folder: where its working directory is: its own folder, or a spare one.
+        """
+        spec = run.read_spec()
+        setting = _setting(spec, folder)
+        wish = {"snapshot": spec["snapshot"], **_setting(spec, "")} if spec.get("snapshot") else setting
+        if wish == self._wish:
+            workplace.move(self._folder, folder)
+        workplace.make(spec, folder)
         sys.path[:] = [self._tools, *setting["path"], *self._path[1:]]
         os.chdir(setting["working_directory"])
+        _take_on_the_program(spec, folder)
+        self._folder = folder
+        if wish == self._wish:
+            return
+        self._wish = wish
+        os.environ.clear()
+        os.environ.update({**self._environment, **setting["environment_variables"]})
         if self._session:
-            self._session.join(order["ray"], setting, _setting(_run_of(order["allocation"])))
+            allocation = _run_of(order["allocation"])
+            self._session.join(order["ray"], setting, _setting(allocation.read_spec(), allocation.folder))
 
 
 def _run_of(folder: str) -> Run:
     return Run(os.path.dirname(os.path.dirname(folder)), os.path.basename(folder))
 
 
-def _setting(run: Run) -> Dict[str, Any]:
-    spec = run.read_spec()
+def _setting(spec: Dict[str, Any], folder: str) -> Dict[str, Any]:
+    there = workplace.placed(spec, folder)
     return {
-        "path": list(spec.get("path") or ()),
-        "working_directory": spec.get("working_directory") or run.folder,
+        "path": there["path"],
+        "working_directory": there["working_directory"],
         "environment_variables": dict(spec.get("environment_variables") or {}),
-        "folders": [tuple(pair) for pair in spec.get("folders") or ()],
-        "argv": list(spec.get("argv") or ["slurm-ray-flow"]),
-        "recursion_limit": spec.get("recursion_limit") or sys.getrecursionlimit(),
     }
+
+
+def _take_on_the_program(spec: Dict[str, Any], folder: str) -> None:
+    """Have the command line and the recursion limit of home's program, and know where its files are here."""
+    rebuilding.map_folders([(home, os.path.join(folder, place)) for home, place in spec.get("folders") or ()])
+    sys.setrecursionlimit(spec.get("recursion_limit") or sys.getrecursionlimit())
+    program, *arguments = spec.get("argv") or ["slurm-ray-flow"]
+    sys.argv[:] = [rebuilding.place_of(program), *arguments]
 
 
 def _redirect(log: str) -> None:

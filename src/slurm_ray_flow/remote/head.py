@@ -22,7 +22,7 @@ import signal
 import traceback
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import container, job, limits, packing, processes
+from slurm_ray_flow.remote import container, job, limits, packing, processes, workplace
 from slurm_ray_flow.remote.allocation import Allocation
 from slurm_ray_flow.remote.claim import claim
 from slurm_ray_flow.remote.closing import close
@@ -58,7 +58,7 @@ def main(arguments: List[str]) -> int:
     limits.keep_umask(os.umask(0o077))
     run = Run(root, run_id)
     try:
-        spec = run.read_spec()
+        spec = workplace.placed(run.read_spec(), run.folder)
         if "--detach" in arguments[2:]:
             return _detached(run, spec)
         return keep(run, spec)

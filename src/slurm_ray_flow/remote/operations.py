@@ -33,6 +33,7 @@ MODULES = (
     "survey",
     "uv_tool",
     "warm",
+    "workplace",
 )
 """The modules of this package that hold operations, each in its dictionary `OPERATIONS`."""
 

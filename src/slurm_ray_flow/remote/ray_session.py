@@ -59,7 +59,7 @@ class RaySession:
         if setting["environment_variables"] != allocation["environment_variables"] or (
             setting["working_directory"] != allocation["working_directory"]
         ):
-            self._named["runtime_env"] = _difference(setting)
+            self._named["runtime_env"] = _difference(setting, self._tools)
         self._connect({})
 
     def note(self, name: str, value: str) -> None:
@@ -148,6 +148,9 @@ def keep_on_loopback() -> None:
 def enter() -> None:
     """What a worker does first, when its call has another working directory than the allocation."""
     os.chdir(os.environ[WORKING_DIRECTORY])
+    rest = os.environ.pop("PYTHONPATH").partition(os.pathsep)[2]
+    if rest:
+        os.environ["PYTHONPATH"] = rest
 
 
 def noted(name: str) -> Optional[str]:
@@ -168,8 +171,11 @@ def _nothing() -> None:
     return None
 
 
-def _difference(setting: Dict[str, Any]) -> Dict[str, Any]:
+def _difference(setting: Dict[str, Any], tools: str) -> Dict[str, Any]:
     variables = {**setting["environment_variables"], WORKING_DIRECTORY: setting["working_directory"]}
+    # Where there is no slurm_ray_flow among the packages, a worker that begins finds `enter` by that alone.
+    known = variables.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")
+    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (tools, known)))
     return {"env_vars": variables, "worker_process_setup_hook": "slurm_ray_flow.remote.ray_session.enter"}
 
 

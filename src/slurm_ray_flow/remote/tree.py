@@ -88,6 +88,11 @@ def is_folder(status: os.stat_result) -> bool:
     return stat.S_ISDIR(status.st_mode)
 
 
+def is_file(status: os.stat_result) -> bool:
+    """Whether it is a plain file: no link, pipe or device."""
+    return stat.S_ISREG(status.st_mode)
+
+
 def read(base: str, place: str, name: str) -> bytes:
     """The first MiBs of a plain file of this user; nothing where there is none."""
     try:

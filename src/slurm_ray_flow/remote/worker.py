@@ -21,7 +21,7 @@ import signal
 import time
 from typing import Any, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import job, limits, processes
+from slurm_ray_flow.remote import job, limits, processes, workplace
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.head import prepare_environment
 from slurm_ray_flow.remote.ray_cluster import RayCluster
@@ -35,7 +35,7 @@ class Worker:
     """Ray on this node."""
 
     def __init__(self, run: Run) -> None:
-        self._spec = job.with_share(run.read_spec())
+        self._spec = job.with_share(workplace.placed(run.read_spec(), run.folder))
         self._out = os.dup(1)
         os.dup2(2, 1)
         prepare_environment(run, self._spec)

@@ -1,0 +1,83 @@
+"""Files that a function has written: which of them are meant, and which may come home. Pure."""
+
+from __future__ import annotations
+
+import datetime
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pathspec import GitIgnoreSpec
+
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.plain import plain
+from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.core.snapshot.fingerprint import printable
+
+NAMED = 5
+"""So many files are named in a line."""
+
+
+@dataclass(frozen=True)
+class WrittenFile:
+    """A file that a run has made or changed.
+
+    Attributes:
+        path: from the function's working directory, with "/" between folders.
+        size: bytes.
+        changed_ns: when it was written last, by the cluster's clock, in nanoseconds since 1970.
+    """
+
+    path: str
+    size: int
+    changed_ns: int
+
+    @property
+    def changed(self) -> datetime.datetime:
+        """When it was written last, by the cluster's clock."""
+        return datetime.datetime.fromtimestamp(self.changed_ns / 1e9).astimezone()
+
+
+def shown(path: str) -> str:
+    """A name that comes from a cluster, in one line; what would steer a terminal is spelled out."""
+    return plain(printable(path)).replace("\n", "\\n").replace("\t", "\\t")
+
+
+def checked_pattern(pattern: object) -> str:
+    """A pattern as it is matched.
+
+    Raises:
+        OptionError: it is no text, is empty, or leads out of the working directory.
+    """
+    text = pattern.strip() if isinstance(pattern, str) else ""
+    parts = text.split("/")
+    if "\0" in text or parts[0].startswith("~") or not parts[0] or ".." in parts:
+        advice = 'write it from the function\'s working directory, such as "results/*.csv", "model.pt" or "log"'
+        raise OptionError(f"{pattern!r} names no files of the run's working directory", advice=advice)
+    return "/".join(part for part in parts if part not in {"", "."}) or "**"
+
+
+def chosen(files: Iterable[WrittenFile], patterns: Sequence[str]) -> list[WrittenFile]:
+    """Those that a pattern names: a path, a folder with all that is in it, or a glob (`*`, `?`, `[...]`, `**`).
+
+    Raises:
+        OptionError: a pattern leads out of the working directory.
+    """
+    wanted = [checked_pattern(pattern) for pattern in patterns]
+    spec = GitIgnoreSpec.from_lines(f"/{pattern}" for pattern in wanted)
+    return [file for file in files if file.path in wanted or spec.match_file(file.path)]
+
+
+def may_come_home(path: str) -> bool:
+    """Whether a name that comes from a cluster stays below the folder that it is brought to, and out of its .git."""
+    return "\0" not in path and {"", ".", "..", ".git"}.isdisjoint(path.lower().split("/"))
+
+
+def counted(files: int, size: int) -> str:
+    """How many there are, and how large."""
+    return f"{files} file{'s' if files != 1 else ''}, {format_memory(size)}"
+
+
+def summary(files: Sequence[WrittenFile]) -> str:
+    """What is there, in a line."""
+    names = [f"{shown(file.path)} ({format_memory(file.size)})" for file in files[:NAMED]]
+    return ", ".join(names) + (f" and {len(files) - NAMED} more" if len(files) > NAMED else "")
