@@ -12,6 +12,7 @@ from typing import Any
 from prefect.utilities.hashing import file_hash
 
 from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.interface.kinds import typed_signature
 from slurm_ray_flow.interface.parameters import hold_default
 
 OF_PREFECT = {"return_state", "wait_for"}
@@ -64,23 +65,47 @@ def body_of(function: Callable[..., Any], run: Run, run_async: RunAsync) -> Call
     made = FunctionType(source.__code__, getattr(plain, "__globals__", {}), source.__name__, None, source.__closure__)
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(made, name, getattr(plain, name, getattr(made, name)))
-    made.__signature__ = _signature(function)  # type: ignore[attr-defined]
+    made.__signature__ = _signature(function, made.__globals__)  # type: ignore[attr-defined]
     made.__annotations__ = dict(getattr(plain, "__annotations__", {}))
     return made
 
 
-def _signature(function: Callable[..., Any]) -> inspect.Signature:
+def _signature(function: Callable[..., Any], names: dict[str, Any]) -> inspect.Signature:
     try:
-        found = inspect.signature(function, eval_str=True)
-    except (NameError, TypeError):
-        found = inspect.signature(function)
+        found = typed_signature(function, names)
     except ValueError:
         raise OptionError(f"{function!r} has no signature", advice="wrap it in a function of your own") from None
-    for name in found.parameters:
-        if name.startswith("_") or name in OF_PREFECT:
-            raise OptionError(f"Prefect takes no parameter that is called {name!r}", advice="give it another name")
+    if taken := sorted(OF_PREFECT.intersection(found.parameters)):
+        raise OptionError(f"Prefect takes no parameter that is called {taken[0]!r}", advice="give it another name")
     given = (found_one.replace(default=hold_default(found_one.default)) for found_one in found.parameters.values())
     return found.replace(parameters=list(given))
+
+
+def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check that a call fits the function.
+
+    Raises:
+        TypeError: it does not; the error is the one of a plain call.
+    """
+    signature = inspect.signature(function)
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        _call_a_twin(signature, function.__qualname__, args, kwargs)
+        raise TypeError(f"{function.__qualname__}() {error}") from None
+
+
+def _call_a_twin(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Call a function of this signature that does nothing: Python has words of its own for what is wrong."""
+    bare = [
+        one.replace(annotation=one.empty, default=one.empty if one.default is one.empty else None)
+        for one in signature.parameters.values()
+    ]
+    scope: dict[str, Any] = {}
+    exec(f"def twin{inspect.Signature(bare)}: pass", scope)  # noqa: S102 - the names of parameters, and nothing else
+    scope["twin"].__name__ = scope["twin"].__qualname__ = name
+    __tracebackhide__ = True
+    scope["twin"](*args, **kwargs)
 
 
 def version_of(plain: Any) -> str | None:

@@ -1,47 +1,51 @@
-"""What Prefect's API gets to see of a function's arguments.
+"""What becomes of a function's arguments on their way through Prefect.
 
-Small plain data goes as it is, so that it can be read and edited in the UI. All else (large, or without an exact form
-in JSON) goes to the store at home, and the API gets `{"$srf": digest, "name": ..., "type": ...}`; a rerun gets the same
-value.
+A call from this process hands over the very objects it got: until the function's body takes them out, Prefect sees
+closed boxes. Its API gets small plain data as it is, so that it can be read and edited in the UI. All else (large, or
+without an exact form in JSON) goes to the store at home, and the API gets `{"$srf": digest, "name": ..., "type": ...}`.
+What comes from the API, such as a rerun's, is cast by the annotations; a reference gives the same object again.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import decimal
+import enum
 import inspect
 import math
-import threading
-from collections.abc import Callable
+import pathlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ParameterTypeError
+from prefect.futures import PrefectFuture
+from prefect.utilities.annotations import BaseAnnotation
 from prefect.utilities.callables import parameters_to_args_kwargs
-from pydantic import TypeAdapter
+from prefect.utilities.collections import visit_collection
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.errors import PayloadError
-from slurm_ray_flow.remote.pickling import COLLECTIONS, PLAIN, is_plain
+from slurm_ray_flow.interface.kinds import Kinds
 
 MARK = "$srf"
+READ_BY_PREFECT = frozenset({MARK, "$ref", "__prefect_kind"})
+"""A dictionary with one of these keys means something else to Prefect or to us."""
 BUDGET = 20_000
 """So many bytes of JSON, about, may go to the API for one argument; its limit for a whole request is 524,288."""
-
+ALL_ARGUMENTS = 5 * BUDGET
 
 Parameters = dict[str, Any]
 
 
 class Held:
-    """A value that Prefect is not to look into.
-
-    A large collection of plain data, of which Prefect would visit each element twice, or a default that is not simply
-    equal to itself, such as an array.
-    """
+    """A value that Prefect is not to look into, or a default that is not simply equal to itself, such as an array."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-def hold(value: Any) -> Any:
-    """The value, held where that pays."""
-    return Held(value) if _weight(value, BUDGET) < 0 and _only_plain(value) else value
 
 
 def hold_default(value: Any) -> Any:
@@ -53,43 +57,174 @@ def hold_default(value: Any) -> Any:
 
 
 def unhold(value: Any) -> Any:
-    """What `hold` and `hold_default` were given."""
+    """What `Held` was given."""
     return value.value if isinstance(value, Held) else value
 
 
-def to_api(function: Callable[..., Any], parameters: Parameters) -> Parameters:
+class Given:
+    """The arguments of one call. What is left to the function's own defaults is not among them.
+
+    Args:
+        function: what has the signature.
+        parameters: all of them by name, defaults included.
+        exactly: the positional and keyword arguments, where it matters which were which.
+    """
+
+    args: Any
+    kwargs: Any
+
+    def __init__(self, function: Callable[..., Any], parameters: Parameters, exactly: Any = None) -> None:
+        explicit = _without_defaults(function, parameters)
+        self.parameters = {name: unhold(value) for name, value in explicit.items()}
+        self.args, self.kwargs = exactly or parameters_to_args_kwargs(function, self.parameters)
+        self._digest = ""
+
+    def stored(self) -> str:
+        """Put them into the store, once, in the form that the driver reads; gives the payload's digest.
+
+        One payload holds all of them: an object that two arguments share stays one object.
+
+        Raises:
+            PayloadError: an argument can't be pickled; the error names it.
+        """
+        if not self._digest:
+            self._digest = _put({"args": list(self.args), "kwargs": self.kwargs}, self.parameters)
+        return self._digest
+
+
+def _put(call: dict[str, Any], parameters: Parameters) -> str:
+    try:
+        return store.put({**call, "parameters": parameters}, "the call").digest
+    except PayloadError:
+        for name, value in parameters.items():
+            store.put(value, f"the argument {name!r} ({_kind(value)})")
+        raise
+
+
+def _without_defaults(function: Callable[..., Any], parameters: Parameters) -> Parameters:
+    """Only what the function does not fill in itself; a default that is a mark (`x is MISSING`) stays that mark."""
+    found = dict(parameters)
+    needed = False  # as something positional comes after it
+    for name, one in reversed(list(inspect.signature(function).parameters.items())):
+        left_out = unhold(found.get(name)) is unhold(one.default) or (one.kind in MANY and not found.get(name))
+        if left_out and not (needed and one.kind in _BY_PLACE):
+            found.pop(name, None)
+        else:
+            needed |= one.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+    return found
+
+
+_BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+MANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
+def waits(value: Any, seen: set[int] | None = None) -> bool:
+    """Whether it holds, in plain collections, what Prefect resolves: a future, a state, an annotation of its own."""
+    seen = set() if seen is None else seen
+    kind = type(value)
+    if kind not in (list, tuple, set, frozenset, dict):
+        return issubclass(kind, PrefectFuture | State | BaseAnnotation)
+    if id(value) in seen:
+        return False
+    seen.add(id(value))
+    parts = value.values() if kind is dict else value
+    return not _PLAIN.issuperset(map(type, parts)) and any(waits(part, seen) for part in parts)
+
+
+_PLAIN = frozenset({float, int, str, bool, bytes, type(None)})
+
+
+def to_api(function: Callable[..., Any], kinds: Kinds, parameters: Parameters, stored: Callable[[], str]) -> Parameters:
     """Parameters in the form for the API.
+
+    Args:
+        function: what has the signature.
+        kinds: what their annotations say.
+        parameters: all of them by name, defaults included.
+        stored: puts them into the store.
 
     Raises:
         PayloadError: one that must go to the store can't be pickled.
     """
-    parameters = {name: unhold(value) for name, value in parameters.items()}
-    plain = {name: _plain_form(function, name, value) for name, value in parameters.items()}
-    if all(_weight(value, BUDGET) >= 0 for value in plain.values()):
-        return plain
-    digest = store_arguments(function, parameters)
-    return {
-        name: value if _weight(value, BUDGET) >= 0 else {MARK: digest, "name": name, "type": _kind(parameters[name])}
-        for name, value in plain.items()
-    }
+    found: Parameters = {}
+    left = ALL_ARGUMENTS
+    for name, one in inspect.signature(function).parameters.items():
+        if name not in parameters:
+            continue
+        value = unhold(parameters[name])
+        form = _form(kinds.get(name), list(value) if one.kind is inspect.Parameter.VAR_POSITIONAL else value)
+        after = _weight(form, min(left, BUDGET))
+        if after >= 0:
+            found[name], left = form, left - min(left, BUDGET) + after
+        elif value is not unhold(one.default):  # else the function fills it in itself
+            found[name] = _reference(name, one, value, stored)
+    return found
 
 
-def _plain_form(function: Callable[..., Any], name: str, value: Any) -> Any:
-    """What stands for the value in JSON, if the annotation makes the same value of it again; else the value."""
-    annotation = inspect.signature(function).parameters[name].annotation
-    if annotation in {inspect.Parameter.empty, Any} or _weight(value, BUDGET) >= 0 or _only_plain(value):
+def _reference(name: str, one: inspect.Parameter, value: Any, stored: Callable[[], str]) -> Any:
+    reference = {MARK: "" if waits(value) else stored(), "name": name, "type": _kind(value)}
+    # Of these two, Prefect takes the parts as arguments of their own when it starts the run again.
+    if one.kind is inspect.Parameter.VAR_POSITIONAL:
+        return [reference]
+    return {MARK: reference} if one.kind is inspect.Parameter.VAR_KEYWORD else reference
+
+
+def _form(kind: TypeAdapter[Any] | None, value: Any) -> Any:
+    """What stands for the value in JSON, if the annotation makes the same value of it again; else what has no form."""
+    if _weight(value, BUDGET) < 0:
+        if kind is None or not _is_shown(value):
+            return Held(value)
+        try:
+            form = kind.dump_python(value, mode="json", warnings="error")
+        except Exception:  # it is not what its annotation says
+            return Held(value)
+    elif kind is None:
         return value
+    else:
+        form = value
     try:
-        adapter = TypeAdapter(annotation)
-        found = adapter.dump_python(value, mode="json")
-        again = adapter.validate_python(found)
-        return found if type(again) is type(value) and bool(again == value) else value
-    except Exception:  # a type that pydantic does not know
-        return value
+        return form if _same(cast_by(kind, form), value) else Held(value)
+    except Exception:  # the annotation would refuse it
+        return Held(value)
+
+
+_SHOWN = (enum.Enum, datetime.date, datetime.time, datetime.timedelta, pathlib.PurePath, uuid.UUID, decimal.Decimal)
+
+
+def _is_shown(value: Any, depth: int = 10) -> bool:
+    """Whether pydantic can write it as JSON and nothing is consumed by that, as an iterator would be."""
+    kind = type(value)
+    if kind in _PLAIN or issubclass(kind, _SHOWN):
+        return True
+    parts: Any
+    if kind in (list, tuple, set, frozenset):
+        parts = value
+    elif kind is dict:
+        parts = [*value, *value.values()]
+    elif issubclass(kind, BaseModel):
+        parts = vars(value).values()
+    elif dataclasses.is_dataclass(kind):
+        parts = [getattr(value, field.name, None) for field in dataclasses.fields(kind)]
+    else:
+        return False
+    return depth > 0 and len(parts) <= BUDGET and all(_is_shown(part, depth - 1) for part in parts)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether they are the same to a program: equal and of one type, but a float may stand for a whole number."""
+    if type(one) is float and type(other) is int:
+        return one == other
+    if type(one) is not type(other):
+        return False
+    if type(one) is list:
+        return len(one) == len(other) and all(map(_same, one, other))
+    if type(one) is dict:
+        return list(one) == list(other) and all(map(_same, one.values(), other.values()))
+    return bool(one == other)
 
 
 def from_api(parameters: Parameters) -> Parameters:
-    """Parameters with all references resolved.
+    """Parameters with all references resolved; what they stood for is held.
 
     Raises:
         PayloadError: the store has no such payload any more.
@@ -97,54 +232,64 @@ def from_api(parameters: Parameters) -> Parameters:
     payloads: dict[str, Parameters] = {}
 
     def resolve(value: Any) -> Any:
-        if not (isinstance(value, dict) and isinstance(value.get(MARK), str)):
+        if isinstance(value, tuple) and len(value) == 1 and _is_reference(value[0]):  # of *args
+            return resolve(value[0])
+        if isinstance(value, dict) and _is_reference(value.get(MARK)):  # of **kwargs
+            return resolve(value[MARK])
+        if not _is_reference(value):
             return value
-        digest = value[MARK]
-        if digest not in payloads:
-            payloads[digest] = store.get(digest)["parameters"]
-        return payloads[digest][value["name"]]
+        if not value[MARK]:
+            what = f"the argument {value['name']!r} came from another flow run"
+            raise PayloadError(what, advice="start the flow that called the function again")
+        if value[MARK] not in payloads:
+            payloads[value[MARK]] = store.get(value[MARK])["parameters"]
+        return Held(payloads[value[MARK]][value["name"]])
 
     return {name: resolve(value) for name, value in parameters.items()}
 
 
-_newest = threading.local()
+def _is_reference(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get(MARK), str)
 
 
-def store_arguments(function: Callable[..., Any], parameters: Parameters) -> str:
-    """Put all arguments of a call into the store, in the form that the driver reads.
-
-    One payload holds all of them: an object that two arguments share stays one object. Prefect asks for the API's form
-    just before it runs the flow, so the payload of a thread's last call is remembered until it is used.
-
-    Returns:
-        The payload's digest.
+def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str, Any]) -> Parameters:
+    """Parameters from the API, cast by the annotations; those that are held and defaults stay as they are.
 
     Raises:
-        PayloadError: an argument can't be pickled; the error names it.
+        ParameterTypeError: some are not what the annotations say.
     """
-    parameters = {name: unhold(value) for name, value in parameters.items()}
-    known = getattr(_newest, "call", None)
-    _newest.call = None
-    if (
-        known
-        and known[0].keys() == parameters.keys()
-        and all(known[0][name] is parameters[name] for name in parameters)
-    ):
-        return str(known[1])
-    args, kwargs = parameters_to_args_kwargs(function, parameters)
-    try:
-        stored = store.put({"args": list(args), "kwargs": kwargs, "parameters": parameters}, "the call")
-    except PayloadError:
-        for name, value in parameters.items():
-            store.put(value, f"the argument {name!r} ({_kind(value)})")
-        raise
-    _newest.call = (parameters, stored.digest)
-    return stored.digest
+    signature, problems, found = inspect.signature(function).parameters, [], dict(parameters)
+    for name, value in parameters.items():
+        if isinstance(value, Held) or value is signature[name].default:
+            continue
+        try:
+            found[name] = cast_by(kinds.get(name), visit_collection(value, _with_block, return_data=True))
+        except ValidationError as error:
+            where = [".".join(map(str, [name, *one["loc"]])) for one in error.errors()]
+            problems += [f"{place}: {one['msg']}" for place, one in zip(where, error.errors(), strict=True)]
+    if problems:
+        raise ParameterTypeError("\n - ".join(["Flow run received invalid parameters:", *problems]))
+    return found
 
 
-def forget_arguments() -> None:
-    """Let go of the remembered call, so that its arguments can be freed."""
-    _newest.call = None
+def cast_by(kind: TypeAdapter[Any] | None, value: Any) -> Any:
+    """The value as its annotation wants it. For an Iterable pydantic would give what can be read only once."""
+    if kind is None:
+        return value
+    made = kind.validate_python(value)
+    return list(made) if isinstance(made, Iterator) and not isinstance(value, Iterator) else made
+
+
+def _with_block(value: Any) -> Any:
+    """The form in Prefect's UI gives a block as a reference to it."""
+    if isinstance(value, dict) and isinstance(value.get("$ref"), dict):
+        from prefect.blocks.core import Block
+
+        try:
+            return Block.load_from_ref(value["$ref"], _sync=True)  # type: ignore[call-arg]
+        except (ValueError, RuntimeError) as error:
+            raise ParameterTypeError(f"The block {value['$ref']} can't be loaded: {error}") from None
+    return value
 
 
 def is_small_plain(value: Any) -> bool:
@@ -158,25 +303,11 @@ def _kind(value: Any) -> str:
     return f"{name}{tuple(shape)}" if isinstance(shape, tuple) else name
 
 
-def _only_plain(value: Any, depth: int = 20) -> bool:
-    """Whether it is plain data all through."""
-    kind = type(value)
-    if kind in PLAIN:
-        return True
-    if kind not in COLLECTIONS or depth == 0:
-        return False
-    if is_plain(value):
-        return True
-    if kind is dict and not PLAIN.issuperset(map(type, value)):
-        return False
-    return all(_only_plain(part, depth - 1) for part in (value.values() if kind is dict else value))
-
-
 def _weight(value: Any, budget: int, depth: int = 100) -> int:
     """What is left of the budget after this value; below zero when it is too large, or JSON would change it."""
     kind = type(value)
     if kind is str:
-        return budget - len(value) - 4
+        return budget - len(value) - 4 if len(value) < budget and _is_unicode(value) else -1
     if (
         value is None
         or kind is bool
@@ -186,9 +317,17 @@ def _weight(value: Any, budget: int, depth: int = 100) -> int:
         return budget - 8
     if kind is list:
         return _total(value, budget, depth - 1)
-    if kind is dict and MARK not in value and all(type(key) is str for key in value):
+    if kind is dict and all(type(key) is str for key in value) and READ_BY_PREFECT.isdisjoint(value):
         return _total([*value, *value.values()], budget, depth - 1)
     return -1
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether every encoder and database takes it; a file's name that is not UTF-8 has lone surrogates."""
+    try:
+        return "\0" not in text and bool(text.encode() or True)
+    except UnicodeEncodeError:
+        return False
 
 
 def _total(values: list[Any], budget: int, depth: int) -> int:

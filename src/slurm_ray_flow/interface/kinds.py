@@ -1,0 +1,69 @@
+"""What the annotations of a function say of its parameters, as far as pydantic can tell."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import TypeAdapter
+
+Kinds = dict[str, TypeAdapter[Any] | None]
+
+
+def typed_signature(function: Callable[..., Any], names: dict[str, Any]) -> inspect.Signature:
+    """The signature of a function, its annotations evaluated as far as they can be.
+
+    Args:
+        function: any callable.
+        names: the globals that annotations mean.
+
+    Raises:
+        ValueError: it has none.
+    """
+    try:
+        found = inspect.signature(function, eval_str=True)
+    except ValueError:
+        raise
+    except Exception:  # one of them names what is not there, or not yet
+        found = inspect.signature(function)
+    evaluated = [one.replace(annotation=_evaluated(one.annotation, names)) for one in found.parameters.values()]
+    return found.replace(parameters=evaluated)
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    try:
+        while isinstance(annotation, str):  # a text may be quoted twice, where all annotations are texts
+            annotation = eval(annotation, names)  # noqa: S307 - as `inspect` and every reader of annotations does
+    except Exception:
+        return inspect.Parameter.empty
+    return annotation
+
+
+def kinds_of(signature: inspect.Signature) -> Kinds:
+    """What checks and casts each parameter; None where pydantic has no schema: it is taken unchecked."""
+    return {name: _kind(one) for name, one in signature.parameters.items()}
+
+
+def _kind(one: inspect.Parameter) -> TypeAdapter[Any] | None:
+    many = one.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if many or one.annotation is inspect.Parameter.empty or one.annotation is Any:
+        return None
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        found: TypeAdapter[Any] = TypeAdapter(one.annotation)
+        return found if found.pydantic_complete else None
+    return None
+
+
+def shown_in_forms(signature: inspect.Signature) -> inspect.Signature:
+    """What Prefect's forms can show of it: no private names, and only annotations that pydantic has a schema for."""
+    kinds = kinds_of(signature)
+    shown = [
+        one if kinds[one.name] else one.replace(annotation=inspect.Parameter.empty)
+        for one in signature.parameters.values()
+        if not one.name.startswith("_")
+    ]
+    return signature.replace(parameters=shown)
