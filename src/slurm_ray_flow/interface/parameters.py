@@ -29,6 +29,7 @@ from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.errors import PayloadError
+from slurm_ray_flow.core.plain import encodable
 from slurm_ray_flow.interface.kinds import Kinds
 
 MARK = "$srf"
@@ -307,7 +308,8 @@ def _weight(value: Any, budget: int, depth: int = 100) -> int:
     """What is left of the budget after this value; below zero when it is too large, or JSON would change it."""
     kind = type(value)
     if kind is str:
-        return budget - len(value) - 4 if len(value) < budget and _is_unicode(value) else -1
+        fits = len(value) < budget and "\0" not in value and encodable(value) == value
+        return budget - len(value) - 4 if fits else -1
     if (
         value is None
         or kind is bool
@@ -320,14 +322,6 @@ def _weight(value: Any, budget: int, depth: int = 100) -> int:
     if kind is dict and all(type(key) is str for key in value) and READ_BY_PREFECT.isdisjoint(value):
         return _total([*value, *value.values()], budget, depth - 1)
     return -1
-
-
-def _is_unicode(text: str) -> bool:
-    """Whether every encoder and database takes it; a file's name that is not UTF-8 has lone surrogates."""
-    try:
-        return "\0" not in text and bool(text.encode() or True)
-    except UnicodeEncodeError:
-        return False
 
 
 def _total(values: list[Any], budget: int, depth: int) -> int:

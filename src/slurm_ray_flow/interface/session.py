@@ -21,6 +21,7 @@ from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled as CancelledState
+from prefect.states import Failed
 from prefect.utilities.callables import get_call_parameters
 
 from slurm_ray_flow.blocks import processes, store
@@ -28,6 +29,7 @@ from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.plain import encodable
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import target_of
@@ -169,7 +171,18 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     finally:
         if not flow.isasync:
             spare_a_dead_server()
-    return current.outcome.unwrap()
+    return _ended(current.outcome)
+
+
+def _ended(outcome: Outcome) -> Any:
+    """The value; the exception is raised, or is a state where Prefect could not encode its text."""
+    try:
+        return outcome.unwrap()
+    except Exception as error:
+        text = f"Flow run encountered an exception: {type(error).__name__}: {error}"
+        if encodable(text) == text:
+            raise
+        return Failed(message=encodable(text), data=error)
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
