@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 from prefect.utilities.hashing import file_hash
 
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.interface.kinds import typed_signature
+from slurm_ray_flow.interface.kinds import typed_signature, underlying
 from slurm_ray_flow.interface.parameters import hold_default
 
 OF_PREFECT = {"return_state", "wait_for"}
@@ -20,19 +19,6 @@ OF_PREFECT = {"return_state", "wait_for"}
 
 Run = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 RunAsync = Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
-
-
-def underlying(function: Callable[..., Any]) -> Any:
-    """The function whose source and globals count: a partial's, a method's, a callable object's."""
-    while True:
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
-        elif not isinstance(function, FunctionType) and isinstance(type(function).__call__, FunctionType):
-            function = type(function).__call__
-        else:
-            return function
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -65,14 +51,14 @@ def body_of(function: Callable[..., Any], run: Run, run_async: RunAsync) -> Call
     made = FunctionType(source.__code__, getattr(plain, "__globals__", {}), source.__name__, None, source.__closure__)
     for name in ("__module__", "__name__", "__qualname__", "__doc__"):
         setattr(made, name, getattr(plain, name, getattr(made, name)))
-    made.__signature__ = _signature(function, made.__globals__)  # type: ignore[attr-defined]
+    made.__signature__ = _signature(function)  # type: ignore[attr-defined]
     made.__annotations__ = dict(getattr(plain, "__annotations__", {}))
     return made
 
 
-def _signature(function: Callable[..., Any], names: dict[str, Any]) -> inspect.Signature:
+def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
-        found = typed_signature(function, names)
+        found = typed_signature(function)
     except ValueError:
         raise OptionError(f"{function!r} has no signature", advice="wrap it in a function of your own") from None
     if taken := sorted(OF_PREFECT.intersection(found.parameters)):
@@ -82,29 +68,19 @@ def _signature(function: Callable[..., Any], names: dict[str, Any]) -> inspect.S
 
 
 def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Check that a call fits the function.
+    """Check that a call fits, by calling a function of the same signature that does nothing.
 
     Raises:
         TypeError: it does not; the error is the one of a plain call.
     """
-    signature = inspect.signature(function)
-    try:
-        signature.bind(*args, **kwargs)
-    except TypeError as error:
-        _call_a_twin(signature, function.__qualname__, args, kwargs)
-        raise TypeError(f"{function.__qualname__}() {error}") from None
-
-
-def _call_a_twin(signature: inspect.Signature, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Call a function of this signature that does nothing: Python has words of its own for what is wrong."""
+    __tracebackhide__ = True
     bare = [
         one.replace(annotation=one.empty, default=one.empty if one.default is one.empty else None)
-        for one in signature.parameters.values()
+        for one in inspect.signature(function).parameters.values()
     ]
     scope: dict[str, Any] = {}
     exec(f"def twin{inspect.Signature(bare)}: pass", scope)  # noqa: S102 - the names of parameters, and nothing else
-    scope["twin"].__name__ = scope["twin"].__qualname__ = name
-    __tracebackhide__ = True
+    scope["twin"].__qualname__ = function.__qualname__
     scope["twin"](*args, **kwargs)
 
 

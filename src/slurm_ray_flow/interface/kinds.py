@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import warnings
 from collections.abc import Callable
+from types import FunctionType, MethodType
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -13,22 +15,27 @@ from pydantic import TypeAdapter
 Kinds = dict[str, TypeAdapter[Any] | None]
 
 
-def typed_signature(function: Callable[..., Any], names: dict[str, Any]) -> inspect.Signature:
-    """The signature of a function, its annotations evaluated as far as they can be.
+def underlying(function: Callable[..., Any]) -> Any:
+    """The function whose source and globals count: a partial's, a method's, a callable object's."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, MethodType):
+            function = function.__func__
+        elif not isinstance(function, FunctionType) and isinstance(type(function).__call__, FunctionType):
+            function = type(function).__call__
+        else:
+            return function
 
-    Args:
-        function: any callable.
-        names: the globals that annotations mean.
+
+def typed_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function, its annotations evaluated as far as they can be: some name what is not there yet.
 
     Raises:
         ValueError: it has none.
     """
-    try:
-        found = inspect.signature(function, eval_str=True)
-    except ValueError:
-        raise
-    except Exception:  # one of them names what is not there, or not yet
-        found = inspect.signature(function)
+    found = inspect.signature(function)
+    names = getattr(inspect.unwrap(underlying(function)), "__globals__", {})
     evaluated = [one.replace(annotation=_evaluated(one.annotation, names)) for one in found.parameters.values()]
     return found.replace(parameters=evaluated)
 

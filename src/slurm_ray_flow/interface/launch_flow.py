@@ -20,10 +20,10 @@ from slurm_ray_flow.core.options import Options, checked, is_option
 from slurm_ray_flow.core.shown import flow_run_name, tags_of
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.background import submit
-from slurm_ray_flow.interface.body import OF_PREFECT, bind, body_of, entrypoint_of, name_of, underlying, version_of
+from slurm_ray_flow.interface.body import OF_PREFECT, bind, body_of, entrypoint_of, name_of, version_of
 from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.kinds import Kinds, kinds_of, shown_in_forms, typed_signature
+from slurm_ray_flow.interface.kinds import Kinds, kinds_of, shown_in_forms, typed_signature, underlying
 from slurm_ray_flow.interface.parameters import Given, Held, cast_all, from_api, to_api, unhold, waits
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.interface.results import RunValue
@@ -79,7 +79,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     @cached_property
     def kinds(self) -> Kinds:
         """What its annotations say; they may name what its file defines only after it."""
-        return kinds_of(typed_signature(self.function, self.fn.__globals__))
+        return kinds_of(typed_signature(self.function))
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override] # Prefect's own options are few
         """Run the function on its cluster.
@@ -140,15 +140,11 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     async def _awaited(self, current: session.Launching, start: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
-        try:
-            with session.launching(current):
-                try:
-                    return await start()
-                except BaseException as error:
-                    return current.rescue(error)
-        except BaseException as error:
-            shorten(error)
-            raise error
+        with session.launching(current):
+            try:
+                return await start()
+            except BaseException as error:
+                return current.rescue(error)
 
     @overload
     def submit(self: LaunchFlow[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Handle[T]: ...
@@ -227,9 +223,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Small plain data as it is, all else as a reference into the store at home."""
         current = session.launching_of(self)
-        given = current.given if current and current.given else None
-        if given is None:
-            given = Given(self.fn, {name: parameters[name] for name in parameters if not waits(parameters[name])})
+        ready = {name: value for name, value in parameters.items() if not waits(value)}
+        given = (current and current.given) or Given(self.fn, ready)
         return to_api(self.fn, self.kinds, parameters, given.stored)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from prefect.blocks.core import Block
 from prefect.client.schemas.objects import State
 from prefect.exceptions import ParameterTypeError
 from prefect.futures import PrefectFuture
@@ -123,16 +124,15 @@ def waits(value: Any, seen: set[int] | None = None) -> bool:
     """Whether it holds, in plain collections, what Prefect resolves: a future, a state, an annotation of its own."""
     seen = set() if seen is None else seen
     kind = type(value)
-    if kind not in (list, tuple, set, frozenset, dict):
+    if kind not in _COLLECTIONS or id(value) in seen:
         return issubclass(kind, PrefectFuture | State | BaseAnnotation)
-    if id(value) in seen:
-        return False
     seen.add(id(value))
     parts = value.values() if kind is dict else value
     return not _PLAIN.issuperset(map(type, parts)) and any(waits(part, seen) for part in parts)
 
 
 _PLAIN = frozenset({float, int, str, bool, bytes, type(None)})
+_COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
 
 
 def to_api(function: Callable[..., Any], kinds: Kinds, parameters: Parameters, stored: Callable[[], str]) -> Parameters:
@@ -172,20 +172,14 @@ def _reference(name: str, one: inspect.Parameter, value: Any, stored: Callable[[
 
 def _form(kind: TypeAdapter[Any] | None, value: Any) -> Any:
     """What stands for the value in JSON, if the annotation makes the same value of it again; else what has no form."""
-    if _weight(value, BUDGET) < 0:
-        if kind is None or not _is_shown(value):
-            return Held(value)
-        try:
-            form = kind.dump_python(value, mode="json", warnings="error")
-        except Exception:  # it is not what its annotation says
-            return Held(value)
-    elif kind is None:
+    form, plain = value, is_small_plain(value)
+    if kind is None or not (plain or _is_shown(value)):
         return value
-    else:
-        form = value
     try:
+        if not plain:
+            form = kind.dump_python(value, mode="json", warnings="error")
         return form if _same(cast_by(kind, form), value) else Held(value)
-    except Exception:  # the annotation would refuse it
+    except Exception:  # it is not what its annotation says
         return Held(value)
 
 
@@ -197,31 +191,19 @@ def _is_shown(value: Any, depth: int = 10) -> bool:
     kind = type(value)
     if kind in _PLAIN or issubclass(kind, _SHOWN):
         return True
-    parts: Any
-    if kind in (list, tuple, set, frozenset):
-        parts = value
-    elif kind is dict:
-        parts = [*value, *value.values()]
-    elif issubclass(kind, BaseModel):
-        parts = vars(value).values()
-    elif dataclasses.is_dataclass(kind):
-        parts = [getattr(value, field.name, None) for field in dataclasses.fields(kind)]
-    else:
+    if issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind):
+        value = getattr(value, "__dict__", None)
+    if type(value) not in _COLLECTIONS or len(value) > BUDGET or depth == 0:
         return False
-    return depth > 0 and len(parts) <= BUDGET and all(_is_shown(part, depth - 1) for part in parts)
+    parts = [*value, *value.values()] if type(value) is dict else value
+    return all(_is_shown(part, depth - 1) for part in parts)
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether they are the same to a program: equal and of one type, but a float may stand for a whole number."""
+    """Whether they are the same to a program, down to 1, 1.0 and True; but a float may stand for a whole number."""
     if type(one) is float and type(other) is int:
         return one == other
-    if type(one) is not type(other):
-        return False
-    if type(one) is list:
-        return len(one) == len(other) and all(map(_same, one, other))
-    if type(one) is dict:
-        return list(one) == list(other) and all(map(_same, one.values(), other.values()))
-    return bool(one == other)
+    return type(one) is type(other) and repr(one) == repr(other) and bool(one == other)
 
 
 def from_api(parameters: Parameters) -> Parameters:
@@ -231,26 +213,26 @@ def from_api(parameters: Parameters) -> Parameters:
         PayloadError: the store has no such payload any more.
     """
     payloads: dict[str, Parameters] = {}
-
-    def resolve(value: Any) -> Any:
-        if isinstance(value, tuple) and len(value) == 1 and _is_reference(value[0]):  # of *args
-            return resolve(value[0])
-        if isinstance(value, dict) and _is_reference(value.get(MARK)):  # of **kwargs
-            return resolve(value[MARK])
-        if not _is_reference(value):
-            return value
-        if not value[MARK]:
-            what = f"the argument {value['name']!r} came from another flow run"
+    found = dict(parameters)
+    for name, value in parameters.items():
+        if (reference := _reference_in(value)) is None:
+            continue
+        digest = reference[MARK]
+        if not digest:
+            what = f"the argument {name!r} came from another flow run"
             raise PayloadError(what, advice="start the flow that called the function again")
-        if value[MARK] not in payloads:
-            payloads[value[MARK]] = store.get(value[MARK])["parameters"]
-        return Held(payloads[value[MARK]][value["name"]])
+        if digest not in payloads:
+            payloads[digest] = store.get(digest)["parameters"]
+        found[name] = Held(payloads[digest][reference["name"]])
+    return found
 
-    return {name: resolve(value) for name, value in parameters.items()}
 
-
-def _is_reference(value: Any) -> bool:
-    return isinstance(value, dict) and isinstance(value.get(MARK), str)
+def _reference_in(value: Any) -> Any:
+    """The reference that a parameter is; `*args` and `**kwargs` have theirs inside."""
+    inner: Any = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    if isinstance(inner, dict) and isinstance(inner.get(MARK), dict):
+        inner = inner[MARK]
+    return inner if isinstance(inner, dict) and isinstance(inner.get(MARK), str) else None
 
 
 def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str, Any]) -> Parameters:
@@ -261,13 +243,11 @@ def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str
     """
     signature, problems, found = inspect.signature(function).parameters, [], dict(parameters)
     for name, value in parameters.items():
-        if isinstance(value, Held) or value is signature[name].default:
-            continue
         try:
-            found[name] = cast_by(kinds.get(name), visit_collection(value, _with_block, return_data=True))
+            if not isinstance(value, Held) and value is not signature[name].default:
+                found[name] = cast_by(kinds.get(name), visit_collection(value, _with_block, return_data=True))
         except ValidationError as error:
-            where = [".".join(map(str, [name, *one["loc"]])) for one in error.errors()]
-            problems += [f"{place}: {one['msg']}" for place, one in zip(where, error.errors(), strict=True)]
+            problems += [f"{'.'.join(map(str, [name, *one['loc']]))}: {one['msg']}" for one in error.errors()]
     if problems:
         raise ParameterTypeError("\n - ".join(["Flow run received invalid parameters:", *problems]))
     return found
@@ -284,12 +264,7 @@ def cast_by(kind: TypeAdapter[Any] | None, value: Any) -> Any:
 def _with_block(value: Any) -> Any:
     """The form in Prefect's UI gives a block as a reference to it."""
     if isinstance(value, dict) and isinstance(value.get("$ref"), dict):
-        from prefect.blocks.core import Block
-
-        try:
-            return Block.load_from_ref(value["$ref"], _sync=True)  # type: ignore[call-arg]
-        except (ValueError, RuntimeError) as error:
-            raise ParameterTypeError(f"The block {value['$ref']} can't be loaded: {error}") from None
+        return Block.load_from_ref(value["$ref"], _sync=True)  # type: ignore[call-arg]
     return value
 
 
