@@ -292,7 +292,7 @@ def test_names_and_annotations_of_all_kinds_are_taken_without_a_word() -> None:
         json: int, copy: Any, schema: Any, validate: Any, construct: Any, keys: Any, model_config: dict[str, int],
         a: Params, b: Sized, c: Nowhere, d: Tensor, e: list[Tensor], g: Later,  # type: ignore[name-defined] # noqa: F821
         model_fields: int = 2, model_validate_x: int = 1, v__args: int = 1, self_: Any = 1,
-        _hidden: Any = 5, __x: Any = 6,
+        _hidden: Any = 5, _other: Any = 6,
     ) -> list[Any]:  # fmt: skip
         return list(locals().values())
 
@@ -343,5 +343,7 @@ def test_only_what_prefect_resolves_waits() -> None:
     assert all(map(waits, [future, [1, {"a": (future,)}], Completed(), quote(1)]))
     endless: list[Any] = [1]
     endless.append(endless)
+    for _ in range(10_000):
+        endless = [endless]
     assert not any(map(waits, [endless, (part for part in [future]), Odd(), numpy.arange(3), "text", {1: [2]}]))
     assert sent(free, future)["first"]["$srf"] == ""

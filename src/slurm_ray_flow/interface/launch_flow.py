@@ -116,15 +116,16 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         ours = {name: kwargs[name] for name in kwargs if name not in OF_PREFECT}
         bind(self.fn, args, ours)
         parameters = get_call_parameters(self.fn, args, ours)
+        held = {name: Held(unhold(value)) for name, value in parameters.items() if not waits(value)}
         start = partial(
             run_flow,
             self,
-            parameters={name: value if waits(value) else Held(unhold(value)) for name, value in parameters.items()},
+            parameters={**parameters, **held},
             wait_for=kwargs.get("wait_for"),
             return_type="state" if kwargs.get("return_state") else "result",
         )
         current.flow = self
-        if not any(map(waits, parameters.values())):
+        if len(held) == len(parameters):
             exactly = (args, ours) if hasattr(self.function, "__wrapped__") else None  # a wrapper may look at them
             current.given = Given(self.fn, parameters, exactly)
         current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))

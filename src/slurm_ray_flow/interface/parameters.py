@@ -120,15 +120,15 @@ _BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_
 MANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
-def waits(value: Any, seen: set[int] | None = None) -> bool:
+def waits(value: Any, seen: set[int] | None = None, depth: int = 50) -> bool:
     """Whether it holds, in plain collections, what Prefect resolves: a future, a state, an annotation of its own."""
     seen = set() if seen is None else seen
     kind = type(value)
-    if kind not in _COLLECTIONS or id(value) in seen:
+    if kind not in _COLLECTIONS or id(value) in seen or depth == 0:
         return issubclass(kind, PrefectFuture | State | BaseAnnotation)
     seen.add(id(value))
     parts = value.values() if kind is dict else value
-    return not _PLAIN.issuperset(map(type, parts)) and any(waits(part, seen) for part in parts)
+    return not _PLAIN.issuperset(map(type, parts)) and any(waits(part, seen, depth - 1) for part in parts)
 
 
 _PLAIN = frozenset({float, int, str, bool, bytes, type(None)})
