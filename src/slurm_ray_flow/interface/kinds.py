@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import threading
 import warnings
 from collections.abc import Callable
 from types import FunctionType, MethodType
@@ -13,6 +14,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 Kinds = dict[str, TypeAdapter[Any] | None]
+_one_at_a_time = threading.Lock()
+"""Filters of warnings belong to the process: of two threads that change them, one would leave its own behind."""
 
 
 def underlying(function: Callable[..., Any]) -> Any:
@@ -58,7 +61,7 @@ def _kind(one: inspect.Parameter) -> TypeAdapter[Any] | None:
     many = one.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     if many or one.annotation is inspect.Parameter.empty or one.annotation is Any:
         return None
-    with warnings.catch_warnings(), contextlib.suppress(Exception):
+    with _one_at_a_time, warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
         found: TypeAdapter[Any] = TypeAdapter(one.annotation)
         return found if found.pydantic_complete else None
