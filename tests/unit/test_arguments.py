@@ -258,6 +258,18 @@ def test_a_default_that_is_a_mark_is_left_to_the_function() -> None:
     assert rerun(marked, 1)[::2] == (False, True)
 
 
+def test_a_default_that_is_a_plain_value_is_the_one_of_home() -> None:
+    @slurm_ray_flow
+    def dated(
+        first: Any, /, when: datetime.date = datetime.date(2020, 1, 1), size: Any = 5, mark: Any = MISSING
+    ) -> Any:
+        return when, size, mark is MISSING
+
+    given = again(dated, sent(dated, 1))
+    assert given.parameters == {"first": 1, "when": datetime.date(2020, 1, 1), "size": 5}
+    assert rerun(dated, 1, size=6) == (datetime.date(2020, 1, 1), 6, True)
+
+
 def test_arguments_stay_as_they_were_given_for_a_wrapper_that_looks_at_them() -> None:
     @functools.wraps(typed.function)
     def wrapper(*args: Any, **kwargs: Any) -> Any:

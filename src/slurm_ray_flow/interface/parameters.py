@@ -104,15 +104,19 @@ def _put(call: dict[str, Any], parameters: Parameters) -> str:
 
 
 def _without_defaults(function: Callable[..., Any], parameters: Parameters) -> Parameters:
-    """Only what the function does not fill in itself; a default that is a mark (`x is MISSING`) stays that mark."""
+    """Without the defaults that the function must fill in itself: one that is a mark (`x is MISSING`) stays that mark.
+
+    Plain values are sent: what a default is may have been found out at home, such as a time.
+    """
     found = dict(parameters)
     needed = False  # as something positional comes after it
     for name, one in reversed(list(inspect.signature(function).parameters.items())):
-        left_out = unhold(found.get(name)) is unhold(one.default) or (one.kind in MANY and not found.get(name))
-        if left_out and not (needed and one.kind in _BY_PLACE):
+        value = unhold(found.get(name))
+        as_default = value is unhold(one.default) and (one.kind is one.POSITIONAL_ONLY or not _is_shown(value))
+        if (as_default or (one.kind in MANY and not value)) and not (needed and one.kind in _BY_PLACE):
             found.pop(name, None)
         else:
-            needed |= one.kind in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.VAR_POSITIONAL)
+            needed |= one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL)
     return found
 
 
