@@ -143,7 +143,7 @@ def find_record(run_id: str) -> RunRecord:
 
 def short_digest(text: str) -> str:
     """A short name for a text, the same in every process."""
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 _scans: dict[str, Scan] = {}

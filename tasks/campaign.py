@@ -88,7 +88,8 @@ def call_for_each(
     Each is told when it, and all before it, have ended. An interruption of the wait (Ctrl-C, a cancel in Prefect) ends
     those that are under way.
     """
-    handles = function.map(list(values), max_parallel=max_parallel)
+    typed: Any = getattr(function, "typed", lambda value: ((value,), {}))  # they come from a form
+    handles = function.map([typed(value)[0][0] for value in values], max_parallel=max_parallel)
     try:
         ended = []
         for handle, value in zip(handles, values, strict=True):

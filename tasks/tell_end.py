@@ -14,6 +14,7 @@ from prefect.runtime import flow_run
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError
 from slurm_ray_flow.core.events import Notice, run_failed
 from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.plain import encodable
 from slurm_ray_flow.core.trace import tracing
 from slurm_ray_flow.tasks.run import Run
 
@@ -29,7 +30,7 @@ def tell_outcome(run: Run, outcome: Outcome) -> None:
     error = outcome.exception
     if error is None:
         return
-    said = f"{type(error).__name__}: {error}"
+    said = encodable(f"{type(error).__name__}: {error}")
     _tell(logging.ERROR, f"The function raised {said}\n{outcome.traceback.rstrip()}".rstrip())
     emit(run_failed(run.record, "user_code", said))
 
@@ -41,7 +42,9 @@ def tell_failure(run: Run, error: BaseException) -> None:
     elif isinstance(error, Exception):
         ours = isinstance(error, SlurmRayFlowError)
         _tell(logging.ERROR, f"{type(error).__name__}: {error}", exc_info=None if ours else error)
-        emit(run_failed(run.record, getattr(error, "cause", "") or LAUNCH, getattr(error, "what", str(error))))
+        emit(
+            run_failed(run.record, getattr(error, "cause", "") or LAUNCH, encodable(getattr(error, "what", str(error))))
+        )
 
 
 def tell_by_itself(flow_run_id: str) -> None:
@@ -72,7 +75,7 @@ def emit(notice: Notice) -> None:
 
 def _tell(level: int, text: str, exc_info: Any = None) -> None:
     if flow_run.get_id():
-        get_run_logger().log(level, text, exc_info=exc_info)
+        get_run_logger().log(level, encodable(text), exc_info=exc_info)
 
 
 class _Once(logging.Filter):

@@ -54,12 +54,14 @@ def test_an_array_as_default(server):
     assert of_default(DEFAULT + 1) == 6
 
 
-def test_what_is_typed_is_shown_and_cast(work, api):
+def test_what_is_typed_is_shown_and_no_call_from_here_is_cast(work, api):
     import served
 
-    assert served.typed("2", pair={"left": 1}, model=served.Model(number=4), place=served.Path("q")).startswith("(2, ")
+    told = served.typed("2", pair={"left": 1}, model=served.Model(number=4), place=served.Path("q"))
+    assert told.startswith("('2', Model(number=4), {'left': 1}, ")
     shown = newest(api, "typed")["parameters"]
     assert shown["model"] == {"number": 4}
+    assert (shown["count"]["type"], shown["pair"]["type"]) == ("str", "dict")  # what they say would be another value
     assert (shown["place"], shown["when"], shown["extra"]) == ("q", "2020-01-01T00:00:00", None)
 
 

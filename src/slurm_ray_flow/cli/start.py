@@ -46,7 +46,8 @@ def run(
     try:
         # What the function prints belongs to people; with --json, standard output is for the document alone.
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-            value = launched(**arguments)
+            positional, named = launched.typed(**arguments)  # type: ignore[attr-defined] # all that is launched has it
+            value = launched(*positional, **named)
             value = asyncio.run(value) if inspect.iscoroutine(value) else value
     except Exception as error:
         if json:

@@ -7,6 +7,8 @@ import linecache
 import re
 from typing import Any
 
+from slurm_ray_flow.core.plain import encodable
+
 NOTE = "The traceback on the cluster:"
 _FRAME = re.compile(r'  File "(.+)", line (\d+), in ')
 
@@ -40,7 +42,7 @@ class Ended:
                 for field in dataclasses.fields(cls)
                 if field.name != "message"
             },
-            message=event.get("message") or "",
+            message=encodable(event.get("message") or ""),
         )
 
 

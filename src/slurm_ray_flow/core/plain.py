@@ -12,6 +12,11 @@ def plain(text: str) -> str:
     return "".join(letter if _harmless(letter) else _spelled(letter) for letter in text.replace("\r\n", "\n"))
 
 
+def encodable(text: str) -> str:
+    """The text as every encoder takes it: what is no character (a byte of a name that is not UTF-8) is spelled out."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
 def _harmless(letter: str) -> bool:
     return letter.isprintable() or letter in "\n\t" or unicodedata.category(letter) == "Zs"
 

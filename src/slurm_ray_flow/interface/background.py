@@ -45,7 +45,7 @@ def work_of(
 ) -> Callable[[], Any]:
     """A call, to be made in a thread of its own."""
     if flow.isasync:
-        return lambda: asyncio.run(flow.awaited(current, args, kwargs))
+        return lambda: asyncio.run(flow.called(current, args, kwargs))
     return lambda: flow.called(current, args, kwargs)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import inspect
 from collections.abc import Awaitable, Callable
-from types import FunctionType, MethodType
+from types import FunctionType
 from typing import Any
 
 from prefect.utilities.hashing import file_hash
 
 from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.interface.kinds import typed_signature, underlying
 from slurm_ray_flow.interface.parameters import hold_default
 
 OF_PREFECT = {"return_state", "wait_for"}
@@ -19,19 +19,6 @@ OF_PREFECT = {"return_state", "wait_for"}
 
 Run = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 RunAsync = Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
-
-
-def underlying(function: Callable[..., Any]) -> Any:
-    """The function whose source and globals count: a partial's, a method's, a callable object's."""
-    while True:
-        if isinstance(function, functools.partial):
-            function = function.func
-        elif isinstance(function, MethodType):
-            function = function.__func__
-        elif not isinstance(function, FunctionType) and isinstance(type(function).__call__, FunctionType):
-            function = type(function).__call__
-        else:
-            return function
 
 
 def name_of(function: Callable[..., Any]) -> str:
@@ -71,16 +58,30 @@ def body_of(function: Callable[..., Any], run: Run, run_async: RunAsync) -> Call
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
-        found = inspect.signature(function, eval_str=True)
-    except (NameError, TypeError):
-        found = inspect.signature(function)
+        found = typed_signature(function)
     except ValueError:
         raise OptionError(f"{function!r} has no signature", advice="wrap it in a function of your own") from None
-    for name in found.parameters:
-        if name.startswith("_") or name in OF_PREFECT:
-            raise OptionError(f"Prefect takes no parameter that is called {name!r}", advice="give it another name")
+    if taken := sorted(OF_PREFECT.intersection(found.parameters)):
+        raise OptionError(f"Prefect takes no parameter that is called {taken[0]!r}", advice="give it another name")
     given = (found_one.replace(default=hold_default(found_one.default)) for found_one in found.parameters.values())
     return found.replace(parameters=list(given))
+
+
+def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Check that a call fits, by calling a function of the same signature that does nothing.
+
+    Raises:
+        TypeError: it does not; the error is the one of a plain call.
+    """
+    __tracebackhide__ = True
+    bare = [
+        one.replace(annotation=one.empty, default=one.empty if one.default is one.empty else None)
+        for one in inspect.signature(function).parameters.values()
+    ]
+    scope: dict[str, Any] = {}
+    exec(f"def twin{inspect.Signature(bare)}: pass", scope)  # noqa: S102 - the names of parameters, and nothing else
+    scope["twin"].__qualname__ = function.__qualname__
+    scope["twin"](*args, **kwargs)
 
 
 def version_of(plain: Any) -> str | None:

@@ -6,21 +6,25 @@ import inspect
 import io
 import warnings
 from collections.abc import Callable, Coroutine, Iterable
-from functools import partial
+from copy import copy
+from functools import cached_property, partial
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from prefect import Flow
-from pydantic.json_schema import PydanticJsonSchemaWarning
+from prefect.flow_engine import run_flow
+from prefect.utilities.callables import get_call_parameters
+from prefect.utilities.visualization import get_task_viz_tracker
 
 from slurm_ray_flow.core.options import Options, checked, is_option
 from slurm_ray_flow.core.shown import flow_run_name, tags_of
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.background import submit
-from slurm_ray_flow.interface.body import OF_PREFECT, body_of, entrypoint_of, name_of, underlying, version_of
+from slurm_ray_flow.interface.body import OF_PREFECT, bind, body_of, entrypoint_of, name_of, version_of
 from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.parameters import from_api, hold, to_api, unhold
+from slurm_ray_flow.interface.kinds import Kinds, kinds_of, shown_in_forms, typed_signature, underlying
+from slurm_ray_flow.interface.parameters import Given, Held, cast_all, from_api, to_api, unhold, waits
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.interface.results import RunValue
 from slurm_ray_flow.interface.settings import options_of
@@ -49,27 +53,35 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         self.options = options = options_of(plain, options)
         self.travels_by_name = plain is function and session.travels_by_name(plain)
         launch = partial(session.run_launch, self)
+        body: Any = body_of(function, launch, partial(session.in_thread, launch))
+        whole = body.__signature__
+        body.__signature__ = shown_in_forms(whole)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", PydanticJsonSchemaWarning)  # a default without JSON is no fault
+            warnings.simplefilter("ignore")  # a default without JSON is no fault, nor a name that pydantic has, too
             super().__init__(
-                fn=body_of(function, launch, partial(session.in_thread, launch)),
+                fn=body,
                 name=options.name or name_of(function),
                 version=version_of(plain),
                 description=inspect.getdoc(plain),
                 flow_run_name=flow_run_name(
                     options.name or name_of(function), session.label(options.cluster), options.nodes
                 ),
+                validate_parameters=False,  # by Prefect's own model, which takes neither each name nor each annotation
                 persist_result=True,
                 result_serializer=RunValue(),
                 on_cancellation=[session.release_hook],
                 on_crashed=[session.release_hook],
             )
-        found = inspect.signature(self.fn).parameters
-        self._many = {name for name in found if found[name].kind in _MANY}
-        self._untyped = {name for name in found if found[name].annotation is inspect.Parameter.empty} - self._many
+        self.should_validate_parameters = True
+        body.__signature__ = whole
         self._entrypoint = entrypoint_of(plain, self._entrypoint)
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override] # Prefect's own options are few
+    @cached_property
+    def kinds(self) -> Kinds:
+        """What its annotations say; they may name what its file defines only after it."""
+        return kinds_of(typed_signature(self.function))
+
+    def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override] # Prefect's own options are few
         """Run the function on its cluster.
 
         Returns:
@@ -80,9 +92,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             BaseException: its own exception, with the traceback it had there as a note.
         """
         __tracebackhide__ = True
-        current = session.Launching(terminal_reporter())
         try:
-            return cast(R, self.awaited(current, args, kwargs) if self.isasync else self.called(current, args, kwargs))
+            return cast(R, self.called(session.Launching(terminal_reporter()), args, kwargs))
         except BaseException as error:
             shorten(error)
             raise error
@@ -94,46 +105,55 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return tags_of(self.name, session.label(cluster), kind_of(cluster))
 
     def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call, as a part of a launch whose end somebody else may watch."""
-        __tracebackhide__ = True
-        args, kwargs = self._held(args, kwargs)
-        current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
-        with session.launching(current):
-            try:
-                return super().__call__(*args, **kwargs)
-            except BaseException as error:
-                return current.rescue(error)
+        """A call, as a part of a launch whose end somebody else may watch.
 
-    async def awaited(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The same for an `async def`."""
+        Raises:
+            TypeError: the function does not take such arguments.
+        """
         __tracebackhide__ = True
-        args, kwargs = self._held(args, kwargs)
-        current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
-        with session.launching(current):
-            try:
-                return await cast(Coroutine[Any, Any, Any], super().__call__(*args, **kwargs))
-            except BaseException as error:
-                return current.rescue(error)
-
-    def _held(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """The arguments, with the large ones hidden from Prefect's visits."""
-        theirs = {name: kwargs[name] for name in kwargs if name in OF_PREFECT}
+        if get_task_viz_tracker():  # somebody draws the flow around it
+            return super().__call__(*args, **kwargs)
         ours = {name: kwargs[name] for name in kwargs if name not in OF_PREFECT}
-        try:
-            bound = inspect.signature(self.fn).bind(*args, **ours)
-        except TypeError:
-            return args, kwargs  # Prefect says what is wrong
-        for name in bound.arguments.keys() - self._many:
-            bound.arguments[name] = hold(bound.arguments[name])
-        return bound.args, {**bound.kwargs, **theirs}
+        bind(self.fn, args, ours)
+        parameters = get_call_parameters(self.fn, args, ours)
+        held = {name: Held(unhold(value)) for name, value in parameters.items() if not waits(value)}
+        start = partial(
+            run_flow,
+            self,
+            parameters={**parameters, **held},
+            wait_for=kwargs.get("wait_for"),
+            return_type="state" if kwargs.get("return_state") else "result",
+        )
+        current.flow = self
+        if len(held) == len(parameters):
+            exactly = (args, ours) if hasattr(self.function, "__wrapped__") else None  # a wrapper may look at them
+            current.given = Given(self.fn, parameters, exactly)
+        current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
+        return self._awaited(current, start) if self.isasync else self._finished(current, start)
+
+    def _finished(self, current: session.Launching, start: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
+        with session.launching(current):
+            try:
+                return start()
+            except BaseException as error:
+                return current.rescue(error)
+
+    async def _awaited(self, current: session.Launching, start: Callable[[], Any]) -> Any:
+        __tracebackhide__ = True
+        with session.launching(current):
+            try:
+                return await start()
+            except BaseException as error:
+                return current.rescue(error)
 
     @overload
-    def submit(self: LaunchFlow[P, Coroutine[Any, Any, T]], *args: P.args, **kwargs: P.kwargs) -> Handle[T]: ...
+    def submit(self: LaunchFlow[P, Coroutine[Any, Any, T]], /, *args: P.args, **kwargs: P.kwargs) -> Handle[T]: ...
 
     @overload
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
 
-    def submit(self, *args: P.args, **kwargs: P.kwargs) -> Handle[Any]:
+    def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[Any]:
         """Start the function on its cluster, and give a handle as soon as it is there.
 
         Raises:
@@ -149,15 +169,16 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     @overload
     def map(
         self: LaunchFlow[P, Coroutine[Any, Any, T]],
+        /,
         *iterables: Iterable[Any],
         max_parallel: int | None = 8,
         **same: Any,
     ) -> Handles[T]: ...
 
     @overload
-    def map(self, *iterables: Iterable[Any], max_parallel: int | None = 8, **same: Any) -> Handles[R]: ...
+    def map(self, /, *iterables: Iterable[Any], max_parallel: int | None = 8, **same: Any) -> Handles[R]: ...
 
-    def map(self, *iterables: Iterable[Any], max_parallel: int | None = 8, **same: Any) -> Handles[Any]:
+    def map(self, /, *iterables: Iterable[Any], max_parallel: int | None = 8, **same: Any) -> Handles[Any]:
         """Call the function for each value, each call a run of its own; gives their handles at once, in order.
 
         With several iterables it goes over all of them side by side, until the shortest ends, as the builtin `map`
@@ -176,7 +197,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
         return start_map(self, iterables, same, max_parallel)
 
-    def local(self, *args: P.args, **kwargs: P.kwargs) -> R:
+    def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The plain function, called here."""
         return self.function(*args, **kwargs)
 
@@ -191,7 +212,9 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         if unknown := theirs.keys() - inspect.signature(Flow.with_options).parameters.keys():
             checked(dict.fromkeys(unknown))  # raises, with the nearest name
         made: LaunchFlow[P, R] = type(self)(self.function, self.options.stating(**ours))
-        plain = Flow.with_options(self, **theirs)
+        bare = copy(self)
+        bare.fn = cast(Any, itself)  # Prefect would look at the parameters again
+        plain = Flow.with_options(bare, **theirs)
         for name in _PREFECT_STATE:
             setattr(made, name, getattr(plain, name))
         for name in _PREFECT_NAMES & theirs.keys():
@@ -200,14 +223,26 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
         """Small plain data as it is, all else as a reference into the store at home."""
-        return to_api(self.fn, parameters)
+        current = session.launching_of(self)
+        ready = {name: value for name, value in parameters.items() if not waits(value)}
+        given = (current and current.given) or Given(self.fn, ready)
+        return to_api(self.fn, self.kinds, parameters, given.stored)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """References resolved, then checked and cast by the annotations, as in every flow."""
-        given = {name: unhold(value) for name, value in from_api(parameters).items()}
-        for name in given.keys() & self._untyped:
-            given[name] = hold(given[name])
-        return {name: unhold(value) for name, value in super().validate_parameters(given).items()}
+        """What a call from here gave, as it is. From the API: references resolved, all else cast by the annotations."""
+        if session.launching_of(self) is None:
+            parameters = cast_all(self.fn, self.kinds, from_api(parameters))
+        return {name: unhold(value) for name, value in parameters.items()}
+
+    def typed(self, /, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Arguments that people wrote as text or JSON, cast by the annotations.
+
+        Raises:
+            ParameterTypeError: some are not what the annotations say.
+        """
+        bound = inspect.signature(self.fn).bind(*args, **kwargs)
+        bound.arguments.update(cast_all(self.fn, self.kinds, from_api(bound.arguments)))
+        return tuple(map(unhold, bound.args)), {name: unhold(bound.kwargs[name]) for name in bound.kwargs}
 
     def serve(self, *args: Any, **kwargs: Any) -> None:
         """As `Flow.serve`, on the server that launches use."""
@@ -287,8 +322,6 @@ def _again(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any,
     made.options = options  # as they were where it came from
     return made
 
-
-_MANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 _DEPLOYED: dict[str, Any] = {"enforce_parameter_schema": False}
 """The server would refuse a reference to the store where the schema has a type; the flow checks it all the same."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import inspect
 import queue
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.errors import Cancelled, Lost, OptionError
 from slurm_ray_flow.core.run import RunState
+from slurm_ray_flow.interface.body import bind
 from slurm_ray_flow.interface.brief import shorten
 from slurm_ray_flow.interface.calls import Arguments, Calls
 from slurm_ray_flow.interface.handle import Handle
@@ -209,7 +209,7 @@ def start_map(
         raise OptionError(what, advice="write max_parallel=8")
     arguments: list[Arguments] = [(values, same) for values in zip(*iterables, strict=False)]
     if arguments:
-        inspect.signature(flow.function).bind(*arguments[0][0], **same)
+        bind(flow.fn, arguments[0][0], same)
     calls = Calls(flow, arguments, max_parallel or max(len(arguments), 1))
     calls.start()
     return Handles(calls.map_id, calls.items, calls)

@@ -1,47 +1,53 @@
-"""What Prefect's API gets to see of a function's arguments.
+"""What becomes of a function's arguments on their way through Prefect.
 
-Small plain data goes as it is, so that it can be read and edited in the UI. All else (large, or without an exact form
-in JSON) goes to the store at home, and the API gets `{"$srf": digest, "name": ..., "type": ...}`; a rerun gets the same
-value.
+A call from this process hands over the very objects it got: until the function's body takes them out, Prefect sees
+closed boxes. Its API gets small plain data as it is, so that it can be read and edited in the UI. All else (large, or
+without an exact form in JSON) goes to the store at home, and the API gets `{"$srf": digest, "name": ..., "type": ...}`.
+What comes from the API, such as a rerun's, is cast by the annotations; a reference gives the same object again.
 """
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import decimal
+import enum
 import inspect
 import math
-import threading
-from collections.abc import Callable
+import pathlib
+import uuid
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from prefect.blocks.core import Block
+from prefect.client.schemas.objects import State
+from prefect.exceptions import ParameterTypeError
+from prefect.futures import PrefectFuture
+from prefect.utilities.annotations import BaseAnnotation
 from prefect.utilities.callables import parameters_to_args_kwargs
-from pydantic import TypeAdapter
+from prefect.utilities.collections import visit_collection
+from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.errors import PayloadError
-from slurm_ray_flow.remote.pickling import COLLECTIONS, PLAIN, is_plain
+from slurm_ray_flow.core.plain import encodable
+from slurm_ray_flow.interface.kinds import Kinds
 
 MARK = "$srf"
+READ_BY_PREFECT = frozenset({MARK, "$ref", "__prefect_kind"})
+"""A dictionary with one of these keys means something else to Prefect or to us."""
 BUDGET = 20_000
 """So many bytes of JSON, about, may go to the API for one argument; its limit for a whole request is 524,288."""
-
+ALL_ARGUMENTS = 5 * BUDGET
 
 Parameters = dict[str, Any]
 
 
 class Held:
-    """A value that Prefect is not to look into.
-
-    A large collection of plain data, of which Prefect would visit each element twice, or a default that is not simply
-    equal to itself, such as an array.
-    """
+    """A value that Prefect is not to look into, or a default that is not simply equal to itself, such as an array."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
-
-
-def hold(value: Any) -> Any:
-    """The value, held where that pays."""
-    return Held(value) if _weight(value, BUDGET) < 0 and _only_plain(value) else value
 
 
 def hold_default(value: Any) -> Any:
@@ -53,98 +59,217 @@ def hold_default(value: Any) -> Any:
 
 
 def unhold(value: Any) -> Any:
-    """What `hold` and `hold_default` were given."""
+    """What `Held` was given."""
     return value.value if isinstance(value, Held) else value
 
 
-def to_api(function: Callable[..., Any], parameters: Parameters) -> Parameters:
+class Given:
+    """The arguments of one call. What is left to the function's own defaults is not among them.
+
+    Args:
+        function: what has the signature.
+        parameters: all of them by name, defaults included.
+        exactly: the positional and keyword arguments, where it matters which were which.
+    """
+
+    args: Any
+    kwargs: Any
+
+    def __init__(self, function: Callable[..., Any], parameters: Parameters, exactly: Any = None) -> None:
+        explicit = _without_defaults(function, parameters)
+        self.parameters = {name: unhold(value) for name, value in explicit.items()}
+        self.args, self.kwargs = exactly or parameters_to_args_kwargs(function, self.parameters)
+        self._digest = ""
+
+    def stored(self) -> str:
+        """Put them into the store, once, in the form that the driver reads; gives the payload's digest.
+
+        One payload holds all of them: an object that two arguments share stays one object.
+
+        Raises:
+            PayloadError: an argument can't be pickled; the error names it.
+        """
+        if not self._digest:
+            self._digest = _put({"args": list(self.args), "kwargs": self.kwargs}, self.parameters)
+        return self._digest
+
+
+def _put(call: dict[str, Any], parameters: Parameters) -> str:
+    try:
+        return store.put({**call, "parameters": parameters}, "the call").digest
+    except PayloadError:
+        for name, value in parameters.items():
+            store.put(value, f"the argument {name!r} ({_kind(value)})")
+        raise
+
+
+def _without_defaults(function: Callable[..., Any], parameters: Parameters) -> Parameters:
+    """Without the defaults that the function must fill in itself: one that is a mark (`x is MISSING`) stays that mark.
+
+    Plain values are sent: what a default is may have been found out at home, such as a time.
+    """
+    found = dict(parameters)
+    needed = False  # as something positional comes after it
+    for name, one in reversed(list(inspect.signature(function).parameters.items())):
+        value = unhold(found.get(name))
+        as_default = value is unhold(one.default) and (one.kind is one.POSITIONAL_ONLY or not _is_shown(value))
+        if (as_default or (one.kind in MANY and not value)) and not (needed and one.kind in _BY_PLACE):
+            found.pop(name, None)
+        else:
+            needed |= one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL)
+    return found
+
+
+_BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
+MANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
+
+
+def waits(value: Any, seen: set[int] | None = None, depth: int = 50) -> bool:
+    """Whether it holds, in plain collections, what Prefect resolves: a future, a state, an annotation of its own."""
+    seen = set() if seen is None else seen
+    kind = type(value)
+    if kind not in _COLLECTIONS or id(value) in seen or depth == 0:
+        return issubclass(kind, PrefectFuture | State | BaseAnnotation)
+    seen.add(id(value))
+    parts = value.values() if kind is dict else value
+    return not _PLAIN.issuperset(map(type, parts)) and any(waits(part, seen, depth - 1) for part in parts)
+
+
+_PLAIN = frozenset({float, int, str, bool, bytes, type(None)})
+_COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
+
+
+def to_api(function: Callable[..., Any], kinds: Kinds, parameters: Parameters, stored: Callable[[], str]) -> Parameters:
     """Parameters in the form for the API.
+
+    Args:
+        function: what has the signature.
+        kinds: what their annotations say.
+        parameters: all of them by name, defaults included.
+        stored: puts them into the store.
 
     Raises:
         PayloadError: one that must go to the store can't be pickled.
     """
-    parameters = {name: unhold(value) for name, value in parameters.items()}
-    plain = {name: _plain_form(function, name, value) for name, value in parameters.items()}
-    if all(_weight(value, BUDGET) >= 0 for value in plain.values()):
-        return plain
-    digest = store_arguments(function, parameters)
-    return {
-        name: value if _weight(value, BUDGET) >= 0 else {MARK: digest, "name": name, "type": _kind(parameters[name])}
-        for name, value in plain.items()
-    }
+    found: Parameters = {}
+    left = ALL_ARGUMENTS
+    for name, one in inspect.signature(function).parameters.items():
+        if name not in parameters:
+            continue
+        value = unhold(parameters[name])
+        form = _form(kinds.get(name), list(value) if one.kind is inspect.Parameter.VAR_POSITIONAL else value)
+        after = _weight(form, min(left, BUDGET))
+        if after >= 0:
+            found[name], left = form, left - min(left, BUDGET) + after
+        elif value is not unhold(one.default):  # else the function fills it in itself
+            found[name] = _reference(name, one, value, stored)
+    return found
 
 
-def _plain_form(function: Callable[..., Any], name: str, value: Any) -> Any:
-    """What stands for the value in JSON, if the annotation makes the same value of it again; else the value."""
-    annotation = inspect.signature(function).parameters[name].annotation
-    if annotation in {inspect.Parameter.empty, Any} or _weight(value, BUDGET) >= 0 or _only_plain(value):
+def _reference(name: str, one: inspect.Parameter, value: Any, stored: Callable[[], str]) -> Any:
+    reference = {MARK: "" if waits(value) else stored(), "name": name, "type": _kind(value)}
+    # Of these two, Prefect takes the parts as arguments of their own when it starts the run again.
+    if one.kind is inspect.Parameter.VAR_POSITIONAL:
+        return [reference]
+    return {MARK: reference} if one.kind is inspect.Parameter.VAR_KEYWORD else reference
+
+
+def _form(kind: TypeAdapter[Any] | None, value: Any) -> Any:
+    """What stands for the value in JSON, if the annotation makes the same value of it again; else what has no form."""
+    form, plain = value, is_small_plain(value)
+    if kind is None or not (plain or _is_shown(value)):
         return value
     try:
-        adapter = TypeAdapter(annotation)
-        found = adapter.dump_python(value, mode="json")
-        again = adapter.validate_python(found)
-        return found if type(again) is type(value) and bool(again == value) else value
-    except Exception:  # a type that pydantic does not know
-        return value
+        if not plain:
+            form = kind.dump_python(value, mode="json", warnings="error")
+        return form if _same(cast_by(kind, form), value) else Held(value)
+    except Exception:  # it is not what its annotation says
+        return Held(value)
+
+
+_SHOWN = (enum.Enum, datetime.date, datetime.time, datetime.timedelta, pathlib.PurePath, uuid.UUID, decimal.Decimal)
+
+
+def _is_shown(value: Any, depth: int = 10) -> bool:
+    """Whether pydantic can write it as JSON and nothing is consumed by that, as an iterator would be."""
+    kind = type(value)
+    if kind in _PLAIN or issubclass(kind, _SHOWN):
+        return True
+    if issubclass(kind, BaseModel) or dataclasses.is_dataclass(kind):
+        value = getattr(value, "__dict__", None)
+    if type(value) not in _COLLECTIONS or len(value) > BUDGET or depth == 0:
+        return False
+    parts = [*value, *value.values()] if type(value) is dict else value
+    return all(_is_shown(part, depth - 1) for part in parts)
+
+
+def _same(one: Any, other: Any) -> bool:
+    """Whether they are the same to a program, down to 1, 1.0 and True; but a float may stand for a whole number."""
+    if type(one) is float and type(other) is int:
+        return one == other
+    return type(one) is type(other) and repr(one) == repr(other) and bool(one == other)
 
 
 def from_api(parameters: Parameters) -> Parameters:
-    """Parameters with all references resolved.
+    """Parameters with all references resolved; what they stood for is held.
 
     Raises:
         PayloadError: the store has no such payload any more.
     """
     payloads: dict[str, Parameters] = {}
-
-    def resolve(value: Any) -> Any:
-        if not (isinstance(value, dict) and isinstance(value.get(MARK), str)):
-            return value
-        digest = value[MARK]
+    found = dict(parameters)
+    for name, value in parameters.items():
+        if (reference := _reference_in(value)) is None:
+            continue
+        digest = reference[MARK]
+        if not digest:
+            what = f"the argument {name!r} came from another flow run"
+            raise PayloadError(what, advice="start the flow that called the function again")
         if digest not in payloads:
             payloads[digest] = store.get(digest)["parameters"]
-        return payloads[digest][value["name"]]
-
-    return {name: resolve(value) for name, value in parameters.items()}
-
-
-_newest = threading.local()
+        found[name] = Held(payloads[digest][reference["name"]])
+    return found
 
 
-def store_arguments(function: Callable[..., Any], parameters: Parameters) -> str:
-    """Put all arguments of a call into the store, in the form that the driver reads.
+def _reference_in(value: Any) -> Any:
+    """The reference that a parameter is; `*args` and `**kwargs` have theirs inside."""
+    inner: Any = value[0] if isinstance(value, tuple) and len(value) == 1 else value
+    if isinstance(inner, dict) and isinstance(inner.get(MARK), dict):
+        inner = inner[MARK]
+    return inner if isinstance(inner, dict) and isinstance(inner.get(MARK), str) else None
 
-    One payload holds all of them: an object that two arguments share stays one object. Prefect asks for the API's form
-    just before it runs the flow, so the payload of a thread's last call is remembered until it is used.
 
-    Returns:
-        The payload's digest.
+def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str, Any]) -> Parameters:
+    """Parameters from the API, cast by the annotations; those that are held and defaults stay as they are.
 
     Raises:
-        PayloadError: an argument can't be pickled; the error names it.
+        ParameterTypeError: some are not what the annotations say.
     """
-    parameters = {name: unhold(value) for name, value in parameters.items()}
-    known = getattr(_newest, "call", None)
-    _newest.call = None
-    if (
-        known
-        and known[0].keys() == parameters.keys()
-        and all(known[0][name] is parameters[name] for name in parameters)
-    ):
-        return str(known[1])
-    args, kwargs = parameters_to_args_kwargs(function, parameters)
-    try:
-        stored = store.put({"args": list(args), "kwargs": kwargs, "parameters": parameters}, "the call")
-    except PayloadError:
-        for name, value in parameters.items():
-            store.put(value, f"the argument {name!r} ({_kind(value)})")
-        raise
-    _newest.call = (parameters, stored.digest)
-    return stored.digest
+    signature, problems, found = inspect.signature(function).parameters, [], dict(parameters)
+    for name, value in parameters.items():
+        try:
+            if not isinstance(value, Held) and value is not signature[name].default:
+                found[name] = cast_by(kinds.get(name), visit_collection(value, _with_block, return_data=True))
+        except ValidationError as error:
+            problems += [f"{'.'.join(map(str, [name, *one['loc']]))}: {one['msg']}" for one in error.errors()]
+    if problems:
+        raise ParameterTypeError("\n - ".join(["Flow run received invalid parameters:", *problems]))
+    return found
 
 
-def forget_arguments() -> None:
-    """Let go of the remembered call, so that its arguments can be freed."""
-    _newest.call = None
+def cast_by(kind: TypeAdapter[Any] | None, value: Any) -> Any:
+    """The value as its annotation wants it. For an Iterable pydantic would give what can be read only once."""
+    if kind is None:
+        return value
+    made = kind.validate_python(value)
+    return list(made) if isinstance(made, Iterator) and not isinstance(value, Iterator) else made
+
+
+def _with_block(value: Any) -> Any:
+    """The form in Prefect's UI gives a block as a reference to it."""
+    if isinstance(value, dict) and isinstance(value.get("$ref"), dict):
+        return Block.load_from_ref(value["$ref"], _sync=True)  # type: ignore[call-arg]
+    return value
 
 
 def is_small_plain(value: Any) -> bool:
@@ -158,25 +283,12 @@ def _kind(value: Any) -> str:
     return f"{name}{tuple(shape)}" if isinstance(shape, tuple) else name
 
 
-def _only_plain(value: Any, depth: int = 20) -> bool:
-    """Whether it is plain data all through."""
-    kind = type(value)
-    if kind in PLAIN:
-        return True
-    if kind not in COLLECTIONS or depth == 0:
-        return False
-    if is_plain(value):
-        return True
-    if kind is dict and not PLAIN.issuperset(map(type, value)):
-        return False
-    return all(_only_plain(part, depth - 1) for part in (value.values() if kind is dict else value))
-
-
 def _weight(value: Any, budget: int, depth: int = 100) -> int:
     """What is left of the budget after this value; below zero when it is too large, or JSON would change it."""
     kind = type(value)
     if kind is str:
-        return budget - len(value) - 4
+        fits = len(value) < budget and "\0" not in value and encodable(value) == value
+        return budget - len(value) - 4 if fits else -1
     if (
         value is None
         or kind is bool
@@ -186,7 +298,7 @@ def _weight(value: Any, budget: int, depth: int = 100) -> int:
         return budget - 8
     if kind is list:
         return _total(value, budget, depth - 1)
-    if kind is dict and MARK not in value and all(type(key) is str for key in value):
+    if kind is dict and all(type(key) is str for key in value) and READ_BY_PREFECT.isdisjoint(value):
         return _total([*value, *value.values()], budget, depth - 1)
     return -1
 

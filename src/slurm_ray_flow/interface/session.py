@@ -22,6 +22,7 @@ from prefect.exceptions import CancelledRun
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_CLIENT_MAX_RETRIES, PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled as CancelledState
+from prefect.states import Failed
 from prefect.utilities.callables import get_call_parameters
 
 from slurm_ray_flow.blocks import processes, store
@@ -29,14 +30,15 @@ from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.plain import encodable
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
 from slurm_ray_flow.core.project import beside, project_of
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import target_of
 from slurm_ray_flow.core.sweep import TAG
-from slurm_ray_flow.interface import parameters
 from slurm_ray_flow.interface.console import quiet_console
 from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
+from slurm_ray_flow.interface.parameters import Given
 from slurm_ray_flow.interface.progress import terminal_reporter
 from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.importable import importable
@@ -55,6 +57,10 @@ class Launching:
         on_submitted: is called when the cluster has the run.
         tags: tags of the flow run, besides the one that all have.
         below: the folder that its files come home to, from where they would go otherwise.
+
+    Attributes:
+        flow: what is called.
+        given: the arguments, as they were given; None where Prefect must wait for some of them first.
     """
 
     def __init__(
@@ -68,6 +74,8 @@ class Launching:
         self.on_submitted = on_submitted
         self.tags = (TAG, *tags)
         self.below = below
+        self.flow: LaunchFlow[Any, Any] | None = None
+        self.given: Given | None = None
         self.run_id: str | None = None
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
@@ -114,7 +122,6 @@ def launching(current: Launching) -> Iterator[None]:
         error = raised
         raise
     finally:
-        parameters.forget_arguments()
         if current.run_id:
             current.reporter.end(error)
         stop_reporter(shown_token)
@@ -153,10 +160,10 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     """The body of every decorated flow; the caller's process runs it, or a deployment's."""
     from slurm_ray_flow.flows.launch import launch  # what only a launch needs does not hold the decorator back
 
-    current = _launching.get() or Launching(Silence())
+    current = launching_of(flow) or Launching(Silence())
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
-    call = describe_call(flow, get_call_parameters(flow.fn, args, kwargs))
+    call = describe_call(flow, current.given or Given(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
     run_id = str(flow_run.get_id() or uuid.uuid4())
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
     here = Path.cwd()
@@ -174,7 +181,18 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     finally:
         if not flow.isasync:
             spare_a_dead_server()
-    return current.outcome.unwrap()
+    return _ended(current.outcome)
+
+
+def _ended(outcome: Outcome) -> Any:
+    """The value; the exception is raised, or is a state where Prefect could not encode its text."""
+    try:
+        return outcome.unwrap()
+    except Exception as error:
+        text = f"Flow run encountered an exception: {type(error).__name__}: {error}"
+        if encodable(text) == text:
+            raise
+        return Failed(message=encodable(text), data=error)
 
 
 async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
@@ -214,14 +232,19 @@ def ensure_tags(marks: set[str]) -> None:
         client.update_flow_run(known.id, tags=known.tags)
 
 
-def describe_call(flow: LaunchFlow[Any, Any], given: dict[str, Any]) -> Call:
+def launching_of(flow: LaunchFlow[Any, Any]) -> Launching | None:
+    """The call from this process that a flow is run for; None where it is run for a deployment."""
+    current = _launching.get()
+    return current if current and current.flow and current.flow.fn is flow.fn else None
+
+
+def describe_call(flow: LaunchFlow[Any, Any], given: Given) -> Call:
     """Put the function and its arguments into the store.
 
     Raises:
         PayloadError: one of them can't be pickled.
     """
-    arguments = parameters.store_arguments(flow.fn, given)
-    parameters.forget_arguments()
+    arguments = given.stored()
     target = target_of(flow.function)
     plain = flow.plain
     reference = (
