@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from slurm_ray_flow.blocks.uv import ask_uv
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import Wanted, wanted
 from slurm_ray_flow.core.requirements.pyproject import read_toml
@@ -35,7 +36,8 @@ def write(project: Path, files: dict[str, str]) -> Path:
 def read(case: dict[str, Any], folder: Path) -> Wanted:
     project = write(folder / "project", case["files"])
     environment, python = case.get("environment", "auto"), case.get("python", "3.11")
-    return wanted(environment, project, [], python=python, always=case.get("always", []))
+    scanned = [Scanned(name, version) for name, version in case.get("imports", {}).items()]
+    return wanted(environment, project, scanned, python=python, uv=ask_uv, always=case.get("always", []))
 
 
 @pytest.mark.parametrize("recorded", RECORDED, ids=lambda path: path.stem)
@@ -80,7 +82,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def imports(project: Path, *scanned: Scanned, always: tuple[str, ...] = ()) -> tuple[str, ...]:
     project.mkdir(exist_ok=True)
-    found = wanted("auto", project, scanned, python="3.11", always=always)
+    found = wanted("auto", project, scanned, python="3.11", uv=ask_uv, always=always)
     assert found.source == "imports"
     return found.requirements
 
@@ -101,8 +103,14 @@ def test_markers_are_read_for_the_python_of_the_cluster(site: Path, tmp_path: Pa
     install(site, "thing", "1.0", ("old; python_version<'3.11'", "new; python_version>='3.11'"))
     install(site, "old", "1.0")
     install(site, "new", "1.0")
-    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.10").requirements == ("old==1.0", "thing==1.0")
-    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.12").requirements == ("new==1.0", "thing==1.0")
+    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.10", uv=ask_uv).requirements == (
+        "old==1.0",
+        "thing==1.0",
+    )
+    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.12", uv=ask_uv).requirements == (
+        "new==1.0",
+        "thing==1.0",
+    )
 
 
 def test_imports_keep_where_a_distribution_came_from(site: Path, tmp_path: Path) -> None:
@@ -143,8 +151,8 @@ def test_imports_ask_for_the_public_version_of_a_build_for_this_machine(site: Pa
 def test_a_local_package_is_known_by_its_content(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside", {"x.py": "1", "__pycache__/x.pyc": "1"})
     project = write(tmp_path / "project", {"requirements.txt": "../outside\n"})
-    before = wanted("auto", project, [], python="3.11")
+    before = wanted("auto", project, [], python="3.11", uv=ask_uv)
     write(outside, {"__pycache__/x.pyc": "2", ".git/HEAD": "3"})
-    assert wanted("auto", project, [], python="3.11") == before
+    assert wanted("auto", project, [], python="3.11", uv=ask_uv) == before
     write(outside, {"x.py": "2"})
-    assert wanted("auto", project, [], python="3.11") != before
+    assert wanted("auto", project, [], python="3.11", uv=ask_uv) != before

@@ -15,6 +15,10 @@ from slurm_ray_flow.remote.uv_program import BuildError, Uv
 
 SIZES = "sizes.json"
 """Beside whole.json: bytes and files of each package, by name."""
+UV_OPTIONS = {
+    *("--index-strategy", "--prerelease", "--resolution", "--exclude-newer", "--torch-backend", "--keyring-provider"),
+}
+"""Options that uv has beside those of pip, and takes as arguments alone."""
 
 
 def make_room(uv: Uv, spec: Mapping[str, Any], environment: Path, beside: Path, disk: Path) -> None:
@@ -43,7 +47,7 @@ def install(uv: Uv, spec: Mapping[str, Any], environment: Path, beside: Path) ->
 
 
 def _arguments(spec: Mapping[str, Any], environment: Path, beside: Path) -> list[str]:
-    options, arguments = _split_options(spec.get("options", ()))
+    options, arguments = split_options(spec.get("options", ()))
     wanted = _private_file(beside / "requirements.txt", [*options, *spec["requirements"]])
     if spec.get("constraints"):
         arguments += ["--constraint", _private_file(beside / "constraints.txt", spec["constraints"])]
@@ -64,7 +68,7 @@ def _known(environments: Path) -> tuple[dict[str, str], dict[str, Sequence[int]]
     return held, sizes
 
 
-def _split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
     """Options that stand in the file, where secrets belong, and those that uv knows as arguments alone."""
     lines: list[str] = []
     arguments: list[str] = []
@@ -74,7 +78,7 @@ def _split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
             arguments += ["--prerelease", "allow"]
         elif name == "--trusted-host":
             arguments += ["--allow-insecure-host", value]
-        elif name == "--index-strategy":
+        elif name in UV_OPTIONS:
             arguments += [name, value]
         elif name == "--no-deps":
             arguments.append(name)

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.dependency_groups import DependencyGroupResolver
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import local
-from slurm_ray_flow.core.requirements.model import Line, expand_variables, hide_credentials
+from slurm_ray_flow.core.requirements import local, metadata
+from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -28,15 +29,20 @@ def read_toml(path: Path) -> dict[str, Any]:
         DependencyError: it can't be read, or is no TOML.
     """
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError) as error:
         raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
     return data
 
 
 def declares_dependencies(path: Path) -> bool:
-    """Whether the file has a `[project]` table whose dependencies are written out."""
-    return path.is_file() and "dependencies" in read_toml(path).get("project", {})
+    """Whether the file says what the project depends on, be it written out or left to its build backend."""
+    return path.is_file() and ("dependencies" in read_toml(path).get("project", {}) or is_dynamic(path.parent))
+
+
+def is_dynamic(folder: Path) -> bool:
+    """Whether only its build backend, or poetry, can tell what a folder's project depends on."""
+    return not (folder / "pyproject.toml").is_file() or metadata.is_dynamic(read_toml(folder / "pyproject.toml"))
 
 
 def project_name(path: Path) -> str:
@@ -44,20 +50,31 @@ def project_name(path: Path) -> str:
     return canonicalize_name(read_toml(path).get("project", {}).get("name", "")) if path.is_file() else ""
 
 
-def dependencies(path: Path, extras: Sequence[str] = ()) -> list[Line]:
-    """What `[project]` declares, and what these extras of it add.
+def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: Uv) -> list[Line]:
+    """What the project in a folder declares, and what these extras and groups of it add.
+
+    Args:
+        names: of extras and PEP 735 groups; one of both kinds means both.
+        marks: what markers are evaluated against.
+        uv: runs uv.
 
     Raises:
-        DependencyError: a line is no requirement.
+        DependencyError: a line is no requirement; there is no such extra or group; or the metadata can't be built.
     """
-    project = read_toml(path).get("project", {})
-    sources = _sources(path)
-    declared = project.get("optional-dependencies", {})
-    optional: dict[str, list[str]] = {canonicalize_name(name): lines for name, lines in declared.items()}
+    path = folder / "pyproject.toml"
+    declared = metadata.declared(read_toml(path) if path.is_file() else {}, folder, names, marks, uv)
+    project, groups = declared.get("project", {}), _groups(declared, names, path)
+    sources = _sources(path) if path.is_file() else {}
+    optional: dict[str, list[str]] = {
+        canonicalize_name(name): lines for name, lines in project.get("optional-dependencies", {}).items()
+    }
+    wanted: set[str] = {canonicalize_name(name) for name in names}
+    if missing := wanted - set(optional) - set(groups):
+        raise unknown(missing, {*optional, *declared.get("dependency-groups", {})}, path)
     found: list[Line] = []
-    pending, seen = [*project.get("dependencies", [])], set(extras)
-    for extra in extras:
-        pending += optional.get(canonicalize_name(extra), [])
+    pending, seen = [*project.get("dependencies", [])], {*wanted}
+    for name in sorted(wanted):
+        pending += [*optional.get(name, []), *groups.get(name, [])]
     while pending:
         line = _line(pending.pop(0), path)
         if line.name != canonicalize_name(project.get("name", "")):
@@ -68,6 +85,42 @@ def dependencies(path: Path, extras: Sequence[str] = ()) -> list[Line]:
             seen.add(extra)
             pending += optional.get(extra, [])
     return found
+
+
+def unknown(names: Collection[str], known: Collection[str], path: Path) -> DependencyError:
+    """The error that names an extra or group that is not there."""
+    there = f"it has {', '.join(sorted(known))}" if known else "it has none"
+    what = f"{path.name} has no extra or dependency group {' or '.join(sorted(names))}"
+    return DependencyError(what, where=str(path), advice=there)
+
+
+def as_options(path: Path, names: Sequence[str]) -> list[str]:
+    """How `uv export` is told of extras and groups.
+
+    Raises:
+        DependencyError: there is no such one.
+    """
+    data = read_toml(path) if path.is_file() else {}
+    tables = {"--extra": data.get("project", {}).get("optional-dependencies", {})}
+    tables["--group"] = data.get("dependency-groups", {})
+    known = [(option, canonicalize_name(name)) for option, table in tables.items() for name in table]
+    if missing := {canonicalize_name(name) for name in names} - {name for _, name in known}:
+        raise unknown(missing, {name for _, name in known}, path)
+    wanted = {canonicalize_name(name) for name in names}
+    return [word for option, name in known if name in wanted for word in (option, name)]
+
+
+def _groups(declared: Mapping[str, Any], names: Sequence[str], path: Path) -> dict[str, list[str]]:
+    """The lines of the PEP 735 groups among these names, those of included groups with them."""
+    there = declared.get("dependency-groups", {})
+    known = {canonicalize_name(name) for name in there}
+    try:
+        resolver = DependencyGroupResolver(there)
+        wanted = [name for name in map(canonicalize_name, names) if name in known]
+        return {name: [str(line) for line in resolver.resolve(name)] for name in wanted}
+    except Exception as error:  # a group of exceptions of its own, of which each Python has another kind
+        words = [str(one) for one in getattr(error, "exceptions", [error])]
+        raise DependencyError(f"[dependency-groups]: {'; '.join(words)}", where=str(path)) from error
 
 
 def _sources(path: Path) -> dict[str, Any]:
@@ -86,7 +139,7 @@ def _with_source(line: Line, source: Any, path: Path) -> Line:
     kind = next((kind for kind in ("git", "url", "path") if isinstance(source, dict) and kind in source), None)
     if kind is None or "marker" in source:
         what = f"[tool.uv.sources] of {line.name} can't be followed without a lock"
-        raise DependencyError(what, where=str(path), advice="run `uv lock`: uv.lock is read first")
+        raise DependencyError(what, where=str(path), advice="run `uv lock`: the lock is read first, also a workspace's")
     part = f"#subdirectory={source['subdirectory']}" if "subdirectory" in source else ""
     if kind == "path":
         found = local.resolve(source["path"], path.parent, path.parent, str(path))
@@ -106,14 +159,19 @@ def _line(text: str, path: Path) -> Line:
 
 
 def index_options(path: Path) -> dict[str, str]:
-    """The indexes that `[tool.uv]` names: the option that gives each to uv, by its address as written."""
-    uv = read_toml(path).get("tool", {}).get("uv", {}) if path.is_file() else {}
+    """The indexes that the tables of uv, pdm and poetry name: the option that gives each to uv, by its address."""
+    tool = read_toml(path).get("tool", {}) if path.is_file() else {}
+    uv = tool.get("uv", {})
     found = {
         index["url"]: f"--index-url {expand_variables(index['url'])}"
         if index.get("default")
         else f"--extra-index-url {expand_variables(index['url'])}"
         for index in uv.get("index", [])
     }
+    for source in (*tool.get("pdm", {}).get("source", []), *tool.get("poetry", {}).get("source", [])):
+        option = "--index-url" if source.get("name") == "pypi" else "--extra-index-url"
+        if "url" in source and source.get("type", "index") == "index":
+            found[source["url"]] = f"{option} {expand_variables(source['url'])}"
     if "index-url" in uv:
         found[uv["index-url"]] = f"--index-url {expand_variables(uv['index-url'])}"
     return found | {url: f"--extra-index-url {expand_variables(url)}" for url in uv.get("extra-index-url", [])}
