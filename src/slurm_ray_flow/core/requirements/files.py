@@ -137,6 +137,9 @@ class Reading:
 
     def _add_option(self, item: Any, place: _Place) -> None:
         where = place.at(item.line_number)
+        if _option(item.line)[0] in _UV_INDEXES:  # which the parser takes for a short form of `--index-url`
+            self._add_unknown(item, place)
+            return
         for kind, constraint in (("requirements", place.constraint), ("constraints", True)):
             for name in item.options.get(kind, ()):
                 self._include(name, place.base, constraint, where)

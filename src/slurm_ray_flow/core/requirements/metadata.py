@@ -13,17 +13,22 @@ from packaging.requirements import Requirement
 from slurm_ray_flow.core.requirements.model import Uv
 
 _METADATA = """
-import glob, pathlib, shutil, sys, tempfile
-import build, build.env, pyproject_hooks
+import glob, os, pathlib, shutil, subprocess, sys, tempfile
+import build, build.env
 source = sys.argv[1]
 remains = lambda: {*glob.glob(source + "/*.egg-info"), *glob.glob(source + "/src/*.egg-info")}
-before, quiet = remains(), pyproject_hooks.quiet_subprocess_runner
+def aloud(command, cwd=None, extra_environ=None):
+    subprocess.run(command, cwd=cwd, env={**os.environ, **(extra_environ or {})}, stdout=sys.stderr, check=True)
+before = remains()
 try:
     with build.env.DefaultIsolatedEnv(installer="uv") as env, tempfile.TemporaryDirectory() as folder:
-        builder = build.ProjectBuilder.from_isolated_env(env, source, runner=quiet)
+        builder = build.ProjectBuilder.from_isolated_env(env, source, runner=aloud)
         env.install(builder.build_system_requires)
         env.install(builder.get_requires_for_build("wheel"))
         print(pathlib.Path(builder.metadata_path(folder), "METADATA").read_text("utf-8"))
+except Exception as error:
+    words = getattr(error, "stderr", None) or getattr(error, "output", None) or b""
+    sys.exit(words.decode() + str(error))
 finally:
     for path in remains() - before:
         shutil.rmtree(path, ignore_errors=True)
