@@ -27,9 +27,10 @@ from slurm_ray_flow.blocks.uv import SECONDS, ask_uv, failure
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.requirements import Line, hide_credentials
+from slurm_ray_flow.core.requirements.files import UV_OPTIONS
 from slurm_ray_flow.core.requirements.local import path_of
 from slurm_ray_flow.core.wheels import Target, is_local, local_links, without_wheel
-from slurm_ray_flow.remote.installation import UV_OPTIONS, split_options
+from slurm_ray_flow.remote.installation import split_options
 
 _WORK, _WHEELS, _LINES, _HERE = ".work", "wheels", "lines.json", "file:///srf-wheelhouse"
 Tell = Callable[[str], None]

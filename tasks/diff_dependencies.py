@@ -19,7 +19,7 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.requirements import Line, Wanted
 from slurm_ray_flow.core.requirements.choose import OURS
-from slurm_ray_flow.core.requirements.locks import is_lock
+from slurm_ray_flow.core.requirements.locks import LOCKS
 from slurm_ray_flow.core.shown import about_packages
 from slurm_ray_flow.tasks.known_requirements import known_wanted
 from slurm_ray_flow.tasks.page import page
@@ -101,7 +101,7 @@ def _warn(chosen: Wanted, code: Code) -> None:
     """A lock is complete: what the code imports and the lock has not will be missing there."""
     texts = list(chosen.notes)
     locked = {*(line.name for line in map(Line.parse, (*chosen.requirements, *chosen.constraints))), OURS}
-    for item in code.scan().distributions if is_lock(chosen.source) else ():
+    for item in code.scan().distributions if chosen.source in LOCKS else ():
         if item.origin is None and canonicalize_name(item.name) not in locked:
             lock = chosen.source
             texts.append(f"{item.name} is imported, but {lock} does not give it: add it to the project's dependencies")

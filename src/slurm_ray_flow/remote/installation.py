@@ -15,10 +15,7 @@ from slurm_ray_flow.remote.uv_program import BuildError, Uv
 
 SIZES = "sizes.json"
 """Beside whole.json: bytes and files of each package, by name."""
-UV_OPTIONS = {
-    *("--index-strategy", "--prerelease", "--resolution", "--exclude-newer", "--torch-backend", "--keyring-provider"),
-}
-"""Options that uv has beside those of pip, and takes as arguments alone."""
+_IN_FILES = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary")
 
 
 def make_room(uv: Uv, spec: Mapping[str, Any], environment: Path, beside: Path, disk: Path) -> None:
@@ -78,12 +75,10 @@ def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
             arguments += ["--prerelease", "allow"]
         elif name == "--trusted-host":
             arguments += ["--allow-insecure-host", value]
-        elif name in UV_OPTIONS:
-            arguments += [name, value]
-        elif name == "--no-deps":
-            arguments.append(name)
-        else:
+        elif name in _IN_FILES:
             lines.append(option)
+        else:
+            arguments += [name, value] if value else [name]
     return lines, arguments
 
 

@@ -15,7 +15,7 @@ from slurm_ray_flow.core.requirements import local, pyproject
 from slurm_ray_flow.core.requirements.conda import read_conda
 from slurm_ray_flow.core.requirements.files import Reading
 from slurm_ray_flow.core.requirements.installed import Scanned, read_installed
-from slurm_ray_flow.core.requirements.locks import is_lock, lock_of, read_lock
+from slurm_ray_flow.core.requirements.locks import LOCKS, lock_of, read_lock
 from slurm_ray_flow.core.requirements.model import Line, Uv, Wanted, hide_credentials, marker_environment
 
 OURS = "slurm-ray-flow"
@@ -55,12 +55,13 @@ def wanted(
     source = "given"
     if not isinstance(environment, str):
         reading.read_text("\n".join(environment), project, "environment=[...]")
-    elif (path := _chosen(environment, project)) is None:
-        source = "imports"
-        reading.lines = read_installed(distributions, project, marks, OURS)
     else:
-        source = _kind(path)
-        _read(reading, path, _names(environment, project), python, distributions)
+        path, names = _chosen(environment, project)
+        source = _kind(path) if path else "imports"
+        if path is None:
+            reading.lines = read_installed(distributions, project, marks, OURS)
+        else:
+            _read(reading, path, names, python, distributions)
     _leave_out(reading, project)
     _join(reading, [Line.of(Requirement(text)) for text in always], marks)
     _check(reading, marks)
@@ -76,16 +77,22 @@ def wanted(
     )
 
 
-def _chosen(environment: str, project: Path) -> Path | None:
-    """The file that says what is wanted; None where what is imported says it."""
+def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
+    """The file that says what is wanted, with extras and groups of it; None where what is imported says it."""
+    lock = lock_of(project)
     if environment in {"auto", "isolated"}:
-        found = [lock_of(project), *(project / name for name in FILES)]
-        return next((path for path in found if path is not None and _says_something(path)), None)
-    path = project / Path(_split(environment, project)[0]).expanduser()
+        there = [lock, *(path for name in FILES if (path := project / name).is_file())]
+        silent = (
+            {project / "pyproject.toml"} if not pyproject.declares_dependencies(project / "pyproject.toml") else {None}
+        )
+        return next((path for path in there if path is not None and path not in silent), None), []
+    brackets = re.fullmatch(r"(.+?)\[([^\[\]]+)\]", environment)
+    name, names = (brackets[1], re.split(r"[\s,]+", brackets[2].strip())) if brackets else (environment, [])
+    path = project / Path(name).expanduser()
+    if not path.is_file() and lock is not None and name == lock.name:
+        path = lock
     if path.is_file():
-        return path
-    if (lock := lock_of(project)) is not None and path == project / lock.name:
-        return lock
+        return path, names
     raise DependencyError(
         f"there is no file {path}",
         where=f"environment={hide_credentials(environment)!r}",
@@ -93,39 +100,23 @@ def _chosen(environment: str, project: Path) -> Path | None:
     )
 
 
-def _says_something(path: Path) -> bool:
-    return path.is_file() and (path.name != "pyproject.toml" or pyproject.declares_dependencies(path))
-
-
-def _split(environment: str, project: Path) -> tuple[str, list[str]]:
-    """A path, and the names in brackets behind it."""
-    found = re.fullmatch(r"(.+?)\[([^\[\]]+)\]", environment.strip())
-    if not found or (project / environment).exists():
-        return environment, []
-    return found[1], [name.strip() for name in found[2].split(",")]
-
-
-def _names(environment: str, project: Path) -> list[str]:
-    return _split(environment, project)[1]
-
-
 def _kind(path: Path) -> str:
     """What kind of file it is, by its name: "requirements.txt" is what no other name says."""
-    if is_lock(path.name) or path.name in {"pyproject.toml", "setup.py", "setup.cfg"}:
+    if path.name in {*LOCKS, "pyproject.toml", "setup.py", "setup.cfg"}:
         return path.name
     return "environment.yml" if path.suffix in {".yml", ".yaml"} else "requirements.txt"
 
 
 def _read(reading: Reading, path: Path, names: Sequence[str], python: str, distributions: Sequence[Scanned]) -> None:
     kind = _kind(path)
-    if is_lock(kind):
+    if kind in LOCKS:
         read_lock(reading, path, names, python, OURS)
     elif kind in {"pyproject.toml", "setup.py", "setup.cfg"}:
-        reading.read_project(path.parent, names)
+        reading.lines = reading.required_by(path.parent, names)
         reading.options = list(pyproject.index_options(path.parent / "pyproject.toml").values())
     elif names:
-        what = f"{path.name} has no extras and no groups: {', '.join(names)}"
-        raise DependencyError(what, where=str(path), advice="those of pyproject.toml and of a lock can be named so")
+        advice = "those of pyproject.toml and of a lock can be named so"
+        raise DependencyError(f"{path.name} has no extras or groups", where=str(path), advice=advice)
     elif kind == "environment.yml":
         read_conda(reading, path, python)
         named = {line.name for line in reading.lines}

@@ -21,21 +21,17 @@ def read_conda(reading: Reading, path: Path, python: str) -> None:
 
     try:
         root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
-        found = {key.value: value for key, value in root.value} if root else {}
-        listed = found["dependencies"].value if "dependencies" in found else []
+        listed = [item for key, value in root.value if key.value == "dependencies" for item in value.value]
         conda = [item for item in listed if isinstance(item, yaml.ScalarNode)]
         below = [part for item in listed if item not in conda for part in item.value]
-        entries = [entry for key, value in below if key.value == "pip" for entry in value.value]
-        lines = [""] * max((entry.start_mark.line + 1 for entry in entries), default=0)
-        for entry in entries:
-            lines[entry.start_mark.line] = entry.value
+        entries = {e.start_mark.line: e.value for key, value in below if key.value == "pip" for e in value.value}
     except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
         raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
     for item in conda:
         _check_python(item.value, python, f"{path}:{item.start_mark.line + 1}")
     # Each entry in the line where the file has it, so that errors tell that line.
-    reading.read_text("\n".join(lines), path.parent, str(path))
-    reading.beyond = True
+    text = "\n".join(entries.get(number, "") for number in range(max(entries, default=0) + 1))
+    reading.read_text(text, path.parent, str(path))
     left = [item.value for item in conda if not re.match(r"(\S+::)?(python|pip)\b(?!-)", item.value)]
     if left:
         reading.notes.append(
@@ -47,15 +43,12 @@ def read_conda(reading: Reading, path: Path, python: str) -> None:
 
 def _check_python(item: str, python: str, where: str) -> None:
     """conda's `python=3.11` is what others write `python==3.11.*`."""
-    pin = re.fullmatch(r"(?:\S+::)?python\s*(?!-)([\s=<>!~\d].*)", item)
+    pin = re.fullmatch(r"(?:\S+::)?python\s*([\s=<>!~].*)", item)
     bound = re.sub(r"^\s*={0,2}\s*(\d+\.\d+)\b.*", r"==\1.*", pin[1]) if pin else ""
     try:
         fits = any(SpecifierSet(bound).contains(f"{python}.{patch}") for patch in (0, 99))
     except InvalidSpecifier:
         return
     if not fits:
-        raise DependencyError(
-            f"{item} is asked for, and the run has Python {python}",
-            where=where,
-            advice="run it with a Python of that version, or change the line",
-        )
+        what = f"{item} is asked for, and the run has Python {python}"
+        raise DependencyError(what, where=where, advice="run it with a Python of that version, or change the line")

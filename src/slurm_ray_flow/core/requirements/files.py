@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import shlex
 import tempfile
 import urllib.parse
 from collections.abc import Sequence
@@ -29,17 +28,11 @@ _INDEX_OPTIONS = {
 }
 """What is passed on. uv verifies hashes wherever they stand, so `--require-hashes` adds nothing but a refusal
 of what the run itself needs; `--prefer-binary` and `--use-feature` mean nothing to uv."""
-_UV_OPTIONS = {
-    "--index-strategy": ("first-index", "unsafe-first-match", "unsafe-best-match"),
-    "--prerelease": ("disallow", "allow", "if-necessary", "explicit", "if-necessary-or-explicit"),
-    "--resolution": ("highest", "lowest", "lowest-direct"),
-    "--exclude-newer": (),
-    "--torch-backend": (),
-    "--keyring-provider": ("disabled", "subprocess"),
+UV_OPTIONS = {
+    *("--index-strategy", "--prerelease", "--resolution", "--exclude-newer", "--torch-backend", "--keyring-provider"),
 }
-"""Options that uv alone has, with the values that they may have where these are few. They are passed on as well."""
-_UV_INDEXES = {"--default-index": "--index-url", "--index": "--extra-index-url"}
-BEST_MATCH = "--index-strategy unsafe-best-match"
+"""Options that uv alone has; they are passed on, too."""
+_BEST_MATCH = "--index-strategy unsafe-best-match"
 """All indexes are asked for each package, and the best of all versions is taken, as pip does it."""
 
 
@@ -63,8 +56,7 @@ class Reading:
     lines: list[Line] = dataclasses.field(default_factory=list)
     constraints: list[Line] = dataclasses.field(default_factory=list)
     options: list[str] = dataclasses.field(default_factory=list)
-    seen: set[tuple[Path, bool]] = dataclasses.field(default_factory=set)
-    _followed: set[tuple[Path, tuple[str, ...]]] = dataclasses.field(default_factory=set)
+    seen: set[tuple[object, ...]] = dataclasses.field(default_factory=set)
 
     def read_file(self, path: Path, constraint: bool = False, named_in: str = "") -> None:
         """Add what a file asks for, with its `-r` and `-c`; a file that includes itself is read once.
@@ -79,32 +71,45 @@ class Reading:
         self.beyond = True
         self._add(_parse(path, named_in or str(path)), _Place(path.parent, str(path), constraint))
 
-    def read_text(self, text: str, base: Path, origin: str, locked: bool = False) -> None:
-        """Add the lines of a text.
-
-        Args:
-            text: as a file has it.
-            base: the folder that its paths are seen from.
-            origin: what the text is from, for errors.
-            locked: the text is complete: what its folders require stands in it.
+    def read_text(self, text: str, base: Path, origin: str) -> None:
+        """Add the lines of a text, whose paths are seen from `base`.
 
         Raises:
             DependencyError: a line can't be read.
         """
+        self.beyond = self.beyond or not origin.endswith("uv.lock")
         # The parser reads files alone (its from_string fails on a name it forgot to import).
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "requirements.txt")
             file.write_text(text, encoding="utf-8-sig")
             parsed = _parse(file, origin)
-        self._add(parsed, _Place(base, origin, locked=locked))
+        self._add(parsed, _Place(base, origin, False))
 
-    def read_project(self, folder: Path, names: Sequence[str]) -> None:
-        """Add what a folder's pyproject.toml or setup.py asks for, and these extras and groups of it.
+    def add_options(self, options: Sequence[str]) -> None:
+        """Add index options; with several indexes each of them is asked, unless the user says otherwise."""
+        self.options += options
+        several = any(option.startswith("--extra-index-url ") for option in self.options)
+        if several and not any(option.startswith("--index-strategy ") for option in self.options):
+            self.options.append(_BEST_MATCH)
+
+    def required_by(self, folder: Path, names: Sequence[str]) -> list[Line]:
+        """What a project of the user's asks for with these extras and groups: its code travels as files.
 
         Raises:
             DependencyError: it can't be read, or has no such extra or group.
         """
-        self.lines += self._required_by(folder, names)
+        if (key := (folder.resolve(), *names)) in self.seen:
+            return []
+        self.seen.add(key)
+        self.beyond = self.beyond or folder.resolve() != self.project.resolve() or pyproject.is_dynamic(folder)
+        found: list[Line] = []
+        for line in pyproject.dependencies(folder, names, self.marks, self.uv):
+            path = local.path_of(line.url) if line.url.startswith("file:") else None
+            if path is None or not local.is_part_of(path, self.project):
+                found.append(line)
+            else:
+                found += _under(line.marker, self.required_by(path, line.extras))
+        return found
 
     def _add(self, parsed: Any, place: _Place) -> None:
         # In the order of the file: of two index options the first one is asked first.
@@ -113,33 +118,18 @@ class Reading:
         found += [(item.line_number, self._add_unknown, item) for item in parsed.invalid_lines]
         for _, add, item in sorted(found, key=lambda one: one[0]):
             add(item, place)
-        if any(option.startswith("--extra-index-url ") for option in self.options) and not any(
-            option.startswith("--index-strategy ") for option in self.options
-        ):
-            self.options.append(BEST_MATCH)
+        self.add_options([])
 
     def _add_unknown(self, item: Any, place: _Place) -> None:
         """A line that pip does not know: an option of uv's own, or an error."""
-        where, text = place.at(item.line_number), hide_credentials(item.line)
-        option, value = _option(item.line)
-        if option in _UV_INDEXES:
-            address = re.sub(r"^[\w.-]+=(?=\w+:)", "", value)
-            self.options.append(f"{_UV_INDEXES[option]} {expand_variables(address)}")
-        elif option in _UV_OPTIONS:
-            allowed = _UV_OPTIONS[option]
-            if not value or (allowed and value not in allowed):
-                what = f"{option} does not take {value!r}"
-                raise DependencyError(what, where=where, advice=f"write one of {', '.join(allowed)}" if allowed else "")
-            self.options.append(f"{option} {value}")
-        else:
-            what = f"no requirement: {text}: {hide_credentials(item.error_message)}"
-            raise DependencyError(what, where=where, advice=_advice(item.line))
+        option = re.fullmatch(r"(--[\w-]+)[=\s]+([^\s#]+)\s*(#.*)?", item.line.strip())
+        if option is None or option[1] not in UV_OPTIONS:
+            what = hide_credentials(f"no requirement: {item.line}: {item.error_message}")
+            raise DependencyError(what, where=place.at(item.line_number), advice=_advice(item.line))
+        self.options.append(f"{option[1]} {option[2]}")
 
     def _add_option(self, item: Any, place: _Place) -> None:
         where = place.at(item.line_number)
-        if _option(item.line)[0] in _UV_INDEXES:  # which the parser takes for a short form of `--index-url`
-            self._add_unknown(item, place)
-            return
         for kind, constraint in (("requirements", place.constraint), ("constraints", True)):
             for name in item.options.get(kind, ()):
                 self._include(name, place.base, constraint, where)
@@ -171,37 +161,17 @@ class Reading:
         address = _address(item)
         if item.link.is_vcs or (named := local.path_of(address)) is None:
             return [_linked(item, address)]
-        _check_conda(item, named, where)
         path = local.resolve(str(named) if "://" in address else address, place.base, self.project, where)
-        if not local.is_part_of(path, place.base if place.locked else self.project):
+        if not local.is_part_of(path, self.project):
             return [_linked(item, local.url_of(path), pyproject.project_name(path / "pyproject.toml"))]
-        required = [] if place.locked else self._required_by(path, sorted(item.extras))
-        return [dataclasses.replace(line, marker=_both(line.marker, _marker(item))) for line in required]
-
-    def _required_by(self, folder: Path, names: Sequence[str]) -> list[Line]:
-        """What a folder of the project asks for: its code travels as files, what it stands on does not."""
-        key = (folder.resolve(), tuple(names))
-        if key in self._followed:
-            return []
-        self._followed.add(key)
-        self.beyond = self.beyond or folder.resolve() != self.project.resolve() or pyproject.is_dynamic(folder)
-        found: list[Line] = []
-        for line in pyproject.dependencies(folder, names, self.marks, self.uv):
-            path = local.path_of(line.url.partition("#")[0]) if line.url.startswith("file:") else None
-            if path is None or not local.is_part_of(path, self.project):
-                found.append(line)
-                continue
-            required = self._required_by(path, line.extras)
-            found += [dataclasses.replace(one, marker=_both(one.marker, line.marker)) for one in required]
-        return found
+        return _under(_marker(item), self.required_by(path, sorted(item.extras)))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
     base: Path
     origin: str
-    constraint: bool = False
-    locked: bool = False
+    constraint: bool
 
     def at(self, line_number: int) -> str:
         return f"{self.origin}:{line_number}"
@@ -219,35 +189,15 @@ def _parse(path: Path, where: str) -> Any:
         raise DependencyError(what, where=where, advice=advice) from error
 
 
-def _option(line: str) -> tuple[str, str]:
-    """An option and its value: `--option value` or `--option=value`."""
-    found = re.fullmatch(r"(--[\w-]+)(?:\s*=\s*|\s+|$)(.*)", line.strip())
-    try:
-        return (found[1], " ".join(shlex.split(found[2], comments=True))) if found else ("", "")
-    except ValueError:
-        return "", ""  # a quotation mark that is not closed
-
-
 def _advice(line: str) -> str:
     """What to write instead of a line that is no requirement."""
     if line.lstrip().startswith("-"):
-        taken = (*_INDEX_OPTIONS.values(), *_UV_OPTIONS, *_UV_INDEXES)
-        return f"one option to a line; those that are passed on to uv are {', '.join(sorted(taken))}"
-    star = re.search(r"(>=|<=|~=|>|<)\s*([\w.]+)\.\*", line)
-    if star:
+        known = sorted({*_INDEX_OPTIONS.values(), *UV_OPTIONS})
+        return f"write one option to a line; those that are passed on to uv are {', '.join(known)}"
+    if star := re.search(r"(>=|<=|~=|>|<)\s*([\w.]+)\.\*", line):
         return f"only == and != take .* (PEP 440): write {star[1]}{star[2]}"
     conda = re.match(r"([\w.-]+)=([\w.]+)=\w+$", line.strip())
-    return f"conda writes it so; write {conda[1]}=={conda[2]}" if conda else ""
-
-
-def _check_conda(item: Any, named: Path, where: str) -> None:
-    if item.req and item.req.name and named.is_absolute() and not named.exists():
-        raise DependencyError(
-            f"{item.req.name} is from a folder that is not here: {named}",
-            where=where,
-            advice=f"conda's packages name the folder where they were built: write {item.req.name}==VERSION; "
-            "`pip list --format=freeze` writes all of them so",
-        )
+    return f"conda writes it so: write {conda[1]}=={conda[2]}" if conda else ""
 
 
 def _values(value: object) -> list[str]:
@@ -272,8 +222,10 @@ def _marker(item: Any) -> str:
     return str(item.marker) if item.marker else ""
 
 
-def _both(one: str, other: str) -> str:
-    return f"({one}) and ({other})" if one and other else one or other
+def _under(marker: str, lines: Sequence[Line]) -> list[Line]:
+    """The lines, wanted only where this marker holds, too."""
+    markers = [f"({line.marker}) and ({marker})" if line.marker and marker else line.marker or marker for line in lines]
+    return [dataclasses.replace(line, marker=both) for line, both in zip(lines, markers, strict=True)]
 
 
 def _linked(item: Any, address: str, name: str = "") -> Line:

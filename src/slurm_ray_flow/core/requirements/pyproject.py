@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from packaging.dependency_groups import DependencyGroupResolver
+from packaging.metadata import parse_email
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import local, metadata
+from slurm_ray_flow.core.requirements import local
 from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials
 
 if sys.version_info >= (3, 11):
@@ -22,14 +24,50 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore] # pyright: ignore[reportMissingImports]
 
 
+_METADATA = """
+import glob, os, pathlib, shutil, subprocess, sys, tempfile
+import build, build.env
+source = sys.argv[1]
+remains = lambda: {*glob.glob(source + "/*.egg-info"), *glob.glob(source + "/src/*.egg-info")}
+def aloud(command, cwd=None, extra_environ=None):
+    subprocess.run(command, cwd=cwd, env={**os.environ, **(extra_environ or {})}, stdout=sys.stderr, check=True)
+before = remains()
+try:
+    with build.env.DefaultIsolatedEnv(installer="uv") as env, tempfile.TemporaryDirectory() as folder:
+        builder = build.ProjectBuilder.from_isolated_env(env, source, runner=aloud)
+        env.install(builder.build_system_requires)
+        env.install(builder.get_requires_for_build("wheel"))
+        print(pathlib.Path(builder.metadata_path(folder), "METADATA").read_text("utf-8"))
+except Exception as error:
+    words = getattr(error, "stderr", None) or getattr(error, "output", None) or b""
+    sys.exit(words.decode() + str(error))
+finally:
+    for path in remains() - before:
+        shutil.rmtree(path, ignore_errors=True)
+"""
+"""Prints the metadata of a project, by the library made for that; what setuptools leaves in the project goes."""
+_POETRY = """
+import json, pathlib, sys
+from poetry.core.factory import Factory
+package = Factory().create_poetry(pathlib.Path(sys.argv[1])).package
+text = lambda found: [one.to_pep_508(with_extras=False) for one in found]
+names = package.dependency_group_names(include_optional=True) - {"main"}
+project = {"name": package.name, "dependencies": text(one for one in package.requires if not one.is_optional())}
+project["optional-dependencies"] = {name: text(found) for name, found in package.extras.items()}
+groups = {name: text(package.dependency_group(name).dependencies) for name in names}
+print(json.dumps({"project": project, "dependency-groups": groups}))
+"""
+"""Prints the two tables of a project of poetry's as the standards have them, by poetry's own library."""
+
+
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    """A TOML file; nothing where there is none.
 
     Raises:
         DependencyError: it can't be read, or is no TOML.
     """
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
     return data
@@ -37,17 +75,19 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 def declares_dependencies(path: Path) -> bool:
     """Whether the file says what the project depends on, be it written out or left to its build backend."""
-    return path.is_file() and ("dependencies" in read_toml(path).get("project", {}) or is_dynamic(path.parent))
+    return "dependencies" in read_toml(path).get("project", {}) or is_dynamic(path.parent)
 
 
 def is_dynamic(folder: Path) -> bool:
-    """Whether only its build backend, or poetry, can tell what a folder's project depends on."""
-    return not (folder / "pyproject.toml").is_file() or metadata.is_dynamic(read_toml(folder / "pyproject.toml"))
+    """Whether its build backend, or poetry, must be asked what a folder's project depends on."""
+    data = read_toml(folder / "pyproject.toml")
+    poetry = "dependencies" in data.get("tool", {}).get("poetry", {})
+    return poetry or "dependencies" in data.get("project", {}).get("dynamic", ())
 
 
 def project_name(path: Path) -> str:
     """The project's name in PEP 503 form, or ""."""
-    return canonicalize_name(read_toml(path).get("project", {}).get("name", "")) if path.is_file() else ""
+    return canonicalize_name(read_toml(path).get("project", {}).get("name", ""))
 
 
 def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: Uv) -> list[Line]:
@@ -62,19 +102,17 @@ def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], u
         DependencyError: a line is no requirement; there is no such extra or group; or the metadata can't be built.
     """
     path = folder / "pyproject.toml"
-    declared = metadata.declared(read_toml(path) if path.is_file() else {}, folder, names, marks, uv)
-    project, groups = declared.get("project", {}), _groups(declared, names, path)
-    sources = _sources(path) if path.is_file() else {}
-    optional: dict[str, list[str]] = {
-        canonicalize_name(name): lines for name, lines in project.get("optional-dependencies", {}).items()
-    }
+    declared = _declared(folder, names, marks, uv)
+    project, sources = declared.get("project", {}), _sources(path)
+    optional = _by_name(project.get("optional-dependencies", {}))
+    groups = _by_name(declared.get("dependency-groups", {}))
     wanted: set[str] = {canonicalize_name(name) for name in names}
-    if missing := wanted - set(optional) - set(groups):
-        raise unknown(missing, {*optional, *declared.get("dependency-groups", {})}, path)
+    if missing := wanted - {*optional, *groups}:
+        raise unknown(missing, {*optional, *groups}, path)
     found: list[Line] = []
     pending, seen = [*project.get("dependencies", [])], {*wanted}
     for name in sorted(wanted):
-        pending += [*optional.get(name, []), *groups.get(name, [])]
+        pending += [*optional.get(name, []), *_group(groups, name, path)]
     while pending:
         line = _line(pending.pop(0), path)
         if line.name != canonicalize_name(project.get("name", "")):
@@ -89,38 +127,52 @@ def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], u
 
 def unknown(names: Collection[str], known: Collection[str], path: Path) -> DependencyError:
     """The error that names an extra or group that is not there."""
-    there = f"it has {', '.join(sorted(known))}" if known else "it has none"
     what = f"{path.name} has no extra or dependency group {' or '.join(sorted(names))}"
-    return DependencyError(what, where=str(path), advice=there)
+    return DependencyError(what, where=str(path), advice=f"it has {', '.join(sorted(known)) or 'none'}")
 
 
-def as_options(path: Path, names: Sequence[str]) -> list[str]:
-    """How `uv export` is told of extras and groups.
-
-    Raises:
-        DependencyError: there is no such one.
-    """
-    data = read_toml(path) if path.is_file() else {}
-    tables = {"--extra": data.get("project", {}).get("optional-dependencies", {})}
-    tables["--group"] = data.get("dependency-groups", {})
-    known = [(option, canonicalize_name(name)) for option, table in tables.items() for name in table]
-    if missing := {canonicalize_name(name) for name in names} - {name for _, name in known}:
-        raise unknown(missing, {name for _, name in known}, path)
-    wanted = {canonicalize_name(name) for name in names}
-    return [word for option, name in known if name in wanted for word in (option, name)]
+def _by_name(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {canonicalize_name(name): lines for name, lines in table.items()}
 
 
-def _groups(declared: Mapping[str, Any], names: Sequence[str], path: Path) -> dict[str, list[str]]:
-    """The lines of the PEP 735 groups among these names, those of included groups with them."""
-    there = declared.get("dependency-groups", {})
-    known = {canonicalize_name(name) for name in there}
+def _group(groups: Mapping[str, Any], name: str, path: Path) -> list[str]:
+    """The lines of a PEP 735 group, those of the groups that it includes with them."""
     try:
-        resolver = DependencyGroupResolver(there)
-        wanted = [name for name in map(canonicalize_name, names) if name in known]
-        return {name: [str(line) for line in resolver.resolve(name)] for name in wanted}
-    except Exception as error:  # a group of exceptions of its own, of which each Python has another kind
-        words = [str(one) for one in getattr(error, "exceptions", [error])]
-        raise DependencyError(f"[dependency-groups]: {'; '.join(words)}", where=str(path)) from error
+        return [str(line) for line in DependencyGroupResolver(groups).resolve(name)] if name in groups else []
+    except Exception as error:  # a group of errors, for which older Pythons have no name
+        words = "; ".join(str(one) for one in getattr(error, "exceptions", [error]))
+        raise DependencyError(f"[dependency-groups]: {words}", where=str(path)) from error
+
+
+def _declared(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: Uv) -> Mapping[str, Any]:
+    """The `[project]` and `[dependency-groups]` tables of a folder's project, whoever must be asked for them."""
+    data = read_toml(folder / "pyproject.toml")
+    poetry = data.get("tool", {}).get("poetry", {})
+
+    def said(package: str, program: str) -> str:
+        words = ["tool", "run", "--quiet", "--from", package, "python", "-I", "-c", program, str(folder)]
+        return uv(words, folder)
+
+    if (poetry and is_dynamic(folder)) or not {*names}.isdisjoint(poetry.get("group", {})):
+        found: dict[str, Any] = json.loads(said("poetry-core>=2", _POETRY))
+        return {**found, "dependency-groups": {**found["dependency-groups"], **data.get("dependency-groups", {})}}
+    legacy = "project" not in data and any((folder / name).is_file() for name in ("setup.py", "setup.cfg"))
+    if not legacy and not is_dynamic(folder):
+        return data
+    return {**data, "project": _from_metadata(said("build[uv]>=1.2", _METADATA), marks)}
+
+
+def _from_metadata(text: str, marks: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a package as a `[project]` table; its markers are evaluated, and gone."""
+    found, _ = parse_email(text)
+    lines = [Requirement(line) for line in found.get("requires_dist", [])]
+
+    def holding(extra: str) -> list[str]:
+        kept = [line for line in lines if not line.marker or line.marker.evaluate({**marks, "extra": extra})]
+        return [str(line).partition(";")[0].strip() for line in kept]
+
+    extras = {extra: holding(extra) for extra in found.get("provides_extra", [])}
+    return {"name": found.get("name", ""), "dependencies": holding(""), "optional-dependencies": extras}
 
 
 def _sources(path: Path) -> dict[str, Any]:
@@ -160,18 +212,17 @@ def _line(text: str, path: Path) -> Line:
 
 def index_options(path: Path) -> dict[str, str]:
     """The indexes that the tables of uv, pdm and poetry name: the option that gives each to uv, by its address."""
-    tool = read_toml(path).get("tool", {}) if path.is_file() else {}
+    tool = read_toml(path).get("tool", {})
     uv = tool.get("uv", {})
+    tables = (uv.get("index", []), *(tool.get(name, {}).get("source", []) for name in ("pdm", "poetry")))
     found = {
         index["url"]: f"--index-url {expand_variables(index['url'])}"
-        if index.get("default")
+        if index.get("default") or index.get("name") == "pypi"
         else f"--extra-index-url {expand_variables(index['url'])}"
-        for index in uv.get("index", [])
+        for table in tables
+        for index in table
+        if "url" in index
     }
-    for source in (*tool.get("pdm", {}).get("source", []), *tool.get("poetry", {}).get("source", [])):
-        option = "--index-url" if source.get("name") == "pypi" else "--extra-index-url"
-        if "url" in source and source.get("type", "index") == "index":
-            found[source["url"]] = f"{option} {expand_variables(source['url'])}"
     if "index-url" in uv:
         found[uv["index-url"]] = f"--index-url {expand_variables(uv['index-url'])}"
     return found | {url: f"--extra-index-url {expand_variables(url)}" for url in uv.get("extra-index-url", [])}
