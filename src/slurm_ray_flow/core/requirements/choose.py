@@ -81,11 +81,9 @@ def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
     """The file that says what is wanted, with extras and groups of it; None where what is imported says it."""
     lock = lock_of(project)
     if environment in {"auto", "isolated"}:
-        there = [lock, *(path for name in FILES if (path := project / name).is_file())]
-        silent = (
-            {project / "pyproject.toml"} if not pyproject.declares_dependencies(project / "pyproject.toml") else {None}
-        )
-        return next((path for path in there if path is not None and path not in silent), None), []
+        there = [path for name in FILES if (path := project / name).is_file()]
+        saying = [one for one in there if one.name != "pyproject.toml" or pyproject.declares_dependencies(one)]
+        return lock or next(iter(saying), None), []
     brackets = re.fullmatch(r"(.+?)\[([^\[\]]+)\]", environment)
     name, names = (brackets[1], re.split(r"[\s,]+", brackets[2].strip())) if brackets else (environment, [])
     path = project / Path(name).expanduser()
@@ -102,7 +100,7 @@ def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
 
 def _kind(path: Path) -> str:
     """What kind of file it is, by its name: "requirements.txt" is what no other name says."""
-    if path.name in {*LOCKS, "pyproject.toml", "setup.py", "setup.cfg"}:
+    if path.name in {*LOCKS, "pyproject.toml", "setup.py"}:
         return path.name
     return "environment.yml" if path.suffix in {".yml", ".yaml"} else "requirements.txt"
 
@@ -111,7 +109,7 @@ def _read(reading: Reading, path: Path, names: Sequence[str], python: str, distr
     kind = _kind(path)
     if kind in LOCKS:
         read_lock(reading, path, names, python, OURS)
-    elif kind in {"pyproject.toml", "setup.py", "setup.cfg"}:
+    elif kind in {"pyproject.toml", "setup.py"}:
         reading.lines = reading.required_by(path.parent, names)
         reading.options = list(pyproject.index_options(path.parent / "pyproject.toml").values())
     elif names:

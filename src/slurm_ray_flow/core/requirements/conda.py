@@ -21,7 +21,9 @@ def read_conda(reading: Reading, path: Path, python: str) -> None:
 
     try:
         root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
-        listed = [item for key, value in root.value if key.value == "dependencies" for item in value.value]
+        listed = [
+            item for key, value in (root.value if root else ()) if key.value == "dependencies" for item in value.value
+        ]
         conda = [item for item in listed if isinstance(item, yaml.ScalarNode)]
         below = [part for item in listed if item not in conda for part in item.value]
         entries = {e.start_mark.line: e.value for key, value in below if key.value == "pip" for e in value.value}

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local, pyproject
-from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials
+from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials, instead_of
 
 _INDEX_OPTIONS = {
     "index_url": "--index-url",
@@ -124,8 +124,11 @@ class Reading:
         """A line that pip does not know: an option of uv's own, or an error."""
         option = re.fullmatch(r"(--[\w-]+)[=\s]+([^\s#]+)\s*(#.*)?", item.line.strip())
         if option is None or option[1] not in UV_OPTIONS:
-            what = hide_credentials(f"no requirement: {item.line}: {item.error_message}")
-            raise DependencyError(what, where=place.at(item.line_number), advice=_advice(item.line))
+            what = hide_credentials(f"no requirement: {item.line}: {item.error_message}".replace("\0", ""))
+            known = ", ".join(sorted({*_INDEX_OPTIONS.values(), *UV_OPTIONS}))
+            options = f"write one option to a line; those that are passed on to uv are {known}"
+            advice = options if item.line.lstrip().startswith("-") else instead_of(item.line)
+            raise DependencyError(what, where=place.at(item.line_number), advice=advice)
         self.options.append(f"{option[1]} {option[2]}")
 
     def _add_option(self, item: Any, place: _Place) -> None:
@@ -187,17 +190,6 @@ def _parse(path: Path, where: str) -> Any:
         what = f"{path} can't be read: {hide_credentials(str(error)).replace('|n', ': ')}"
         advice = "save it as UTF-8" if isinstance(error, UnicodeError) else ""
         raise DependencyError(what, where=where, advice=advice) from error
-
-
-def _advice(line: str) -> str:
-    """What to write instead of a line that is no requirement."""
-    if line.lstrip().startswith("-"):
-        known = sorted({*_INDEX_OPTIONS.values(), *UV_OPTIONS})
-        return f"write one option to a line; those that are passed on to uv are {', '.join(known)}"
-    if star := re.search(r"(>=|<=|~=|>|<)\s*([\w.]+)\.\*", line):
-        return f"only == and != take .* (PEP 440): write {star[1]}{star[2]}"
-    conda = re.match(r"([\w.-]+)=([\w.]+)=\w+$", line.strip())
-    return f"conda writes it so: write {conda[1]}=={conda[2]}" if conda else ""
 
 
 def _values(value: object) -> list[str]:

@@ -76,9 +76,10 @@ def read_lock(reading: Reading, path: Path, names: Sequence[str], python: str, l
 
 def _read_exported(reading: Reading, path: Path, names: Sequence[str], data: Package, left_out: str) -> None:
     root, own = path.parent, pyproject.read_toml(reading.project / "pyproject.toml")
-    member = next((package["name"] for package in data.get("package", []) if _lies_in(package, root, reading)), "")
-    words = ["--package", member] if member else ["--all-packages"]
-    words += ["--prune", left_out] if member != left_out else []
+    member = [package["name"] for package in data.get("package", []) if _lies_in(package, root, reading)]
+    members = member or data.get("manifest", {}).get("members", [])
+    words = [word for name in members for word in ("--package", name)]
+    words += ["--prune", left_out] if left_out not in members else []
     extras = own.get("project", {}).get("optional-dependencies", {})
     words += [word for name in names for word in ("--extra" if name in extras else "--group", name)]
     text = reading.uv([*_EXPORT, *words], root)

@@ -36,6 +36,17 @@ def expand_variables(text: str) -> str:
     return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
 
 
+def instead_of(line: str) -> str:
+    """What to write in place of a line that is no requirement; "" where that is not known."""
+    if "\0" in line:
+        return "save the file as UTF-8"
+    if star := re.search(r"(>=|<=|~=|>|<)\s*([\w.]+)\.\*", line):
+        return f"only == and != take .* (PEP 440): write {star[1]}{star[2]}{'' if '.' in star[2] else '.0'}"
+    if conda := re.match(r"([\w.-]+)=([\w.]+)=\w+$", line.strip()):
+        return f"conda writes it so: write {conda[1]}=={conda[2]}"
+    return "that is conda's list: `pip list --format=freeze` writes pip's" if line.startswith("@EXPLICIT") else ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Line:
     """One requirement.

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local
-from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials
+from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials, instead_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -156,7 +156,7 @@ def _declared(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: 
     if (poetry and is_dynamic(folder)) or not {*names}.isdisjoint(poetry.get("group", {})):
         found: dict[str, Any] = json.loads(said("poetry-core>=2", _POETRY))
         return {**found, "dependency-groups": {**found["dependency-groups"], **data.get("dependency-groups", {})}}
-    legacy = "project" not in data and any((folder / name).is_file() for name in ("setup.py", "setup.cfg"))
+    legacy = "project" not in data and (folder / "setup.py").is_file()
     if not legacy and not is_dynamic(folder):
         return data
     return {**data, "project": _from_metadata(said("build[uv]>=1.2", _METADATA), marks)}
@@ -205,9 +205,10 @@ def _line(text: str, path: Path) -> Line:
     try:
         return Line.of(Requirement(text))
     except InvalidRequirement as error:
-        raise DependencyError(
-            f"no requirement: {hide_credentials(text)}: {hide_credentials(str(error))}", where=str(path)
-        ) from error
+        what = hide_credentials(f"no requirement: {text}: {error}")
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+        number = next((f":{number}" for number, line in enumerate(lines, 1) if text in line), "")
+        raise DependencyError(what, where=f"{path}{number}", advice=instead_of(text)) from error
 
 
 def index_options(path: Path) -> dict[str, str]:
