@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.store import short_digest
-from slurm_ray_flow.blocks.uv import ask_uv
+from slurm_ray_flow.blocks.uv import ask_uv_once
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.requirements import Wanted, hide_credentials, wanted
 from slurm_ray_flow.core.requirements.choose import FILES
@@ -30,7 +30,7 @@ def known_wanted(environment: str | tuple[str, ...], code: Code, python: str, al
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return Wanted.from_json(place.read_text())
     project, distributions = Path(code.project), code.scan().distributions
-    found = wanted(environment, project, distributions, python=python, uv=ask_uv, always=always)
+    found = wanted(environment, project, distributions, python=python, uv=ask_uv_once, always=always)
     text = found.to_json()
     # What it depends on beside the files below is not watched, and index options may hold a password.
     if place is not None and not (found.contents or found.options or found.beyond) and hide_credentials(text) == text:
