@@ -23,14 +23,15 @@ from uv import find_uv_bin
 
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.shell import Completed, run
+from slurm_ray_flow.blocks.uv import SECONDS, ask_uv, failure
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.requirements import Line, hide_credentials
+from slurm_ray_flow.core.requirements.files import UV_OPTIONS
 from slurm_ray_flow.core.requirements.local import path_of
 from slurm_ray_flow.core.wheels import Target, is_local, local_links, without_wheel
+from slurm_ray_flow.remote.installation import split_options
 
-SECONDS = 3600.0
-"""How long a download or a build may take."""
 _WORK, _WHEELS, _LINES, _HERE = ".work", "wheels", "lines.json", "file:///srf-wheelhouse"
 Tell = Callable[[str], None]
 
@@ -126,11 +127,13 @@ class _Collector:
     def _resolved(self, local: Sequence[str]) -> list[str]:
         """Exact pins of all packages, downloaded; gives those of which there is no wheel."""
         wanted = [line for line in self._spec["requirements"] if not is_local(line)]
-        file = self._file("wanted.in", [*self._options(), *wanted, *local])
+        lines, arguments = split_options(self._spec["options"])
+        file = self._file("wanted.in", [*lines, *wanted, *local])
         bounds = ["--constraint", self._file("bounds.in", self._spec["constraints"])]
         target = ["--python-version", self._target.python, "--python-platform", self._target.uv_platform]
-        said = _uv("pip", "compile", "--quiet", "--no-header", "--no-annotate", *target, *bounds, file)
-        pins = [line.strip() for line in said.stdout.splitlines() if line.strip() and line[0] not in "#- "]
+        plain = ["--quiet", "--no-header", "--no-annotate"]
+        said = ask_uv(["pip", "compile", *plain, *target, *bounds, *arguments, file])
+        pins = [line.strip() for line in said.splitlines() if line.strip() and line[0] not in "#- "]
         pins = [pin for pin in pins if not is_local(pin)]
         sources = [pin for pin in pins if " @ " in pin and not pin.partition("#")[0].endswith(".whl")]
         downloaded = self._downloaded([pin for pin in pins if pin not in sources])
@@ -143,7 +146,7 @@ class _Collector:
         tags = [f"--platform={name}" for name in self._target.platforms]
         tags += [f"--abi={name}" for name in (abi, "abi3", "none")]
         while left := [pin for pin in pins if pin not in missing]:
-            file = self._file("pins.txt", [*self._options(for_pip=True), *left])
+            file = self._file("pins.txt", [*self._options(), *left])
             place = ["--dest", str(self._work / "down"), f"--python-version={self._target.version}", *tags]
             done = _pip("download", "--no-deps", "--only-binary=:all:", *place, "--requirement", file)
             if done.ok:
@@ -151,7 +154,7 @@ class _Collector:
             named = without_wheel(done.stderr)
             lost = [pin for pin in left if pin.replace(" ", "").partition(";")[0] == named]
             if not lost:
-                raise _failure("the packages can't be downloaded", done)
+                raise failure("the packages can't be downloaded", done)
             missing += lost
         for wheel in sorted((self._work / "down").glob("*.whl")):
             self._keep(wheel)
@@ -163,10 +166,10 @@ class _Collector:
         if path is not None and path.suffix == ".whl":
             return self._keep(self._checked(path, str(path)), copy=True)
         place = Path(tempfile.mkdtemp(dir=self._work))
-        file = self._file("build.txt", [*self._options(for_pip=True), source])
+        file = self._file("build.txt", [*self._options(), source])
         done = _pip("wheel", "--no-deps", "--wheel-dir", str(place), "--requirement", file)
         if not done.ok:
-            raise _failure(f"{hide_credentials(source)} can't be built here for the cluster", done)
+            raise failure(f"{hide_credentials(source)} can't be built here for the cluster", done)
         (made,) = place.glob("*.whl")
         return self._keep(self._checked(made, source))
 
@@ -189,9 +192,9 @@ class _Collector:
         os.utime(place, (0x60000000, 0x60000000))  # rsync takes one of the same time and size for the same
         return place
 
-    def _options(self, for_pip: bool = False) -> list[str]:
-        strange = ("--index-strategy",) if for_pip else ("--index-strategy", "--trusted-host", "--pre")
-        return [option for option in self._spec["options"] if not option.startswith(strange)]
+    def _options(self) -> list[str]:
+        """Those that pip knows, too."""
+        return [option for option in self._spec["options"] if option.partition(" ")[0] not in UV_OPTIONS]
 
     def _file(self, name: str, lines: Sequence[str]) -> str:
         write_whole(self._work / name, "".join(f"{line}\n" for line in lines).encode())
@@ -221,23 +224,7 @@ def _lines(folder: Path, there: PurePosixPath) -> list[str]:
     return [text.replace(_HERE, "file://" + quote(str(there))) for text in texts]
 
 
-def _uv(*arguments: str) -> Completed:
-    done = run([find_uv_bin(), "--no-progress", "--color", "never", *arguments], timeout=SECONDS)
-    if not done.ok:
-        raise _failure("the packages can't be resolved for the cluster", done)
-    return done
-
-
 def _pip(*arguments: str) -> Completed:
     """pip, which unlike uv downloads wheels for another platform; uv gets it and keeps it."""
     command = [find_uv_bin(), "tool", "run", "--quiet", "--python", sys.executable, "pip"]
     return run([*command, "--disable-pip-version-check", "--no-input", "--no-color", *arguments], timeout=SECONDS)
-
-
-def _failure(what: str, done: Completed) -> DependencyError:
-    words = hide_credentials(done.stderr.strip() or done.stdout.strip())
-    return DependencyError(
-        f"{what}:\n" + "\n".join(words.splitlines()[-15:]),
-        where="this machine",
-        advice="see which package is named, and change its version or leave it out",
-    )

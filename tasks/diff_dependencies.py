@@ -17,8 +17,9 @@ from slurm_ray_flow.core.environment import Difference, difference, digest
 from slurm_ray_flow.core.errors import DependencyError, OptionError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.requirements import Wanted
+from slurm_ray_flow.core.requirements import Line, Wanted
 from slurm_ray_flow.core.requirements.choose import OURS
+from slurm_ray_flow.core.requirements.locks import LOCKS
 from slurm_ray_flow.core.shown import about_packages
 from slurm_ray_flow.tasks.known_requirements import known_wanted
 from slurm_ray_flow.tasks.page import page
@@ -70,7 +71,7 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     platform = f"{facts.platform}-packed" if packed else facts.platform
     environment = "auto" if options.environment in ("isolated", "packed") else options.environment
     chosen = known_wanted(environment, code, facts.version, _always(code, options))
-    _warn_of_unlocked(chosen, code)
+    _warn(chosen, code)
     if options.dashboard and chosen.source == "uv.lock":
         locked = canonicalize_name(DASHBOARD) in {line.name for line in chosen.lines()}
         _check_dashboard(locked, "uv.lock gives ray without it", "uv add")
@@ -96,16 +97,17 @@ def _in(container: Container, cluster: Cluster, options: Options) -> Plan:
     return Plan(None, None, container=found)
 
 
-def _warn_of_unlocked(chosen: Wanted, code: Code) -> None:
+def _warn(chosen: Wanted, code: Code) -> None:
     """A lock is complete: what the code imports and the lock has not will be missing there."""
-    if chosen.source != "uv.lock":
-        return
-    locked = {line.name for line in chosen.lines()} | {OURS}
-    for item in code.scan().distributions:
+    texts = list(chosen.notes)
+    locked = {*(line.name for line in map(Line.parse, (*chosen.requirements, *chosen.constraints))), OURS}
+    for item in code.scan().distributions if chosen.source in LOCKS else ():
         if item.origin is None and canonicalize_name(item.name) not in locked:
-            text = f"{item.name} is imported, but uv.lock does not give it: add it to the project's dependencies"
-            reporter().warn(text)
-            get_run_logger().warning(text)
+            lock = chosen.source
+            texts.append(f"{item.name} is imported, but {lock} does not give it: add it to the project's dependencies")
+    for text in texts:
+        reporter().warn(text)
+        get_run_logger().warning(text)
 
 
 def _always(code: Code, options: Options) -> list[str]:

@@ -11,8 +11,11 @@ from pathlib import Path
 
 from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.store import short_digest
+from slurm_ray_flow.blocks.uv import ask_uv_once
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.core.requirements import Wanted, hide_credentials, wanted
+from slurm_ray_flow.core.requirements.choose import FILES
+from slurm_ray_flow.core.requirements.locks import lock_of
 from slurm_ray_flow.tasks.scan_imports import Code
 
 
@@ -26,24 +29,30 @@ def known_wanted(environment: str | tuple[str, ...], code: Code, python: str, al
     if place is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return Wanted.from_json(place.read_text())
-    found = wanted(environment, Path(code.project), code.scan().distributions, python=python, always=always)
-    # Local packages have contents of their own to be watched, and index options may hold a password.
-    if place is not None and not found.contents and not found.options:
-        write_whole(place, found.to_json().encode())
+    project, distributions = Path(code.project), code.scan().distributions
+    found = wanted(environment, project, distributions, python=python, uv=ask_uv_once, always=always)
+    text = found.to_json()
+    # What it depends on beside the files below is not watched, and index options may hold a password.
+    if place is not None and not (found.contents or found.options or found.beyond) and hide_credentials(text) == text:
+        write_whole(place, text.encode())
     return found
 
 
 def _place(environment: str | tuple[str, ...], code: Code, python: str, always: Sequence[str]) -> Path | None:
-    """Named by all that the answer depends on; None where that is not known before reading, or reading is quick."""
-    project = Path(code.project)
-    if environment != "auto" or ((project / "requirements.txt").exists() and not (project / "uv.lock").exists()):
+    """Named by all that the answer depends on; None where that is not known before reading."""
+    if environment != "auto":
         return None
-    parts = [code.digest, python, *always, _content(project / "uv.lock"), _content(project / "pyproject.toml")]
-    return home() / "cache" / "wanted" / f"{short_digest(json.dumps([parts, _installed()]))}.json"
+    project = Path(code.project)
+    lock = lock_of(project)
+    parts = [code.digest, python, *always, str(lock), _content(lock), _content(project / "pyproject.toml")]
+    there = [name for name in FILES if (project / name).exists()]
+    return home() / "cache" / "wanted" / f"{short_digest(json.dumps([parts, there, _installed()]))}.json"
 
 
-def _content(file: Path) -> str:
+def _content(file: Path | None) -> str:
     try:
+        if file is None:
+            return ""
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:
         return ""

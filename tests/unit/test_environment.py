@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from recorded_projects import no_uv
 from slurm_ray_flow.core.environment import Held, difference, digest, same_version
 from slurm_ray_flow.core.requirements import Wanted, wanted
 
@@ -14,7 +15,7 @@ PLATFORM = "cp311-linux_x86_64"
 
 
 def want(*lines: str, folder: Path = Path("/nowhere"), python: str = "3.11") -> Wanted:
-    return wanted(list(lines), folder, [], python=python)
+    return wanted(list(lines), folder, [], python=python, uv=no_uv)
 
 
 @pytest.mark.parametrize(

@@ -56,3 +56,19 @@ def test_passwords_of_an_index_are_not_kept(code, tmp_path):
     file.write_text("--index-url https://user:hush@packages.example/simple\nsix==1.17.0\n")
     assert known_wanted("auto", code, "3.11", []).options
     assert not remembered()
+
+
+def test_what_a_tool_says_is_asked_once_until_a_file_changes(tmp_path, monkeypatch):
+    from slurm_ray_flow.blocks import uv
+
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    asked = []
+    monkeypatch.setattr(uv, "ask_uv", lambda *words: asked.append(words) or str(len(asked)))
+    project = tmp_path / "project"
+    (project / "requirements").mkdir(parents=True)
+    file = project / "requirements" / "base.in"
+    file.write_text("six")
+    assert [uv.ask_uv_once(["tool", "run"], project) for _ in range(2)] == ["1", "1"]
+    file.write_text("attrs")
+    assert [uv.ask_uv_once(["tool", "run"], project) for _ in range(2)] == ["2", "2"]
+    assert [uv.ask_uv_once(["export"], project) for _ in range(2)] == ["3", "4"]

@@ -2,63 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from recorded_projects import Scanned, check, no_uv, recorded, write
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import Wanted, wanted
-from slurm_ray_flow.core.requirements.pyproject import read_toml
-
-RECORDED = sorted((Path(__file__).parents[1] / "recorded" / "requirements").glob("*.toml"))
+from slurm_ray_flow.core.requirements import wanted
 
 
-@dataclasses.dataclass
-class Scanned:
-    name: str
-    version: str
-    origin: str | None = None
-
-
-def write(project: Path, files: dict[str, str]) -> Path:
-    project.mkdir(exist_ok=True)
-    for name, text in files.items():
-        path = project / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return project
-
-
-def read(case: dict[str, Any], folder: Path) -> Wanted:
-    project = write(folder / "project", case["files"])
-    environment, python = case.get("environment", "auto"), case.get("python", "3.11")
-    return wanted(environment, project, [], python=python, always=case.get("always", []))
-
-
-@pytest.mark.parametrize("recorded", RECORDED, ids=lambda path: path.stem)
+@pytest.mark.parametrize("recorded", recorded(), ids=lambda path: path.stem)
 def test_recorded_project(recorded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SRF_TEST_TOKEN", "from-the-shell")
-    case = read_toml(recorded)
-    if "error" in case:
-        with pytest.raises(DependencyError) as caught:
-            read(case, tmp_path)
-        assert [words for words in case["error"] if words not in str(caught.value)] == []
-        assert "hunter2" not in str(caught.value)
-        return
-    found = read(case, tmp_path)
-    places = {"{project}": (tmp_path / "project").as_uri(), "{outside}": (tmp_path / "outside").as_uri()}
-    places["{path}"] = str(tmp_path / "project")
-    text = json.dumps(case["wanted"])
-    for name, value in places.items():
-        text = text.replace(name, value)
-    expected = {"constraints": [], "options": [], **json.loads(text)}
-    assert {name: (list(v) if isinstance(v := getattr(found, name), tuple) else v) for name in expected} == expected
-    assert Wanted.from_json(found.to_json()) == found
-    assert "hunter2" not in repr(found)
-    assert "from-the-shell" not in repr(found)
+    check(recorded, tmp_path, no_uv)
 
 
 def install(site: Path, name: str, version: str, requires: tuple[str, ...] = (), direct_url: Any = None) -> None:
@@ -80,7 +38,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def imports(project: Path, *scanned: Scanned, always: tuple[str, ...] = ()) -> tuple[str, ...]:
     project.mkdir(exist_ok=True)
-    found = wanted("auto", project, scanned, python="3.11", always=always)
+    found = wanted("auto", project, scanned, python="3.11", uv=no_uv, always=always)
     assert found.source == "imports"
     return found.requirements
 
@@ -101,8 +59,14 @@ def test_markers_are_read_for_the_python_of_the_cluster(site: Path, tmp_path: Pa
     install(site, "thing", "1.0", ("old; python_version<'3.11'", "new; python_version>='3.11'"))
     install(site, "old", "1.0")
     install(site, "new", "1.0")
-    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.10").requirements == ("old==1.0", "thing==1.0")
-    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.12").requirements == ("new==1.0", "thing==1.0")
+    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.10", uv=no_uv).requirements == (
+        "old==1.0",
+        "thing==1.0",
+    )
+    assert wanted("auto", tmp_path, [Scanned("thing", "1.0")], python="3.12", uv=no_uv).requirements == (
+        "new==1.0",
+        "thing==1.0",
+    )
 
 
 def test_imports_keep_where_a_distribution_came_from(site: Path, tmp_path: Path) -> None:
@@ -143,8 +107,35 @@ def test_imports_ask_for_the_public_version_of_a_build_for_this_machine(site: Pa
 def test_a_local_package_is_known_by_its_content(tmp_path: Path) -> None:
     outside = write(tmp_path / "outside", {"x.py": "1", "__pycache__/x.pyc": "1"})
     project = write(tmp_path / "project", {"requirements.txt": "../outside\n"})
-    before = wanted("auto", project, [], python="3.11")
+    before = wanted("auto", project, [], python="3.11", uv=no_uv)
     write(outside, {"__pycache__/x.pyc": "2", ".git/HEAD": "3"})
-    assert wanted("auto", project, [], python="3.11") == before
+    assert wanted("auto", project, [], python="3.11", uv=no_uv) == before
     write(outside, {"x.py": "2"})
-    assert wanted("auto", project, [], python="3.11") != before
+    assert wanted("auto", project, [], python="3.11", uv=no_uv) != before
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+@pytest.mark.parametrize("end", ["\r\n", "\n"])
+def test_a_file_of_another_machine(encoding: str, end: str, tmp_path: Path) -> None:
+    lines = ["# größer", "six==1.16.0  # as it was", "numpy==2.0 \\", "    --hash=sha256:aa", ""]
+    (tmp_path / "requirements.txt").write_bytes(end.join(lines).encode(encoding))
+    found = wanted("auto", tmp_path, [], python="3.11", uv=no_uv)
+    assert found.requirements == ("numpy==2.0 --hash=sha256:aa", "six==1.16.0")
+
+
+@pytest.mark.parametrize("name", ["requirements.txt", "environment.yml"])
+def test_a_file_in_no_known_encoding(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes("dependencies: [six]\n".encode("utf-16-le"))
+    with pytest.raises(DependencyError, match=name):
+        wanted("auto", tmp_path, [], python="3.11", uv=no_uv)
+
+
+def test_a_pyproject_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "x"\ndependencies = ["six"]\n', encoding="utf-8-sig")
+    assert wanted("auto", tmp_path, [], python="3.11", uv=no_uv).requirements == ("six",)
+
+
+def test_a_lock_further_up_counts_for_its_members_alone(tmp_path: Path) -> None:
+    write(tmp_path / "ws", {"uv.lock": 'package = [{ name = "other", source = { editable = "other" } }]'})
+    project = write(tmp_path / "ws" / "project", {"requirements.txt": "six"})
+    assert wanted("auto", project, [], python="3.11", uv=no_uv).source == "requirements.txt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-MARKS = ("pyproject.toml", "uv.lock", "requirements.txt", "setup.py", "setup.cfg", ".git")
+MARKS = ("pyproject.toml", "uv.lock", "requirements.txt", "setup.py", "setup.cfg", "environment.yml", ".git")
 """What the top folder of a project has."""
 
 

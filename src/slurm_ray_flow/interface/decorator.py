@@ -94,7 +94,7 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
             shorter time limit.
         environment: "auto": the running environment on this machine, the project's packages elsewhere;
             "isolated": always a fresh one; "packed": the same, kept as one file where files are scarce;
-            or a requirements file; or a list of requirements.
+            or a requirements file, a lock, "pyproject.toml[group]"; or a list of requirements.
         container: the path of an image of Apptainer or Singularity on the cluster, with packages of its own; None takes
             what the cluster's block says, "" none even so.
         include: files, folders and globs to send along with the code.

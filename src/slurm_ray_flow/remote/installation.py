@@ -15,6 +15,7 @@ from slurm_ray_flow.remote.uv_program import BuildError, Uv
 
 SIZES = "sizes.json"
 """Beside whole.json: bytes and files of each package, by name."""
+_IN_FILES = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary")
 
 
 def make_room(uv: Uv, spec: Mapping[str, Any], environment: Path, beside: Path, disk: Path) -> None:
@@ -43,7 +44,7 @@ def install(uv: Uv, spec: Mapping[str, Any], environment: Path, beside: Path) ->
 
 
 def _arguments(spec: Mapping[str, Any], environment: Path, beside: Path) -> list[str]:
-    options, arguments = _split_options(spec.get("options", ()))
+    options, arguments = split_options(spec.get("options", ()))
     wanted = _private_file(beside / "requirements.txt", [*options, *spec["requirements"]])
     if spec.get("constraints"):
         arguments += ["--constraint", _private_file(beside / "constraints.txt", spec["constraints"])]
@@ -64,7 +65,7 @@ def _known(environments: Path) -> tuple[dict[str, str], dict[str, Sequence[int]]
     return held, sizes
 
 
-def _split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
+def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
     """Options that stand in the file, where secrets belong, and those that uv knows as arguments alone."""
     lines: list[str] = []
     arguments: list[str] = []
@@ -74,12 +75,10 @@ def _split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
             arguments += ["--prerelease", "allow"]
         elif name == "--trusted-host":
             arguments += ["--allow-insecure-host", value]
-        elif name == "--index-strategy":
-            arguments += [name, value]
-        elif name == "--no-deps":
-            arguments.append(name)
-        else:
+        elif name in _IN_FILES:
             lines.append(option)
+        else:
+            arguments += [name, value] if value else [name]
     return lines, arguments
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -11,13 +12,18 @@ from packaging.specifiers import SpecifierSet
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local, pyproject
+from slurm_ray_flow.core.requirements.conda import read_conda
 from slurm_ray_flow.core.requirements.files import Reading
 from slurm_ray_flow.core.requirements.installed import Scanned, read_installed
-from slurm_ray_flow.core.requirements.lock import read_lock
-from slurm_ray_flow.core.requirements.model import Line, Wanted, hide_credentials, marker_environment
+from slurm_ray_flow.core.requirements.locks import LOCKS, lock_of, read_lock
+from slurm_ray_flow.core.requirements.model import Line, Uv, Wanted, hide_credentials, marker_environment
 
 OURS = "slurm-ray-flow"
 """What the name means on a cluster is sent along with the run; the package itself is for home."""
+
+
+FILES = ("requirements.txt", "pyproject.toml", "environment.yml", "environment.yaml")
+"""What "auto" looks for when there is no lock."""
 
 
 def wanted(
@@ -26,30 +32,36 @@ def wanted(
     distributions: Sequence[Scanned],
     *,
     python: str,
+    uv: Uv,
     always: Sequence[str] = (),
 ) -> Wanted:
-    """What is to be installed for a run.
+    """What is to be installed for a run; docs/projects.md says it for users.
 
     Args:
-        environment: "auto" takes the project's uv.lock, requirements.txt or pyproject.toml, the first there is, else
-            the scanned distributions; else a path of such a file, seen from the project, or requirement lines.
+        environment: "auto" takes the project's lock, else its requirements.txt, its pyproject.toml or its
+            environment.yml, the first there is, else the scanned distributions; else a path of such a file, seen from
+            the project, with extras and groups in brackets, or requirement lines.
         project: the user's project. Its own folders are never packages.
         distributions: what the scan found.
         python: major.minor of the cluster's Python.
+        uv: runs uv.
         always: what the run itself needs, pinned. The user's own pin of the same package wins.
 
     Raises:
         DependencyError: something can't be read, or two of the requirements exclude each other; names both.
     """
-    source = "given" if not isinstance(environment, str) else _source(environment, project)
     marks = marker_environment(python)
-    reading = Reading(project)
-    if source == "imports":
-        reading.lines = read_installed(distributions, project, marks, OURS)
-    elif isinstance(environment, str):
-        _read(reading, _file(environment, project, source), python, marks)
+    reading = Reading(project, marks, uv)
+    source = "given"
+    if not isinstance(environment, str):
+        reading.read_text("\n".join(environment), project, "environment=[...]")
     else:
-        reading.read_lines(environment)
+        path, names = _chosen(environment, project)
+        source = _kind(path) if path else "imports"
+        if path is None:
+            reading.lines = read_installed(distributions, project, marks, OURS)
+        else:
+            _read(reading, path, names, python, distributions)
     _leave_out(reading, project)
     _join(reading, [Line.of(Requirement(text)) for text in always], marks)
     _check(reading, marks)
@@ -60,22 +72,25 @@ def wanted(
         source=source,
         python=python,
         contents=_contents(reading),
+        notes=tuple(reading.notes),
+        beyond=reading.beyond,
     )
 
 
-def _source(environment: str, project: Path) -> str:
-    if environment not in {"auto", "isolated"}:
-        return "requirements.txt" if (name := Path(environment).name) not in {"uv.lock", "pyproject.toml"} else name
-    for name in ("uv.lock", "requirements.txt"):
-        if (project / name).is_file():
-            return name
-    return "pyproject.toml" if pyproject.declares_dependencies(project / "pyproject.toml") else "imports"
-
-
-def _file(environment: str, project: Path, source: str) -> Path:
-    path = project / (source if environment in {"auto", "isolated"} else Path(environment).expanduser())
+def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
+    """The file that says what is wanted, with extras and groups of it; None where what is imported says it."""
+    lock = lock_of(project)
+    if environment in {"auto", "isolated"}:
+        there = [path for name in FILES if (path := project / name).is_file()]
+        saying = [one for one in there if one.name != "pyproject.toml" or pyproject.declares_dependencies(one)]
+        return lock or next(iter(saying), None), []
+    brackets = re.fullmatch(r"(.+?)\[([^\[\]]+)\]", environment)
+    name, names = (brackets[1], re.split(r"[\s,]+", brackets[2].strip())) if brackets else (environment, [])
+    path = project / Path(name).expanduser()
+    if not path.is_file() and lock is not None and name == lock.name:
+        path = lock
     if path.is_file():
-        return path
+        return path, names
     raise DependencyError(
         f"there is no file {path}",
         where=f"environment={hide_credentials(environment)!r}",
@@ -83,12 +98,28 @@ def _file(environment: str, project: Path, source: str) -> Path:
     )
 
 
-def _read(reading: Reading, path: Path, python: str, marks: dict[str, str]) -> None:
-    if path.name == "uv.lock":
-        reading.lines, reading.options = read_lock(path, python, marks, OURS)
-    elif path.name == "pyproject.toml":
-        reading.lines = pyproject.dependencies(path)
-        reading.options = list(pyproject.index_options(path).values())
+def _kind(path: Path) -> str:
+    """What kind of file it is, by its name: "requirements.txt" is what no other name says."""
+    if path.name in {*LOCKS, "pyproject.toml", "setup.py"}:
+        return path.name
+    return "environment.yml" if path.suffix in {".yml", ".yaml"} else "requirements.txt"
+
+
+def _read(reading: Reading, path: Path, names: Sequence[str], python: str, distributions: Sequence[Scanned]) -> None:
+    kind = _kind(path)
+    if kind in LOCKS:
+        read_lock(reading, path, names, python, OURS)
+    elif kind in {"pyproject.toml", "setup.py"}:
+        reading.lines = reading.required_by(path.parent, names)
+        reading.options = list(pyproject.index_options(path.parent / "pyproject.toml").values())
+    elif names:
+        advice = "those of pyproject.toml and of a lock can be named so"
+        raise DependencyError(f"{path.name} has no extras or groups", where=str(path), advice=advice)
+    elif kind == "environment.yml":
+        read_conda(reading, path, python)
+        named = {line.name for line in reading.lines}
+        installed = read_installed(distributions, reading.project, reading.marks, OURS)
+        reading.lines += [line for line in installed if line.name not in named]
     else:
         reading.read_file(path)
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import tempfile
 import urllib.parse
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local, pyproject
-from slurm_ray_flow.core.requirements.model import Line, expand_variables, hide_credentials
+from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials, instead_of
 
 _INDEX_OPTIONS = {
     "index_url": "--index-url",
@@ -27,6 +28,12 @@ _INDEX_OPTIONS = {
 }
 """What is passed on. uv verifies hashes wherever they stand, so `--require-hashes` adds nothing but a refusal
 of what the run itself needs; `--prefer-binary` and `--use-feature` mean nothing to uv."""
+UV_OPTIONS = {
+    *("--index-strategy", "--prerelease", "--resolution", "--exclude-newer", "--torch-backend", "--keyring-provider"),
+}
+"""Options that uv alone has; they are passed on, too."""
+_BEST_MATCH = "--index-strategy unsafe-best-match"
+"""All indexes are asked for each package, and the best of all versions is taken, as pip does it."""
 
 
 @dataclasses.dataclass
@@ -35,13 +42,21 @@ class Reading:
 
     Attributes:
         project: the user's project; its own folders are no packages, but what they require is wanted.
+        marks: what markers are evaluated against.
+        uv: runs uv.
+        beyond: whether more was read than the project's lock and pyproject.toml.
+        notes: what the user is told.
     """
 
     project: Path
+    marks: dict[str, str]
+    uv: Uv
+    beyond: bool = False
+    notes: list[str] = dataclasses.field(default_factory=list)
     lines: list[Line] = dataclasses.field(default_factory=list)
     constraints: list[Line] = dataclasses.field(default_factory=list)
     options: list[str] = dataclasses.field(default_factory=list)
-    seen: set[tuple[Path, bool]] = dataclasses.field(default_factory=set)
+    seen: set[tuple[object, ...]] = dataclasses.field(default_factory=set)
 
     def read_file(self, path: Path, constraint: bool = False, named_in: str = "") -> None:
         """Add what a file asks for, with its `-r` and `-c`; a file that includes itself is read once.
@@ -53,38 +68,68 @@ class Reading:
         if (path.resolve(), constraint) in self.seen:
             return
         self.seen.add((path.resolve(), constraint))
-        from pip_requirements_parser import PipError
+        self.beyond = True
+        self._add(_parse(path, named_in or str(path)), _Place(path.parent, str(path), constraint))
 
-        try:
-            parsed = _parse(path)
-        except (OSError, PipError, ValueError) as error:
-            what = f"{path} can't be read: {hide_credentials(str(error)).replace('|n', ': ')}"
-            raise DependencyError(what, where=named_in or str(path)) from error
-        self._add(parsed, path.parent, str(path), constraint)
-
-    def read_lines(self, lines: Sequence[str]) -> None:
-        """Add requirement lines that were given as such.
+    def read_text(self, text: str, base: Path, origin: str) -> None:
+        """Add the lines of a text, whose paths are seen from `base`.
 
         Raises:
             DependencyError: a line can't be read.
         """
+        self.beyond = self.beyond or not origin.endswith("uv.lock")
         # The parser reads files alone (its from_string fails on a name it forgot to import).
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder, "requirements.txt")
-            file.write_text("\n".join(lines), encoding="utf-8-sig")
-            parsed = _parse(file)
-        self._add(parsed, self.project, "environment=[...]", False)
+            file.write_text(text, encoding="utf-8-sig")
+            parsed = _parse(file, origin)
+        self._add(parsed, _Place(base, origin, False))
 
-    def _add(self, parsed: Any, base: Path, origin: str, constraint: bool) -> None:
-        for wrong in parsed.invalid_lines:
-            what = f"no requirement: {wrong.line}: {wrong.error_message}"
-            raise DependencyError(hide_credentials(what), where=f"{origin}:{wrong.line_number}")
-        place = _Place(base, origin, constraint)
+    def add_options(self, options: Sequence[str]) -> None:
+        """Add index options; with several indexes each of them is asked, unless the user says otherwise."""
+        self.options += options
+        several = any(option.startswith("--extra-index-url ") for option in self.options)
+        if several and not any(option.startswith("--index-strategy ") for option in self.options):
+            self.options.append(_BEST_MATCH)
+
+    def required_by(self, folder: Path, names: Sequence[str]) -> list[Line]:
+        """What a project of the user's asks for with these extras and groups: its code travels as files.
+
+        Raises:
+            DependencyError: it can't be read, or has no such extra or group.
+        """
+        if (key := (folder.resolve(), *names)) in self.seen:
+            return []
+        self.seen.add(key)
+        self.beyond = self.beyond or folder.resolve() != self.project.resolve() or pyproject.is_dynamic(folder)
+        found: list[Line] = []
+        for line in pyproject.dependencies(folder, names, self.marks, self.uv):
+            path = local.path_of(line.url) if line.url.startswith("file:") else None
+            if path is None or not local.is_part_of(path, self.project):
+                found.append(line)
+            else:
+                found += _under(line.marker, self.required_by(path, line.extras))
+        return found
+
+    def _add(self, parsed: Any, place: _Place) -> None:
         # In the order of the file: of two index options the first one is asked first.
         found = [(item.line_number, self._add_requirement, item) for item in parsed.requirements]
         found += [(item.line_number, self._add_option, item) for item in parsed.options]
+        found += [(item.line_number, self._add_unknown, item) for item in parsed.invalid_lines]
         for _, add, item in sorted(found, key=lambda one: one[0]):
             add(item, place)
+        self.add_options([])
+
+    def _add_unknown(self, item: Any, place: _Place) -> None:
+        """A line that pip does not know: an option of uv's own, or an error."""
+        option = re.fullmatch(r"(--[\w-]+)[=\s]+([^\s#]+)\s*(#.*)?", item.line.strip())
+        if option is None or option[1] not in UV_OPTIONS:
+            what = hide_credentials(f"no requirement: {item.line}: {item.error_message}".replace("\0", ""))
+            known = ", ".join(sorted({*_INDEX_OPTIONS.values(), *UV_OPTIONS}))
+            options = f"write one option to a line; those that are passed on to uv are {known}"
+            advice = options if item.line.lstrip().startswith("-") else instead_of(item.line)
+            raise DependencyError(what, where=place.at(item.line_number), advice=advice)
+        self.options.append(f"{option[1]} {option[2]}")
 
     def _add_option(self, item: Any, place: _Place) -> None:
         where = place.at(item.line_number)
@@ -110,26 +155,19 @@ class Reading:
         where = place.at(item.line_number)
         if item.install_options or item.global_options:
             raise DependencyError("--install-option and --global-option are not supported by uv", where=where)
-        lines = self._lines(item, place.base, where)
+        lines = self._lines(item, place, where)
         (self.constraints if place.constraint else self.lines).extend(lines)
 
-    def _lines(self, item: Any, base: Path, where: str) -> Iterable[Line]:
+    def _lines(self, item: Any, place: _Place, where: str) -> list[Line]:
         if item.link is None:
             return [dataclasses.replace(Line.of(item.req), marker=_marker(item), hashes=tuple(item.hash_options))]
         address = _address(item)
         if item.link.is_vcs or (named := local.path_of(address)) is None:
             return [_linked(item, address)]
-        path = local.resolve(str(named) if "://" in address else address, base, self.project, where)
+        path = local.resolve(str(named) if "://" in address else address, place.base, self.project, where)
         if not local.is_part_of(path, self.project):
             return [_linked(item, local.url_of(path), pyproject.project_name(path / "pyproject.toml"))]
-        marker = _marker(item)
-        required = self._required_by(path, sorted(item.extras))
-        return [dataclasses.replace(line, marker=_both(line.marker, marker)) for line in required]
-
-    def _required_by(self, folder: Path, extras: Sequence[str]) -> list[Line]:
-        """What a folder of the project asks for: its code travels as files, what it stands on does not."""
-        path = folder / "pyproject.toml"
-        return pyproject.dependencies(path, extras) if pyproject.declares_dependencies(path) else []
+        return _under(_marker(item), self.required_by(path, sorted(item.extras)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,11 +180,16 @@ class _Place:
         return f"{self.origin}:{line_number}"
 
 
-def _parse(path: Path) -> Any:
+def _parse(path: Path, where: str) -> Any:
     # Slow to import, and a run that reuses this interpreter's environment never comes here.
-    from pip_requirements_parser import RequirementsFile
+    from pip_requirements_parser import PipError, RequirementsFile
 
-    return RequirementsFile.from_file(str(path))
+    try:
+        return RequirementsFile.from_file(str(path))
+    except (OSError, PipError, ValueError) as error:
+        what = f"{path} can't be read: {hide_credentials(str(error)).replace('|n', ': ')}"
+        advice = "save it as UTF-8" if isinstance(error, UnicodeError) else ""
+        raise DependencyError(what, where=where, advice=advice) from error
 
 
 def _values(value: object) -> list[str]:
@@ -171,8 +214,10 @@ def _marker(item: Any) -> str:
     return str(item.marker) if item.marker else ""
 
 
-def _both(one: str, other: str) -> str:
-    return f"({one}) and ({other})" if one and other else one or other
+def _under(marker: str, lines: Sequence[Line]) -> list[Line]:
+    """The lines, wanted only where this marker holds, too."""
+    markers = [f"({line.marker}) and ({marker})" if line.marker and marker else line.marker or marker for line in lines]
+    return [dataclasses.replace(line, marker=both) for line, both in zip(lines, markers, strict=True)]
 
 
 def _linked(item: Any, address: str, name: str = "") -> Line:

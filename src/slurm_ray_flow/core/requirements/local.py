@@ -42,9 +42,12 @@ def resolve(path: str, base: Path, project: Path, where: str) -> Path:
     for start in (base, project):
         if (start / path).exists():
             return Path(os.path.normpath((start / path).absolute()))
-    raise DependencyError(
-        f"the local package {path} is not there", where=where, advice="write its path as seen from this file"
-    )
+    advice = "write its path as seen from this file"
+    if Path(path).is_absolute():
+        advice += (
+            "; conda names the folder where it built a package: write name==version, as `pip list --format=freeze` does"
+        )
+    raise DependencyError(f"the local package {path} is not there", where=where, advice=advice)
 
 
 def content_digest(path: Path) -> str:

@@ -6,6 +6,8 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from packaging.markers import Marker
@@ -13,6 +15,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, canonicalize_version
 
+Uv = Callable[[Sequence[str], Path], str]
+"""Runs uv with these arguments in this folder, and gives what it prints; raises DependencyError with its words."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
@@ -30,6 +34,17 @@ def without_credentials(text: str) -> str:
 def expand_variables(text: str) -> str:
     """`${NAME}` replaced by the environment variable of that name, as pip does; an unset one stays as it is."""
     return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
+
+
+def instead_of(line: str) -> str:
+    """What to write in place of a line that is no requirement; "" where that is not known."""
+    if "\0" in line:
+        return "save the file as UTF-8"
+    if star := re.search(r"(>=|<=|~=|>|<)\s*([\w.]+)\.\*", line):
+        return f"only == and != take .* (PEP 440): write {star[1]}{star[2]}{'' if '.' in star[2] else '.0'}"
+    if conda := re.match(r"([\w.-]+)=([\w.]+)=\w+$", line.strip()):
+        return f"conda writes it so: write {conda[1]}=={conda[2]}"
+    return "that is conda's list: `pip list --format=freeze` writes pip's" if line.startswith("@EXPLICIT") else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +136,11 @@ class Wanted:
         requirements: lines in normal form, sorted: what is given to uv.
         constraints: lines that bound versions without asking for a package.
         options: index options, one to an entry, in the user's order.
-        source: "uv.lock", "requirements.txt", "pyproject.toml", "imports" or "given".
+        source: the kind of file, as "uv.lock", "requirements.txt" or "pyproject.toml"; or "imports", or "given".
         python: major.minor of the cluster's Python.
         contents: the local paths among them, each with a digest of what lies there.
+        notes: what the user is told about them.
+        beyond: whether they depend on more than the project's lock, its pyproject.toml and what is imported.
     """
 
     requirements: tuple[str, ...]
@@ -132,6 +149,8 @@ class Wanted:
     source: str
     python: str
     contents: tuple[tuple[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
+    beyond: bool = False
 
     def __repr__(self) -> str:
         return "Wanted" + hide_credentials(repr(dataclasses.astuple(self)))
@@ -144,9 +163,11 @@ class Wanted:
     def from_json(cls, text: str) -> Wanted:
         """Read back what `to_json` wrote."""
         fields: dict[str, Any] = json.loads(text)
-        lists = {name: tuple(fields[name]) for name in ("requirements", "constraints", "options")}
+        lists = {name: tuple(fields[name]) for name in ("requirements", "constraints", "options", "notes")}
         contents = tuple((path, content) for path, content in fields["contents"])
-        return cls(**lists, source=fields["source"], python=fields["python"], contents=contents)
+        return cls(
+            **lists, source=fields["source"], python=fields["python"], contents=contents, beyond=fields["beyond"]
+        )
 
     def lines(self) -> list[Line]:
         """The requirements that apply on the cluster, read."""

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from packaging.dependency_groups import DependencyGroupResolver
+from packaging.metadata import parse_email
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local
-from slurm_ray_flow.core.requirements.model import Line, expand_variables, hide_credentials
+from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials, instead_of
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -21,43 +24,95 @@ else:
     import tomli as tomllib  # type: ignore[import-not-found,unused-ignore] # pyright: ignore[reportMissingImports]
 
 
+_METADATA = """
+import glob, os, pathlib, shutil, subprocess, sys, tempfile
+import build, build.env
+source = sys.argv[1]
+remains = lambda: {*glob.glob(source + "/*.egg-info"), *glob.glob(source + "/src/*.egg-info")}
+def aloud(command, cwd=None, extra_environ=None):
+    subprocess.run(command, cwd=cwd, env={**os.environ, **(extra_environ or {})}, stdout=sys.stderr, check=True)
+before = remains()
+try:
+    with build.env.DefaultIsolatedEnv(installer="uv") as env, tempfile.TemporaryDirectory() as folder:
+        builder = build.ProjectBuilder.from_isolated_env(env, source, runner=aloud)
+        env.install(builder.build_system_requires)
+        env.install(builder.get_requires_for_build("wheel"))
+        print(pathlib.Path(builder.metadata_path(folder), "METADATA").read_text("utf-8"))
+except Exception as error:
+    words = getattr(error, "stderr", None) or getattr(error, "output", None) or b""
+    sys.exit(words.decode() + str(error))
+finally:
+    for path in remains() - before:
+        shutil.rmtree(path, ignore_errors=True)
+"""
+"""Prints the metadata of a project, by the library made for that; what setuptools leaves in the project goes."""
+_POETRY = """
+import json, pathlib, sys
+from poetry.core.factory import Factory
+package = Factory().create_poetry(pathlib.Path(sys.argv[1])).package
+text = lambda found: [one.to_pep_508(with_extras=False) for one in found]
+names = package.dependency_group_names(include_optional=True) - {"main"}
+project = {"name": package.name, "dependencies": text(one for one in package.requires if not one.is_optional())}
+project["optional-dependencies"] = {name: text(found) for name, found in package.extras.items()}
+groups = {name: text(package.dependency_group(name).dependencies) for name in names}
+print(json.dumps({"project": project, "dependency-groups": groups}))
+"""
+"""Prints the two tables of a project of poetry's as the standards have them, by poetry's own library."""
+
+
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file.
+    """A TOML file; nothing where there is none.
 
     Raises:
         DependencyError: it can't be read, or is no TOML.
     """
     try:
-        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
     except (OSError, ValueError) as error:
         raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
     return data
 
 
 def declares_dependencies(path: Path) -> bool:
-    """Whether the file has a `[project]` table whose dependencies are written out."""
-    return path.is_file() and "dependencies" in read_toml(path).get("project", {})
+    """Whether the file says what the project depends on, be it written out or left to its build backend."""
+    return "dependencies" in read_toml(path).get("project", {}) or is_dynamic(path.parent)
+
+
+def is_dynamic(folder: Path) -> bool:
+    """Whether its build backend, or poetry, must be asked what a folder's project depends on."""
+    data = read_toml(folder / "pyproject.toml")
+    poetry = "dependencies" in data.get("tool", {}).get("poetry", {})
+    return poetry or "dependencies" in data.get("project", {}).get("dynamic", ())
 
 
 def project_name(path: Path) -> str:
     """The project's name in PEP 503 form, or ""."""
-    return canonicalize_name(read_toml(path).get("project", {}).get("name", "")) if path.is_file() else ""
+    return canonicalize_name(read_toml(path).get("project", {}).get("name", ""))
 
 
-def dependencies(path: Path, extras: Sequence[str] = ()) -> list[Line]:
-    """What `[project]` declares, and what these extras of it add.
+def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: Uv) -> list[Line]:
+    """What the project in a folder declares, and what these extras and groups of it add.
+
+    Args:
+        names: of extras and PEP 735 groups; one of both kinds means both.
+        marks: what markers are evaluated against.
+        uv: runs uv.
 
     Raises:
-        DependencyError: a line is no requirement.
+        DependencyError: a line is no requirement; there is no such extra or group; or the metadata can't be built.
     """
-    project = read_toml(path).get("project", {})
-    sources = _sources(path)
-    declared = project.get("optional-dependencies", {})
-    optional: dict[str, list[str]] = {canonicalize_name(name): lines for name, lines in declared.items()}
+    path = folder / "pyproject.toml"
+    declared = _declared(folder, names, marks, uv)
+    project, sources = declared.get("project", {}), _sources(path)
+    optional = _by_name(project.get("optional-dependencies", {}))
+    groups = _by_name(declared.get("dependency-groups", {}))
+    wanted: set[str] = {canonicalize_name(name) for name in names}
+    if missing := wanted - {*optional, *groups}:
+        raise unknown(missing, {*optional, *groups}, path)
     found: list[Line] = []
-    pending, seen = [*project.get("dependencies", [])], set(extras)
-    for extra in extras:
-        pending += optional.get(canonicalize_name(extra), [])
+    pending, seen = [*project.get("dependencies", [])], {*wanted}
+    for name in sorted(wanted):
+        pending += [*optional.get(name, []), *_group(groups, name, path)]
     while pending:
         line = _line(pending.pop(0), path)
         if line.name != canonicalize_name(project.get("name", "")):
@@ -68,6 +123,56 @@ def dependencies(path: Path, extras: Sequence[str] = ()) -> list[Line]:
             seen.add(extra)
             pending += optional.get(extra, [])
     return found
+
+
+def unknown(names: Collection[str], known: Collection[str], path: Path) -> DependencyError:
+    """The error that names an extra or group that is not there."""
+    what = f"{path.name} has no extra or dependency group {' or '.join(sorted(names))}"
+    return DependencyError(what, where=str(path), advice=f"it has {', '.join(sorted(known)) or 'none'}")
+
+
+def _by_name(table: Mapping[str, Any]) -> dict[str, Any]:
+    return {canonicalize_name(name): lines for name, lines in table.items()}
+
+
+def _group(groups: Mapping[str, Any], name: str, path: Path) -> list[str]:
+    """The lines of a PEP 735 group, those of the groups that it includes with them."""
+    try:
+        return [str(line) for line in DependencyGroupResolver(groups).resolve(name)] if name in groups else []
+    except Exception as error:  # a group of errors, for which older Pythons have no name
+        words = "; ".join(str(one) for one in getattr(error, "exceptions", [error]))
+        raise DependencyError(f"[dependency-groups]: {words}", where=str(path)) from error
+
+
+def _declared(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: Uv) -> Mapping[str, Any]:
+    """The `[project]` and `[dependency-groups]` tables of a folder's project, whoever must be asked for them."""
+    data = read_toml(folder / "pyproject.toml")
+    poetry = data.get("tool", {}).get("poetry", {})
+
+    def said(package: str, program: str) -> str:
+        words = ["tool", "run", "--quiet", "--from", package, "python", "-I", "-c", program, str(folder)]
+        return uv(words, folder)
+
+    if (poetry and is_dynamic(folder)) or not {*names}.isdisjoint(poetry.get("group", {})):
+        found: dict[str, Any] = json.loads(said("poetry-core>=2", _POETRY))
+        return {**found, "dependency-groups": {**found["dependency-groups"], **data.get("dependency-groups", {})}}
+    legacy = "project" not in data and (folder / "setup.py").is_file()
+    if not legacy and not is_dynamic(folder):
+        return data
+    return {**data, "project": _from_metadata(said("build[uv]>=1.2", _METADATA), marks)}
+
+
+def _from_metadata(text: str, marks: Mapping[str, str]) -> dict[str, Any]:
+    """The metadata of a package as a `[project]` table; its markers are evaluated, and gone."""
+    found, _ = parse_email(text)
+    lines = [Requirement(line) for line in found.get("requires_dist", [])]
+
+    def holding(extra: str) -> list[str]:
+        kept = [line for line in lines if not line.marker or line.marker.evaluate({**marks, "extra": extra})]
+        return [str(line).partition(";")[0].strip() for line in kept]
+
+    extras = {extra: holding(extra) for extra in found.get("provides_extra", [])}
+    return {"name": found.get("name", ""), "dependencies": holding(""), "optional-dependencies": extras}
 
 
 def _sources(path: Path) -> dict[str, Any]:
@@ -86,7 +191,7 @@ def _with_source(line: Line, source: Any, path: Path) -> Line:
     kind = next((kind for kind in ("git", "url", "path") if isinstance(source, dict) and kind in source), None)
     if kind is None or "marker" in source:
         what = f"[tool.uv.sources] of {line.name} can't be followed without a lock"
-        raise DependencyError(what, where=str(path), advice="run `uv lock`: uv.lock is read first")
+        raise DependencyError(what, where=str(path), advice="run `uv lock`: the lock is read first, also a workspace's")
     part = f"#subdirectory={source['subdirectory']}" if "subdirectory" in source else ""
     if kind == "path":
         found = local.resolve(source["path"], path.parent, path.parent, str(path))
@@ -100,19 +205,24 @@ def _line(text: str, path: Path) -> Line:
     try:
         return Line.of(Requirement(text))
     except InvalidRequirement as error:
-        raise DependencyError(
-            f"no requirement: {hide_credentials(text)}: {hide_credentials(str(error))}", where=str(path)
-        ) from error
+        what = hide_credentials(f"no requirement: {text}: {error}")
+        lines = path.read_text(encoding="utf-8-sig").splitlines() if path.is_file() else []
+        number = next((f":{number}" for number, line in enumerate(lines, 1) if text in line), "")
+        raise DependencyError(what, where=f"{path}{number}", advice=instead_of(text)) from error
 
 
 def index_options(path: Path) -> dict[str, str]:
-    """The indexes that `[tool.uv]` names: the option that gives each to uv, by its address as written."""
-    uv = read_toml(path).get("tool", {}).get("uv", {}) if path.is_file() else {}
+    """The indexes that the tables of uv, pdm and poetry name: the option that gives each to uv, by its address."""
+    tool = read_toml(path).get("tool", {})
+    uv = tool.get("uv", {})
+    tables = (uv.get("index", []), *(tool.get(name, {}).get("source", []) for name in ("pdm", "poetry")))
     found = {
         index["url"]: f"--index-url {expand_variables(index['url'])}"
-        if index.get("default")
+        if index.get("default") or index.get("name") == "pypi"
         else f"--extra-index-url {expand_variables(index['url'])}"
-        for index in uv.get("index", [])
+        for table in tables
+        for index in table
+        if "url" in index
     }
     if "index-url" in uv:
         found[uv["index-url"]] = f"--index-url {expand_variables(uv['index-url'])}"

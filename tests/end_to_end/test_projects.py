@@ -1,0 +1,88 @@
+"""Projects whose requirements uv tells, or a tool that uv runs."""
+
+import subprocess
+import textwrap
+from pathlib import Path
+
+import pytest
+from uv import find_uv_bin
+
+from recorded_projects import check, recorded, write
+from slurm_ray_flow import DependencyError
+from slurm_ray_flow.blocks.uv import ask_uv
+from slurm_ray_flow.core.requirements import wanted
+
+
+@pytest.mark.parametrize("recorded", recorded(tools=True), ids=lambda path: path.stem)
+def test_recorded_project(recorded, tmp_path, monkeypatch):
+    monkeypatch.setenv("SRF_TEST_TOKEN", "from-the-shell")
+    monkeypatch.setenv("UV_LOCKED", "1")  # of the user's own work; says nothing about ours
+    check(recorded, tmp_path, ask_uv)
+
+
+def test_nothing_of_a_build_stays_in_the_project(tmp_path):
+    setup = "from setuptools import setup\nsetup(name='leg', version='1', install_requires=['iniconfig'])\n"
+    write(tmp_path, {"setup.py": setup, "src/mine.egg-info/PKG-INFO": ""})
+    found = wanted("setup.py", tmp_path, [], python="3.11", uv=ask_uv)
+    assert found.requirements == ("iniconfig",)
+    assert sorted(path.name for path in tmp_path.rglob("*.egg-info")) == ["mine.egg-info"]
+
+
+def test_a_lock_that_uv_refuses_is_told_with_uvs_words_and_no_password(tmp_path):
+    lock = (
+        'version = 99\nrequires-python = ">=3.10"\n[[package]]\nname = "x"\nversion = "1"\nsource = { virtual = "." }\n'
+    )
+    project = '[project]\nname = "x"\nversion = "1"\n[[tool.uv.index]]\nurl = "https://me:hunter2@host.invalid/"\n'
+    write(tmp_path, {"uv.lock": lock, "pyproject.toml": project})
+    with pytest.raises(DependencyError, match=r"uv\.lock") as caught:
+        wanted("auto", tmp_path, [], python="3.11", uv=ask_uv)
+    assert "hunter2" not in str(caught.value)
+
+
+@pytest.fixture
+def workspace(server, tmp_path):
+    """A workspace with a member that stands on another one, locked by uv."""
+    member = """
+    [project]
+    name = "app"
+    version = "0.1.0"
+    requires-python = ">=3.10"
+    dependencies = ["lab", "iniconfig==2.0.0"]
+    [dependency-groups]
+    more = ["six==1.16.0"]
+    [tool.uv.sources]
+    lab = { workspace = true }
+    """
+    job = """
+    import sys
+    sys.path.insert(0, {lab!r})
+    from lab import double
+    from slurm_ray_flow import slurm_ray_flow
+
+    @slurm_ray_flow(cluster="local", environment=sys.argv[1])
+    def work(number):
+        import importlib.metadata
+        found = {{item.metadata["Name"]: item.version for item in importlib.metadata.distributions()}}
+        return double(number), found["iniconfig"], found.get("six")
+
+    print("value", work(21))
+    """
+    table = '[project]\nname = "{}"\nversion = "0.1.0"\nrequires-python = ">=3.10"\ndependencies = []\n'
+    root = table.format("ws") + '[tool.uv.workspace]\nmembers = ["app", "lab"]\n'
+    write(tmp_path, {"pyproject.toml": root, "lab/pyproject.toml": table.format("lab")})
+    write(tmp_path, {"lab/lab.py": "def double(number):\n    return 2 * number\n"})
+    write(tmp_path, {"app/pyproject.toml": textwrap.dedent(member)})
+    write(tmp_path, {"app/job.py": textwrap.dedent(job).format(lab=str(tmp_path / "lab"))})
+    subprocess.run([find_uv_bin(), "lock", "--quiet"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+@pytest.mark.server
+@pytest.mark.parametrize(("environment", "six"), [("isolated", None), ("uv.lock[more]", "1.16.0")])
+def test_a_member_of_a_workspace_runs_with_what_the_root_locks(workspace: Path, environment, six):
+    import sys
+
+    done = subprocess.run(
+        [sys.executable, "app/job.py", environment], cwd=workspace, capture_output=True, text=True, check=False
+    )
+    assert f"value {(42, '2.0.0', six)}" in done.stdout, done.stderr[-2000:]
