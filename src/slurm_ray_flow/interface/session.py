@@ -26,6 +26,7 @@ from prefect.utilities.callables import get_call_parameters
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
@@ -218,7 +219,25 @@ def describe_call(flow: LaunchFlow[Any, Any], given: dict[str, Any]) -> Call:
         ["reference", plain.__module__, plain.__qualname__] if flow.travels_by_name else ["value", flow.function]
     )
     function = store.put(reference, f"the function {flow.name!r}")
-    return Call(function.digest, arguments, target, flow.name)
+    content = _content_of(reference, given) if flow.options.cache is not None else ("", "")
+    return Call(function.digest, arguments, target, flow.name, *content)
+
+
+def _content_of(reference: list[Any], given: dict[str, Any]) -> tuple[str, str]:
+    """The digest of a function and its arguments; or "", and which of them has none and why."""
+    values = {name: parameters.unhold(value) for name, value in given.items()}
+    try:
+        return digest_of((reference, values)), ""
+    except Undigestible as error:
+        for what, value in [
+            ("the function", reference),
+            *((f"the argument {name!r}", values[name]) for name in values),
+        ]:
+            try:
+                digest_of(value)
+            except Undigestible as of_it:
+                return "", f"{what}: {of_it}"
+        return "", str(error)
 
 
 def travels_by_name(function: Any) -> bool:
