@@ -92,6 +92,7 @@ def _failed(run: Run, error: BaseException, cause: str) -> Report:
         report["lost_processes"] = True
     if isinstance(error, SystemExit):
         report["exit_code"] = _exit_code(error)
+        report["message"] = "The function called sys.exit({}) before it returned.".format(_shown(error.code))
     try:
         packed = {**failures.pack(error, _travels), "traceback": text}
         report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump, durable=True)
@@ -121,6 +122,12 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, MemoryError) or (kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("ray.")):
         return "out_of_memory"
     return "crashed" if isinstance(error, SystemExit) else "user_code"
+
+
+def _shown(code: Any) -> str:
+    if code is None:
+        return ""
+    return repr(code)[:4000] if isinstance(code, (int, str)) else type(code).__qualname__
 
 
 def _exit_code(error: SystemExit) -> int:
