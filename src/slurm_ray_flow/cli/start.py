@@ -13,7 +13,15 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.output import Json, as_json, describe_error, print_exception, print_json, print_text
+from slurm_ray_flow.cli.output import (
+    Json,
+    as_json,
+    describe_error,
+    is_of_the_run,
+    print_exception,
+    print_json,
+    print_text,
+)
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
 
 
@@ -48,7 +56,9 @@ def run(
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
             value = launched(**arguments)
             value = asyncio.run(value) if inspect.iscoroutine(value) else value
-    except Exception as error:
+    except BaseException as error:
+        if not is_of_the_run(error):
+            raise
         if json:
             print_json({"error": describe_error(error)})
         if isinstance(error, SlurmRayFlowError):

@@ -28,7 +28,7 @@ from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
-from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.outcome import Outcome, with_note
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import target_of
@@ -78,6 +78,13 @@ class Launching:
         __tracebackhide__ = True
         if self.cancelled is not None and isinstance(error, CancelledRun):
             raise self.cancelled from None
+        if isinstance(error, NoException):
+            error = error.own
+            context = error.__context__
+            try:
+                raise error.with_traceback(None)
+            finally:
+                error.__context__ = context
         if isinstance(error, KeyboardInterrupt):
             error.__context__ = None  # what was being waited for is no part of a Ctrl-C
         if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or (
@@ -88,6 +95,17 @@ class Launching:
             raise error
         self.reporter.say(f"Prefect's server failed ({type(error).__name__}); the value is here all the same")
         return self.outcome.unwrap()
+
+
+class NoException(Exception):
+    """What Prefect gets to see of a KeyboardInterrupt or the like that the function itself has raised.
+
+    It would take the thing itself for somebody's Ctrl-C or cancel, and the run for one that crashed.
+    """
+
+    def __init__(self, own: BaseException) -> None:
+        super().__init__(f"{type(own).__name__}: {own}".removesuffix(": "))
+        self.own = own
 
 
 _launching: contextvars.ContextVar[Launching | None] = contextvars.ContextVar("slurm_ray_flow_launching", default=None)
@@ -165,6 +183,9 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     finally:
         if not flow.isasync:
             spare_a_dead_server()
+    own = current.outcome.exception
+    if own is not None and not isinstance(own, Exception):
+        raise NoException(with_note(own, current.outcome.traceback))
     return current.outcome.unwrap()
 
 

@@ -14,6 +14,7 @@ from typing import Any, Callable, Dict, Optional, Tuple, cast
 from slurm_ray_flow.remote import failures, payload, pickling
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.functions import resolve_function
+from slurm_ray_flow.remote.protocol import TRY
 
 Report = Dict[str, Any]
 _OF_LOST_PROCESSES = {
@@ -92,7 +93,11 @@ def _failed(run: Run, error: BaseException, cause: str) -> Report:
         report["lost_processes"] = True
     if isinstance(error, SystemExit):
         report["exit_code"] = _exit_code(error)
-        report["message"] = "The function called sys.exit({}) before it returned.".format(_shown(error.code))
+        report["message"] = (
+            "The function called sys.exit({}) before it returned.{}have it return, or raise what is wrong".format(
+                _shown(error.code), TRY
+            )
+        )
     try:
         packed = {**failures.pack(error, _travels), "traceback": text}
         report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump, durable=True)
