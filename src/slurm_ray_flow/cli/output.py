@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.outcome import is_from_the_cluster
 from slurm_ray_flow.core.plain import plain
 
 if TYPE_CHECKING:
@@ -97,11 +96,6 @@ def print_exception(error: BaseException, *, frames: bool = False) -> None:
     """
     lines = traceback.format_exception(error.with_traceback(error.__traceback__ if frames else None))
     sys.stderr.write(plain("".join(lines)))
-
-
-def is_of_the_run(error: BaseException) -> bool:
-    """Whether a run gave it; not so a Ctrl-C here."""
-    return isinstance(error, Exception) or is_from_the_cluster(error)
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:

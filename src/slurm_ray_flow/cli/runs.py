@@ -11,11 +11,11 @@ from slurm_ray_flow.cli.output import (
     Json,
     as_json,
     describe_error,
-    is_of_the_run,
     print_exception,
     print_json,
     print_text,
 )
+from slurm_ray_flow.core.outcome import is_from_the_cluster
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.handle import Handle
@@ -67,7 +67,7 @@ def attach(run: str, *, json: Json = False) -> None:
             logs(handle.run_id, follow=True)
         value = handle.result()
     except BaseException as error:
-        if not is_of_the_run(error):
+        if not (isinstance(error, Exception) or is_from_the_cluster(error)):
             if isinstance(error, KeyboardInterrupt):
                 sys.stderr.write(f"\nThe run goes on; `srf attach {handle.run_id[:8]}` finds it again.\n")
             raise

@@ -13,16 +13,9 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.output import (
-    Json,
-    as_json,
-    describe_error,
-    is_of_the_run,
-    print_exception,
-    print_json,
-    print_text,
-)
+from slurm_ray_flow.cli.output import Json, as_json, describe_error, print_exception, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
+from slurm_ray_flow.core.outcome import is_from_the_cluster
 
 
 def run(
@@ -57,7 +50,7 @@ def run(
             value = launched(**arguments)
             value = asyncio.run(value) if inspect.iscoroutine(value) else value
     except BaseException as error:
-        if not is_of_the_run(error):
+        if not (isinstance(error, Exception) or is_from_the_cluster(error)):
             raise
         if json:
             print_json({"error": describe_error(error)})

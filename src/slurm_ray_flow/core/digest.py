@@ -44,18 +44,10 @@ def digest_of(value: object) -> str:
 
 def _digest(value: object, known: Known) -> bytes:
     if id(value) not in known:
-        hashed = _Hash()
-        _Content(hashed, known).dump(value)
-        known[id(value)] = hashed.sum.digest(), value  # kept, so that no other object gets its id
+        hashed = hashlib.sha256()
+        _Content(types.SimpleNamespace(write=hashed.update), known).dump(value)
+        known[id(value)] = hashed.digest(), value  # kept, so that no other object gets its id
     return known[id(value)][0]
-
-
-class _Hash:
-    def __init__(self) -> None:
-        self.sum = hashlib.sha256()
-
-    def write(self, data: Any) -> None:
-        self.sum.update(data)
 
 
 _Pickler: Any = pickle._Pickler  # the one in C asks nobody
@@ -64,7 +56,7 @@ _Pickler: Any = pickle._Pickler  # the one in C asks nobody
 class _Content(_Pickler):  # type: ignore[misc]
     """Writes each thing by its content: what is changed here is what `save` does, which is asked for every object."""
 
-    def __init__(self, file: _Hash, known: Known) -> None:
+    def __init__(self, file: Any, known: Known) -> None:
         super().__init__(file, protocol=4)
         self._known, self._outermost = known, True
 
@@ -123,11 +115,8 @@ def _content(obj: Any, known: Known) -> Any:
     if kind in (set, frozenset):
         return sorted(_element(part, known) for part in obj)
     is_array = kind.__name__ == "ndarray" and kind.__module__ == "numpy"
-    return _of_array(obj) if is_array else _CONTENT.get(kind, _nothing)(obj)
-
-
-def _nothing(_: Any) -> None:
-    return None
+    found = _of_array if is_array else _CONTENT.get(kind)
+    return found and found(obj)
 
 
 def _element(part: Any, known: Known) -> tuple[str, str]:
