@@ -6,8 +6,10 @@ import datetime
 import decimal
 import enum
 import functools
+import importlib
 import itertools
 import pathlib
+import pickle
 import sys
 import threading
 import typing
@@ -118,6 +120,14 @@ def test_what_is_found_by_a_name_that_only_this_process_has_is_not_taken_for_tha
     Hidden.__module__ = "__main__"
     with pytest.raises(Undigestible):
         digest_of(Hidden())
+
+
+def test_it_is_the_same_when_dill_has_been_imported():
+    """dill changes what pickle's own class does with locks, functions and dictionaries."""
+    importlib.import_module("dill")
+    with pytest.raises(Undigestible):
+        digest_of([threading.Lock()])
+    assert pickle._Pickler.dispatch.get(type(threading.Lock()))
 
 
 def test_what_holds_itself_has_a_digest():

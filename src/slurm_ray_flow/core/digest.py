@@ -56,6 +56,13 @@ _Pickler: Any = pickle._Pickler  # the one in C asks nobody
 class _Content(_Pickler):  # type: ignore[misc]
     """Writes each thing by its content: what is changed here is what `save` does, which is asked for every object."""
 
+    # dill, once it is imported, puts its own functions into the dispatch of pickle's class: not into this one.
+    dispatch: Any = {
+        type(None): _Pickler.save_none, bool: _Pickler.save_bool, int: _Pickler.save_long, float: _Pickler.save_float,
+        bytes: _Pickler.save_bytes, str: _Pickler.save_str, tuple: _Pickler.save_tuple, list: _Pickler.save_list,
+        dict: _Pickler.save_dict, bytearray: _Pickler.save_bytearray, type: _Pickler.save_type,
+    }  # fmt: skip
+
     def __init__(self, file: Any, known: Known) -> None:
         super().__init__(file, protocol=4)
         self._known, self._outermost = known, True
