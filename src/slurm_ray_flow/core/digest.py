@@ -57,7 +57,7 @@ class _Content(_Pickler):  # type: ignore[misc]
     """Writes each thing by its content: what is changed here is what `save` does, which is asked for every object."""
 
     # dill, once it is imported, puts its own functions into the dispatch of pickle's class: not into this one.
-    dispatch: Any = {
+    dispatch: typing.ClassVar[Any] = {
         type(None): _Pickler.save_none, bool: _Pickler.save_bool, int: _Pickler.save_long, float: _Pickler.save_float,
         bytes: _Pickler.save_bytes, str: _Pickler.save_str, tuple: _Pickler.save_tuple, list: _Pickler.save_list,
         dict: _Pickler.save_dict, bytearray: _Pickler.save_bytearray, type: _Pickler.save_type,
