@@ -18,13 +18,15 @@ from typing import Any
 
 from slurm_ray_flow.remote.functions import resolve_function
 from slurm_ray_flow.remote.importable import importable
-from slurm_ray_flow.remote.pickling import MANY, PLAIN, is_plain
+from slurm_ray_flow.remote.pickling import PLAIN, is_plain
 
 
 class Undigestible(ValueError):
     """Whether a value equals another one can't be told, since it has parts whose content can't be seen."""
 
 
+MANY = 256
+"""From so many plain elements on, a collection is written at once, in C."""
 Known = dict[int, tuple[bytes, object]]
 
 
