@@ -91,7 +91,7 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
     snapshot = sync_files(code, cluster, options)
     environment = install_environment(plan, cluster)
     key = key_of(call, code, snapshot, environment, options)
-    if known := recall(key, run, options):
+    if known := recall(key, call, run, options):
         run.submitted()
         return known
     with turn(run, cluster, [snapshot.listing, environment.listing]) as lock, run.released_at_the_end(cluster):
@@ -99,5 +99,5 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
         ended = run.call_ended = execute_call(run, cluster)
         outcome = fetch_outcome(run.record, ended, cluster)
         tell_use(ended, cluster, options)
-    remember(key, run, ended, cluster, options)
+    remember(key, run, ended, cluster)
     return outcome

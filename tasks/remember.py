@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -24,24 +25,28 @@ from slurm_ray_flow.tasks.sync_files import Snapshot
 
 
 def key_of(call: Call, code: Code, snapshot: Snapshot, environment: Environment, options: Options) -> str:
-    """Names all that the value depends on: function, arguments, files, packages, variables."""
-    parts = [call.function, call.arguments, code.digest, snapshot.digest, environment.digest, environment.python]
+    """Names all that the value depends on: function, arguments, files, packages, variables; "" if it can't be told."""
+    if not call.content:
+        return ""
+    parts = [call.content, code.digest, snapshot.digest, environment.digest, environment.python]
     if environment.container:
         parts.append(repr(environment.container))
-    return store.short_digest(json.dumps([*parts, options.env_vars]))
+    return hashlib.sha256(json.dumps([*parts, options.env_vars], sort_keys=True).encode()).hexdigest()
 
 
-def recall(key: str, run: Run, options: Options) -> Outcome | None:
+def recall(key: str, call: Call, run: Run, options: Options) -> Outcome | None:
     """The value of an earlier run, if the options ask for one and it is young enough.
 
     From then on this run's record points to that one's folder: its state, log and outcome are this one's too.
     """
-    if options.cache is None:
+    if call.undigested:
+        reporter().warn(f"the value is not remembered: {call.undigested} (cache=...)")
+    if not key:
         return None
     try:
         known = json.loads(_place(key).read_text())
         age = time.time() - known["time"]
-        if age > options.cache:
+        if options.cache is None or age > options.cache:
             return None
         value = store.get(known["digest"])["value"]
         os.utime(_place(key))  # what is in use does not expire
@@ -52,9 +57,9 @@ def recall(key: str, run: Run, options: Options) -> Outcome | None:
     return Outcome(value=value)
 
 
-def remember(key: str, run: Run, ended: Ended, cluster: Cluster, options: Options) -> None:
+def remember(key: str, run: Run, ended: Ended, cluster: Cluster) -> None:
     """Keep the value of this run for later ones."""
-    if options.cache is None or ended.outcome != "value" or ended.sha256 is None:
+    if not key or ended.outcome != "value" or ended.sha256 is None:
         return
     target = store.object_path(ended.sha256)
     if not target.exists():

@@ -47,12 +47,16 @@ class Call:
         function, arguments: digests of the two payloads.
         target: what the scan starts from.
         label: the function's name, for people.
+        content: digest of what the function and the arguments are, for `cache=`; "" where nobody asks for it.
+        undigested: why there is none although somebody asks.
     """
 
     function: str
     arguments: str
     target: Target
     label: str
+    content: str = ""
+    undigested: str = ""
 
 
 class Run:

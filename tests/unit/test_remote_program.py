@@ -269,6 +269,65 @@ def test_a_module_may_make_its_cluster_beside_its_functions():
         made.facts()
 
 
+def test_what_a_process_holds_is_read_from_what_the_kernel_tells():
+    status, rollup = (limits.sizes((RECORDED / name).read_text()) for name in ("status.txt", "smaps_rollup.txt"))
+    assert (status["RssAnon"], status["RssShmem"]) == (313412 << 10, 0)
+    assert (rollup["Pss_Anon"], rollup["Pss_Shmem"], rollup["Pss"]) == (63393 << 10, 0, 63445 << 10)
+
+
+def test_what_a_fork_shares_counts_once_and_what_it_writes_counts_twice():
+    import mmap
+
+    size = 32 << 20
+    held, segment = bytearray(os.urandom(size)), mmap.mmap(-1, size)
+    segment[:] = held
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        held[: size // 2] = bytes(size // 2)
+        os.write(writing, segment[:: mmap.PAGESIZE][:1])
+        signal.pause()
+    try:
+        os.read(reading, 1)
+        alone = sum(limits.held([os.getpid()]).values())
+        both = limits.held([os.getpid(), child])
+        assert size // 2 <= sum(both.values()) - alone < size
+        assert sum(limits.bounds(both).values()) - alone >= size
+        assert f"({child}) " in limits.largest(both)
+    finally:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+        segment.close()
+
+
+def test_a_process_that_has_gone_holds_nothing():
+    children = [subprocess.Popen(["sleep", "60"]) for _ in range(2)]
+    try:
+        bounds = {child.pid: 8 << 20 for child in children}
+        children[0].kill()
+        children[0].wait()
+        found = limits.parts(bounds)
+        assert found[children[0].pid] == 0
+        assert 0 < found[children[1].pid] < 8 << 20
+    finally:
+        for child in children:
+            child.kill()
+            child.wait()
+
+
+def test_files_that_are_read_count_for_nobody(tmp_path):
+    import mmap
+
+    path = tmp_path / "file"
+    path.write_bytes(bytes(64 << 20))
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as found:
+        before = sum(limits.held([os.getpid()]).values())
+        assert set(found[:: mmap.PAGESIZE]) == {0}
+        assert sum(limits.held([os.getpid()]).values()) - before < 8 << 20
+
+
 def test_shared_memory_counts_once_for_all_who_have_it():
     import mmap
 

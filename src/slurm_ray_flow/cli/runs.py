@@ -15,6 +15,7 @@ from slurm_ray_flow.cli.output import (
     print_json,
     print_text,
 )
+from slurm_ray_flow.core.outcome import is_from_the_cluster
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.handle import Handle
@@ -65,10 +66,11 @@ def attach(run: str, *, json: Json = False) -> None:
         if not json:
             logs(handle.run_id, follow=True)
         value = handle.result()
-    except KeyboardInterrupt:
-        sys.stderr.write(f"\nThe run goes on; `srf attach {handle.run_id[:8]}` finds it again.\n")
-        raise
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_from_the_cluster(error)):
+            if isinstance(error, KeyboardInterrupt):
+                sys.stderr.write(f"\nThe run goes on; `srf attach {handle.run_id[:8]}` finds it again.\n")
+            raise
         _end_with(handle, error, json)
     if json:
         print_json({"run_id": handle.run_id, "state": handle.status().value, "value": as_json(value)})
@@ -95,7 +97,7 @@ def cancel(run: str, *, json: Json = False) -> None:
         print_text(f"run {handle.run_id[:8]} " + ("is cancelled" if ended else f"had ended: {handle.status().value}"))
 
 
-def _end_with(handle: Handle[Any], error: Exception, json: bool) -> NoReturn:
+def _end_with(handle: Handle[Any], error: BaseException, json: bool) -> NoReturn:
     """The run gave an exception: that is this command's end too."""
     from slurm_ray_flow.core.errors import SlurmRayFlowError
 

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from slurm_ray_flow.cli.output import Json, as_json, describe_error, print_exception, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
+from slurm_ray_flow.core.outcome import is_from_the_cluster
 
 
 def run(
@@ -49,7 +50,9 @@ def run(
             positional, named = launched.typed(**arguments)  # type: ignore[attr-defined] # all that is launched has it
             value = launched(*positional, **named)
             value = asyncio.run(value) if inspect.iscoroutine(value) else value
-    except Exception as error:
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_from_the_cluster(error)):
+            raise
         if json:
             print_json({"error": describe_error(error)})
         if isinstance(error, SlurmRayFlowError):

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.core.errors import Cancelled, PayloadError, RunError, SlurmRayFlowError
+from slurm_ray_flow.core.outcome import is_from_the_cluster
 from slurm_ray_flow.core.progress import Silence
 from slurm_ray_flow.interface.background import work_of
 from slurm_ray_flow.interface.item import CANCEL_SECONDS, Item
@@ -190,7 +191,9 @@ class Calls:
         with self.progress.shown():
             try:
                 yield
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
+                if is_from_the_cluster(error):  # the function's own
+                    raise
                 self.progress.tell("interrupted: cancels what is under way, and begins no more")
                 self.cancel()
                 raise

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from prefect._internal.concurrency import services
 from prefect.settings import get_current_settings
 
+from slurm_ray_flow.core.outcome import is_from_the_cluster
 from slurm_ray_flow.interface.notebook import ipython
 from slurm_ray_flow.tasks.farewell import stop_background
 
@@ -97,7 +98,8 @@ def _see_to_the_cell(leaver: Leaver) -> None:
 
     def ended(result: Any) -> None:
         shell.events.unregister("post_run_cell", ended)
-        if isinstance(result.error_in_exec, KeyboardInterrupt):
+        error = result.error_in_exec
+        if isinstance(error, KeyboardInterrupt) and not is_from_the_cluster(error):
             leaver.interrupted()
 
     shell.events.register("post_run_cell", ended)
@@ -110,7 +112,7 @@ class _Interrupted:
         self._before = before
 
     def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt) and not hasattr(sys, "ps1"):
+        if issubclass(kind, KeyboardInterrupt) and not is_from_the_cluster(error) and not hasattr(sys, "ps1"):
             for leaver in list(_leavers):
                 leaver.interrupted()
         self._before(kind, error, traceback)

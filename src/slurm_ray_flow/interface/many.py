@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.errors import Cancelled, Lost, OptionError
+from slurm_ray_flow.core.outcome import is_from_the_cluster
 from slurm_ray_flow.core.run import RunState
 from slurm_ray_flow.interface.body import bind
 from slurm_ray_flow.interface.brief import shorten
@@ -279,9 +280,9 @@ def _watched(handles: Sequence[Handle[Any]]) -> Iterator[None]:
 def _outcome(handle: Handle[Any]) -> tuple[Any, BaseException | None]:
     try:
         return handle.result(), None
-    except KeyboardInterrupt:
-        raise
     except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not is_from_the_cluster(error):
+            raise
         return None, error
 
 

@@ -28,8 +28,9 @@ from prefect.utilities.callables import get_call_parameters
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
-from slurm_ray_flow.core.outcome import Outcome
+from slurm_ray_flow.core.outcome import Outcome, with_note
 from slurm_ray_flow.core.plain import encodable
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
 from slurm_ray_flow.core.project import beside, project_of
@@ -94,6 +95,13 @@ class Launching:
         __tracebackhide__ = True
         if self.cancelled is not None and isinstance(error, CancelledRun):
             raise self.cancelled from None
+        if isinstance(error, NoException):
+            error = error.own
+            context = error.__context__
+            try:
+                raise error.with_traceback(None)
+            finally:
+                error.__context__ = context
         if isinstance(error, KeyboardInterrupt):
             error.__context__ = None  # what was being waited for is no part of a Ctrl-C
         if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or (
@@ -104,6 +112,17 @@ class Launching:
             raise error
         self.reporter.say(f"Prefect's server failed ({type(error).__name__}); the value is here all the same")
         return self.outcome.unwrap()
+
+
+class NoException(Exception):
+    """What Prefect gets to see of a KeyboardInterrupt or the like that the function itself has raised.
+
+    It would take the thing itself for somebody's Ctrl-C or cancel, and the run for one that crashed.
+    """
+
+    def __init__(self, own: BaseException) -> None:
+        super().__init__(encodable(f"{type(own).__name__}: {own}".removesuffix(": ")))
+        self.own = own
 
 
 _launching: contextvars.ContextVar[Launching | None] = contextvars.ContextVar("slurm_ray_flow_launching", default=None)
@@ -186,6 +205,9 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
 
 def _ended(outcome: Outcome) -> Any:
     """The value; the exception is raised, or is a state where Prefect could not encode its text."""
+    own = outcome.exception
+    if own is not None and not isinstance(own, Exception):
+        raise NoException(with_note(own, outcome.traceback))
     try:
         return outcome.unwrap()
     except Exception as error:
@@ -253,7 +275,24 @@ def describe_call(flow: LaunchFlow[Any, Any], given: Given) -> Call:
         else ["value", flow.function, Sources()]
     )
     function = store.put(reference, f"the function {flow.name!r}")
-    return Call(function.digest, arguments, target, flow.name)
+    content = _content_of(flow, given.parameters) if flow.options.cache is not None else ("", "")
+    return Call(function.digest, arguments, target, flow.name, *content)
+
+
+def _content_of(flow: LaunchFlow[Any, Any], values: dict[str, Any]) -> tuple[str, str]:
+    """The digest of a function and its arguments; or "", and which of them has none and why."""
+    plain = flow.plain
+    function = (plain.__module__, plain.__qualname__) if flow.travels_by_name else flow.function
+    try:
+        return digest_of((function, values)), ""
+    except Undigestible as error:
+        parts = {"the function": function, **{f"the argument {name!r}": value for name, value in values.items()}}
+        for what, value in parts.items():
+            try:
+                digest_of(value)
+            except Undigestible as of_it:
+                return "", f"{what}: {of_it}"
+        return "", str(error)
 
 
 def travels_by_name(function: Any) -> bool:

@@ -9,7 +9,7 @@ import signal
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import job, limits, losses, processes, workplace
+from slurm_ray_flow.remote import ending, job, limits, losses, processes, workplace
 from slurm_ray_flow.remote.calls import GRACE, Call
 from slurm_ray_flow.remote.closing import close, close_if_nobody_waits, record_end
 from slurm_ray_flow.remote.events import Run
@@ -242,6 +242,8 @@ class Allocation:
         call, self._call = self._call, None
         lost = bool(ended.pop("lost_processes", False))
         used = call.used(self._spec, self._ray.uses if self._ray else list, lost)
+        if ended["outcome"] is not None:
+            ending.tell_of_left(call.run.log, self._spared())
         processes.end_descendants(self._spared())
         call.driver.close()
         call.run.make_room()

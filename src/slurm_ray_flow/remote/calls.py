@@ -10,11 +10,13 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import interpreter, limits, notice, processes, usage
+from slurm_ray_flow.remote import ending, interpreter, limits, notice, processes, usage
 from slurm_ray_flow.remote.events import Run, tail
 
 GRACE = 3.0
 ASK_OTHERS_AFTER = 5.0
+LONGEST_PAUSE = 1.0
+"""Seconds between two looks at the memory of processes that share much, which cost something."""
 
 
 class DriverProcess:
@@ -40,6 +42,8 @@ class DriverProcess:
         self.pid = self._process.pid
         self.code: Optional[int] = None
         self._text = b""
+        self._report: Optional[Dict[str, Any]] = None
+        self.waits_for = ""
 
     def order(self, **order: Any) -> None:
         """Send one order; a driver that is dead already shows by its exit."""
@@ -49,15 +53,18 @@ class DriverProcess:
             self._process.stdin.flush()
 
     def report(self) -> Optional[Dict[str, Any]]:
-        """What the driver has reported, or None so far."""
+        """What the driver has reported, or None so far; sets `waits_for`, what it has been waiting for since."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data = os.read(self.report_descriptor, 65536)
                 if not data:
                     break
                 self._text += data
-        line, end, _ = self._text.partition(b"\n")
-        return json.loads(line) if end else None
+        *lines, self._text = self._text.split(b"\n")
+        for line in map(json.loads, lines):
+            self._report = self._report or line
+            self.waits_for = str(line.get("waits_for") or "")
+        return self._report
 
     def signal(self, number: int) -> None:
         if self.code is None:
@@ -100,11 +107,12 @@ class Call:
         self.run, self.driver, self._deadline, self._memory, self._family = run, driver, deadline, memory, family
         self._ending: Optional[Dict[str, Any]] = None
         self._kill_at: Optional[float] = None
+        self._cut_off = False
         self._report: Optional[Dict[str, Any]] = None
         self._meter = usage.Meter(family)
         self._warn_seconds, self._untold = warn_seconds, False
         self._warned: Set[str] = set()
-        self._used, self._looked, self._next_memory = 0, time.monotonic(), 0.0
+        self._used, self._bound, self._looked, self._next_memory = 0, 0, time.monotonic(), 0.0
         self._kills, self._kills_before, self._confined = (
             limits.out_of_memory_kills,
             limits.out_of_memory_kills(),
@@ -124,13 +132,10 @@ class Call:
 
     def watch(self, now: float) -> Optional[Dict[str, Any]]:
         """Look at the driver and the limits; the fields of `call_ended` once it has ended, else None."""
-        if self._report is None:
-            self._report = self.driver.report()
-            if self._report is not None:
-                self._kill_at = min(now + 1.0, self._kill_at or now + 1.0)
+        self._report = self.driver.report()
         if self.driver.code is not None:
-            return self._verdict(self._report or self.driver.report(), self.driver.code)
-        if self._report is None and self._ending is None:
+            return self._verdict(self._report, self.driver.code)
+        if self._ending is None:
             self._check_limits(now)
             self._tell()
             self._meter.look(now)
@@ -139,11 +144,19 @@ class Call:
         return None
 
     def end(self, cause: str, message: str, grace: float = GRACE) -> None:
-        """End the call for this cause: SIGTERM, and SIGKILL after the grace. The first cause stays."""
-        if self._ending is None and self._report is None:
+        """End the call for this cause: SIGTERM, and SIGKILL after the grace. The first cause stays.
+
+        An outcome that is there already stays, too: then only what the end of the call waits for is cut off.
+        """
+        if self._ending is None:
             self._ending = {"outcome": None, "cause": cause, "message": message}
             self._kill_at = time.monotonic() + grace
-            if grace and cause in notice.REASONS and cause not in self._warned:
+            self._cut_off = self._report is not None
+            if self._cut_off:
+                waits = self.driver.waits_for or "the last of its end"
+                text = "{} The function had ended before, and its outcome counts; ended while it waited for {}"
+                ending.say(self.run.log, text.format(message, waits))
+            elif grace and cause in notice.REASONS and cause not in self._warned:
                 notice.write(self.run.warning, cause, grace)
             self.driver.signal(signal.SIGTERM if grace else signal.SIGKILL)
 
@@ -188,29 +201,47 @@ class Call:
             self._check_memory(self._memory, now)
 
     def _check_memory(self, limit: int, now: float) -> None:
-        used = limits.private_memory(self._family())
-        self._meter.saw_memory(used)
-        self._next_memory = now + limits.next_look(used, used - self._used, now - self._looked, limit)
-        self._used, self._looked = used, now
+        """Look quickly, and closely where that finds too much, but no longer than a tenth of the time."""
+        spent = time.process_time()
+        found = limits.bounds(self._family())
+        bound, shared = sum(found.values()), limits.may_share(found)
+        if shared and bound > limit:
+            found, shared = limits.parts(found), False
+            if sum(found.values()) > limit:  # one that ends between two of them leaves its part to the others
+                found = min(found, limits.held(self._family()), key=lambda parts: sum(parts.values()))
+        used = sum(found.values())
+        if not shared:
+            self._meter.saw_memory(used)
+        grown = max(used - self._used, bound - self._bound)  # a fork that writes to what it shared adds to `used` alone
+        wait = limits.next_look(used, grown, now - self._looked, limit)
+        self._next_memory = now + max(wait, min(10 * (time.process_time() - spent), LONGEST_PAUSE))
+        self._used, self._bound, self._looked = used, bound, now
         if used > limit:
-            message = "The call used {} of memory, its limit is {}.".format(
-                limits.readable(used), limits.readable(limit)
-            )
+            text = "The call used {} of memory, its limit is {}. Its largest processes: {}."
+            message = text.format(limits.readable(used), limits.readable(limit), limits.largest(found))
             self.end("out_of_memory", message, grace=0.0)
 
     def _verdict(self, report: Optional[Dict[str, Any]], code: int) -> Dict[str, Any]:
         """A value that was just in time counts; any other report is only how our own SIGTERM showed."""
         how = {"exit_code": code} if code >= 0 else {"signal": -code}
-        if self._ending is not None and (report is None or report["outcome"] != "value"):
+        if self._ending is not None and not self._cut_off and (report is None or report["outcome"] != "value"):
             return {**self._ending, **how}
         if self._confined and (report is None or report["outcome"] != "value") and self._kills() > self._kills_before:
             message = "The kernel ended a process of the call that would have used more memory than its limit."
-            return {"outcome": None, "cause": "out_of_memory", "message": message, **how}
+            return {"outcome": None, "cause": "out_of_memory", "message": message + self._largest(), **how}
         return report or self._without_report(code, how)
+
+    def _largest(self) -> str:
+        return " Its largest processes were: {}.".format(self._meter.largest) if self._meter.largest else ""
 
     def _without_report(self, code: int, how: Dict[str, int]) -> Dict[str, Any]:
         if code == -signal.SIGKILL and self._kills() > self._kills_before:
-            return {"outcome": None, "cause": "out_of_memory", "message": _too_much(self._memory), **how}
+            return {
+                "outcome": None,
+                "cause": "out_of_memory",
+                "message": _too_much(self._memory) + self._largest(),
+                **how,
+            }
         return {"outcome": None, "cause": "crashed", "message": _how_it_died(code, self.run), **how}
 
 

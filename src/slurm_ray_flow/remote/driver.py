@@ -15,14 +15,13 @@ if __name__ == "__main__":  # the folder of this file would hide modules; the pa
     _here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.path.dirname(os.path.dirname(_here))] + [entry for entry in sys.path if entry != _here]
 
-import atexit
 import contextlib
 import faulthandler
 import importlib
 import json
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import checkpoints, execution, limits, notice, processes, rebuilding, workplace
+from slurm_ray_flow.remote import checkpoints, ending, execution, limits, notice, processes, rebuilding, workplace
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.protocol import TRY
@@ -65,8 +64,16 @@ class Driver:
                 return self._run(_run_of(order["run"]), order)
             self._prepare(_run_of(order["prepare"]), order)
 
+    def finish(self, report: Report) -> None:
+        """Report what is on the disk already, then end as a script ends, and have the workers' prints arrive."""
+        self.send(report)
+        ending.end_as_a_script(lambda what: self.send({"waits_for": what}))
+        if self._session:
+            with contextlib.suppress(Exception):
+                self._session.flush()
+
     def send(self, report: Report) -> None:
-        """Write the report for the head."""
+        """Write a line for the head: the report, later what is waited for."""
         os.write(self._report, json.dumps(report).encode() + b"\n")
 
     def _prepare(self, run: Run, order: Dict[str, Any]) -> None:
@@ -90,10 +97,7 @@ class Driver:
             return {"outcome": None, "cause": "environment", "message": "The call can't be set up: {}".format(error)}
         self._know(run)
         limits.restore_umask()
-        report = execution.execute(run)
-        if self._session:
-            self._session.flush()
-        return report
+        return execution.execute(run)
 
     def _know(self, run: Run) -> None:
         """Have what a function may ask of its run answered: where its checkpoints are, and when it will be ended."""
@@ -166,7 +170,7 @@ def _redirect(log: str) -> None:
 
 
 def main(arguments: List[str]) -> None:
-    """Boot, serve one call, report, and leave without waiting for threads that the call left behind."""
+    """Boot, serve one call, report, and end as a script does."""
     processes.die_with_parent(int(arguments[0]))
     driver = Driver(int(arguments[1]), arguments[2] == "1")
     os.set_inheritable(int(arguments[1]), False)
@@ -180,16 +184,8 @@ def main(arguments: List[str]) -> None:
         os._exit(1)
     report = driver.serve()
     if report is not None:
-        driver.send(report)
-        with contextlib.suppress(BaseException):
-            atexit._run_exitfuncs()
-    _leave()
-
-
-def _leave() -> None:
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(Exception):
-            stream.flush()
+        driver.finish(report)
+    ending.flush_buffers()
     os._exit(0)
 
 

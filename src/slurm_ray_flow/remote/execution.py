@@ -15,6 +15,7 @@ from typing import Any, Callable, Dict, Optional, Tuple, cast
 from slurm_ray_flow.remote import failures, payload, pickling
 from slurm_ray_flow.remote.events import Run, tail
 from slurm_ray_flow.remote.functions import resolve_function
+from slurm_ray_flow.remote.protocol import TRY
 
 Report = Dict[str, Any]
 _OF_LOST_PROCESSES = {
@@ -102,6 +103,11 @@ def _failed(run: Run, error: BaseException, cause: str) -> Report:
         report["lost_processes"] = True
     if isinstance(error, SystemExit):
         report["exit_code"] = _exit_code(error)
+        report["message"] = (
+            "The function called sys.exit({}) before it returned.{}have it return, or raise what is wrong".format(
+                _shown(error.code), TRY
+            )
+        )
     try:
         packed = {**failures.pack(error, _travels), "traceback": text}
         report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump_outcome, durable=True)
@@ -131,6 +137,12 @@ def _cause(error: BaseException) -> str:
     if isinstance(error, MemoryError) or (kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("ray.")):
         return "out_of_memory"
     return "crashed" if isinstance(error, SystemExit) else "user_code"
+
+
+def _shown(code: Any) -> str:
+    if code is None:
+        return ""
+    return repr(code)[:4000] if isinstance(code, (int, str)) else type(code).__qualname__
 
 
 def _exit_code(error: SystemExit) -> int:

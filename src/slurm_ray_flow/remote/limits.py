@@ -3,19 +3,54 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Dict, Iterable, Optional
+
+from slurm_ray_flow.remote import processes
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.025, 0.2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
+_SMALL, _NAMED = 1 << 20, 3
+
+Held = Dict[int, int]
+"""Processes by their pids, and bytes."""
 
 
-def private_memory(pids: Iterable[int]) -> int:
-    """Bytes that these processes hold for themselves alone: resident, less what is shared or backed by files."""
-    return sum(map(_private, pids))
+def held(pids: Iterable[int]) -> Held:
+    """Bytes that each of these processes holds, as the kernel would count it.
+
+    What several of them share, such as what a process had before it forked, or a segment of shared memory, counts once:
+    each has its part. What is only there because files were read does not count. Ray's object store counts elsewhere.
+    """
+    return parts(bounds(pids))
 
 
-def _private(pid: int) -> int:
-    try:
+def bounds(pids: Iterable[int]) -> Held:
+    """Bytes that each of these processes holds at most: all that it has, shared or not. Quickly found."""
+    return {pid: _bound(pid) for pid in pids}
+
+
+def may_share(bound: Held) -> bool:
+    """Whether there are several of some size: then what each holds at most may be more than what it holds."""
+    return sum(size > _SMALL for size in bound.values()) > 1
+
+
+def parts(bound: Held) -> Held:
+    """What `held` gives, of what `bounds` gave; costs the kernel some milliseconds for each GiB."""
+    return {pid: _part(pid, size) for pid, size in bound.items()} if may_share(bound) else bound
+
+
+def largest(found: Held) -> str:
+    """The processes that hold most, for people: their names, pids and sizes."""
+    most = sorted(found, key=lambda pid: -found[pid])[:_NAMED]
+    return ", ".join("{} ({}) {}".format(processes.name(pid), pid, readable(found[pid])) for pid in most)
+
+
+def _bound(pid: int) -> int:
+    known = _read(pid, "status")
+    if "RssAnon" in known:
+        return known["RssAnon"] + (0 if _has_the_store(pid, known) else known["RssShmem"])
+    try:  # Linux before 4.5
         with open("/proc/{}/statm".format(pid), encoding="ascii") as file:
             _, resident, shared = file.read().split()[:3]
     except (OSError, ValueError):
@@ -23,17 +58,42 @@ def _private(pid: int) -> int:
     return (int(resident) - int(shared)) * _PAGE
 
 
+def _part(pid: int, bound: int) -> int:
+    known = _read(pid, "smaps_rollup")
+    if not known:  # gone meanwhile, not ours to look into, or Linux before 4.14
+        return bound if processes.is_alive(pid) else 0
+    if "Pss_Anon" not in known:  # Linux before 5.4 counts files, too
+        return min(bound, known["Pss"])
+    return min(bound, known["Pss_Anon"] + known["Pss_Shmem"])
+
+
+def _has_the_store(pid: int, known: Dict[str, int]) -> bool:
+    """Whether the shared memory of a process is Ray's object store."""
+    if not known["RssShmem"]:
+        return False
+    try:
+        with open("/proc/{}/maps".format(pid), "rb") as file:
+            return b"/plasma" in file.read()
+    except OSError:
+        return False
+
+
+def _read(pid: int, name: str) -> Dict[str, int]:
+    try:
+        with open("/proc/{}/{}".format(pid, name), encoding="utf-8", errors="replace") as file:
+            return sizes(file.read())
+    except OSError:
+        return {}
+
+
+def sizes(text: str) -> Dict[str, int]:
+    """The sizes in bytes that stand in a file of /proc, such as `status` or `smaps_rollup`."""
+    return {name: int(size) << 10 for name, size in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
+
+
 def shared_memory(pids: Iterable[int]) -> int:
     """Bytes of shared memory that these processes have in use; what several of them share counts once."""
-    return max(map(_shared, pids), default=0)
-
-
-def _shared(pid: int) -> int:
-    try:
-        with open("/proc/{}/status".format(pid), encoding="utf-8", errors="replace") as file:
-            return next((int(line.split()[1]) << 10 for line in file if line.startswith("RssShmem:")), 0)
-    except (OSError, ValueError):
-        return 0
+    return max((_read(pid, "status").get("RssShmem", 0) for pid in pids), default=0)
 
 
 def next_look(used: int, grown: int, seconds: float, limit: int) -> float:

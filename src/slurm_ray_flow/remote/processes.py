@@ -90,6 +90,15 @@ def catches(pid: int, number: int) -> bool:
     return bool(int(caught or "0", 16) >> (number - 1) & 1)
 
 
+def name(pid: int) -> str:
+    """What the process calls itself, cut by the kernel after 15 bytes; "?" where that can't be told."""
+    try:
+        with open("/proc/{}/comm".format(pid), encoding="utf-8", errors="replace") as file:
+            return file.read().strip()
+    except OSError:
+        return "?"
+
+
 def stat_fields(text: str) -> List[str]:
     """The fields of a /proc/PID/stat from the state on: state, parent, ... The name before may hold anything."""
     return text.rpartition(")")[2].split()

@@ -26,6 +26,9 @@ class Meter:
 
     Args:
         family: gives the pids of the call.
+
+    Attributes:
+        largest: the processes that held most at the last look, for people.
     """
 
     def __init__(self, family: Callable[[], Set[int]]) -> None:
@@ -33,6 +36,7 @@ class Meter:
         self._cards = CardMeter()
         self._reaped = _reaped_seconds()
         self._ended, self._peak = 0.0, 0
+        self.largest = ""
         self._kills = limits.out_of_memory_kills()
         self._seen: Dict[Tuple[int, int], Tuple[int, float]] = {}
         self._before = {key: seconds for key, (_, seconds) in self._times(family()).items()}
@@ -42,7 +46,9 @@ class Meter:
         if now >= self._next:
             before = time.process_time()
             family = self._family()
-            self.saw_memory(limits.private_memory(family))
+            found = limits.held(family)
+            self.saw_memory(sum(found.values()))
+            self.largest = limits.largest(found)
             self._see(family)
             self._cards.look(now)
             self._next = now + max(LOOK_SECONDS, (time.process_time() - before) / SHARE)
@@ -102,7 +108,7 @@ def _left_to_somebody(parent: int, parents: Dict[int, int], living: Set[int]) ->
 def _held_beside(family: Set[int]) -> int:
     """What Ray's own processes hold now, its object store too: a scheduler's limit counts all of it."""
     others = processes.descendants(os.getpid()) - family
-    return limits.private_memory(others) + limits.shared_memory(others)
+    return sum(limits.held(others).values()) + limits.shared_memory(others)
 
 
 def _reaped_seconds() -> float:

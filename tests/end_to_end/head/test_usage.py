@@ -1,6 +1,7 @@
 """Real heads on temporary roots: what is said of a call's use of processors, memory and cards."""
 
 import os
+import re
 import sys
 import time
 
@@ -94,3 +95,62 @@ def test_the_tasks_of_ray_count(lab, name):
 
     usage = lab.run(name, function, ray=True, cpus=2)["usage"]
     assert 2.5 < usage["cpu_seconds"] < 8
+
+
+def readers(number, seconds):
+    """Forks that read what their parent had before, all of them at the same time."""
+
+    def function():
+        held = bytearray(os.urandom(1 << 20)) * 150
+        children = []
+        for _ in range(number):
+            children.append(os.fork())
+            if not children[-1]:
+                sum(held[::4096])
+                time.sleep(seconds)
+                os._exit(0)
+        for child in children:
+            os.waitpid(child, 0)
+
+    return function
+
+
+def test_what_forks_only_read_counts_once(lab, name):
+    ended = lab.run(name, readers(4, 2.5), memory=400 << 20)
+    assert ended["outcome"] == "value", ended
+    assert 150 << 20 < ended["usage"]["memory_peak"] < 300 << 20
+
+
+def test_a_segment_of_shared_memory_counts_once_and_does_count(lab, name):
+    def function(size):
+        from multiprocessing import shared_memory
+
+        segment = shared_memory.SharedMemory(create=True, size=size)
+        try:
+            segment.buf[:] = bytes(size)
+            child = os.fork()
+            if not child:
+                bytes(segment.buf[::4096])
+                time.sleep(2.0)
+                os._exit(0)
+            os.waitpid(child, 0)
+        finally:
+            segment.close()
+            segment.unlink()
+
+    assert lab.run(name, function, 150 << 20, memory=450 << 20)["outcome"] == "value"
+    assert lab.run(f"{name}-more", function, 250 << 20, memory=200 << 20)["cause"] == "out_of_memory"
+
+
+def test_who_holds_too_much_is_named(lab, name):
+    def function():
+        child = os.fork()
+        print(os.getpid() if child else f"most {os.getpid()}", flush=True)
+        held = bytearray(os.urandom(1 << 20)) * (20 if child else 200)
+        time.sleep(60)
+        return held
+
+    ended = lab.run(name, function, memory=200 << 20)
+    assert ended["cause"] == "out_of_memory"
+    most = next(line.split()[1] for line in lab.log(name).splitlines() if line.startswith("most"))
+    assert re.search(rf"processes: \S+ \({most}\) \d\d\d(\.\d+)? MiB, ", ended["message"])
