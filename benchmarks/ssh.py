@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import secrets
 import statistics
 import subprocess
@@ -180,17 +181,19 @@ def one_package_more(bench: Bench) -> bool:
 
 
 def gibibyte(bench: Bench, work: ModuleType) -> bool:
-    """1 GiB there and back, beside rsync of the same file."""
+    """1 GiB there and back, beside rsync of the same file, and the memory that it takes at home."""
     value = os.urandom(GIB)
     function = work.same.with_options(cluster=bench.server)
     function(b"")
     ours = seconds(lambda: function(value))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / GIB
+    good = line("its peak memory at home, in GiB", peak, 2.5, "argument and value are two")
     file = bench.project.parent / "large"
     file.write_bytes(value)
     there = seconds(lambda: bench.rsync(str(file), "desi:large", shared=False))
     back = seconds(lambda: bench.rsync("desi:large", f"{file}.back", shared=False))
     told = f"{ours:.1f} s, rsync {there:.1f} s and {back:.1f} s"
-    return line("1 GiB there and back, times rsync", ours / (there + back), 1.3, told)
+    return line("1 GiB there and back, times rsync", ours / (there + back), 1.3, told) and good
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import pickle
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -53,6 +54,33 @@ def test_another_digest_is_refused_before_anything_is_unpickled(tmp_path):
     payload.write(path, 1)
     with pytest.raises(payload.DamagedPayload, match="digest"):
         payload.read(path, load=lambda *_: pytest.fail("it was unpickled"), sha256="0" * 64)
+
+
+@pytest.mark.parametrize("checked", [True, False])
+@pytest.mark.parametrize(
+    "value", [os.urandom(48 << 20), bytearray(48 << 20), [os.urandom(24 << 20), os.urandom(24 << 20)]]
+)
+def test_what_is_large_within_the_pickle_is_in_memory_once(tmp_path, value, checked):
+    path = str(tmp_path / "p")
+    digest, size = payload.write(path, value)
+    tracemalloc.start()
+    try:
+        back = payload.read(path, sha256=digest if checked else None)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert back == value
+    assert peak < size + 3 * payload.CHUNK
+
+
+def test_a_large_pickle_is_checked_before_anything_is_unpickled(tmp_path):
+    path = tmp_path / "p"
+    digest, size = payload.write(str(path), b"x" * (3 * payload.CHUNK))
+    with open(path, "r+b") as file:
+        file.seek(size // 2)
+        file.write(b"y")
+    with pytest.raises(payload.DamagedPayload, match="digest"):
+        payload.read(str(path), load=lambda *_: pytest.fail("it was unpickled"), sha256=digest)
 
 
 def test_what_cannot_be_pickled_leaves_the_old_file(tmp_path):

@@ -71,6 +71,8 @@ def write(path: str, value: Any, dump: Dump = plain_dump, durable: bool = False)
 def read(path: str, load: Load = plain_load, sha256: Optional[str] = None) -> Any:
     """Read what `write` wrote; arrays come back writable, in memory of their own.
 
+    The pickle is unpickled from the file itself, after that was checked: what is large in it is in memory once.
+
     Args:
         path: the file.
         load: `load(file, buffers)`, the unpickler that belongs to `dump`.
@@ -80,11 +82,13 @@ def read(path: str, load: Load = plain_load, sha256: Optional[str] = None) -> An
         DamagedPayload: the file is not a whole payload, or has another digest. Nothing of it was unpickled.
         OSError: the file can't be read.
     """
-    with open(path, "rb", buffering=0) as file, _HashedReader(file, sha256 is not None) as reader:
-        parts = list(_read_parts(reader))
-    if sha256 is not None and reader.digest() != sha256:
-        raise DamagedPayload("{} has another digest than the one that was recorded".format(path))
-    return load(_Source(parts[0]), parts[1:])
+    with open(path, "rb") as file:
+        with _HashedReader(file, sha256 is not None) as reader:
+            start, buffers = _read_parts(reader)
+        if sha256 is not None and reader.digest() != sha256:
+            raise DamagedPayload("{} has another digest than the one that was recorded".format(path))
+        file.seek(start)
+        return load(file, buffers)
 
 
 class _Sink:
@@ -96,28 +100,6 @@ class _Sink:
     def write(self, data: Bytes) -> int:
         self.chunks.append(data if isinstance(data, bytes) else bytes(data))
         return len(data)
-
-
-class _Source:
-    """What an unpickler reads from, over memory that is there already."""
-
-    def __init__(self, data: bytearray) -> None:
-        self._view, self._at = memoryview(data), 0
-
-    def read(self, size: int = -1) -> bytes:
-        end = len(self._view) if size < 0 else self._at + size
-        piece, self._at = self._view[self._at : end], min(end, len(self._view))
-        return bytes(piece)
-
-    def readinto(self, target: Any) -> int:
-        piece = self._view[self._at : self._at + len(target)]
-        target[: len(piece)] = piece
-        self._at += len(piece)
-        return len(piece)
-
-    def readline(self) -> bytes:
-        rest = bytes(self._view[self._at : self._at + 65536])
-        return self.read(rest.find(b"\n") + 1 or -1)
 
 
 def _pickled(value: Any, dump: Dump) -> Tuple[List[bytes], List[pickle.PickleBuffer]]:
@@ -166,14 +148,14 @@ def _grouped(chunks: List[bytes]) -> Iterator[bytes]:
     yield b"".join(small)
 
 
-def _read_parts(reader: _HashedReader) -> Iterator[bytearray]:
+def _read_parts(reader: _HashedReader) -> Tuple[int, List[bytearray]]:
+    """Where the pickle begins, which is passed over, and the buffers behind it."""
     if bytes(reader.read(4)) != MAGIC:
         raise DamagedPayload("{} is not a payload".format(reader.name))
-    yield reader.read(_to_number(reader.read(8)))
+    length, start = _to_number(reader.read(8)), reader.size
+    reader.skip(length)
     lengths = [_to_number(reader.read(8)) for _ in range(_to_number(reader.read(8)))]
-    for length in lengths:
-        reader.read(-reader.size % ALIGNMENT)
-        yield reader.read(length)
+    return start, [reader.read(length, -reader.size % ALIGNMENT) for length in lengths]
 
 
 def _number(value: int) -> bytes:
@@ -215,6 +197,11 @@ class _Hashed:
         self._pool = self._pool or ThreadPoolExecutor(1)
         self._last = self._pool.submit(self._hash.update, data)
 
+    def _keep_up(self) -> None:
+        """Wait until all so far is hashed, so that no more of it is held than what comes next."""
+        if self._last is not None:
+            self._last.result()
+
 
 class _HashedWriter(_Hashed):
     def write(self, data: Bytes) -> None:
@@ -227,9 +214,10 @@ class _HashedWriter(_Hashed):
 
 
 class _HashedReader(_Hashed):
-    def read(self, size: int) -> bytearray:
-        if size > os.fstat(self._file.fileno()).st_size:
-            raise DamagedPayload("{} is cut short".format(self.name))
+    def read(self, size: int, gap: int = 0) -> bytearray:
+        """The next bytes, after a gap."""
+        self.skip(gap)
+        self._check(size)
         data = bytearray(size)
         view = memoryview(data)
         for start in range(0, size, CHUNK):
@@ -237,6 +225,22 @@ class _HashedReader(_Hashed):
             self._fill(piece)
             self._update(piece)
         return data
+
+    def skip(self, size: int) -> None:
+        """Pass over the next bytes; where they are hashed, two chunks of them at most are in memory at a time."""
+        self._check(size)
+        if not self._wanted:
+            self.size = self._file.seek(size, os.SEEK_CUR)
+            return
+        for start in range(0, size, CHUNK):
+            piece = memoryview(bytearray(min(CHUNK, size - start)))
+            self._fill(piece)
+            self._keep_up()
+            self._update(piece)
+
+    def _check(self, size: int) -> None:
+        if size > os.fstat(self._file.fileno()).st_size:
+            raise DamagedPayload("{} is cut short".format(self.name))
 
     def _fill(self, piece: memoryview) -> None:
         while len(piece):
