@@ -8,6 +8,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import cloudpickle
 import dill
 
 from remote_lab import Lab, until
@@ -39,7 +40,8 @@ class LockLab:
         self.folder.chmod(0o1777)
         self.path = str(self.folder / "server.lock")
         self.libraries = self.folder / "lib"
-        shutil.copytree(Path(dill.__file__).parent, self.libraries / "dill")
+        for package in (cloudpickle, dill):
+            shutil.copytree(Path(package.__file__).parent, self.libraries / package.__name__)
         self.labs, self.foreigners, self.heads = {}, [], {}
 
     def lab(self, user=0):

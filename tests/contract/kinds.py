@@ -50,7 +50,7 @@ class Remote:
 
     def interpreter(self, cluster, ray):
         shared = self.make("/home/alice/environments-of-the-contract")
-        needed = ["dill", "ray"] if ray else ["dill"]
+        needed = ["cloudpickle", "dill", *(["ray"] if ray else [])]
         requirements = [f"{name}=={importlib.metadata.version(name)}" for name in needed]
         spec = {
             "root": str(shared.root_folder), "digest": ("a" if ray else "b") * 20, "python": shared.facts().python,

@@ -75,7 +75,7 @@ def test_help_is_complete_and_imports_no_prefect():
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     shown = srf("--help").stdout
     verbs = (
-        "check clean clusters init queue trust attach cancel dashboard logs release run runs "
+        "check clean clusters init queue trust attach cancel dashboard fetch logs release run runs "
         "completion config down prefect status up"
     )
     assert " ".join(re.findall(r"^  ([a-z]+): ", shown, re.MULTILINE)) == verbs

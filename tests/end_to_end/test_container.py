@@ -81,9 +81,9 @@ def test_what_is_no_image_is_told_with_the_runtimes_own_words(contained, tmp_pat
 def test_an_image_without_what_a_run_needs_is_told_with_what_to_install(contained, tmp_path):
     bare = tmp_path / "bare.sif"
     lay_image(bare, f"{sys.executable} -S")
-    with pytest.raises(EnvironmentFailed, match="it has no dill") as caught:
+    with pytest.raises(EnvironmentFailed, match="it has no cloudpickle") as caught:
         contained.look.with_options(ray="never", container=str(bare))()
-    assert "pip install dill==" in str(caught.value)
+    assert "pip install cloudpickle==" in str(caught.value)
 
 
 def test_where_there_is_no_runtime_the_error_says_which_are_known(contained, monkeypatch, tmp_path):

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from uv import find_uv_bin
 
+from slurm_ray_flow.blocks.uv import ask_uv
 from slurm_ray_flow.core.requirements import Line, marker_environment, wanted
 from slurm_ray_flow.remote import environment as builder
 from slurm_ray_flow.remote.errors import OperationError
@@ -295,7 +296,7 @@ def test_a_lock_is_read_as_uv_reads_it(version: str) -> None:
     exported = subprocess.check_output(command, cwd=project, text=True)
     marks = marker_environment(version)
     expected = {line.text.partition(" ;")[0] for line in map(Line.parse, exported.splitlines()) if line.applies(marks)}
-    assert set(wanted("auto", project, [], python=version).requirements) == expected - {""}
+    assert set(wanted("auto", project, [], python=version, uv=ask_uv).requirements) == expected - {""}
 
 
 def test_as_a_function_it_gives_what_the_environment_holds(site: Site) -> None:

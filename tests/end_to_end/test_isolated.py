@@ -71,7 +71,7 @@ def test_the_digits_in_an_environment_of_their_own(project, capfd, monkeypatch):
     assert first["accuracy"] == pytest.approx(0.99, abs=0.005)
     (digest,) = environments() - before
     packages = set(json.loads((home() / "environments" / digest / "whole.json").read_text())["packages"])
-    assert {"scikit-learn", "ray", "dill"} <= packages
+    assert {"scikit-learn", "ray", "cloudpickle", "dill"} <= packages
     assert not {"prefect", "pytest", "slurm-ray-flow", "uv"} & packages
     said = capfd.readouterr().err
     assert f"packages in {home()}/environments/{digest}" in said
@@ -86,7 +86,7 @@ def test_the_digits_in_an_environment_of_their_own(project, capfd, monkeypatch):
 def test_a_list_of_requirements(project):
     found = project().look.with_options(environment=["six==1.16.0"])()
     assert found["six"] == "1.16.0"
-    assert set(found["packages"]) == {"six", "dill"}
+    assert set(found["packages"]) == {"six", "cloudpickle", "dill"}
     assert Path(found["prefix"]).parent == home() / "environments"
     assert Path(found["ours"]).parents[1].parent == home() / "tools"  # what the name means inside a run
     assert found["prefect"] is False
@@ -166,7 +166,7 @@ def test_the_difference_is_a_table_in_prefect(project, server):
     wait_for(lambda: api.post("/artifacts/filter", wanted))
     (table,) = api.post("/artifacts/filter", wanted)
     rows = {row["package"]: (row["wanted"], row["what"]) for row in json.loads(table["data"])}
-    assert set(rows) == {"six", "dill"}
+    assert set(rows) == {"six", "cloudpickle", "dill"}
     assert rows["six"] == ("==1.16.0", "already there") or rows["six"][1] == "to add"
 
 

@@ -228,7 +228,7 @@ def test_a_package_that_is_installed_to_be_edited(server, tmp_path, script):
         [python, file], check=False, cwd=file.parent, capture_output=True, text=True, env=dict(os.environ)
     )
     assert "value right" in done.stdout, done.stderr
-    assert files_of_the_last_run() == {"__init__.py"}
+    assert files_of_the_last_run() == {"__init__.py", "main.py"}
 
 
 def files_of_the_last_run():
@@ -265,4 +265,4 @@ def test_a_script_in_a_place_with_much_beside_it(server, tmp_path, place):
     )
     assert "value right" in done.stdout, done.stderr
     assert float(done.stdout.split()[-1]) < 10
-    assert files_of_the_last_run() == {"helper_r.py"}  # the function itself travels by value
+    assert files_of_the_last_run() == {"helper_r.py", "main.py"}  # child processes of the function run the script

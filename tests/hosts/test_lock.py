@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import cloudpickle
 import dill
 import pytest
 
@@ -32,7 +33,8 @@ class Site:
         self.python = f"/usr/local/bin/python3.{sys.version_info.minor}"
         self.shared = f"/tmp/programs-{self.mark}"
         seen = host.path(self.shared)
-        shutil.copytree(Path(dill.__file__).parent, seen / "dill")
+        for library in (cloudpickle, dill):
+            shutil.copytree(Path(library.__file__).parent, seen / library.__name__)
         package = seen / "slurm_ray_flow"
         shutil.copytree(Path(remote_package.__file__).parent, package / "remote")
         shutil.copy(package / "remote" / "inside.py", package / "__init__.py")
