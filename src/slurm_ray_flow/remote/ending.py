@@ -91,8 +91,9 @@ def tell_of_left(log: str, spared: List[int]) -> None:
         if not helpers or time.monotonic() > deadline:
             break
         time.sleep(0.01)
-    if left - helpers:
-        names = ["{} ({})".format(processes.name(pid), pid) for pid in sorted(left - helpers)]
+    stay = [pid for pid in sorted(left - helpers) if processes.is_alive(pid)]  # not what ended a moment ago
+    if stay:
+        names = ["{} ({})".format(processes.name(pid), pid) for pid in stay]
         say(log, "the call has left processes behind, which are ended: " + _counted(names, "process", "processes"))
 
 

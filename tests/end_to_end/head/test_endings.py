@@ -64,7 +64,7 @@ def by_atexit(save):
 
 @pytest.mark.parametrize("way", [by_thread, by_executor, by_process, by_atexit], ids=lambda way: way.__name__)
 def test_what_goes_on_when_the_function_has_returned_is_waited_for(lab, name, way):
-    ended = lab.run(name, way(saves(1.2)))
+    ended = lab.run(name, way(saves(3)))
     assert ended["outcome"] == "value"
     assert (lab.folder(name) / "saved").read_text() == way.__name__[3:]
     assert "waits for" in lab.log(name)
