@@ -147,6 +147,8 @@ def _instance(pickler: Any, obj: Any) -> Reduced:
     if kind in copyreg.dispatch_table or (name is None and _reduces_plainly(kind)):
         return NotImplemented
     reduced = obj.__reduce_ex__(5)
+    if isinstance(reduced, str) and has_name(obj, getattr(obj, "__module__", None), reduced):
+        return reduced
     if isinstance(reduced, str):  # its name: without a module to import, its content must travel
         reduced = (copyreg.__newobj__, (kind,), getattr(obj, "__dict__", None))  # type: ignore[attr-defined]
     everywhere = _is_marker(obj)

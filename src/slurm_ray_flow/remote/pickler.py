@@ -233,7 +233,7 @@ def _submodules(function: FunctionType, names: Dict[str, Any]) -> List[ModuleTyp
 def _annotated(owner: Any, names: Dict[str, Any]) -> Dict[str, Any]:
     """The globals that annotations name which are texts, as `from __future__ import annotations` makes all of them."""
     notes = vars(owner).get("__annotations__", {}) if isinstance(owner, type) else owner.__annotations__
-    texts = [text for text in notes.values() if isinstance(text, str)]
+    texts = [text for text in notes.values() if isinstance(text, str)] if isinstance(notes, dict) else []
     words = sorted({word for text in texts for word in _WORD.findall(text)})
     return {word: names[word] for word in words if word in names}
 
