@@ -17,6 +17,21 @@ from PIL import Image
 from slurm_ray_flow import slurm_ray_flow
 
 
+class Measured(np.ndarray):
+    """An array with an attribute."""
+
+    unit = "?"
+
+    def __array_finalize__(self, other):
+        self.unit = getattr(other, "unit", "?")
+
+
+def measured():
+    made = np.arange(3.0).view(Measured)
+    made.unit = "m"
+    return made
+
+
 @pytest.fixture(scope="module")
 def given(tmp_path_factory):
     mapped = np.memmap(tmp_path_factory.mktemp("mapped") / "data.bin", dtype="float32", mode="w+", shape=(3, 4))
@@ -33,6 +48,7 @@ def given(tmp_path_factory):
         "memmap": mapped,
         "part of a memmap": mapped[1:, ::2],
         "masked": np.ma.masked_array([1.0, 2.0], mask=[False, True], fill_value=7.0),
+        "of a subclass": measured(),
         "record": np.array([(1, "a")], dtype=[("number", "i4"), ("name", "U3")]),
         "objects": np.array([1, "a", None], dtype=object),
         "fortran": np.asfortranarray(np.arange(6.0).reshape(2, 3)),
@@ -85,6 +101,7 @@ def test_values_come_there_and_back_as_they_were(server, given):
     assert there == expected
     assert {name: type(value).__name__ for name, value in back.items()} == expected
     assert [name for name in given if not alike(back[name], given[name])] == []
+    assert back["of a subclass"].unit == "m"
 
 
 def test_what_the_function_writes_into_a_mapped_file_stands_in_the_file(server, tmp_path):

@@ -59,8 +59,8 @@ def _file(pickler: Any, obj: Any) -> Reduced:
         return getattr, (sys, "stdout" if obj is sys.stdout else "stderr")
     if pickler.homeward:
         raise DeadValue("an open file ({}) can't come home: return its name, or what it holds".format(_name_of(obj)))
-    if isinstance(obj, io.TextIOWrapper) and obj.readable():
-        return NotImplemented  # cloudpickle brings what it holds
+    if isinstance(obj, io.TextIOWrapper):
+        return NotImplemented  # cloudpickle brings what it holds, and refuses one that is written to
     return _by_dill(pickler, obj)
 
 
@@ -97,7 +97,7 @@ def _cached(_: Any, function: Any) -> Reduced:
 
 def _reference(_: Any, reference: Any) -> Reduced:
     there = reference()
-    return (weakref.ref, (there,)) if there is not None else (rebuilding.dead_reference, ())
+    return (type(reference), (there,)) if there is not None else (rebuilding.dead_reference, ())
 
 
 def _weak_dictionary(_: Any, values: Any) -> Reduced:
@@ -211,6 +211,7 @@ _RULES: Dict[Any, Callable[..., Reduced]] = {
     memoryview: _view,
     types.CellType: _cell,
     weakref.ref: _reference,
+    weakref.WeakMethod: _reference,
     weakref.WeakKeyDictionary: _weak_dictionary,
     weakref.WeakValueDictionary: _weak_dictionary,
     functools._lru_cache_wrapper: _cached,
@@ -240,6 +241,15 @@ def _mapped(_: Any, array: Any) -> Reduced:
     return rebuilding.make_mapped, known
 
 
+def _array(_: Any, array: Any) -> Reduced:
+    """A subclass of numpy's array, whose own attributes numpy forgets."""
+    numpy = importlib.import_module("numpy")
+    if type(array).__reduce__ is not numpy.ndarray.__reduce__ or not getattr(array, "__dict__", None):
+        return NotImplemented
+    maker, args, state = array.__reduce__()
+    return maker, args, (state, vars(array)), None, None, rebuilding.fill_array
+
+
 def _remote_function(_: Any, remote: Any) -> Reduced:
     return rebuilding.make_remote, (dict(remote._default_options), remote._function)
 
@@ -264,6 +274,7 @@ _BY_NAME: Dict[str, Callable[..., Reduced]] = {
     "_thread.lock": lambda *_: (_thread.allocate_lock, ()),  # a new, free one: who held it is not there
     "_thread.RLock": lambda *_: (_thread.RLock, ()),
     "numpy.memmap": _mapped,
+    "numpy.ndarray": _array,
     "ray.remote_function.RemoteFunction": _remote_function,
     "ray.actor.ActorClass": _actor_class,
     "ray.ObjectRef": _of_ray("an ObjectRef", "return what `ray.get(...)` gives for it"),

@@ -346,6 +346,12 @@ def make_mapped(path: str, size: int, mtime_ns: int, mode: str, offset: int, arr
     return array
 
 
+def fill_array(array: Any, state: Tuple[Any, Dict[str, Any]]) -> None:
+    """Give an array of a subclass its data and its attributes."""
+    array.__setstate__(state[0])
+    vars(array).update(state[1])
+
+
 def dead_reference() -> Any:
     """A weak reference to something that is no more."""
     return weakref.ref(_Gone())
