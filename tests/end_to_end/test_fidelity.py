@@ -88,3 +88,21 @@ except Exception as error: print(error)
     done = script(text, "--data", "x.csv")
     assert "data x.csv" in done.stdout, done.stdout + done.stderr
     assert "the following arguments are required: --data" in done.stdout
+
+
+def test_joblib_over_a_function_of_the_script(script):
+    """Its workers run the script to find the function; numpy has loaded C++'s library, whose streams are left alone."""
+    done = script(
+        """
+import joblib, numpy
+from slurm_ray_flow import slurm_ray_flow
+def square(number): return number * number
+@slurm_ray_flow(cluster="local")
+def squares():
+    return joblib.Parallel(n_jobs=2)(joblib.delayed(square)(number) for number in range(4)), numpy.linalg.norm([3, 4])
+if __name__ == "__main__":
+    handle = squares.submit()
+    print(handle.result(), "Fatal" in "".join(handle.logs()))
+"""
+    )
+    assert "([0, 1, 4, 9], 5.0) False" in done.stdout.replace("np.float64(5.0)", "5.0"), done.stdout + done.stderr

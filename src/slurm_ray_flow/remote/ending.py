@@ -38,14 +38,12 @@ def end_as_a_script(tell: Callable[[str], None]) -> None:
 
 
 def flush_buffers() -> None:
-    """Write out what Python, C and C++ hold back."""
+    """Write out what Python and C hold back, and so does C++, whose streams are C's unless a program parts them."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
     with contextlib.suppress(Exception):
         ctypes.CDLL(None).fflush(None)
-        cplusplus = ctypes.CDLL("libstdc++.so.6", mode=os.RTLD_NOLOAD)  # fails where nobody has loaded it
-        cplusplus._ZNSo5flushEv(ctypes.byref(ctypes.c_char.in_dll(cplusplus, "_ZSt4cout")))
 
 
 def _watch(tell: Callable[[str], None]) -> None:
