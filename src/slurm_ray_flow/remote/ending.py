@@ -82,11 +82,11 @@ def tell_of_left(log: str, spared: List[int]) -> None:
         log: the run's log.
         spared: children that stay, with everything below them.
     """
-    deadline = time.monotonic() + PATIENCE
+    began = time.monotonic()
     while True:
         left = processes.descendants(os.getpid(), spared)
         helpers = set(filter(_is_helper, left))
-        if not helpers or time.monotonic() > deadline:
+        if not left or time.monotonic() > began + (PATIENCE if helpers else PATIENCE / 4):
             break
         time.sleep(0.01)
     stay = [pid for pid in sorted(left - helpers) if processes.is_alive(pid)]  # not what ended a moment ago
