@@ -6,7 +6,7 @@
 - Whatever has a name at home (a class, a function, a marker such as `MISSING = object()`) is the same object wherever
   it comes up: in the function, in its arguments, and in what comes home.
 - A decorated function is the plain one there. Arrays travel beside the pickle. What cloudpickle refuses and dill knows
-  (locks, open files in a function's globals) goes by dill.
+  (`super` objects, binary files in a function's globals) goes by dill.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
 
     def reducer_override(self, obj: Any) -> Reduced:
         """How an object travels; NotImplemented leaves it to pickle."""
-        if isinstance(obj, type):
+        if issubclass(type(obj), type):  # of a proxy, `isinstance` would ask what it stands for
             return self._class(obj)
         if type(obj) is FunctionType:
             return self._function(obj)
