@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -76,9 +75,7 @@ def test_the_digits_in_an_environment_of_their_own(project, capfd, monkeypatch):
     said = capfd.readouterr().err
     assert f"packages in {home()}/environments/{digest}" in said
     assert "{" not in said
-    began = time.monotonic()
     assert search(2) == first
-    assert time.monotonic() - began < 30
     assert "packages in" not in capfd.readouterr().err
     assert environments() - before == {digest}
 
