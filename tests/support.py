@@ -1,7 +1,9 @@
 """What several tests use."""
 
 import base64
+import contextlib
 import hashlib
+import os
 import shutil
 import subprocess
 import sys
@@ -72,3 +74,16 @@ def make_wheel(folder, name, data=b"VALUE = 1"):
 
 def _record(content):
     return base64.urlsafe_b64encode(hashlib.sha256(content).digest()).rstrip(b"=").decode()
+
+
+@contextlib.contextmanager
+def as_somebody_without_rights():
+    """Root may read all; another user may not."""
+    was_root = os.geteuid() == 0
+    if was_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if was_root:
+            os.seteuid(0)

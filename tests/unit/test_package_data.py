@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ import pytest
 
 from scan_lab import Make, scanned
 from slurm_ray_flow.core.snapshot import Hashes, Manifest, manifest
+from support import as_somebody_without_rights
 
 MIB = 1024**2
 
@@ -177,19 +177,6 @@ def test_a_package_that_a_link_brings_from_elsewhere_has_its_data(tmp_path: Path
     assert places(found) == {"main.py", "lab/__init__.py", "lab/x.json", "lab/same.json"}
     assert [entry.place for entry in found.entries if entry.link is not None] == []
     assert len(found.left) == 1
-
-
-@contextlib.contextmanager
-def as_somebody_without_rights():
-    """Root may read all; another user may not."""
-    was_root = os.geteuid() == 0
-    if was_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if was_root:
-            os.seteuid(0)
 
 
 def test_what_can_not_be_read_is_left_and_told() -> None:

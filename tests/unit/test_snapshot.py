@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import pytest
 
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.snapshot import Hashes, Manifest, manifest, refreshed
+from support import as_somebody_without_rights
 
 
 @dataclass(frozen=True)
@@ -192,19 +191,6 @@ def test_a_refreshed_manifest_has_the_new_content_and_another_digest(project: Pa
     (project / "a.py").unlink()
     with pytest.raises(SyncError, match=r"a\.py can't be read"):
         refreshed(found, {"project/a.py"})
-
-
-@contextlib.contextmanager
-def as_somebody_without_rights() -> Iterator[None]:
-    """Root may read all; another user may not."""
-    was_root = os.geteuid() == 0
-    if was_root:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if was_root:
-            os.seteuid(0)
 
 
 @pytest.mark.parametrize(

@@ -181,11 +181,9 @@ def _marker(_: Any, obj: Any) -> Reduced:
 
 def _has_no_state(kind: Any) -> bool:
     """Whether instances of a class written in Python may have no state, and are then known by their place alone."""
-    own: Any = kind
-    written_in_python = own.__flags__ & 1 << 9
-    if not (
-        _reduces_plainly(kind) and written_in_python and own.__init__ is object.__init__ and own.__base__ is object
-    ):
+    written_in_python = kind.__flags__ & 1 << 9
+    plain = _reduces_plainly(kind) and kind.__init__ is object.__init__ and kind.__base__ is object
+    if not (written_in_python and plain):
         return False
     return not copyreg._slotnames(kind)  # type: ignore[attr-defined]
 

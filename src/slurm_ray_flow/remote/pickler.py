@@ -130,7 +130,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
             return self._enum(kind, where)
         state, _ = cloudpickle._class_getstate(kind)
         body = _first_body(kind)
-        made = (*where, type(kind), kind.__name__, kind.__bases__, body)
+        made = (where, type(kind), kind.__name__, kind.__bases__, body)
         return rebuilding.make_class, made, _class_state(kind, state, body), None, None, rebuilding.fill_class
 
     def _enum(self, kind: Any, where: Tuple[str, str, str]) -> Reduced:
@@ -145,7 +145,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
             name: {key: value for key, value in vars(member).items() if key not in _OF_EVERY_MEMBER}
             for name, member in kind.__members__.items()
         }
-        made = (*where, type(kind), kind.__name__, kind.__bases__, body, members, named)
+        made = (where, type(kind), kind.__name__, kind.__bases__, body, members, named)
         return rebuilding.make_enum, made, state, None, None, rebuilding.fill_class
 
 
@@ -287,7 +287,7 @@ def _plain(member: Any, base: type) -> Any:
 def _typed_dict(kind: Any, where: Tuple[str, str, str]) -> Reduced:
     maker = sys.modules[type(kind).__module__].TypedDict  # typing's, or that of typing_extensions
     generic = tuple(base for base in getattr(kind, "__orig_bases__", ()) if hasattr(base, "__origin__"))
-    made = (*where, maker, kind.__name__, generic, dict(kind.__annotations__), kind.__total__)
+    made = (where, maker, kind.__name__, generic, dict(kind.__annotations__), kind.__total__)
     kept = ("__required_keys__", "__optional_keys__", "__doc__", "__qualname__", "__annotations__")
     state = {key: getattr(kind, key) for key in kept if hasattr(kind, key)}
     return rebuilding.make_typed_dict, made, _class_state(kind, state, {}), None, None, rebuilding.fill_class

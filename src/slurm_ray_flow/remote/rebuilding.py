@@ -12,6 +12,7 @@ import abc
 import builtins
 import contextlib
 import enum
+import functools
 import importlib
 import linecache
 import os
@@ -37,11 +38,6 @@ def become_driver() -> None:
     global _in_driver  # noqa: PLW0603 - one process, one `__main__`
     sys.modules["__main__"] = ModuleType("__main__")
     _in_driver = True
-
-
-def in_driver() -> bool:
-    """Whether this process runs a call."""
-    return _in_driver
 
 
 def map_folders(folders: Sequence[Tuple[str, str]]) -> None:
@@ -142,29 +138,24 @@ def set_cell(cell: Any, state: Tuple[Any]) -> None:
     (cell.cell_contents,) = state
 
 
-def make_class(
-    module: str,
-    qualified_name: str,
-    tracker: str,
-    meta: Any,
-    name: str,
-    bases: Tuple[Any, ...],
-    body: Dict[str, Any],
-) -> type:
+Where = Tuple[str, str, str]
+"""Where a class is found: its module, its qualified name there ("" if it has none), and its tracker, by which this
+process knows the classes that it has sent or received."""
+
+
+def make_class(where: Where, meta: Any, name: str, bases: Tuple[Any, ...], body: Dict[str, Any]) -> type:
     """A class that `fill_class` completes, or the one of this process that it is.
 
     Args:
-        module, qualified_name: where it is found by its name; "" for a class that is found nowhere.
-        tracker: names the class among those that this process has sent or received.
+        where: where it is found.
         meta, name, bases: as for `type`.
         body: what must be there when it is made.
     """
-    return _known_class(module, qualified_name, tracker) or _adopted(
-        module, qualified_name, tracker, _skeleton(meta, name, bases, body)
-    )
+    return _known_class(where) or _adopted(where, _skeleton(meta, name, bases, body))
 
 
-def _known_class(module: str, qualified_name: str, tracker: str) -> Optional[type]:
+def _known_class(where: Where) -> Optional[type]:
+    module, qualified_name, tracker = where
     cloudpickle: Any = importlib.import_module("cloudpickle.cloudpickle")
     found = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
     if found is None and qualified_name:
@@ -172,7 +163,8 @@ def _known_class(module: str, qualified_name: str, tracker: str) -> Optional[typ
     return found if isinstance(found, type) else None
 
 
-def _adopted(module: str, qualified_name: str, tracker: str, made: type) -> type:
+def _adopted(where: Where, made: type) -> type:
+    module, qualified_name, tracker = where
     cloudpickle: Any = importlib.import_module("cloudpickle.cloudpickle")
     cloudpickle._lookup_class_or_track(tracker, made)
     if _in_driver and qualified_name and "." not in qualified_name:
@@ -226,9 +218,7 @@ def fill_class(kind: Any, state: Dict[str, Any]) -> None:
 
 
 def make_enum(
-    module: str,
-    qualified_name: str,
-    tracker: str,
+    where: Where,
     meta: Any,
     name: str,
     bases: Tuple[Any, ...],
@@ -239,13 +229,13 @@ def make_enum(
     """An enum whose members are made from what they are, and not by its author's `__new__`, which wants other values.
 
     Args:
-        module, qualified_name, tracker, meta, name, bases, body: as for `make_class`.
+        where, meta, name, bases, body: as for `make_class`.
         members: for each name what its data type is made of, and its value.
         named: arguments of the metaclass.
     """
-    found = _known_class(module, qualified_name, tracker)
-    if found is not None:
-        return found
+    known = _known_class(where)
+    if known is not None:
+        return known
 
     def new_member(kind: Any, *given: Any) -> Any:
         data, value = given[0] if len(given) == 1 else given
@@ -257,18 +247,17 @@ def make_enum(
     names = meta.__prepare__(name, bases, **named)
     for key, value in {**body, "__new__": new_member, **members}.items():
         names[key] = value
-    return _adopted(module, qualified_name, tracker, enum.EnumMeta.__new__(meta, name, bases, names, **named))
+    return _adopted(where, enum.EnumMeta.__new__(meta, name, bases, names, **named))
 
 
-def make_typed_dict(module: str, qualified_name: str, tracker: str, maker: Any, name: str, bases: Tuple[Any, ...],
-                    fields: Dict[str, Any], total: bool) -> type:  # fmt: skip
+def make_typed_dict(
+    where: Where, maker: Any, name: str, bases: Tuple[Any, ...], fields: Dict[str, Any], total: bool
+) -> type:
     """A TypedDict, whose metaclass wants its makers to be asked."""
-    found = _known_class(module, qualified_name, tracker)
-    if found is not None:
-        return found
-    body = {"__annotations__": fields, "__module__": module}
-    made: Any = types.new_class(name, (maker, *bases), {"total": total}, lambda names: names.update(body))
-    return _adopted(module, qualified_name, tracker, made)
+    body = {"__annotations__": fields, "__module__": where[0]}
+    return _known_class(where) or _adopted(
+        where, types.new_class(name, (maker, *bases), {"total": total}, lambda names: names.update(body))
+    )
 
 
 def make_named(module: str, name: str, maker: Callable[..., Any], args: Tuple[Any, ...], named: Dict[str, Any]) -> Any:
@@ -322,8 +311,6 @@ def make_view(data: Any, form: str, shape: Tuple[int, ...]) -> memoryview:
 
 def make_cached(function: Any, parameters: Dict[str, Any], attributes: Dict[str, Any]) -> Any:
     """A function of `functools.lru_cache`, with an empty cache."""
-    import functools
-
     made = functools.lru_cache(**parameters)(function)
     vars(made).update(attributes)
     return made
