@@ -50,7 +50,7 @@ class Allocation:
         self._inbox, self._standby = Inbox(run), Standby(spec, tenure)
         self._call: Optional[Call] = None
         self._call_began = 0.0
-        self._last_setting = run.folder
+        self._last = run.folder
         self._stop: Optional[Dict[str, str]] = None
         self._keeper = os.getppid()
         self._wake, self._wake_end = os.pipe()
@@ -165,10 +165,10 @@ class Allocation:
         self._standby.boot(self._ray)
 
     def _prepare_standby(self) -> None:
-        """Ready the standby for a call like the last one, unless one is there to be run already."""
+        """Ready the standby for the next call, unless that is there to be run already."""
         if self._standby.unprepared and self._ready and not self._inbox.entries():
-            folder = workplace.ahead(self._run, self._last_setting)
-            self._standby.prepare(self._last_setting, {**self._place(), "folder": folder})
+            folder = workplace.ahead(self._run, self._last)
+            self._standby.prepare(self._last, {**self._place(), "folder": folder})
 
     def _place(self) -> Dict[str, Any]:
         return {"ray": self._ray.address if self._ray else None, "allocation": self._run.folder}
@@ -206,7 +206,7 @@ class Allocation:
         run.record("call_started", pid=driver.pid)
         self._idling.end(run.id)
         driver.order(run=run.folder, **self._place())
-        self._last_setting = run.folder
+        self._last = run.folder
         allowed = self._deadline(run, spec), self._spec.get("memory")
         self._call = Call(run, driver, *allowed, self._call_family, spec.get("warn_seconds"))
         if self._ray:

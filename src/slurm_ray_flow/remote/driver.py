@@ -1,7 +1,7 @@
 """The process that runs one call. It boots ahead of time and waits on its stdin for orders, one JSON object a line.
 
-`{"prepare": run folder, "folder": where to, "ray": address, "allocation": run folder}` readies it for a call like that
-run's, in its own folder or in a spare one;
+`{"prepare": run folder, "folder": where to, "ray": address, "allocation": run folder}` readies it for a next call: it
+joins Ray, and copies that run's project into the folder;
 `{"run": run folder, ...}` runs the call and ends the process. What became of it goes to a pipe of its own, as one
 JSON line. Runs with the environment's Python: `driver.py PARENT_PID REPORT_DESCRIPTOR WITH_RAY`.
 """
@@ -40,8 +40,7 @@ class Driver:
     def __init__(self, report: int, with_ray: bool) -> None:
         self._report, self._with_ray = report, with_ray
         self._session: Any = None
-        self._wish: Optional[Dict[str, Any]] = None
-        self._folder = ""
+        self._spare: Dict[Any, str] = {}
         self._tools, self._environment, self._path = sys.path[0], dict(os.environ), list(sys.path)
 
     def boot(self) -> None:
@@ -78,18 +77,24 @@ class Driver:
 
     def _prepare(self, run: Run, order: Dict[str, Any]) -> None:
         with contextlib.suppress(OSError, ValueError, OperationError):  # the call itself will say what is wrong
-            self._enter(run, order, order["folder"])
             if self._session:
+                self._join(order)
                 self._session.warm_up()
-            workplace.fill_ahead(run, run.read_spec(), self._folder)
+            spec = run.read_spec()
+            workplace.fill_ahead(run, spec, order["folder"])
+            self._spare = {spec.get("snapshot"): order["folder"]}
+
+    def _join(self, order: Dict[str, Any]) -> None:
+        """Join the Ray cluster, from a folder that workers may have on their path: Ray puts it there."""
+        self._environment["RAY_ADDRESS"] = order["ray"]
+        os.chdir(self._tools)
+        self._session.join(order["ray"])
 
     def _run(self, run: Run, order: Dict[str, Any]) -> Report:
         _redirect(run.log)
         os.environ["SRF_RUN_ID"] = self._environment["SRF_RUN_ID"] = run.id
         try:
-            self._enter(run, order, run.folder)
-            workplace.fill(run, run.read_spec(), run.folder)
-            importlib.invalidate_caches()
+            self._enter(run, run.read_spec(), order)
         except OperationError as error:
             message = "{} ({})".format(error.what, error.where) + TRY + error.advice
             return {"outcome": None, "cause": error.cause or "environment", "message": message}
@@ -107,32 +112,23 @@ class Driver:
         if self._session:
             self._session.note(checkpoints.FOLDER, folder)
 
-    def _enter(self, run: Run, order: Dict[str, Any], folder: str) -> None:
-        """Take on the path, the folder and the variables of a run, and join its Ray cluster.
-
-        Args:
-            run: the run.
-            order: the order to run it, or to be ready for one like it.
-            folder: where its working directory is: its own folder, or a spare one.
-        """
-        spec = run.read_spec()
-        setting = _setting(spec, folder)
-        wish = {"snapshot": spec["snapshot"], **_setting(spec, "")} if spec.get("snapshot") else setting
-        if wish == self._wish:
-            workplace.move(self._folder, folder)
-        workplace.make(spec, folder)
-        sys.path[:] = [self._tools, *setting["path"], *self._path[1:]]
-        os.chdir(setting["working_directory"])
-        _take_on_the_program(spec, folder)
-        self._folder = folder
-        if wish == self._wish:
-            return
-        self._wish = wish
+    def _enter(self, run: Run, spec: Dict[str, Any], order: Dict[str, Any]) -> None:
+        """Join the allocation's Ray cluster, and take on the path, the folder, the variables and the program of a run."""
+        if self._session:
+            self._join(order)
+        workplace.move(self._spare.get(spec.get("snapshot"), run.folder), run.folder)
+        workplace.make(spec, run.folder)
+        setting = _setting(spec, run.folder)
         os.environ.clear()
         os.environ.update({**self._environment, **setting["environment_variables"]})
+        sys.path[:] = [self._tools, *setting["path"], *self._path[1:]]
+        os.chdir(setting["working_directory"])
+        _take_on_the_program(spec, run.folder)
         if self._session:
-            allocation = _run_of(order["allocation"])
-            self._session.join(order["ray"], setting, _setting(allocation.read_spec(), allocation.folder))
+            known = _run_of(order["allocation"]).read_spec().get("environment_variables") or {}
+            self._session.enter(setting, known)
+        workplace.fill(run, spec, run.folder)
+        importlib.invalidate_caches()
 
 
 def _run_of(folder: str) -> Run:

@@ -33,6 +33,7 @@ def main(arguments: List[str]) -> None:
     chosen: List[str] = json.loads(told)
     if "--node-ip-address=127.0.0.1" in chosen:
         keep_on_loopback()
+    _with_our_worker()
     if "--include-dashboard=true" not in chosen:
         _without_dashboard()
     else:
@@ -46,6 +47,22 @@ def _without_client_server(scripts: Any) -> None:
     """Keeps Ray from taking port 10001 where it could serve its clients: where grpc is installed."""
     if hasattr(scripts, "get_ray_client_dependency_error"):
         scripts.get_ray_client_dependency_error = lambda: ImportError("it is not wanted")
+
+
+def _with_our_worker() -> None:
+    """Workers are to be started by `ray_worker.py`; they inherit the folder that this process is in."""
+    from ray._private.node import Node
+
+    from slurm_ray_flow.remote.ray_session import STARTED_IN
+
+    os.environ[STARTED_IN] = os.getcwd()
+    begin = Node.__init__
+
+    def with_our_worker(self: Any, parameters: Any, *rest: Any, **named: Any) -> None:
+        parameters.worker_path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_worker.py")
+        begin(self, parameters, *rest, **named)
+
+    Node.__init__ = with_our_worker
 
 
 def _without_dashboard() -> None:

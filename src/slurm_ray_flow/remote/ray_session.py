@@ -5,15 +5,18 @@ from __future__ import annotations
 import atexit
 import functools
 import glob
+import json
 import logging
 import os
+import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Optional, Set
 
 from slurm_ray_flow.remote import notice
 
 _MARKERS = (b":job_id:", b":actor_name:", b":task_name:")
-WORKING_DIRECTORY = "SRF_WORKING_DIRECTORY"
+STARTED_IN = "SRF_RAY_STARTED_IN"
+_SETTING = "setting"
 # What `ray.init` takes to start a cluster, and refuses where there is one already.
 _FOR_A_NEW_CLUSTER = {"num_cpus", "num_gpus", "resources", "labels", "object_store_memory", "include_dashboard",
                       "dashboard_host", "dashboard_port", "local_mode", "address", "ignore_reinit_error"}  # fmt: skip
@@ -31,8 +34,6 @@ class RaySession:
         from ray._private import worker
 
         self._ray, self._tools, self._init = ray, tools, ray.init
-        self._named: Dict[str, Any] = {}
-        self._path: List[str] = []
         self._notes: Dict[str, str] = {}
         self._lines = 0
         self._count_lines(worker)
@@ -43,24 +44,26 @@ class RaySession:
             setattr(ray, name, notice.letting_through(getattr(ray, name)))
             setattr(worker, name, getattr(ray, name))
 
-    def join(self, address: str, setting: Dict[str, Any], allocation: Dict[str, Any]) -> None:
-        """Connect, or connect anew with another setting.
+    def join(self, address: str) -> None:
+        """Connect, unless that is done. It needs nothing of the call, which may be known later.
 
         Args:
             address: host:port of the cluster.
-            setting: path, working directory and variables of the call.
-            allocation: those that the cluster was started with, and which its workers therefore have already.
         """
-        if self._ray.is_initialized():
-            self._ray.shutdown()
-        os.environ["RAY_ADDRESS"] = address
-        self._path, self._lines = setting["path"], 0
-        self._named = {"logging_level": logging.WARNING}
-        if setting["environment_variables"] != allocation["environment_variables"] or (
-            setting["working_directory"] != allocation["working_directory"]
-        ):
-            self._named["runtime_env"] = _difference(setting, self._tools)
-        self._connect({})
+        if not self._ray.is_initialized():
+            os.environ["RAY_ADDRESS"] = address
+            self._connect({})
+
+    def enter(self, setting: Dict[str, Any], known: Dict[str, str]) -> None:
+        """Have each worker of this job take on a call's setting before its first task.
+
+        Args:
+            setting: path, working directory and variables of the call.
+            known: the variables that the cluster was started with, and which its workers therefore have already.
+        """
+        given = setting["environment_variables"]
+        variables = {name: given[name] for name in given if given[name] != known.get(name)}
+        self.note(_SETTING, json.dumps({**setting, "environment_variables": variables}))
 
     def note(self, name: str, value: str) -> None:
         """Let this job's workers know something; they ask for it with `noted`."""
@@ -114,10 +117,8 @@ class RaySession:
     def _connect(self, named: Dict[str, Any]) -> Any:
         from ray.job_config import JobConfig
 
-        # Workers put each entry before the earlier ones, so the last one given is the first one searched.
-        path = [*reversed(self._path), self._tools]
-        config = named.pop("job_config", None) or JobConfig(_py_driver_sys_path=path)
-        joined = self._init(**{**self._named, **named, "job_config": config})
+        config = named.pop("job_config", None) or JobConfig(_py_driver_sys_path=[self._tools])
+        joined = self._init(**{"logging_level": logging.WARNING, **named, "job_config": config})
         self._write_notes()
         return joined
 
@@ -145,12 +146,35 @@ def keep_on_loopback() -> None:
         services.resolve_ip_for_localhost = lambda host: host
 
 
-def enter() -> None:
-    """What a worker does first, when its call has another working directory than the allocation."""
-    os.chdir(os.environ[WORKING_DIRECTORY])
-    rest = os.environ.pop("PYTHONPATH").partition(os.pathsep)[2]
-    if rest:
-        os.environ["PYTHONPATH"] = rest
+def enter_before_tasks(manager: Any) -> None:
+    """In a worker: have it take on its call's setting, as soon as there is one, before it looks for what it is to run.
+
+    Args:
+        manager: the class with which Ray's workers look for functions and actors.
+    """
+    for name in ("get_execution_info", "load_actor_class"):
+        setattr(manager, name, _entering(getattr(manager, name)))
+
+
+def _entering(look_up: Any) -> Any:
+    @functools.wraps(look_up)
+    def entering(*positional: Any, **named: Any) -> Any:
+        if _SETTING not in _entered and (told := noted(_SETTING)):
+            _entered.add(_SETTING)
+            _enter(json.loads(told))
+        return look_up(*positional, **named)
+
+    return entering
+
+
+_entered: Set[str] = set()
+
+
+def _enter(setting: Dict[str, Any]) -> None:
+    os.environ.update(setting["environment_variables"])
+    sys.path[:0] = setting["path"]
+    if os.getcwd() == os.environ.get(STARTED_IN):  # else the function has chosen one for its workers
+        os.chdir(setting["working_directory"])
 
 
 def noted(name: str) -> Optional[str]:
@@ -169,14 +193,6 @@ def _key(name: str) -> bytes:
 
 def _nothing() -> None:
     return None
-
-
-def _difference(setting: Dict[str, Any], tools: str) -> Dict[str, Any]:
-    variables = {**setting["environment_variables"], WORKING_DIRECTORY: setting["working_directory"]}
-    # Where there is no slurm_ray_flow among the packages, a worker that begins finds `enter` by that alone.
-    known = variables.get("PYTHONPATH") or os.environ.get("PYTHONPATH", "")
-    variables["PYTHONPATH"] = os.pathsep.join(filter(None, (tools, known)))
-    return {"env_vars": variables, "worker_process_setup_hook": "slurm_ray_flow.remote.ray_session.enter"}
 
 
 def _lines_of(path: str, job: bytes) -> int:

@@ -20,13 +20,13 @@ class Standby:
 
     def __init__(self, spec: Dict[str, Any], tenure: Optional[Tenure]) -> None:
         self._spec, self._tenure = spec, tenure
-        self._prepared_for = ""
+        self._prepared = False
         self.driver: Optional[DriverProcess] = None
 
     @property
     def unprepared(self) -> bool:
         """Whether there is a driver that has had no order yet."""
-        return self.driver is not None and not self._prepared_for
+        return self.driver is not None and not self._prepared
 
     @property
     def pids(self) -> List[int]:
@@ -39,13 +39,13 @@ class Standby:
             self.driver = DriverProcess(self._spec, environment, ray is not None)
             if self._tenure:
                 self._tenure.limit(self.driver.pid)
-            self._prepared_for = ""
+            self._prepared = False
 
-    def prepare(self, setting: str, place: Dict[str, Any]) -> None:
-        """Ready the driver for a call like that of the run in the folder `setting`."""
+    def prepare(self, like: str, place: Dict[str, Any]) -> None:
+        """Ready the driver for a call like that of the run in the folder `like`."""
         assert self.driver is not None
-        self._prepared_for = setting
-        self.driver.order(prepare=setting, **place)
+        self._prepared = True
+        self.driver.order(prepare=like, **place)
 
     def take(self, ray: Optional[RayNodes]) -> DriverProcess:
         """Give the driver away; one that was killed while it waited is replaced."""

@@ -3,8 +3,8 @@
 They are copies of the snapshot's, which the run may write, and which no other run meets. `work.made` is written when
 all are there: what changes later, the run has written. What it has not changed goes when its call has ended.
 
-For the next call of a warm head, `spare/<name>/work` in the allocation's folder is made ahead. It is renamed into that
-call's folder: what works in it already goes with it, and a link stays for paths that are known already.
+For the next call of a warm head, `spare/<name>/work` in the allocation's folder is made ahead, and renamed into that
+call's folder.
 """
 
 from __future__ import annotations
@@ -192,12 +192,10 @@ def fill_ahead(run: Run, spec: Spec, folder: str) -> None:
 
 
 def move(spare: str, folder: str) -> None:
-    """Make a spare one a run's own; paths that lead to the spare lead there from now on."""
-    if spare != folder and os.path.isdir(os.path.join(spare, WORK)):
-        os.rename(os.path.join(spare, WORK), os.path.join(folder, WORK))
-        os.symlink(os.path.join(folder, WORK), os.path.join(spare, WORK))
-        with contextlib.suppress(FileNotFoundError):  # it is not filled yet
-            os.rename(os.path.join(spare, MADE), os.path.join(folder, MADE))
+    """Make a spare one a run's own, if it is filled."""
+    if spare != folder and os.path.exists(os.path.join(spare, MADE)):
+        for name in (WORK, MADE):
+            os.rename(os.path.join(spare, name), os.path.join(folder, name))
 
 
 def forget_spares(run: Run) -> None:
