@@ -113,7 +113,7 @@ class Driver:
             self._session.note(checkpoints.FOLDER, folder)
 
     def _enter(self, run: Run, spec: Dict[str, Any], order: Dict[str, Any]) -> None:
-        """Join the allocation's Ray cluster, and take on the path, the folder, the variables and the program of a run."""
+        """Join the allocation's Ray cluster, and take on the files, the variables and the program of a run."""
         if self._session:
             self._join(order)
         workplace.move(self._spare.get(spec.get("snapshot"), run.folder), run.folder)

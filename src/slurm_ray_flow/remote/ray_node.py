@@ -58,9 +58,9 @@ def _with_our_worker() -> None:
     os.environ[STARTED_IN] = os.getcwd()
     begin = Node.__init__
 
-    def with_our_worker(self: Any, parameters: Any, *rest: Any, **named: Any) -> None:
-        parameters.worker_path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_worker.py")
-        begin(self, parameters, *rest, **named)
+    def with_our_worker(self: Any, ray_params: Any, *rest: Any, **named: Any) -> None:
+        ray_params.worker_path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "ray_worker.py")
+        begin(self, ray_params, *rest, **named)
 
     Node.__init__ = with_our_worker
 

@@ -1,4 +1,4 @@
-"""A worker of Ray, started with the arguments of its own program, which it runs: see `ray_session.enter_before_tasks`."""
+"""A worker of Ray: runs Ray's own program with the arguments given, see `ray_session.enter_before_tasks`."""
 
 from __future__ import annotations
 
