@@ -10,7 +10,7 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import ending, interpreter, limits, notice, processes, usage
+from slurm_ray_flow.remote import ending, interpreter, limits, notice, nursery, processes, usage
 from slurm_ray_flow.remote.events import Run, tail
 
 GRACE = 3.0
@@ -29,28 +29,44 @@ class DriverProcess:
     """
 
     def __init__(self, spec: Dict[str, Any], environment: Dict[str, str], with_ray: bool) -> None:
-        program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "driver.py")
-        self.report_descriptor, write_end = os.pipe()
+        self.report_descriptor, report = os.pipe()
         os.set_blocking(self.report_descriptor, False)
+        orders, self._orders = os.pipe()
+        arguments = [interpreter.parent(spec), str(int(with_ray))]
+        self._process: Optional[subprocess.Popen[bytes]] = None
         try:
-            self._process = subprocess.Popen(
-                [*interpreter.command(spec), program, interpreter.parent(spec), str(write_end), str(int(with_ray))],
-                stdin=subprocess.PIPE, env=interpreter.variables(spec, environment), pass_fds=[write_end],
-            )  # fmt: skip
+            self.pid = self._fork(spec, environment, arguments, [orders, 1, 2, report]) if with_ray else 0
+            if not self.pid:
+                program = os.path.join(os.path.dirname(os.path.abspath(__file__)), "driver.py")
+                self._process = subprocess.Popen(
+                    [*interpreter.command(spec), program, *arguments, str(report)],
+                    stdin=orders, env=interpreter.variables(spec, environment), pass_fds=[report],
+                )  # fmt: skip
+                self.pid = self._process.pid
         finally:
-            os.close(write_end)
-        self.pid = self._process.pid
+            os.close(report)
+            os.close(orders)
         self.code: Optional[int] = None
         self._text = b""
         self._report: Optional[Dict[str, Any]] = None
         self.waits_for = ""
 
+    @staticmethod
+    def _fork(spec: Dict[str, Any], environment: Dict[str, str], arguments: List[str], descriptors: List[int]) -> int:
+        """Have the nursery make it; 0 where that can't be. In a container it would not become this process's child."""
+        if spec.get("container"):
+            return 0
+        wish = {"arguments": arguments, "environment": environment, "folder": os.getcwd(), "orphan": True}
+        made = nursery.ask("slurm_ray_flow.remote.driver", descriptors, executable=interpreter.command(spec)[0], **wish)
+        if made is None:
+            return 0
+        made[1].close()
+        return made[0]
+
     def order(self, **order: Any) -> None:
         """Send one order; a driver that is dead already shows by its exit."""
-        assert self._process.stdin is not None
         with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps(order).encode() + b"\n")
-            self._process.stdin.flush()
+            os.write(self._orders, json.dumps(order).encode() + b"\n")
 
     def report(self) -> Optional[Dict[str, Any]]:
         """What the driver has reported, or None so far; sets `waits_for`, what it has been waiting for since."""
@@ -73,14 +89,14 @@ class DriverProcess:
 
     def ended(self, code: int) -> None:
         """Note that the process was reaped."""
-        self.code = self._process.returncode = code
+        self.code = code
+        if self._process:
+            self._process.returncode = code
 
     def close(self) -> None:
         """Release the pipes."""
         os.close(self.report_descriptor)
-        if self._process.stdin:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        os.close(self._orders)
 
 
 class Call:

@@ -3,7 +3,7 @@
 `{"prepare": run folder, "folder": where to, "ray": address, "allocation": run folder}` readies it for a next call: it
 joins Ray, and copies that run's project into the folder;
 `{"run": run folder, ...}` runs the call and ends the process. What became of it goes to a pipe of its own, as one
-JSON line. Runs with the environment's Python: `driver.py PARENT_PID REPORT_DESCRIPTOR WITH_RAY`.
+JSON line. Runs with the environment's Python: `driver.py PARENT_PID WITH_RAY REPORT_DESCRIPTOR`.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def _redirect(log: str) -> None:
 def main(arguments: List[str]) -> None:
     """Boot, serve one call, report, and end as a script does."""
     processes.die_with_parent(int(arguments[0]))
-    driver = Driver(int(arguments[1]), arguments[2] == "1")
-    os.set_inheritable(int(arguments[1]), False)
+    driver = Driver(int(arguments[2]), arguments[1] == "1")
+    os.set_inheritable(int(arguments[2]), False)
     notice.listen()
     limits.be_first_to_go()
     rebuilding.become_driver()

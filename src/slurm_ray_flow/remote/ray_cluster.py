@@ -14,7 +14,7 @@ import tempfile
 import time
 from typing import Any, Dict, List, Optional, Set
 
-from slurm_ray_flow.remote import interpreter, limits, processes
+from slurm_ray_flow.remote import interpreter, limits, nursery, processes
 from slurm_ray_flow.remote.events import tail
 from slurm_ray_flow.remote.remains import note_owner, remove_remains
 
@@ -166,6 +166,7 @@ class RayCluster:
         return {
             "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": token, "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_TMPDIR": self._open_folder, "LOG_NAME_UPDATE_INTERVAL_S": "0.1", "RAY_DEDUP_LOGS": "0",
+            nursery.DOOR: os.path.join(self.folder, "nursery"),
         }  # fmt: skip
 
     def _program(self) -> List[str]:

@@ -16,20 +16,23 @@ if __name__ == "__main__":
 
 from typing import Any, List
 
-from slurm_ray_flow.remote import limits, processes
+from slurm_ray_flow.remote import limits, nursery, processes
 
 
 def main(arguments: List[str]) -> None:
     """Run Ray's own command in this process; it ends in order, and Ray with it, when its parent dies."""
     processes.die_with_parent(int(arguments[0]), signal.SIGTERM)
     limits.restore_umask()  # Ray's workers run the user's code; Ray's own files lie in a private folder
+    become = nursery.begin(os.environ[nursery.DOOR])
+    if become:
+        return become()
     from ray.scripts import scripts
 
     from slurm_ray_flow.remote.ray_session import keep_on_loopback
 
     told = sys.stdin.readline()
     if not told:  # whoever was to tell has gone
-        return
+        return None
     chosen: List[str] = json.loads(told)
     if "--node-ip-address=127.0.0.1" in chosen:
         keep_on_loopback()
@@ -41,6 +44,7 @@ def main(arguments: List[str]) -> None:
     _without_client_server(scripts)
     sys.argv = ["ray", *chosen]
     scripts.cli()
+    return None
 
 
 def _without_client_server(scripts: Any) -> None:

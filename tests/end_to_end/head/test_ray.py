@@ -88,6 +88,50 @@ def test_a_second_call_is_answered_at_once(lab, name, tmp_path):
     pytest.fail(f"the last call still took {took:.2f} s")
 
 
+def asks_workers_of_all_kinds():
+    def call():
+        import ray
+
+        def told():
+            import os
+            import random
+            import sys
+
+            with open("/proc/self/oom_score_adj") as file:
+                first_to_go = file.read().strip()
+            with open(f"/proc/{os.getppid()}/cmdline") as file:
+                forked = "ray_node.py" in file.read()
+            known = "numpy" in sys.modules
+            return os.getpid(), random.random(), forked, first_to_go, known, sys.flags.hash_randomization
+
+        def abort():
+            os.abort()
+
+        alike = [ray.remote(num_cpus=0)(told).remote() for _ in range(3)]
+        fixed = ray.remote(num_cpus=0, runtime_env={"env_vars": {"PYTHONHASHSEED": "0"}})(told)
+        values = ray.get(alike), ray.get(fixed.remote())
+        try:
+            ray.get(ray.remote(num_cpus=0, max_retries=0)(abort).remote())
+        except ray.exceptions.WorkerCrashedError:
+            after = ray.get(ray.remote(num_cpus=0, runtime_env={"env_vars": {"NEW": "1"}})(told).remote())
+        return (*values, after)
+
+    return call
+
+
+def test_workers_are_forks_where_that_makes_no_difference(lab, name, tmp_path):
+    lab.lay(name, asks_workers_of_all_kinds(), ray=True, working_directory=str(tmp_path))
+    lab.enter(name, name)
+    lab.head(name)
+    assert lab.wait_for(name, "call_ended")["outcome"] == "value", lab.events(name)
+    alike, fixed, after = lab.outcome(name)["value"]
+    assert all(forked for _, _, forked, *_ in alike)
+    assert len({number for _, number, *_ in alike}) == len({pid for pid, *_ in alike})
+    assert {(first_to_go, known) for *_, first_to_go, known, _ in alike} == {("1000", False)}
+    assert (fixed[2], fixed[-1]) == (False, 0)  # what counts when Python starts, no fork can take on
+    assert after[2] is False  # one has aborted, as Ray does where it can't be forked
+
+
 def waits():
     def call():
         import ray
