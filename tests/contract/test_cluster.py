@@ -1,106 +1,24 @@
 """What blocks/cluster.py promises, asked of every kind of cluster. A new kind is one line in kinds.py."""
 
 import contextlib
-import json
 import os
-import shlex
 import threading
 import time
 
 import pytest
 
-from contract.kinds import KINDS
+from contract.kinds import KINDS, Lab
 from slurm_ray_flow import SlurmRayFlowError
-from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
+from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.snapshot import manifest
-from slurm_ray_flow.remote import payload, pickling
 from support import wait_for
 
 ODD = ("it's; rm -rf $HOME", "two  spaces", "größe-名", "`touch x`", "new\nline", "x" * 150)
 
 
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param](request)
-
-
-@pytest.fixture
-def cluster(kind):
-    return kind.make(kind.folder / "root")
-
-
 @pytest.fixture
 def place(cluster):
     return cluster.root_folder / "runs" / "some"
-
-
-class Lab:
-    """Starts real runs through nothing but the seam."""
-
-    def __init__(self, cluster, kind, folder):
-        self.cluster, self.kind, self.folder, self.runs = cluster, kind, folder, []
-
-    def start(self, run_id, function, *args, announce=True, joins="", **changes):
-        """Start a run; one that joins another's warm head only has its call announced there."""
-        cluster = self.cluster
-        paths = RunPaths(cluster.root_folder, run_id)
-        spec = {
-            "format": 1, "run_id": run_id, "ray": False, **self.kind.interpreter(cluster, changes.get("ray", False)),
-            "nodes": 1, "cpus": 1, "gpus": 0, "memory": None, "object_store_memory": None, "time_limit": None,
-            "keep_warm": 0.0, "path": [], "working_directory": str(cluster.root_folder),
-            "environment_variables": {}, **changes,
-        }  # fmt: skip
-        head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
-        command = shlex.join([cluster.facts().python, "-I", str(head), str(cluster.root_folder), run_id])
-        cluster.write(paths.spec, json.dumps(spec).encode())
-        cluster.write(paths.script, f'#!/bin/sh\nexec {command} "$@"\n'.encode())
-        for name, value in {
-            "function": ["value", function],
-            "arguments": {"args": list(args), "kwargs": {}},
-        }.items():
-            file = self.folder / f"{run_id}.{name}"
-            payload.write(str(file), value, pickling.dump)
-            cluster.place({getattr(paths, name): file})
-        if joins:
-            assert cluster.announce(paths.inbox(joins))
-            return paths
-        if announce and cluster.queues:  # nobody may be there when its head begins
-            cluster.write(paths.inbox(run_id), b"")
-        cluster.submit(paths, spec)
-        self.runs.append(paths)
-        assert not announce or cluster.queues or cluster.announce(paths.inbox(run_id))
-        return paths
-
-    def event(self, paths, name):
-        return find_event(parse_events(self.cluster.read(paths.events))[0], name)
-
-    def ended(self, paths):
-        wait_for(lambda: self.event(paths, "call_ended"))
-        return self.event(paths, "call_ended")
-
-    def gone(self, paths):
-        wait_for(lambda: not self.lives(paths))
-
-    def lives(self, paths):
-        return self.cluster.life(paths, parse_events(self.cluster.read(paths.events))[0]).alive
-
-    def value(self, paths):
-        ended = self.ended(paths)
-        assert ended["outcome"] == "value", str(ended)
-        with self.cluster.fetched(paths.outcome) as file:
-            return payload.read(str(file), pickling.load, sha256=ended["sha256"])["value"]
-
-    def cancel(self, paths):
-        self.cluster.cancel(paths)
-
-
-@pytest.fixture
-def lab(cluster, kind, tmp_path):
-    made = Lab(cluster, kind, tmp_path)
-    yield made
-    for paths in made.runs:
-        made.cancel(paths)
-        made.gone(paths)
 
 
 def _double(number):

@@ -6,33 +6,12 @@ import shlex
 
 import pytest
 
-from contract.kinds import KINDS
-from contract.test_cluster import Lab
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.outputs import shown
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.snapshot import manifest
 from slurm_ray_flow.tasks.outputs import bring, files_of
 from support import wait_for
-
-
-@pytest.fixture(params=KINDS)
-def kind(request):
-    return KINDS[request.param](request)
-
-
-@pytest.fixture
-def cluster(kind):
-    return kind.make(kind.folder / "root")
-
-
-@pytest.fixture
-def lab(cluster, kind, tmp_path):
-    made = Lab(cluster, kind, tmp_path)
-    yield made
-    for paths in made.runs:
-        made.cancel(paths)
-        made.gone(paths)
 
 
 @pytest.fixture
