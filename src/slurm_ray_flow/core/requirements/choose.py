@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.metadata
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local, pyproject
@@ -141,6 +143,7 @@ def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> No
         same = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
         bounds = [line for line in reading.constraints if line.name == needed.name and line.applies(marks)]
         if any(line.pin or line.url for line in same):
+            _check_own_bound(same)
             reading.lines = [_with_extras(line, needed) if line in same else line for line in reading.lines]
             continue
         if any(line.pin or line.url for line in bounds):
@@ -151,6 +154,15 @@ def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> No
         extras = {extra for line in (needed, *same) for extra in line.extras}
         reading.lines = [line for line in reading.lines if line not in same]
         reading.lines.append(dataclasses.replace(needed, extras=tuple(sorted(extras))))
+
+
+def _check_own_bound(lines: Iterable[Line]) -> None:
+    """A pickler of another kind than home's can't read what home writes."""
+    for line in lines:
+        own = (Requirement(text) for text in importlib.metadata.requires(OURS) or ())
+        bound = next((found.specifier for found in own if canonicalize_name(found.name) == line.name), SpecifierSet())
+        if line.pin and not bound.contains(line.pin, prereleases=True):
+            raise _conflict(line.text, f"{line.name}{bound}, which the run needs")
 
 
 def _with_extras(line: Line, needed: Line) -> Line:
