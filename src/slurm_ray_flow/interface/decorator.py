@@ -90,17 +90,14 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         account: what is charged there; None takes what its block says.
         qos: the quality of service there; None takes what its block says.
         constraint: features that its nodes must have, as sbatch takes them; None takes what its block says.
-        warn_before: how long before its end `on_warning` tells the function of it; None is a minute, or a tenth of a
-            shorter time limit.
+        warn_before: how long before its end `on_warning` tells the function; None: a minute, or a tenth of the limit.
         environment: "auto": the running environment on this machine, the project's packages elsewhere;
             "isolated": always a fresh one; "packed": the same, kept as one file where files are scarce;
             or a requirements file, a lock, "pyproject.toml[group]"; or a list of requirements.
-        container: the path of an image of Apptainer or Singularity on the cluster, with packages of its own; None takes
-            what the cluster's block says, "" none even so.
+        container: the path there of an Apptainer image with packages of its own; None as the block says, "" none.
         include: files, folders and globs to send along with the code.
         package_data: how much of the files beside the modules of your packages travels by itself; 0 for nothing.
-        outputs: files of the function's working directory that come home beside the script when it has ended, also
-            after a failure: paths, folders, and globs such as "results/**/*.csv".
+        outputs: paths, folders and globs of files it writes that come home beside the script, also after a failure.
         overwrite_outputs: they also replace files that were changed at home since the launch.
         env_vars: environment variables for the function.
         retries: how often a run that failed for a transient cause is started again.

@@ -68,8 +68,7 @@ def manifest(
     Raises:
         SyncError: an include matches nothing, or something can't be read or sent as it is. Nothing was sent.
     """
-    known: Hashes = {} if hashes is None else hashes
-    layout, rules = Layout(os.path.realpath(project), known), Rules(tracked)
+    layout, rules = Layout(os.path.realpath(project), {} if hashes is None else hashes), Rules(tracked)
     modules = _Modules(layout, rules)
     path = modules.add_all(files, packages, search_path)
     selection = Selection(layout, rules)
