@@ -84,7 +84,14 @@ def run(
     )
 
 
-def start(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
+def start(
+    command: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    descriptors: Sequence[int] = (),
+) -> int:
     """Starts a process that outlives this one and its terminal; gives its process id.
 
     Args:
@@ -92,6 +99,7 @@ def start(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = 
         log: gets its output, appended; readable by its owner alone.
         env: its whole environment; None passes on what is `inherited`.
         cwd: its working folder.
+        descriptors: of this process's, which it gets too, under the same numbers.
 
     Raises:
         SlurmRayFlowError: the program is not there.
@@ -99,7 +107,10 @@ def start(command: Sequence[str], *, log: Path, env: Mapping[str, str] | None = 
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
         with traced("here", lambda: f"starts {shlex.join(command)}"):
-            process = _popen(command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor)
+            process = _popen(
+                command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
+                descriptors=descriptors,
+            )  # fmt: skip
     finally:
         os.close(descriptor)
     _started[:] = [earlier for earlier in _started if earlier.poll() is None]
@@ -151,6 +162,7 @@ def _popen(
     stdout: int,
     stderr: int,
     umask: int = PRIVATE,
+    descriptors: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     try:
         return subprocess.Popen(
@@ -162,6 +174,7 @@ def _popen(
             stderr=stderr,
             start_new_session=True,
             umask=umask,
+            pass_fds=descriptors,
         )
     except OSError as problem:
         raise SlurmRayFlowError(

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import os
 import secrets
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,6 +110,37 @@ def locked(files: ServerFiles) -> Iterator[None]:
     with files.lock.open("a") as stream:
         fcntl.flock(stream, fcntl.LOCK_EX)
         yield
+
+
+@contextlib.contextmanager
+def alone(files: ServerFiles, what: str, patience: float = 0.0) -> Iterator[bool]:
+    """Be the only such process of this home, for as long as the block lasts.
+
+    Args:
+        files: the server's.
+        what: of which there is one.
+        patience: how long to wait for another one that may be about to end, in seconds.
+
+    Returns:
+        Whether it is the only one; True where the file system has no locks.
+    """
+    deadline = time.monotonic() + patience
+    with open(os.open(files.folder / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as stream:
+        yield _first(stream.fileno(), deadline)
+
+
+def _first(descriptor: int, deadline: float) -> bool:
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                return False
+        except OSError:
+            return True
+        else:
+            return True
+        time.sleep(0.1)
 
 
 def _kept(path: Path, make: Callable[[], str]) -> str:

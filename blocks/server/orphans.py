@@ -9,7 +9,6 @@ connection. It keeps one connection a cluster, ends by itself when nothing is le
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import sys
 import time
@@ -21,7 +20,7 @@ from slurm_ray_flow.blocks import shell, slots
 from slurm_ray_flow.blocks.processes import alive
 from slurm_ray_flow.blocks.server.address import read_state
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, server_files
+from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, server_files
 from slurm_ray_flow.blocks.server.sweep import LOCAL, judge, known_runs, launch_alive, read_record, see_to_slot
 from slurm_ray_flow.blocks.slots import Held
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError
@@ -141,8 +140,9 @@ def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
     Raises:
         ServerError: Prefect's server can't be reached.
     """
-    if _runs(files) or not needed(api):
-        return
+    with alone(files, "orphans") as none_runs:
+        if not none_runs or not needed(api):
+            return
     shell.start(
         [sys.executable, "-m", "slurm_ray_flow.blocks.server.orphans"],
         log=files.folder / "orphans.log",
@@ -152,35 +152,18 @@ def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
     yield "runs elsewhere have lost their launching process: they are watched from here"
 
 
-def _runs(files: ServerFiles) -> bool:
-    with contextlib.suppress(BlockingIOError), _alone(files):
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _alone(files: ServerFiles) -> Iterator[None]:
-    """The only one of this home.
-
-    Raises:
-        BlockingIOError: there is one already.
-    """
-    with open(os.open(files.folder / "orphans.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-
-
 def main() -> int:
     """Watches until nothing is left to watch, or the supervisor has gone."""
     files = server_files()
     state = read_state(files)
     if state is None:
         return 1
-    with contextlib.suppress(BlockingIOError), _alone(files):
-        from slurm_ray_flow.blocks.server.client import connect
+    with alone(files, "orphans") as first:
+        if first:
+            from slurm_ray_flow.blocks.server.client import connect
 
-        connect(state.address())
-        _watch(Api(state.url, auth_string(files)), lambda: alive(state.supervisor))
+            connect(state.address())
+            _watch(Api(state.url, auth_string(files)), lambda: alive(state.supervisor))
     return 0
 
 

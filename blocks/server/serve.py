@@ -9,11 +9,13 @@ it fails at once, so each begins as a writer. Measured: 20 launches at once took
 from __future__ import annotations
 
 import os
+import socket
 import sys
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
+import uvicorn
 from prefect.cli import app
 from prefect.server.database import configurations
 from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, create_async_engine
@@ -38,7 +40,14 @@ def begin_as_writer(
 
 
 def main() -> None:
-    """Be the server."""
+    """Be the server, at the socket whose descriptor is the argument."""
+    listener = socket.socket(fileno=int(sys.argv[1]))
+    run = uvicorn.Server.run
+
+    def run_there(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
+        run(server, [*(sockets or ()), listener])
+
+    uvicorn.Server.run = run_there  # type: ignore[method-assign,assignment]
     if os.environ.get(DATABASE_SETTING):
         _serve()
         return
@@ -55,7 +64,7 @@ def main() -> None:
 
 
 def _serve() -> None:
-    sys.argv[1:] = ["server", "start"]
+    sys.argv[1:] = ["server", "start", "--port", "0"]  # it would find that its port is taken, which is by us
     app()
 
 

@@ -19,8 +19,6 @@ from slurm_ray_flow.core.errors import ServerError
 START_SECONDS = 180.0
 """Some 10 s are usual; the first start on PostgreSQL makes all tables, and a machine may be busy."""
 LOOK_SECONDS = 0.1
-TRIES = 3
-"""Somebody may take the chosen port in the seconds that the server needs to open it."""
 
 
 def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
@@ -55,16 +53,12 @@ def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress
     auth_string(files)  # made here, under the lock, and not by two processes at once
     encryption_key(files)
     began = time.monotonic()
-    for number in range(TRIES):
-        length = files.log.stat().st_size if files.log.exists() else 0
-        state = _wait(files, _supervisor(files), began + START_SECONDS)
-        if state is not None:
-            address = state.address(started=True)
-            progress(f"The Prefect server runs at {address.ui_url} (started in {time.monotonic() - began:.1f} s).")
-            return address
-        if number == TRIES - 1 or not _port_taken(files, length):
-            break
-    raise _failed(files)
+    state = _wait(files, _supervisor(files), began + START_SECONDS)
+    if state is None:
+        raise _failed(files)
+    address = state.address(started=True)
+    progress(f"The Prefect server runs at {address.ui_url} (started in {time.monotonic() - began:.1f} s).")
+    return address
 
 
 def _supervisor(files: ServerFiles) -> Process | None:
@@ -85,12 +79,6 @@ def _wait(files: ServerFiles, supervisor: Process | None, deadline: float) -> Se
             return state
         time.sleep(LOOK_SECONDS)
     return None
-
-
-def _port_taken(files: ServerFiles, offset: int) -> bool:
-    with files.log.open(errors="replace") as stream:
-        stream.seek(offset)
-        return "already in use" in stream.read().replace("\n", " ")
 
 
 def _failed(files: ServerFiles) -> ServerError:

@@ -19,11 +19,11 @@ from types import FrameType
 
 from slurm_ray_flow.blocks import shell
 from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_process
-from slurm_ray_flow.blocks.server.address import HOST, ServerState, listening, read_state, write_state
+from slurm_ray_flow.blocks.server.address import HOST, ServerState, read_state, write_state
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import ensure_automation
 from slurm_ray_flow.blocks.server.clean_up import clean_up
-from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, make_folders, server_files
+from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, make_folders, server_files
 from slurm_ray_flow.blocks.server.log_in import write_landing_page
 from slurm_ray_flow.blocks.server.orphans import ensure_watch, orphan_slots
 from slurm_ray_flow.blocks.server.settings import server_environment
@@ -36,6 +36,8 @@ SLOT_SECONDS = 5.0
 CLEAN_UP_SECONDS = 86400.0
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 10.0
+BACKLOG = 2048
+"""As many connections as uvicorn would have wait."""
 
 
 def main() -> int:
@@ -44,8 +46,13 @@ def main() -> int:
     signal.signal(signal.SIGINT, _leave)
     files = server_files()
     make_folders(files)
-    if (known := read_state(files)) and alive(known.supervisor):
-        return 0
+    with alone(files, "supervisor", STOP_SECONDS) as first:
+        if not first or ((known := read_state(files)) and alive(known.supervisor)):
+            return 0
+        return _supervise(files)
+
+
+def _supervise(files: ServerFiles) -> int:
     state = _adopt(files) or _start(files)
     if state is None:
         return 1
@@ -70,13 +77,15 @@ def _adopt(files: ServerFiles) -> ServerState | None:
 
 
 def _start(files: ServerFiles) -> ServerState | None:
-    port = _port(files)
-    pid = shell.start(
-        [sys.executable, "-m", "slurm_ray_flow.blocks.server.serve"],
-        log=files.log,
-        env=server_environment(files, port),
-        cwd=files.prefect_home,  # Prefect reads settings from the folder it starts in
-    )
+    with _listener(files) as listener:
+        port = int(listener.getsockname()[1])
+        pid = shell.start(
+            [sys.executable, "-m", "slurm_ray_flow.blocks.server.serve", str(listener.fileno())],
+            log=files.log,
+            env=server_environment(files, port),
+            cwd=files.prefect_home,  # Prefect reads settings from the folder it starts in
+            descriptors=[listener.fileno()],
+        )
     server = identify(pid)
     return None if server is None else _know(files, port, server, version("prefect"))
 
@@ -88,32 +97,32 @@ def _know(files: ServerFiles, port: int, server: Process, server_version: str) -
     return state
 
 
-def _port(files: ServerFiles) -> int:
-    """The last one, so that bookmarks and connected processes find the server again; else one that is free."""
+def _listener(files: ServerFiles) -> socket.socket:
+    """The socket of the server. It listens from now on: no other user can do so at its port while Prefect begins.
+
+    The port is the last one, so that bookmarks and connected processes find the server again. Where somebody else has
+    that, it is another port, and another password: browsers and processes of ours may have sent him this one.
+    """
     remembered = files.folder / "port"
     if wanted := os.environ.get("SRF_SERVER_PORT"):
         remembered.write_text(wanted)
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(FileNotFoundError, ValueError):
         last = int(remembered.read_text())
-        if _free(last):
-            return last
-    with socket.create_server((HOST, 0)) as chosen:
-        port = int(chosen.getsockname()[1])
-    remembered.write_text(str(port))
-    return port
-
-
-def _free(port: int) -> bool:
-    with contextlib.suppress(OSError), socket.create_server((HOST, port)):
-        return True
-    return False
+        try:
+            return socket.create_server((HOST, last), backlog=BACKLOG)
+        except OSError:
+            _say(f"port {last} is somebody else's now: the server gets another one, and another password")
+            files.secret.unlink(missing_ok=True)
+    chosen = socket.create_server((HOST, 0), backlog=BACKLOG)
+    remembered.write_text(str(chosen.getsockname()[1]))
+    return chosen
 
 
 def _watch(files: ServerFiles, state: ServerState) -> None:
     api = Api(state.url, auth_string(files))
     ready, next_sweep, next_clean_up, next_slots = False, 0.0, 0.0, 0.0
     while alive(state.server):
-        if not ready and listening(state.port):
+        if not ready and api.healthy():
             ready = _prepare(files, api)
         if ready and time.monotonic() >= next_sweep:
             _carry_out(sweep(api))

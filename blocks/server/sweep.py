@@ -15,6 +15,7 @@ from slurm_ray_flow.blocks.processes import Process, alive
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
 from slurm_ray_flow.blocks.slots import Held
+from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.events import run_failed
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.outcome import Ended
@@ -22,6 +23,8 @@ from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_event
 from slurm_ray_flow.core.sweep import SILENT, TAG, Action, ClusterState, HeadState, Verdict, slot_is_free, verdict
 
 ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
+PAGE = 200
+"""So many flow runs Prefect gives with one answer."""
 LOCAL = "local-machine"
 """The kind of cluster that can be asked from here: its folders are this machine's."""
 
@@ -33,9 +36,13 @@ def sweep(api: Api) -> Iterator[str]:
         ServerError: the server can't be reached.
     """
     for flow_run, record in known_runs(api):
-        yield from judge(
-            api, flow_run, record, cluster_state(record), partial(Path(record.paths.cancel).touch, mode=0o600)
-        )
+        cancel = partial(Path(record.paths.cancel).touch, mode=0o600)
+        try:
+            yield from judge(api, flow_run, record, cluster_state(record), cancel)
+        except ServerError:
+            raise
+        except Exception as error:  # of one run whose files are damaged; the others are seen to all the same
+            yield f"run {record.run_id}: can't be judged: {type(error).__name__}: {error}"
     see_to_slots(api)
 
 
@@ -59,7 +66,7 @@ def known_runs(api: Api) -> Iterator[tuple[dict[str, Any], RunRecord]]:
 
     Those launched elsewhere, or not yet noted, are seen to by the server's automation.
     """
-    for flow_run in _active(api):
+    for flow_run in active_runs(api):
         record = read_record(flow_run["id"])
         if record is not None:
             yield flow_run, record
@@ -130,10 +137,20 @@ def _end_tasks(api: Api, flow_run_id: str, state: dict[str, Any]) -> None:
         api.post(f"/task_runs/{task_run['id']}/set_state", {"state": state, "force": True})
 
 
-def _active(api: Api) -> list[dict[str, Any]]:
+def active_runs(api: Api) -> list[dict[str, Any]]:
+    """All flow runs of ours that have not ended.
+
+    Raises:
+        ServerError: the server can't be reached.
+    """
     wanted = {"tags": {"all_": [TAG]}, "state": {"type": {"any_": ACTIVE}}}
-    found: list[dict[str, Any]] = api.post("/flow_runs/filter", {"flow_runs": wanted, "limit": 200})
-    return found
+    found: list[dict[str, Any]] = []
+    while True:
+        page = {"flow_runs": wanted, "limit": PAGE, "offset": len(found), "sort": "ID_DESC"}
+        more = api.post("/flow_runs/filter", page)
+        found += more
+        if len(more) < PAGE:
+            return found
 
 
 def head_state(paths: RunPaths) -> HeadState:

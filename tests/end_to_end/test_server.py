@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import NAME, ensure_automation
 from slurm_ray_flow.blocks.server.files import auth_string, password, server_files
 from slurm_ray_flow.blocks.server.log_in import LANDING
-from slurm_ray_flow.blocks.server.sweep import sweep
+from slurm_ray_flow.blocks.server.sweep import active_runs, sweep
 from slurm_ray_flow.cli.server import server_status
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.sweep import TAG
@@ -240,6 +241,28 @@ def test_a_call_that_ended_gives_its_run_the_state(api: Api, tmp_path: Path) -> 
     assert swept(api, failed) == ("FAILED", "time_limit: 2 h")
 
 
+def test_a_damaged_run_and_many_others_hide_none(api: Api, tmp_path: Path) -> None:
+    damaged, whole = launch(api, tmp_path), launch(api, tmp_path)
+    events(damaged, {"event": "allocated", "started": 1})
+    with Path(whole.paths.events).open("ab") as stream:
+        stream.write(b"\0" * 64 + b'\n{"event": "cal\n')
+    events(whole, allocated(), {"event": "call_ended", "outcome": "value", "cause": None})
+    flow = api.post("/flows/", {"name": "many"})["id"]
+    body = {"flow_id": flow, "tags": [TAG], "state": {"type": "RUNNING"}}
+    with ThreadPoolExecutor(8) as pool:
+        many = list(pool.map(lambda _: api.post("/flow_runs/", body)["id"], range(1000)))
+    assert set(many) < {flow_run["id"] for flow_run in active_runs(api)}
+    assert swept(api, whole)[0] == "COMPLETED"
+    with ThreadPoolExecutor(8) as pool:
+        list(
+            pool.map(
+                lambda one: api.post(f"/flow_runs/{one}/set_state", {"state": {"type": "COMPLETED"}, "force": True}),
+                many,
+            )
+        )
+    assert any(damaged.run_id in line for line in sweep(api))
+
+
 def test_a_step_that_a_killed_launch_was_at_ends_with_its_run(api: Api, tmp_path: Path) -> None:
     record = launch(api, tmp_path)
     step = {"flow_run_id": record.run_id, "task_key": "execute_call", "dynamic_key": "0", "state": {"type": "RUNNING"}}
@@ -299,18 +322,31 @@ def test_a_supervisor_that_was_killed_is_replaced_and_the_server_goes_on(address
     assert (after.server, after.supervisor != before.supervisor) == (before.server, True)
 
 
+def test_of_several_supervisors_one_is_at_work(address: ServerAddress) -> None:
+    before = state()
+    more = [subprocess.Popen([sys.executable, "-m", "slurm_ray_flow.blocks.server.supervisor"]) for _ in range(2)]
+    assert [process.wait(60) for process in more] == [0, 0]
+    assert state() == before and server_alive(address)
+
+
 def test_down_leaves_nothing_and_what_is_stale_is_replaced(
     environment: pytest.MonkeyPatch, address: ServerAddress
 ) -> None:
-    old = state()
+    old, old_password = state(), password(server_files())
     assert stop_server() and not stop_server()
     assert not alive(old.server) and not alive(old.supervisor)
     assert not server_alive(address) and server_status().state == "stopped"
     this = this_process()  # a pid that lives, but of another process than the one that was noted
     write_state(server_files(), dataclasses.replace(old, pid=this.pid, supervisor_pid=this.pid))
-    with socket.create_server(("127.0.0.1", old.port)):  # and somebody has taken its port
-        again = ensure_server(quiet)
-    assert again.started and again.url != address.url
+    with socket.create_server(("127.0.0.1", old.port)), ThreadPoolExecutor() as pool:  # and somebody has taken its port
+        starting = pool.submit(ensure_server, quiet)
+        began = eventually(lambda: (found := read_state(server_files())) and found.pid != this.pid and found)
+        assert not starting.done()
+        with pytest.raises(OSError, match="in use"):  # while Prefect begins, nobody gets the new one
+            socket.create_server(("127.0.0.1", began.port))
+        again = starting.result(180)
+    assert again.started and again.url == began.url != address.url
+    assert password(server_files()) != old_password  # whoever listened there may have been sent it
     with connected(again):
         from prefect import flow, task
 

@@ -44,6 +44,15 @@ def test_a_line_that_is_not_whole_yet_is_left_for_later():
     assert taken == len(whole)
 
 
+@pytest.mark.parametrize(
+    "damage", [b"\0\0\0\0\n", b'{"event": "call_st\n', b"[]\n", b'{"event": 3}\n', b"\xff\xfe\n", b"{}\n", b"null\n"]
+)
+def test_a_damaged_line_hides_no_other(damage):
+    whole = (json.dumps(ALLOCATED) + "\n").encode()
+    data = whole + damage + b"\0\0" + (json.dumps(STARTED) + "\n").encode()
+    assert parse_events(data) == ([ALLOCATED, STARTED], len(data))
+
+
 def test_all_files_of_a_run_lie_in_its_folder():
     paths = RunPaths(PurePosixPath("/r"), "abc")
     assert str(paths.outcome) == "/r/runs/abc/outcome.dill"

@@ -25,8 +25,16 @@ def parse_events(data: bytes) -> Tuple[List[Dict[str, Any]], int]:
         The events, and how many bytes they took: an unfinished last line is left for the next reading.
     """
     end = data.rfind(b"\n") + 1
-    # A file system that lost power may leave zero bytes where a line was.
-    return [json.loads(line) for line in data[:end].splitlines() if line.strip(b"\0 ")], end
+    return [event for event in map(_event, data[:end].splitlines()) if event], end
+
+
+def _event(line: bytes) -> Dict[str, Any]:
+    """The event of a line; an empty one where a loss of power has left zeros, or a part of a line."""
+    try:
+        event = json.loads(line.strip(b"\0 "))
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) and isinstance(event.get("event"), str) else {}
 
 
 def find_event(events: List[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
