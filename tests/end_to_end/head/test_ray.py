@@ -1,6 +1,7 @@
 """Real heads with real Ray clusters."""
 
 import os
+import secrets
 import signal
 import sys
 import time
@@ -22,7 +23,14 @@ def asks_a_worker():
             import mine
 
             print("said by a worker")
-            return mine.NAME, os.getcwd(), os.environ.get("COLOUR")
+            secret = os.environ["TOKEN"].encode()
+            logs = [
+                path for path in Path(os.environ["RAY_TMPDIR"]).rglob("*") if path.suffix in (".log", ".out", ".err")
+            ]
+            places = [path for path in (*Path("/proc").glob("[0-9]*/cmdline"), *logs) if path.exists()]
+            assert logs
+            shown = [str(place) for place in places if secret in place.read_bytes()]
+            return mine.NAME, os.getcwd(), os.environ.get("COLOUR"), shown
 
         return ray.get(where.remote())
 
@@ -33,7 +41,7 @@ def spec_of(tmp_path, word):
     folder = tmp_path / word
     folder.mkdir()
     (folder / "mine.py").write_text(f"NAME = {word!r}")
-    colours = {"environment_variables": {"COLOUR": word}}
+    colours = {"environment_variables": {"COLOUR": word, "TOKEN": secrets.token_hex()}}
     return {"ray": True, "path": [str(folder)], "working_directory": str(folder), **colours}
 
 
@@ -47,7 +55,7 @@ def test_workers_see_the_files_of_their_own_call_and_their_prints_come_home(lab,
     lab.enter(name, name + "-2")
     assert lab.wait_for(name + "-2", "call_ended")["outcome"] == "value", lab.events(name + "-2")
     for run, word in ((name, "red"), (name + "-2", "blue")):
-        assert lab.outcome(run)["value"] == (word, str(tmp_path / word), word)
+        assert lab.outcome(run)["value"] == (word, str(tmp_path / word), word, [])
         assert lab.log(run).count("said by a worker") == 1
     ready = lab.wait_for(name, "ray_ready")
     assert ready["address"].startswith("127.0.0.1:")
