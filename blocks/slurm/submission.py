@@ -44,7 +44,8 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
         if answer["job"]:
             return str(answer["job"])
         said = answer["err"]
-        refused = answer["code"] is not None and not answer_unknown(said)
+        # A site's own sbatch may end with 0 and words of its own, or with an id and the error of what comes after it.
+        refused = answer["code"] not in (0, None) and not answer["told"] and not answer_unknown(said)
         if refused and not is_transient(said):
             raise rejected(said, where=machine.label)
         if not refused and (job := _found(queue, paths.run_id, name, deadline)):

@@ -14,7 +14,8 @@ from hosts.machine import until
 from slurm_ray_flow.core.errors import Rejected
 from slurm_ray_flow.core.slurm import accounting, queue, site
 from slurm_ray_flow.core.slurm.rejections import rejected
-from slurm_ray_flow.core.slurm.request import Request, parse_submitted, sbatch_command
+from slurm_ray_flow.core.slurm.request import Request, sbatch_command
+from slurm_ray_flow.remote.protocol import parse_submitted
 
 USER = "alice"
 MIB = 1024**2

@@ -79,6 +79,40 @@ def test_a_connection_that_breaks_around_the_submission(jobs):
     jobs.over()
 
 
+@contextlib.contextmanager
+def site_sbatch(host, last_lines):
+    """A site's own program of that name, first on alice's PATH: it does the same, and says it in its own words."""
+    start_file, program = host.path("/home/alice/.bashrc"), host.path("/home/alice/bin/sbatch")
+    before = start_file.read_text()
+    program.parent.mkdir(exist_ok=True)
+    program.write_text(f'#!/bin/sh\nid=$(/usr/bin/sbatch "$@") || exit\necho "** University **"\n{last_lines}\n')
+    program.chmod(0o755)
+    start_file.write_text(f'PATH="$HOME/bin:$PATH"\n{before}')
+    try:
+        yield
+    finally:
+        start_file.write_text(before)
+        program.unlink()
+
+
+@pytest.mark.parametrize(
+    "last_lines",
+    [
+        'echo "Submitted batch job $id on cluster ceo"; echo "Bye!"',
+        'echo "Your job has number $id."',
+        'echo "Submitted batch job $id"; echo "the budget can not be reached" >&2; exit 1',
+    ],
+)
+def test_a_site_that_says_it_in_its_own_words(jobs, last_lines):
+    import held
+
+    folder = jobs.folder()
+    with site_sbatch(jobs.host, last_lines), jobs.lab.road("login", delay=0.0) as road:
+        assert jobs.on(held.note, cluster=through(jobs, road))(folder, "site") == "<site>"
+    assert jobs.starts(folder) == ["site"]
+    jobs.over()
+
+
 def submitted_while_stuck(lab):
     """A run whose sbatch gives up while the controller stands still; the controller takes the job later."""
     import held

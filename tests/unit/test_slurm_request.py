@@ -11,10 +11,10 @@ from slurm_ray_flow import OptionError
 from slurm_ray_flow.core.slurm.request import (
     Request,
     escaped_path,
-    parse_submitted,
     sbatch_arguments,
     sbatch_command,
 )
+from slurm_ray_flow.remote.protocol import parse_submitted
 
 ALWAYS = ["--parsable", "--nodes=1", "--ntasks-per-node=1", "--no-requeue", "--open-mode=append"]
 
@@ -154,6 +154,12 @@ def test_a_path_is_escaped_as_slurm_reads_it(path: str, written: str) -> None:
         ("Submitted batch job 42 on cluster x\n", "42"),
         ("Welcome!\nyour quota is 12 %\n17\n  \n", "17"),
         ("3\n17\n", "17"),
+        (
+            "** Cluster of the University **\n\nSubmitted batch job 31 on cluster ceo\nBye, see you in 2027\n2027\n",
+            "31",
+        ),
+        ("\x1b[32mSubmitted batch job 31\x1b[0m\n", "31"),
+        ("INFO: Submitted batch job 31 (partition cpu)\n", "31"),
         ("", ""),
         ("sbatch: error: no 17 for you\n", ""),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any, Dict, List, Optional, Tuple
 
 FILES = {
@@ -35,6 +36,19 @@ def _event(line: bytes) -> Dict[str, Any]:
     except ValueError:
         return {}
     return event if isinstance(event, dict) and isinstance(event.get("event"), str) else {}
+
+
+_SUBMITTED, _PARSABLE = re.compile(r"Submitted batch job (\d+)\b"), re.compile(r"(\d+)(?:;\S+)?")
+
+
+def parse_submitted(output: str) -> str:
+    """The job's id in what sbatch printed, or "": the last line that tells one, since sites print more than that."""
+    lines = [line.strip() for line in output.splitlines()]
+    for told in (map(_SUBMITTED.search, lines), map(_PARSABLE.fullmatch, lines)):
+        found = [match[1] for match in told if match]
+        if found:
+            return found[-1]
+    return ""
 
 
 def find_event(events: List[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:

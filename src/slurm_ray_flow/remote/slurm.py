@@ -9,7 +9,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import secrets
 import signal
 import socket
@@ -23,13 +22,13 @@ from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
 from slurm_ray_flow.remote.files import write
 from slurm_ray_flow.remote.liveness import noted_alive
+from slurm_ray_flow.remote.protocol import parse_submitted
 
 SUBMIT_SECONDS = 60.0
 """`sbatch` itself tries for long when its controller is away; home tries again, and can say so meanwhile."""
 QUERY_SECONDS = 30.0
 SPACING = 2.0
 """Seconds between two questions to the scheduler, whoever asks: all launches of a root folder share them."""
-_JOB = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*)?")
 
 
 # ---- submission
@@ -48,13 +47,14 @@ def submit(root: str, run_id: str, command: List[str], again: str = "") -> Dict[
         again: the mark of a submission that did not reach the queue.
 
     Returns:
-        job: its id, or None; code, out, err: of sbatch, code None where it is not known how it ended; mark.
+        job: its id, or None; told: what may be one although sbatch failed, or "";
+        code, out, err: of sbatch, code None where it is not known how it ended; mark.
     """
     run = Run(root, run_id)
     with _alone(os.path.join(run.folder, "submit.lock"), SUBMIT_SECONDS + 10):
         known = job_of(run)
         if known:
-            return {"job": known, "code": 0, "out": "", "err": "", "mark": ""}
+            return {"job": known, "told": known, "code": 0, "out": "", "err": "", "mark": ""}
         mark = _read(_mark_file(run))
         if mark and mark.get("id") != again:
             return _earlier(run, mark)
@@ -107,11 +107,11 @@ def _runs(mark: Dict[str, Any]) -> bool:
 
 def _answer(run: Run, mark: str, code: Optional[int]) -> Dict[str, Any]:
     out, err = tail(_out(run), 10000), tail(_err(run), 10000)
-    matches = [match for match in map(_JOB.fullmatch, map(str.strip, out.splitlines())) if match]
-    job = matches[-1].group(1) if matches and code in (0, None) else None
+    told = parse_submitted(out)
+    job = told if told and code in (0, None) else None
     if job:
         note(run.root, run.id, job)
-    return {"job": job, "code": code, "out": out, "err": err, "mark": mark}
+    return {"job": job, "told": told, "code": code, "out": out, "err": err, "mark": mark}
 
 
 def _mark_file(run: Run) -> str:

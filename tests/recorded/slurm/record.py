@@ -17,6 +17,7 @@ from hosts.machine import until
 from hosts.slurm import Slurm
 from slurm_ray_flow.core.slurm import accounting, queue, request, site
 from slurm_ray_flow.core.slurm.request import Request
+from slurm_ray_flow.remote import protocol
 
 HERE = Path(__file__).parent
 USER = "alice"
@@ -45,7 +46,7 @@ class Recorder:
         """A job named by what is to be seen of it; its script comes from standard input."""
         argv = request.sbatch_command(Request(name=name, **{"output": "/dev/null", **wanted}))  # type: ignore[arg-type]
         done = self.login.run(USER, [*argv, *options], stdin=f"#!/bin/sh\n{script}\n", check=False)
-        return request.parse_submitted(done.stdout)
+        return protocol.parse_submitted(done.stdout)
 
     def refuse(self, name: str, *options: str) -> None:
         done = self.login.run(USER, ["sbatch", "--parsable", *options], stdin="#!/bin/sh\n", check=False)

@@ -209,12 +209,3 @@ def _refuse_control_characters(field: str, value: object) -> None:
     for text in value if isinstance(value, tuple) else (value,):
         if isinstance(text, str) and any(not letter.isprintable() for letter in text):
             raise OptionError(f"{field}={text!r} holds a control character", advice="write it on one line")
-
-
-_SUBMITTED = re.compile(r"(?:Submitted batch job )?(\d+)(?:;\S*)?(?: on cluster \S+)?")
-
-
-def parse_submitted(output: str) -> str:
-    """The job's id in what sbatch printed, or "": the last line that is one, since sites print more than that."""
-    matches = [match[1] for line in output.splitlines() if (match := _SUBMITTED.fullmatch(line.strip()))]
-    return matches[-1] if matches else ""
