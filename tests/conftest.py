@@ -1,6 +1,7 @@
 """No test touches the user's own home or Prefect profile."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -8,6 +9,9 @@ import tempfile
 import pytest
 
 pytest_plugins = ["hosts.plugin"]
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &`: all that the tests start would ignore it, too
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 HOME = tempfile.mkdtemp(prefix="srf-test-")
 OTHER_HOME = f"{HOME}-other"

@@ -50,9 +50,9 @@ class Lab:
         inbox.mkdir(exist_ok=True)
         (inbox / run_id).touch()
 
-    def head(self, run_id, *flags, python=sys.executable):
+    def head(self, run_id, *flags, python=sys.executable, before=()):
         program = self.package / "remote" / "head.py"
-        head = subprocess.Popen([python, "-I", str(program), str(self.root), run_id, *flags])
+        head = subprocess.Popen([*before, python, "-I", str(program), str(self.root), run_id, *flags])
         self.heads.append(head)
         return head
 

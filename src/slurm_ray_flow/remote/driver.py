@@ -19,6 +19,7 @@ import contextlib
 import faulthandler
 import importlib
 import json
+import signal
 from typing import Any, Dict, List, Optional
 
 from slurm_ray_flow.remote import checkpoints, ending, execution, limits, notice, processes, rebuilding, workplace
@@ -171,6 +172,9 @@ def main(arguments: List[str]) -> None:
     driver = Driver(int(arguments[2]), arguments[1] == "1")
     os.set_inheritable(int(arguments[2]), False)
     notice.listen()
+    signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a background job of a shell ignores it
     limits.be_first_to_go()
     rebuilding.become_driver()
     try:

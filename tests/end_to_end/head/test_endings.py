@@ -195,3 +195,22 @@ def test_an_exit_is_told_with_what_it_was_given(lab, name, code, number, said):
     ended = lab.run(name, sys.exit, code)
     assert (ended["cause"], ended["exit_code"]) == ("crashed", number)
     assert said in ended["message"]
+
+
+def interrupts_itself():
+    import os
+    import signal
+
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt:
+        return "interrupted"
+    return "deaf"
+
+
+def test_a_function_has_pythons_own_ctrl_c_also_below_a_shells_background_job(lab, name):
+    lab.lay(name, interrupts_itself)
+    lab.enter(name, name)
+    lab.head(name, before=("sh", "-c", "trap '' INT; exec \"$@\"", "sh"))
+    assert lab.wait_for(name, "call_ended")["outcome"] == "value"
+    assert lab.outcome(name)["value"] == "interrupted"
