@@ -57,6 +57,18 @@ def test_two_ray_clusters_at_once_on_the_same_two_nodes(jobs):
 
 
 @pytest.mark.ray
+def test_nodes_that_share_their_temporary_folder(jobs):
+    import spread
+
+    shared = f"/home/{USER}/tmp"
+    cluster = jobs.but(setup=[f"mkdir -p {shared}", f"export TMPDIR={shared}"])
+    total, hosts, _ = spread.squares.with_options(cluster=cluster)()
+    assert (total, hosts) == (328350, ["c1", "c2"])
+    wait_for(lambda: not list(jobs.host.path(shared).glob("srf-*")))
+    jobs.over()
+
+
+@pytest.mark.ray
 def test_cards_are_as_asked_on_each_node(jobs):
     import spread
 

@@ -93,10 +93,14 @@ class RayCluster:
 
         Args:
             token: what proves that this is one of its cluster.
-            folder: its private folder, which is made on this host under the same name.
+            folder: its private folder, which is made on this host under the same name; under another one where hosts share
+                what TMPDIR names.
         """
         self.token = token
-        _make_private(folder)
+        try:
+            _make_private(folder)
+        except FileExistsError:
+            folder = _private_folder()
         self._settle(folder)
         self.start()
 
