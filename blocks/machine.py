@@ -10,7 +10,7 @@ from typing import Any
 
 from slurm_ray_flow.core.container import Container
 from slurm_ray_flow.core.environment import Held
-from slurm_ray_flow.core.errors import CAUSES, Rejected, SlurmRayFlowError
+from slurm_ray_flow.core.errors import CAUSES, OptionError, Rejected, SlurmRayFlowError
 from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.life import ALIVE, GONE, Life
 from slurm_ray_flow.core.lock import Lock
@@ -61,7 +61,14 @@ class Machine:
 
         Raises:
             Rejected: it has less.
+            OptionError: the code names what only Slurm has.
         """
+        for name in sorted(options.given & {"partition", "account", "qos", "constraint"}):
+            if getattr(options, name):
+                raise OptionError(
+                    f"{name}={getattr(options, name)!r} is for a Slurm cluster, and this run goes to {self.label}",
+                    advice=f'write cluster="NAME" beside it (`srf clusters` lists the saved ones), or leave {name} out',
+                )
         facts = self.facts()
         limits = (
             ("nodes", options.nodes, facts.nodes, str),
@@ -74,7 +81,8 @@ class Machine:
                 raise Rejected(
                     f"{name}={write(asked)} is more than the {write(there)} there are",
                     where=f"{self.label} ({facts.host})",
-                    advice=f"ask for {name}={write(there)} or less, or choose another cluster",
+                    advice=f"{f'ask for {name}={write(there)} or less' if there else f'leave {name} out'}, "
+                    "or choose another cluster",
                 )
 
     def container_for(self, options: Options) -> Container | None:

@@ -1,5 +1,6 @@
 """Clusters as Prefect blocks: what Prefect asks of a block, and saved ones on a real server."""
 
+import dataclasses
 import subprocess
 import sys
 
@@ -13,6 +14,7 @@ from slurm_ray_flow.blocks.clusters import find_cluster
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
+from slurm_ray_flow.core.options import Options
 
 
 @pytest.mark.parametrize("block", BLOCKS)
@@ -74,3 +76,14 @@ def test_a_run_on_a_saved_cluster_is_found_from_another_process(server, tmp_path
     )
     assert "in the lab" in done.stdout
     assert "42" in done.stdout
+
+
+@pytest.mark.parametrize("option", ["partition", "account", "qos", "constraint"])
+def test_what_only_slurm_has_is_refused_elsewhere(tmp_path, option):
+    cluster = LocalMachine(root=tmp_path)
+    with pytest.raises(OptionError, match=option) as told:
+        cluster.check(Options().stating(**{option: "some"}))
+    assert "cluster=" in told.value.advice
+    cluster.check(
+        dataclasses.replace(Options(), **{option: "some"})
+    )  # of a configuration, which also holds for other clusters

@@ -26,6 +26,9 @@ def test_changed_options_leave_the_others():
 @pytest.mark.parametrize(
     ("wrong", "hint"),
     [
+        ({"memory": 4}, "4 B"),
+        ({"memory": "100K"}, "100.0 KiB"),
+        ({"keep_warm": "5"}, '"5m"'),
         ({"node": 2}, "'nodes'"),
         ({"gpus": 2}, "'gpus_per_node'"),
         ({"timelimit": "2h"}, "'time_limit'"),

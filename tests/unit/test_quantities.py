@@ -21,7 +21,7 @@ from slurm_ray_flow.core.quantities import (
         ("64 GiB", 64 * 1024**3),
         ("512m", 512 * 1024**2),
         ("1.5K", 1536),
-        ("100", 100),
+        ("100B", 100),
         (4096, 4096),
         ("2T", 2 * 1024**4),
     ],
@@ -48,9 +48,8 @@ def test_what_is_no_memory_is_refused_with_an_example(written):
         (90, 90),
         (0.5, 0.5),
         (timedelta(hours=1), 3600),
-        # sbatch(1), --time: "minutes", "minutes:seconds", "hours:minutes:seconds", "days-hours", "days-hours:minutes",
+        # sbatch(1), --time: "minutes:seconds", "hours:minutes:seconds", "days-hours", "days-hours:minutes",
         # "days-hours:minutes:seconds"
-        ("90", 5400),
         ("90:30", 5430),
         ("1:02:03", 3723),
         ("1-12", 129600),
@@ -75,7 +74,7 @@ def test_amounts_are_written_for_people():
 
 @pytest.mark.parametrize(
     ("amount", "written"),
-    [(200 << 20, "200M"), (3 << 29, "1.5G"), (1 << 40, "1T"), (1000, "1000"), ((1 << 30) + 1, "1.1G")],
+    [(200 << 20, "200M"), (3 << 29, "1.5G"), (1 << 40, "1T"), (1000, "1000B"), ((1 << 30) + 1, "1.1G")],
 )
 def test_memory_as_an_option(amount, written):
     assert brief_memory(amount) == written
@@ -88,3 +87,12 @@ def test_memory_as_an_option(amount, written):
 def test_a_duration_as_an_option(seconds, written):
     assert brief_duration(seconds) == written
     assert parse_duration(written) >= seconds
+
+
+def test_a_number_without_a_unit_in_text_is_refused_with_both_readings():
+    with pytest.raises(OptionError, match=r"has no unit") as told:
+        parse_duration("90")
+    assert '"90m"' in told.value.advice and '"90s"' in told.value.advice
+    with pytest.raises(OptionError, match=r"has no unit") as told:
+        parse_memory(" 4 ")
+    assert "4G" in told.value.advice and "4M" in told.value.advice

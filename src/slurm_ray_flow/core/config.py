@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from slurm_ray_flow.core.errors import DependencyError, OptionError
-from slurm_ray_flow.core.options import Options, check_together, checked, is_option
+from slurm_ray_flow.core.options import Options, check_together, checked, is_option, is_quantity
 from slurm_ray_flow.core.project import project_of
 
 TABLE = "tool.slurm-ray-flow"
@@ -222,6 +222,9 @@ def _from_text(name: str, text: str, variable: str) -> Any:
         as_json: Any = json.loads(text)
     except ValueError:
         as_json = text
+    is_number = isinstance(as_json, int | float) and not isinstance(as_json, bool)
+    if is_number and as_json and is_quantity(name):
+        as_json = text  # a number without a unit
     meanings = [as_json, text] if isinstance(as_json, list | dict) else [text, as_json]
     problem: OptionError | None = None
     for meaning in meanings:

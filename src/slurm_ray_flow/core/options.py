@@ -10,7 +10,7 @@ from typing import Any, Literal, cast
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.growth import Grown, Growth, parse_growth
 from slurm_ray_flow.core.outputs import checked_pattern
-from slurm_ray_flow.core.quantities import parse_duration, parse_memory
+from slurm_ray_flow.core.quantities import format_memory, parse_duration, parse_memory
 
 RayUse = Literal["auto", "always", "never"]
 
@@ -172,8 +172,18 @@ def _count(least: int, optional: bool = False) -> Any:
     return check
 
 
+LEAST_MEMORY = 16 << 20
+"""In less no Python with its packages starts."""
+
+
 def _memory(name: str, value: object) -> int | None:
-    return None if value is None else parse_memory(value, name)
+    amount = None if value is None else parse_memory(value, name)
+    if amount is not None and amount < LEAST_MEMORY:
+        raise OptionError(
+            f"{name}={value!r} is {format_memory(amount)}, in which no function runs",
+            advice='write it with a unit, such as "4G"; a number without quotes is in bytes',
+        )
+    return amount
 
 
 def _package_data(name: str, value: object) -> int:
@@ -323,6 +333,11 @@ _CHECKS: dict[str, Any] = {
     "dashboard": _one_of(True, False),
     "ray": _one_of("auto", "always", "never"),
 }
+
+
+def is_quantity(name: str) -> bool:
+    """Whether the option is an amount of memory, or a length of time."""
+    return _CHECKS.get(name) in (_memory, _package_data, _time, _cache, _keep_warm)
 
 
 def is_option(name: str) -> bool:

@@ -20,8 +20,8 @@ def parse_memory(value: object, option: str = "memory") -> int:
     """Read an amount of memory.
 
     Args:
-        value: bytes as a whole number, or text such as "64G", "512 MiB", "1.5T". Units are powers of 1024, as in
-            Slurm's `--mem`; a bare number in text is bytes.
+        value: bytes as a whole number, or text such as "64G", "512 MiB", "100B". Units are powers of 1024, as in
+            Slurm's `--mem`; a bare number in text is refused, since Slurm means megabytes by it.
 
     Returns:
         Bytes.
@@ -29,6 +29,7 @@ def parse_memory(value: object, option: str = "memory") -> int:
     Raises:
         OptionError: it is not an amount of memory, or not above zero.
     """
+    _refuse_bare_number(value, option, "bytes", "GM")
     if isinstance(value, int) and not isinstance(value, bool):
         amount = value
     elif isinstance(value, str) and (match := _MEMORY.fullmatch(value.strip())):
@@ -47,7 +48,8 @@ def parse_duration(value: object, option: str = "time_limit") -> float:
 
     Args:
         value: seconds as a number, a timedelta, text such as "2h30m", "90 min", "1d", or Slurm's own
-            "MM", "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS" (sbatch(1), --time).
+            "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS" (sbatch(1), --time). Slurm's "MM" is refused: without
+            quotes the same number is seconds.
 
     Returns:
         Seconds.
@@ -55,6 +57,7 @@ def parse_duration(value: object, option: str = "time_limit") -> float:
     Raises:
         OptionError: it is not a length of time, or not above zero.
     """
+    _refuse_bare_number(value, option, "seconds", "ms")
     seconds = _seconds(value)
     if seconds is None or not 0 < seconds < float("inf"):
         raise OptionError(
@@ -62,6 +65,15 @@ def parse_duration(value: object, option: str = "time_limit") -> float:
             advice='write "2h30m", "90m", "1-12:00:00", seconds as a number, or a timedelta',
         )
     return seconds
+
+
+def _refuse_bare_number(value: object, option: str, unit: str, letters: str) -> None:
+    """A number without a unit in text is one thing to Slurm, and another one to Python."""
+    if isinstance(value, str) and value.strip().isdecimal() and int(value) > 0:
+        one, other = (f'"{int(value)}{letter}"' for letter in letters)
+        raise OptionError(
+            f"{option}={value!r} has no unit", advice=f"write {one} or {other}; a number without quotes is in {unit}"
+        )
 
 
 def _seconds(value: object) -> float | None:
@@ -117,7 +129,7 @@ def brief_memory(amount: float) -> str:
         if amount >= 1024**power:
             tenths = math.ceil(amount * 10 / 1024**power)
             return f"{tenths / 10:g}{unit}"
-    return f"{math.ceil(amount)}"
+    return f"{math.ceil(amount)}B"
 
 
 def brief_duration(seconds: float) -> str:

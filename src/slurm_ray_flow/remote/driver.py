@@ -172,9 +172,7 @@ def main(arguments: List[str]) -> None:
     driver = Driver(int(arguments[2]), arguments[1] == "1")
     os.set_inheritable(int(arguments[2]), False)
     notice.listen()
-    signal.signal(
-        signal.SIGINT, signal.default_int_handler
-    )  # a background job of a shell ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
     limits.be_first_to_go()
     rebuilding.become_driver()
     try:

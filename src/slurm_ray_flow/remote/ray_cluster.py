@@ -93,8 +93,7 @@ class RayCluster:
 
         Args:
             token: what proves that this is one of its cluster.
-            folder: its private folder, which is made on this host under the same name; under another one where hosts share
-                what TMPDIR names.
+            folder: its private folder, made on this host under the same name, or another if hosts share TMPDIR.
         """
         self.token = token
         try:
