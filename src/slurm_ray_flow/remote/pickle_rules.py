@@ -82,6 +82,12 @@ def _view(_: Any, view: memoryview) -> Reduced:
     return rebuilding.make_view, (data, view.format, view.shape)
 
 
+def _code(_: Any, code: types.CodeType) -> Reduced:
+    """cloudpickle 3.1.3 and later give all code one file name; tracebacks and `inspect` want its own."""
+    maker, parts = cloudpickle._code_reduce(code)
+    return maker, tuple(code.co_filename if part == "<dynamic-code>" else part for part in parts)
+
+
 def _cell(_: Any, cell: Any) -> Reduced:
     if not is_full(cell):
         return types.CellType, ()
@@ -207,6 +213,7 @@ def _places_of(obj: Any) -> List[Tuple[str, str]]:
 
 _RULES: Dict[Any, Callable[..., Reduced]] = {
     memoryview: _view,
+    types.CodeType: _code,
     types.CellType: _cell,
     weakref.ref: _reference,
     weakref.WeakMethod: _reference,
