@@ -105,6 +105,27 @@ def test_what_closures_partials_and_objects_hold_is_referred_to(users: Any) -> N
         assert "users_other" in target_of(function).imported
 
 
+def test_what_arguments_are_made_of_is_referred_to(users: Any) -> None:
+    other = users.other.Other()
+    for value in (other, [{"key": (other,)}], users.other.Other, users.other):
+        assert "users_other" in target_of(len, [value]).imported
+    space: dict[str, Any] = {"__name__": "typed_in", "users_other": users.other, "Other": users.other.Other}
+    code.InteractiveInterpreter(space).runcode(compile(NOTED, "<typed>", "exec"))
+    space["box"].held = other
+    assert "users_other" in target_of(len, [space["box"]]).imported
+    for name in ("noted", "noted_inside", "noted_in_text"):
+        assert "users_other" in target_of(space[name]).imported, name
+
+
+NOTED = """
+class Box: ...
+box = Box()
+def noted(x: users_other.Other): ...
+def noted_inside() -> list[Other]: ...
+def noted_in_text(x: "Other | None"): ...
+"""
+
+
 def test_builtin_functions_have_a_module_and_no_file() -> None:
     target = target_of(len)
     assert (target.module, target.file, target.source) == ("builtins", None, None)

@@ -267,7 +267,7 @@ def describe_call(flow: LaunchFlow[Any, Any], given: Given) -> Call:
         PayloadError: one of them can't be pickled.
     """
     arguments = given.stored()
-    target = target_of(flow.function)
+    target = target_of(flow.function, given.parameters.values())
     plain = flow.plain
     reference = (
         ["reference", plain.__module__, plain.__qualname__]

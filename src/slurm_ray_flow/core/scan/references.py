@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dis
+import re
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import islice
@@ -10,6 +11,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 _NAMED = {"LOAD_GLOBAL", "LOAD_NAME"}
+_WORD = re.compile(r"[^\W\d]\w*")
 # A list of a million numbers need not be read to its end to know what it holds.
 _ENOUGH = 1000
 
@@ -37,6 +39,7 @@ class References:
             if _is_interactive(plain.__module__):
                 self._code(plain.__code__, plain.__globals__)
                 self.values([*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).values()])
+                self._annotations(plain)
         elif isinstance(plain, type) and _is_interactive(plain.__module__):
             self.values(plain.__bases__)
             self.values(getattr(each, "__func__", each) for each in vars(plain).values())
@@ -67,6 +70,8 @@ class References:
             self._module(getattr(named, "__module__", None))
             if named is not value:
                 self.values([type(value)])
+                if _is_interactive(type(value).__module__):
+                    self.values(islice(getattr(value, "__dict__", {}).values(), _ENOUGH))
 
     def _module(self, name: object) -> None:
         # Some compiled types name modules that do not exist, and what is built in needs no file.
@@ -84,6 +89,15 @@ class References:
                 self._value(cell.cell_contents)
             except ValueError:  # not yet filled
                 continue
+
+    def _annotations(self, function: FunctionType) -> None:
+        """They travel with the function: the objects, or what texts name."""
+        for note in function.__annotations__.values():
+            if isinstance(note, str):
+                names = function.__globals__
+                self.values(names[word] for word in _WORD.findall(note) if word in names)
+            else:
+                self.values([note, *getattr(note, "__args__", ())])
 
     def _code(self, code: CodeType, names: dict[str, Any]) -> None:
         for inner in _nested(code):

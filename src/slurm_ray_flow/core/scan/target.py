@@ -10,7 +10,7 @@ import inspect
 import os
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -20,11 +20,13 @@ from slurm_ray_flow.core.scan.model import Target
 from slurm_ray_flow.core.scan.references import References
 
 
-def target_of(function: Callable[..., Any]) -> Target:
-    """Return where the source of a function is, and which modules the live function refers to.
+def target_of(function: Callable[..., Any], arguments: Iterable[object] = ()) -> Target:
+    """Return where the source of a function is, and which modules the live function and its arguments refer to.
 
-    Takes functions of modules, scripts, notebooks and the REPL, lambdas, closures, decorated functions,
-    `functools.partial`, methods, classes and callable objects.
+    Args:
+        function: a function of a module, a script, a notebook or the REPL, a lambda, a closure, a decorated function,
+            a `functools.partial`, a method, a class or a callable object.
+        arguments: what it is called with: the code need not mention what they are made of.
 
     Raises:
         ScanError: it can't be called.
@@ -36,6 +38,7 @@ def target_of(function: Callable[..., Any]) -> Target:
     name = getattr(plain, "__module__", None) or type(plain).__module__
     label = f"{name}.{getattr(plain, '__qualname__', type(plain).__qualname__)}"
     references.follow(plain)
+    references.values(arguments)
     return _located(plain, name, label, references.modules())
 
 
