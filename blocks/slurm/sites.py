@@ -10,10 +10,14 @@ from typing import Any
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.machine import Machine
+from slurm_ray_flow.blocks.slurm.submission import LONGEST_PAUSE, pause
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.slurm.rejections import is_transient, words
 from slurm_ray_flow.core.slurm.request import Request
 from slurm_ray_flow.core.slurm.site import Site, check, parse_site, site_commands
+from slurm_ray_flow.remote.slurm import NO_ANSWER
 
 KNOWN_SECONDS = 600.0
 """Partitions change on the days of maintenance; sbatch has the last word in between."""
@@ -22,6 +26,8 @@ OF_THE_SCHEDULER = ("partitions", "nodes")
 FRESH_SECONDS = 30.0
 """What was learned so lately is enough to refuse a run by it."""
 ANSWER_SECONDS = 20.0
+GIVE_UP_SECONDS = 300.0
+"""So long a controller that does not answer is asked again."""
 
 
 def check_request(machine: Machine, request: Request) -> None:
@@ -55,12 +61,20 @@ def site(machine: Machine) -> Site:
 
 
 def _asked(machine: Machine, name: str, command: list[str]) -> str:
-    root = str(machine.root_folder)
-    answer = machine.ask("slurm.query", root=root, name=f"site-{name}", command=command, age=FRESH_SECONDS)
-    if answer["error"] and not answer["text"]:
-        what = f"Slurm does not answer: {answer['error']}"
-        raise ConnectionFailed(what, where=machine.label, advice="`sinfo` there says more; try again later")
-    return str(answer["text"])
+    """What the scheduler says; one that is slow, or starts just then, is asked again, as at a submission."""
+    root, deadline, seconds = str(machine.root_folder), time.monotonic() + GIVE_UP_SECONDS, 1.0
+    while True:
+        answer = machine.ask("slurm.query", root=root, name=f"site-{name}", command=command, age=FRESH_SECONDS)
+        said = words(answer["error"])
+        if answer["text"] or not said:
+            return str(answer["text"])
+        if time.monotonic() > deadline or not (is_transient(answer["error"]) or NO_ANSWER in answer["error"]):
+            raise ConnectionFailed(
+                f"Slurm does not answer: {said}", where=machine.label, advice="`sinfo` there says more; try again later"
+            )
+        reporter().say(f"Slurm does not say yet what the site has ({said}); asks again in {seconds:.0f} s")
+        pause(seconds)
+        seconds = min(2 * seconds, LONGEST_PAUSE)
 
 
 def _said(machine: Machine, command: list[str]) -> str:

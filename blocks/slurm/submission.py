@@ -37,7 +37,7 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
         Rejected: Slurm does not take it; its own words say why.
         ConnectionFailed: Slurm did not answer for too long.
     """
-    again, pause, deadline = "", 1.0, time.monotonic() + GIVE_UP_SECONDS
+    again, seconds, deadline = "", 1.0, time.monotonic() + GIVE_UP_SECONDS
     while True:
         known = {"root": str(paths.root), "run_id": paths.run_id}
         answer = machine.ask("slurm.submit", **known, command=list(command), again=again)
@@ -53,9 +53,9 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
             return job
         if time.monotonic() > deadline:
             raise _silent(machine.label, said)
-        reporter().say(f"Slurm did not take the job yet ({words(said) or 'no answer'}); tries again in {pause:.0f} s")
-        _pause(pause)
-        again, pause = answer["mark"], min(2 * pause, LONGEST_PAUSE)
+        reporter().say(f"Slurm did not take the job yet ({words(said) or 'no answer'}); tries again in {seconds:.0f} s")
+        pause(seconds)
+        again, seconds = answer["mark"], min(2 * seconds, LONGEST_PAUSE)
 
 
 def _found(queue: Queue, run_id: str, name: str, deadline: float) -> str | None:
@@ -69,7 +69,7 @@ def _found(queue: Queue, run_id: str, name: str, deadline: float) -> str | None:
             return queue.accounted(name)
         if time.monotonic() > deadline:
             return None
-        _pause(1.0)
+        pause(1.0)
 
 
 def _silent(label: str, said: str) -> ConnectionFailed:
@@ -79,7 +79,8 @@ def _silent(label: str, said: str) -> ConnectionFailed:
     )
 
 
-def _pause(seconds: float) -> None:
+def pause(seconds: float) -> None:
+    """Wait, unless the launch is interrupted."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         interrupted()

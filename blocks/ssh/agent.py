@@ -15,7 +15,7 @@ from slurm_ray_flow.blocks import programs
 from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.ssh import answers, bootstrap
 from slurm_ray_flow.blocks.ssh.channels import reading, reading_errors, send_all
-from slurm_ray_flow.blocks.ssh.connection import Connection, Lost
+from slurm_ray_flow.blocks.ssh.connection import Connection, Lost, NoHost
 from slurm_ray_flow.blocks.ssh.files import SshTarget, bring, copy_folder, copy_from, copy_to
 from slurm_ray_flow.blocks.ssh.outage import Outage
 from slurm_ray_flow.blocks.ssh.wire import execute
@@ -123,7 +123,7 @@ class Agent:
             except _Aside:
                 continue
             except Lost as lost:
-                outage.wait(str(lost))
+                outage.wait(str(lost), is_known=not isinstance(lost, NoHost))
             else:
                 outage.over()
                 return done

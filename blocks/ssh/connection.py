@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,7 +18,7 @@ from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
 from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
 from slurm_ray_flow.blocks.ssh.sessions import Sessions
 from slurm_ray_flow.blocks.ssh.sockets import connected_socket
-from slurm_ray_flow.blocks.ssh.wire import Refused, Wire, WireError
+from slurm_ray_flow.blocks.ssh.wire import NoSuchHost, Refused, Wire, WireError
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
 from slurm_ray_flow.core.trace import traced
 
@@ -45,6 +46,10 @@ class Limits:
 
 class Lost(Exception):
     """The connection is gone; what was asked for can be asked again."""
+
+
+class NoHost(Lost):
+    """There is no host of this name, as far as this machine knows."""
 
 
 class Connection:
@@ -148,7 +153,7 @@ class Connection:
             if isinstance(error, SlurmRayFlowError) and not error.transient and not prompt.unasked():
                 self._denied = error
             if isinstance(error, WireError):
-                raise Lost(str(error)) from None
+                raise (NoHost if isinstance(error, NoSuchHost) else Lost)(str(error)) from None
             raise
         self.made += 1
         threading.Thread(target=_watch, args=(self._wires[-1], self.limits), daemon=True, name="srf-ssh").start()
@@ -186,6 +191,9 @@ def open_wire(server: Endpoint, before: list[Wire], lines: list[known_hosts.Line
         else:
             inner = connected_socket(server.host, server.port, limits.connect)
     except OSError as error:
+        unknown = isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+        if unknown:
+            raise NoSuchHost(f"no host is known here as {server.host!r}") from None
         raise WireError(f"{server} can't be reached: {error.strerror or error}") from None
     except Refused as error:
         raise WireError(f"{server} can't be reached from the server before it: {error}") from None

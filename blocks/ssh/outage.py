@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from slurm_ray_flow.blocks.ssh.connection import Connection, unreachable
+from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.progress import reporter
 
@@ -18,12 +19,21 @@ class Outage:
         self._began: float | None = None
         self._pause = 0.1
 
-    def wait(self, why: str) -> None:
+    def wait(self, why: str, is_known: bool = True) -> None:
         """Wait before the next try.
 
+        Args:
+            why: what went wrong.
+            is_known: the host's name leads to an address. One that has never been reached is not waited for without.
+
         Raises:
-            ConnectionFailed: it has lasted too long.
+            ConnectionFailed: it has lasted too long, or is of no use.
         """
+        if not is_known and not self._connection.made:
+            advice = (
+                "see that the name is right (`srf clusters` shows it), and that the VPN is up where only that knows it"
+            )
+            raise ConnectionFailed(f"{self._label} can't be reached: {why}", advice=advice)
         now = time.monotonic()
         if self._began is None:  # before the first connection there was nothing but this outage
             self._began = now if self._connection.made else self._asked

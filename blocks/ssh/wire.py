@@ -32,6 +32,10 @@ class WireError(Exception):
     """The connection is lost, or can't be made; the text says why."""
 
 
+class NoSuchHost(WireError):
+    """Its name leads to no address."""
+
+
 class Refused(Exception):
     """The server opens no further channel."""
 

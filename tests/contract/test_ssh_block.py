@@ -1,11 +1,14 @@
 """The SSH connection as a Prefect block: what Prefect asks of one."""
 
+import contextvars
+
 import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import ValidationError
 
-from slurm_ray_flow import SshServer
+from slurm_ray_flow import ConnectionFailed, SshServer
 from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow.core.progress import Silence, use_reporter
 
 
 class TestSshConnection(BlockStandardTestSuite):
@@ -31,3 +34,24 @@ def test_an_error_in_a_block_does_not_show_its_password(kind, fields):
     with pytest.raises(ValidationError) as caught:
         kind(**fields)
     assert "hunter2" not in f"{caught.value}{caught.value!r}"
+
+
+class Told(Silence):
+    """What a user is told meanwhile."""
+
+    def __init__(self):
+        self.texts = []
+
+    def say(self, text):
+        self.texts.append(text)
+
+
+def test_a_name_that_leads_to_no_host_is_said_at_once():
+    told = Told()
+    server = SshServer(connection=SshConnection(host="no-such-host.invalid", user="somebody", password="hunter2"))
+    context = contextvars.copy_context()
+    context.run(use_reporter, told)
+    with pytest.raises(ConnectionFailed, match=r"'no-such-host\.invalid'") as caught:
+        context.run(server.facts)
+    assert "hunter2" not in str(caught.value)
+    assert not told.texts

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 from slurm_ray_flow import Handle
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.slurm.names import run_of
 from support import BOUND, wait_for
@@ -110,6 +112,25 @@ def test_a_site_that_says_it_in_its_own_words(jobs, last_lines):
     with site_sbatch(jobs.host, last_lines), jobs.lab.road("login", delay=0.0) as road:
         assert jobs.on(held.note, cluster=through(jobs, road))(folder, "site") == "<site>"
     assert jobs.starts(folder) == ["site"]
+    jobs.over()
+
+
+def test_a_site_that_is_not_known_yet_and_does_not_answer_is_waited_for(jobs):
+    import held
+
+    shutil.rmtree(home() / "cache" / "sites", ignore_errors=True)
+    asked = jobs.host.path(f"{jobs.root}/slurm")
+    for known in asked.glob("site-*.json"):
+        known.unlink()
+    folder = jobs.folder()
+    with ThreadPoolExecutor() as pool, jobs.slurm.settings(*IMPATIENT):
+        with jobs.slurm.stuck_controller():
+            launched = pool.submit(jobs.on(held.note), folder)
+            wait_for(lambda: list(asked.glob("site-*.json")))
+            time.sleep(3)
+            assert not launched.done()
+        assert launched.result(BOUND) == "<noted>"
+    assert jobs.starts(folder) == ["noted"]
     jobs.over()
 
 

@@ -27,6 +27,7 @@ from slurm_ray_flow.remote.protocol import parse_submitted
 SUBMIT_SECONDS = 60.0
 """`sbatch` itself tries for long when its controller is away; home tries again, and can say so meanwhile."""
 QUERY_SECONDS = 30.0
+NO_ANSWER = "it did not answer"
 SPACING = 2.0
 """Seconds between two questions to the scheduler, whoever asks: all launches of a root folder share them."""
 
@@ -159,7 +160,8 @@ def query(root: str, name: str, command: List[str], age: float) -> Dict[str, Any
 
 
 def _is_young(known: Dict[str, Any], began: float, age: float) -> bool:
-    return bool(known) and (known["began"] >= began or 0 <= began - known["time"] < age)
+    """An error of before is no answer: it may be over."""
+    return bool(known) and (known["began"] >= began or (0 <= began - known["time"] < age and not known["error"]))
 
 
 def _asked(command: List[str]) -> Dict[str, Any]:
@@ -178,7 +180,7 @@ def _asked(command: List[str]) -> Dict[str, Any]:
             "{} can't be started: {}".format(command[0], error.strerror), "", "is this host a login node of Slurm?"
         ) from error
     except subprocess.TimeoutExpired:
-        text, error_text = "", "it did not answer within {:g} s".format(QUERY_SECONDS)
+        text, error_text = "", "{} within {:g} s".format(NO_ANSWER, QUERY_SECONDS)
     else:
         text = done.stdout.decode("utf-8", "replace")
         error_text = done.stderr.decode("utf-8", "replace").strip() or "it failed" if done.returncode else ""
