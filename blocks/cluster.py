@@ -15,8 +15,9 @@ from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.life import Life
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.run import Event, RunPaths
+from slurm_ray_flow.core.run import Event, RunPaths, parse_events
 from slurm_ray_flow.core.snapshot import Manifest
+from slurm_ray_flow.remote.files import PIECE
 
 
 class Cluster(Protocol):
@@ -124,3 +125,13 @@ class Cluster(Protocol):
 
     def cancel(self, paths: RunPaths, hard: bool = False) -> None:
         """Have a run ended: by its head, in order; `hard` where that has not helped."""
+
+
+def recorded(cluster: Cluster, path: PurePosixPath) -> list[Event]:
+    """All events of a file, however long it is: the last ones count."""
+    data = b""
+    while piece := cluster.read(path, len(data)):
+        data += piece
+        if len(piece) < PIECE:
+            break
+    return parse_events(data)[0]

@@ -8,7 +8,7 @@ import time
 from prefect import task
 from prefect.logging import get_run_logger
 
-from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.cluster import Cluster, recorded
 from slurm_ray_flow.blocks.patience import within
 from slurm_ray_flow.core.errors import Lost, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
@@ -56,7 +56,7 @@ def _last_lines(relay: LogRelay) -> None:
 
 def _is_known(run: Run, cluster: Cluster) -> bool:
     """Whether the head has begun the call (then the answer to the announcement was lost), or said why it will not."""
-    events, _ = parse_events(cluster.read(run.paths.events))
+    events = recorded(cluster, run.paths.events)
     return any(find_event(events, name) for name in ("call_started", "call_ended"))
 
 

@@ -6,10 +6,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.cluster import Cluster, recorded
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.core.errors import ConnectionFailed, RunError
-from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
+from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event
 from slurm_ray_flow.core.warm import Cost, Warm
 
 RELEASE_SECONDS = 20.0
@@ -90,7 +90,7 @@ def end(one: Warm, cluster: Cluster, force: bool) -> Cost | None:
 def _awaited(one: Warm, paths: RunPaths, cluster: Cluster, force: bool) -> Cost | None:
     began, hard = time.monotonic(), False
     while time.monotonic() - began < RELEASE_SECONDS:
-        events = parse_events(cluster.read(paths.events))[0]
+        events = recorded(cluster, paths.events)
         if released := find_event(events, "released"):
             return Cost.from_released(released)
         if not force and (busy := find_event(events, "busy")) and one.idle and busy["time"] > one.idle["time"]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from slurm_ray_flow.blocks import processes, store
-from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.cluster import Cluster, recorded
 from slurm_ray_flow.blocks.patience import within
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, RunError, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interruptible
@@ -24,7 +24,6 @@ from slurm_ray_flow.core.run import (
     error_of,
     failed_state,
     find_event,
-    parse_events,
 )
 from slurm_ray_flow.core.scan import Target
 
@@ -260,7 +259,7 @@ def left(record: RunRecord, life: Life) -> RunError:
 
 def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Event]:
     """The events of a run, or of its allocation."""
-    return parse_events(cluster.read(RunPaths(record.paths.root, run_id or record.attempt).events))[0]
+    return recorded(cluster, RunPaths(record.paths.root, run_id or record.attempt).events)
 
 
 def look(record: RunRecord, cluster: Cluster) -> tuple[list[Event], Life]:

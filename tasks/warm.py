@@ -7,8 +7,8 @@ import json
 from pathlib import PurePosixPath
 from typing import Any
 
-from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
+from slurm_ray_flow.blocks.cluster import Cluster, recorded
+from slurm_ray_flow.core.run import RunPaths, find_event
 from slurm_ray_flow.remote.protocol import TAKEN
 from slurm_ray_flow.tasks.run import Run
 
@@ -67,14 +67,14 @@ def _join_or_offer(run: Run, folder: PurePosixPath, cluster: Cluster, needs: flo
         if allocation is None:
             return None
         paths = RunPaths(cluster.root_folder, str(allocation))
-        if cluster.life(paths, parse_events(cluster.read(paths.events))[0]).alive:
+        if cluster.life(paths, recorded(cluster, paths.events)).alive:
             return str(allocation)
         cluster.remove(folder / str(allocation))
         cluster.remove(run.paths.inbox(str(allocation)))
 
 
 def _waits(paths: RunPaths, cluster: Cluster) -> bool:
-    events, _ = parse_events(cluster.read(paths.events))
+    events = recorded(cluster, paths.events)
     began, over = find_event(events, "allocated"), find_event(events, "released")
     return began is not None and over is None and cluster.life(paths, events).alive
 

@@ -25,7 +25,7 @@ from slurm_ray_flow.blocks.server.sweep import LOCAL, judge, known_runs, launch_
 from slurm_ray_flow.blocks.slots import Held
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError
 from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event, parse_events
+from slurm_ray_flow.core.run import RunPaths, RunRecord, find_event
 from slurm_ray_flow.core.sweep import ClusterState
 
 if TYPE_CHECKING:
@@ -88,12 +88,14 @@ def asked_state(record: RunRecord, cluster: Cluster) -> ClusterState:
     Raises:
         SlurmRayFlowError: it does not answer.
     """
-    events = parse_events(cluster.read(record.paths.events))[0]
+    from slurm_ray_flow.blocks.cluster import recorded
+
+    events = recorded(cluster, record.paths.events)
     if ended := find_event(events, "call_ended"):
         return ClusterState("unknown", Ended.from_event(ended))
     paths = RunPaths(record.paths.root, record.allocation)
     if record.allocation != record.attempt:
-        events = parse_events(cluster.read(paths.events))[0]
+        events = recorded(cluster, paths.events)
     if cluster.life(paths, events).alive:
         return ClusterState("alive")
     return ClusterState("dead" if find_event(events, "allocated") else "absent")

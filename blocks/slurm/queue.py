@@ -26,6 +26,8 @@ PENDING_PACE = 30.0
 SCANCEL_SECONDS = 20.0
 LAST_WORDS_SECONDS = 2.0
 """What a job wrote last may take so long from its node to the login node."""
+DISAGREEING_SECONDS = 300.0
+"""So long a job that the accounts have as running counts as such, although the queue does not name it."""
 ABSENT_SECONDS = 8.0
 """A job that no answer has named for so long is gone: a controller that starts knows its jobs before it answers."""
 
@@ -89,13 +91,20 @@ class Queue:
     def _judged(self, paths: RunPaths, events: Sequence[Event], job: Job | None) -> Life:
         left = self._machine.ask("slurm.words", root=str(paths.root), run_id=paths.run_id)
         accounted = {run_of(one.name): one for one in self._accounted()} if job is None else {}
+        known = accounted.get(paths.run_id)
+        absent = time.monotonic() - self._since[paths.run_id]
+        if known is not None and known.group != "ended" and absent < DISAGREEING_SECONDS:
+            return Life(alive=True)
         began = find_event(list(events), "allocated") is not None
-        cause, message = verdict(job or accounted.get(paths.run_id), left["words"], began=began)
+        cause, message = verdict(job or known, left["words"], began=began)
         if cause == "cancelled" and left["cancelled"]:
             message = "The run was cancelled."
         if job is not None and job.group != "ended":
             cause, message = _without_us(job)
             self._machine.ask("commands.run", argv=scancel_command(job.job_id, job.name), timeout=SCANCEL_SECONDS)
+        elif job is None and left["job"] and left["name"]:  # what the queue does not name may run all the same
+            command = scancel_command(left["job"], left["name"])
+            self._machine.ask("commands.run", argv=command, timeout=SCANCEL_SECONDS)
         self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
         return Life(alive=False, cause=cause, message=message)
 

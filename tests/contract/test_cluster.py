@@ -1,6 +1,7 @@
 """What blocks/cluster.py promises, asked of every kind of cluster. A new kind is one line in kinds.py."""
 
 import contextlib
+import json
 import os
 import threading
 import time
@@ -9,7 +10,8 @@ import pytest
 
 from contract.kinds import KINDS, Lab
 from slurm_ray_flow import SlurmRayFlowError
-from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.blocks.cluster import recorded
+from slurm_ray_flow.core.run import RunPaths, find_event
 from slurm_ray_flow.core.snapshot import manifest
 from support import wait_for
 
@@ -222,3 +224,14 @@ def test_a_root_that_cannot_be_written_is_named(kind):
 def test_a_head_that_never_was_is_not_alive(cluster):
     never = {"event": "allocated", "time": 0.0, "pid": 2**22 + 1, "started": 1, "boot_id": "x"}
     wait_for(lambda: not cluster.life(RunPaths(cluster.root_folder, "never"), [never]).alive)
+
+
+def test_what_stands_behind_many_events_is_seen(cluster, place):
+    cluster.prepare()
+    waits = json.dumps({"event": "waiting", "time": 0, "host": "h", "ahead": 1, "holder": "x" * 1000})
+    cluster.write(
+        place / "events.jsonl", f"{waits}\n".encode() * 3000 + b'{"event": "call_ended", "outcome": "value"}\n'
+    )
+    events = recorded(cluster, place / "events.jsonl")
+    assert len(events) == 3001
+    assert find_event(events, "call_ended")

@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from slurm_ray_flow import Handle
+from slurm_ray_flow import Handle, Lost, RunState
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.home import home
@@ -82,12 +82,12 @@ def test_a_connection_that_breaks_around_the_submission(jobs):
 
 
 @contextlib.contextmanager
-def site_sbatch(host, last_lines):
-    """A site's own program of that name, first on alice's PATH: it does the same, and says it in its own words."""
-    start_file, program = host.path("/home/alice/.bashrc"), host.path("/home/alice/bin/sbatch")
+def site_program(host, name, lines):
+    """A site's own program of a name of Slurm's, first on alice's PATH."""
+    start_file, program = host.path("/home/alice/.bashrc"), host.path(f"/home/alice/bin/{name}")
     before = start_file.read_text()
     program.parent.mkdir(exist_ok=True)
-    program.write_text(f'#!/bin/sh\nid=$(/usr/bin/sbatch "$@") || exit\necho "** University **"\n{last_lines}\n')
+    program.write_text(f"#!/bin/sh\n{lines}\n")
     program.chmod(0o755)
     start_file.write_text(f'PATH="$HOME/bin:$PATH"\n{before}')
     try:
@@ -95,6 +95,9 @@ def site_sbatch(host, last_lines):
     finally:
         start_file.write_text(before)
         program.unlink()
+
+
+SBATCH = 'id=$(/usr/bin/sbatch "$@") || exit; echo "** University **"'
 
 
 @pytest.mark.parametrize(
@@ -109,10 +112,38 @@ def test_a_site_that_says_it_in_its_own_words(jobs, last_lines):
     import held
 
     folder = jobs.folder()
-    with site_sbatch(jobs.host, last_lines), jobs.lab.road("login", delay=0.0) as road:
+    lines = f"{SBATCH}\n{last_lines}"
+    with site_program(jobs.host, "sbatch", lines), jobs.lab.road("login", delay=0.0) as road:
         assert jobs.on(held.note, cluster=through(jobs, road))(folder, "site") == "<site>"
     assert jobs.starts(folder) == ["site"]
     jobs.over()
+
+
+def test_a_job_that_the_queue_does_not_name_is_ended_before_it_counts_as_lost(jobs):
+    import held
+
+    hidden = f'/usr/bin/squeue "$@" | grep -v "$(cat {jobs.root}/hidden 2>/dev/null || echo nothing)"; true'
+    with site_program(jobs.host, "squeue", hidden), jobs.lab.road("login", delay=0.0) as road:
+        begun = jobs.begun(held.wait, cluster=through(jobs, road))
+        jobs.host.path(f"{jobs.root}/hidden").write_text(begun.handle.run_id)
+        with pytest.raises(Lost):
+            begun.handle.result(BOUND)
+        assert jobs.job(begun.handle.run_id)["JobState"] == "CANCELLED"
+    jobs.host.path(f"{jobs.root}/hidden").unlink()
+    jobs.over()
+
+
+def test_a_job_that_the_accounts_have_as_running_lives(accounted):
+    import held
+
+    hidden = '/usr/bin/squeue "$@" | grep -v held; true'
+    with site_program(accounted.host, "squeue", hidden), accounted.lab.road("login", delay=0.0) as road:
+        begun = accounted.begun(held.wait, cluster=through(accounted, road))
+        time.sleep(20)
+        assert begun.handle.status() is RunState.RUNNING
+        begun.go()
+        begun.handle.result(BOUND)
+    accounted.over()
 
 
 def test_a_site_that_is_not_known_yet_and_does_not_answer_is_waited_for(jobs):

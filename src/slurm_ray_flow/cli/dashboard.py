@@ -64,14 +64,15 @@ def _known(paths: RunPaths, cluster: Cluster) -> dict[str, Any] | None:
 
 def _none(paths: RunPaths, cluster: Cluster) -> dict[str, Any]:
     """Say why there is no dashboard."""
-    from slurm_ray_flow.core.run import find_event, parse_events
+    from slurm_ray_flow.blocks.cluster import recorded
+    from slurm_ray_flow.core.run import find_event
 
     where = f"{cluster.label}, run {paths.run_id[:8]}"
     spec = cluster.read(paths.spec)
     if spec and not json_text.loads(spec).get("dashboard"):
         advice = "start it with dashboard=True; by default Ray runs without, since it starts faster so"
         raise RunError("the run has no dashboard", where=where, advice=advice)
-    if find_event(parse_events(cluster.read(paths.events))[0], "released"):
+    if find_event(recorded(cluster, paths.events), "released"):
         raise RunError("the run's Ray cluster has ended, and its dashboard with it", where=where)
     raise RunError(
         "the run's Ray cluster is not ready yet", where=where, advice="try again when `srf runs` shows running"

@@ -77,7 +77,10 @@ def job_of(run: Run) -> Optional[str]:
 
 
 def _submit(run: Run, command: List[str]) -> Dict[str, Any]:
-    mark = {"id": secrets.token_hex(8), "host": socket.gethostname(), "boot_id": processes.boot_id()}
+    name = next((word.partition("=")[2] for word in command if word.startswith("--job-name=")), "")
+    mark = {
+        "id": secrets.token_hex(8), "host": socket.gethostname(), "boot_id": processes.boot_id(), "name": name,
+    }  # fmt: skip
     write(_mark_file(run), json.dumps(mark).encode())
     with open(_out(run), "wb") as out, open(_err(run), "wb") as err:
         process = subprocess.Popen(
@@ -212,9 +215,10 @@ def close(root: str, run_id: str, cause: str, message: str) -> None:
 
 
 def words(root: str, run_id: str) -> Dict[str, Any]:
-    """The last lines that the job wrote, Slurm's own among them; and whether we ourselves have cancelled it."""
+    """The last lines that the job wrote, Slurm's own among them; whether we have cancelled it; its id and name."""
     run = Run(root, run_id)
-    return {"words": tail(run.head_log), "cancelled": os.path.exists(run.cancel)}
+    known = {"job": job_of(run), "name": _read(_mark_file(run)).get("name", "")}
+    return {"words": tail(run.head_log), "cancelled": os.path.exists(run.cancel), **known}
 
 
 # ---- files
