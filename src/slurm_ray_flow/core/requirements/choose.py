@@ -10,7 +10,6 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
-from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local, pyproject
@@ -24,6 +23,7 @@ OURS = "slurm-ray-flow"
 """What the name means on a cluster is sent along with the run; the package itself is for home."""
 
 
+PICKLER = "cloudpickle"
 FILES = ("requirements.txt", "pyproject.toml", "environment.yml", "environment.yaml")
 """What "auto" looks for when there is no lock."""
 
@@ -143,7 +143,7 @@ def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> No
         same = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
         bounds = [line for line in reading.constraints if line.name == needed.name and line.applies(marks)]
         if any(line.pin or line.url for line in same):
-            _check_own_bound(same)
+            _check_pickler(same)
             reading.lines = [_with_extras(line, needed) if line in same else line for line in reading.lines]
             continue
         if any(line.pin or line.url for line in bounds):
@@ -156,13 +156,13 @@ def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> No
         reading.lines.append(dataclasses.replace(needed, extras=tuple(sorted(extras))))
 
 
-def _check_own_bound(lines: Iterable[Line]) -> None:
-    """A pickler of another kind than home's can't read what home writes."""
+def _check_pickler(lines: Iterable[Line]) -> None:
+    """Another cloudpickle than this package is made for can't read what home writes."""
+    own = (Requirement(text) for text in importlib.metadata.requires(OURS) or ())
+    bound = next((found.specifier for found in own if found.name == PICKLER), SpecifierSet())
     for line in lines:
-        own = (Requirement(text) for text in importlib.metadata.requires(OURS) or ())
-        bound = next((found.specifier for found in own if canonicalize_name(found.name) == line.name), SpecifierSet())
-        if line.pin and not bound.contains(line.pin, prereleases=True):
-            raise _conflict(line.text, f"{line.name}{bound}, which the run needs")
+        if line.name == PICKLER and line.pin and not bound.contains(line.pin, prereleases=True):
+            raise _conflict(line.text, f"{PICKLER}{bound}, which the run needs")
 
 
 def _with_extras(line: Line, needed: Line) -> Line:
