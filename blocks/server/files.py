@@ -145,6 +145,7 @@ def _first(descriptor: int, deadline: float) -> bool:
 
 def _kept(path: Path, make: Callable[[], str]) -> str:
     with contextlib.suppress(FileNotFoundError):
-        return path.read_text()
+        if known := path.read_text().strip():  # a loss of power may leave it empty
+            return known
     write_whole(path, make().encode())
     return path.read_text()

@@ -121,7 +121,9 @@ def checked(given: Mapping[str, object]) -> dict[str, Any]:
     """
     for name in given:
         if name not in _CHECKS:
-            raise OptionError(f"there is no option {name!r}", advice=_meant(name, _CHECKS))
+            meant = _WORDS_OF_OTHERS.get(name)
+            advice = f"did you mean {meant!r}?" if meant else _meant(name, _CHECKS)
+            raise OptionError(f"there is no option {name!r}", advice=advice)
     return {name: _CHECKS[name](name, value) for name, value in given.items()}
 
 
@@ -145,6 +147,19 @@ def check_together(options: Options) -> None:
         )
     if options.retry_on and not options.retries:
         raise OptionError("retry_on says what to try again for, and retries=0 never to", advice="write retries=1, too")
+
+
+_WORDS_OF_OTHERS = {
+    **dict.fromkeys(("num_cpus", "ncpus", "cpus", "cpus_per_task", "cores"), "cpus_per_node"),
+    **dict.fromkeys(("num_gpus", "ngpus", "gres"), "gpus_per_node"),
+    **dict.fromkeys(("ntasks", "num_nodes", "num_workers"), "nodes"),
+    **dict.fromkeys(("walltime", "time", "timeout", "timeout_min", "max_time"), "time_limit"),
+    **dict.fromkeys(("mem", "mem_gb", "ram"), "memory"),
+    **dict.fromkeys(("env", "environment_variables"), "env_vars"),
+    **dict.fromkeys(("requirements", "packages", "pip"), "environment"),
+    "queue": "partition", "project": "account", "image": "container",
+}  # fmt: skip
+"""What Slurm, PBS, Ray and submitit call these options."""
 
 
 def _meant(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import json
 import os
@@ -14,9 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Optional
 
+from slurm_ray_flow.remote.files import NO_LOCKS
 from slurm_ray_flow.remote.uv_program import Tell
-
-_NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 
 
 @contextlib.contextmanager
@@ -27,7 +25,7 @@ def locked(path: Path, tell: Tell) -> Iterator[Optional[int]]:
         try:
             _acquire(descriptor, tell)
         except OSError as error:
-            if error.errno not in _NO_LOCKS:
+            if error.errno not in NO_LOCKS:
                 raise
             tell({"event": "line", "text": f"no locks on this file system ({error}): two builds may run at once"})
             yield None

@@ -7,6 +7,7 @@ import os
 import time
 
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.files import NO_LOCKS
 from slurm_ray_flow.remote.protocol import find_event
 
 PATIENCE = 30.0
@@ -21,10 +22,11 @@ def claim(run: Run) -> bool:
     Raises:
         TimeoutError: another process claims the run and does not say that it lives.
     """
-    descriptor = os.open(os.path.join(run.folder, "claim"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    path = os.path.join(run.folder, "claim")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     deadline = time.monotonic() + PATIENCE
     while True:
-        free = _lock(descriptor)
+        free = _lock(descriptor, path)
         if find_event(run.recorded(), "allocated"):
             return False
         if free:
@@ -34,9 +36,18 @@ def claim(run: Run) -> bool:
         time.sleep(_PAUSE)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(descriptor: int, path: str) -> bool:
     try:
         fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as error:
+        return error.errno in NO_LOCKS and _is_first(path + "ed")
+    return True
+
+
+def _is_first(path: str) -> bool:
+    """Whether this process makes a file that nobody has made: it stands for a lock where there is none."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    except FileExistsError:
         return False
     return True

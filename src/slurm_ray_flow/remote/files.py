@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import tempfile
 import time
@@ -13,6 +14,8 @@ from slurm_ray_flow.remote.protocol import TAKEN
 
 PIECE = 1024 * 1024
 """The most that one reading of a log or of events takes into memory."""
+NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
+"""What a file system without locks says, such as Lustre without `flock`."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.1
 """Seconds between two looks at a file that is waited for; the pause grows while nothing happens."""
 

@@ -20,7 +20,7 @@ from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.closing import close as close_run
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
-from slurm_ray_flow.remote.files import write
+from slurm_ray_flow.remote.files import NO_LOCKS, write
 from slurm_ray_flow.remote.liveness import noted_alive
 from slurm_ray_flow.remote.protocol import parse_submitted
 
@@ -245,6 +245,11 @@ def _locked(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except (
+        OSError
+    ) as error:  # without locks, several at once ask more often than need be; `claim` keeps a run to one head
+        if error.errno not in NO_LOCKS:
+            raise
     return True
 
 

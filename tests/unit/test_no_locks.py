@@ -1,0 +1,45 @@
+"""A file system without locks, as Lustre without `flock`: what takes a lock goes on without."""
+
+import errno
+import fcntl
+import os
+
+import pytest
+
+from slurm_ray_flow.remote import claim, slurm, warm
+from slurm_ray_flow.remote.events import Run
+
+
+@pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK], ids=errno.errorcode.get)
+def run(request, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(request.param, os.strerror(request.param))
+
+    monkeypatch.setattr(fcntl, "lockf", refuse)
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    return Run(str(tmp_path), "one")
+
+
+def test_a_run_has_one_head(run, monkeypatch):
+    monkeypatch.setattr(claim, "PATIENCE", 0.1)
+    assert claim.claim(run)
+    with pytest.raises(TimeoutError):
+        claim.claim(run)
+    run.record("allocated", pid=1)
+    assert not claim.claim(run)
+
+
+def test_a_job_is_submitted_and_the_queue_is_asked(run):
+    answer = slurm.submit(run.root, run.id, ["sh", "-c", "echo Submitted batch job 7", "--job-name=f.one"])
+    assert answer["job"] == "7"
+    assert slurm.query(run.root, "queue", ["echo", "here"], 0.0)["text"] == "here\n"
+
+
+def test_a_warm_allocation_is_offered_and_joined(run, tmp_path):
+    inbox = tmp_path / "runs" / "one" / "inbox"
+    inbox.mkdir()
+    assert warm.join_or_offer(run.root, f"{run.root}/warm/some", "one") is None
+    run.record("allocated", pid=1)
+    assert warm.join_or_offer(run.root, f"{run.root}/warm/some", "two") == "one"
+    assert (inbox / "two").exists()
