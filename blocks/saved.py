@@ -80,7 +80,7 @@ def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields
     others = [other for other in KINDS if other is not block_type and name in saved_names(other)]
     if others:
         what = f"there is a cluster {name!r} already, of the kind {others[0].get_block_type_name()}"
-        raise OptionError(what, advice="choose another name, or delete that block in the Prefect UI")
+        raise OptionError(what, advice=f"choose another name, or `srf forget {name}`")
     if not overwrite and (name in saved_names(block_type) or name in saved_names(SshConnection)):
         advice = "choose another name, or give --change or --overwrite"
         raise OptionError(f"there is a cluster {name!r} already", advice=advice)
@@ -103,6 +103,23 @@ def change_cluster(name: str, connection: Fields, fields: Fields) -> str:
     reached = {**_fields(known), **connection} if known is not None else connection or None
     _save(type(found), name, reached, {**_fields(found), **fields})
     return found.get_block_type_slug()
+
+
+def forget_cluster(name: str) -> None:
+    """Delete a saved cluster, and the connection of its name.
+
+    Raises:
+        OptionError: no cluster has this name.
+    """
+    if name == "local":
+        raise OptionError("'local' is this machine", advice="`srf clusters` lists those that are saved")
+    kind = next((kind for kind in KINDS if name in saved_names(kind)), None)
+    if kind is None:
+        find_cluster(name)  # says which there are
+        return
+    kind.delete(name)
+    if name in saved_names(SshConnection):
+        SshConnection.delete(name)
 
 
 def _type_of(kind: str) -> type[Block]:

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import secrets
 import shlex
 import signal
 import subprocess
@@ -12,6 +13,8 @@ import uuid
 import pytest
 
 from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.run import RunRecord
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -75,7 +78,7 @@ def test_help_is_complete_and_imports_no_prefect():
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     shown = srf("--help").stdout
     verbs = (
-        "check clean clusters init queue trust attach cancel dashboard fetch logs release run runs "
+        "check clean clusters forget init queue trust attach cancel dashboard fetch logs release run runs "
         "completion config down prefect status up"
     )
     assert " ".join(re.findall(r"^  ([a-z]+): ", shown, re.MULTILINE)) == verbs
@@ -219,6 +222,23 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.clusters import cluster_of
 print(cluster_of(store.find_record(sys.argv[1])).connection.host)
 """
+
+
+def test_a_saved_cluster_is_forgotten(server):
+    name = f"gone-{secrets.token_hex(4)}"
+    assert srf("init", name, "--host", "there.example.org").returncode == 0
+    record = RunRecord(name, "", name, "ssh-server", "/r", name, name, "m:f", 1, 1, "b")
+    runs = home() / "runs"
+    runs.mkdir(exist_ok=True)
+    (runs / f"{name}.json").write_text(record.to_json())
+    refused = srf("forget", name)
+    assert refused.returncode == 2 and "--force" in refused.stderr
+    assert srf("forget", name, "--force").returncode == 0
+    (runs / f"{name}.json").unlink()
+    assert "there is no cluster" in srf("forget", name).stderr
+    assert srf("init", name, "--host", "elsewhere.example.org").returncode == 0  # the name is free again
+    assert srf("forget", name).returncode == 0
+    assert srf("forget", "local").returncode == 2
 
 
 def test_any_process_finds_the_saved_cluster_of_a_run(server, script):

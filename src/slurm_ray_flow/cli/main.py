@@ -19,6 +19,7 @@ from slurm_ray_flow.cli import (
     config,
     dashboard,
     fetch,
+    forget,
     init,
     listing,
     prefect_command,
@@ -54,7 +55,7 @@ app = cyclopts.App(
 app["--version"].help = "Show the version and exit."
 app["--help"].help = "Show this message and exit; after a command's name, that command's."
 GROUPS = {
-    "Clusters": (init.init, check.check, clusters.clusters, queue.queue, trust.trust, clean.clean),
+    "Clusters": (init.init, check.check, clusters.clusters, queue.queue, trust.trust, clean.clean, forget.forget),
     "Runs": (
         start.run,
         listing.runs,
