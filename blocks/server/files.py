@@ -14,6 +14,7 @@ from pathlib import Path
 
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.remote.files import lock_if_possible
 
 USER = "srf"
 """The user's half of what the server asks for; the random secret is the other."""
@@ -131,15 +132,11 @@ def alone(files: ServerFiles, what: str, patience: float = 0.0) -> Iterator[bool
 
 def _first(descriptor: int, deadline: float) -> bool:
     while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                return False
-        except OSError:
+        with contextlib.suppress(BlockingIOError):
+            lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        else:
-            return True
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.1)
 
 

@@ -143,8 +143,9 @@ def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
         ServerError: Prefect's server can't be reached.
     """
     with alone(files, "orphans") as none_runs:
-        if not none_runs or not needed(api):
-            return
+        pass
+    if not none_runs or not needed(api):
+        return
     shell.start(
         [sys.executable, "-m", "slurm_ray_flow.blocks.server.orphans"],
         log=files.folder / "orphans.log",

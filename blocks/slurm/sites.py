@@ -10,9 +10,10 @@ from typing import Any
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.machine import Machine
-from slurm_ray_flow.blocks.slurm.submission import LONGEST_PAUSE, pause
+from slurm_ray_flow.blocks.slurm.submission import LONGEST_PAUSE
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.interruption import pause
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.slurm.rejections import is_transient, words
 from slurm_ray_flow.core.slurm.request import Request

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.blocks.slurm.queue import SCANCEL_SECONDS, Queue, scancel_command
 from slurm_ray_flow.core.errors import ConnectionFailed
-from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.interruption import pause
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, words
@@ -77,14 +77,6 @@ def _silent(label: str, said: str) -> ConnectionFailed:
     return ConnectionFailed(
         what, where=label, advice="ask the site's support whether Slurm is down, and start it again"
     )
-
-
-def pause(seconds: float) -> None:
-    """Wait, unless the launch is interrupted."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        interrupted()
-        time.sleep(0.1)
 
 
 def cancel(machine: Machine, queue: Queue, paths: RunPaths, hard: bool) -> None:

@@ -6,7 +6,7 @@ import time
 
 from slurm_ray_flow.blocks.ssh.connection import Connection, unreachable
 from slurm_ray_flow.core.errors import ConnectionFailed
-from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.interruption import pause
 from slurm_ray_flow.core.progress import reporter
 
 
@@ -43,7 +43,7 @@ class Outage:
         if away >= bound:
             raise unreachable(self._label, why, away)
         reporter().say(f"{self._label} can't be reached ({why}); trying again, {away:.0f} s so far")
-        _sleep(min(self._pause, bound - away))
+        pause(min(self._pause, bound - away))
         self._pause = min(self._pause * 2, 15.0)
 
     def over(self) -> None:
@@ -51,10 +51,3 @@ class Outage:
         if self._began is not None:
             reporter().say(f"{self._label} is there again after {time.monotonic() - self._began:.0f} s")
             self._began = None
-
-
-def _sleep(seconds: float) -> None:
-    end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
-        interrupted()
-        time.sleep(min(left, 1.0))

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import time
 from collections.abc import Callable, Iterator
+
+LOOK_SECONDS = 0.1
 
 _check: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextVar("slurm_ray_flow_check", default=None)
 
@@ -24,3 +27,11 @@ def interrupted() -> None:
     check = _check.get()
     if check is not None:
         check()
+
+
+def pause(seconds: float) -> None:
+    """Wait so long, unless something ends the wait."""
+    end = time.monotonic() + seconds
+    while (left := end - time.monotonic()) > 0:
+        interrupted()
+        time.sleep(min(left, LOOK_SECONDS))

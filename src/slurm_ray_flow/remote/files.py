@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import tempfile
 import time
@@ -60,6 +61,19 @@ def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         raise
+
+
+def lock_if_possible(descriptor: int, operation: int) -> None:
+    """`fcntl.flock`; where the file system has no locks, it goes on without.
+
+    Raises:
+        BlockingIOError: another process has the lock, and `operation` does not wait for it.
+    """
+    try:
+        fcntl.flock(descriptor, operation)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
 
 
 # ---- operations

@@ -20,7 +20,7 @@ from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.closing import close as close_run
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
-from slurm_ray_flow.remote.files import NO_LOCKS, write
+from slurm_ray_flow.remote.files import lock_if_possible, write
 from slurm_ray_flow.remote.liveness import noted_alive
 from slurm_ray_flow.remote.protocol import parse_submitted
 
@@ -241,15 +241,11 @@ def _alone(path: str, seconds: float) -> Iterator[int]:
 
 def _locked(descriptor: int) -> bool:
     # Of the description, not of the process: the operations of one agent run in threads.
+    # Without locks, several at once ask more often than need be; `claim` keeps a run to one head.
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except (
-        OSError
-    ) as error:  # without locks, several at once ask more often than need be; `claim` keeps a run to one head
-        if error.errno not in NO_LOCKS:
-            raise
     return True
 
 

@@ -8,7 +8,7 @@ import time
 from typing import Any, Dict, List, Optional
 
 from slurm_ray_flow.remote.events import Run
-from slurm_ray_flow.remote.files import NO_LOCKS, announce, names, private_folder, remove, write
+from slurm_ray_flow.remote.files import announce, lock_if_possible, names, private_folder, remove, write
 from slurm_ray_flow.remote.idling import BUSY, IDLE
 from slurm_ray_flow.remote.protocol import TAKEN, find_event
 
@@ -29,7 +29,7 @@ def join_or_offer(root: str, folder: str, run_id: str, needs: Optional[float] = 
     """
     private_folder(folder)
     with open(os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
-        _lock(lock.fileno())
+        lock_if_possible(lock.fileno(), fcntl.LOCK_EX)  # without locks, two at once may get an allocation each
         for name in names(folder):
             if name in (run_id, ".lock"):
                 continue
@@ -40,15 +40,6 @@ def join_or_offer(root: str, folder: str, run_id: str, needs: Optional[float] = 
                 return name
         write(os.path.join(folder, run_id), b"")
         return None
-
-
-def _lock(descriptor: int) -> None:
-    """Where the file system has no locks, two that come at once may get an allocation each."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
 
 
 def _is_over(run: Run) -> bool:
