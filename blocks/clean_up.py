@@ -115,7 +115,7 @@ def _records() -> Iterator[tuple[Path, RunRecord]]:
 
 def _launching(record: RunRecord) -> bool:
     """Whether its launch is under way; a notebook lives long after its runs have ended."""
-    return not record.ended and launch_alive(record)
+    return not record.ended and bool(launch_alive(record))
 
 
 def _run_id(name: str) -> str:

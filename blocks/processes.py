@@ -1,10 +1,15 @@
-"""Processes by name: a pid alone is used again by another process, with its start and its boot it is not."""
+"""Processes by name: a pid alone is used again by another process, with its start and its boot it is not.
+
+A home may be shared by several hosts, or by containers. A process of another one can't be seen from here: it is
+neither alive nor dead, and `elsewhere` says so.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -20,7 +25,7 @@ _LINUX = sys.platform == "linux"
 
 @dataclass(frozen=True)
 class Process:
-    """One process of this machine for ever. `started` counts clock ticks since boot (macOS: seconds since 1970)."""
+    """One process for ever. `started` counts clock ticks since boot (macOS: seconds since 1970)."""
 
     pid: int
     started: int
@@ -29,10 +34,24 @@ class Process:
 
 @cache
 def boot_id() -> str:
-    """The name of this boot of the machine; another one after a restart."""
-    if _LINUX:
-        return str(processes.boot_id())
-    return run(["sysctl", "-n", "kern.bootsessionuuid"], timeout=10).stdout.strip()
+    """Where pids mean what they mean here: the boot of the machine, the pid namespace, and the host's name."""
+    boot = processes.boot_id() if _LINUX else run(["sysctl", "-n", "kern.bootsessionuuid"], timeout=10).stdout.strip()
+    return _place(str(boot), processes.namespace(), socket.gethostname())
+
+
+def _place(boot: str, namespace: str, host: str) -> str:
+    return f"{boot} {namespace or '-'} {host.replace(' ', '-') or '-'}"
+
+
+def elsewhere(noted: str) -> bool:
+    """Whether a process that noted this as its `boot_id` is on another host, or in another pid namespace.
+
+    What older versions noted is the boot alone; then it is taken for a boot of this host.
+    """
+    (boot, *place), (boot_here, *place_here) = noted.split(" "), boot_id().split(" ")
+    if len(place) != len(place_here):
+        return False
+    return place[0] != place_here[0] if boot == boot_here else place[1] != place_here[1]
 
 
 def identify(pid: int) -> Process | None:
@@ -49,18 +68,26 @@ def this_process() -> Process:
 
 
 def alive(process: Process) -> bool:
-    """Whether it still runs; a zombie does not."""
-    return process.boot_id == boot_id() and identify(process.pid) == process
+    """Whether it still runs here; a zombie does not, and one that is `elsewhere` can't be seen."""
+    if process.boot_id.split(" ")[0] != boot_id().split(" ")[0] or elsewhere(process.boot_id):
+        return False
+    now = identify(process.pid)
+    return now is not None and now.started == process.started
 
 
 def alive_as_noted(noted: Mapping[str, Any]) -> bool:
     """Whether the process still runs that noted its own `pid`, `started` and `boot_id`.
 
-    Where the system told it only its pid, whoever has that pid now counts.
+    Where the system told it only its pid, whoever has that pid now counts. One that is `elsewhere` counts as alive.
     """
+    boot = str(noted["boot_id"])
+    if "namespace" in noted:  # as our program on a cluster writes it
+        boot = _place(boot, noted["namespace"], noted["host"])
+    if elsewhere(boot):
+        return True
     if noted["started"] is None:
         return identify(noted["pid"]) is not None
-    return alive(Process(noted["pid"], noted["started"], noted["boot_id"]))
+    return alive(Process(noted["pid"], noted["started"], boot))
 
 
 def end(process: Process, *, patience: float) -> bool:

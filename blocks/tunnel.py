@@ -87,17 +87,22 @@ class Tunnel:
         except Exception as error:  # whatever it is, the page says so
             visitor.sendall(_answer("502 Bad Gateway", text=f"The dashboard can't be reached: {error}"))
             return
-        try:
-            far.settimeout(None)
-            visitor.settimeout(None)
-            send_all(far, first)
-            threading.Thread(target=_pump, args=(visitor, far), daemon=True, name="srf-tunnel").start()
-            _pump(far, visitor)
-        finally:
-            with contextlib.suppress(Exception):
-                far.close()
-            with contextlib.suppress(OSError):
-                visitor.shutdown(socket.SHUT_RDWR)
+        join(visitor, far, first)
+
+
+def join(visitor: socket.socket, far: Any, first: bytes = b"") -> None:
+    """Pass on what comes, in both directions, until one of the two has gone; `first` goes to the far end before."""
+    try:
+        far.settimeout(None)
+        visitor.settimeout(None)
+        send_all(far, first)
+        threading.Thread(target=_pump, args=(visitor, far), daemon=True, name="srf-tunnel").start()
+        _pump(far, visitor)
+    finally:
+        with contextlib.suppress(Exception):
+            far.close()
+        with contextlib.suppress(OSError):
+            visitor.shutdown(socket.SHUT_RDWR)
 
 
 def _head_of(visitor: socket.socket) -> tuple[bytes, bytes]:

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
+import time
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from slurm_ray_flow.blocks.files import write_whole
-from slurm_ray_flow.blocks.processes import Process, alive
+from slurm_ray_flow.blocks.processes import Process, alive, elsewhere
 from slurm_ray_flow.blocks.server.files import ServerFiles, server_files
 
 HOST = "127.0.0.1"
 CONNECT_SECONDS = 1.0
+BEAT_SECONDS, BEATS_WITHIN = 5.0, 25.0
+"""So often a supervisor touches the file of its server's state; and so long another host waits to see that: a mount of
+sshfs shows for 20 s what it knew."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +41,10 @@ class ServerAddress:
 
 @dataclass(frozen=True)
 class ServerState:
-    """What server.json holds. The pids stand with their start and the boot, so that a pid used again is not taken."""
+    """What server.json holds. The pids stand with their start and the boot, so that a pid used again is not taken.
+
+    A tunnel to a server on another host is described in the same way: the port is that of its end on this host.
+    """
 
     port: int
     version: str
@@ -44,6 +53,11 @@ class ServerState:
     supervisor_pid: int
     supervisor_started: int
     boot_id: str
+
+    @property
+    def host(self) -> str:
+        """The name of the host."""
+        return self.boot_id.rpartition(" ")[2]
 
     @property
     def url(self) -> str:
@@ -66,17 +80,56 @@ class ServerState:
 
 
 def read_state(files: ServerFiles) -> ServerState | None:
-    """What is known about our server; None where there is nothing, or nothing that can be read."""
+    """How our server is reached from this host; None where nothing is known, or nothing that can be read."""
+    return state_in(state_file(files))
+
+
+def state_file(files: ServerFiles) -> Path:
+    """Where that stands: with the server, if it is on this host, or with the tunnel of this host that leads to it."""
+    return files.tunnel if _elsewhere(state_in(files.state)) else files.state
+
+
+def server_elsewhere(files: ServerFiles, patience: float = 0.0) -> ServerState | None:
+    """The server of this home as the host knows it that has it, if that is another one.
+
+    Args:
+        files: the server's.
+        patience: how long to wait, in seconds, for a sign that its supervisor lives; without one there is no server.
+    """
+    state = state_in(files.state)
+    if not _elsewhere(state) or not patience:
+        return state if _elsewhere(state) else None
+    first, deadline = _touched(files.state), time.monotonic() + patience
+    while time.monotonic() < deadline and state_in(files.state) == state:
+        if _touched(files.state) != first:
+            return state
+        time.sleep(0.2)
+    return None
+
+
+def _elsewhere(state: ServerState | None) -> bool:
+    return state is not None and elsewhere(state.boot_id)
+
+
+def _touched(path: Path) -> float:
+    """When a file was changed; it is opened, since network file systems ask their server only then."""
+    with contextlib.suppress(OSError), path.open("rb") as stream:
+        return os.fstat(stream.fileno()).st_mtime
+    return 0.0
+
+
+def state_in(path: Path) -> ServerState | None:
+    """What such a file says; None where there is nothing, or nothing that can be read."""
     known = {field.name for field in fields(ServerState)}
     with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        values = json.loads(files.state.read_text())
+        values = json.loads(path.read_text())
         return ServerState(**{name: value for name, value in values.items() if name in known})
     return None
 
 
-def write_state(files: ServerFiles, state: ServerState) -> None:
-    """Keeps where the server is."""
-    write_whole(files.state, json.dumps({"url": state.url, **asdict(state)}, indent=1).encode())
+def write_state(path: Path, state: ServerState) -> None:
+    """Keeps where the server is, or the tunnel to it."""
+    write_whole(path, json.dumps({"url": state.url, **asdict(state)}, indent=1).encode())
 
 
 def listening(port: int, host: str = HOST) -> bool:

@@ -7,6 +7,7 @@ import contextlib
 import fcntl
 import os
 import secrets
+import socket
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -35,6 +36,11 @@ class ServerFiles:
     def state(self) -> Path:
         """Where the server is and which processes it is made of."""
         return self.folder / "server.json"
+
+    @property
+    def tunnel(self) -> Path:
+        """As `state`, of the tunnel by which this host reaches the server on another host with the same home."""
+        return self.folder / f"tunnel-{socket.gethostname()}.json"
 
     @property
     def secret(self) -> Path:

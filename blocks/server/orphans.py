@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -142,7 +143,7 @@ def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
     Raises:
         ServerError: Prefect's server can't be reached.
     """
-    with alone(files, "orphans") as none_runs:
+    with alone(files, f"orphans-{socket.gethostname()}") as none_runs:
         pass
     if not none_runs or not needed(api):
         return
@@ -161,7 +162,7 @@ def main() -> int:
     state = read_state(files)
     if state is None:
         return 1
-    with alone(files, "orphans") as first:
+    with alone(files, f"orphans-{socket.gethostname()}") as first:
         if first:
             from slurm_ray_flow.blocks.server.client import connect
 

@@ -48,7 +48,7 @@ def main() -> None:
         run(server, [*(sockets or ()), listener])
 
     uvicorn.Server.run = run_there  # type: ignore[method-assign,assignment]
-    if os.environ.get(DATABASE_SETTING):
+    if os.environ.get(DATABASE_SETTING, "").startswith("postgresql"):
         _serve()
         return
     changes: list[tuple[Any, str, Any]] = [

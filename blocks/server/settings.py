@@ -8,6 +8,7 @@ import re
 
 from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.server.address import HOST
+from slurm_ray_flow.blocks.server.database import local_file
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encryption_key
 from slurm_ray_flow.core.errors import ServerError
 
@@ -73,6 +74,8 @@ def _database(files: ServerFiles) -> dict[str, str]:
     else:
         with contextlib.suppress(FileNotFoundError):
             url = files.database.read_text()
+    if not url and (file := local_file(files)):
+        url = f"sqlite+aiosqlite:///{file}"
     return {DATABASE_SETTING: url} if url else {}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 from collections.abc import Callable
@@ -10,7 +11,14 @@ from collections.abc import Callable
 from slurm_ray_flow.blocks import shell
 from slurm_ray_flow.blocks.processes import Process, alive, identify
 from slurm_ray_flow.blocks.server import client
-from slurm_ray_flow.blocks.server.address import ServerAddress, ServerState, read_state, serving
+from slurm_ray_flow.blocks.server.address import (
+    BEATS_WITHIN,
+    ServerAddress,
+    ServerState,
+    read_state,
+    server_elsewhere,
+    serving,
+)
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encryption_key, locked, server_files
 from slurm_ray_flow.blocks.server.settings import DATABASE_VARIABLE, checked_database
@@ -47,7 +55,10 @@ def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress
     state = read_state(files)
     if state is not None and serving(state) and alive(state.supervisor):
         return state.address()
-    progress("Starting the Prefect server (about 10 s, once).")
+    if other := server_elsewhere(files):
+        progress(f"This home's Prefect server is {other.host}'s, if that lives (a wait of up to {BEATS_WITHIN:.0f} s).")
+    else:
+        progress("Starting the Prefect server (about 10 s, once).")
     if url := os.environ.get(DATABASE_VARIABLE, "").replace("sqlite", ""):
         checked_database(url)  # said here, and not in a log
     auth_string(files)  # made here, under the lock, and not by two processes at once
@@ -83,6 +94,15 @@ def _wait(files: ServerFiles, supervisor: Process | None, deadline: float) -> Se
 
 def _failed(files: ServerFiles) -> ServerError:
     lines = files.log.read_text(errors="replace").splitlines()[-15:] if files.log.exists() else []
+    if other := server_elsewhere(files):
+        here = socket.gethostname()
+        return ServerError(
+            f"The Prefect server of this home runs on {other.host}, and {here} does not get there:\n    "
+            + "\n    ".join(lines[-3:]),
+            where=str(files.log),
+            advice=f"Make `ssh {other.host}` work on {here} without a question, or work on {other.host}; or give "
+            f"{here} a server of its own: `export SRF_HOME=~/.slurm-ray-flow-{here}`.",
+        )
     return ServerError(
         "The Prefect server did not start:\n    " + "\n    ".join(lines or ["its log is empty"]),
         where=str(files.log),

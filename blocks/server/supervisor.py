@@ -13,16 +13,29 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 
 from slurm_ray_flow.blocks import shell
 from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_process
-from slurm_ray_flow.blocks.server.address import HOST, ServerState, read_state, write_state
+from slurm_ray_flow.blocks.server.address import (
+    BEAT_SECONDS,
+    BEATS_WITHIN,
+    HOST,
+    ServerState,
+    read_state,
+    server_elsewhere,
+    state_file,
+    state_in,
+    write_state,
+)
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import ensure_automation
 from slurm_ray_flow.blocks.server.clean_up import clean_up
+from slurm_ray_flow.blocks.server.database import keep_copy
 from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, make_folders, server_files
 from slurm_ray_flow.blocks.server.log_in import write_landing_page
 from slurm_ray_flow.blocks.server.orphans import ensure_watch, orphan_slots
@@ -33,7 +46,7 @@ from slurm_ray_flow.core.home import home
 
 SWEEP_SECONDS = 30.0
 SLOT_SECONDS = 5.0
-CLEAN_UP_SECONDS = 86400.0
+COPY_SECONDS, CLEAN_UP_SECONDS = 600.0, 86400.0
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 10.0
 BACKLOG = 2048
@@ -46,21 +59,27 @@ def main() -> int:
     signal.signal(signal.SIGINT, _leave)
     files = server_files()
     make_folders(files)
-    with alone(files, "supervisor", STOP_SECONDS) as first:
+    other = server_elsewhere(files, BEATS_WITHIN)
+    path = files.tunnel if other else files.state
+    with alone(files, path.stem if other else "supervisor", STOP_SECONDS) as first:
         if not first or ((known := read_state(files)) and alive(known.supervisor)):
             return 0
-        return _supervise(files)
+        return _supervise(files, path, other)
 
 
-def _supervise(files: ServerFiles) -> int:
-    state = _adopt(files) or _start(files)
+def _supervise(files: ServerFiles, path: Path, other: ServerState | None) -> int:
+    state = _lead(files, other) if other else _adopt(files) or _start(files)
     if state is None:
         return 1
+    write_state(path, state)
     try:
-        _watch(files, state)
+        _watch(files, state, other)
     finally:
         end(state.server, patience=STOP_SECONDS)
-        files.state.unlink(missing_ok=True)
+        if not other:
+            _carry_out(keep_copy(files, ended=True))
+        if state_in(path) == state:
+            path.unlink(missing_ok=True)
     return 0
 
 
@@ -73,7 +92,7 @@ def _adopt(files: ServerFiles) -> ServerState | None:
     state = read_state(files)
     if state is None or not alive(state.server):
         return None
-    return _know(files, state.port, state.server, state.version)
+    return _state(state.port, state.server, state.version)
 
 
 def _start(files: ServerFiles) -> ServerState | None:
@@ -87,14 +106,32 @@ def _start(files: ServerFiles) -> ServerState | None:
             descriptors=[listener.fileno()],
         )
     server = identify(pid)
-    return None if server is None else _know(files, port, server, version("prefect"))
+    return None if server is None else _state(port, server, version("prefect"))
 
 
-def _know(files: ServerFiles, port: int, server: Process, server_version: str) -> ServerState:
+def _lead(files: ServerFiles, other: ServerState) -> ServerState | None:
+    """A tunnel to the server on another host, with an end on this one; at the port of the last, if that is free."""
+    last = other.port
+    try:
+        listener = socket.create_server((HOST, last), backlog=BACKLOG)
+    except OSError:
+        listener = socket.create_server((HOST, 0), backlog=BACKLOG)
+    with listener:
+        port = int(listener.getsockname()[1])
+        command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.lead", other.host, str(other.port)]
+        pid = shell.start(
+            [*command, str(listener.fileno())],
+            log=files.log,
+            cwd=files.prefect_home,
+            descriptors=[listener.fileno()],
+        )
+    process = identify(pid)
+    return None if process is None else _state(port, process, other.version)
+
+
+def _state(port: int, server: Process, server_version: str) -> ServerState:
     this = this_process()
-    state = ServerState(port, server_version, server.pid, server.started, this.pid, this.started, this.boot_id)
-    write_state(files, state)
-    return state
+    return ServerState(port, server_version, server.pid, server.started, this.pid, this.started, this.boot_id)
 
 
 def _listener(files: ServerFiles) -> socket.socket:
@@ -118,25 +155,51 @@ def _listener(files: ServerFiles) -> socket.socket:
     return chosen
 
 
-def _watch(files: ServerFiles, state: ServerState) -> None:
+def _watch(files: ServerFiles, state: ServerState, other: ServerState | None) -> None:
     api = Api(state.url, auth_string(files))
-    ready, next_sweep, next_clean_up, next_slots = False, 0.0, 0.0, 0.0
+    ready, next_beat = False, 0.0
+    due = dict.fromkeys(_chores(files, api, other), 0.0)
     while alive(state.server):
+        if time.monotonic() >= next_beat:
+            if server_elsewhere(files) != other:
+                return _say("another host has the server now, or has ended it")
+            _beat(files)
+            next_beat = time.monotonic() + BEAT_SECONDS
         if not ready and api.healthy():
             ready = _prepare(files, api)
-        if ready and time.monotonic() >= next_sweep:
-            _carry_out(sweep(api))
-            _carry_out(ensure_watch(files, api))
-            next_sweep = time.monotonic() + SWEEP_SECONDS
-        if ready and time.monotonic() >= next_slots:
-            _carry_out(_slots(files, api))
-            next_slots = time.monotonic() + SLOT_SECONDS
-        if ready and time.monotonic() >= next_clean_up:
-            _carry_out(clean_up(home()))
-            next_clean_up = time.monotonic() + CLEAN_UP_SECONDS
+        for chore in due if ready else ():
+            if time.monotonic() >= due[chore]:
+                _carry_out(chore.begin())
+                due[chore] = time.monotonic() + chore.every
         _reap()
         time.sleep(LOOK_SECONDS)
-    _say("the server ended by itself")
+    return _say("the server ended by itself")
+
+
+@dataclass(frozen=True)
+class Chore:
+    """What is done again and again: how often, in seconds, and what."""
+
+    every: float
+    begin: Callable[[], Iterator[str]]
+
+
+def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Chore]:
+    """Each host sees to its own runs; the one with the server sees to the rest."""
+    shared = [
+        Chore(SWEEP_SECONDS, lambda: sweep(api)),
+        Chore(SWEEP_SECONDS, lambda: ensure_watch(files, api)),
+        Chore(SLOT_SECONDS, lambda: _slots(files, api)),
+    ]
+    if other:
+        return shared
+    return [*shared, Chore(COPY_SECONDS, lambda: keep_copy(files)), Chore(CLEAN_UP_SECONDS, lambda: clean_up(home()))]
+
+
+def _beat(files: ServerFiles) -> None:
+    """Let other hosts with this home see that this one's supervisor lives."""
+    with contextlib.suppress(OSError):
+        os.utime(state_file(files))
 
 
 def _slots(files: ServerFiles, api: Api) -> Iterator[str]:

@@ -11,7 +11,7 @@ from time import time
 from typing import Any
 
 from slurm_ray_flow.blocks import slots
-from slurm_ray_flow.blocks.processes import Process, alive
+from slurm_ray_flow.blocks.processes import Process, alive, alive_as_noted, elsewhere
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
 from slurm_ray_flow.blocks.slots import Held
@@ -86,7 +86,7 @@ def see_to_slots(api: Api) -> None:
 
 def see_to_slot(api: Api, held: Held, record: RunRecord | None, cluster: ClusterState) -> None:
     """Keep the slot of a run whose launch is gone, or give it back when the run has ended."""
-    if held.url != api.url or (record is not None and launch_alive(record) and not held.left):
+    if held.url != api.url or (record is not None and launch_alive(record) is not False and not held.left):
         return
     if slot_is_free(record, cluster, time()):
         slots.end(api, held)
@@ -102,11 +102,21 @@ def read_record(run_id: str) -> RunRecord | None:
         return None
 
 
-def launch_alive(record: RunRecord) -> bool:
-    """Whether the process that launched the run lives on this machine."""
+def launch_alive(record: RunRecord) -> bool | None:
+    """Whether the process that launched the run lives; None where it can't be seen, since it is another host's."""
     if record.started is None or record.boot_id is None:
         return False
+    if elsewhere(record.boot_id):
+        return None
     return alive(Process(record.pid, record.started, record.boot_id))
+
+
+def launch_goes_on(record: RunRecord) -> bool:
+    """Whether a launch is worth waiting for: it lives, or it is another host's and has not had its time yet."""
+    launched = launch_alive(record)
+    if launched is None:
+        return bool(record.waiting) or record.is_new(time())
+    return launched
 
 
 def cluster_state(record: RunRecord) -> ClusterState:
@@ -158,10 +168,9 @@ def head_state(paths: RunPaths) -> HeadState:
     allocated = find_event(_events(paths), "allocated")
     if allocated is None:
         return "absent"
-    started = allocated.get("started")
-    if started is None:
+    if allocated.get("started") is None:
         return "unknown"
-    return "alive" if alive(Process(allocated["pid"], started, allocated["boot_id"])) else "dead"
+    return "alive" if alive_as_noted(allocated) else "dead"
 
 
 def _events(paths: RunPaths) -> list[dict[str, Any]]:

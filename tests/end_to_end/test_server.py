@@ -337,7 +337,7 @@ def test_down_leaves_nothing_and_what_is_stale_is_replaced(
     assert not alive(old.server) and not alive(old.supervisor)
     assert not server_alive(address) and server_status().state == "stopped"
     this = this_process()  # a pid that lives, but of another process than the one that was noted
-    write_state(server_files(), dataclasses.replace(old, pid=this.pid, supervisor_pid=this.pid))
+    write_state(server_files().state, dataclasses.replace(old, pid=this.pid, supervisor_pid=this.pid))
     with socket.create_server(("127.0.0.1", old.port)), ThreadPoolExecutor() as pool:  # and somebody has taken its port
         starting = pool.submit(ensure_server, quiet)
         began = eventually(lambda: (found := read_state(server_files())) and found.pid != this.pid and found)

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow.blocks import shell
-from slurm_ray_flow.blocks.processes import alive, end, identify, this_process, wait_gone
+from slurm_ray_flow.blocks.processes import alive, elsewhere, end, identify, this_process, wait_gone
 from slurm_ray_flow.blocks.server.address import ServerState, listening, read_state, serving, write_state
+from slurm_ray_flow.blocks.server.database import on_network
 from slurm_ray_flow.blocks.server.files import auth_string, encryption_key, make_folders, server_files
 from slurm_ray_flow.blocks.server.settings import server_environment
 from slurm_ray_flow.blocks.ssh.endpoint import password_variable
@@ -63,6 +64,34 @@ def test_a_command_gives_its_output_and_code_and_is_killed_when_too_slow() -> No
         shell.run(["no-such-program"], timeout=1)
 
 
+@pytest.mark.parametrize(
+    ("noted", "away"),
+    [
+        ("{boot} {namespace} {host}", False),
+        ("{boot} pid:[1] {host}", True),  # another container on the same kernel
+        ("another-boot pid:[1] {host}", False),  # the same machine before it was started again
+        ("another-boot {namespace} login2", True),
+        ("{boot} {namespace} old-name", False),  # a laptop that got another name
+        ("another-boot", False),  # as versions before wrote it
+    ],
+)
+def test_what_another_host_or_container_runs_is_neither_alive_nor_dead(noted: str, away: bool) -> None:
+    this = this_process()
+    boot, namespace, host = this.boot_id.split(" ")
+    there = noted.format(boot=boot, namespace=namespace, host=host)
+    assert elsewhere(there) is away
+    assert alive(dataclasses.replace(this, boot_id=there)) is (there.startswith(f"{boot} {namespace}"))
+
+
+@pytest.mark.parametrize(
+    ("folder", "expected"),
+    [("/users/ann/.slurm-ray-flow", True), ("/scratch/ann", True), ("/home/ann", False), ("/users2/ann", False)],
+)
+def test_a_database_is_not_opened_on_a_network_file_system(folder: str, expected: bool) -> None:
+    mounts = (Path(__file__).parents[1] / "recorded/proc/mountinfo.txt").read_text()
+    assert on_network(Path(folder), mounts) is expected
+
+
 def test_folders_and_secrets_are_private_and_secrets_stay() -> None:
     files = server_files()
     files.folder.mkdir(parents=True)  # left open by somebody
@@ -77,7 +106,7 @@ def test_state_comes_back_as_written_and_damage_reads_as_none() -> None:
     files, this = server_files(), this_process()
     assert read_state(files) is None
     state = ServerState(1, "3", this.pid, this.started, this.pid, this.started, this.boot_id)
-    write_state(files, state)
+    write_state(files.state, state)
     assert read_state(files) == state
     files.state.write_text('{"port": 1')
     assert read_state(files) is None

@@ -16,7 +16,12 @@ LATER = 1000.0 + NOT_YET + 1
 
 
 def judge(
-    head: HeadState, ended: Ended | None = None, *, state: str = "RUNNING", launch: bool = False, now: float = LATER
+    head: HeadState,
+    ended: Ended | None = None,
+    *,
+    state: str = "RUNNING",
+    launch: bool | None = False,
+    now: float = LATER,
 ) -> tuple[Action, str]:
     found = verdict(RECORD, ClusterState(head, ended), flow_state=state, launch_alive=launch, now=now)
     return found.action, found.state
@@ -26,6 +31,14 @@ def judge(
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
 def test_a_launch_that_lives_sees_to_its_own_end(head: HeadState, state: str) -> None:
     assert judge(head, Ended("value"), state=state, launch=True) == (Action.KEEP, "")
+
+
+@pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
+@pytest.mark.parametrize("head", ["dead", "absent", "unknown"])
+@pytest.mark.parametrize("ended", [None, Ended("value")])
+def test_the_run_of_a_launch_on_another_machine_is_not_ended(head: HeadState, ended: Ended | None, state: str) -> None:
+    assert judge(head, ended, state=state, launch=None) == (Action.LEAVE, "")
+    assert judge("alive", state=state, launch=None)[0] is (Action.KEEP if state == "RUNNING" else Action.CANCEL)
 
 
 @pytest.mark.parametrize(

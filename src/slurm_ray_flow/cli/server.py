@@ -74,7 +74,16 @@ def down(*, json: Json = False) -> None:
     if json:
         print_json({"stopped": stopped})
     else:
-        print_text("The Prefect server has ended." if stopped else "No Prefect server of ours was running.")
+        print_text(_ended(stopped))
+
+
+def _ended(stopped: bool) -> str:
+    from slurm_ray_flow.blocks.server.address import server_elsewhere
+    from slurm_ray_flow.blocks.server.files import server_files
+
+    if other := server_elsewhere(server_files()):
+        return f"The Prefect server is {other.host}'s: run `srf down` there. No tunnel leads there from here now."
+    return "The Prefect server has ended." if stopped else "No Prefect server of ours was running."
 
 
 def status(*, json: Json = False) -> None:

@@ -59,19 +59,22 @@ class Verdict:
     message: str = ""
 
 
-def verdict(record: RunRecord, cluster: ClusterState, *, flow_state: str, launch_alive: bool, now: float) -> Verdict:
+def verdict(
+    record: RunRecord, cluster: ClusterState, *, flow_state: str, launch_alive: bool | None, now: float
+) -> Verdict:
     """Judges one run.
 
     Args:
         record: what its launch left.
         cluster: what its cluster says.
         flow_state: the type of its flow run's state, as Prefect writes it ("RUNNING", "CANCELLING", ...).
-        launch_alive: whether the process that launched it still lives; then that one sees to its end.
+        launch_alive: whether the process that launched it still lives; then that one sees to its end. None where it
+            is another host's and can't be seen: then what lives is kept, and nothing is ended.
         now: seconds since 1970.
     """
-    if launch_alive:
-        return Verdict(Action.KEEP)
     cancelling = flow_state == "CANCELLING"
+    if launch_alive is not False:
+        return Verdict(Action.KEEP) if launch_alive else _launched_elsewhere(record, cluster, cancelling)
     if record.waiting:  # nothing was submitted yet, and those behind it in the line must not wait for it
         return _cancelled() if cancelling else _lost(record, ClusterState("absent"))
     if cluster.head == "unknown" and cluster.ended is None:
@@ -81,6 +84,12 @@ def verdict(record: RunRecord, cluster: ClusterState, *, flow_state: str, launch
     if cluster.head == "alive" or (cluster.head == "absent" and record.is_new(now)):
         return Verdict(Action.CANCEL if cancelling else Action.KEEP)
     return _cancelled() if cancelling else _lost(record, cluster)
+
+
+def _launched_elsewhere(record: RunRecord, cluster: ClusterState, cancelling: bool) -> Verdict:
+    if cluster.head != "alive" or record.waiting:
+        return Verdict(Action.LEAVE)
+    return Verdict(Action.CANCEL if cancelling else Action.KEEP)
 
 
 def slot_is_free(record: RunRecord | None, cluster: ClusterState, now: float) -> bool:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
-from slurm_ray_flow.blocks.server.sweep import launch_alive
+from slurm_ray_flow.blocks.server.sweep import launch_goes_on
 from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.outputs import WrittenFile
@@ -93,7 +93,7 @@ class Handle(Generic[R]):
         record = store.find_record(self.run_id)
         if record.ended:
             return RunState(record.ended), record.ended_at or None
-        launched = launch_alive(record)
+        launched = launch_goes_on(record)
         if record.waiting and launched:
             return RunState.WAITING, None
         events, life = look(record, cluster_of(record))
@@ -174,14 +174,14 @@ class Handle(Generic[R]):
         record, cluster = self._found()
         if not release(record, cluster):
             raise RunError("it is not sure that the run has ended", where=where(record), advice="try again")
-        if launch_alive(record):
+        if launch_goes_on(record):
             self._keep_from_trying_again(record, cluster)
         return True
 
     def _keep_from_trying_again(self, record: RunRecord, cluster: Cluster) -> None:
         """A launch that waits for its next try looks for this file; one whose try was ended needs none."""
         until = time.monotonic() + LAUNCH_SECONDS
-        while time.monotonic() < until and _goes_on(newest := store.find_record(self.run_id), launch_alive(record)):
+        while time.monotonic() < until and _goes_on(newest := store.find_record(self.run_id), launch_goes_on(record)):
             cluster.write(newest.paths.cancel, b"")
             time.sleep(LONGEST_WAIT)
 
@@ -203,7 +203,7 @@ class Handle(Generic[R]):
         wait = SHORTEST_WAIT
         while True:
             record, cluster = self._found()
-            launched = launch_alive(record)
+            launched = launch_goes_on(record)
             events, life = look(record, cluster)
             ended = find_event(events, "call_ended")
             if ended and (ended["outcome"] == "value" or not _goes_on(record, launched)):

@@ -115,8 +115,7 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
         processes.become_subreaper()
         os.makedirs(run.inbox, mode=0o700, exist_ok=True)
         run.keep_reserve()
-        this = {"pid": os.getpid(), "started": processes.started(os.getpid()), "boot_id": processes.boot_id()}
-        run.record("allocated", **this, **(job.described() if job.in_job(spec) else {}))
+        run.record("allocated", **processes.this_process(), **(job.described() if job.in_job(spec) else {}))
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)

@@ -14,7 +14,7 @@ import shutil
 import tarfile
 import tempfile
 from pathlib import Path
-from typing import Any, Iterator, Optional
+from typing import Iterator, Optional
 
 from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.errors import OperationError
@@ -111,7 +111,6 @@ def _inside(tar: tarfile.TarFile, prefix: str) -> Iterator[tarfile.TarInfo]:
 
 def _make_folder(scratch: Optional[str]) -> str:
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=scratch or os.environ.get("TMPDIR") or "/tmp")
-    this: Any = {"pid": os.getpid(), "started": processes.started(os.getpid()), "boot_id": processes.boot_id()}
     with open(os.path.join(folder, OWNER), "w", encoding="ascii") as file:
-        json.dump(this, file)
+        json.dump(processes.this_process(), file)
     return folder

@@ -19,10 +19,8 @@ OWNER = "owner"
 
 def note_owner(folder: str) -> None:
     """Say that a folder belongs to this process."""
-    pid = os.getpid()
-    this = {"pid": pid, "started": processes.started(pid), "boot_id": processes.boot_id(), "namespace": _namespace()}
     with open(os.path.join(folder, OWNER), "w", encoding="ascii") as file:
-        json.dump(this, file)
+        json.dump(processes.this_process(), file)
 
 
 def remove_remains(base: str, prefix: str) -> None:
@@ -46,13 +44,7 @@ def remove_remains(base: str, prefix: str) -> None:
 def _is_dead(noted: bytes) -> bool:
     try:
         owner: Dict[str, Any] = json.loads(noted)
-        here = owner["boot_id"] == processes.boot_id() and owner["namespace"] == _namespace() != ""
+        here = owner["boot_id"] == processes.boot_id() and owner["namespace"] == processes.namespace() != ""
         return here and owner["started"] is not None and not noted_alive(owner)
     except (ValueError, TypeError, KeyError, AttributeError):
         return False  # it is just being written, or is an older one
-
-
-def _namespace() -> str:
-    with contextlib.suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
-    return ""
