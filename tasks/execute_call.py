@@ -69,7 +69,7 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
         news, log = cluster.watch([(run.paths.events, offset), (relay.path, relay.offset)], cluster.watch_seconds)
         events, taken = parse_events(news)
         offset += taken
-        _tell_of_lost_nodes(events)
+        _tell_of_losses(events)
         if copied := find_event(events, "files_copied"):
             size, seconds = format_memory(copied["bytes"]), format_duration(copied["seconds"])
             reporter().say(f"copied {size} into the run's folder in {seconds}")
@@ -85,9 +85,13 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
         relay.pass_on(log)
 
 
-def _tell_of_lost_nodes(events: list[Event]) -> None:
+def _tell_of_losses(events: list[Event]) -> None:
     for event in events:
+        text = ""
         if event["event"] == "node_lost":
             text = f"node {event['node']} is lost ({event['why'].partition(chr(10))[0]}); Ray goes on without it"
+        elif event["event"] == "lock_lost" and event["files"]:
+            text = f"somebody removed {', '.join(event['files'])} and has the lock now, too: two use the server at once"
+        if text:
             reporter().warn(text)
             get_run_logger().warning(text)

@@ -3,10 +3,12 @@
 import contextlib
 import fcntl
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 
 import pytest
 
@@ -86,7 +88,7 @@ def test_what_is_no_ticket_is_passed_over(path):
 
 def test_a_second_name_of_a_lock_that_is_held_does_not_have_it_dropped(path):
     queue, files = Queue(path), lock.Files()
-    assert files.take(lock.open_shared(path), lock.EXCLUSIVE)
+    assert files.take(lock.open_shared(path), lock.EXCLUSIVE, path, partial(lock.open_shared, path))
     queue.enter({"run": "mine"})
     queue.own |= files.identities()
     for entry in os.listdir(queue.path):
@@ -147,7 +149,7 @@ def test_a_dead_ticket_of_ours_is_removed_some_time_later(path, monkeypatch):
 
 def test_three_parts_of_a_file_are_one_lock(path):
     files = lock.Files()
-    assert files.take(lock.open_shared(path), lock.EXCLUSIVE)
+    assert files.take(lock.open_shared(path), lock.EXCLUSIVE, path, partial(lock.open_shared, path))
     reading, writing = os.pipe()
     files.divide()
     child = os.fork()
@@ -210,3 +212,59 @@ def test_a_link_that_another_user_planted_is_not_followed(tmp_path):
             Queue(path)
     assert private.stat().st_mode & 0o777 == 0o700
     assert not list(private.iterdir())
+
+
+@pytest.mark.skipif(not shutil.which("systemd-tmpfiles"), reason="systemd is not installed here")
+def test_a_lock_in_use_is_not_removed_as_an_old_file(path, tmp_path):
+    """By the program that removes old files from /tmp, with seconds for its ten days."""
+    queue, files = Queue(path), lock.Files()
+    parts = [path, os.path.join(queue.path, "slot-0")]
+    for part in parts:
+        assert files.take(lock.open_shared(part), lock.EXCLUSIVE, part, partial(lock.open_shared, part))
+    old = tmp_path / "old"
+    old.touch()
+    rules = tmp_path / "rules.conf"
+    rules.write_text(f"d {tmp_path} 1777 - - 1s\n")
+    time.sleep(1.1)
+    assert files.keep(lock.INNER) == []
+    subprocess.run(["systemd-tmpfiles", "--clean", str(rules)], check=True, capture_output=True)
+    assert not old.exists()
+    assert all(map(os.path.exists, parts))
+
+
+def test_a_lock_that_was_removed_is_taken_again_or_told_to_be_lost(path):
+    files = lock.Files()
+    assert files.take(lock.open_shared(path), lock.EXCLUSIVE, path, partial(lock.open_shared, path))
+    os.unlink(path)
+    assert files.keep(lock.INNER) == []
+    assert other_gets(path) is False
+    os.unlink(path)
+    assert other_gets(path) is True
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, path], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    assert files.keep(lock.INNER) == [path]
+    holder.kill()
+    holder.communicate()
+    assert files.keep(lock.INNER) == []
+
+
+def test_a_lock_in_tmp_has_a_first_file_where_nothing_old_is_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr(lock, "LOCKS", str(tmp_path))
+    assert lock.names("/tmp/desi.lock") == ["/tmp/desi.lock"]
+    tmp_path.chmod(0o1777)
+    assert lock.names("/tmp/desi.lock") == [str(tmp_path / "desi.lock"), "/tmp/desi.lock"]
+    assert lock.names("/scratch/desi.lock") == ["/scratch/desi.lock"]
+
+
+HOLDS = """
+import fcntl, sys, time
+file = open(sys.argv[1], "a")
+fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+print("held", flush=True)
+time.sleep(60)
+"""
+
+
+def other_gets(path):
+    asks = HOLDS.partition("print")[0]
+    return subprocess.run([sys.executable, "-c", asks, path], check=False, stderr=subprocess.DEVNULL).returncode == 0

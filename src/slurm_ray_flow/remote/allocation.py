@@ -105,6 +105,8 @@ class Allocation:
             os.read(self._wake, 65536)
 
     def _turn(self) -> None:
+        if self._tenure:
+            self._tenure.keep()
         self._reap()
         self._watch_ray()
         self._watch_call()

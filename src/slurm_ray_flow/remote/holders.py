@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Sequence
 
 from slurm_ray_flow.remote import lock, processes
 from slurm_ray_flow.remote.tickets import Queue, Ticket
@@ -12,19 +12,19 @@ from slurm_ray_flow.remote.tickets import Queue, Ticket
 UNKNOWN = "somebody"
 
 
-def holders(descriptor: int, queue: Optional[Queue]) -> List[Dict[str, Any]]:
+def holders(descriptors: Sequence[int], queue: Optional[Queue]) -> List[Dict[str, Any]]:
     """Describe each process that holds the lock or one of its slots.
 
     Args:
-        descriptor: the lock's file.
+        descriptors: the lock's files.
         queue: the lock's queue, where there is one.
     """
-    pids = [lock.holder(descriptor), *(_part_holders(queue) if queue else [])]
+    first = next((pid for pid in map(lock.holder, descriptors) if pid is not None), None)
+    pids = [first, *(_part_holders(queue) if queue else [])]
     tickets = [ticket for ticket in queue.tickets() if ticket.holds] if queue else []
     believed = [ticket for ticket in tickets if ticket.pid in pids]
     known = {ticket.pid for ticket in believed}
     # Only the lock itself shows strangers, and only where no run of ours is what it shows.
-    first = pids[0]
     strangers = [first] if first is not None and first not in known and not believed else []
     return [*map(Ticket.describe, believed), *map(_stranger, strangers)]
 

@@ -7,13 +7,14 @@ of them holds a part of the file: whoever wants the whole file waits for the las
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
 import pwd
 import stat
 import struct
-from typing import List, Optional, Set, Tuple
+from typing import Callable, List, NamedTuple, Optional, Set, Tuple
 
 from slurm_ray_flow.remote.errors import OperationError
 
@@ -23,25 +24,56 @@ KEEPER, WARDEN, INNER = (0, 1), (1, 1), (2, 0)
 _FLAGS = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _FLOCK = "hhqqi4x"
 _TRIES = 20
+LOCKS = "/run/lock"
+
+
+class Held(NamedTuple):
+    """A lock file that is held: open where it was found, under `path`, and found there `again` if it was removed."""
+
+    descriptor: int
+    mode: int
+    path: str
+    again: Callable[[], int]
 
 
 class Files:
     """The lock files that a run holds. After `divide`, each of its processes holds a part of each."""
 
     def __init__(self) -> None:
-        self._held: List[Tuple[int, int]] = []
+        self._held: List[Held] = []
 
-    def take(self, descriptor: int, mode: int) -> bool:
+    def take(self, descriptor: int, mode: int, path: str, again: Callable[[], int]) -> bool:
         """Lock a file if that is possible at once. From then on its descriptor belongs to this object."""
         if not _lock(descriptor, mode, (0, 0)):
             return False
-        self._held.append((descriptor, mode))
+        self._held.append(Held(descriptor, mode, path, again))
         return True
+
+    def keep(self, part: Tuple[int, int]) -> List[str]:
+        """Let what removes old files see that these are in use, and take again those that were removed all the same.
+
+        Returns:
+            The paths of those that somebody else has by now.
+        """
+        lost = []
+        for held in list(self._held):
+            with contextlib.suppress(OSError):
+                os.utime(held.descriptor)
+            if is_current(held.descriptor, held.path):
+                continue
+            with contextlib.suppress(OperationError):
+                descriptor = held.again()
+                if _lock(descriptor, held.mode, part):
+                    self._held[self._held.index(held)] = held._replace(descriptor=descriptor)
+                    continue
+                os.close(descriptor)
+            lost.append(held.path)
+        return lost
 
     def divide(self) -> None:
         """Leave the parts of this run's other processes to them."""
-        for descriptor, _ in self._held:
-            fcntl.lockf(descriptor, fcntl.LOCK_UN, 0, sum(KEEPER))
+        for held in self._held:
+            fcntl.lockf(held.descriptor, fcntl.LOCK_UN, 0, sum(KEEPER))
 
     def join(self, part: Tuple[int, int]) -> None:
         """In a child: hold this part, too.
@@ -49,19 +81,19 @@ class Files:
         Raises:
             OperationError: somebody else has it; that can't be while the keeper holds its own.
         """
-        for descriptor, mode in self._held:
-            if not _lock(descriptor, mode, part):
+        for held in self._held:
+            if not _lock(held.descriptor, held.mode, part):
                 raise OperationError("the lock was lost", cause="lock")
 
-    def drop(self, but: int = 0) -> None:
-        """Give up all files after the first `but`."""
-        for descriptor, _ in self._held[but:]:
-            os.close(descriptor)
-        del self._held[but:]
+    def drop(self) -> None:
+        """Give up all files."""
+        for held in self._held:
+            os.close(held.descriptor)
+        self._held.clear()
 
     def identities(self) -> Set[Tuple[int, int]]:
         """What the files are, whatever they are called."""
-        return {identity(os.fstat(descriptor)) for descriptor, _ in self._held}
+        return {identity(os.fstat(held.descriptor)) for held in self._held}
 
 
 def _lock(descriptor: int, mode: int, part: Tuple[int, int]) -> bool:
@@ -77,6 +109,20 @@ def _lock(descriptor: int, mode: int, part: Tuple[int, int]) -> bool:
 def identity(status: os.stat_result) -> Tuple[int, int]:
     """What a file is, whatever it is called."""
     return status.st_dev, status.st_ino
+
+
+def names(path: str) -> List[str]:
+    """The files that are locked for a lock at this path, in this order.
+
+    What removes old files from /tmp may remove a lock that is held. One in the folder that is made for locks is safe
+    from that, so it is taken first, where all users have such a folder.
+    """
+    with contextlib.suppress(OSError):
+        first = os.path.join(LOCKS, os.path.basename(path))
+        for_all = stat.S_IMODE(os.stat(LOCKS).st_mode) == 0o1777
+        if os.path.dirname(path) == "/tmp" and for_all and (not os.path.lexists(first) or os.access(first, os.W_OK)):
+            return [first, path]
+    return [path]
 
 
 def holder(descriptor: int) -> Optional[int]:

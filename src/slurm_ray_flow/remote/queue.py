@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from typing import Any, Dict, Iterator, Optional
+from typing import Any, Dict, Iterator, List, Optional
 
 from slurm_ray_flow.remote import lock
 from slurm_ray_flow.remote.holders import holders, part_is_free
@@ -19,10 +19,10 @@ def state(path: str, slots: int = 1) -> Dict[str, Any]:
     """
     queue = _queue(path)
     try:
-        with _looked_at(path) as descriptor:
-            found = holders(descriptor, queue) if descriptor is not None else []
+        with _looked_at(path) as descriptors:
+            found = holders(descriptors, queue) if descriptors else []
             waiting = [ticket for ticket in queue.tickets() if not ticket.holds] if queue else []
-            free = _free(found, queue, slots) if descriptor is not None else slots
+            free = _free(found, queue, slots) if descriptors else slots
     finally:
         if queue:
             os.close(queue.folder)
@@ -36,12 +36,13 @@ def _queue(path: str) -> Optional[Queue]:
 
 
 @contextlib.contextmanager
-def _looked_at(path: str) -> Iterator[Optional[int]]:
-    descriptor = lock.open_to_look(path)
+def _looked_at(path: str) -> Iterator[List[int]]:
+    opened = [lock.open_to_look(name) for name in lock.names(path)]
+    found = [descriptor for descriptor in opened if descriptor is not None]
     try:
-        yield descriptor
+        yield found
     finally:
-        if descriptor is not None:
+        for descriptor in found:
             os.close(descriptor)
 
 

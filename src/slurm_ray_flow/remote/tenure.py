@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 from slurm_ray_flow.remote import confine, lock
 from slurm_ray_flow.remote.events import Run
@@ -13,6 +13,7 @@ from slurm_ray_flow.remote.turn import Turn
 from slurm_ray_flow.remote.warden import Warden
 
 LOOK_FOR_WAITERS_EVERY = 0.5
+LOOK_FOR_FILES_EVERY = 60.0
 
 
 class Tenure:
@@ -30,6 +31,8 @@ class Tenure:
         self._run, self._turn, self._grant, self._last = run, turn, turn.grant, last
         self._spec = turn.grant.applied(spec)
         self._next_look, self._wanted, self._idles = 0.0, False, False
+        self._next_keep = time.monotonic() + LOOK_FOR_FILES_EVERY
+        self._lost: List[str] = []
         store = int(self._spec.get("object_store_memory") or 0)
         cpus, memory = self._grant.cpus, self._grant.memory
         self._group = confine.make(run.id, memory, cpus, bool(spec.get("ray")), store)
@@ -54,6 +57,16 @@ class Tenure:
     def kills(self) -> Optional[int]:
         """How often the kernel ended a process of this run for want of memory; None if that can't be told."""
         return self._group.kills() if self._group else None
+
+    def keep(self) -> None:
+        """Now and then, keep the lock's files from being taken for old ones; say so if somebody removed them."""
+        if time.monotonic() < self._next_keep:
+            return
+        self._next_keep = time.monotonic() + LOOK_FOR_FILES_EVERY
+        lost = self._turn.keep()
+        if lost != self._lost:
+            self._lost = lost
+            self._run.record("lock_lost", files=lost)
 
     def is_wanted(self) -> bool:
         """Whether somebody else waits in the queue."""

@@ -97,6 +97,16 @@ class Queue:
         os.rename(self._entry, held, src_dir_fd=self.folder, dst_dir_fd=self.folder)
         self._entry = held
 
+    def keep(self) -> None:
+        """Let what removes old files see that folder and ticket are in use. A ticket that waits is read: to touch it
+        would cost this process its place."""
+        with contextlib.suppress(OSError):
+            os.utime(self.folder)
+            if self._entry.startswith(HOLDS):
+                os.utime(self._descriptor)
+            else:
+                os.pread(self._descriptor, 1, 0)
+
     def show_idle(self, idle: bool) -> None:
         """Say whether this process has the lock and does nothing with it: then it gives way to whoever waits."""
         with contextlib.suppress(OSError):  # then others wait for it elsewhere until it ends

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
+from functools import partial
 from typing import Any, Dict, List, Optional
 
 from slurm_ray_flow.remote import lock, slots
@@ -12,6 +14,8 @@ from slurm_ray_flow.remote.tickets import Queue
 
 FRONT_PAUSE, PAUSE = 0.15, 0.3
 """Seconds between two looks of whoever is first in the queue, and of the others."""
+KEEP_EVERY = 3600.0
+"""Seconds between two touches of the lock's files: what removes old files waits for days."""
 STALLED_AFTER = 5.0
 """Seconds for which the lock must have been free before a place in the queue is passed over: its process is stopped."""
 
@@ -31,11 +35,12 @@ class Turn:
         self._wanted, self._spec, self._path = wanted, spec, str(wanted["path"])
         self._machine = slots.this_machine()
         self._needs = slots.needs(wanted, spec, self._machine)
-        self._descriptor = lock.open_shared(self._path)
+        self._paths = lock.names(self._path)
+        self._descriptors = [lock.open_shared(path) for path in self._paths]
         self.queue = Queue(self._path)
         self.files = lock.Files()
         self.grant: Optional[slots.Grant] = None
-        self._free_since = time.monotonic()
+        self._free_since = self._kept = time.monotonic()
         self.ahead = 0
         self._enter()
 
@@ -55,7 +60,7 @@ class Turn:
             self._enter()
         self._follow_file()
         self.ahead = len(self.queue.ahead())
-        if lock.holder(self._descriptor) is not None and self._needs.of == 1:
+        if self._is_held() and self._needs.of == 1:
             self._free_since = time.monotonic()
             return False
         if self.ahead and not self._all_stalled():
@@ -64,30 +69,54 @@ class Turn:
 
     def holders(self) -> List[Dict[str, Any]]:
         """Who has the lock now."""
-        return holders(self._descriptor, self.queue)
+        return holders(self._descriptors, self.queue)
 
     def release(self) -> None:
         """Leave the queue without having had the turn."""
         self.queue.leave()
 
+    def _is_held(self) -> bool:
+        return any(lock.holder(descriptor) is not None for descriptor in self._descriptors)
+
     def _follow_file(self) -> None:
-        if not lock.is_current(self._descriptor, self._path):
-            os.close(self._descriptor)
-            self._descriptor = lock.open_shared(self._path)
+        for place, path in enumerate(self._paths):
+            if not lock.is_current(self._descriptors[place], path):
+                os.close(self._descriptors[place])
+                self._descriptors[place] = lock.open_shared(path)
+        if time.monotonic() - self._kept > KEEP_EVERY:
+            self._kept = time.monotonic()
+            self.keep()
+
+    def keep(self) -> List[str]:
+        """Let what removes old files see that the lock's files and its queue are in use.
+
+        Returns:
+            The files of this run's that somebody else has now, since they were removed.
+        """
+        for descriptor in self._descriptors:
+            with contextlib.suppress(OSError):
+                os.utime(descriptor)
+        self.queue.keep()
+        return self.files.keep(lock.INNER)
 
     def _all_stalled(self) -> bool:
-        if lock.holder(self._descriptor) is not None:
+        if self._is_held():
             self._free_since = time.monotonic()
         return time.monotonic() - self._free_since > STALLED_AFTER * self.ahead
 
     def _take_all(self) -> bool:
         alone = self._needs.of == 1
-        if not self.files.take(self._descriptor, lock.EXCLUSIVE if alone else lock.SHARED):
-            return False
-        if lock.is_current(self._descriptor, self._path) and self._take_parts(alone):
+        mode = lock.EXCLUSIVE if alone else lock.SHARED
+        taken = all(self._take_file(place, mode) for place in range(len(self._paths)))
+        if taken and self._take_parts(alone):
             return True
         self._give_back()
         return False
+
+    def _take_file(self, place: int, mode: int) -> bool:
+        descriptor, path = self._descriptors[place], self._paths[place]
+        taken = self.files.take(descriptor, mode, path, partial(lock.open_shared, path))
+        return taken and lock.is_current(descriptor, path)
 
     def _take_parts(self, alone: bool) -> bool:
         names = [str(number) for number in range(self._needs.of)]
@@ -106,17 +135,22 @@ class Turn:
         for name in names:
             if len(taken) == count:
                 break
-            descriptor = lock.open_part(kind + name, self.queue.folder, self.files.identities() | self.queue.own)
-            if self.files.take(descriptor, lock.EXCLUSIVE):
+            descriptor = self._open_part(kind + name, self.queue)
+            again = partial(self._open_part, kind + name)
+            if self.files.take(descriptor, lock.EXCLUSIVE, os.path.join(self.queue.path, kind + name), again):
                 taken.append(name)
             else:
                 os.close(descriptor)
         return taken if len(taken) == count else None
 
+    def _open_part(self, name: str, queue: Optional[Queue] = None) -> int:
+        folder = (queue or Queue(self._path)).folder  # another one, where the queue was removed
+        return lock.open_part(name, folder, self.files.identities() | self.queue.own)
+
     def _give_back(self) -> None:
-        """Drop everything; closing the lock's own descriptor drops that lock, so it is opened again."""
+        """Drop everything; closing the lock's own descriptors drops that lock, so they are opened again."""
         self.files.drop()
-        self._descriptor = lock.open_shared(self._path)
+        self._descriptors = [lock.open_shared(path) for path in self._paths]
 
 
 def waits_for(turn: Turn) -> Dict[str, Any]:
