@@ -18,6 +18,7 @@ from uv import find_uv_bin
 from slurm_ray_flow.blocks import building, processes, programs, rsync, transfer
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
+from slurm_ray_flow.blocks.shell import withheld
 from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event
@@ -81,6 +82,7 @@ class LocalMachine(Machine, Block):
         return PurePosixPath(programs.install(Path(self.root_folder)))
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
+        withheld()  # from what these operations start
         try:
             with traced(self.label, lambda: requests_shown(requests)):
                 return [perform(operation, dict(arguments), tell) for operation, arguments in requests]

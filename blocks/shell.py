@@ -12,11 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.trace import traced
+from slurm_ray_flow.remote import processes
+from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.files import write_whole
 
 PRIVATE = 0o077
 """The umask of what is started here: what it writes is its user's alone, whatever the caller's own."""
-_withheld: set[str] = set()
+_NAMES = "password_variables"
 _started: list[subprocess.Popen[bytes]] = []  # kept so that what has ended gets reaped
 
 
@@ -36,13 +40,30 @@ class Completed:
 
 
 def withhold(name: str) -> None:
-    """Keep a variable that may hold a password from all that is started here from now on."""
-    _withheld.add(name)
+    """Keep a variable that may hold a password from all that is started here from now on, by later processes, too."""
+    processes.WITHHELD.add(name)
+    known = _remembered()
+    if name not in known:
+        with contextlib.suppress(OSError, OperationError):
+            write_whole(str(home() / _NAMES), "\n".join(sorted({*known, name})).encode())
+
+
+def withheld() -> set[str]:
+    """The names of the variables that may hold a password of a cluster which this user has used."""
+    processes.WITHHELD.update(_remembered())
+    return processes.WITHHELD
+
+
+def _remembered() -> set[str]:
+    with contextlib.suppress(OSError):
+        return set((home() / _NAMES).read_text().split())
+    return set()
 
 
 def inherited() -> dict[str, str]:
     """This process's environment without what is withheld."""
-    return {name: value for name, value in os.environ.items() if name not in _withheld}
+    withheld()
+    return processes.inherited()
 
 
 def run(

@@ -78,6 +78,8 @@ def _supervisor(files: ServerFiles) -> Process | None:
     if state is not None and alive(state.supervisor):
         return state.supervisor
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
+    known = shell.withheld()  # to look after runs on clusters whose program is gone; no other password
+    env = {name: value for name, value in env.items() if not name.endswith("_PASSWORD") or name in known}
     command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.supervisor"]
     return identify(shell.start(command, log=files.log, env=env, cwd=files.prefect_home))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow.blocks import shell
+from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.processes import alive, elsewhere, end, identify, this_process, wait_gone
 from slurm_ray_flow.blocks.server.address import ServerState, listening, read_state, serving, write_state
 from slurm_ray_flow.blocks.server.database import on_network
@@ -20,6 +21,7 @@ from slurm_ray_flow.blocks.server.settings import server_environment
 from slurm_ray_flow.blocks.ssh.endpoint import password_variable
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.remote import processes
 
 
 @pytest.fixture(autouse=True)
@@ -130,3 +132,14 @@ def test_a_clusters_password_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -
     assert "MY_LAB_PASSWORD" not in printed
     assert "UV_INDEX_MINE_PASSWORD=needed" in printed
     assert not [name for name in server_environment(server_files(), 1) if name.endswith("_PASSWORD")]
+
+
+def test_a_later_process_withholds_it_too_from_a_run_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MY_LAB_PASSWORD", "secret")
+    shell.withhold("MY_LAB_PASSWORD")
+    monkeypatch.setattr("slurm_ray_flow.remote.processes.WITHHELD", {"PREFECT_API_AUTH_STRING"})
+    monkeypatch.setenv("PREFECT_API_AUTH_STRING", "srf:secret")
+    monkeypatch.setenv("DATABASE_PASSWORD", "the function's own")
+    LocalMachine().ask("files.names", path="/")
+    assert "secret" not in " ".join(processes.inherited().values())
+    assert processes.inherited()["DATABASE_PASSWORD"] == "the function's own"

@@ -15,6 +15,8 @@ import sys
 import time
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 
+WITHHELD: Set[str] = {"PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"}
+"""Variables with secrets that no program which is started from here needs."""
 _DEAD = ("Z", "X")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
@@ -43,6 +45,11 @@ def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
     _prctl(_SET_DEATH_SIGNAL, with_signal)
     if parent and os.getppid() != parent:
         os.kill(os.getpid(), with_signal)
+
+
+def inherited() -> Dict[str, str]:
+    """This process's environment without what is withheld."""
+    return {name: value for name, value in os.environ.items() if name not in WITHHELD}
 
 
 def started(pid: int) -> Optional[int]:

@@ -28,6 +28,7 @@ def submit(root: str, run_id: str) -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             timeout=SUBMIT_SECONDS,
+            env=processes.inherited(),
             check=False,
         )
     except subprocess.TimeoutExpired:

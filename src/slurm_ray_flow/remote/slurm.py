@@ -84,8 +84,9 @@ def _submit(run: Run, command: List[str]) -> Dict[str, Any]:
     write(_mark_file(run), json.dumps(mark).encode())
     with open(_out(run), "wb") as out, open(_err(run), "wb") as err:
         process = subprocess.Popen(
-            [*command, run.script], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True
-        )
+            [*command, run.script], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True,
+            env=processes.inherited(),
+        )  # fmt: skip
     write(_mark_file(run), json.dumps({**mark, "pid": process.pid, "started": processes.started(process.pid)}).encode())
     code: Optional[int] = None
     try:
