@@ -165,6 +165,22 @@ def follow(command: Sequence[str], tell: Callable[[str], None]) -> int:
             raise
 
 
+def joined(command: Sequence[str], descriptor: int, errors: int) -> Callable[[], None]:
+    """Starts a process whose input and output is a socket's; gives what ends it.
+
+    Args:
+        command: program and arguments. They are visible to all users of the machine: no secrets here.
+        descriptor: the socket's.
+        errors: that of the file which gets its stderr.
+
+    Raises:
+        SlurmRayFlowError: the program is not there.
+    """
+    with traced("here", lambda: f"starts {shlex.join(command)}"):
+        process = _popen(command, env=None, cwd=None, stdin=descriptor, stdout=descriptor, stderr=errors, umask=-1)
+    return lambda: _terminate_group(process) if process.poll() is None else None
+
+
 def _terminate_group(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)

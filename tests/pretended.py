@@ -39,7 +39,7 @@ def listening(serve):
 
 
 def endpoint(port, known_hosts=()):
-    return Endpoint("hostile", "127.0.0.1", port, "alice", "127.0.0.1", (), False, True, None, known_hosts)
+    return Endpoint("hostile", "127.0.0.1", port, "alice", f"[127.0.0.1]:{port}", (), False, True, None, known_hosts)
 
 
 @contextlib.contextmanager

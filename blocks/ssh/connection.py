@@ -12,12 +12,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from slurm_ray_flow.blocks.ssh import known_hosts, prompt
+from slurm_ray_flow.blocks.ssh import host_keys, known_hosts, prompt
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
 from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
 from slurm_ray_flow.blocks.ssh.sessions import Sessions
-from slurm_ray_flow.blocks.ssh.sockets import connected_socket
+from slurm_ray_flow.blocks.ssh.sockets import Proxied, connected_socket
 from slurm_ray_flow.blocks.ssh.wire import NoSuchHost, Refused, Wire, WireError
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
 from slurm_ray_flow.core.trace import traced
@@ -169,7 +169,7 @@ class Connection:
         return wire
 
     def _shaken_hands(self, server: Endpoint) -> Wire:
-        lines = known_hosts.read(server.known_hosts)
+        lines = host_keys.known_lines(server)
         wire = open_wire(server, self._wires, lines, self.limits)
         try:
             check_host_key(wire, server, lines, self.label)
@@ -188,6 +188,8 @@ def open_wire(server: Endpoint, before: list[Wire], lines: list[known_hosts.Line
     try:
         if before:
             inner = before[-1].tunnel(server.host, server.port, limits.connect)
+        elif server.proxy_command:
+            inner = Proxied(server.proxy_command)
         else:
             inner = connected_socket(server.host, server.port, limits.connect)
     except OSError as error:
@@ -198,10 +200,13 @@ def open_wire(server: Endpoint, before: list[Wire], lines: list[known_hosts.Line
     except Refused as error:
         raise WireError(f"{server} can't be reached from the server before it: {error}") from None
     try:
-        return Wire(inner, key_types=known_hosts.algorithms(lines, server.known_as), timeout=limits.connect)
-    except BaseException:
+        key_types = known_hosts.algorithms(lines, server.known_as)
+        return Wire(inner, key_types=key_types, timeout=limits.connect, allowed=dict(server.algorithms))
+    except BaseException as error:
         with contextlib.suppress(Exception):
             inner.close()
+        if isinstance(error, WireError) and isinstance(inner, Proxied):
+            raise WireError(f"its ProxyCommand leads nowhere: {inner.words() or error}") from None
         raise
 
 
@@ -212,7 +217,7 @@ def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], 
         HostKeyFailed: it is not, or is another one.
     """
     kind, key = wire.host_key
-    verdict = known_hosts.judge(lines, server.known_as, key)
+    verdict = host_keys.judged(server, lines, kind, key)
     if verdict is Verdict.KNOWN:
         wire.socket.limit = None
         return

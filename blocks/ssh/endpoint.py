@@ -8,14 +8,18 @@ from __future__ import annotations
 import getpass
 import os
 import re
+import shlex
 import shutil
 import socket
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from slurm_ray_flow.blocks.shell import run, withhold
 from slurm_ray_flow.core.errors import OptionError
+
+ALGORITHMS = ("kexalgorithms", "ciphers", "macs", "hostkeyalgorithms")
 
 
 @dataclass(frozen=True)
@@ -25,31 +29,34 @@ class Endpoint:
     Attributes:
         name: what the user calls it.
         host, port, user: where and as whom.
-        key_name: the name under which its host key is known, without the port.
+        known_as: its name in known_hosts.
         key_files: private keys, in order.
         keys_named: the user has named them, so a missing one is an error.
         only_key_files: other keys of the SSH agent are not tried.
         agent: the socket of the SSH agent that is asked for keys; None for none.
         known_hosts: files, in order; the first is where new keys go.
         through: servers to pass on the way, in order.
+        proxy_command: the shell's command that leads there; empty for a connection of our own.
+        known_hosts_command: program and arguments that print more lines of known_hosts.
+        revoked: files of host keys that are not to be believed.
+        algorithms: for each of ALGORITHMS that the configuration sets, what it allows.
     """
 
     name: str
     host: str
     port: int
     user: str
-    key_name: str
+    known_as: str
     key_files: tuple[Path, ...]
     keys_named: bool
     only_key_files: bool
     agent: Path | None
     known_hosts: tuple[Path, ...]
     through: tuple[Endpoint, ...] = ()
-
-    @property
-    def known_as(self) -> str:
-        """The name in known_hosts."""
-        return self.key_name if self.port == 22 else f"[{self.key_name}]:{self.port}"
+    proxy_command: str = ""
+    known_hosts_command: tuple[str, ...] = ()
+    revoked: tuple[Path, ...] = ()
+    algorithms: tuple[tuple[str, tuple[str, ...]], ...] = ()
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}" + ("" if self.port == 22 else f":{self.port}")
@@ -96,19 +103,24 @@ def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
     hops = tuple(resolved(_hop(name, wanted), depth + 1) for name in names)
     flattened = tuple(each for hop in hops for each in (*hop.through, hop))
     host, port, user = said["hostname"][0], wanted.port or int(said["port"][0]), wanted.user or said["user"][0]
+    known_as = said.get("hostkeyalias", [host if port == 22 else f"[{host}]:{port}"])[0]
     tokens = _tokens(wanted.host, host, port, user)
     return Endpoint(
         name=wanted.host,
         host=host,
         port=port,
         user=user,
-        key_name=said.get("hostkeyalias", [host])[0],
+        known_as=known_as,
         key_files=(wanted.key_file.expanduser(),) if wanted.key_file else _paths(said.get("identityfile", []), tokens),
         keys_named=wanted.key_file is not None,
         only_key_files=wanted.key_file is not None or said.get("identitiesonly") == ["yes"],
         agent=_agent(said.get("identityagent", ["SSH_AUTH_SOCK"])[0], tokens),
         known_hosts=_known_hosts(wanted, said, tokens),
         through=flattened,
+        proxy_command=_proxy_command(wanted, said, tokens),
+        known_hosts_command=_known_hosts_command(wanted, said, {**tokens, "H": known_as, "I": "HOSTNAME"}),
+        revoked=_paths(said.get("revokedhostkeys", []), tokens),
+        algorithms=_algorithms(said),
     )
 
 
@@ -120,9 +132,7 @@ def _known_hosts(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str
 
 
 def _paths(texts: Sequence[str], tokens: Mapping[str, str]) -> tuple[Path, ...]:
-    """`ssh -G` leaves tokens such as %r as they are."""
-    whole = (re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text) for text in texts if text != "none")
-    return tuple(Path(text).expanduser() for text in whole)
+    return tuple(Path(_expanded(text, tokens)).expanduser() for text in texts if text != "none")
 
 
 def _agent(text: str, tokens: Mapping[str, str]) -> Path | None:
@@ -140,12 +150,44 @@ def _tokens(name: str, host: str, port: int, user: str) -> dict[str, str]:
 def _through(wanted: Wanted, said: dict[str, list[str]]) -> Sequence[str]:
     if wanted.through is not None:
         return wanted.through
-    if said.get("proxycommand", ["none"]) != ["none"]:
-        raise OptionError(
-            "a ProxyCommand is not supported", where=wanted.host, advice="write ProxyJump instead, in ~/.ssh/config"
-        )
     jump = said.get("proxyjump", ["none"])[0]
     return [] if jump == "none" else jump.split(",")
+
+
+def _algorithms(said: dict[str, list[str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What is not as OpenSSH has it by itself: our own choice is no worse than that, and has newer ones."""
+    set_ = [name for name in ALGORITHMS if name in said and said[name] != _usual().get(name)]
+    return tuple((name, tuple(said[name][0].split(","))) for name in set_)
+
+
+def _proxy_command(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str, str]) -> str:
+    command = said.get("proxycommand", ["none"])[0]
+    if command == "none" or wanted.through is not None:
+        return ""
+    if said.get("proxyusefdpass") == ["yes"]:
+        raise OptionError(
+            "ProxyUseFdpass is not supported", where=wanted.host, advice="write a ProxyCommand that passes data on"
+        )
+    whole = _expanded(command, tokens)
+    if any(shlex.quote(tokens[token]) != tokens[token] for token in "hnr" if f"%{token}" in command):
+        raise OptionError("this ProxyCommand would hold signs that a shell reads", where=f"{wanted.host}: {whole}")
+    return whole
+
+
+def _known_hosts_command(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[str, ...]:
+    command = said.get("knownhostscommand", ["none"])[0]
+    if re.search("%[fKt]", command):
+        raise OptionError(
+            "a KnownHostsCommand that asks for the key (%f, %K, %t) is not supported",
+            where=wanted.host,
+            advice="write one that asks for the name (%H), or `KnownHostsCommand none` for this host",
+        )
+    return () if command == "none" else tuple(_expanded(word, tokens) for word in shlex.split(command))
+
+
+def _expanded(text: str, tokens: Mapping[str, str]) -> str:
+    """`ssh -G` leaves tokens such as %r as they are."""
+    return re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text)
 
 
 def _hop(text: str, wanted: Wanted) -> Wanted:
@@ -180,8 +222,18 @@ def _said(wanted: Wanted) -> dict[str, list[str]]:
             where=str(wanted.config or "~/.ssh/config"),
             advice=f"try: ssh -G {wanted.host}",
         )
+    return _settings(done.stdout)
+
+
+@cache
+def _usual() -> dict[str, list[str]]:
+    """What OpenSSH does where no configuration says otherwise."""
+    return _settings(run([_program(), "-F", "none", "-G", "host"], timeout=30).stdout)
+
+
+def _settings(text: str) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
-    for line in done.stdout.splitlines():
+    for line in text.splitlines():
         name, _, value = line.partition(" ")
         found.setdefault(name, []).append(value)
     return found

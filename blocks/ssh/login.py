@@ -88,6 +88,8 @@ class _Attempt:
         tried = "; ".join(dict.fromkeys(self._tried)) or "nothing"
         variable, user, name = self._secrets.password_variable, self._endpoint.user, self._endpoint.name
         given = "; the password or the code that was given was not taken" if self._password_given else ""
+        if any(method.startswith("gssapi") for method in methods):
+            given += "; tickets of Kerberos (GSSAPI) are not used here"
         return LogInFailed(
             f"{name} does not let {user} in: it takes {', '.join(methods)}{given}{said}",
             where=f"{self._endpoint} (tried: {tried})",

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
+import tempfile
 import time
+from collections.abc import Callable
 from typing import Any
+
+from slurm_ray_flow.blocks.shell import joined
 
 STRANGERS_BYTES = 1024 * 1024
 """What is read from a server before its key is known; paramiko itself would keep a line of any length."""
@@ -79,3 +84,26 @@ def connected_socket(host: str, port: int, timeout: float) -> socket.socket:
     opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return opened
+
+
+class Proxied(socket.socket):
+    """A connection through a command of a shell, which OpenSSH calls a ProxyCommand; that ends when this is closed."""
+
+    _end: Callable[[], None] | None = None
+
+    def __init__(self, command: str) -> None:
+        ours, theirs = socket.socketpair()
+        super().__init__(fileno=ours.detach())
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it goes with this
+        with theirs:
+            shell = os.environ.get("SHELL") or "/bin/sh"
+            self._end = joined([shell, "-c", f"exec {command}"], theirs.fileno(), self._errors.fileno())
+
+    def close(self) -> None:
+        super().close()
+        if self._end is not None:
+            self._end()
+
+    def words(self) -> str:
+        """What the command has said on stderr."""
+        return os.pread(self._errors.fileno(), 1000, 0).decode(errors="replace").strip()

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import paramiko as _paramiko
 
+from slurm_ray_flow.core.errors import OptionError
+
 paramiko: Any = _paramiko  # it has no types of its own, and typeshed's are of an older one
 
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
+_KINDS = {"kexalgorithms": "kex", "ciphers": "ciphers", "macs": "digests", "hostkeyalgorithms": "key_types"}
+"""What paramiko calls what OpenSSH's configuration allows."""
 _DISMISSED = (2, 14)
 """Why servers end a log-in: a protocol error, which too many tries are to OpenSSH, or no further way to log in."""
 _QUESTIONS = 20
@@ -50,6 +54,26 @@ class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
 
     farewell = ""
     """What the server said when it ended the connection."""
+
+    def restrict(self, allowed: Mapping[str, Sequence[str]]) -> None:
+        """Use no other algorithms than these.
+
+        Raises:
+            OptionError: none of one kind can be used here.
+        """
+        options = self.get_security_options()
+        for name, algorithms in allowed.items():
+            here = getattr(options, _KINDS[name])
+            # They are the same, by two names.
+            also = ["curve25519-sha256@libssh.org"] if "curve25519-sha256" in algorithms else []
+            chosen = tuple(one for one in here if one in [*algorithms, *also])
+            if not chosen:
+                raise OptionError(
+                    f"none of the algorithms that {name} allows in OpenSSH's configuration can be used here",
+                    where=",".join(algorithms),
+                    advice=f"allow one of these for this host, too: {','.join(here)}",
+                )
+            setattr(options, _KINDS[name], chosen)
 
     def ensure_session(self) -> None:
         if self._service_userauth_accepted:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow.blocks.ssh import host_keys, known_hosts
 from slurm_ray_flow.blocks.ssh.connection import Limits, check_host_key, open_wire
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
@@ -63,7 +63,7 @@ def trust(
     wires: list[Wire] = []
     try:
         for server in (*endpoint.through, endpoint):
-            lines = known_hosts.read(server.known_hosts)
+            lines = host_keys.known_lines(server)
             wires.append(open_wire(server, wires, lines, limits))
             found.append(_judged(wires[-1], server, lines, confirm, label))
             if server != endpoint:
@@ -82,7 +82,7 @@ def _judged(
     wire: Wire, server: Endpoint, lines: list[known_hosts.Line], confirm: Callable[[Shown], bool], label: str
 ) -> Shown:
     kind, key = wire.host_key
-    verdict = known_hosts.judge(lines, server.known_as, key)
+    verdict = host_keys.judged(server, lines, kind, key)
     if verdict in {Verdict.CHANGED, Verdict.REVOKED}:
         check_host_key(wire, server, lines, label)
     file = server.known_hosts[0] if server.known_hosts else Path("~/.ssh/known_hosts").expanduser()

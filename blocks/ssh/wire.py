@@ -10,7 +10,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,7 +55,9 @@ class Dismissed(WireError):
 class Wire:
     """One connection to one server, whose host key is not judged yet and where nobody is logged in yet."""
 
-    def __init__(self, inner: Any, *, key_types: Sequence[str], timeout: float) -> None:
+    def __init__(
+        self, inner: Any, *, key_types: Sequence[str], timeout: float, allowed: Mapping[str, Sequence[str]]
+    ) -> None:
         self.socket = Socket(inner)
         logging.getLogger(_LOGGER).propagate = False  # it would tell of names, and print what we raise ourselves
         logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
@@ -63,6 +65,7 @@ class Wire:
         self._transport.set_log_channel(_LOGGER)
         self._transport.banner_timeout = self._transport.handshake_timeout = timeout
         self._transport.auth_timeout = 600  # a person may have to look for a code
+        self._transport.restrict(allowed)
         self._transport.prefer(key_types)
         try:
             with self._told():

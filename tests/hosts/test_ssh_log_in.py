@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 
 from hosts import faults
+from hosts.ssh import host_key
 from hosts.ssh_lab import agent_on, connected
 from slurm_ray_flow.blocks.ssh.connection import Limits
-from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed
+from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed, OptionError
+from support import wait_for
 
 
 @pytest.mark.parametrize("user", ["alice", "erin", "frank"])
@@ -106,6 +109,94 @@ def test_hashed_names_are_known(hosts_lab, tmp_path):
     assert re.match(r"\|1\|", known.read_text())
     with agent_on(hosts_lab, known_hosts=known) as agent:
         assert agent.hello["host"] == "desi"
+
+
+def configured(hosts_lab, folder, *lines):
+    """The lab's configuration, with more for all hosts."""
+    path = folder / "config"
+    path.write_text("\n".join(["Host *", *lines, Path(hosts_lab.ssh_config).read_text()]))
+    return path
+
+
+@pytest.mark.parametrize("form", ["text", "list of ssh-keygen"])
+def test_a_revoked_host_key_is_refused_although_it_is_known(hosts_lab, tmp_path, form):
+    keys, revoked = tmp_path / "keys.pub", tmp_path / "revoked"
+    keys.write_text("".join(f"{key} of desi\n" for key in host_key(hosts_lab["desi"])))
+    if form == "text":
+        shutil.copy(keys, revoked)
+    else:
+        subprocess.run(["ssh-keygen", "-q", "-k", "-f", str(revoked), str(keys)], check=True)
+    config = configured(hosts_lab, tmp_path, f"RevokedHostKeys {revoked}")
+    with (
+        connected(hosts_lab, "desi", "frank", config=config) as connection,
+        pytest.raises(HostKeyFailed, match="revoked"),
+    ):
+        connection.wire()
+    with connected(hosts_lab, "offline", "frank", config=config) as connection:
+        assert connection.wire().alive
+
+
+def test_a_list_of_revoked_keys_that_is_not_there_lets_nobody_through(hosts_lab, tmp_path):
+    config = configured(hosts_lab, tmp_path, f"RevokedHostKeys {tmp_path}/none")
+    with (
+        connected(hosts_lab, "desi", "frank", config=config) as connection,
+        pytest.raises(HostKeyFailed, match="can't be read"),
+    ):
+        connection.wire()
+
+
+def test_no_other_algorithms_are_used_than_are_allowed(hosts_lab, tmp_path):
+    chosen = ("Ciphers aes256-ctr", "MACs hmac-sha2-512", "KexAlgorithms ecdh-sha2-nistp384")
+    config = configured(hosts_lab, tmp_path, *chosen, "HostKeyAlgorithms ssh-ed25519")
+    with connected(hosts_lab, "desi", "frank", config=config) as connection:
+        transport = connection.wire()._transport
+        assert (transport.local_cipher, transport.remote_mac) == ("aes256-ctr", "hmac-sha2-512")
+        assert transport.get_security_options().kex == ("ecdh-sha2-nistp384",)
+        assert transport.host_key_type == "ssh-ed25519"
+
+
+def test_algorithms_that_can_not_be_used_are_told_at_once(hosts_lab, tmp_path):
+    config = configured(hosts_lab, tmp_path, "Ciphers chacha20-poly1305@openssh.com")
+    with (
+        connected(hosts_lab, "desi", "frank", config=config) as connection,
+        pytest.raises(OptionError, match="ciphers") as caught,
+    ):
+        connection.wire()
+    assert "aes256-ctr" in caught.value.advice
+
+
+def test_a_proxy_command_leads_there_and_ends_with_the_connection(hosts_lab, tmp_path):
+    noted = tmp_path / "pid"
+    config = configured(hosts_lab, tmp_path, f"ProxyCommand sh -c 'echo $$ > {noted}; exec socat - TCP:%h:%p'")
+    with agent_on(hosts_lab, config=config) as agent:
+        assert agent.hello["host"] == "desi"
+        pid = noted.read_text().strip()
+        assert Path(f"/proc/{pid}").exists()
+    wait_for(lambda: not Path(f"/proc/{pid}").exists())
+
+
+def test_a_proxy_command_that_leads_nowhere_is_heard(hosts_lab, tmp_path):
+    config = configured(hosts_lab, tmp_path, "ProxyCommand sh -c 'echo the gate is closed >&2; exit 1'")
+    with (
+        agent_on(hosts_lab, config=config, limits=Limits(first=1)) as agent,
+        pytest.raises(ConnectionFailed, match="the gate is closed"),
+    ):
+        agent.hello  # noqa: B018
+
+
+def test_a_command_for_known_hosts_is_asked(hosts_lab, tmp_path):
+    keys = tmp_path / "keys"
+    keys.write_text("".join(f"desi.lab {key}\n" for key in host_key(hosts_lab["desi"])))
+    config = configured(hosts_lab, tmp_path, "HostKeyAlias desi.lab", f"KnownHostsCommand /bin/grep %H {keys}")
+    none = {"config": config, "known_hosts": tmp_path / "none"}
+    with connected(hosts_lab, "desi", "frank", **none) as connection:
+        assert connection.wire().alive
+    keys.unlink()
+    with (
+        connected(hosts_lab, "desi", "frank", **none) as connection,
+        pytest.raises(HostKeyFailed, match="KnownHostsCommand"),
+    ):
+        connection.wire()
 
 
 def test_a_server_that_is_not_there_is_tried_for_a_while(hosts_lab):

@@ -28,7 +28,24 @@ Host round
 Host round2
   ProxyJump round
 Host command
+  HostName host.example.org
+  ProxyCommand nc -X 5 %h %p %%
+  KnownHostsCommand /bin/keys "%H of" %n
+  RevokedHostKeys {folder}/%h.revoked
+Host alias
+  Port 2222
+  HostKeyAlias key.name
+Host modern
+  Ciphers aes256-ctr,aes128-ctr
+  KexAlgorithms curve25519-sha256
+Host descriptor
   ProxyCommand nc %h %p
+  ProxyUseFdpass yes
+Host asks-for-the-key
+  KnownHostsCommand /bin/keys %K
+Host user
+  User a$(b)
+  ProxyCommand gate %r
 """
 
 
@@ -74,7 +91,25 @@ def test_included_files_and_aliases_of_keys_are_heeded(config: Path) -> None:
     assert (found.host, found.known_as) == ("10.1.2.3", "key.name")
 
 
-@pytest.mark.parametrize("host", ["-oProxyCommand=x", "", "a b", "round", "command"])
+def test_an_alias_of_keys_has_no_port(config: Path) -> None:
+    assert endpoint(config, "alias").known_as == "key.name"
+
+
+def test_commands_and_files_of_the_configuration_are_heeded(config: Path) -> None:
+    found = endpoint(config, "command")
+    assert found.proxy_command == "nc -X 5 host.example.org 22 %"
+    assert found.known_hosts_command == ("/bin/keys", "host.example.org of", "command")
+    assert found.revoked == (config.parent / "host.example.org.revoked",)
+    assert endpoint(config, "command", proxy_jump="gate").proxy_command == ""
+
+
+def test_algorithms_are_those_that_the_configuration_sets(config: Path) -> None:
+    assert endpoint(config, "command").algorithms == ()
+    found = dict(endpoint(config, "modern").algorithms)
+    assert found == {"ciphers": ("aes256-ctr", "aes128-ctr"), "kexalgorithms": ("curve25519-sha256",)}
+
+
+@pytest.mark.parametrize("host", ["-oProxyCommand=x", "", "a b", "round", "descriptor", "asks-for-the-key", "user"])
 def test_a_host_that_can_not_be_meant_is_refused(config: Path, host: str) -> None:
     with pytest.raises(OptionError):
         endpoint(config, host)
