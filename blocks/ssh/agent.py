@@ -27,6 +27,8 @@ from slurm_ray_flow.remote import frames
 
 _LEASE = 90.0
 """Seconds of home's silence after which the program there ends: a link that was cut may leave it behind."""
+_SILENCE, _PROBE = 5.0, 10.0
+"""Seconds without our word after which it is tried whether the shell comes to commands at all, and for how long."""
 _READ = 1024 * 1024
 _Answer = tuple[dict[str, Any], bytes] | None
 
@@ -170,6 +172,7 @@ class _Conversation:
         self._past: set[int] = set()
         self._said = bytearray()
         self.alive, self._aside, self.foreign = True, False, ""
+        self._in_command, self._does_not_return = threading.Event(), False
         self.hello = self._begin(command, word)
         self._thread(self._listen)
 
@@ -214,20 +217,27 @@ class _Conversation:
 
     def _begin(self, command: str, word: bytes) -> dict[str, Any]:
         label, seconds = self._agent.label, self._agent.connection.limits.begin
+        by_hand = self._agent.connection.endpoint.by_hand
         try:
             read = reading(self._channel, seconds)
             execute(self._channel, command)
             self._thread(self._drain)
+            self._thread(self._probe)
             bootstrap.skip_noise(read, word)
+            self._in_command.set()
             hello = bootstrap.greeted(read, self._send, label, self._root, self._agent.python)
         except TimeoutError:
+            if not self._in_command.is_set() and not self._agent.connection.round_trips:
+                raise bootstrap.does_not_return(label, by_hand) from None
             raise Lost(f"it did not answer within {seconds:.0f} s") from None
         except frames.Foreign as error:
             raise answers.not_ours(label, str(error)) from None
         except frames.Cut as error:
+            if self._does_not_return:
+                raise bootstrap.does_not_return(label, by_hand) from None
             if self._agent.connection.alive:
                 time.sleep(0.1)  # for its last words
-                raise bootstrap.nothing_came(error, label, self._said.decode(errors="replace")) from None
+                raise bootstrap.nothing_came(error, label, self._said.decode(errors="replace"), by_hand) from None
             raise Lost("the connection was lost") from None
         except SlurmRayFlowError:
             raise
@@ -235,6 +245,25 @@ class _Conversation:
             raise Lost(str(error) or "the connection was lost") from None
         self._channel.settimeout(None)
         return hello
+
+    def _probe(self) -> None:
+        """Where our word is late, see what another command does that has nothing to read.
+
+        A shell that a start file has begun in place of the command ends then. One that is slow comes to it.
+        """
+        if self._in_command.wait(_SILENCE) or not self.alive:
+            return
+        with contextlib.suppress(Exception), contextlib.closing(self._agent.connection.wire().channel()) as channel:
+            line, word = bootstrap.after_noise("")
+            read = reading(channel, _PROBE)
+            execute(channel, line)
+            channel.shutdown_write()
+            try:
+                bootstrap.skip_noise(read, word)
+            except frames.Cut:
+                self._does_not_return = self._agent.connection.alive
+            if self._does_not_return:
+                self._channel.close()
 
     def _send(self, piece: bytes) -> None:
         send_all(self._channel, piece)

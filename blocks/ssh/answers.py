@@ -98,5 +98,5 @@ def not_ours(label: str, heard: str) -> ConnectionFailed:
     return ConnectionFailed(
         f"what answers on {label} is not our program: {heard}",
         where=label,
-        advice=f"see that nothing of ours was changed there; try `ssh {label} true`",
+        advice=f"see that nothing of ours was changed there; `srf check {label}` says more",
     )

@@ -145,11 +145,23 @@ def _failure(message: dict[str, Any], name: str, root: str, python: str) -> Slur
     return answers.not_ours(name, f"it says {json.dumps(message)[:300]}")
 
 
-def nothing_came(error: frames.Cut, name: str, said: str) -> SlurmRayFlowError:
+def nothing_came(error: frames.Cut, name: str, said: str, by_hand: str) -> SlurmRayFlowError:
     """The shell ended before our word: an account without a shell, a broken rc file."""
     heard = " | ".join(text for text in (str(error), said.strip()[-500:]) if text and text != "the stream ended")
+    none = not heard or "not available" in heard  # nologin's words, where a site has no others
+    shell = "; the account's log-in shell may run none (/bin/false, nologin), or a start file ends with `exit`"
     return ConnectionFailed(
         "the log-in works, but no command can be run" + (f": {heard}" if heard else ""),
         where=name,
-        advice=f"try `ssh {name} true`",
+        advice=f"try `{by_hand} true`{shell if none else ''}",
+    )
+
+
+def does_not_return(name: str, by_hand: str) -> SlurmRayFlowError:
+    """The shell does not come to our command: its start file has begun another program, or waits for something."""
+    return ConnectionFailed(
+        "the log-in works, but the start file of the shell there does not return, so no command can be run",
+        where=name,
+        advice="an `exec fish`, an `exec zsh` or a question in ~/.bashrc is for terminals only: "
+        f"write `[[ $- == *i* ]] || return` before it; then `{by_hand} true` ends by itself",
     )

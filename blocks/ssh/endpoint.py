@@ -40,6 +40,7 @@ class Endpoint:
         known_hosts_command: program and arguments that print more lines of known_hosts.
         revoked: files of host keys that are not to be believed.
         algorithms: for each of ALGORITHMS that the configuration sets, what it allows.
+        by_hand: the command that leads there in a terminal.
     """
 
     name: str
@@ -57,6 +58,7 @@ class Endpoint:
     known_hosts_command: tuple[str, ...] = ()
     revoked: tuple[Path, ...] = ()
     algorithms: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    by_hand: str = "ssh"
 
     def __str__(self) -> str:
         return f"{self.user}@{self.host}" + ("" if self.port == 22 else f":{self.port}")
@@ -121,7 +123,14 @@ def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
         known_hosts_command=_known_hosts_command(wanted, said, {**tokens, "H": known_as, "I": "HOSTNAME"}),
         revoked=_paths(said.get("revokedhostkeys", []), tokens),
         algorithms=_algorithms(said),
+        by_hand=_by_hand(wanted),
     )
+
+
+def _by_hand(wanted: Wanted) -> str:
+    options = {"-F": wanted.config, "-p": wanted.port, "-i": wanted.key_file, "-J": ",".join(wanted.through or ())}
+    given = [word for option, value in options.items() if value for word in (option, str(value))]
+    return shlex.join(["ssh", *given, f"{wanted.user}@{wanted.host}" if wanted.user else wanted.host])
 
 
 def _known_hosts(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:

@@ -93,7 +93,7 @@ class _Attempt:
         return LogInFailed(
             f"{name} does not let {user} in: it takes {', '.join(methods)}{given}{said}",
             where=f"{self._endpoint} (tried: {tried})",
-            advice=f"try `ssh {user}@{name}`; name the right user and key_file in the block, "
+            advice=f"try `{self._endpoint.by_hand}`; name the right user and key_file in the block, "
             f"or give {'the right' if given else 'a'} password in the block or in ${variable}",
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import signal
 import threading
 import time
@@ -85,6 +86,59 @@ def test_a_killed_session_is_made_anew(hosts_lab):
         threading.Timer(1.0, lambda: faults.kill_sessions(hosts_lab["desi"], "frank")).start()
         assert agent.ask_all([SLOW])[0]["stdout"] == "done\n"
         assert agent.connection.made == 2
+
+
+@contextlib.contextmanager
+def start_file(host, user, text):
+    """Another .bashrc."""
+    path = host.path(f"/home/{user}/.bashrc")
+    before = path.read_text() if path.exists() else ""
+    path.write_text(text)
+    try:
+        yield
+    finally:
+        path.write_text(before)
+
+
+@pytest.mark.parametrize("line", ["exec fish", "exec zsh"])
+def test_a_start_file_that_does_not_return_is_told(hosts_lab, line):
+    with (
+        start_file(hosts_lab["desi"], "frank", f"echo welcome\n{line}\n"),
+        agent_on(hosts_lab) as agent,
+        pytest.raises(ConnectionFailed, match="start file") as caught,
+    ):
+        agent.hello  # noqa: B018
+    assert "[[ $- == *i* ]] || return" in caught.value.advice
+
+
+def test_a_start_file_that_waits_for_something_is_told(hosts_lab):
+    with (
+        start_file(hosts_lab["desi"], "frank", "sleep 100\n"),
+        agent_on(hosts_lab, limits=Limits(begin=2)) as agent,
+        pytest.raises(ConnectionFailed, match="start file"),
+    ):
+        agent.hello  # noqa: B018
+
+
+def test_a_start_file_that_takes_its_time_is_waited_for(hosts_lab):
+    with start_file(hosts_lab["desi"], "frank", "sleep 7\n"), agent_on(hosts_lab) as agent:
+        assert agent.hello["host"] == "desi"
+
+
+@pytest.mark.parametrize("shell", ["/bin/false", "/usr/sbin/nologin"])
+def test_an_account_without_a_shell_is_told(hosts_lab, shell):
+    desi = hosts_lab["desi"]
+    accounts = desi.path("/etc/passwd")
+    before = accounts.read_text()
+    accounts.write_text(re.sub(r"(?m)^(frank:.*:).*$", rf"\g<1>{shell}", before))
+    try:
+        with agent_on(hosts_lab, user="frank", port=22) as agent, pytest.raises(ConnectionFailed) as caught:
+            agent.hello  # noqa: B018
+    finally:
+        accounts.write_text(before)
+    assert "no command can be run" in caught.value.what
+    assert "/bin/false" in caught.value.advice
+    assert "-p 22 frank@desi" in caught.value.advice
 
 
 def test_nothing_of_ours_is_left_there_when_home_has_gone(hosts_lab):
