@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import Any, TypeVar, cast
@@ -12,6 +13,7 @@ from typing import Any, TypeVar, cast
 from slurm_ray_flow.core.progress import Reporter, Silence, reporter, use_reporter
 
 T = TypeVar("T")
+SLOW_SECONDS = 4.0
 
 
 def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException]) -> T:
@@ -44,6 +46,18 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
             raise
     shown.hush()
     raise late()
+
+
+@contextlib.contextmanager
+def told_if_slow(text: str) -> Iterator[None]:
+    """What is done in the block may take long without a word of its own: then this is said of it."""
+    timer = threading.Timer(SLOW_SECONDS, reporter().say, (text,))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class _Hushable:

@@ -19,6 +19,7 @@ from slurm_ray_flow.core.slurm.names import run_of
 from slurm_ray_flow.core.slurm.queue import Job, parse_queue, pending_command, queue_command
 from slurm_ray_flow.core.slurm.verdict import verdict
 from slurm_ray_flow.core.slurm.waiting import ahead_of, waiting_text
+from slurm_ray_flow.remote.protocol import TRY
 
 SHORTEST_PACE, LONGEST_PACE = 2.0, 25.0
 """Seconds between two questions: growing while nothing changes, and short enough for a verdict within 30 s."""
@@ -28,6 +29,9 @@ LAST_WORDS_SECONDS = 2.0
 """What a job wrote last may take so long from its node to the login node."""
 DISAGREEING_SECONDS = 300.0
 """So long a job that the accounts have as running counts as such, although the queue does not name it."""
+NEVER_SUBMITTED = (
+    f"the run was never submitted to Slurm: the program that launched it is gone{TRY}start the function again"
+)
 ABSENT_SECONDS = 8.0
 """A job that no answer has named for so long is gone: a controller that starts knows its jobs before it answers."""
 
@@ -97,6 +101,9 @@ class Queue:
             return Life(alive=True)
         began = find_event(list(events), "allocated") is not None
         cause, message = verdict(job or known, left["words"], began=began)
+        if job is None and known is None and not left["submitted"]:
+            cause, message = "lost", NEVER_SUBMITTED
+            self._machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)  # nor will it be
         if cause == "cancelled" and left["cancelled"]:
             message = "The run was cancelled."
         if job is not None and job.group != "ended":

@@ -10,6 +10,7 @@ from typing import Any
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.machine import Machine
+from slurm_ray_flow.blocks.patience import told_if_slow
 from slurm_ray_flow.blocks.slurm.submission import LONGEST_PAUSE
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.home import home
@@ -65,7 +66,8 @@ def _asked(machine: Machine, name: str, command: list[str]) -> str:
     """What the scheduler says; one that is slow, or starts just then, is asked again, as at a submission."""
     root, deadline, seconds = str(machine.root_folder), time.monotonic() + GIVE_UP_SECONDS, 1.0
     while True:
-        answer = machine.ask("slurm.query", root=root, name=f"site-{name}", command=command, age=FRESH_SECONDS)
+        with told_if_slow("Slurm does not say yet what the site has; waits for its answer"):
+            answer = machine.ask("slurm.query", root=root, name=f"site-{name}", command=command, age=FRESH_SECONDS)
         said = words(answer["error"])
         if answer["text"] or not said:
             return str(answer["text"])

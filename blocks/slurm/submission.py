@@ -6,12 +6,14 @@ import time
 from collections.abc import Sequence
 
 from slurm_ray_flow.blocks.machine import Machine
+from slurm_ray_flow.blocks.patience import told_if_slow
 from slurm_ray_flow.blocks.slurm.queue import SCANCEL_SECONDS, Queue, scancel_command
-from slurm_ray_flow.core.errors import ConnectionFailed
+from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.interruption import pause
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, words
+from slurm_ray_flow.remote.protocol import TRY
 
 SETTLE_SECONDS = 12.0
 """A controller under load takes a job that long after its client has given up (its MessageTimeout is 10 s)."""
@@ -40,17 +42,22 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
     again, seconds, deadline = "", 1.0, time.monotonic() + GIVE_UP_SECONDS
     while True:
         known = {"root": str(paths.root), "run_id": paths.run_id}
-        answer = machine.ask("slurm.submit", **known, command=list(command), again=again)
+        with told_if_slow("Slurm has not taken the job yet; waits for its answer"):
+            answer = machine.ask("slurm.submit", **known, command=list(command), again=again)
         if answer["job"]:
             return str(answer["job"])
         said = answer["err"]
         # A site's own sbatch may end with 0 and words of its own, or with an id and the error of what comes after it.
         refused = answer["code"] not in (0, None) and not answer["told"] and not answer_unknown(said)
-        if refused and not is_transient(said):
-            raise rejected(said, where=machine.label)
-        if not refused and (job := _found(queue, paths.run_id, name, deadline)):
+        for_good = refused and not is_transient(said)
+        with told_if_slow("Slurm did not say what became of the job; looks whether it has it"):
+            job = _named(queue, paths.run_id) if for_good else None
+            job = job if refused else _found(queue, paths.run_id, name, deadline)
+        if job:
             machine.ask("slurm.note", **known, job=job)
             return job
+        if for_good:
+            raise _refusal(machine, queue, paths, said)
         if time.monotonic() > deadline:
             raise _silent(machine.label, said)
         reporter().say(f"Slurm did not take the job yet ({words(said) or 'no answer'}); tries again in {seconds:.0f} s")
@@ -62,14 +69,27 @@ def _found(queue: Queue, run_id: str, name: str, deadline: float) -> str | None:
     """The job of a submission whose answer was lost, looked for until it would have come."""
     settled = time.monotonic() + SETTLE_SECONDS
     while True:
-        job = queue.fresh(run_id)
-        if job is not None:
-            return job.job_id
+        if job := _named(queue, run_id):
+            return job
         if queue.answers and time.monotonic() > settled:
             return queue.accounted(name)
         if time.monotonic() > deadline:
             return None
         pause(1.0)
+
+
+def _named(queue: Queue, run_id: str) -> str | None:
+    job = queue.fresh(run_id)
+    return job.job_id if job is not None else None
+
+
+def _refusal(machine: Machine, queue: Queue, paths: RunPaths, said: str) -> Rejected:
+    """The error; where Slurm names no job of the run either, the run's events say it, and nobody need look again."""
+    error = rejected(said, where=machine.label)
+    if queue.answers:
+        told = {"cause": error.cause, "message": f"{error.what}{TRY}{error.advice}"}
+        machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, **told)
+    return error
 
 
 def _silent(label: str, said: str) -> ConnectionFailed:

@@ -136,9 +136,12 @@ def test_somebody_elses_scancel_is_told(jobs):
 def test_what_slurm_refuses_is_told_in_its_own_words(jobs):
     import held
 
+    before = len(jobs.slurm.queries("alice"))
     with pytest.raises(Rejected, match="reservation") as caught:
         jobs.on(held.wait, cluster=jobs.but(reservation="nothing"))(jobs.folder())
     assert "reservation" in caught.value.advice
+    asked = [query.what for query in jobs.slurm.queries("alice")[before:]]
+    assert asked.count("REQUEST_JOB_USER_INFO") == 1, asked  # that it is in the queue all the same
     jobs.over()
 
 

@@ -1,9 +1,11 @@
 """Waiting for something no longer than one can wait."""
 
 import threading
+import time
 
 import pytest
 
+from slurm_ray_flow.blocks import patience
 from slurm_ray_flow.blocks.patience import within
 from slurm_ray_flow.core.progress import Silence, reporter, stop_reporter, use_reporter
 
@@ -49,3 +51,15 @@ def test_what_comes_late_is_not_waited_for_and_not_heard(said):
     go.set()
     assert gone.wait(30)
     assert said == ["before"]
+
+
+def test_what_takes_long_without_a_word_is_told(said, monkeypatch):
+    monkeypatch.setattr(patience, "SLOW_SECONDS", 0.01)
+    with patience.told_if_slow("waits"):
+        while not said:
+            time.sleep(0.001)
+    assert said == ["waits"]
+    monkeypatch.setattr(patience, "SLOW_SECONDS", 60)
+    with patience.told_if_slow("waits again"):
+        pass
+    assert said == ["waits"]

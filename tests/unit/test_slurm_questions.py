@@ -4,8 +4,15 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import PurePosixPath
+from types import SimpleNamespace
 
+import pytest
+
+from slurm_ray_flow.blocks.slurm import queue
 from slurm_ray_flow.blocks.slurm.queue import Queue
+from slurm_ray_flow.blocks.slurm.submission import submit
+from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.run import RunPaths
 
 
 class FakeMachine:
@@ -34,3 +41,57 @@ def test_who_must_know_at_the_same_time_shares_an_answer_that_is_newer_than_the_
     assert machine.asked <= 3
     queue.fresh("later")
     assert machine.asked <= 4
+
+
+class Answering:
+    """A login node with an answer for each operation; one that has none gets None."""
+
+    label, root_folder = "fake", PurePosixPath("/root")
+
+    def __init__(self, **answers):
+        self.answers = {f"slurm.{name}": answer for name, answer in answers.items()}
+        self.asked = []
+
+    def ask(self, operation, **arguments):
+        self.asked.append((operation, arguments))
+        return self.answers.get(operation)
+
+
+class FakeQueue:
+    """A queue that names one job, or none."""
+
+    answers = True
+
+    def __init__(self, job=None):
+        self.fresh = lambda _: job
+
+
+REFUSAL = {"job": None, "told": None, "code": 1, "out": "", "err": "sbatch: error: invalid partition name", "mark": "m"}
+PATHS = RunPaths(PurePosixPath("/root"), "one")
+
+
+def test_a_refusal_is_noted_so_that_nobody_asks_again():
+    machine = Answering(submit=REFUSAL)
+    with pytest.raises(Rejected):
+        submit(machine, FakeQueue(), PATHS, "f.one", ["sbatch"])  # type: ignore[arg-type]
+    assert [name for name, _ in machine.asked] == ["slurm.submit", "slurm.close"]
+    closed = machine.asked[-1][1]
+    assert (closed["run_id"], closed["cause"]) == ("one", "rejected")
+    assert "invalid partition" in closed["message"]
+
+
+def test_a_refusal_whose_job_is_in_the_queue_is_none():
+    machine = Answering(submit=REFUSAL)
+    assert submit(machine, FakeQueue(SimpleNamespace(job_id="7")), PATHS, "f.one", ["sbatch"]) == "7"  # type: ignore[arg-type]
+    assert machine.asked[-1] == ("slurm.note", {"root": "/root", "run_id": "one", "job": "7"})
+
+
+def test_a_run_that_was_never_submitted_is_told_as_such(monkeypatch):
+    monkeypatch.setattr(queue, "ABSENT_SECONDS", -1.0)
+    empty = {"text": "", "error": "", "time": time.time()}
+    words = {"words": "", "cancelled": False, "job": None, "name": "", "submitted": False}
+    machine = Answering(query=empty, words=words)
+    life = Queue(machine, "alice").life(PATHS, [])  # type: ignore[arg-type]
+    assert (life.alive, life.cause) == (False, "lost")
+    assert "never submitted" in life.message
+    assert "slurm.cancel" in [name for name, _ in machine.asked]  # nor is it from now on

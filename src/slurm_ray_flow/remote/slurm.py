@@ -216,9 +216,10 @@ def close(root: str, run_id: str, cause: str, message: str) -> None:
 
 
 def words(root: str, run_id: str) -> Dict[str, Any]:
-    """The last lines that the job wrote, Slurm's own among them; whether we have cancelled it; its id and name."""
+    """The last lines that the job wrote, Slurm's own too; whether it was submitted and cancelled; its id and name."""
     run = Run(root, run_id)
-    known = {"job": job_of(run), "name": _read(_mark_file(run)).get("name", "")}
+    mark = _read(_mark_file(run))
+    known = {"job": job_of(run), "name": mark.get("name", ""), "submitted": bool(mark)}
     return {"words": tail(run.head_log), "cancelled": os.path.exists(run.cancel), **known}
 
 
