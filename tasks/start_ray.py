@@ -53,11 +53,14 @@ def start_ray(
     spec = {**_spec(run, code, snapshot, environment, cluster, options), "lock": lock}
     _put_files(run, call, spec, _script(run, environment, cluster), cluster)
     run.hand_over()
-    if options.keep_warm and (allocation := warm.take(run, spec, cluster)):
-        reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
-        run.note(allocation=allocation)
-        page().started([])
-        return
+    if options.keep_warm:
+        if allocation := warm.take(run, spec, cluster):
+            reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
+            run.note(allocation=allocation)
+            page().started([])
+            return
+        if why := warm.why_not(run, spec, cluster):
+            reporter().say(why)
     run.note(warm=bool(options.keep_warm))
     cluster.submit(run.paths, spec)
     page().started([])

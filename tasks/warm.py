@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import time
 from pathlib import PurePosixPath
 from typing import Any
 
 from slurm_ray_flow.blocks.cluster import Cluster, recorded
+from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.run import RunPaths, find_event
+from slurm_ray_flow.core.warm import Warm
 from slurm_ray_flow.remote.protocol import TAKEN
 from slurm_ray_flow.tasks.run import Run
 
@@ -27,6 +31,13 @@ NEEDS = (
 )
 ASKED_OF_THE_SCHEDULER = ("partition", "account", "qos", "constraint")
 """What two calls must have in common to share an allocation. (Ray's workers have the variables of its start.)"""
+_WORDS = {
+    "python": "packages or Python",
+    "isolated": "packages or Python",
+    "cpus": "cpus_per_node",
+    "gpus": "gpus_per_node",
+    "environment_variables": "env_vars",
+}
 
 
 def folder_of(spec: dict[str, Any], cluster: Cluster) -> PurePosixPath:
@@ -58,6 +69,40 @@ def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
         elif not cluster.names(paths.folder / "inbox") and _enter(run, allocation, cluster):
             return allocation
     return None
+
+
+def why_not(run: Run, spec: dict[str, Any], cluster: Cluster) -> str:
+    """Why the allocation that is kept warm and fits best does not take this call; "" where there is none."""
+    root = cluster.root_folder
+    listed = [Warm.from_listed(one) for one in cluster.ask("warm.listed", root=str(root))]
+    others = [(one, RunPaths(root, one.allocation)) for one in listed if one.allocation != run.record.attempt]
+    read = cluster.ask_all([("files.read", {"path": str(paths.spec)}) for _, paths in others])
+    found = []
+    for (one, paths), data in zip(others, read, strict=True):
+        with contextlib.suppress(ValueError):  # it goes just then
+            found.append((_differing(json.loads(data), json.loads(json.dumps(spec))), one, paths))
+    for differing, one, paths in sorted(found, key=lambda each: len(each[0])):
+        if cluster.life(paths, recorded(cluster, paths.events)).alive:
+            why = f"it differs in {', '.join(differing)}" if differing else _why_closed(one, spec.get("time_limit"))
+            return f"the warm Ray cluster of run {one.run_id[:8]} is not joined: {why}"
+    return ""
+
+
+def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
+    asked, wanted = theirs.get("scheduler") or {}, ours.get("scheduler") or {}
+    names = [_WORDS.get(name, name) for name in NEEDS if theirs.get(name) != ours[name]]
+    return list(dict.fromkeys(names)) + [one for one in ASKED_OF_THE_SCHEDULER if asked.get(one) != wanted.get(one)]
+
+
+def _why_closed(one: Warm, needs: float | None) -> str:
+    if one.allocated is None:
+        return "its job has not begun yet, and is too short for one more call"
+    if one.calls:
+        return "it has a call just now"
+    left = (one.idle or {}).get("ends", time.time() + (needs or 0.0)) - time.time()
+    if needs is not None and left < needs:
+        return f"its job ends in {format_duration(left)}, and this call may take {format_duration(needs)}"
+    return "it was started by another version of this package, or ends just now"
 
 
 def _join_or_offer(run: Run, folder: PurePosixPath, cluster: Cluster, needs: float | None) -> str | None:

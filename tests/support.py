@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from slurm_ray_flow.core.progress import Silence
+
 SLOW_BACKEND = """
 import os, pathlib, time, zipfile
 def build_wheel(folder, config_settings=None, metadata_directory=None):
@@ -41,6 +43,16 @@ def python_of(version):
         if candidate and subprocess.run([candidate, "-c", ""], capture_output=True, check=False).returncode == 0:
             return candidate
     return pytest.skip(f"there is no Python {version} on this machine")
+
+
+class Noting(Silence):
+    """A reporter that keeps what is said."""
+
+    def __init__(self):
+        self.said = []
+
+    def say(self, text):
+        self.said.append(text)
 
 
 BOUND = 180

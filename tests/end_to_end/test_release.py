@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow import LocalMachine, slurm_ray_flow
-from support import wait_for
+from slurm_ray_flow.interface.session import Launching
+from support import Noting, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -56,6 +57,21 @@ def test_a_warm_run_is_shown_with_its_cost_and_released(warm, srf):
     assert "core-hours" in said.stdout
     found = shown(srf, run_id)
     assert (found["state"], found["warm"]) == ("succeeded", None)
+
+
+@pytest.mark.parametrize(
+    ("options", "word"), [({"memory": "1G"}, "memory"), ({"env_vars": {"A": "secret"}}, "env_vars")]
+)
+def test_why_a_warm_run_is_not_joined_is_said(warm, srf, options, word):
+    function, run_id = warm
+    shown = Noting()
+    other = function.with_options(name=f"q{secrets.token_hex(3)}", **options)
+    assert other.called(Launching(shown), (), {}) == 42
+    [line] = [text for text in shown.said if "not joined" in text]
+    assert run_id[:8] in line
+    assert word in line
+    assert "secret" not in line
+    assert srf("release", "--all").returncode == 0
 
 
 def test_one_that_has_a_call_is_left_alone_unless_it_is_forced(warm, srf, tmp_path):

@@ -7,15 +7,8 @@ import pytest
 
 from slurm_ray_flow.blocks import patience
 from slurm_ray_flow.blocks.patience import within
-from slurm_ray_flow.core.progress import Silence, reporter, stop_reporter, use_reporter
-
-
-class Noting(Silence):
-    def __init__(self):
-        self.said = []
-
-    def say(self, text):
-        self.said.append(text)
+from slurm_ray_flow.core.progress import reporter, stop_reporter, use_reporter
+from support import Noting
 
 
 @pytest.fixture
