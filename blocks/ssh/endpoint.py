@@ -128,8 +128,10 @@ def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
 
 
 def _by_hand(wanted: Wanted) -> str:
-    options = {"-F": wanted.config, "-p": wanted.port, "-i": wanted.key_file, "-J": ",".join(wanted.through or ())}
-    given = [word for option, value in options.items() if value for word in (option, str(value))]
+    files = {"-F": wanted.config, "-i": wanted.key_file}
+    given = [word for option, path in files.items() if path for word in (option, str(path.expanduser()))]
+    more = {"-p": wanted.port, "-J": ",".join(wanted.through or ())}
+    given += [word for option, value in more.items() if value for word in (option, str(value))]
     return shlex.join(["ssh", *given, f"{wanted.user}@{wanted.host}" if wanted.user else wanted.host])
 
 

@@ -230,6 +230,7 @@ def test_a_client_that_is_killed(jobs, moment):
         said = "".join(attached.communicate(timeout=180))
         assert attached.returncode == 1, said
         assert "is gone" in said
+        assert "never" in said
         assert jobs.jobs(run_id) == []
     else:
         wait_for(lambda: jobs.starts(folder))

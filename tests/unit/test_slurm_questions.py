@@ -8,11 +8,16 @@ from types import SimpleNamespace
 
 import pytest
 
+from slurm_ray_flow.blocks import patience
 from slurm_ray_flow.blocks.slurm import queue
 from slurm_ray_flow.blocks.slurm.queue import Queue
 from slurm_ray_flow.blocks.slurm.submission import submit
 from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.progress import stop_reporter, use_reporter
 from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.remote import slurm
+from slurm_ray_flow.remote.errors import OperationError
+from support import Noting
 
 
 class FakeMachine:
@@ -86,6 +91,22 @@ def test_a_refusal_whose_job_is_in_the_queue_is_none():
     assert machine.asked[-1] == ("slurm.note", {"root": "/root", "run_id": "one", "job": "7"})
 
 
+def test_a_scheduler_that_takes_its_time_is_told_of(monkeypatch):
+    monkeypatch.setattr(patience, "SLOW_SECONDS", 0.01)
+    shown, machine = Noting(), Answering()
+
+    def ask(operation, **arguments):
+        while not shown.said:
+            time.sleep(0.001)
+        return {**REFUSAL, "job": "7"}
+
+    machine.ask = ask
+    token = use_reporter(shown)
+    assert submit(machine, FakeQueue(), PATHS, "f.one", ["sbatch"]) == "7"  # type: ignore[arg-type]
+    stop_reporter(token)
+    assert "waits" in shown.said[0]
+
+
 def test_a_run_that_was_never_submitted_is_told_as_such(monkeypatch):
     monkeypatch.setattr(queue, "ABSENT_SECONDS", -1.0)
     empty = {"text": "", "error": "", "time": time.time()}
@@ -95,3 +116,17 @@ def test_a_run_that_was_never_submitted_is_told_as_such(monkeypatch):
     assert (life.alive, life.cause) == (False, "lost")
     assert "never submitted" in life.message
     assert "slurm.cancel" in [name for name, _ in machine.asked]  # nor is it from now on
+
+
+def test_a_run_counts_as_submitted_from_the_moment_that_sbatch_is_started(tmp_path):
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    assert not slurm.words(str(tmp_path), "one")["submitted"]
+    slurm.submit(str(tmp_path), "one", ["true"])
+    assert slurm.words(str(tmp_path), "one")["submitted"]
+
+
+def test_a_run_that_was_told_as_never_submitted_is_not_submitted_later(tmp_path):
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    slurm.cancel(str(tmp_path), "one")
+    with pytest.raises(OperationError, match="cancelled"):
+        slurm.submit(str(tmp_path), "one", ["true"])

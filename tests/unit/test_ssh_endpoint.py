@@ -103,6 +103,12 @@ def test_commands_and_files_of_the_configuration_are_heeded(config: Path) -> Non
     assert endpoint(config, "command", proxy_jump="gate").proxy_command == ""
 
 
+def test_the_command_by_hand_is_the_whole_one(config: Path) -> None:
+    assert endpoint(config, "desi").by_hand == f"ssh -F {config} desi"
+    found = SshConnection(host="10.1.2.3", user="bob", port=2222, key_file=Path("~/.ssh/id_x")).endpoint()
+    assert found.by_hand == f"ssh -i {Path.home()}/.ssh/id_x -p 2222 bob@10.1.2.3"
+
+
 def test_algorithms_are_those_that_the_configuration_sets(config: Path) -> None:
     assert endpoint(config, "command").algorithms == ()
     found = dict(endpoint(config, "modern").algorithms)
