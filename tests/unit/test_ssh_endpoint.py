@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh.bootstrap import checked_root
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, password_variable
-from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
+from slurm_ray_flow.core.errors import LogInFailed, OptionError
 
 CONFIG = """
 Include {folder}/more
@@ -145,3 +147,9 @@ def test_a_password_is_in_no_repr(config: Path) -> None:
 def test_a_root_that_can_not_be_meant_is_refused(root: str) -> None:
     with pytest.raises(OptionError):
         checked_root(root)
+
+
+def test_a_server_that_would_take_a_ticket_of_kerberos_is_told_of(config: Path) -> None:
+    server = SimpleNamespace(methods=lambda _: ("gssapi-with-mic",))
+    with pytest.raises(LogInFailed, match="Kerberos"):
+        log_in(server, endpoint(config, "desi"), Secrets("", lambda *_: "", "DESI_PASSWORD"))  # type: ignore[arg-type]
