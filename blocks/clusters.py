@@ -17,6 +17,7 @@ from slurm_ray_flow.blocks.server import connect, ensure_server
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
+from slurm_ray_flow.blocks.trusted import Unconfirmed, check_confirmed
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.run import RunRecord
 
@@ -24,15 +25,16 @@ KINDS: tuple[type[Block], ...] = (LocalMachine, SshServer, SlurmCluster)
 """Every kind of cluster."""
 
 
-def find_cluster(wanted: Any) -> Cluster:
+def find_cluster(wanted: Any, *, to_look: bool = False) -> Cluster:
     """A cluster from its name, or the block itself.
 
     Args:
         wanted: a block; or the name of a saved one, with or without its kind ("local-machine/lab"). "local" is this
             machine even where no block of that name is saved.
+        to_look: only its fields are looked at: it need not be what its user has confirmed.
 
     Raises:
-        OptionError: no saved block has this name.
+        OptionError: no saved block has this name; or others have changed what it has executed, and nobody confirms it.
     """
     if not isinstance(wanted, str):
         return cast(Cluster, wanted)
@@ -42,6 +44,8 @@ def find_cluster(wanted: Any) -> Cluster:
     for block_type in KINDS:
         slug = block_type.get_block_type_slug()
         if kind in {"", slug} and (found := _load(block_type, name)):
+            if not to_look:
+                check_confirmed(f"{slug}/{name}", found)
             return cast(Cluster, found)
     known = ["local", *(saved for block_type in KINDS for saved in saved_names(block_type))]
     near = difflib.get_close_matches(wanted, known, n=1)
@@ -51,6 +55,11 @@ def find_cluster(wanted: Any) -> Cluster:
         if near
         else f"there are {', '.join(known)}; `srf init NAME` saves another one",
     )
+
+
+def slug_of(cluster: Cluster) -> str:
+    """What finds exactly this saved cluster: its kind and its name."""
+    return f"{cluster.kind}/{cluster.label}"
 
 
 def cluster_of(record: RunRecord) -> Cluster:
@@ -73,6 +82,8 @@ def _saved_or_host(record: RunRecord, name: str) -> Cluster:
         connect(ensure_server(lambda _: None))
     try:
         return find_cluster(name)
+    except Unconfirmed:
+        raise
     except OptionError:
         if record.kind not in (SshServer.kind, SlurmCluster.kind):
             raise
@@ -85,7 +96,7 @@ def _saved_or_host(record: RunRecord, name: str) -> Cluster:
 
 def remember(cluster: Cluster) -> None:
     """Know a cluster again that was never saved: runs of this process are on it."""
-    name = f"{cluster.kind}/{cluster.label}"
+    name = slug_of(cluster)
     if isinstance(cluster, Block) and cluster._block_document_name is None:
         _known[name] = cluster, float("inf")
 

@@ -15,6 +15,7 @@ from pydantic import ValidationError
 
 from slurm_ray_flow.blocks.clusters import KINDS, find_cluster, saved_names
 from slurm_ray_flow.blocks.ssh.block import SshConnection
+from slurm_ray_flow.blocks.trusted import confirm
 from slurm_ray_flow.core.errors import OptionError
 
 Fields = dict[str, Any]
@@ -43,7 +44,7 @@ def saved_clusters() -> list[Saved]:
 
 def _host(slug: str) -> str:
     try:
-        connection = getattr(find_cluster(slug), "connection", None)
+        connection = getattr(find_cluster(slug, to_look=True), "connection", None)
     except (OptionError, ValidationError):  # an older or newer version saved it
         return "?"
     return "this machine" if connection is None else str(connection.host)
@@ -98,7 +99,7 @@ def change_cluster(name: str, connection: Fields, fields: Fields) -> str:
     """
     if name == "local":
         raise OptionError("'local' is this machine", advice="there is nothing to change about it")
-    found = cast(Block, find_cluster(name))
+    found = cast(Block, find_cluster(name, to_look=True))
     known = getattr(found, "connection", None)
     reached = {**_fields(known), **connection} if known is not None else connection or None
     _save(type(found), name, reached, {**_fields(found), **fields})
@@ -141,6 +142,7 @@ def _save(block_type: type[Block], name: str, connection: Fields | None, fields:
         if reached is not None:
             reached.save(name, overwrite=True)
         cluster.save(name, overwrite=True)
+        confirm(f"{block_type.get_block_type_slug()}/{name}", cluster)
 
 
 @contextlib.contextmanager

@@ -69,6 +69,11 @@ def ask(text: str, seen: bool, variable: str = "") -> str:
     return _in_prefect(text)
 
 
+def agreed(text: str) -> bool:
+    """Whether somebody types yes in the terminal; False where there is none, and where nobody is to be asked."""
+    return _nobody.get() is None and terminal() and _in_terminal(text, seen=True).strip().lower() == "yes"
+
+
 def terminal() -> bool:
     """Whether there is one to ask in."""
     try:

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import paramiko
 import pytest
 
 from pretended import LIMITS, endpoint, showing
-from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow import SshServer
+from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.blocks.server.files import auth_string, server_files
+from slurm_ray_flow.blocks.ssh import SshConnection, known_hosts
 from slurm_ray_flow.blocks.ssh.trust import trust
 from slurm_ray_flow.core.errors import HostKeyFailed
 
@@ -69,3 +74,42 @@ def test_a_key_that_is_not_confirmed_or_cannot_be_kept_is_an_error(tmp_path):
         assert not file.exists()
         with pytest.raises(HostKeyFailed, match="can't be kept"):
             trusted(port, Path("/dev/null"))
+
+
+@pytest.fixture
+def stranger(server, tmp_path):
+    """The `srf` of somebody who uses this Prefect server from a home of his own."""
+    variables = {
+        "SRF_HOME": str(tmp_path / "home"),
+        "PREFECT_API_URL": server.url,
+        "PREFECT_API_AUTH_STRING": auth_string(server_files()),
+    }
+
+    def srf(*arguments):
+        environment, command = {**os.environ, **variables}, [Path(sys.executable).with_name("srf"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+
+    return srf
+
+
+def save(server, **fields):
+    with connected(server):
+        SshServer(connection=SshConnection(host="127.0.0.1", port=9), **fields).save("theirs", overwrite=True)
+
+
+def test_what_somebody_else_has_saved_is_confirmed_before_it_is_used(server, stranger):
+    save(server)
+    refused = stranger("check", "theirs").stderr
+    assert "srf trust theirs --block" in refused and "host: 127.0.0.1" in refused
+    assert stranger("trust", "theirs", "--block").returncode != 0  # there is no terminal to ask in
+    assert stranger("trust", "theirs", "--block", "--yes").returncode == 0
+    assert "is as you have confirmed it" in stranger("trust", "theirs", "--block").stdout
+
+    save(server, python="/tmp/evil/python")
+    refused = stranger("check", "theirs").stderr
+    assert "python: /tmp/evil/python" in refused and "host:" not in refused
+
+
+def test_what_one_has_saved_oneself_is_confirmed(stranger):
+    assert stranger("init", "mine", "--host", "127.0.0.1", "--root", "/srv/mine").returncode == 0
+    assert "is as you have confirmed it" in stranger("trust", "mine", "--block").stdout

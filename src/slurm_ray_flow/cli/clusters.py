@@ -55,13 +55,15 @@ def clusters(name: str | None = None, *, offline: Annotated[bool, Switch] = Fals
 def _loads(saved: list[Saved]) -> list[Load | None]:
     """What each says; None for a block that can't be read."""
     from slurm_ray_flow.blocks.clusters import find_cluster
+    from slurm_ray_flow.blocks.ssh.prompt import asking_nobody
     from slurm_ray_flow.tasks.load import loads
 
     blocks: dict[str, Any] = {}
     for one in saved:
         try:
-            blocks[one.slug] = find_cluster("local" if one.name == "local" else one.slug)
-        except (SlurmRayFlowError, ValueError):  # an older or newer version saved it
+            with asking_nobody():
+                blocks[one.slug] = find_cluster("local" if one.name == "local" else one.slug)
+        except (SlurmRayFlowError, ValueError):  # an older or newer version saved it; or somebody else has changed it
             continue
     answers = dict(zip(blocks, loads(list(blocks.values())), strict=True))
     return [answers.get(one.slug) for one in saved]
@@ -74,7 +76,7 @@ def _values(saved: Saved, load: Load | None) -> dict[str, Any]:
 def _row(saved: Saved, load: Load | None) -> list[str]:
     kind = KINDS.get(saved.kind, saved.kind)
     if load is None:
-        return [saved.name, kind, saved.host, "not readable", "", ""]
+        return [saved.name, kind, saved.host, "not usable", "", ""]
     if load.state != "up":
         return [saved.name, kind, saved.host, load.state, load.why, ""]
     return [saved.name, kind, saved.host, load.state, load_text(load), queue_text(load)]

@@ -10,17 +10,21 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
 
 
-def cluster_named(name: str) -> Cluster:
+def cluster_named(name: str, *, to_look: bool = False) -> Cluster:
     """A cluster by its name; only for a saved one a server is needed.
 
+    Args:
+        name: as `find_cluster` takes it.
+        to_look: as `find_cluster` takes it.
+
     Raises:
-        OptionError: there is none of this name.
+        OptionError: there is none of this name, or it is not what was confirmed.
     """
     from slurm_ray_flow.blocks.clusters import find_cluster
 
     if name != "local":
         use_server()
-    return find_cluster(name)
+    return find_cluster(name, to_look=to_look)
 
 
 def use_server() -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_text, tell
-from slurm_ray_flow.cli.saved import cluster_named
+from slurm_ray_flow.cli.saved import cluster_named, use_server
 from slurm_ray_flow.core.errors import HostKeyFailed, OptionError, SlurmRayFlowError
 
 if TYPE_CHECKING:
@@ -23,22 +23,32 @@ def trust(
     *,
     yes: Annotated[bool, Switch] = False,
     fingerprint: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    block: Annotated[bool, Switch] = False,
     json: Json = False,
 ) -> None:
     """Show a server's host key, and make it known if you agree.
 
     So are those of the servers on the way there. Compare the fingerprint with what the people who run the server say.
 
+    With --block it is about what a saved cluster has executed: on a Prefect server that others can write, somebody
+    else may have changed it, and it is used only as you have confirmed it on this machine.
+
     Examples:
         srf trust desi
 
         srf trust desi --fingerprint SHA256:...
 
+        srf trust curnagl --block
+
     Args:
         host: A cluster's name, a Host of ~/.ssh/config, or a host's name.
         yes: Agree without being asked.
         fingerprint: Agree to a key of this fingerprint, SHA256:..., and to no other; may be given again.
+        block: Confirm what a saved cluster has executed, instead of a host key.
     """
+    if block:
+        _confirm_block(host, yes=yes, json=json)
+        return
     agreed = agreement(lambda: yes or _agreed(), fingerprint, shown=tell if json else print_text)
     found = _connection(host).trust(agreed)
     if json:
@@ -47,6 +57,25 @@ def trust(
     for shown in found:
         state = "was known already" if shown.known else f"is known now, in {shown.file}"
         print_text(f"The {shown.kind} key {shown.fingerprint} of {shown.name} {state}.")
+
+
+def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
+    from slurm_ray_flow.blocks import trusted
+    from slurm_ray_flow.blocks.clusters import find_cluster, slug_of
+
+    use_server()
+    found = find_cluster(name, to_look=True)
+    slug = slug_of(found)
+    changed = trusted.changes(slug, found)
+    if changed and not yes:
+        (tell if json else print_text)(trusted.described(slug, changed))
+        if not _agreed("Use it? Type yes: "):
+            raise OptionError("it was not confirmed", where=slug)
+    trusted.confirm(slug, found)
+    if json:
+        print_json({"cluster": slug, "changed": changed})
+    else:
+        print_text(f"What {slug} has executed is confirmed." if changed else f"{slug} is as you have confirmed it.")
 
 
 def agreement(
@@ -73,12 +102,12 @@ def agreement(
     return confirm
 
 
-def _agreed() -> bool:
+def _agreed(question: str = "Is this the server's key? Type yes to trust it: ") -> bool:
     if not sys.stdin.isatty():
         raise OptionError(
             "there is no terminal to ask in", advice="give --fingerprint SHA256:..., or --yes if you need not compare"
         )
-    return input("Is this the server's key? Type yes to trust it: ").strip().lower() == "yes"
+    return input(question).strip().lower() == "yes"
 
 
 def _connection(host: str) -> SshConnection:
@@ -90,7 +119,7 @@ def _connection(host: str) -> SshConnection:
 def _saved(host: str) -> SshConnection | None:
     """How a saved cluster of this name is reached."""
     try:
-        found: SshConnection | None = getattr(cluster_named(host), "connection", None)
+        found: SshConnection | None = getattr(cluster_named(host, to_look=True), "connection", None)
     except SlurmRayFlowError:  # no cluster of this name, or no server that would know
         return None
     return found

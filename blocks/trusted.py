@@ -1,0 +1,99 @@
+"""What saved clusters have executed is confirmed on this machine, where others can write Prefect's blocks.
+
+A block names set-up lines, a Python, a container, a configuration of OpenSSH: whoever can change it runs code as its
+user, on the cluster or at home. On the server that this package started only its user can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import Any
+
+from slurm_ray_flow.blocks.files import write_whole
+from slurm_ray_flow.blocks.server.address import read_state
+from slurm_ray_flow.blocks.server.files import server_files
+from slurm_ray_flow.blocks.ssh import prompt
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.home import home
+
+CLUSTER = ("root", "python", "modules", "setup", "sbatch_options", "container", "container_options", "container_python")
+CONNECTION = ("host", "user", "port", "proxy_jump", "known_hosts", "key_file", "config_file")
+Executed = dict[str, str]
+
+
+class Unconfirmed(OptionError):
+    """What a saved cluster has executed is not what its user confirmed."""
+
+
+def executed(block: Any) -> Executed:
+    """The fields of a cluster, and of its connection, that lead to what is executed, and where; each as text."""
+    found = {name: getattr(block, name, None) for name in CLUSTER}
+    connection = getattr(block, "connection", None)
+    found.update({name: getattr(connection, name, None) for name in CONNECTION})
+    return {name: _text(value) for name, value in found.items() if value not in (None, "", [])}
+
+
+def confirm(slug: str, block: Any) -> None:
+    """Remember that this is what a cluster may have executed.
+
+    Args:
+        slug: its kind and name, "slurm-cluster/curnagl".
+        block: the cluster.
+    """
+    known = {**_confirmed(), _key(slug): executed(block)}
+    write_whole(home() / "confirmed_clusters.json", json.dumps(known, indent=1).encode())
+
+
+def check_confirmed(slug: str, block: Any) -> None:
+    """See that what a saved cluster has executed is what was confirmed here; ask where it is not.
+
+    Raises:
+        Unconfirmed: it is not, and nobody agrees in a terminal.
+    """
+    if not others_can_write():
+        return
+    changed = changes(slug, block)
+    if not changed:
+        return
+    if not prompt.agreed(f"{described(slug, changed)}\nUse it? Type yes: "):
+        name = slug.rpartition("/")[2]
+        raise Unconfirmed(described(slug, changed), advice=f"look at it, and confirm it: `srf trust {name} --block`")
+    confirm(slug, block)
+
+
+def changes(slug: str, block: Any) -> Executed:
+    """What differs from what was confirmed, as it is now; all of it where nothing was."""
+    now, known = executed(block), _confirmed().get(_key(slug), {})
+    return {name: now.get(name, "nothing") for name in (*CONNECTION, *CLUSTER) if now.get(name) != known.get(name)}
+
+
+def described(slug: str, changed: Executed) -> str:
+    """A sentence for people, with a line for each field."""
+    lines = "".join(f"\n    {name}: {value}" for name, value in changed.items())
+    return f"the cluster {slug!r}, as Prefect has it, is not what you confirmed on this machine:{lines}"
+
+
+def others_can_write() -> bool:
+    """Whether the Prefect server in use is another one than ours, which only its user can write."""
+    from prefect.settings import get_current_settings
+
+    url, state = get_current_settings().api.url, read_state(server_files())
+    return url is not None and (state is None or state.url != url)
+
+
+def _key(slug: str) -> str:
+    from prefect.settings import get_current_settings
+
+    return f"{get_current_settings().api.url} {slug}"
+
+
+def _confirmed() -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError):
+        found = json.loads((home() / "confirmed_clusters.json").read_text())
+        return found if isinstance(found, dict) else {}
+    return {}
+
+
+def _text(value: Any) -> str:
+    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, list) else str(value)
