@@ -8,6 +8,7 @@ import os
 import socket
 import time
 from dataclasses import asdict, dataclass, fields
+from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -43,6 +44,7 @@ class ServerAddress:
 class ServerState:
     """What server.json holds. The pids stand with their start and the boot, so that a pid used again is not taken.
 
+    `version` is Prefect's, `package` is ours.
     A tunnel to a server on another host is described in the same way: the port is that of its end on this host.
     """
 
@@ -53,6 +55,7 @@ class ServerState:
     supervisor_pid: int
     supervisor_started: int
     boot_id: str
+    package: str = ""
 
     @property
     def host(self) -> str:
@@ -130,6 +133,11 @@ def state_in(path: Path) -> ServerState | None:
 def write_state(path: Path, state: ServerState) -> None:
     """Keeps where the server is, or the tunnel to it."""
     write_whole(path, json.dumps({"url": state.url, **asdict(state)}, indent=1).encode())
+
+
+def versions() -> tuple[str, str]:
+    """Of Prefect and of this package, as they are installed here."""
+    return version("prefect"), version("slurm-ray-flow")
 
 
 def listening(port: int, host: str = HOST) -> bool:

@@ -18,6 +18,7 @@ from slurm_ray_flow.blocks.server.address import (
     read_state,
     server_elsewhere,
     serving,
+    versions,
 )
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encryption_key, locked, server_files
@@ -46,9 +47,17 @@ def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
     if configured and (state is None or configured != state.url):
         return ServerAddress(configured, client.ui_url_of(configured), owned=False)
     if state is not None and serving(state) and alive(state.supervisor):
+        _tell_of_another_version(state, progress)
         return state.address()
     with locked(files):
         return _start(files, progress)
+
+
+def _tell_of_another_version(state: ServerState, progress: Callable[[str], None]) -> None:
+    runs, here = (state.version, state.package), versions()
+    if state.package and runs != here:
+        theirs, ours = (f"Prefect {prefect}, slurm-ray-flow {package}" for prefect, package in (runs, here))
+        progress(f"The Prefect server that runs is {theirs}; here is {ours}. `srf down` and `srf up` start it anew.")
 
 
 def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress:

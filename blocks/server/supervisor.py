@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
 
@@ -30,6 +30,7 @@ from slurm_ray_flow.blocks.server.address import (
     server_elsewhere,
     state_file,
     state_in,
+    versions,
     write_state,
 )
 from slurm_ray_flow.blocks.server.api import Api
@@ -49,6 +50,7 @@ SLOT_SECONDS = 5.0
 COPY_SECONDS, CLEAN_UP_SECONDS = 600.0, 86400.0
 LOOK_SECONDS = 0.5
 STOP_SECONDS = 10.0
+LARGEST_LOG = 10_000_000
 BACKLOG = 2048
 """As many connections as uvicorn would have wait."""
 
@@ -92,7 +94,7 @@ def _adopt(files: ServerFiles) -> ServerState | None:
     state = read_state(files)
     if state is None or not alive(state.server):
         return None
-    return _state(state.port, state.server, state.version)
+    return _state(state.port, state.server, state.version, state.package)
 
 
 def _start(files: ServerFiles) -> ServerState | None:
@@ -106,7 +108,7 @@ def _start(files: ServerFiles) -> ServerState | None:
             descriptors=[listener.fileno()],
         )
     server = identify(pid)
-    return None if server is None else _state(port, server, version("prefect"))
+    return None if server is None else _state(port, server, *versions())
 
 
 def _lead(files: ServerFiles, other: ServerState) -> ServerState | None:
@@ -126,12 +128,12 @@ def _lead(files: ServerFiles, other: ServerState) -> ServerState | None:
             descriptors=[listener.fileno()],
         )
     process = identify(pid)
-    return None if process is None else _state(port, process, other.version)
+    return None if process is None else _state(port, process, other.version, other.package)
 
 
-def _state(port: int, server: Process, server_version: str) -> ServerState:
+def _state(port: int, server: Process, prefect: str, package: str) -> ServerState:
     this = this_process()
-    return ServerState(port, server_version, server.pid, server.started, this.pid, this.started, this.boot_id)
+    return ServerState(port, prefect, server.pid, server.started, this.pid, this.started, this.boot_id, package)
 
 
 def _listener(files: ServerFiles) -> socket.socket:
@@ -193,7 +195,21 @@ def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Cho
     ]
     if other:
         return shared
-    return [*shared, Chore(COPY_SECONDS, lambda: keep_copy(files)), Chore(CLEAN_UP_SECONDS, lambda: clean_up(home()))]
+    return [
+        *shared,
+        Chore(COPY_SECONDS, lambda: keep_copy(files)),
+        Chore(COPY_SECONDS, lambda: rotate(files)),
+        Chore(CLEAN_UP_SECONDS, lambda: clean_up(home())),
+    ]
+
+
+def rotate(files: ServerFiles) -> Iterator[str]:
+    """A log that has grown large begins anew, with the one before beside it. Its writers append, so they go on."""
+    for log in (files.log, files.folder / "orphans.log"):
+        if log.exists() and log.stat().st_size > LARGEST_LOG:
+            shutil.copyfile(log, log.with_name(f"{log.name}.1"))
+            os.truncate(log, 0)
+            yield f"{log.name} was large: what it held is in {log.name}.1"
 
 
 def _beat(files: ServerFiles) -> None:

@@ -14,10 +14,12 @@ import pytest
 from slurm_ray_flow.blocks import shell
 from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.processes import alive, elsewhere, end, identify, this_process, wait_gone
-from slurm_ray_flow.blocks.server.address import ServerState, listening, read_state, serving, write_state
+from slurm_ray_flow.blocks.server import supervisor
+from slurm_ray_flow.blocks.server.address import ServerState, listening, read_state, serving, versions, write_state
 from slurm_ray_flow.blocks.server.database import on_network
 from slurm_ray_flow.blocks.server.files import auth_string, encryption_key, make_folders, server_files
 from slurm_ray_flow.blocks.server.settings import server_environment
+from slurm_ray_flow.blocks.server.start import ensure_server
 from slurm_ray_flow.blocks.ssh.endpoint import password_variable
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.home import home
@@ -112,6 +114,33 @@ def test_state_comes_back_as_written_and_damage_reads_as_none() -> None:
     assert read_state(files) == state
     files.state.write_text('{"port": 1')
     assert read_state(files) is None
+
+
+def test_a_server_of_another_version_is_used_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    files, this, said = server_files(), this_process(), list[str]()
+    make_folders(files)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        pids = (this.pid, this.started, this.pid, this.started, this.boot_id)
+        state = ServerState(server.getsockname()[1], versions()[0], *pids, package=versions()[1])
+        write_state(files.state, state)
+        assert ensure_server(said.append).url == state.url and said == []
+        write_state(files.state, dataclasses.replace(state, version="3.0.1"))
+        assert ensure_server(said.append).url == state.url
+    assert "Prefect 3.0.1" in said[0] and "srf down" in said[0]
+
+
+def test_a_log_that_has_grown_large_begins_anew_under_its_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LARGEST_LOG", 10)
+    files = server_files()
+    make_folders(files)
+    with files.log.open("a") as writer:
+        print("a first line", file=writer, flush=True)
+        assert len(list(supervisor.rotate(files))) == 1
+        print("a second", file=writer, flush=True)
+        assert list(supervisor.rotate(files)) == []
+    assert files.log.read_text() == "a second\n"
+    assert files.log.with_name("log.1").read_text() == "a first line\n"
 
 
 def test_a_server_serves_when_its_process_lives_and_its_port_is_open() -> None:
