@@ -19,7 +19,7 @@ from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import Event, RunPaths, find_event
 from slurm_ray_flow.remote.errors import OperationError
 
-FOLDERS = ("environments", "runs", "snapshots", "tools", "warm")
+FOLDERS = ("cache", "environments", "runs", "slurm", "snapshots", "tools", "warm", "wheelhouses")
 """What lies right in the root."""
 
 Request = tuple[str, Mapping[str, Any]]

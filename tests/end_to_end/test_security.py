@@ -28,6 +28,7 @@ from onlookers import (
 )
 from slurm_ray_flow import Handle, LocalMachine, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.machine import FOLDERS
 from slurm_ray_flow.blocks.server.files import server_files
 from slurm_ray_flow.core.home import home
 from support import make_wheel, wait_for
@@ -136,7 +137,7 @@ def test_what_a_run_leaves_is_its_users_alone(script, tmp_path, umask, monkeypat
         "print(function())\n"
     )
     assert "done" in done.stdout, done.stderr
-    assert sorted(os.listdir(root)) == ["environments", "runs", "snapshots", "tools", "warm"]
+    assert sorted(os.listdir(root)) == sorted(FOLDERS)
     closed = [root, home(), *root.glob("*"), *root.glob("runs/*"), *(home() / name for name in OURS)]
     assert {str(folder): open_to_others(folder) for folder in closed} == {str(folder): [] for folder in closed}
 
@@ -212,13 +213,13 @@ def test_a_link_that_another_user_planted_is_not_followed(guarded, tmp_path):
 
 
 @as_root
-@pytest.mark.parametrize("kind", ["folder", "link"])
-def test_a_folder_that_another_user_planted_in_an_open_root_is_refused(guarded, tmp_path, kind):
+@pytest.mark.parametrize(("name", "kind"), [("runs", "folder"), ("runs", "link"), ("cache", "folder")])
+def test_a_folder_that_another_user_planted_in_an_open_root_is_refused(guarded, tmp_path, name, kind):
     root, lure = tmp_path / "root", tmp_path / "lure"
     for folder in (root, lure):
         folder.mkdir()
         folder.chmod(0o1777)
-    planted = root / "runs"
+    planted = root / name
     planted.symlink_to(lure) if kind == "link" else planted.mkdir()
     os.chown(planted, NOBODY, NOBODY, follow_symlinks=False)
     flow = guarded.fail_with_secret.with_options(cluster=LocalMachine(root=root), env_vars={"TOKEN": "secret"})

@@ -39,6 +39,7 @@ from typing import Any
 from slurm_ray_flow.remote import packing
 from slurm_ray_flow.remote.builder_lock import locked, remove_remains
 from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.files import private_folder
 from slurm_ray_flow.remote.installation import install, installed_packages, make_room, write_sizes
 from slurm_ray_flow.remote.uv_program import BuildError, Tell, Uv, clean_variables, without_credentials
 
@@ -78,7 +79,7 @@ def build(spec: Mapping[str, Any], tell: Tell = print_event) -> dict[str, Any]:
     """
     places = Places(os.path.expanduser(spec["root"]), spec["digest"])
     try:
-        places.environments.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(str(places.environments))
         found = read_whole(places.target)
         if found:
             return _done(found, places, tell, built=False)

@@ -6,9 +6,10 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 import tempfile
 import time
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.protocol import TAKEN
@@ -25,16 +26,15 @@ def private_folder(path: str) -> str:
     """Make a folder that only its user can enter, and give it back.
 
     Raises:
-        OperationError: it can't be made, or somebody else made it, or the link that leads to it, to read along.
+        OperationError: it can't be made, or somebody else made it, the link that leads to it, or one on the way there.
     """
+    path = os.path.abspath(path)  # of a name that ends in "/", only what it leads to would be looked at
     try:
         _make(path)
-        owners = {os.stat(path).st_uid, os.lstat(path).st_uid}
+        _refuse_foreign(path, {os.stat(path).st_uid, os.lstat(path).st_uid})
+        _refuse_planted(path)
     except OSError as error:
         raise OperationError("a folder can't be made: {}".format(error.strerror), path, _ADVICE) from error
-    foreign = owners - {os.geteuid(), 0}
-    if foreign:
-        raise OperationError("a folder belongs to another user (number {})".format(min(foreign)), path, _ADVICE)
     return path
 
 
@@ -46,6 +46,25 @@ def _make(path: str) -> None:
         _make(os.path.dirname(path))  # mkdir's own parents would get the umask's mode
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
+
+
+def _refuse_foreign(path: str, owners: Set[int]) -> None:
+    foreign = owners - {os.geteuid(), 0}
+    if foreign:
+        raise OperationError("a folder belongs to another user (number {})".format(min(foreign)), path, _ADVICE)
+
+
+def _refuse_planted(path: str) -> None:
+    """Where others can write in a folder of this user, what they have put there is no way to `path`."""
+    above = os.path.dirname(path)
+    if above == path:
+        return
+    _refuse_planted(above)
+    found, around = os.lstat(path), os.stat(above)
+    if around.st_uid == os.geteuid() and around.st_mode & 0o022:
+        _refuse_foreign(path, {found.st_uid})
+    if stat.S_ISLNK(found.st_mode):
+        _refuse_planted(os.path.normpath(os.path.join(above, os.readlink(path))))
 
 
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
@@ -150,9 +169,12 @@ def rename(path: str, target: str) -> None:
 
 
 def folders(root: str, names: List[str]) -> None:
-    """Make the folders right in the root, which others may be able to write: each must be its user's own."""
+    """Make the folders in a root, which others may be able to write: each its user's own, and closed to them."""
     for name in names:
-        private_folder(os.path.join(root, name))
+        folder = private_folder(os.path.join(root, name))
+        found = os.stat(folder)
+        if name and found.st_uid == os.geteuid() and found.st_mode & 0o022:
+            os.chmod(folder, 0o700)
 
 
 OPERATIONS: Dict[str, Any] = {

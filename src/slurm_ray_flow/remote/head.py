@@ -28,6 +28,7 @@ from slurm_ray_flow.remote.claim import claim
 from slurm_ray_flow.remote.closing import close
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
+from slurm_ray_flow.remote.files import private_folder
 from slurm_ray_flow.remote.protocol import TRY
 from slurm_ray_flow.remote.tenure import Tenure
 from slurm_ray_flow.remote.waiting import await_turn
@@ -113,7 +114,7 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
     if first:
         prepare_environment(run, spec)
         processes.become_subreaper()
-        os.makedirs(run.inbox, mode=0o700, exist_ok=True)
+        private_folder(run.inbox)
         run.keep_reserve()
         run.record("allocated", **processes.this_process(), **(job.described() if job.in_job(spec) else {}))
     if ready is not None:

@@ -21,6 +21,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 from slurm_ray_flow.remote import uv_tool
 from slurm_ray_flow.remote.asking import said_by
 from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.files import private_folder
 from slurm_ray_flow.remote.machines import platform_tag
 from slurm_ray_flow.remote.uv_program import BuildError, Uv, clean_variables
 
@@ -143,8 +144,7 @@ def _known_to_uv(version: str, uv: str) -> List[str]:
 
 def _download(version: str, root: str, uv_version: str) -> str:
     """Have uv download one into the root, once; gives its path."""
-    folder = _folder(root)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    folder = private_folder(_folder(root))
     if not _downloaded(folder, version):
         uv = uv_tool.provide(root, uv_version)["uv"]
         try:

@@ -20,7 +20,7 @@ from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.closing import close as close_run
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
-from slurm_ray_flow.remote.files import lock_if_possible, write
+from slurm_ray_flow.remote.files import lock_if_possible, private_folder, write
 from slurm_ray_flow.remote.liveness import noted_alive
 from slurm_ray_flow.remote.protocol import parse_submitted
 
@@ -146,8 +146,7 @@ def query(root: str, name: str, command: List[str], age: float) -> Dict[str, Any
     Returns:
         text; error ("" where the command succeeded); time, in seconds since 1970 by this host's clock.
     """
-    folder = os.path.join(root, "slurm")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    folder = private_folder(os.path.join(root, "slurm"))
     file, began = os.path.join(folder, name + ".json"), time.time()
     known = _read(file)
     if _is_young(known, began, age):

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Optional
 
+from slurm_ray_flow.remote.files import private_folder
+
 Tell = Callable[[dict[str, Any]], None]
 
 TAIL_LINES = 40
@@ -93,7 +95,7 @@ class Uv:
 
     def always_own_cache(self, cache: Path) -> None:
         """Use this cache, wherever the user's own lies."""
-        self._environment["UV_CACHE_DIR"] = str(cache)
+        self._environment["UV_CACHE_DIR"] = private_folder(str(cache))
 
     def run(self, *arguments: str, quiet: bool = False) -> list[str]:
         """Run it to its end.

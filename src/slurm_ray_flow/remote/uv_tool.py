@@ -11,6 +11,7 @@ import tempfile
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.files import private_folder
 from slurm_ray_flow.remote.uv_program import clean_variables, guarded, without_credentials
 
 OLDEST = (0, 9)
@@ -80,8 +81,7 @@ def _known() -> List[str]:
 
 def _put(program: str, place: str) -> str:
     """Put a program in its place, whole or not at all."""
-    folder = os.path.dirname(place)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    folder = private_folder(os.path.dirname(place))
     beside = tempfile.mkdtemp(prefix=".", dir=folder)
     try:
         copy = os.path.join(beside, "uv")
@@ -106,8 +106,7 @@ def _copy(program: str, copy: str) -> None:
 
 def _install(place: str, version: str) -> str:
     """Have pip install it: in a virtual environment of its own, else with the pip that there is."""
-    folder = os.path.dirname(place)
-    os.makedirs(folder, mode=0o700, exist_ok=True)
+    folder = private_folder(os.path.dirname(place))
     beside = tempfile.mkdtemp(prefix=".", dir=folder)
     wanted = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1", "uv==" + version]
     inside = os.path.join(beside, "bootstrap")
