@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
 import os
-import shutil
-import tempfile
 from pathlib import Path
 
 from slurm_ray_flow import remote
-from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.blocks.files import private_folder
+from slurm_ray_flow.remote import loader
 
 
 @functools.cache
@@ -25,23 +23,15 @@ def files() -> dict[str, bytes]:
 @functools.cache
 def digest() -> str:
     """Names the content of all files."""
-    state = hashlib.sha256()
-    for name, data in sorted(files().items()):
-        state.update(f"{name}\0{len(data)}\0".encode() + data)
-    return state.hexdigest()[:16]
+    return loader.digest_of(files())
 
 
 def install(root: Path) -> Path:
     """Write the programs under a root folder, once; gives the folder to put on `sys.path`."""
-    target = root / "tools" / digest()
-    if target.is_dir():
+    target = private_folder(root / "tools") / digest()
+    if loader.is_whole(str(target)):
         with contextlib.suppress(OSError):
             os.utime(target)  # what is in use does not expire
-        return target
-    beside = Path(tempfile.mkdtemp(dir=private_folder(target.parent), prefix="."))
-    for name, data in files().items():
-        write_whole(beside / "slurm_ray_flow" / name, data)
-    with contextlib.suppress(OSError):  # another process was first
-        os.rename(beside, target)
-    shutil.rmtree(beside, ignore_errors=True)
+    else:
+        loader.install(str(target), files())
     return target

@@ -308,6 +308,18 @@ def test_as_a_function_it_gives_what_the_environment_holds(site: Site) -> None:
         builder.build({**spec, "digest": "d2", "requirements": ["absent-package"]}, told.append)
 
 
+def test_the_packages_are_on_the_disk_before_the_record_that_vouches_for_them(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[set[str]] = []
+    monkeypatch.setattr(
+        builder, "sync_all", lambda folder: synced.append({path.name for path in Path(folder).rglob("*")})
+    )
+    builder.build(json.loads(site.spec().read_text()), lambda _: None)
+    assert ["tiny" in {name.partition(".")[0] for name in names} for names in synced] == [True]
+    assert "whole.json" not in synced[0]
+
+
 def test_uvs_cache_lies_where_it_can_be_linked_from(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Across file systems each environment would be a copy."""
     program = tmp_path / "uv"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +86,19 @@ def test_the_uv_that_was_sent_is_put_there_once(own_home, monkeypatch):
     assert os.stat(place).st_mode & 0o777 == 0o700
     assert uv_tool.provide(root, "1.2.3", sent="/nowhere")["uv"] == place
     assert uv_tool.located(root, "1.2.3")["uv"] == place
+
+
+def test_a_uv_that_a_loss_of_power_has_emptied_is_put_there_again(own_home, monkeypatch):
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    root = str(own_home / "root")
+    shutil.copy(find_uv_bin(), own_home / "uv")
+    place = uv_tool.provide(root, "1.2.3", sent=str(own_home / "uv"))["uv"]
+    os.truncate(place, 0)
+    assert uv_tool.located(root, "1.2.3") == {"uv": ""}
+    with pytest.raises(OperationError, match="does not start"):
+        uv_tool.provide(root, "1.2.3", sent=str(own_home / "uv"))  # the same file, by another name
+    assert not (own_home / "uv").exists()
+    assert uv_tool.number(uv_tool.provide(root, "1.2.3", sent=find_uv_bin())["uv"])
 
 
 def test_a_uv_that_does_not_start_is_refused(own_home, monkeypatch):

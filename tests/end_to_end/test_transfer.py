@@ -20,6 +20,7 @@ from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.transfer import LocalTarget, Target, Transfer, send_snapshot
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.snapshot import Manifest, manifest
+from slurm_ray_flow.remote import files
 
 
 @pytest.fixture
@@ -100,6 +101,35 @@ def test_python_keeps_its_bytecode_in_a_snapshot(send: Send, project: Path, root
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
     subprocess.run([sys.executable, "-c", "import package.inner"], cwd=folder, check=True, env=environment)
     assert [path.name.split(".")[0] for path in (folder / "package" / "__pycache__").glob("inner.*.pyc")] == ["inner"]
+
+
+@pytest.mark.parametrize("few", [0, 16])
+def test_what_has_travelled_is_on_the_disk_before_the_snapshot_has_its_name(
+    send: Send, project: Path, root: PurePosixPath, monkeypatch: pytest.MonkeyPatch, few: int
+) -> None:
+    synced, named, fsync, sync_all, rename = set[str](), set[str](), os.fsync, files.sync_all, os.rename
+
+    def seen_fsync(descriptor: int) -> None:
+        synced.add(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def seen_sync_all(folder: str) -> None:
+        synced.update(path.name for path in Path(folder).rglob("*"))
+        sync_all(folder)
+
+    def seen_rename(source: str, target: str) -> None:
+        named.update(synced)
+        rename(source, target)
+
+    for module, name, seen in (
+        (os, "fsync", seen_fsync),
+        (files, "sync_all", seen_sync_all),
+        (os, "rename", seen_rename),
+    ):
+        monkeypatch.setattr(module, name, seen)
+    monkeypatch.setattr(files, "FEW", few)
+    sent = send()
+    assert named >= {path.name for path in Path(sent.folder).rglob("*") if path.is_file()}
 
 
 def test_a_snapshot_that_is_there_is_used_as_it_is(send: Send, project: Path, root: PurePosixPath) -> None:

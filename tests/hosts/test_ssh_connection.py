@@ -181,6 +181,17 @@ def test_ctrl_c_interrupts_a_waiting_question_at_once(hosts_lab):
         assert agent.ask_all([("files.names", {"path": "/none"})]) == [[]]
 
 
+@pytest.mark.parametrize("damage", ["truncate -s 0", "rm"])
+def test_an_agent_that_a_loss_of_power_has_damaged_is_sent_again(hosts_lab, damage):
+    root = f"~/ssh-{os.getpid()}-damaged"
+    with agent_on(hosts_lab, root=root) as agent:
+        agent.hello  # noqa: B018
+        tools = agent.tools
+    hosts_lab["desi"].run("frank", ["sh", "-c", f"{damage} {tools}/slurm_ray_flow/remote/agent.py"])
+    with agent_on(hosts_lab, root=root) as agent:
+        assert agent.ask_all([("files.names", {"path": str(tools.parent)})]) == [[tools.name]]
+
+
 def test_a_root_of_somebody_else_is_refused(hosts_lab):
     desi = hosts_lab["desi"]
     desi.run("bob", ["sh", "-c", "mkdir -p /tmp/planted/tools && chmod -R 777 /tmp/planted"])

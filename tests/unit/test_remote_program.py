@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import slurm_ray_flow.remote as remote_package
-from slurm_ray_flow.remote import events, failures, inside, limits, pickling, processes, protocol
+from slurm_ray_flow.blocks import programs
+from slurm_ray_flow.remote import events, failures, files, inside, limits, pickling, processes, protocol
 from support import python_of, wait_for
 
 REMOTE = Path(remote_package.__file__).parent
@@ -75,6 +76,37 @@ def test_an_event_that_finds_no_room_gets_the_reserve(tmp_path):
     assert not os.path.exists(run.reserve)
     assert [event["message"] for event in run.recorded()] == ["ü"]
     assert run.has_ended()
+
+
+@pytest.mark.parametrize("damage", ["emptied", "zeroed", "gone"])
+def test_programs_that_a_loss_of_power_has_damaged_are_put_there_again(tmp_path, damage):
+    agent = programs.install(tmp_path) / "slurm_ray_flow" / "remote" / "agent.py"
+    kept = agent.read_bytes()
+    agent.unlink() if damage == "gone" else agent.write_bytes(bytes(len(kept) if damage == "zeroed" else 0))
+    assert programs.install(tmp_path) == agent.parents[2]
+    assert agent.read_bytes() == kept
+    assert os.listdir(tmp_path / "tools") == [programs.digest()]
+    assert {path.stat().st_mode & 0o077 for path in (tmp_path / "tools").iterdir()} == {0}
+
+
+def test_a_whole_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    seen, fsync, replace = [], os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda descriptor: seen.append(os.fstat(descriptor).st_size) or fsync(descriptor))
+    monkeypatch.setattr(os, "replace", lambda source, target: seen.append(target) or replace(source, target))
+    files.write_whole(str(tmp_path / "a"), b"four")
+    (tmp_path / "b").write_bytes(b"other")
+    files.rename(str(tmp_path / "b"), str(tmp_path / "c"))
+    assert seen == [4, str(tmp_path / "a"), 5, str(tmp_path / "c")]
+
+
+def test_the_end_of_a_run_is_on_the_disk(tmp_path, monkeypatch):
+    synced, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(run.has_ended()) or fsync(descriptor))
+    run = events.Run(str(tmp_path), "r")
+    os.makedirs(run.folder)
+    run.record("call_started")
+    run.record("call_ended")
+    assert synced == [True]
 
 
 def test_half_a_line_is_no_event():

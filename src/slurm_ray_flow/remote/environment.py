@@ -39,7 +39,7 @@ from typing import Any
 from slurm_ray_flow.remote import packing
 from slurm_ray_flow.remote.builder_lock import locked, remove_remains
 from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.files import private_folder
+from slurm_ray_flow.remote.files import private_folder, sync_all
 from slurm_ray_flow.remote.installation import install, installed_packages, make_room, write_sizes
 from slurm_ray_flow.remote.uv_program import BuildError, Tell, Uv, clean_variables, without_credentials
 
@@ -116,6 +116,7 @@ def _build_beside(spec: Mapping[str, Any], places: Places, lock: int | None, tel
             uv = Uv(spec["uv"], beside, lock, tell, cache=places.cache)
             whole = _make(spec, uv, made, beside, places.environments)
             write_sizes(made, made)
+        sync_all(str(made))
         _write_whole(made / "whole.json", whole)
         return _put_in_place(made, places, whole)
     finally:

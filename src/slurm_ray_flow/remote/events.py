@@ -10,9 +10,12 @@ import socket
 import time
 from typing import Any, Dict, List
 
+from slurm_ray_flow.remote.files import sync
 from slurm_ray_flow.remote.protocol import FILES, find_event, parse_events
 
 RESERVE_SIZE = 64 << 10
+LAST = ("call_ended", "released")
+"""What nobody would write again after a loss of power."""
 
 
 class Run:
@@ -52,7 +55,7 @@ class Run:
         return spec
 
     def record(self, event: str, **fields: Any) -> None:
-        """Append one event; if the disk is full, the reserve is given up for it.
+        """Append one event; if the disk is full, the reserve is given up for it. The last ones are on the disk then.
 
         Raises:
             OSError: it can't be written even so.
@@ -66,6 +69,8 @@ class Run:
                 raise
             self.make_room()
             self._append(data)
+        if event in LAST:
+            sync(self.folder, [self.events])
 
     def _append(self, data: bytes) -> None:
         descriptor = os.open(self.events, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)

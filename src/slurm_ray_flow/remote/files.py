@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 import time
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.protocol import TAKEN
@@ -18,6 +18,8 @@ PIECE = 1024 * 1024
 """The most that one reading of a log or of events takes into memory."""
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
 """What a file system without locks says, such as Lustre without `flock`."""
+FEW = 16
+"""So many files are brought to the disk one by one."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.1
 """Seconds between two looks at a file that is waited for; the pause grows while nothing happens."""
 
@@ -68,18 +70,49 @@ def _refuse_planted(path: str) -> None:
 
 
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one."""
+    """Write beside and rename, so that a reader sees the old file or the new one, also after a loss of power."""
     private_folder(os.path.dirname(path))
     descriptor, beside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             os.fchmod(stream.fileno(), mode)
+            stream.flush()
+            os.fsync(stream.fileno())
         os.replace(beside, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(beside)
         raise
+
+
+def sync(folder: str, files: Sequence[str]) -> None:
+    """Have files on the disk before something vouches for them: a few one by one, many with all of their file system.
+
+    Args:
+        folder: one on that file system.
+        files: their paths, relative to the folder.
+    """
+    if len(files) > FEW:
+        sync_all(folder)
+        return
+    for name in files:
+        _sync(os.path.join(folder, name), os.fsync)
+
+
+def sync_all(folder: str) -> None:
+    """Have all that was written to a folder's file system on the disk."""
+    import ctypes
+
+    _sync(folder, getattr(ctypes.CDLL(None), "syncfs", lambda _: os.sync()))  # macOS has no syncfs
+
+
+def _sync(path: str, call: Callable[[int], Any]) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        call(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def lock_if_possible(descriptor: int, operation: int) -> None:
@@ -160,8 +193,9 @@ def remove(path: str) -> bool:
 
 
 def rename(path: str, target: str) -> None:
-    """Give a file its name; done twice is done once."""
+    """Give a file its name, once its content is on the disk; done twice is done once."""
     try:
+        sync(os.path.dirname(path), [path])
         os.replace(path, target)
     except FileNotFoundError:
         if not os.path.exists(target):

@@ -7,6 +7,7 @@ in messages from then on (frames.py). Where the programs are missing, they are a
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -35,17 +36,40 @@ def main() -> None:
 
 
 def prepared(root: str, digest: str) -> str:
-    """The folder of the programs, installed if need be."""
+    """The folder of the programs, installed if need be: where they are missing, or a loss of power has damaged them."""
     tools = os.path.join(os.path.abspath(root), "tools")
     private(tools)
     target = os.path.join(tools, digest)
-    try:
+    if is_whole(target):
         os.utime(target)  # what is in use does not expire
-    except FileNotFoundError:
+    else:
         say({"need": digest})
-        install(target)
+        files: Dict[str, str] = json.loads(exactly(int(exactly(24)[:8], 16)))
+        install(target, {name: text.encode() for name, text in files.items()})
     own(target)
     return target
+
+
+def digest_of(files: Dict[str, bytes]) -> str:
+    """Names the content of the programs, given by their names in the package."""
+    state = hashlib.sha256()
+    for name, data in sorted(files.items()):
+        state.update("{}\0{}\0".format(name, len(data)).encode() + data)
+    return state.hexdigest()[:16]
+
+
+def is_whole(target: str) -> bool:
+    """Whether the programs there are those that the name of their folder says."""
+    package = os.path.join(target, "slurm_ray_flow")
+    try:
+        found = [os.path.join("remote", name) for name in os.listdir(os.path.join(package, "remote"))]
+        files = {}
+        for name in ["__init__.py", *(name for name in found if name.endswith(".py"))]:
+            with open(os.path.join(package, name), "rb") as stream:
+                files[name] = stream.read()
+    except OSError:
+        return False
+    return digest_of(files) == os.path.basename(target)
 
 
 def private(path: str) -> None:
@@ -75,19 +99,21 @@ def own(path: str) -> None:
         raise OSError(1, "it belongs to another user (number {})".format(min(foreign)), path)
 
 
-def install(target: str) -> None:
-    """Take the programs from stdin, write them beside, and rename."""
-    header = exactly(24)
-    files: Dict[str, str] = json.loads(exactly(int(header[:8], 16)))
+def install(target: str, files: Dict[str, bytes]) -> None:
+    """Write the programs beside, and rename; what is damaged there goes."""
     beside = tempfile.mkdtemp(dir=os.path.dirname(target), prefix=".")
+    new = os.path.join(beside, "new")
+    os.mkdir(new, 0o700)
     try:
-        for name, text in files.items():
-            path = os.path.join(beside, "slurm_ray_flow", name)
+        for name, data in files.items():
+            path = os.path.join(new, "slurm_ray_flow", name)
             os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
-            with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "w", encoding="utf-8") as stream:
-                stream.write(text)
+            with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
+                stream.write(data)
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(target, os.path.join(beside, "damaged"))
         try:
-            os.rename(beside, target)
+            os.rename(new, target)
         except OSError:  # another one was first
             if not os.path.isdir(target):
                 raise

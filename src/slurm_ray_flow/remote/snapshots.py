@@ -19,7 +19,7 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from slurm_ray_flow.remote import listing, tree
 from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.files import private_folder, write_whole
+from slurm_ray_flow.remote.files import private_folder, sync, write_whole
 from slurm_ray_flow.remote.listing import KIND, Line
 
 EARLIER = 2
@@ -93,8 +93,10 @@ def finish(folder: str, digest: str, beside: str, data: bytes) -> Optional[List[
                 _fill(folder, beside, records, patch, contents)
         except FileNotFoundError:
             return None
-        wrong = _wrong(os.path.join(folder, beside), records, patch["check"])
+        target = os.path.join(folder, beside)
+        wrong = _wrong(target, records, patch["check"])
         if not wrong:
+            sync(target, _written(patch, records))
             _publish(folder, digest, beside, records)
         return wrong
 
@@ -184,6 +186,13 @@ def _write(path: str, kind: str, content: bytes, mtime_ns: int) -> None:
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as stream:
         stream.write(content)
         os.utime(stream.fileno(), ns=(mtime_ns, mtime_ns))
+
+
+def _written(patch: Dict[str, Any], records: List[str]) -> List[str]:
+    """The files that have travelled; the others are an earlier snapshot's."""
+    lines = listing.by_place(records)
+    new = patch["new"] if patch["inline"] is not None else [lines[place] for place in patch["check"]]
+    return [line.place for line in map(listing.read, new) if line.kind in "fx"]
 
 
 def _wrong(target: str, records: List[str], check: List[str]) -> List[str]:

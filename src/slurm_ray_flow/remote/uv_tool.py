@@ -11,7 +11,7 @@ import tempfile
 from typing import Any, Callable, Dict, List, Sequence, Tuple
 
 from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.files import private_folder
+from slurm_ray_flow.remote.files import private_folder, sync
 from slurm_ray_flow.remote.uv_program import clean_variables, guarded, without_credentials
 
 OLDEST = (0, 9)
@@ -47,7 +47,7 @@ def provide(root: str, version: str, sent: str = "", tell: Callable[[Any], None]
 def located(root: str, version: str) -> Dict[str, str]:
     """Where uv is: ours, else a new enough one of the user's; "" for nowhere."""
     place = _place(root, version)
-    if os.access(place, os.X_OK):
+    if number(place) >= OLDEST:  # a loss of power may have left a part of it
         return {"uv": place}
     return {"uv": next((path for path in _known() if number(path) >= OLDEST), "")}
 
@@ -88,8 +88,10 @@ def _put(program: str, place: str) -> str:
         _copy(program, copy)
         os.chmod(copy, 0o700)
         if not number(copy):
+            os.unlink(program)  # the next one that is sent is sent whole
             what = "the uv that was sent does not start on this machine"
             raise OperationError(what, program, "install uv there yourself, so that it is on PATH", "environment")
+        sync(beside, ["uv"])
         os.replace(copy, place)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
