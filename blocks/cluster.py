@@ -85,8 +85,8 @@ class Cluster(Protocol):
     def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
         """Write small files and copy files from home, together."""
 
-    def fetched(self, path: PurePosixPath) -> AbstractContextManager[Path]:
-        """A file of the cluster, at home for as long as the block lasts."""
+    def fetched(self, path: PurePosixPath, most: int) -> AbstractContextManager[Path]:
+        """A file of the cluster of at most so many bytes, at home for as long as the block lasts."""
 
     def names(self, folder: PurePosixPath) -> Sequence[str]:
         """What lies in a folder; nothing where there is none."""

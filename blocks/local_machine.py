@@ -97,7 +97,7 @@ class LocalMachine(Machine, Block):
                 _link(content, private_folder(Path(path).parent) / path.name)
 
     @contextlib.contextmanager
-    def fetched(self, path: PurePosixPath) -> Iterator[Path]:
+    def fetched(self, path: PurePosixPath, most: int) -> Iterator[Path]:  # noqa: ARG002 - it stays where it is
         yield Path(path)
 
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:

@@ -149,8 +149,8 @@ class Machine:
     def cancel(self, paths: RunPaths, hard: bool = False) -> None:  # noqa: ARG002 - the head ends all that it started
         self.write(paths.cancel, b"")
 
-    def fetched(self, path: PurePosixPath) -> AbstractContextManager[Path]:
-        """A file of the cluster, at home for as long as the block lasts."""
+    def fetched(self, path: PurePosixPath, most: int) -> AbstractContextManager[Path]:
+        """A file of the cluster of at most so many bytes, at home for as long as the block lasts."""
         raise NotImplementedError
 
 

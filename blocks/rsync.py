@@ -79,17 +79,19 @@ def copy(source: str, destination: str, names: Sequence[str], options: Sequence[
     return parsed(done.stdout)
 
 
-def copy_file(source: str, destination: str, options: Sequence[str]) -> None:
+def copy_file(source: str, destination: str, options: Sequence[str], most: int | None = None) -> None:
     """Copy one file, private to its user, going on with what an earlier try has left at the destination.
 
     Args:
         source, destination: files, as rsync writes them.
         options: further ones.
+        most: how many bytes may come, whatever the other end says of the file; to a disk's block.
 
     Raises:
         SyncError: rsync is missing, too old, or fails.
     """
-    _copied((*_ONE_FILE, *options, source), destination)
+    bound = () if most is None else ("/bin/sh", "-c", 'ulimit -f "$0" && exec "$@"', str(-(-most // 512)))
+    _copied((*_ONE_FILE, *options, source), destination, bound)
 
 
 def copy_folder(source: str, destination: str, options: Sequence[str]) -> None:
@@ -105,8 +107,8 @@ def copy_folder(source: str, destination: str, options: Sequence[str]) -> None:
     _copied((*_FOLDER, *options, f"{source}/"), f"{destination}/")
 
 
-def _copied(arguments: Sequence[str], destination: str) -> None:
-    command = (program(), f"--timeout={_SILENT_SECONDS}", *arguments, destination)
+def _copied(arguments: Sequence[str], destination: str, start: Sequence[str] = ()) -> None:
+    command = (*start, program(), f"--timeout={_SILENT_SECONDS}", *arguments, destination)
     done = run(command, timeout=_TRANSFER_SECONDS, env=_environment())
     if not done.ok:
         raise _failure(done, destination)

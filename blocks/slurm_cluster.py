@@ -191,8 +191,8 @@ class SlurmCluster(Machine, Block):
     def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
         self._files.place(files)
 
-    def fetched(self, path: PurePosixPath) -> AbstractContextManager[Path]:
-        return self._files.fetched(path)
+    def fetched(self, path: PurePosixPath, most: int) -> AbstractContextManager[Path]:
+        return self._files.fetched(path, most)
 
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
         self._files.bring(folder, names, target)

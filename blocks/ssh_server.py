@@ -167,14 +167,14 @@ class SshServer(Machine, Block):
             self.ask_all(small)
 
     @contextlib.contextmanager
-    def fetched(self, path: PurePosixPath) -> Iterator[Path]:
+    def fetched(self, path: PurePosixPath, most: int) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=private_folder(home() / "cache" / "fetched")) as folder:
             copy = Path(folder) / path.name
             data = self.read(path)
             if len(data) < PIECE:
                 copy.write_bytes(data)
             else:
-                self.agent.copy_from(path, copy)
+                self.agent.copy_from(path, copy, most)
             yield copy
 
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:

@@ -11,7 +11,6 @@ import json
 import secrets
 import tempfile
 import time
-import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -154,8 +153,9 @@ class _Sending:
         begun = {**which, "beside": self._beside, "roots": roots, "stale_minutes": stale_minutes}
         reused, earlier = self._ask(("snapshots.begin", begun), ("snapshots.earlier", which))
         if earlier:
-            told: dict[str, str] = json.loads(zlib.decompress(earlier))
-            self._earlier = {digest: by_place(text.splitlines()) for digest, text in told.items()}
+            with contextlib.suppress(ValueError, AttributeError):  # then all is sent
+                told: dict[str, str] = json.loads(snapshots.unzipped(earlier))
+                self._earlier = {digest: by_place(text.splitlines()) for digest, text in told.items()}
         return bool(reused)
 
     def send_inline(self, limit: int) -> bool:

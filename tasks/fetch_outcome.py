@@ -45,7 +45,7 @@ def read_outcome(record: RunRecord, ended: Ended, cluster: Cluster) -> Outcome:
 
 
 def _read(record: RunRecord, ended: Ended, cluster: Cluster) -> Any:
-    with cluster.fetched(record.paths.outcome) as path:
+    with cluster.fetched(record.paths.outcome, ended.most) as path:
         try:
             return payload.read(str(path), pickling.load, sha256=ended.sha256)
         except Exception as error:

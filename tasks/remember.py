@@ -63,7 +63,7 @@ def remember(key: str, run: Run, ended: Ended, cluster: Cluster) -> None:
         return
     target = store.object_path(ended.sha256)
     if not target.exists():
-        with cluster.fetched(run.paths.outcome) as outcome:
+        with cluster.fetched(run.paths.outcome, ended.most) as outcome:
             _copy(outcome, target)
     known = {"digest": ended.sha256, "time": time.time(), "run_id": run.record.run_id, "attempt": run.record.attempt}
     write_whole(_place(key), json.dumps(known).encode())

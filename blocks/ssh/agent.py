@@ -82,9 +82,9 @@ class Agent:
         """Bring what lies in a folder into one there, private; what is there stays."""
         copy_folder(self, source, path)
 
-    def copy_from(self, path: PurePosixPath, target: Path) -> None:
-        """Bring a file home, in the same way."""
-        copy_from(self, path, target)
+    def copy_from(self, path: PurePosixPath, target: Path, most: int) -> None:
+        """Bring a file of at most so many bytes home, in the same way."""
+        copy_from(self, path, target, most)
 
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
         """Bring files of a folder into one at home."""

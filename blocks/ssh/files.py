@@ -68,11 +68,17 @@ def copy_folder(agent: Agent, source: Path, path: PurePosixPath) -> None:
     patiently(agent, lambda way: rsync.copy_folder(str(source), f"{_HOST}:{path}", way))
 
 
-def copy_from(agent: Agent, path: PurePosixPath, target: Path) -> None:
-    """Bring a file home: beside, then renamed."""
+def copy_from(agent: Agent, path: PurePosixPath, target: Path, most: int) -> None:
+    """Bring a file of at most so many bytes home: beside, then renamed."""
     beside = private_folder(target.parent) / f".{target.name}.{secrets.token_hex(6)}"
     try:
-        patiently(agent, lambda way: rsync.copy_file(f"{_HOST}:{path}", str(beside), way))
+        try:
+            patiently(agent, lambda way: rsync.copy_file(f"{_HOST}:{path}", str(beside), way, most))
+        except SyncError:
+            if not beside.exists() or beside.stat().st_size < most:
+                raise
+            what = f"the file is larger than the {most} bytes that were told of it"
+            raise SyncError(what, where=f"{agent.label}, {path}", advice="see what changes it there") from None
         beside.replace(target)
     finally:
         beside.unlink(missing_ok=True)

@@ -144,7 +144,7 @@ class Lab:
     def value(self, paths):
         ended = self.ended(paths)
         assert ended["outcome"] == "value", str(ended)
-        with self.cluster.fetched(paths.outcome) as file:
+        with self.cluster.fetched(paths.outcome, ended["size"]) as file:
             return payload.read(str(file), pickling.load, sha256=ended["sha256"])["value"]
 
     def cancel(self, paths):

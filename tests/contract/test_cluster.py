@@ -99,7 +99,7 @@ def test_a_file_goes_there_and_comes_back(cluster, place, tmp_path):
         source.unlink(missing_ok=True)
         source.write_bytes(data)
         cluster.place({place / "deep" / "file": source, place / "other": b"small"})
-        with cluster.fetched(place / "deep" / "file") as file:
+        with cluster.fetched(place / "deep" / "file", len(data)) as file:
             assert file.read_bytes() == data
         assert cluster.read(place / "other") == b"small"
 

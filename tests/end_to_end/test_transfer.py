@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,7 +21,7 @@ from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.transfer import LocalTarget, Target, Transfer, send_snapshot
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.snapshot import Manifest, manifest
-from slurm_ray_flow.remote import files
+from slurm_ray_flow.remote import files, snapshots
 
 
 @pytest.fixture
@@ -130,6 +131,22 @@ def test_what_has_travelled_is_on_the_disk_before_the_snapshot_has_its_name(
     monkeypatch.setattr(files, "FEW", few)
     sent = send()
     assert named >= {path.name for path in Path(sent.folder).rglob("*") if path.is_file()}
+
+
+def test_what_is_told_of_earlier_snapshots_is_bounded_and_no_reason_to_stop(
+    send: Send, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send()
+    monkeypatch.setattr(snapshots, "LARGEST", 100)
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        snapshots.unzipped(zlib.compress(bytes(10**6)))
+    for told in (b"no zlib", zlib.compress(bytes(10**6)), zlib.compress(b"[1]"), zlib.compress(b'{"a": 1}')):
+        monkeypatch.setitem(snapshots.OPERATIONS, "earlier", lambda folder, digest, told=told: told)
+        write(project, f"{len(told)}.py")
+        (project / "main.py").write_text(str(told))
+        with pytest.MonkeyPatch.context() as roomy:
+            roomy.setattr(snapshots, "LARGEST", 10**5)
+            assert contents(send())["project/main.py"] == str(told)
 
 
 def test_a_snapshot_that_is_there_is_used_as_it_is(send: Send, project: Path, root: PurePosixPath) -> None:

@@ -32,7 +32,7 @@ def test_a_file_goes_there_and_back_private_and_whole(hosts_lab, large, tmp_path
     with hosts_lab.road("desi") as road, agent_on(hosts_lab, user=user, config=road.ssh_config) as agent:
         there = agent.root / "it's; rm -rf $HOME" / "a b"
         agent.copy_to(large, there)
-        agent.copy_from(there, tmp_path / "back")
+        agent.copy_from(there, tmp_path / "back", large.stat().st_size)
         assert road.counts().connections == 1
         assert stat.S_IMODE(desi.path(str(there)).stat().st_mode) == 0o600
         assert [path.name for path in desi.path(str(there)).parent.iterdir()] == ["a b"]
@@ -42,8 +42,17 @@ def test_a_file_goes_there_and_back_private_and_whole(hosts_lab, large, tmp_path
 
 def test_a_file_that_is_not_there_is_an_error_and_not_tried_again(hosts_lab, tmp_path):
     with agent_on(hosts_lab) as agent, pytest.raises(SyncError):
-        agent.copy_from(agent.root / "none", tmp_path / "back")
+        agent.copy_from(agent.root / "none", tmp_path / "back", 1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_no_more_of_a_file_comes_than_it_was_said_to_have(hosts_lab, large, tmp_path):
+    home = tmp_path / "home"
+    with agent_on(hosts_lab) as agent:
+        agent.copy_to(large, agent.root / "large")
+        with pytest.raises(SyncError, match="larger than"):
+            agent.copy_from(agent.root / "large", home / "back", large.stat().st_size // 2)
+    assert list(home.iterdir()) == []
 
 
 def test_a_snapshot_goes_there_and_only_what_changed_goes_again(hosts_lab, tmp_path):
@@ -98,7 +107,7 @@ def test_a_server_with_few_sessions_is_enough(hosts_lab, large, tmp_path, sessio
             try:
                 there = agent.root / f"large-{number}"
                 agent.copy_to(large, there)
-                agent.copy_from(there, tmp_path / f"back-{number}")
+                agent.copy_from(there, tmp_path / f"back-{number}", large.stat().st_size)
                 assert (tmp_path / f"back-{number}").read_bytes() == large.read_bytes()
             except BaseException as problem:
                 problems.append(problem)

@@ -45,6 +45,11 @@ class Ended:
             message=encodable(event.get("message") or ""),
         )
 
+    @property
+    def most(self) -> int:
+        """How many bytes of an outcome file may come home: those that the event states."""
+        return self.size if isinstance(self.size, int) else 0
+
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:

@@ -24,6 +24,8 @@ from slurm_ray_flow.remote.listing import KIND, Line
 
 EARLIER = 2
 """How many earlier snapshots home is told of; more would hold little that these don't."""
+LARGEST = 512 * 1024 * 1024
+"""The most that the listings of a few million files take."""
 _CHUNK = 1024 * 1024
 
 
@@ -129,8 +131,24 @@ def packed(
     return zlib.compress(b"\n".join([json.dumps(patch).encode(), b"".join(content for content, _ in inline or ())]))
 
 
+def unzipped(data: bytes) -> bytes:
+    """What zlib has compressed.
+
+    Raises:
+        ValueError: it is damaged, or of a size that no snapshot has.
+    """
+    stream = zlib.decompressobj()
+    try:
+        found = stream.decompress(data, LARGEST)
+    except zlib.error as error:
+        raise ValueError("it is damaged: {}".format(error)) from error
+    if not stream.eof:
+        raise ValueError("it is cut short, or more than {} bytes".format(LARGEST))
+    return found
+
+
 def _unpacked(data: bytes) -> Tuple[Dict[str, Any], bytes]:
-    patch, _, contents = zlib.decompress(data).partition(b"\n")
+    patch, _, contents = unzipped(data).partition(b"\n")
     return json.loads(patch), contents
 
 
