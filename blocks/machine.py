@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from slurm_ray_flow.core.container import Container
 from slurm_ray_flow.core.environment import Held
@@ -139,12 +139,20 @@ class Machine:
 
     def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:  # noqa: ARG002 - its process is noted in its events
         allocated = find_event(list(events), "allocated")
-        return ALIVE if allocated is not None and self.lives(allocated) else GONE
+        if allocated is None:
+            return GONE
+        alive = self.lives(allocated)
+        if alive is None and not find_event(list(events), "released"):
+            unseen = f"the run's head is on {allocated.get('host')} and can't be seen from where {self.label} leads"
+            return Life(alive=True, waiting=f"{unseen}: its own word is waited for")
+        return ALIVE if alive else GONE
 
-    def lives(self, allocated: Event) -> bool:
-        """Whether the process still runs that wrote this event."""
-        noted = {name: allocated.get(name) for name in ("pid", "started", "boot_id")}
-        return bool(self.ask("runs.alive", **noted))
+    def lives(self, allocated: Event) -> bool | None:
+        """Whether the process still runs that wrote this event; None where that can't be seen."""
+        noted = {
+            name: allocated[name] for name in ("pid", "started", "boot_id", "host", "namespace") if name in allocated
+        }
+        return cast(bool | None, self.ask("runs.alive", noted=noted))
 
     def cancel(self, paths: RunPaths, hard: bool = False) -> None:  # noqa: ARG002 - the head ends all that it started
         self.write(paths.cancel, b"")

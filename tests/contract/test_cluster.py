@@ -226,6 +226,17 @@ def test_a_head_that_never_was_is_not_alive(cluster):
     wait_for(lambda: not cluster.life(RunPaths(cluster.root_folder, "never"), [never]).alive)
 
 
+@pytest.mark.parametrize("kind", ["ssh-server"], indirect=True)
+def test_a_head_on_another_host_that_ssh_leads_to_is_waited_for_until_it_says_its_end(cluster):
+    paths, here = RunPaths(cluster.root_folder, "elsewhere"), cluster.facts().host
+    head = {"event": "allocated", "time": 0.0, "pid": 2**22 + 1, "started": 1, "boot_id": "x", "host": "login2"}
+    life = cluster.life(paths, [head])
+    assert life.alive
+    assert "login2" in life.waiting
+    assert not cluster.life(paths, [head, {"event": "released", "time": 1.0}]).alive
+    assert not cluster.life(paths, [{**head, "host": here}]).alive, "this host was started again"
+
+
 def test_what_stands_behind_many_events_is_seen(cluster, place):
     cluster.prepare()
     waits = json.dumps({"event": "waiting", "time": 0, "host": "h", "ahead": 1, "holder": "x" * 1000})

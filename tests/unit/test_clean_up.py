@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks import programs, store
 from slurm_ray_flow.blocks.processes import this_process
 from slurm_ray_flow.blocks.server.clean_up import clean_up
 from slurm_ray_flow.core.expiry import DAY, KEPT_DAYS
@@ -165,9 +165,8 @@ def _packed(folder: Path) -> Path:
 
 
 def test_programs_that_a_log_in_uses_do_not_expire(root: Path) -> None:
-    programs = root / "tools" / "0123456789abcdef"
-    programs.mkdir(parents=True, mode=0o700)
-    age(programs)
-    loader.prepared(str(root), programs.name)
+    there = programs.install(root)
+    age(there)
+    loader.prepared(str(root), there.name)
     list(clean_up(root))
-    assert programs.exists()
+    assert there.exists()

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from slurm_ray_flow.remote import clean_up, processes, tree
+from slurm_ray_flow.remote import clean_up, left, packing, processes, tree
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.operations import perform
+from slurm_ray_flow.remote.remains import OWNER
 
 DAY = 86400.0
 NOTHING = {"ages": {}, "launching": [], "kept": []}
@@ -173,6 +174,36 @@ def test_a_head_on_another_host_of_the_same_root_counts_as_alive(tmp_path: Path)
     age(tmp_path)
     assert cleaned(tmp_path) == []
     age(tmp_path, days=100)
+    assert cleaned(tmp_path) == ["runs/r"]
+
+
+@pytest.mark.parametrize("elsewhere", [{"namespace": "pid:[1]"}, {"boot_id": "another", "host": "another"}])
+def test_what_a_process_works_in_that_can_not_be_seen_stays_for_long(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, str]
+) -> None:
+    """In another container, or on another host of the same disks, its number means nothing here."""
+    lay(tmp_path, "root/runs/r/log.txt", "srf-folder/session", f"{packing.PREFIX}folder/environment/bin/python")
+    gone = {**processes.this(), "pid": 2**22 + 1, **elsewhere}
+    (tmp_path / "root/runs/r/events.jsonl").write_text(json.dumps({"event": "allocated", **gone}) + "\n")
+    for name in ("srf-folder", f"{packing.PREFIX}folder"):
+        (tmp_path / name / OWNER).write_text(json.dumps(gone))
+    monkeypatch.setattr(left, "temporary_folders", lambda: [str(tmp_path)])
+    age(tmp_path)
+    assert cleaned(tmp_path / "root") == []
+    assert [one.alive for one in left.node_folders()] == [True, True]
+    with pytest.raises(OperationError, match="lives"):
+        cleaned(tmp_path / "root", run="r")
+    age(tmp_path, days=100)
+    assert cleaned(tmp_path / "root") == ["runs/r"]
+    assert [one.alive for one in left.node_folders()] == [None, None]
+
+
+def test_what_a_process_of_before_the_last_boot_had_goes(tmp_path: Path) -> None:
+    lay(tmp_path, "runs/r/log.txt")
+    (tmp_path / "runs/r/events.jsonl").write_text(
+        json.dumps({"event": "allocated", **processes.this(), "boot_id": "before"}) + "\n"
+    )
+    age(tmp_path)
     assert cleaned(tmp_path) == ["runs/r"]
 
 

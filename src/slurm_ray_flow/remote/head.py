@@ -116,7 +116,7 @@ def keep(run: Run, spec: Dict[str, Any], ready: Optional[int] = None) -> int:
         processes.become_subreaper()
         private_folder(run.inbox)
         run.keep_reserve()
-        run.record("allocated", **processes.this_process(), **(job.described() if job.in_job(spec) else {}))
+        run.record("allocated", **processes.this(), **(job.described() if job.in_job(spec) else {}))
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)

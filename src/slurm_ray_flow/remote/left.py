@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set,
 
 from slurm_ray_flow.remote import packing, tree
 from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.liveness import head_alive, in_use, noted_alive, texts
+from slurm_ray_flow.remote.liveness import alive_or_unknown, head_alive, in_use, texts
 from slurm_ray_flow.remote.protocol import parse_events
 from slurm_ray_flow.remote.ray_cluster import FOLDER_PREFIX
 from slurm_ray_flow.remote.remains import OWNER
@@ -257,7 +257,8 @@ def node_folders() -> Iterator[Left]:
                 yield Left("remains", (name,), status.st_mtime, None, base)
             elif owner := tree.read(base, name, OWNER):
                 kind = "unpacked environment" if name.startswith(packing.PREFIX) else "Ray folder"
-                yield Left(kind, (name,), 0.0, True if _owner_alive(owner) else None, base)
+                alive = _owner_alive(owner, time.time() - status.st_mtime)
+                yield Left(kind, (name,), 0.0, True if alive else None, base)
 
 
 def _ours(base: str) -> Dict[str, os.stat_result]:
@@ -278,8 +279,8 @@ def temporary_folders() -> List[str]:
     )
 
 
-def _owner_alive(owner: bytes) -> bool:
+def _owner_alive(owner: bytes, silent: float) -> bool:
     try:
-        return noted_alive(json.loads(owner))
+        return alive_or_unknown(json.loads(owner), silent)
     except (ValueError, TypeError, KeyError, AttributeError):
         return True  # it is just being written

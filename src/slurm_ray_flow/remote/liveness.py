@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import glob
 import os
-import socket
-from typing import Any, Dict, List, Set
+from typing import Any, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.protocol import find_event
 
 SILENT_ELSEWHERE = 90 * 86400.0
-"""A head on another machine that shares this root can't be asked; one that was silent for so long is gone."""
+"""A head that can't be seen from here, on another machine that shares this root, is gone after so long a silence."""
 
 
 def head_alive(events: List[Dict[str, Any]], silent: float) -> bool:
@@ -25,15 +24,25 @@ def head_alive(events: List[Dict[str, Any]], silent: float) -> bool:
     allocated = find_event(events, "allocated")
     if allocated is None or find_event(events, "released"):
         return False
-    if allocated.get("host") not in (None, socket.gethostname()):
-        return silent < SILENT_ELSEWHERE
-    return noted_alive(allocated)
+    return alive_or_unknown(allocated, silent)
 
 
-def noted_alive(noted: Dict[str, Any]) -> bool:
-    """Whether the process of this machine still runs that noted its own `pid`, `started` and `boot_id`."""
-    if noted.get("boot_id") != processes.boot_id():
-        return False
+def alive_or_unknown(noted: Dict[str, Any], silent: float) -> bool:
+    """Whether a process may live that noted what it is: one that can't be seen does, until it was silent for long."""
+    alive = noted_alive(noted)
+    return silent < SILENT_ELSEWHERE if alive is None else alive
+
+
+def noted_alive(noted: Dict[str, Any]) -> Optional[bool]:
+    """Whether the process still runs that noted what it is (`processes.this`).
+
+    None where that can't be seen from here: it is another host's, or of another namespace of processes.
+    """
+    here = processes.this()
+    if noted.get("boot_id") != here["boot_id"]:
+        return None if noted.get("host", here["host"]) != here["host"] else False  # this host was started again
+    if noted.get("namespace") and here["namespace"] not in ("", noted["namespace"]):
+        return None
     if noted.get("started") is None:
         return processes.is_alive(noted["pid"])
     return bool(processes.started(noted["pid"]) == noted["started"])

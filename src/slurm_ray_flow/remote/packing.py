@@ -8,7 +8,6 @@ Python beside them. In the folder, `owner` says which process it belongs to, as 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 import tarfile
@@ -16,12 +15,12 @@ import tempfile
 from pathlib import Path
 from typing import Iterator, Optional
 
-from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.remains import note_owner
 
 ARCHIVE = "environment.tar.gz"
 """The name of the file, beside whole.json."""
-PREFIX, OWNER = "srf-environment-", "owner"
+PREFIX = "srf-environment-"
 _LEVEL = 3
 """Of gzip: nearly as small as the highest, in a third of the time."""
 
@@ -111,6 +110,5 @@ def _inside(tar: tarfile.TarFile, prefix: str) -> Iterator[tarfile.TarInfo]:
 
 def _make_folder(scratch: Optional[str]) -> str:
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=scratch or os.environ.get("TMPDIR") or "/tmp")
-    with open(os.path.join(folder, OWNER), "w", encoding="ascii") as file:
-        json.dump(processes.this_process(), file)
+    note_owner(folder)
     return folder

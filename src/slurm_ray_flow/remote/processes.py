@@ -58,6 +58,20 @@ def started(pid: int) -> Optional[int]:
     return int(fields[19]) if fields and fields[0] not in _DEAD else None
 
 
+def this() -> Dict[str, Any]:
+    """What this process is for others who want to know whether it lives: liveness.py reads it."""
+    pid = os.getpid()
+    here = {"host": socket.gethostname(), "boot_id": boot_id(), "namespace": namespace()}
+    return {"pid": pid, "started": started(pid), **here}
+
+
+def namespace() -> str:
+    """The namespace that the numbers of processes belong to; "" where the system does not say."""
+    with contextlib.suppress(OSError):
+        return os.readlink("/proc/self/ns/pid")
+    return ""
+
+
 def boot_id() -> Optional[str]:
     """The identity of this boot of the machine, or None where the system has none."""
     try:
@@ -65,20 +79,6 @@ def boot_id() -> Optional[str]:
             return file.read().strip()
     except OSError:
         return None
-
-
-def this_process() -> Dict[str, Any]:
-    """What tells this process from every other one, on whatever host that sees what it writes."""
-    pid = os.getpid()
-    place = {"boot_id": boot_id(), "namespace": namespace(), "host": socket.gethostname()}
-    return {"pid": pid, "started": started(pid), **place}
-
-
-def namespace() -> str:
-    """In which namespace of pids this process is; "" where the system has none."""
-    with contextlib.suppress(OSError):
-        return os.readlink("/proc/self/ns/pid")
-    return ""
 
 
 def is_alive(pid: int) -> bool:

@@ -20,7 +20,7 @@ OWNER = "owner"
 def note_owner(folder: str) -> None:
     """Say that a folder belongs to this process."""
     with open(os.path.join(folder, OWNER), "w", encoding="ascii") as file:
-        json.dump(processes.this_process(), file)
+        json.dump(processes.this(), file)
 
 
 def remove_remains(base: str, prefix: str) -> None:
@@ -44,7 +44,8 @@ def remove_remains(base: str, prefix: str) -> None:
 def _is_dead(noted: bytes) -> bool:
     try:
         owner: Dict[str, Any] = json.loads(noted)
-        here = owner["boot_id"] == processes.boot_id() and owner["namespace"] == processes.namespace() != ""
+        this = processes.this()
+        here = owner["boot_id"] == this["boot_id"] and owner["namespace"] == this["namespace"] != ""
         return here and owner["started"] is not None and not noted_alive(owner)
     except (ValueError, TypeError, KeyError, AttributeError):
         return False  # it is just being written, or is an older one

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import time
-from typing import Any, Dict, Optional
+from typing import Any, Dict
 
-from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.liveness import noted_alive
 from slurm_ray_flow.remote.protocol import find_event
 
 SUBMIT_SECONDS = 60.0
@@ -38,13 +38,6 @@ def submit(root: str, run_id: str) -> None:
         raise _not_started(run, said or "it ended with {}".format(done.returncode))
 
 
-def alive(pid: int, started: Optional[int], boot_id: Optional[str]) -> bool:
-    """Whether the process still runs that noted this of itself."""
-    if boot_id != processes.boot_id():
-        return False
-    return processes.is_alive(pid) if started is None else processes.started(pid) == started
-
-
 def clock() -> float:
     """This machine's time, in seconds since 1970."""
     return time.time()
@@ -54,4 +47,4 @@ def _not_started(run: Run, why: str) -> OperationError:
     return OperationError("the head did not start: {}".format(why), run.head_log, "read that log", "environment")
 
 
-OPERATIONS: Dict[str, Any] = {"submit": submit, "alive": alive, "clock": clock}
+OPERATIONS: Dict[str, Any] = {"submit": submit, "alive": noted_alive, "clock": clock}

@@ -11,7 +11,6 @@ import json
 import os
 import secrets
 import signal
-import socket
 import subprocess
 import time
 from typing import Any, Dict, Iterator, List, Optional
@@ -78,9 +77,8 @@ def job_of(run: Run) -> Optional[str]:
 
 def _submit(run: Run, command: List[str]) -> Dict[str, Any]:
     name = next((word.partition("=")[2] for word in command if word.startswith("--job-name=")), "")
-    mark = {
-        "id": secrets.token_hex(8), "host": socket.gethostname(), "boot_id": processes.boot_id(), "name": name,
-    }  # fmt: skip
+    here = {key: value for key, value in processes.this().items() if key in ("host", "boot_id", "namespace")}
+    mark = {"id": secrets.token_hex(8), "name": name, **here}
     write(_mark_file(run), json.dumps(mark).encode())
     with open(_out(run), "wb") as out, open(_err(run), "wb") as err:
         process = subprocess.Popen(
@@ -107,7 +105,7 @@ def _earlier(run: Run, mark: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _runs(mark: Dict[str, Any]) -> bool:
-    return mark.get("host") == socket.gethostname() and "pid" in mark and noted_alive(mark)
+    return "pid" in mark and bool(noted_alive(mark))
 
 
 def _answer(run: Run, mark: str, code: Optional[int]) -> Dict[str, Any]:
