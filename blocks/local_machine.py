@@ -15,10 +15,11 @@ from prefect.blocks.core import Block
 from pydantic import Field
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import building, processes, programs, rsync, transfer
+from slurm_ray_flow.blocks import building, processes, programs, rsync, transfer, wheelhouse
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
 from slurm_ray_flow.blocks.shell import withheld
+from slurm_ray_flow.core.errors import EnvironmentFailed
 from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event
@@ -109,6 +110,18 @@ class LocalMachine(Machine, Block):
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         self.prepare()
+        with wheelhouse.copied(spec) as ready:
+            try:
+                self._build(ready, tell)
+            except EnvironmentFailed:
+                if ready == spec:
+                    raise
+            else:
+                return
+        # A local package may need a folder beside its own. Of one in its place, uv would take what it has built before.
+        self._build({**spec, "options": [*spec["options"], "--refresh"]}, tell)
+
+    def _build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         request = ("environments.build", {"spec": {**spec, "uv": find_uv_bin()}})
         self.ask_all([request], lambda event: building.say(event, tell))
 

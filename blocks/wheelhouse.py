@@ -28,7 +28,7 @@ from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.requirements import Line, hide_credentials
 from slurm_ray_flow.core.requirements.files import UV_OPTIONS
-from slurm_ray_flow.core.requirements.local import path_of
+from slurm_ray_flow.core.requirements.local import path_of, url_of, without_meaning
 from slurm_ray_flow.core.wheels import Target, is_local, local_links, without_wheel
 from slurm_ray_flow.remote.installation import split_options
 
@@ -89,6 +89,34 @@ def local_only(spec: Mapping[str, Any], target: Target, there: PurePosixPath, te
             _Collector(spec, target, folder).collect_local()
     others = [line for line in spec["requirements"] if not is_local(line)]
     return Wheelhouse(place / _WHEELS, {"requirements": [*others, *_lines(place, there)]})
+
+
+@contextlib.contextmanager
+def copied(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """The spec of a build with copies of its local packages, for as long as the block lasts."""
+    with tempfile.TemporaryDirectory(dir=private_folder(home() / "cache" / "sent")) as folder:
+        lines = list(spec["requirements"])
+        for number, text in enumerate(lines):
+            if is_local(text):
+                line = Line.parse(text)
+                lines[number] = dataclasses.replace(line, url=_copied(line.url, Path(folder, str(number)))).text
+        yield {**spec, "requirements": lines}
+
+
+def _copied(url: str, folder: Path) -> str:
+    """The address of a copy of a local package: what builds one, such as setuptools, writes into its folder."""
+    path = path_of(url) if url.startswith("file:") else None
+    if path is None or not path.is_dir():
+        return url
+    copy = folder / path.name
+    try:
+        shutil.copytree(path, copy, symlinks=True, ignore=without_meaning)
+    except OSError:  # it holds what can't be copied
+        return url
+    for name in (".git", ".hg"):
+        if (path / name).exists():
+            (copy / name).symlink_to(path / name)  # a version may be told by it
+    return url_of(copy) + "".join(url.partition("#")[1:])
 
 
 class _Collector:
@@ -166,9 +194,12 @@ class _Collector:
         if path is not None and path.suffix == ".whl":
             return self._keep(self._checked(path, str(path)), copy=True)
         place = Path(tempfile.mkdtemp(dir=self._work))
-        file = self._file("build.txt", [*self._options(), source])
-        done = _pip("wheel", "--no-deps", "--wheel-dir", str(place), "--requirement", file)
-        if not done.ok:
+        for one in dict.fromkeys((_copied(source, Path(tempfile.mkdtemp(dir=self._work))), source)):
+            file = self._file("build.txt", [*self._options(), one])
+            done = _pip("wheel", "--no-deps", "--wheel-dir", str(place), "--requirement", file)
+            if done.ok:
+                break  # what needs a folder beside its own is built where it lies
+        else:
             raise failure(f"{hide_credentials(source)} can't be built here for the cluster", done)
         (made,) = place.glob("*.whl")
         return self._keep(self._checked(made, source))

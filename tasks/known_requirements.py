@@ -29,8 +29,16 @@ def known_wanted(environment: str | tuple[str, ...], code: Code, python: str, al
     if place is not None:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
             return Wanted.from_json(place.read_text())
-    project, distributions = Path(code.project), code.scan().distributions
-    found = wanted(environment, project, distributions, python=python, uv=ask_uv_once, always=always)
+    scan = code.scan()
+    found = wanted(
+        environment,
+        Path(code.project),
+        scan.distributions,
+        python=python,
+        uv=ask_uv_once,
+        always=always,
+        travelling=[file.path for file in scan.files],
+    )
     text = found.to_json()
     # What it depends on beside the files below is not watched, and index options may hold a password.
     if place is not None and not (found.contents or found.options or found.beyond) and hide_credentials(text) == text:

@@ -1,6 +1,7 @@
 """Projects whose requirements uv tells, or a tool that uv runs."""
 
 import subprocess
+import sys
 import textwrap
 from pathlib import Path
 
@@ -8,9 +9,10 @@ import pytest
 from uv import find_uv_bin
 
 from recorded_projects import check, recorded, write
-from slurm_ray_flow import DependencyError
+from slurm_ray_flow import DependencyError, LocalMachine
 from slurm_ray_flow.blocks.uv import ask_uv
 from slurm_ray_flow.core.requirements import wanted
+from slurm_ray_flow.core.requirements.local import content_digest
 
 
 @pytest.mark.parametrize("recorded", recorded(tools=True), ids=lambda path: path.stem)
@@ -26,6 +28,26 @@ def test_nothing_of_a_build_stays_in_the_project(tmp_path):
     found = wanted("setup.py", tmp_path, [], python="3.11", uv=ask_uv)
     assert found.requirements == ("iniconfig",)
     assert sorted(path.name for path in tmp_path.rglob("*.egg-info")) == ["mine.egg-info"]
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_local_package_is_built_from_a_copy_as_it_is_now(tmp_path, monkeypatch, beside):
+    """One that reads a file beside its folder is built where it lies."""
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    package, machine = tmp_path / "package", LocalMachine(root=tmp_path / "root")
+    version = "open('../version').read()" if beside else "'1.0'"
+    setup = f"from setuptools import setup\nsetup(name='mine', version={version}, packages=['mine'])\n"
+    write(tmp_path, {"package/setup.py": setup, "version": "1.0"})
+    for number in ("1", "2"):
+        write(package, {"mine/__init__.py": f"VALUE = {number}\n"})
+        before = content_digest(package)
+        spec = {"root": str(tmp_path / "root"), "digest": f"d{number}", "version": "", "python": sys.executable}
+        lines = {"requirements": [f"mine @ {package.as_uri()}"], "constraints": [], "options": []}
+        machine.build({**spec, **lines}, print)
+        python = tmp_path / "root" / "environments" / f"d{number}" / "bin" / "python"
+        assert subprocess.check_output([python, "-c", "import mine; print(mine.VALUE)"], text=True) == f"{number}\n"
+        assert content_digest(package) == before
+        assert beside or sorted(path.name for path in package.iterdir()) == ["mine", "setup.py"]
 
 
 def test_a_lock_that_uv_refuses_is_told_with_uvs_words_and_no_password(tmp_path):

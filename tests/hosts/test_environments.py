@@ -237,20 +237,21 @@ def test_uploaded_wheels_need_no_index(offline):
     assert added == {"toml-0.10.2-py2.py3-none-any.whl"}
 
 
-def local_package(folder, name="mine", code="VALUE = 7\n"):
+def local_package(folder, name="mine", code="VALUE = 7\n", backend="hatchling.build"):
     (folder / name).mkdir(parents=True)
     (folder / name / "__init__.py").write_text(code)
     (folder / "pyproject.toml").write_text(
-        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+        f'[build-system]\nrequires = ["{backend.partition(".")[0]}"]\nbuild-backend = "{backend}"\n'
         f'[project]\nname = "{name}"\nversion = "1.0"\ndependencies = ["six"]\n'
     )
     return f"{name} @ {folder.as_uri()}"
 
 
-@pytest.mark.parametrize("wheels", ["index", "upload"])
-def test_a_local_package_travels_as_a_wheel(desi, tmp_path, wheels):
-    environment = desi.build(local_package(tmp_path / "package"), wheels=wheels)
+@pytest.mark.parametrize(("wheels", "backend"), [("index", "setuptools.build_meta"), ("upload", "hatchling.build")])
+def test_a_local_package_travels_as_a_wheel_and_is_left_as_it_was(desi, tmp_path, wheels, backend):
+    environment = desi.build(local_package(tmp_path / "package", backend=backend), wheels=wheels)
     assert desi.run(environment, "import mine, six; print(mine.VALUE)") == "7"
+    assert sorted(path.name for path in (tmp_path / "package").iterdir()) == ["mine", "pyproject.toml"]
 
 
 def test_a_local_folder_of_wheels_is_refused_or_sent(desi, tmp_path):

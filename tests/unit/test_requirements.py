@@ -10,7 +10,8 @@ import pytest
 
 from recorded_projects import Scanned, check, no_uv, recorded, write
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import wanted
+from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.core.requirements.local import content_digest
 
 
 @pytest.mark.parametrize("recorded", recorded(), ids=lambda path: path.stem)
@@ -112,6 +113,37 @@ def test_a_local_package_is_known_by_its_content(tmp_path: Path) -> None:
     assert wanted("auto", project, [], python="3.11", uv=no_uv) == before
     write(outside, {"x.py": "2"})
     assert wanted("auto", project, [], python="3.11", uv=no_uv) != before
+
+
+def test_what_a_build_leaves_in_a_local_package_says_nothing_of_it(tmp_path: Path) -> None:
+    package = write(tmp_path / "package", {"mine/__init__.py": "1", "mine/build/x.py": "1", "build/own.py": "1"})
+    before = content_digest(package)
+    write(package, {"mine.egg-info/PKG-INFO": "1"})
+    assert content_digest(package) == before
+    write(package, {"mine/build/x.py": "2"})
+    assert content_digest(package) != before
+    (package / "build" / "own.py").unlink()
+    before = content_digest(package)
+    write(package, {"build/lib/mine/__init__.py": "1", "build/bdist.linux-x86_64/x": ""})
+    assert content_digest(package) == before
+
+
+def test_of_a_local_package_code_that_travels_as_files_does_not_count(tmp_path: Path) -> None:
+    outside = write(tmp_path / "outside", {"src/mine/__init__.py": "", "src/mine/deep/x.py": "1", "src/other.py": "1"})
+    project = write(tmp_path / "project", {"requirements.txt": "-e ../outside\n"})
+
+    def found(*travelling: str) -> Wanted:
+        files = [outside / name for name in travelling]
+        return wanted("auto", project, [], python="3.11", uv=no_uv, travelling=files)
+
+    before, without = found("src/mine/__init__.py"), found()
+    write(outside, {"src/mine/__init__.py": "2", "src/mine/deep/x.py": "2"})
+    assert found("src/mine/__init__.py") == before
+    assert found() != without
+    for name in ("src/other.py", "pyproject.toml", "setup.py", "src/mine/fast.c"):
+        before = found("src/mine/__init__.py")
+        write(outside, {name: "x = 1"})
+        assert found("src/mine/__init__.py") != before
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])

@@ -36,6 +36,7 @@ def wanted(
     python: str,
     uv: Uv,
     always: Sequence[str] = (),
+    travelling: Iterable[Path] = (),
 ) -> Wanted:
     """What is to be installed for a run; docs/projects.md says it for users.
 
@@ -48,6 +49,7 @@ def wanted(
         python: major.minor of the cluster's Python.
         uv: runs uv.
         always: what the run itself needs, pinned. The user's own pin of the same package wins.
+        travelling: the user's modules that travel as files.
 
     Raises:
         DependencyError: something can't be read, or two of the requirements exclude each other; names both.
@@ -73,7 +75,7 @@ def wanted(
         options=tuple(dict.fromkeys(reading.options)),
         source=source,
         python=python,
-        contents=_contents(reading),
+        contents=_contents(reading, travelling),
         notes=tuple(reading.notes),
         beyond=reading.beyond,
     )
@@ -191,8 +193,9 @@ def _conflict(one: str, other: str) -> DependencyError:
     )
 
 
-def _contents(reading: Reading) -> tuple[tuple[str, str], ...]:
+def _contents(reading: Reading, travelling: Iterable[Path]) -> tuple[tuple[str, str], ...]:
     links = [option.partition(" ")[2] for option in reading.options if option.startswith("--find-links ")]
     addresses = [line.url for line in reading.lines if line.url.startswith("file:")]
     paths = {path for url in (*addresses, *links) if (path := local.path_of(url.partition("#")[0])) is not None}
-    return tuple(sorted((str(path), local.content_digest(path)) for path in paths))
+    modules = {file.resolve() for file in travelling} if paths else set()
+    return tuple(sorted((str(path), local.content_digest(path, modules)) for path in paths))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -11,6 +13,8 @@ from slurm_ray_flow.core.errors import DependencyError
 
 SKIPPED = {".git", ".hg", ".venv", "venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"}
 """Folders that say nothing about what a package holds."""
+_BUILT = re.compile(r"bdist\..+|(lib|temp)(\..+)?")
+"""What setuptools has in its folder `build`."""
 
 
 def path_of(url: str) -> Path | None:
@@ -50,20 +54,41 @@ def resolve(path: str, base: Path, project: Path, where: str) -> Path:
     raise DependencyError(f"the local package {path} is not there", where=where, advice=advice)
 
 
-def content_digest(path: Path) -> str:
+def content_digest(path: Path, travelling: Collection[Path] = ()) -> str:
     """SHA-256 over a file, or over the names and bytes of a folder's files.
+
+    Args:
+        path: the file or folder.
+        travelling: the user's modules that travel as files, resolved. They are imported, and not what was installed of
+            the same package: its modules do not count.
 
     Raises:
         DependencyError: something of it can't be read.
     """
     total = hashlib.sha256()
     try:
-        for file in _files(path):
-            name = file.relative_to(path).as_posix().encode()
+        for file in _files(path.resolve()):
+            if file.suffix == ".py" and any(one in travelling for one in _importing(file)):
+                continue
+            name = file.relative_to(path.resolve()).as_posix().encode()
             total.update(len(name).to_bytes(4, "big") + name + hashlib.sha256(file.read_bytes()).digest())
     except OSError as error:
         raise DependencyError(f"a local package can't be read: {error}", where=str(path)) from error
     return total.hexdigest()
+
+
+def _importing(file: Path) -> list[Path]:
+    """A module, and the packages around it."""
+    return [file, *(folder / "__init__.py" for folder in file.parents)]
+
+
+def without_meaning(folder: str, names: Iterable[str]) -> set[str]:
+    """Those of the names in a folder that say nothing about what a package holds: caches, and what a build has left."""
+    found = {name for name in names if name in SKIPPED or name.endswith(".egg-info")}
+    build = Path(folder, "build")
+    if build.is_dir() and any(_BUILT.fullmatch(each.name) for each in build.iterdir()):
+        found.add("build")
+    return found
 
 
 def _files(path: Path) -> list[Path]:
@@ -71,6 +96,6 @@ def _files(path: Path) -> list[Path]:
         return [path]
     found: list[Path] = []
     for folder, names, files in os.walk(path):
-        names[:] = sorted(name for name in names if name not in SKIPPED and not name.endswith(".egg-info"))
+        names[:] = sorted({*names} - without_meaning(folder, names))
         found += [Path(folder) / file for file in sorted(files) if (Path(folder) / file).is_file()]
     return found
