@@ -11,7 +11,7 @@ import pytest
 
 import slurm_ray_flow.remote as remote_package
 from slurm_ray_flow.blocks import programs
-from slurm_ray_flow.remote import events, failures, files, inside, limits, pickling, processes, protocol
+from slurm_ray_flow.remote import events, failures, files, inside, limits, pickling, processes, protocol, waiting
 from support import python_of, wait_for
 
 REMOTE = Path(remote_package.__file__).parent
@@ -107,6 +107,35 @@ def test_the_end_of_a_run_is_on_the_disk(tmp_path, monkeypatch):
     run.record("call_started")
     run.record("call_ended")
     assert synced == [True]
+
+
+class Queueing:
+    """A day in a queue whose holder changes all the time, but for the last hour."""
+
+    now, ahead, pause = 0.0, 3, 0.0
+
+    def __init__(self, *_):
+        pass
+
+    def take(self):
+        Queueing.now += 5.0
+        return Queueing.now > 86400
+
+    def holders(self):
+        return [{"user": "bob", "since": min(Queueing.now, 82800)}]
+
+
+def test_a_long_wait_is_told_in_few_events_and_its_last_state_among_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(waiting, "Turn", Queueing)
+    monkeypatch.setattr(waiting.time, "monotonic", lambda: Queueing.now)
+    monkeypatch.setattr(waiting.signal, "sigtimedwait", lambda *_: None)
+    run = events.Run(str(tmp_path), "r")
+    os.makedirs(run.folder)
+    waiting.await_turn(run, {"lock": {"path": "/none"}}, set())
+    told = [event["holder"]["since"] for event in run.recorded()]
+    assert told[0] == 5.0
+    assert told[-1] == 82800
+    assert len(told) < 500
 
 
 def test_half_a_line_is_no_event():

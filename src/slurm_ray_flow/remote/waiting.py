@@ -12,7 +12,9 @@ from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.turn import Turn, waits_for
 
 TELL_EVERY = 1.0
-"""Seconds between two events `waiting`, at least."""
+"""Seconds between two events `waiting`, at least; they grow with the wait, so that one of days has hundreds."""
+LATE = 1 / 60
+"""So much of its wait may have passed before a change is told."""
 LOOK_EVERY = 0.5
 
 Reason = Dict[str, str]
@@ -70,14 +72,15 @@ class _Teller:
     """Records what a run waits for, whenever that has changed."""
 
     def __init__(self, run: Run) -> None:
-        self._run, self._next = run, 0.0
+        self._run, self._began, self._next = run, time.monotonic(), 0.0
         self._said: Dict[str, Any] = {}
 
     def tell(self, turn: Turn) -> None:
-        if time.monotonic() < self._next:
+        now = time.monotonic()
+        if now < self._next:
             return
         said = waits_for(turn)
-        self._next = time.monotonic() + (LOOK_EVERY if said == self._said else TELL_EVERY)
+        self._next = now + (LOOK_EVERY if said == self._said else max(TELL_EVERY, LATE * (now - self._began)))
         if said != self._said:
             self._said = said
             self._run.record("waiting", **said)
