@@ -18,6 +18,7 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outcome import Ended, Outcome
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.remote import files
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.run import Call, Run
 from slurm_ray_flow.tasks.scan_imports import Code
@@ -76,4 +77,4 @@ def _place(key: str) -> Path:
 def _copy(source: Path, target: Path) -> None:
     beside = private_folder(target.parent) / f".{target.name}.{os.getpid()}"
     shutil.copyfile(source, beside)
-    os.replace(beside, target)
+    files.rename(str(beside), str(target))

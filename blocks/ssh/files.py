@@ -66,6 +66,7 @@ def copy_folder(agent: Agent, source: Path, path: PurePosixPath) -> None:
     """Bring what lies in a folder into one there; what is there stays."""
     agent.ask_all([("files.folders", {"root": str(path), "names": [""]})])
     patiently(agent, lambda way: rsync.copy_folder(str(source), f"{_HOST}:{path}", way))
+    agent.ask_all([("files.sync_all", {"folder": str(path)})])
 
 
 def copy_from(agent: Agent, path: PurePosixPath, target: Path, most: int) -> None:

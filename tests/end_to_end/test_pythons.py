@@ -101,6 +101,21 @@ def test_a_uv_that_a_loss_of_power_has_emptied_is_put_there_again(own_home, monk
     assert uv_tool.number(uv_tool.provide(root, "1.2.3", sent=find_uv_bin())["uv"])
 
 
+def test_a_python_that_a_loss_of_power_has_emptied_is_downloaded_again(own_home):
+    root = own_home / "root"
+    python = root / "tools" / "python" / f"cpython-{HERE}.99-linux" / "bin" / "python3"
+    uv = root / "tools" / "uv" / "1.2.3" / "uv"
+    for path in (python, uv):
+        path.parent.mkdir(parents=True)
+    python.touch(mode=0o755)
+    uv.write_text(
+        "#!/bin/sh\ncase $* in *--version) echo uv 0.9.9;;\n"
+        f"*'python install --reinstall'*) ln -sf {shlex.quote(sys.executable)} {shlex.quote(str(python))};; esac\n"
+    )
+    uv.chmod(0o755)
+    assert pythons.find("download", HERE, str(root), "1.2.3")["python"] == str(python)
+
+
 def test_a_uv_that_does_not_start_is_refused(own_home, monkeypatch):
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     broken = own_home / "uv"

@@ -211,6 +211,5 @@ def folders(root: str, names: List[str]) -> None:
             os.chmod(folder, 0o700)
 
 
-OPERATIONS: Dict[str, Any] = {
-    operation.__name__: operation for operation in (await_growth, read, write, names, announce, remove, rename, folders)
-}
+_ALL = (await_growth, read, write, names, announce, remove, rename, folders, sync_all)
+OPERATIONS: Dict[str, Any] = {operation.__name__: operation for operation in _ALL}

@@ -21,7 +21,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence
 from slurm_ray_flow.remote import uv_tool
 from slurm_ray_flow.remote.asking import said_by
 from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.files import private_folder
+from slurm_ray_flow.remote.files import private_folder, sync_all
 from slurm_ray_flow.remote.machines import platform_tag
 from slurm_ray_flow.remote.uv_program import BuildError, Uv, clean_variables
 
@@ -145,15 +145,17 @@ def _known_to_uv(version: str, uv: str) -> List[str]:
 def _download(version: str, root: str, uv_version: str) -> str:
     """Have uv download one into the root, once; gives its path."""
     folder = private_folder(_folder(root))
-    if not _downloaded(folder, version):
+    there = _downloaded(folder, version)
+    if not there or ask(_question(there[0])) is None:  # a loss of power may have left a part of it
         uv = uv_tool.provide(root, uv_version)["uv"]
         try:
             program = Uv(uv, Path(folder), None, lambda _: None)
-            program.run("python", "install", "--install-dir", folder, "--no-bin", version)
+            program.run("python", "install", "--reinstall", "--install-dir", folder, "--no-bin", version)
         except BuildError as error:
             what = "Python {} can't be downloaded: {}".format(version, error)
             advice = 'set `python` of the block to the path of a Python, or to "module:NAME"'
             raise OperationError(what, folder, advice, "environment") from error
+        sync_all(folder)
     return [*_downloaded(folder, version), os.path.join(folder, "python3")][0]
 
 
