@@ -203,8 +203,12 @@ def test_what_a_process_of_before_the_last_boot_had_goes(tmp_path: Path) -> None
     (tmp_path / "runs/r/events.jsonl").write_text(
         json.dumps({"event": "allocated", **processes.this(), "boot_id": "before"}) + "\n"
     )
+    lay(tmp_path, "runs/damaged/log.txt")
+    (tmp_path / "runs/damaged/events.jsonl").write_text(
+        json.dumps({"event": "allocated", "boot_id": processes.boot_id()}) + "\n"
+    )
     age(tmp_path)
-    assert cleaned(tmp_path) == ["runs/r"]
+    assert sorted(cleaned(tmp_path)) == ["runs/damaged", "runs/r"]
 
 
 def test_a_kept_run_goes_by_hand_alone(tmp_path: Path) -> None:

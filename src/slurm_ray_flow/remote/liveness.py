@@ -44,8 +44,8 @@ def noted_alive(noted: Dict[str, Any]) -> Optional[bool]:
     if noted.get("namespace") and here["namespace"] not in ("", noted["namespace"]):
         return None
     if noted.get("started") is None:
-        return processes.is_alive(noted["pid"])
-    return bool(processes.started(noted["pid"]) == noted["started"])
+        return processes.is_alive(noted.get("pid", 0))
+    return bool(processes.started(noted.get("pid", 0)) == noted["started"])
 
 
 def texts(value: Any) -> List[str]:
