@@ -128,7 +128,7 @@ class LocalMachine(Machine, Block):
     def reach(self, host: str, port: int) -> socket.socket:
         return socket.create_connection((host, port), REACH_SECONDS)
 
-    def lives(self, allocated: Event) -> bool:
+    def lives(self, allocated: Event) -> bool | None:
         return processes.alive_as_noted(allocated)  # macOS has no /proc to ask
 
 

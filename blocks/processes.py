@@ -75,16 +75,16 @@ def alive(process: Process) -> bool:
     return now is not None and now.started == process.started
 
 
-def alive_as_noted(noted: Mapping[str, Any]) -> bool:
-    """Whether the process still runs that noted its own `pid`, `started` and `boot_id`.
+def alive_as_noted(noted: Mapping[str, Any]) -> bool | None:
+    """Whether the process still runs that noted its own `pid`, `started` and `boot_id`; None if it is `elsewhere`.
 
-    Where the system told it only its pid, whoever has that pid now counts. One that is `elsewhere` counts as alive.
+    Where the system told it only its pid, whoever has that pid now counts.
     """
     boot = str(noted["boot_id"])
     if "namespace" in noted:  # as our program on a cluster writes it
         boot = _place(boot, noted["namespace"], noted["host"])
     if elsewhere(boot):
-        return True
+        return None
     if noted["started"] is None:
         return identify(noted["pid"]) is not None
     return alive(Process(noted["pid"], noted["started"], boot))

@@ -170,7 +170,8 @@ def head_state(paths: RunPaths) -> HeadState:
         return "absent"
     if allocated.get("started") is None:
         return "unknown"
-    return "alive" if alive_as_noted(allocated) else "dead"
+    alive = alive_as_noted(allocated)
+    return "unknown" if alive is None else "alive" if alive else "dead"
 
 
 def _events(paths: RunPaths) -> list[dict[str, Any]]:

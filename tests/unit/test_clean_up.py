@@ -16,7 +16,7 @@ from slurm_ray_flow.blocks.processes import this_process
 from slurm_ray_flow.blocks.server.clean_up import clean_up
 from slurm_ray_flow.core.expiry import DAY, KEPT_DAYS
 from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.remote import loader, packing, tree
+from slurm_ray_flow.remote import loader, packing, processes, tree
 from slurm_ray_flow.remote.left import Left, expired, node_folders
 
 KEPT_SECONDS = KEPT_DAYS * DAY
@@ -127,7 +127,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_a_killed_head_had_on_its_node_goes_at_once(root: Path, node: Path, prefix: str) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
-    this = dataclasses.asdict(this_process())
+    this = processes.this()
     living, dead, foreign = (node / f"{prefix}{name}" for name in ("living", "dead", "foreign"))
     for folder in (living, dead, foreign):
         folder.mkdir()

@@ -50,8 +50,8 @@ class MapRecord:
 
     @property
     def alive(self) -> bool:
-        """Whether the process that begins the calls runs."""
-        return processes.alive_as_noted(dataclasses.asdict(self))
+        """Whether the process that begins the calls runs, or may do so on another machine with this home."""
+        return processes.alive_as_noted(dataclasses.asdict(self)) is not False
 
 
 def record_map(map_id: str, function: str, cluster: str, values: Sequence[str]) -> None:

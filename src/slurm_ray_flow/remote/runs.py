@@ -6,6 +6,7 @@ import subprocess
 import time
 from typing import Any, Dict
 
+from slurm_ray_flow.remote import processes
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.liveness import noted_alive
