@@ -121,6 +121,8 @@ def saved_names(block_type: type[Block]) -> list[str]:
     try:
         with get_client(sync_client=True) as client:
             documents = client.read_block_documents_by_type(block_type.get_block_type_slug())
-    except PrefectHTTPStatusError:  # nobody has registered this kind yet
-        return []
+    except PrefectHTTPStatusError as error:
+        if error.response.status_code != 404 or "json" not in error.response.headers.get("content-type", ""):
+            raise
+        return []  # nobody has registered this kind yet
     return [document.name for document in documents if document.name]

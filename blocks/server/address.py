@@ -7,6 +7,7 @@ import json
 import os
 import socket
 import time
+import urllib.request
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import version
 from pathlib import Path
@@ -21,6 +22,8 @@ CONNECT_SECONDS = 1.0
 BEAT_SECONDS, BEATS_WITHIN = 5.0, 25.0
 """So often a supervisor touches the file of its server's state; and so long another host waits to see that: a mount of
 sshfs shows for 20 s what it knew."""
+FAR_SECONDS = 5.0
+"""To a server elsewhere a packet may get lost, and is sent again after a second or three."""
 
 
 @dataclass(frozen=True)
@@ -140,10 +143,10 @@ def versions() -> tuple[str, str]:
     return version("prefect"), version("slurm-ray-flow")
 
 
-def listening(port: int, host: str = HOST) -> bool:
+def listening(port: int, host: str = HOST, patience: float = CONNECT_SECONDS) -> bool:
     """Whether something takes connections there. Prefect's server does so once it is ready, not before."""
     try:
-        socket.create_connection((host, port), timeout=CONNECT_SECONDS).close()
+        socket.create_connection((host, port), timeout=patience).close()
     except OSError:
         return False
     return True
@@ -155,10 +158,14 @@ def serving(state: ServerState | None) -> bool:
 
 
 def server_alive(address: ServerAddress) -> bool:
-    """Whether the server can be reached; costs a connection, never a request, and at most a second."""
+    """Whether the server can be reached; costs a connection, never a request, and a few seconds at most.
+
+    One that is reached by a site's proxy may be there: only a request would tell.
+    """
     if address.owned:
         state = read_state(server_files())
         return state is not None and state.url == address.url and serving(state)
     parts = urlsplit(address.url)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    return listening(port, parts.hostname or HOST)
+    host, port = parts.hostname or HOST, parts.port or (443 if parts.scheme == "https" else 80)
+    by_proxy = parts.scheme in urllib.request.getproxies() and not urllib.request.proxy_bypass(host)
+    return by_proxy or listening(port, host, FAR_SECONDS)

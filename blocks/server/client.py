@@ -10,6 +10,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from slurm_ray_flow.blocks.server.address import ServerAddress
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
+from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 
 _guard = threading.Lock()
 _connected_to: set[str] = set()  # addresses that `connect` set: no choice of the user's
@@ -38,6 +39,32 @@ def configured_auth() -> str:
 
     found = get_current_settings().api.auth_string
     return found.get_secret_value() if found else ""
+
+
+def server_error(error: BaseException) -> ServerError | None:
+    """What an exception of Prefect's client says of the server; None for one that says nothing of it."""
+    from httpx import HTTPError
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, HTTPError):
+        cause = cause.__cause__
+    if cause is None or isinstance(error, SlurmRayFlowError):
+        return None
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    return no_answer(f"it answers {status}" if status else str(cause) or type(cause).__name__, status)
+
+
+def no_answer(why: str, status: int | None = None) -> ServerError:
+    """The error for a server that is not there, or does not answer as Prefect's does."""
+    url = urlsplit(configured_url() or "")
+    if not url.geturl():
+        advice = "`srf status` shows whether it runs, `srf up` starts it"
+        return ServerError(f"the Prefect server gave no useful answer: {why}", advice=advice)
+    where = url._replace(netloc=url.netloc.rpartition("@")[2]).geturl()  # without a password
+    advice = "start it, or see that PREFECT_API_URL leads to its API; where that is not set, srf starts its own"
+    if status in {401, 403}:
+        advice = "set PREFECT_API_AUTH_STRING to its user:password, or PREFECT_API_KEY to your key"
+    return ServerError(f"the Prefect server that you configured can't be used: {why}", where=where, advice=advice)
 
 
 def ui_url_of(api_url: str) -> str:

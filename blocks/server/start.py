@@ -16,6 +16,7 @@ from slurm_ray_flow.blocks.server.address import (
     ServerAddress,
     ServerState,
     read_state,
+    server_alive,
     server_elsewhere,
     serving,
     versions,
@@ -31,7 +32,7 @@ LOOK_SECONDS = 0.1
 
 
 def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
-    """The Prefect server to use: the configured one as it is, else ours, started if need be.
+    """The Prefect server to use: the configured one, which must be there, else ours, started if need be.
 
     Where ours runs already this takes a millisecond. Of several processes that start it at once, one does.
 
@@ -39,13 +40,16 @@ def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
         progress: is told, in a sentence, when something takes longer.
 
     Raises:
-        ServerError: it did not start; with the end of its log.
+        ServerError: it did not start, with the end of its log; or the configured one does not listen.
     """
     files = server_files()
     state = read_state(files)
     configured = client.configured_url()
     if configured and (state is None or configured != state.url):
-        return ServerAddress(configured, client.ui_url_of(configured), owned=False)
+        address = ServerAddress(configured, client.ui_url_of(configured), owned=False)
+        if not server_alive(address):
+            raise client.no_answer("nothing listens there")
+        return address
     if state is not None and serving(state) and alive(state.supervisor):
         _tell_of_another_version(state, progress)
         return state.address()

@@ -1,8 +1,13 @@
 """A Prefect server that dies under a launch."""
 
+import http.server
 import json
 import os
 import signal
+import socket
+import subprocess
+import sys
+import threading
 import time
 
 import pytest
@@ -46,3 +51,59 @@ def test_the_value_comes_home_all_the_same(script, tmp_path, monkeypatch, text):
     assert "value 42" in stdout
     assert "Prefect's server" in stderr
     assert process.returncode == 0
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(self.server.status)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def configured(tmp_path, monkeypatch):
+    """Has somebody else's server configured, which answers with a status; or nobody listens there."""
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    started = []
+
+    def configure(status):
+        if status:
+            started.append(http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler))
+            started[-1].status = status
+            threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
+            port = started[-1].server_address[1]
+        else:
+            with socket.create_server(("127.0.0.1", 0)) as gone:
+                port = gone.getsockname()[1]
+        monkeypatch.setenv("PREFECT_API_URL", f"http://me:secret@127.0.0.1:{port}/api")
+
+    yield configure
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize("status", [None, 401, 404])
+def test_a_configured_server_that_is_not_there_is_told_in_a_few_lines(script, configured, status):
+    configured(status)
+    done = script(SCRIPT, "nowhere")
+    assert done.returncode == 1
+    assert "ServerError" in done.stderr
+    assert "httpx" not in done.stderr and "secret" not in done.stderr
+    assert len(done.stderr.splitlines()) < 12
+    assert ("AUTH_STRING" in done.stderr) == (status == 401)
+
+
+@pytest.mark.parametrize(
+    ("verb", "status"),
+    [("clusters", None), ("clusters", 404), ("init x --host localhost --yes", None), ("forget x", 401), ("up", None)],
+)
+def test_a_verb_that_needs_a_configured_server_says_that_it_is_not_there(configured, verb, status):
+    configured(status)
+    command = [sys.executable, "-m", "slurm_ray_flow.cli.main", *verb.split()]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("ServerError: ")
+    assert len(done.stderr.splitlines()) == 3

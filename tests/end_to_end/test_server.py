@@ -160,9 +160,10 @@ def test_the_first_page_is_of_those_that_tell_nobody_of_a_visit(address: ServerA
 
 
 def test_a_configured_api_is_used_as_it_is(address: ServerAddress, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PREFECT_API_URL", "http://prefect.example:4200/api")
-    found = ensure_server(quiet)
-    assert found == ServerAddress("http://prefect.example:4200/api", "http://prefect.example:4200", owned=False)
+    with socket.create_server(("127.0.0.1", 0)) as somebody:
+        url = f"http://127.0.0.1:{somebody.getsockname()[1]}"
+        monkeypatch.setenv("PREFECT_API_URL", f"{url}/api")
+        assert ensure_server(quiet) == ServerAddress(f"{url}/api", url, owned=False)
     monkeypatch.setenv("PREFECT_API_URL", address.url)
     assert ensure_server(quiet).owned
 

@@ -111,6 +111,11 @@ def _run() -> int:
         # Whoever read us has gone (`| head`); the interpreter's last flush must not complain about it.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except Exception as error:
+        if (told := _of_the_server(error)) is None:
+            raise
+        print_error(told)
+        return 1
     return 0
 
 
@@ -134,6 +139,15 @@ class _End:
 
 _end = _End()
 atexit.register(_end)  # before all others, to be called after them
+
+
+def _of_the_server(error: Exception) -> SlurmRayFlowError | None:
+    """What Prefect's client has thrown about the server, in our words."""
+    if "prefect" not in sys.modules:
+        return None
+    from slurm_ray_flow.blocks.server.client import server_error
+
+    return server_error(error)
 
 
 def _leave_prefect_its_options() -> None:

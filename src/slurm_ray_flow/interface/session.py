@@ -28,6 +28,7 @@ from prefect.utilities.callables import get_call_parameters
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.blocks.server.client import server_error
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome, with_note
@@ -109,6 +110,8 @@ class Launching:
         ):
             raise error.with_traceback(None)  # the frames between are Prefect's and ours
         if self.outcome is None or not isinstance(error, Exception):
+            if self.outcome is None and (told := server_error(error)):
+                raise told from None
             raise error
         self.reporter.say(f"Prefect's server failed ({type(error).__name__}); the value is here all the same")
         return self.outcome.unwrap()
