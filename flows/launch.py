@@ -10,7 +10,7 @@ from slurm_ray_flow.core.retries import Retries
 from slurm_ray_flow.tasks.again import begin_again
 from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
 from slurm_ray_flow.tasks.execute_call import execute_call
-from slurm_ray_flow.tasks.fetch_outcome import fetch_outcome
+from slurm_ray_flow.tasks.fetch_outcome import outcome_of
 from slurm_ray_flow.tasks.install_environment import install_environment
 from slurm_ray_flow.tasks.outputs import outputs_brought
 from slurm_ray_flow.tasks.page import shown
@@ -79,7 +79,7 @@ def go_on(run: Run, cluster: Cluster, options: Options) -> Outcome:
         see_it_start(run, cluster)
         ended = run.call_ended = execute_call(run, cluster)
         offer_what_is_warm(run, cluster)
-        outcome = fetch_outcome(run.record, ended, cluster)
+        outcome = outcome_of(run.record, ended, cluster)
         tell_use(ended, cluster, options)
     return outcome
 
@@ -97,7 +97,7 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
     with turn(run, cluster, [snapshot.listing, environment.listing]) as lock, run.released_at_the_end(cluster):
         start_ray(run, call, code, snapshot, environment, cluster, options, lock)
         ended = run.call_ended = execute_call(run, cluster)
-        outcome = fetch_outcome(run.record, ended, cluster)
+        outcome = outcome_of(run.record, ended, cluster)
         tell_use(ended, cluster, options)
     remember(key, run, ended, cluster)
     return outcome

@@ -8,7 +8,6 @@ import sys
 from importlib.util import find_spec
 
 from packaging.utils import canonicalize_name
-from prefect import task
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
@@ -23,7 +22,7 @@ from slurm_ray_flow.core.requirements.locks import LOCKS
 from slurm_ray_flow.core.shown import about_packages
 from slurm_ray_flow.tasks.known_requirements import known_wanted
 from slurm_ray_flow.tasks.page import page
-from slurm_ray_flow.tasks.policy import ONCE, RETRIED
+from slurm_ray_flow.tasks.policy import RETRIED, step
 from slurm_ray_flow.tasks.scan_imports import Code
 
 DASHBOARD = "aiohttp_cors"
@@ -47,7 +46,7 @@ class Plan:
     container: Container | None = None
 
 
-@task(name="diff_dependencies", task_run_name="diff_dependencies", **ONCE, **RETRIED)
+@step(**RETRIED)
 def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     """Compare, and show the difference as a table.
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import time
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster, recorded
@@ -17,7 +16,7 @@ from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import Event, find_event, parse_events
 from slurm_ray_flow.tasks.log_relay import LogRelay
-from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.policy import step
 from slurm_ray_flow.tasks.run import NO_WORD, Run, gone, life_of, where
 
 LIFE_SECONDS = 1.0
@@ -25,7 +24,7 @@ LIFE_SECONDS = 1.0
 LAST_LINES_SECONDS = 2.0
 
 
-@task(name="execute_call", task_run_name="execute_call", **ONCE)
+@step()
 def execute_call(run: Run, cluster: Cluster) -> Ended:
     """Give the call to the run's head and wait for its end.
 
@@ -45,6 +44,8 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
         _last_lines(relay)
         raise
     relay.finish()
+    if ended.outcome != "value":
+        reporter().fail()
     return ended
 
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from prefect import task
-
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ResultError
 from slurm_ray_flow.core.outcome import Ended, Outcome
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import RunRecord, error_of
 from slurm_ray_flow.remote import failures, payload, pickling
-from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.policy import step
 from slurm_ray_flow.tasks.run import where
 
 
-@task(name="fetch_outcome", task_run_name="fetch_outcome", **ONCE)
+@step()
 def fetch_outcome(record: RunRecord, ended: Ended, cluster: Cluster) -> Outcome:
     """Read the outcome, checked against the digest that the events hold.
 
@@ -25,6 +23,16 @@ def fetch_outcome(record: RunRecord, ended: Ended, cluster: Cluster) -> Outcome:
     """
     reporter().step("fetch_outcome")
     return read_outcome(record, ended, cluster)
+
+
+def outcome_of(record: RunRecord, ended: Ended, cluster: Cluster) -> Outcome:
+    """The outcome of a call that has ended; where it has left none, there is no step to take.
+
+    Raises:
+        RunError: there is none; its type says why.
+    """
+    read = read_outcome if ended.outcome is None else fetch_outcome
+    return read(record, ended, cluster)
 
 
 def read_outcome(record: RunRecord, ended: Ended, cluster: Cluster) -> Outcome:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from prefect import task
-
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.container import Container
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.remote.packing import ARCHIVE
 from slurm_ray_flow.tasks.diff_dependencies import Plan
-from slurm_ray_flow.tasks.policy import ONCE, RETRIED
+from slurm_ray_flow.tasks.policy import RETRIED, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +36,7 @@ class Environment:
         return f"environments/{self.digest}/whole.json" if self.digest else ""
 
 
-@task(name="install_environment", task_run_name="install_environment", **ONCE, **RETRIED)
+@step(**RETRIED)
 def install_environment(plan: Plan, cluster: Cluster) -> Environment:
     """Build it with uv, once, whatever runs in parallel.
 

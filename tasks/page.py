@@ -139,6 +139,9 @@ class _Watched:
         if name == "execute_call":
             self._page.open()
 
+    def fail(self) -> None:
+        self._to.fail()
+
     def say(self, text: str) -> None:
         self._to.say(text)
         self._note = text

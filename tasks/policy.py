@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
 
-from prefect import Task
+from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
+from prefect.states import Cancelled as CancelledState
+from prefect.states import Failed
 from prefect.tasks import exponential_backoff
 
-from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.errors import Cancelled, ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.outcome import Ended
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def is_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
@@ -31,3 +39,44 @@ RETRIED: dict[str, Any] = {
 
 ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 """For tasks whose inputs are not to be hashed and whose result is not to be written."""
+
+
+def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a step of a launch a task of its name, whose state in Prefect is how it ended.
+
+    One that somebody cancelled is cancelled there, and one that gives the end of a call without a value has failed,
+    while the launch goes on with what it gave.
+
+    Args:
+        policy: what else the task is given.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @task(name=function.__name__, task_run_name=function.__name__, **ONCE, **policy)
+        @functools.wraps(function)
+        def in_prefect(*args: P.args, **kwargs: P.kwargs) -> Any:
+            try:
+                given = function(*args, **kwargs)
+            except Cancelled as error:
+                return CancelledState(message=error.what, data=error)
+            return _state_of(given) if isinstance(given, Ended) else given
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            given: Any = in_prefect(*args, **kwargs)
+            if isinstance(given, State):
+                given = cast(Any, given.data).result
+            if isinstance(given, Cancelled):
+                raise given
+            return given  # type: ignore[no-any-return]
+
+        return called
+
+    return decorate
+
+
+def _state_of(ended: Ended) -> Any:
+    if ended.outcome == "value":
+        return ended
+    state = CancelledState if ended.cause == "cancelled" else Failed
+    return state(message=ended.message or ended.cause, data=ended)

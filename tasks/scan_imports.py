@@ -6,7 +6,6 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from prefect import task
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks import store
@@ -16,7 +15,7 @@ from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.project import project_of
 from slurm_ray_flow.core.scan import RULES, Finding, Scan, scan
 from slurm_ray_flow.remote.importable import importable
-from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.policy import step
 from slurm_ray_flow.tasks.run import Call
 
 NAMED = 3
@@ -47,7 +46,7 @@ class Code:
         return store.get_scan(self.digest)
 
 
-@task(name="scan_imports", task_run_name="scan_imports", **ONCE)
+@step()
 def scan_imports(call: Call) -> Code:
     """Follow the imports of the function's source; nothing of it is run.
 

@@ -9,8 +9,6 @@ import time
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from prefect import task
-
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.interruption import interrupted
@@ -21,7 +19,7 @@ from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.page import page
-from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.policy import step
 from slurm_ray_flow.tasks.queued import Queued
 from slurm_ray_flow.tasks.run import Call, Run, gone, life_of, where
 from slurm_ray_flow.tasks.scan_imports import Code
@@ -31,7 +29,7 @@ LIFE_SECONDS = 1.0
 """How often to ask whether the head lives."""
 
 
-@task(name="start_ray", task_run_name="start_ray", **ONCE)
+@step()
 def start_ray(
     run: Run,
     call: Call,

@@ -7,8 +7,6 @@ import os
 import sys
 from pathlib import Path
 
-from prefect import task
-
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.files import load_cache, save_cache, tracked
@@ -22,7 +20,7 @@ from slurm_ray_flow.core.shown import about_files
 from slurm_ray_flow.core.snapshot import manifest
 from slurm_ray_flow.remote.workplace import WORK
 from slurm_ray_flow.tasks.page import page
-from slurm_ray_flow.tasks.policy import ONCE, RETRIED
+from slurm_ray_flow.tasks.policy import RETRIED, step
 from slurm_ray_flow.tasks.scan_imports import Code, warn_of
 
 
@@ -47,7 +45,7 @@ class Snapshot:
     folders: tuple[tuple[str, str], ...] = ()
 
 
-@task(name="sync_files", task_run_name="sync_files", **ONCE, **RETRIED)
+@step(**RETRIED)
 def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     """Send what changed; a snapshot that is there already costs nothing.
 

@@ -7,7 +7,7 @@ import uuid
 import pytest
 
 from slurm_ray_flow.blocks.server import connected
-from slurm_ray_flow.core.errors import SlurmRayFlowError, TimeLimit
+from slurm_ray_flow.core.errors import Cancelled, Crashed, SlurmRayFlowError, TimeLimit
 from slurm_ray_flow.core.events import RUN_FAILED
 from slurm_ray_flow.flows.campaign import campaign
 from support import wait_for
@@ -99,6 +99,42 @@ def test_a_run_that_ran_out_of_time_says_so_once_and_names_the_cause(work, api):
     [error] = [text for level, text in lines if level >= logging.ERROR]
     assert error.startswith("TimeLimit: ") and "try:" in error
     assert failures(api, run["id"])["cause"] == "time_limit"
+
+
+def see_ends(api, run_id, *ends):
+    """The states of a run's last steps come to be these; Prefect writes them down after the run."""
+
+    def found():
+        known = api.post("/task_runs/filter", {"task_runs": {"flow_run_id": {"any_": [run_id]}}})
+        return sorted(
+            (one["name"], one["state_type"]) for one in known if one["name"] in {"execute_call", "fetch_outcome"}
+        )
+
+    wait_for(lambda: found() == sorted(ends))
+
+
+def test_a_step_that_failed_looks_failed(functions, work, api):
+    with pytest.raises(ValueError, match="twice"):
+        functions.broken.with_options(retry_on=ValueError, retries=1)("twice")
+    called, fetched = ("execute_call", "FAILED"), ("fetch_outcome", "COMPLETED")
+    see_ends(api, newest(api, "broken")["id"], called, fetched, called, fetched)
+    with pytest.raises(Crashed):
+        work.leave(3)
+    see_ends(api, newest(api, "leave")["id"], called)
+
+
+@pytest.mark.parametrize("how", ["by srf", "in Prefect"])
+def test_so_does_one_that_was_cancelled(work, api, how):
+    handle = work.sleep.submit(60)
+    wait_for(lambda: any("asleep" in line for line in handle.logs()))
+    if how == "by srf":
+        handle.cancel()
+    else:
+        state = {"state": {"type": "CANCELLING"}, "force": True}
+        api.post(f"/flow_runs/{handle.run_id}/set_state", state)
+    with pytest.raises(Cancelled):
+        handle.result(60)
+    see_ends(api, handle.run_id, ("execute_call", "CANCELLED"))
 
 
 def test_two_nodes_are_in_the_name(work):

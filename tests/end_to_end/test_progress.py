@@ -25,6 +25,8 @@ reporter.step("sync_files")
 reporter.step("execute_call")
 time.sleep(0.8)
 reporter.log(b"line\\nno end")
+if "fail" in sys.argv:
+    reporter.fail()
 reporter.step("fetch_outcome")
 reporter.end(ValueError("of the function") if "fail" in sys.argv else None)
 """
@@ -97,9 +99,11 @@ def test_a_step_that_is_tried_again_is_not_called_done():
     assert marks[0] != marks[1]
 
 
-def test_the_functions_own_exception_is_no_failure_of_the_last_step():
+def test_the_functions_own_exception_is_a_failure_of_the_call_and_not_of_the_last_step():
     lines = in_pipe("plain", "fail").stdout.splitlines()
-    assert lines[-2].split()[0] == lines[-3].split()[0]
+    marks = {words[1]: words[0] for words in map(str.split, lines) if words[1:]}
+    assert marks["fetch_outcome"] == marks["scan_imports"]
+    assert marks["execute_call"] not in {marks["scan_imports"], marks["sync_files"]}
     assert lines[-1].startswith("ValueError")
 
 

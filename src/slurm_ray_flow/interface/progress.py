@@ -13,6 +13,7 @@ from rich.padding import Padding
 from rich.style import Style
 from rich.text import Text
 
+from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.progress import Reporter, Silence
 from slurm_ray_flow.core.quantities import format_duration
@@ -107,6 +108,10 @@ class TerminalReporter:
             self._note, self._warnings = "", []
             self._show()
 
+    def fail(self) -> None:
+        with self._lock:
+            self._close_step("red", self._bad)
+
     def say(self, text: str) -> None:
         text = plain(text)
         with self._lock:
@@ -148,16 +153,12 @@ class TerminalReporter:
 
     def again(self, error: BaseException, text: str) -> None:
         with self._lock:
-            self._close_step("red", self._bad)
+            self._end_step(error)
             self._screen.line(Text(f"{type(error).__name__}: {text}", "yellow"))
 
     def end(self, error: BaseException | None) -> None:
         with self._lock:
-            good = error is None or self._name in {
-                "fetch_outcome",
-                "fetch_outputs",
-            }  # then it is the function's own exception
-            self._close_step(*(("green", self._good) if good else ("red", self._bad)))
+            self._end_step(error)
             seconds = format_duration(time.monotonic() - self._began)
             whose = self._whose()
             self._screen.launches -= 1
@@ -165,6 +166,11 @@ class TerminalReporter:
                 self._screen.line(Text(f"done in {seconds}{whose}", "bold green"))
             else:
                 self._screen.line(Text(f"{type(error).__name__} after {seconds}{whose}", "bold red"))
+
+    def _end_step(self, error: BaseException | None) -> None:
+        """The last step has ended well where it brought the function's own exception home."""
+        own = self._name in {"fetch_outcome", "fetch_outputs"} and not isinstance(error, SlurmRayFlowError)
+        self._close_step(*(("green", self._good) if error is None or own else ("red", self._bad)))
 
     def _whose(self) -> str:
         return f"  (run {self._run_id})" if self._screen.launches > 1 else ""
