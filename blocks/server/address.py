@@ -18,6 +18,8 @@ from slurm_ray_flow.blocks.processes import Process, alive, elsewhere
 from slurm_ray_flow.blocks.server.files import ServerFiles, server_files
 
 HOST = "127.0.0.1"
+LANDING = "srf.html"
+"""A page of ours among those of the UI: it leads on to them, and logs in where that is needed."""
 CONNECT_SECONDS = 1.0
 BEAT_SECONDS, BEATS_WITHIN = 5.0, 25.0
 """So often a supervisor touches the file of its server's state; and so long another host waits to see that: a mount of
@@ -41,6 +43,12 @@ class ServerAddress:
     ui_url: str
     owned: bool
     started: bool = False
+
+    def page(self, run_id: str = "") -> str:
+        """Where a browser gets to the UI, or to a run there; ours lets it in, Prefect's own show an error."""
+        if self.owned:
+            return f"{self.ui_url}/{LANDING}" + (f"?run={run_id}" if run_id else "")
+        return f"{self.ui_url}/runs/flow-run/{run_id}" if run_id else self.ui_url
 
 
 @dataclass(frozen=True)

