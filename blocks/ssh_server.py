@@ -82,7 +82,11 @@ class SshServer(Machine, Block):
     lock_path: str = Field(
         default="/tmp/slurmray_desi.lock",  # noqa: S108 - the place that all users of the server know
         title="Lock file",
-        description="The file whose lock is exclusive use of the server; empty for none.",
+        description=(
+            "The file whose lock is exclusive use of a server that several people share, such as "
+            "/tmp/slurmray_desi.lock; empty for one that nobody else uses."
+        ),
+        json_schema_extra={"default": ""},  # of Prefect's form; in code the lock is left out on purpose only
     )
     slots: int = Field(default=1, ge=1, le=1000, description="How many runs may share the server.")
     gpus: int | None = Field(

@@ -55,3 +55,9 @@ def test_a_name_that_leads_to_no_host_is_said_at_once():
         context.run(server.facts)
     assert "hunter2" not in str(caught.value)
     assert not told.texts
+
+
+def test_prefects_form_proposes_no_lock_and_code_has_one():
+    lock = SshServer.model_json_schema()["properties"]["lock_path"]
+    assert lock["default"] == "" and "/tmp/slurmray_desi.lock" in lock["description"]
+    assert SshServer(connection=SshConnection(host="desi")).lock is not None

@@ -82,6 +82,16 @@ def test_each_setting_is_shown_with_its_origin(srf, tmp_path):
     assert (wrong.returncode, "SRF_NODES" in wrong.stderr) == (2, True)
 
 
+def test_each_field_of_a_cluster_is_shown_with_its_origin(server, srf):
+    assert srf("init", "origins", "--host", "box.example.org", "--slots", "2", "--overwrite").returncode == 0
+    found = json.loads(srf("config", "--cluster", "origins", "--json").stdout)["block"]
+    assert found["slots"] == {"value": 2, "from": "block origins"}
+    assert found["host"] == {"value": "box.example.org", "from": "block origins"}
+    assert found["wheels"] == {"value": "index", "from": "default"}
+    assert re.search(r"slots +2 +block origins", srf("config", "--cluster", "origins").stdout)
+    srf("forget", "origins")
+
+
 def test_what_is_configured_holds_for_a_run(server, srf, tmp_path):
     (tmp_path / "pyproject.toml").write_text(
         '[tool.slurm-ray-flow.clusters.local]\nenv_vars = { FROM = "the project" }\n'

@@ -359,3 +359,5 @@ def test_without_rsync_the_error_names_the_package(
     (tools / "rsync").chmod(0o755)
     with pytest.raises(SyncError, match="openrsync"):
         send_snapshot(listed(project), target=LocalTarget(root), project_key="p", inline_bytes=-1)
+    small = send_snapshot(listed(project), target=LocalTarget(root), project_key="p")
+    assert small.files, "what is small travels without"

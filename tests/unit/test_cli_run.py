@@ -11,7 +11,8 @@ from slurm_ray_flow.cli.start import run
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Some files of a user, in the current folder; what is imported from them is forgotten at the end."""
-    (tmp_path / "user_job.py").write_text("class Kind:\n    pass\n\ndef job(n):\n    return n\n")
+    texts = ["class Kind:\n    pass\n", "def job(n):\n    return n\n", "def typed(n: int):\n    return n\n"]
+    (tmp_path / "user_job.py").write_text("\n".join(texts))
     (tmp_path / "json.py").write_text("def dumps():\n    return 1\n")
     (tmp_path / "user_broken.py").write_text("import nowhere_to_be_found\n")
     monkeypatch.chdir(tmp_path)
@@ -32,6 +33,7 @@ def folder(tmp_path, monkeypatch):
         ("user_job.py:job", (), (), "'n'"),
         ("user_job.py:job", ("n=1", "m=2"), (), "'m'"),
         ("user_job.py:job", ("n",), (), "NAME=VALUE"),
+        ("user_job.py:typed", ("n=four",), (), "n: Input should be a valid integer"),
         ("user_job.py:job", ("n=1",), ("memry=1G",), "did you mean 'memory'"),
         ("user_job.py:job", ("n=1",), ("memory=lots",), "memory"),
         ("json.py:dumps", (), (), "give json.py another name"),

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
-from slurm_ray_flow.core.config import FILE, PREFIX, TABLE, Setting
+from slurm_ray_flow.core.config import DEFAULT, FILE, PREFIX, TABLE, Setting
 
 if TYPE_CHECKING:
     from slurm_ray_flow.core.config import Settings
@@ -54,7 +53,8 @@ def config(function: str | None = None, *, cluster: str | None = None, json: Jso
         return
     print_table(["OPTION", "VALUE", "FROM"], [[key, _shown(key, one.value), one.origin] for key, one in found.items()])
     if own:
-        print_table([f"\n{label.upper()}", "\nVALUE"], [["  " + key, str(value)] for key, value in own.items()])
+        rows = [["  " + key, _shown(key, one.value), one.origin] for key, one in own.items()]
+        print_table([f"\n{label.upper()}", "\nVALUE", "\nFROM"], rows)
     print_table(["\nPROGRAM", "\nVALUE", "\nFROM"], [[PREFIX + key, *each] for key, each in _program().items()])
     print_text(f"\nProject: {settings.file or f'no {FILE} with [{TABLE}]'}")
     for text in _strange():
@@ -77,7 +77,7 @@ def _asked(function: str | None) -> tuple[Options, Settings]:
     return Options(), settings_for(file_of(found))
 
 
-def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Any]]:
+def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Setting]]:
     """The fields of a cluster's block that are options, its name, and its other fields, without the connection."""
     from slurm_ray_flow.core.options import is_option
 
@@ -89,9 +89,15 @@ def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Any]]:
     found = cluster_named(cluster) if isinstance(cluster, str) else cluster
     fields = fields_of(found)
     connection = fields.pop("connection", None)
-    own = {name: value for name, value in fields.items() if not is_option(name) and value not in (None, "", [])}
+    saved, defaults = f"block {found.label}", getattr(type(found), "model_fields", {})
+    own = {
+        name: Setting(value, DEFAULT if value == defaults[name].get_default() else saved)
+        for name, value in fields.items()
+        if not is_option(name) and value not in (None, "", [])
+    }
     if connection is not None:
-        own = {"host": connection.host, **({"user": connection.user} if connection.user else {}), **own}
+        reached = {name: getattr(connection, name) for name in ("host", "user") if getattr(connection, name)}
+        own = {**{name: Setting(value, saved) for name, value in reached.items()}, **own}
     return fields, found.label, own
 
 
@@ -129,20 +135,20 @@ def _shown(name: str, value: Any) -> str:
         return format_memory(value)
     if name in SECONDS and value not in (0, float("inf")):
         return format_duration(value)
-    return ", ".join(map(_named, value)) if isinstance(value, tuple) else _named(value)
+    return ", ".join(map(_named, value)) if isinstance(value, tuple | list) else _named(value)
 
 
 def _named(value: Any) -> str:
     return str(getattr(value, "__qualname__", value))
 
 
-def _values(settings: Settings, label: str, found: dict[str, Setting], own: dict[str, Any]) -> dict[str, Any]:
+def _values(settings: Settings, label: str, found: dict[str, Setting], own: dict[str, Setting]) -> dict[str, Any]:
     plain = {name: _plain(name, one.value) for name, one in found.items()}
     return {
         "project": str(settings.file) if settings.file else None,
         "cluster": label,
         "options": {name: {"value": plain[name], "from": one.origin} for name, one in found.items()},
-        "block": {name: str(value) if isinstance(value, Path) else value for name, value in own.items()},
+        "block": {name: {"value": _plain(name, one.value), "from": one.origin} for name, one in own.items()},
         "program": {PREFIX + name: {"value": value, "from": source} for name, (value, source) in _program().items()},
     }
 
@@ -150,6 +156,6 @@ def _values(settings: Settings, label: str, found: dict[str, Setting], own: dict
 def _plain(name: str, value: Any) -> Any:
     if name == "env_vars":
         return [key for key, _ in value]
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return [_named(one) for one in value]
     return value if value is None or isinstance(value, str | int | float | bool) else _named(value)

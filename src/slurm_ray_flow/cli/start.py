@@ -41,13 +41,12 @@ def run(
     """
     arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option")
     launched = _launchable(load(function), options)
-    _check(launched, arguments)
+    positional, named = _typed(launched, arguments)
     import asyncio
 
     try:
         # What the function prints belongs to people; with --json, standard output is for the document alone.
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-            positional, named = launched.typed(**arguments)  # type: ignore[attr-defined] # all that is launched has it
             value = launched(*positional, **named)
             value = asyncio.run(value) if inspect.iscoroutine(value) else value
     except BaseException as error:
@@ -75,12 +74,22 @@ def _launchable(found: Callable[..., Any], options: dict[str, Any]) -> Callable[
     return launched
 
 
-def _check(launched: Callable[..., Any], arguments: dict[str, Any]) -> None:
-    signature = inspect.signature(launched.fn)  # type: ignore[attr-defined] # all that is launched has it
+def _typed(launched: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments as the function's annotations want them.
+
+    Raises:
+        OptionError: it takes none such.
+    """
+    from prefect.exceptions import ParameterTypeError
+
+    signature = inspect.signature(launched.fn)
     try:
         signature.bind(**arguments)
-    except TypeError as error:
-        raise OptionError(str(error), advice=f"the function takes {signature}; write --arg NAME=VALUE") from None
+        typed: tuple[tuple[Any, ...], dict[str, Any]] = launched.typed(**arguments)
+    except (TypeError, ParameterTypeError) as error:
+        what = str(error).removeprefix("Flow run received invalid parameters:\n - ")
+        raise OptionError(what, advice=f"the function takes {signature}; write --arg NAME=VALUE") from None
+    return typed
 
 
 def load(where: str) -> Callable[..., Any]:

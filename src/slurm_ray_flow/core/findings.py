@@ -16,6 +16,7 @@ from slurm_ray_flow.core.errors import (
     SlurmRayFlowError,
 )
 from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.remote.protocol import MAKE_ONE
 
 GIB = 1024**3
 CLOCK_SECONDS = 60.0
@@ -143,8 +144,11 @@ def _space(name: str, little: float, least: float, advice: str) -> Callable[[Ans
 
 def _shared_memory(answer: Answer, _: Home) -> Finding:
     text = f"{format_memory(answer['all_bytes'])}, {format_memory(answer['bytes'])} free"
+    if not answer["all_bytes"]:
+        return Finding("shared memory", "warning", "none, and Ray does not start without", MAKE_ONE)
     if answer["bytes"] < GIB // 4:
-        return Finding("shared memory", "warning", text, "Ray keeps objects in /dev/shm: free some, or make it larger")
+        advice = "Ray keeps objects there, else in /tmp, which is slower: free some of /dev/shm, or make it larger"
+        return Finding("shared memory", "warning", text, f"{advice} (of a container by --shm-size=2g)")
     return Finding("shared memory", "ok", text)
 
 
@@ -153,7 +157,8 @@ def _rsync(answer: Answer, home: Home) -> Finding:
     text = f"{there or 'none'} there, {home.rsync or 'none'} here"
     old = [version for version in (there, home.rsync) if _numbers(version) < OLDEST_RSYNC]
     if old:
-        return Finding("rsync", "failed", text, "install rsync 3.1 or later where it is missing")
+        advice = "install rsync 3.1 or later where it is missing: little of your files and values travels without it"
+        return Finding("rsync", "warning", f"{text}; no more than 32 KiB of your files travel without", advice)
     return Finding("rsync", "ok", text)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Callable, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import ending, interpreter, limits, notice, nursery, processes, usage
 from slurm_ray_flow.remote.events import Run, tail
+from slurm_ray_flow.remote.protocol import MAKE_MORE, TRY
 
 GRACE = 3.0
 ASK_OTHERS_AFTER = 5.0
@@ -274,4 +275,5 @@ def _how_it_died(code: int, run: Run) -> str:
         name = signal.Signals(-code).name
     except ValueError:
         name = "signal {}".format(-code)
-    return "The function's process was ended by {}.\n{}".format(name, tail(run.log, 1000)).strip()
+    died = "The function's process was ended by {}.\n{}".format(name, tail(run.log, 1000)).strip()
+    return died + TRY + MAKE_MORE if name == "SIGBUS" else died

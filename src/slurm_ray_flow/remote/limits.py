@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from typing import Dict, Iterable, Optional
 
 from slurm_ray_flow.remote import processes
+from slurm_ray_flow.remote.protocol import SHARED_MEMORY
 
 SHORTEST_LOOK, LONGEST_LOOK = 0.025, 0.2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -14,6 +16,11 @@ _SMALL, _NAMED = 1 << 20, 3
 
 Held = Dict[int, int]
 """Processes by their pids, and bytes."""
+
+
+def lacks_shared_memory() -> bool:
+    """Whether there is none, although the system has such a thing."""
+    return sys.platform == "linux" and not os.path.isdir(SHARED_MEMORY)
 
 
 def held(pids: Iterable[int]) -> Held:

@@ -16,9 +16,10 @@ import urllib.request
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
-from slurm_ray_flow.remote import machines, pythons, queue, room
+from slurm_ray_flow.remote import limits, machines, pythons, queue, room
 from slurm_ray_flow.remote.asking import said_by
 from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.protocol import SHARED_MEMORY
 
 WITHIN = 15.0
 """Seconds after which a question that has no answer gets none; a dead file system may hold it back for ever."""
@@ -49,7 +50,7 @@ def all_of(root: str, python: str = "", version: str = "", lock: str = "", slots
         "disk": lambda: disk(root),
         "quota": lambda: room.check(existing(root)).get("your quota", {}),
         "temporary": lambda: disk("/tmp"),
-        "shared memory": lambda: disk("/dev/shm"),
+        "shared memory": shared_memory,
         "rsync": rsync,
         "gpus": lambda: {"count": machines.gpus()},
         "registry": registry,
@@ -150,6 +151,11 @@ def disk(path: str) -> Answer:
     found = os.statvfs(existing(path))
     files = {"files": found.f_favail, "all_files": found.f_files} if found.f_files else {}
     return {"bytes": found.f_bavail * found.f_frsize, "all_bytes": found.f_blocks * found.f_frsize, **files}
+
+
+def shared_memory() -> Answer:
+    """What is free where Ray and multiprocessing keep what their processes share."""
+    return {"bytes": 0, "all_bytes": 0} if limits.lacks_shared_memory() else disk(SHARED_MEMORY)
 
 
 def rsync() -> Answer:

@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote import interpreter, limits, nursery, processes
 from slurm_ray_flow.remote.events import tail
+from slurm_ray_flow.remote.protocol import MAKE_ONE, NO_SHARED_MEMORY, TRY
 from slurm_ray_flow.remote.remains import note_owner, remove_remains
 
 START_LIMIT, START_LIMIT_IN_JOB = 60.0, 180.0
@@ -132,6 +133,9 @@ class RayCluster:
 
     def ended(self, code: int) -> None:
         """Note that Ray's process has ended by itself; before it was ready, another try may help (a port clash)."""
+        if self.address is None and limits.lacks_shared_memory():
+            self.failure = "Ray can't start: {}{}{}".format(NO_SHARED_MEMORY, TRY, MAKE_ONE)
+            return
         words = self._last_words()
         killed = code == -signal.SIGKILL or "exit code=-9" in words
         self.starved = killed and limits.out_of_memory_kills() > self._kills

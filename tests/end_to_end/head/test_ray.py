@@ -2,6 +2,7 @@
 
 import os
 import secrets
+import shutil
 import signal
 import sys
 import time
@@ -10,6 +11,9 @@ from pathlib import Path
 import pytest
 
 from remote_lab import nothing_left, processes_of, until
+from slurm_ray_flow.core.run import error_of
+from slurm_ray_flow.remote import limits
+from slurm_ray_flow.remote.ray_cluster import RayCluster
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")]
 
@@ -188,3 +192,12 @@ def test_a_ray_that_cannot_start_is_an_environment_failure(lab, name):
     assert ended["cause"] == "environment"
     assert "object" in ended["message"].lower()
     assert nothing_left(name)
+
+
+def test_without_shared_memory_it_is_said_how_to_have_some(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "SHARED_MEMORY", str(tmp_path / "none"))
+    cluster = RayCluster({"python": sys.executable}, {})
+    cluster.ended(1)
+    error = error_of("environment", cluster.failure, "here")
+    assert "no /dev/shm" in error.what and "tmpfs" in error.advice
+    shutil.rmtree(cluster.folder)
