@@ -65,3 +65,23 @@ def test_fish_completes(written):
     asked = f"source {written('fish', 'completion')}; complete -C 'srf dashb'; complete -C 'srf runs --clus'"
     shown = subprocess.check_output(["fish", "--no-config", "-c", asked], text=True)
     assert [line.split()[0] for line in shown.splitlines()] == ["dashboard", "--cluster"]
+
+
+def test_bash_completes_a_run(written, work):
+    handle = work.nothing.submit()
+    handle.result(180)
+    terminal = Terminal("bash", "--norc", "-i", PS1="$ ", HOME="/nonexistent")
+    try:
+        terminal.type(f"source {written('bash', 'completion')}; PATH={Path(SRF).parent}:$PATH\n")
+        terminal.type(f"echo {READY[:5]}''{READY[5:]}\n")
+        terminal.until(READY)
+        terminal.type(f"srf logs {handle.run_id[:6]}\t")
+        terminal.until(f"srf logs {handle.run_id[:8]}")
+    finally:
+        terminal.close()
+
+
+def test_saved_clusters_are_offered(server, srf):
+    assert srf("init", "offered", "--host", "box.example.org", "--overwrite").returncode == 0
+    assert {"local", "offered"} <= set(srf("__complete", "check", "").stdout.split())
+    srf("forget", "offered")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import STATES, Json, print_json, print_table, print_text
 from slurm_ray_flow.cli.saved import cluster_named
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.findings import Finding
 
 
-def check(cluster: str = "local", *, json: Json = False) -> None:
+def check(cluster: Annotated[str, A_CLUSTER] = "local", *, json: Json = False) -> None:
     """Look whether a cluster can be used, and say what to do about each finding.
 
     Exits with 1 when something failed.

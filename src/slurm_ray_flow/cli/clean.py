@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
 from slurm_ray_flow.cli.saved import cluster_named, use_server
 from slurm_ray_flow.core.expiry import Report, rows
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def clean(
-    cluster: str = "local",
+    cluster: Annotated[str, A_CLUSTER] = "local",
     *,
     dry_run: Annotated[bool, Switch] = False,
     older_than: str | None = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import STATES, Json, Switch, print_json, print_table, print_text
 from slurm_ray_flow.cli.saved import cluster_named, use_server
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
@@ -18,7 +19,9 @@ COLUMNS = ["NAME", "KIND", "HOST", "STATE", "LOAD", "QUEUE"]
 KINDS = {"local-machine": "local", "ssh-server": "SSH", "slurm-cluster": "Slurm"}
 
 
-def clusters(name: str | None = None, *, offline: Annotated[bool, Switch] = False, json: Json = False) -> None:
+def clusters(
+    name: Annotated[str | None, A_CLUSTER] = None, *, offline: Annotated[bool, Switch] = False, json: Json = False
+) -> None:
     """Show all saved clusters with their load and queue, or the partitions of one.
 
     They are asked at once, for ten seconds at most; one that does not answer is shown as away. Of a Slurm cluster the

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
 from slurm_ray_flow.core.config import DEFAULT, FILE, PREFIX, TABLE, Setting
 
@@ -19,7 +20,9 @@ OTHERS = ("UMASK", "RUN_ID", "ALLOCATION")
 """What runs are given by us."""
 
 
-def config(function: str | None = None, *, cluster: str | None = None, json: Json = False) -> None:
+def config(
+    function: str | None = None, *, cluster: Annotated[str | None, A_CLUSTER] = None, json: Json = False
+) -> None:
     """Show each option's value, and where it comes from.
 
     The first of these that says something counts: the decorator, the cluster's block, the table

@@ -6,8 +6,9 @@ import json as json_text
 import sys
 import time
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
+from slurm_ray_flow.cli.offered import A_RUN
 from slurm_ray_flow.cli.output import Json, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, RunError
 
@@ -19,7 +20,7 @@ LOOK_SECONDS = 5.0
 """How often to look whether the Ray cluster is still there."""
 
 
-def dashboard(run: str, *, port: int = 0, json: Json = False) -> None:
+def dashboard(run: Annotated[str, A_RUN], *, port: int = 0, json: Json = False) -> None:
     """Lead to the Ray dashboard of a run that has dashboard=True.
 
     It is there until Ctrl-C, or the run's end. Only this machine can reach it, and only who has the URL that is

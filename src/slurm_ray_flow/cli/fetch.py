@@ -5,12 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
+from slurm_ray_flow.cli.offered import A_RUN
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.outputs import shown
 
 
 def fetch(
-    run: str, *patterns: str, to: Path | None = None, overwrite: Annotated[bool, Switch] = False, json: Json = False
+    run: Annotated[str, A_RUN],
+    *patterns: str,
+    to: Path | None = None,
+    overwrite: Annotated[bool, Switch] = False,
+    json: Json = False,
 ) -> None:
     """Bring files home that a run's function has written; without a pattern, list them.
 

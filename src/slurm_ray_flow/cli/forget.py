@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Annotated
 
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import Switch, print_text
 from slurm_ray_flow.cli.saved import use_server
 from slurm_ray_flow.core.errors import OptionError
 
 
-def forget(name: str, *, force: Annotated[bool, Switch] = False) -> None:
+def forget(name: Annotated[str, A_CLUSTER], *, force: Annotated[bool, Switch] = False) -> None:
     """Remove a saved cluster, and the connection that was saved with it.
 
     Nothing happens on the cluster itself: `srf clean NAME` before that removes what lies there.

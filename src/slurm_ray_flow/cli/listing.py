@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from slurm_ray_flow.cli.looking import Filter, Looking, Shown
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import STATES, Json, Switch, console, print_json, print_table, print_text, table, tell
 from slurm_ray_flow.core.plain import plain
 
@@ -30,7 +31,7 @@ State = Literal[
 def runs(
     *,
     limit: Annotated[int, Parameter(name=["--limit", "--last", "-n"])] = 20,
-    cluster: str | None = None,
+    cluster: Annotated[str | None, A_CLUSTER] = None,
     state: Annotated[tuple[State, ...], Parameter(negative="", show_default=False)] = (),
     watch: Annotated[bool, Switch] = False,
     json: Json = False,

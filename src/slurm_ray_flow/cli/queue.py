@@ -8,6 +8,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
 from slurm_ray_flow.cli.saved import cluster_named
 from slurm_ray_flow.core.errors import OptionError, ServerError
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 WATCH_SECONDS = 2.0
 
 
-def queue(cluster: str, *, watch: Annotated[bool, Switch] = False, json: Json = False) -> None:
+def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] = False, json: Json = False) -> None:
     """Show who holds a shared server, since when, and who waits for it.
 
     Who waits stands in the order in which it is given out; those in Prefect come last.

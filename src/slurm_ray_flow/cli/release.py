@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
+from slurm_ray_flow.cli.offered import A_RUN
 from slurm_ray_flow.cli.output import Json, Switch, print_error, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, UnknownRunError
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def release(
-    which: str | None = None,
+    which: Annotated[str | None, A_RUN] = None,
     *,
     all: Annotated[bool, Switch] = False,  # noqa: A002 - what people type
     force: Annotated[bool, Switch] = False,

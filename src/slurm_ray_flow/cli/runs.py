@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 from cyclopts import Parameter
 
+from slurm_ray_flow.cli.offered import A_RUN
 from slurm_ray_flow.cli.output import (
     Json,
     as_json,
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)]
 
 
-def logs(run: str, *, follow: Follow = False, json: Json = False) -> None:
+def logs(run: Annotated[str, A_RUN], *, follow: Follow = False, json: Json = False) -> None:
     """Write what a run's function printed.
 
     Examples:
@@ -48,7 +49,7 @@ def logs(run: str, *, follow: Follow = False, json: Json = False) -> None:
             sys.stdout.flush()
 
 
-def attach(run: str, *, json: Json = False) -> None:
+def attach(run: Annotated[str, A_RUN], *, json: Json = False) -> None:
     """Follow a run to its end: its log, then its value.
 
     The run goes on when you leave with Ctrl-C.
@@ -78,7 +79,7 @@ def attach(run: str, *, json: Json = False) -> None:
         print_text(f"run {handle.run_id[:8]} gave {value!r}")
 
 
-def cancel(run: str, *, json: Json = False) -> None:
+def cancel(run: Annotated[str, A_RUN], *, json: Json = False) -> None:
     """End a run, and verify that it is gone.
 
     Examples:

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
+from slurm_ray_flow.cli.offered import A_RUN
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.sweep import TAG
@@ -32,7 +33,12 @@ class Status:
     runs: dict[str, int] = field(default_factory=dict)
 
 
-def up(run: str | None = None, *, open: Annotated[bool, Switch] = False, json: Json = False) -> None:  # noqa: A002
+def up(
+    run: Annotated[str | None, A_RUN] = None,
+    *,
+    open: Annotated[bool, Switch] = False,  # noqa: A002
+    json: Json = False,
+) -> None:
     """Start the Prefect server, if none runs, and say where its UI is, or a run's page there.
 
     One that you configured is used, and none started beside it.

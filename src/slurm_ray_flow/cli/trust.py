@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_text, tell
 from slurm_ray_flow.cli.saved import cluster_named, use_server
 from slurm_ray_flow.core.errors import HostKeyFailed, OptionError, SlurmRayFlowError
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def trust(
-    host: str,
+    host: Annotated[str, A_CLUSTER],
     *,
     yes: Annotated[bool, Switch] = False,
     fingerprint: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
