@@ -76,7 +76,7 @@ def test_each_setting_is_shown_with_its_origin(srf, tmp_path):
     assert options["env_vars"]["value"] == ["TOKEN"]
     shown = srf("config", cwd=str(tmp_path), SRF_MEMROY="1G")
     assert re.search(r"memory +2.0 GiB +pyproject.toml", shown.stdout)
-    assert "did you mean SRF_MEMORY?" in shown.stdout
+    assert "did you mean SRF_MEMORY?" in shown.stderr
     assert "hush" not in done.stdout + shown.stdout
     wrong = srf("config", cwd=str(tmp_path), SRF_NODES="two")
     assert (wrong.returncode, "SRF_NODES" in wrong.stderr) == (2, True)
@@ -97,5 +97,6 @@ def test_what_is_configured_holds_for_a_run(server, srf, tmp_path):
         '[tool.slurm-ray-flow.clusters.local]\nenv_vars = { FROM = "the project" }\n'
     )
     (tmp_path / "shows.py").write_text("import os\ndef shows():\n    return os.environ['FROM']\n")
-    done = srf("run", "shows.py:shows", cwd=str(tmp_path))
+    done = srf("run", "shows.py:shows", cwd=str(tmp_path), SRF_PROGRESS="plain", SRF_MEMROY="1G")
     assert done.stdout == "'the project'\n", done.stderr
+    assert done.stderr.count("did you mean SRF_MEMORY?") == 1

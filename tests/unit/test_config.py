@@ -7,7 +7,7 @@ import types
 import pytest
 
 from slurm_ray_flow import OptionError, slurm_ray_flow
-from slurm_ray_flow.core.config import beneath, configured, origins, settings_of
+from slurm_ray_flow.core.config import beneath, configured, origins, settings_of, strange
 from slurm_ray_flow.core.options import Options
 
 GIB = 1024**3
@@ -87,6 +87,23 @@ def test_a_variable_is_read_as_its_option_takes_it(project, name, text, value):
 
 def test_variables_that_are_empty_or_no_options_say_nothing(project):
     assert project("", SRF_MEMORY="", SRF_HOME="/x", SRF_memory="1G", SRF_ZEBRA="1").variables == {}
+
+
+def test_variables_that_mean_nothing_or_too_little_are_named():
+    good = {
+        "SRF_HOME": "~/x",
+        "SRF_LOG": "Debug",
+        "SRF_PROGRESS": "",
+        "SRF_RUN_ID": "1",
+        "SRF_X_PASSWORD": "a",
+        "A": "b",
+    }
+    assert strange(good | {"SRF_MEMORY": "1G", "SRF_DATABASE_URL": "postgresql://x"}) == []
+    wrong = {"SRF_MEMROY": "1G", "SRF_ZEBRA": "1", "SRF_memory": "1G", "SRF_PROGRESS": "loud", "SRF_HOME": "there"}
+    told = strange(wrong)
+    assert [line.partition("=")[0].split()[0] for line in told] == sorted(wrong)
+    assert sum("did you mean SRF_MEMORY?" in line for line in told) == 2
+    assert any('"plain"' in line for line in told)
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from slurm_ray_flow.cli.offered import A_CLUSTER
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
-from slurm_ray_flow.core.config import DEFAULT, FILE, PREFIX, TABLE, Setting
+from slurm_ray_flow.core.config import DEFAULT, FILE, PREFIX, PROGRAM, TABLE, Setting
 
 if TYPE_CHECKING:
     from slurm_ray_flow.core.config import Settings
     from slurm_ray_flow.core.options import Options
 
 BYTES, SECONDS = ("memory", "package_data"), ("time_limit", "warn_before", "keep_warm", "cache")
-VARIABLES = {"HOME": "~/.slurm-ray-flow", "PROGRESS": "auto", "LOG": "off"}
-"""What is no option of the decorator, and its default."""
-OTHERS = ("UMASK", "RUN_ID", "ALLOCATION")
-"""What runs are given by us."""
 
 
 def config(
@@ -60,8 +56,6 @@ def config(
         print_table([f"\n{label.upper()}", "\nVALUE", "\nFROM"], rows)
     print_table(["\nPROGRAM", "\nVALUE", "\nFROM"], [[PREFIX + key, *each] for key, each in _program().items()])
     print_text(f"\nProject: {settings.file or f'no {FILE} with [{TABLE}]'}")
-    for text in _strange():
-        print_text(text)
 
 
 def _asked(function: str | None) -> tuple[Options, Settings]:
@@ -108,23 +102,9 @@ def _program() -> dict[str, tuple[str, str]]:
     """The settings of the command itself."""
     return {
         name: (os.environ[PREFIX + name], "the environment") if os.environ.get(PREFIX + name) else (default, "default")
-        for name, default in VARIABLES.items()
+        for name, (default, *_) in PROGRAM.items()
+        if default or os.environ.get(PREFIX + name)
     }
-
-
-def _strange() -> list[str]:
-    """Variables that look like ours and say nothing."""
-    import difflib
-
-    from slurm_ray_flow.core.options import Options, is_option
-
-    known = [*VARIABLES, *OTHERS, *(name.upper() for name in vars(Options()) if is_option(name))]
-    told = []
-    for variable in sorted(os.environ):
-        name = variable.removeprefix(PREFIX)
-        if variable.startswith(PREFIX) and name not in known and (near := difflib.get_close_matches(name, known, n=1)):
-            told.append(f"{variable} says nothing; did you mean {PREFIX}{near[0]}?")
-    return told
 
 
 def _shown(name: str, value: Any) -> str:

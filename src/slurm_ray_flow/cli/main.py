@@ -31,7 +31,8 @@ from slurm_ray_flow.cli import (
     trust,
 )
 from slurm_ray_flow.cli.described import described
-from slurm_ray_flow.cli.output import print_error
+from slurm_ray_flow.cli.output import print_error, tell
+from slurm_ray_flow.core.config import strange
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
 
 EXIT_CODES = {
@@ -96,6 +97,7 @@ def main() -> None:
 
 def _run() -> int:
     try:
+        _tell_of_variables()
         _show_progress()
         _leave_prefect_its_options()
         app(exit_on_error=False)
@@ -154,6 +156,13 @@ def _leave_prefect_its_options() -> None:
     """`srf prefect deploy --help` is for Prefect to answer; `srf prefect --help` for us."""
     if sys.argv[1:2] == ["prefect"] and sys.argv[2:3] not in ([], ["--help"], ["-h"]):
         sys.argv.insert(2, "--")
+
+
+def _tell_of_variables() -> None:
+    """A mistyped SRF_MEMROY would say nothing, for ever; a launch tells by itself, and a shell completes in silence."""
+    if sys.argv[1:2] not in (["run"], ["__complete"]):
+        for text in strange(os.environ):
+            tell(text)
 
 
 def _show_progress() -> None:

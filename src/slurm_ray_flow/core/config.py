@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import difflib
 import functools
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,17 @@ TABLE = "tool.slurm-ray-flow"
 FILE = "pyproject.toml"
 PREFIX = "SRF_"
 DECORATOR, DEFAULT = "the code", "default"
+
+
+PROGRAM = {
+    "HOME": ("~/.slurm-ray-flow", r"[/~].*", "a folder's whole path"),
+    "PROGRESS": ("auto", r"auto|plain|off|0|no|false", '"auto", "plain" or "off"'),
+    "LOG": ("off", r"off|debug", '"off" or "debug"'),
+    "SERVER_PORT": ("", r"\d{1,5}", "a port"),
+}
+"""Settings of the program itself: the default of each, and what it may be, to be checked and in words."""
+OTHERS = ("DATABASE_URL", "WEBHOOK_URL", "UMASK", "RUN_ID", "ALLOCATION", "CHECKPOINTS", "NURSERY", "RAY_STARTED_IN")
+"""Those that are checked elsewhere, and those that we give to runs."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -235,3 +248,20 @@ def _from_text(name: str, text: str, variable: str) -> Any:
     assert problem is not None, "one of them was refused"
     advice = problem.advice or "write it as in the decorator; lists and tables as JSON"
     raise OptionError(problem.what, where=f"the variable {variable}", advice=advice)
+
+
+def strange(environment: Mapping[str, str]) -> list[str]:
+    """What is to be said of variables that look like ours, and say nothing, or what can't be meant."""
+    known = [*PROGRAM, *OTHERS, *(name.upper() for name in vars(Options()) if is_option(name))]
+    told = []
+    for variable, text in sorted(environment.items()):
+        name = variable.removeprefix(PREFIX)
+        if name == variable or name.endswith("PASSWORD"):  # of a cluster that is called so
+            continue
+        _, meant, words = PROGRAM.get(name, ("", ".*", ""))
+        if name not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
+            told.append(f"{variable} says nothing" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
+        elif text and not re.fullmatch(meant, text, re.IGNORECASE | re.DOTALL):
+            told.append(f"{variable}={text!r} can't be meant: it is {words}")
+    return told

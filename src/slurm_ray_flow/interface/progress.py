@@ -145,8 +145,12 @@ class TerminalReporter:
     def warn(self, text: str) -> None:
         text = plain(text)
         with self._lock:
-            if not told_already(text):
+            if told_already(text):
+                return
+            if self._name:
                 self._warnings.append(text)
+            else:  # before the first step
+                self._screen.line(Text(text, "yellow"))
 
     def log(self, data: bytes) -> None:
         self._screen.log(data)

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import functools
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -29,6 +30,7 @@ from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import ServerAddress, connected, ensure_server
 from slurm_ray_flow.blocks.server.client import server_error
+from slurm_ray_flow.core.config import strange
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.outcome import Outcome, with_note
@@ -137,6 +139,8 @@ def launching(current: Launching) -> Iterator[None]:
     token, shown_token = _launching.set(current), use_reporter(current.reporter)
     error: BaseException | None = None
     try:
+        for text in strange(os.environ):
+            current.reporter.warn(text)
         settings = temporary_settings(_client_settings())
         with _server_of(current), settings, tags(*current.tags), quiet_console(), current.stack:
             yield
