@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -120,9 +121,20 @@ def _imported(module: str) -> Any:
     gc.disable()
     try:
         return importlib.import_module(module)
+    except Exception as error:
+        if (cause := _shadow()) is None:
+            raise
+        raise ImportError(f"{cause}\n  ({type(error).__name__}: {error})") from None
     finally:
         if collects:
             gc.enable()
+
+
+def _shadow() -> str | None:
+    """The file of the user's that was taken for a package of those that are imported by now."""
+    from slurm_ray_flow.core.shadows import shadows
+
+    return next(shadows([name for name in list(sys.modules) if "." not in name]), None)
 
 
 def __dir__() -> list[str]:

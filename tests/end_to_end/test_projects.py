@@ -108,3 +108,20 @@ def test_a_member_of_a_workspace_runs_with_what_the_root_locks(workspace: Path, 
         [sys.executable, "app/job.py", environment], cwd=workspace, capture_output=True, text=True, check=False
     )
     assert f"value {(42, '2.0.0', six)}" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["prefect", "rich", "random"])
+def test_a_file_with_the_name_of_a_package_is_named_as_the_cause(script, tmp_path, name):
+    (tmp_path / f"{name}.py").touch()
+    done = script("from slurm_ray_flow import slurm_ray_flow")
+    assert f"{tmp_path}/{name}.py for the package {name!r}" in done.stderr
+    assert len(done.stderr.splitlines()) < 15
+
+
+def test_so_is_one_that_only_the_run_meets(script, tmp_path, monkeypatch):
+    (tmp_path / "ray.py").touch()
+    monkeypatch.setenv("SRF_PROGRESS", "plain")
+    texts = ["from slurm_ray_flow import slurm_ray_flow", "@slurm_ray_flow", "def f(): import ray; ray.remote"]
+    done = script("\n".join([*texts, "if __name__ == '__main__': f()"]))
+    assert done.returncode == 1
+    assert f"{tmp_path}/ray.py for the package 'ray'" in done.stderr

@@ -39,6 +39,7 @@ from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_repor
 from slurm_ray_flow.core.project import beside, project_of
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import target_of
+from slurm_ray_flow.core.shadows import NEEDED, shadows
 from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.interface.console import quiet_console
 from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
@@ -139,7 +140,7 @@ def launching(current: Launching) -> Iterator[None]:
     token, shown_token = _launching.set(current), use_reporter(current.reporter)
     error: BaseException | None = None
     try:
-        for text in strange(os.environ):
+        for text in (*strange(os.environ), *shadows(NEEDED)):
             current.reporter.warn(text)
         settings = temporary_settings(_client_settings())
         with _server_of(current), settings, tags(*current.tags), quiet_console(), current.stack:

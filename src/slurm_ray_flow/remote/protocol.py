@@ -21,7 +21,7 @@ SHARED_MEMORY = "/dev/shm"
 NO_SHARED_MEMORY = "this machine has no {}, where processes keep what they share".format(SHARED_MEMORY)
 MAKE_ONE = (
     "have `mkdir -p {0} && mount -t tmpfs tmpfs {0}` run as root, or bind {0} into the container; "
-    "with ray=False a function runs without Ray"
+    'with ray="never" a function runs without it'
 ).format(SHARED_MEMORY)
 MAKE_MORE = "see that {0} is large enough (`df -h {0}`): who writes into a full one is ended so".format(SHARED_MEMORY)
 
