@@ -52,7 +52,7 @@ class SshConnection(Block):
     _description = "How slurm-ray-flow reaches a host by SSH; host keys are always checked."
     _documentation_url = None
 
-    host: str = Field(description="A Host of ~/.ssh/config, a name or an address.")
+    host: str = Field(min_length=1, description="A Host of ~/.ssh/config, a name or an address.")
     user: str = Field(default="", description="The user's name there; empty for what ~/.ssh/config says.")
     port: int | None = Field(default=None, ge=1, le=65535, description="The port; empty for what ~/.ssh/config says.")
     key_file: Path | None = Field(

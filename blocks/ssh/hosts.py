@@ -1,11 +1,17 @@
-"""The hosts that the user's OpenSSH configuration names."""
+"""The hosts that the user's OpenSSH configuration names, or the network."""
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import re
 import shlex
+import socket
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 
 CONFIG = Path("~/.ssh/config")
 DEEPEST = 8
@@ -19,6 +25,15 @@ def configured_hosts(config: Path = CONFIG) -> list[str]:
     found: dict[str, str] = {}
     _read(config.expanduser(), found, [], 0)
     return [name for name, user in found.items() if user != "git"]
+
+
+def is_known(endpoint: Endpoint) -> bool:
+    """Whether a server has an address: by the configuration, or by the network. Behind another one, that one knows."""
+    if endpoint.through or endpoint.host != endpoint.name:
+        return True
+    with contextlib.suppress(OSError, UnicodeError):
+        return bool(socket.getaddrinfo(endpoint.host, endpoint.port))
+    return False
 
 
 def _read(file: Path, found: dict[str, str], current: list[str], depth: int) -> None:

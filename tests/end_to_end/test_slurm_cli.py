@@ -71,7 +71,7 @@ def test_a_login_node_needs_no_connection(srf: Command, saved: Callable[[str], S
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--slurm", "--slots", "2"], "has no slots"),
+        (["--slurm", "--host", "there", "--slots", "2"], "has no slots"),
         (["--profile", "atlantis"], "there is no profile 'atlantis'"),
         (["--here", "--user", "alice"], "--here means this machine"),
     ],
@@ -83,7 +83,7 @@ def test_what_can_not_be_meant_is_refused(server: Any, srf: Command, name: str, 
 
 def test_two_kinds_of_cluster_do_not_share_a_name(server: Any, srf: Command, name: str) -> None:
     assert srf("init", name, "--host", "there").returncode == 0
-    done = srf("init", name, "--slurm", "--overwrite")
+    done = srf("init", name, "--slurm", "--host", "there", "--overwrite")
     assert (done.returncode, "of the kind SSH Server" in done.stderr) == (2, True), done.stderr
     assert "has no partitions" in srf("clusters", name).stderr
 

@@ -137,12 +137,25 @@ def test_what_init_saves_is_what_functions_find(server, srf):
     from slurm_ray_flow.blocks.clusters import find_cluster
     from slurm_ray_flow.blocks.server import connected
 
-    given = ("--user", "bob", "--lock-path", "", "--gpus", "3", "--retention-days", "7", "--key-file", "/k/id")
+    given = (
+        "--host",
+        "two",
+        "--user",
+        "bob",
+        "--lock-path",
+        "",
+        "--gpus",
+        "3",
+        "--retention-days",
+        "7",
+        "--key-file",
+        "/k/id",
+    )
     assert srf("init", "upkeep-two", *given, "--password-from-env", "THE_WORD", THE_WORD="sesame-74").returncode == 0
     with connected(server):
         found = find_cluster("upkeep-two")
     assert (found.connection.host, found.connection.user, str(found.connection.key_file)) == (
-        "upkeep-two",
+        "two",
         "bob",
         "/k/id",
     )
@@ -155,7 +168,9 @@ def test_what_init_saves_is_what_functions_find(server, srf):
     [
         (("local", "--host", "x"), "another name"),
         (("Upper Case", "--host", "x"), "lower-case"),
-        (("x", "--slots", "0"), "slots"),
+        (("x", "--host", "x", "--slots", "0"), "slots"),
+        (("no-such-host", "--slots", "2"), "--host HOST"),
+        (("x", "--host", ""), "host"),
         (("x", "--password"), "--password-from-env"),
         (("x", "--password-from-env", "NOT_THERE"), "NOT_THERE"),
     ],

@@ -179,6 +179,8 @@ def init(
     connection, fields = _said(None if change else name, login, server, slurm, secret)
     if change and (name is None or yes):
         raise OptionError("--change needs the cluster's name, and no --yes", advice="srf init NAME --slots 4 --change")
+    if name is not None and not yes and not change and not slurm.here and login.host is None:
+        _see_that_it_leads_somewhere(name, connection)
     if name is not None and not yes:
         _save(name, connection, fields, slurm, change=change, overwrite=overwrite, json=json)
         return
@@ -200,6 +202,21 @@ def _said(
     if host and not slurm.here:
         connection = {"host": host, **connection}
     return connection, fields
+
+
+def _see_that_it_leads_somewhere(name: str, connection: dict[str, Any]) -> None:
+    """Nobody has said where it is: then it is a Host of ~/.ssh/config, or a name that the network knows.
+
+    Raises:
+        OptionError: it is neither; saved, it would be away for ever.
+    """
+    from slurm_ray_flow.blocks.saved import made
+    from slurm_ray_flow.blocks.ssh import SshConnection
+    from slurm_ray_flow.blocks.ssh.hosts import is_known
+
+    if connection["host"] == name and not is_known(made(SshConnection, connection).endpoint()):
+        advice = f"srf init {name} --host HOST --user USER; or `srf init` alone, which asks"
+        raise OptionError(f"where is {name!r}? No host is known here by this name", advice=advice)
 
 
 def _save(
