@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shutil
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from time import time
@@ -105,6 +106,7 @@ def _forget(place: Place, records: Iterable[tuple[Path, RunRecord]], seconds: fl
         if place.has(record) and wanted and _run_id(record.run_id) not in there:
             with contextlib.suppress(OSError):
                 path.unlink()
+            shutil.rmtree(path.with_suffix(".result"), ignore_errors=True)
 
 
 def _records() -> Iterator[tuple[Path, RunRecord]]:

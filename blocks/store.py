@@ -91,6 +91,11 @@ def record_path(run_id: str) -> Path:
     return home() / "runs" / f"{run_id}.json"
 
 
+def result_folder(run_id: str) -> Path:
+    """What Prefect keeps of its value; beside the record, with whose name it goes."""
+    return record_path(run_id).with_suffix(".result")
+
+
 def save_record(record: RunRecord) -> None:
     """Remember a run."""
     write_whole(record_path(record.run_id), record.to_json().encode())

@@ -4,12 +4,15 @@ import asyncio
 import json
 import subprocess
 import sys
+import uuid
+from pathlib import Path
 
 import numpy
 import prefect
 import pytest
 
 from slurm_ray_flow import Handle, slurm_ray_flow
+from slurm_ray_flow.core.home import home
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -153,3 +156,29 @@ def test_inside_a_plain_flow_that_prefect_put_on_a_server_of_its_own(script, mon
     monkeypatch.setenv("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "100")  # 20 are few under load
     done = script(PLAIN_FIRST)
     assert "value 2" in done.stdout, done.stderr
+
+
+def stored(api, name):
+    """Where Prefect keeps the value of the newest run of a flow, and that run's id."""
+    found = newest(api, name)
+    return Path(found["state"]["data"]["storage_key"]), found["id"]
+
+
+def test_a_value_is_kept_with_its_run_privately_and_goes_with_it(work, api, srf):
+    assert work.triple(5) == 15
+    kept, run_id = stored(api, "triple")
+    assert (kept.parent, kept.parent.stat().st_mode & 0o777) == (home() / "runs" / f"{run_id}.result", 0o700)
+    assert json.loads(kept.read_text()) == {"value": 15}
+    assert srf("clean", "--run", run_id).returncode == 0
+    assert not kept.parent.exists()
+
+
+def test_a_value_goes_where_the_user_has_said(script, api, tmp_path, monkeypatch):
+    monkeypatch.setenv("PREFECT_RESULTS_LOCAL_STORAGE_PATH", str(tmp_path / "mine"))
+    name = f"f{uuid.uuid4().hex}"
+    texts = ["from slurm_ray_flow import slurm_ray_flow", "@slurm_ray_flow", f"def {name}(): return 1"]
+    done = script("\n".join([*texts, f"if __name__ == '__main__': {name}()"]))
+    assert done.returncode == 0, done.stderr
+    kept, run_id = stored(api, name)
+    assert kept.parent == tmp_path / "mine"
+    assert not (home() / "runs" / f"{run_id}.result").exists()

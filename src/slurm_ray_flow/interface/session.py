@@ -45,6 +45,7 @@ from slurm_ray_flow.interface.console import quiet_console
 from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
 from slurm_ray_flow.interface.parameters import Given
 from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.interface.results import keep_with_run
 from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.remote.pickling import Sources
@@ -187,11 +188,12 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     """The body of every decorated flow; the caller's process runs it, or a deployment's."""
     from slurm_ray_flow.flows.launch import launch  # what only a launch needs does not hold the decorator back
 
+    run_id = str(flow_run.get_id() or uuid.uuid4())
+    keep_with_run(run_id)
     current = launching_of(flow) or Launching(Silence())
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
     call = describe_call(flow, current.given or Given(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
-    run_id = str(flow_run.get_id() or uuid.uuid4())
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
     here = Path.cwd()
     run.note(keep=flow.options.keep, home_folder=str(beside(project_of(call.target.file, here), here) / current.below))
