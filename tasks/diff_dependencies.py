@@ -68,8 +68,7 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
     packed = options.environment == "packed"
     # Kept as one file it is another thing than kept as a folder: it has a name of its own.
     platform = f"{facts.platform}-packed" if packed else facts.platform
-    environment = "auto" if options.environment in ("isolated", "packed") else options.environment
-    chosen = known_wanted(environment, code, facts.version, _always(code, options))
+    chosen = wanted_by(code, options, facts.version)
     _warn(chosen, code)
     if options.dashboard and chosen.source == "uv.lock":
         locked = canonicalize_name(DASHBOARD) in {line.name for line in chosen.lines()}
@@ -81,6 +80,16 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
             f"packages to add: {len(found.add)}, to change: {len(found.change)}, there already: {len(found.keep)}"
         )
     return Plan(chosen, found, packed)
+
+
+def wanted_by(code: Code, options: Options, python: str) -> Wanted:
+    """The packages that a run wants in an environment of its own.
+
+    Raises:
+        DependencyError: they can't be read, or exclude each other.
+    """
+    environment = "auto" if options.environment in ("isolated", "packed") else options.environment
+    return known_wanted(environment, code, python, _always(code, options))
 
 
 def _in(container: Container, cluster: Cluster, options: Options) -> Plan:

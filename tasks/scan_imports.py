@@ -13,7 +13,7 @@ from slurm_ray_flow.blocks.files import load_cache, save_cache
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.project import project_of
-from slurm_ray_flow.core.scan import RULES, Finding, Scan, scan
+from slurm_ray_flow.core.scan import RULES, Finding, Scan, Target, scan
 from slurm_ray_flow.remote.importable import importable
 from slurm_ray_flow.tasks.policy import step
 from slurm_ray_flow.tasks.run import Call
@@ -54,20 +54,31 @@ def scan_imports(call: Call) -> Code:
         ScanError: the source can't be read.
     """
     reporter().step("scan_imports")
-    project = project_of(call.target.file, Path.cwd())
+    code, found = code_of(call.target)
+    for finding in found.findings:
+        if finding.data is None:  # whether it travels is not known yet
+            warn_of(finding, Path(code.project), call.label)
+    reporter().say(_summary(found))
+    return code
+
+
+def code_of(target: Target) -> tuple[Code, Scan]:
+    """What a function needs, and the whole finding.
+
+    Raises:
+        ScanError: the source can't be read.
+    """
+    project = project_of(target.file, Path.cwd())
     cache = home() / "cache" / "scan" / f"{store.short_digest(str(project))}.{RULES}.pickle"
     parsed = load_cache(cache)
     before = dict(parsed)
-    found = scan(call.target, search_path=sys.path, project=project, parsed=parsed)
+    found = scan(target, search_path=sys.path, project=project, parsed=parsed)
     if parsed != before:
         save_cache(cache, parsed)
-    for finding in found.findings:
-        if finding.data is None:  # whether it travels is not known yet
-            warn_of(finding, project, call.label)
-    reporter().say(_summary(found))
     digest = store.put_scan(found)
-    script = "" if call.target.file is None or importable(call.target.module or "__main__") else str(call.target.file)
-    return Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray, script)
+    script = "" if target.file is None or importable(target.module or "__main__") else str(target.file)
+    code = Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray, script)
+    return code, found
 
 
 def warn_of(finding: Finding, project: Path, label: str = "the function") -> None:

@@ -116,8 +116,12 @@ def _script(run: Run, environment: Environment, cluster: Cluster) -> str:
     head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
     facts = None if environment.container else cluster.facts()
     python, variables = (facts.python, facts.variables) if facts else (environment.python, {})
-    command = [python, "-I", str(head), str(cluster.root_folder), run.record.attempt]
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
+    return script_of(cluster, [python, "-I", str(head), str(cluster.root_folder), run.record.attempt], exports)
+
+
+def script_of(cluster: Cluster, command: list[str], exports: str = "") -> str:
+    """The script that starts a head by this command."""
     return f'{_begin(cluster)}{exports}exec {shlex.join(command)} "$@"\n'
 
 

@@ -17,7 +17,7 @@ from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.scan.model import LocalFile, Scan
 from slurm_ray_flow.core.shown import about_files
-from slurm_ray_flow.core.snapshot import manifest
+from slurm_ray_flow.core.snapshot import Manifest, manifest
 from slurm_ray_flow.remote.workplace import WORK
 from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.policy import RETRIED, step
@@ -53,24 +53,8 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
         SyncError: a file can't be sent as it is.
     """
     reporter().step("sync_files")
-    project = Path(code.project)
-    cache = home() / "cache" / "hashes" / f"{store.short_digest(code.project)}.pickle"
-    hashes = load_cache(cache)
-    before = dict(hashes)
-    found = code.scan()
-    files = manifest(
-        _files_of(found, code.script),
-        project=project,
-        working_directory=Path.cwd(),
-        include=options.include,
-        packages=found.packages,
-        package_data=options.package_data,
-        tracked=tracked(sorted({os.path.realpath(folder) for folder, _, _ in found.packages})),
-        search_path=sys.path,
-        hashes=hashes,
-    )
-    if hashes != before:
-        save_cache(cache, hashes)
+    project, found = Path(code.project), code.scan()
+    files = files_of(code, options)
     for text in files.findings:
         reporter().warn(text)
     travels = {entry.file for entry in files.entries}
@@ -87,6 +71,32 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     folders = tuple((home_folder, f"{WORK}/{place}") for place, home_folder in sent.manifest.roots)
     working_directory = f"{WORK}/{sent.manifest.working_directory}"
     return Snapshot(sent.manifest.digest, str(sent.folder), path, working_directory, listing, folders)
+
+
+def files_of(code: Code, options: Options) -> Manifest:
+    """All that a snapshot would hold now.
+
+    Raises:
+        SyncError: a file can't be sent as it is.
+    """
+    cache = home() / "cache" / "hashes" / f"{store.short_digest(code.project)}.pickle"
+    hashes = load_cache(cache)
+    before = dict(hashes)
+    found = code.scan()
+    files = manifest(
+        _files_of(found, code.script),
+        project=Path(code.project),
+        working_directory=Path.cwd(),
+        include=options.include,
+        packages=found.packages,
+        package_data=options.package_data,
+        tracked=tracked(sorted({os.path.realpath(folder) for folder, _, _ in found.packages})),
+        search_path=sys.path,
+        hashes=hashes,
+    )
+    if hashes != before:
+        save_cache(cache, hashes)
+    return files
 
 
 def _files_of(found: Scan, name: str) -> tuple[LocalFile, ...]:

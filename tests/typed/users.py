@@ -47,6 +47,7 @@ def right() -> None:
     assert_type(square(2), float)
     assert_type(square(2, power=3), float)
     assert_type(square.local(2), float)
+    assert_type(square.script(2), str)
     assert_type(square.submit(2), Handle[float])
     assert_type(square.submit(2).result(timeout=3), float)
     assert_type(square.with_options(memory="1G")(2), float)
@@ -87,6 +88,7 @@ def wrong(model: Model) -> None:
     square()  # error
     square.submit(word="a")  # error
     square.local("two")  # error
+    square.script("two")  # error
     shout("a", 2)  # error
     shout.submit("a", times="2")  # error
     model.score("one")  # error

@@ -1,11 +1,12 @@
 """What `srf run` refuses before anything starts."""
 
+import json
 import sys
 
 import pytest
 
 from slurm_ray_flow import OptionError
-from slurm_ray_flow.cli.start import run
+from slurm_ray_flow.cli.start import load, run
 
 
 @pytest.fixture
@@ -52,3 +53,39 @@ def test_a_file_that_cannot_be_imported_shows_its_own_lines_alone(folder, capsys
     assert "import nowhere_to_be_found" in shown
     assert "importlib" not in shown
     assert "cli" not in shown
+
+
+@pytest.fixture
+def untouched(tmp_path, monkeypatch):
+    """A home; nothing may be launched from there."""
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    yield
+    assert {path.name for path in (tmp_path / "home").iterdir()} <= {"cache", "store"}
+
+
+def test_what_would_be_submitted_is_shown_and_nothing_is_done(folder, untouched):
+    from slurm_ray_flow import SlurmCluster, SshConnection, slurm_ray_flow
+
+    cluster = SlurmCluster(connection=SshConnection(host="nowhere.invalid"), partition="cpu", modules=["gcc"])
+    options = {"nodes": 2, "memory": "2G", "time_limit": "90m", "env_vars": {"TOKEN": "hush"}}
+    function = slurm_ray_flow(cluster=cluster, **options)(load("user_job.py:job"))
+    lines = function.script(1).splitlines()
+    assert lines[0] == "#!/bin/bash"
+    wanted = {"--nodes=2", "--mem=2048M", "--time=90", "--partition=cpu", "--job-name=job.RUN"}
+    assert wanted <= {line.removeprefix("#SBATCH ") for line in lines}
+    last = max(number for number, line in enumerate(lines) if line.startswith("#SBATCH"))
+    assert lines.index("module load gcc || exit 97") > last
+    told = [line.split() for line in lines]
+    assert any("user_job.py" in words for words in told) and ["#", "variables:", "TOKEN"] in told
+    assert any(words[1:] and words[1].startswith("cloudpickle==") for words in told)
+    assert "hush" not in "".join(lines)
+    with pytest.raises(TypeError):
+        function.script()
+
+
+def test_a_dry_run_writes_it(folder, untouched, capsys):
+    run("user_job.py:job", arg=("n=1",), option=("memory=1G",), dry_run=True, json=True)
+    found = json.loads(capsys.readouterr().out)
+    assert (found["cluster"], found["asks_for"], found["ray"]) == ("local", "1.0 GiB", False)
+    assert [name.rpartition("/")[2] for name in found["files"]] == ["user_job.py"]
+    assert found["script"].startswith("#!/bin/sh")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import difflib
 import importlib
 import inspect
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.output import Json, as_json, describe_error, print_exception, print_json, print_text
+from slurm_ray_flow.cli.output import Json, Switch, as_json, describe_error, print_exception, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
 from slurm_ray_flow.core.outcome import is_from_the_cluster
 
@@ -23,6 +24,7 @@ def run(
     *,
     arg: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     option: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    dry_run: Annotated[bool, Switch] = False,
     json: Json = False,
 ) -> None:
     """Run a function of a file, decorated or not, and write its value.
@@ -34,14 +36,20 @@ def run(
 
         srf run train.py:train --option cluster=curnagl --json
 
+        srf run train.py:train --option cluster=curnagl --dry-run
+
     Args:
         function: The file and the function's name: path/to/file.py:function.
         arg: An argument, NAME=VALUE; the value is read as JSON where it is JSON, else as text. May be given again.
         option: An option of the decorator, NAME=VALUE. May be given again.
+        dry_run: Do nothing, and write what would be submitted and sent.
     """
     arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option")
     launched = _launchable(load(function), options)
     positional, named = _typed(launched, arguments)
+    if dry_run:
+        _preview(launched, positional, named, json)
+        return
     import asyncio
 
     try:
@@ -62,6 +70,13 @@ def run(
         print_json({"value": as_json(value)})
     else:
         print_text(repr(value))
+
+
+def _preview(launched: Any, positional: tuple[Any, ...], named: dict[str, Any], json: bool) -> None:
+    from slurm_ray_flow.interface.session import previewed
+
+    found = previewed(launched, positional, named)
+    print_json(dataclasses.asdict(found)) if json else print_text(str(found).rstrip())
 
 
 def _launchable(found: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:

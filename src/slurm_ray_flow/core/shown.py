@@ -61,7 +61,7 @@ def about_run(record: RunRecord, allocated: Event | None, options: Options) -> S
     rows = [
         ("function", f"`{record.function}`"),
         ("cluster", f"{record.cluster} ({record.kind})"),
-        ("asked for", _asked(options)),
+        ("asked for", asked(options)),
         ("job", f"`{job['job']}`" if job.get("job") else ""),
         ("nodes", f"`{plain(str(job['nodelist']))}`" if job.get("nodelist") else ""),
         ("folder there", f"`{record.paths.folder}`"),
@@ -79,7 +79,8 @@ def about_run(record: RunRecord, allocated: Event | None, options: Options) -> S
     return Shown("run", "markdown", f"{table}\n\n{typed}\n", f"Run {short} on {record.cluster}{number}")
 
 
-def _asked(options: Options) -> str:
+def asked(options: Options) -> str:
+    """The sizes that a run asks for, in words."""
     amounts = [
         _counted(options.nodes if options.nodes > 1 else 0, "node"),
         _counted(options.cpus_per_node or 0, "CPU"),

@@ -197,6 +197,15 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
         return start_map(self, iterables, same, max_parallel)
 
+    def script(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
+        """What a call would submit: the batch script, and below it the sizes, files and packages. Nothing is done.
+
+        Raises:
+            TypeError: the function does not take such arguments.
+            SlurmRayFlowError: the call would fail before it got to the cluster.
+        """
+        return str(session.previewed(self, args, kwargs))
+
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The plain function, called here."""
         return self.function(*args, **kwargs)

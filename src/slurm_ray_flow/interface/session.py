@@ -53,6 +53,7 @@ from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
+    from slurm_ray_flow.tasks.preview import Preview
 
 
 class Launching:
@@ -174,6 +175,18 @@ def on_the_server() -> Iterator[None]:
     """For what needs Prefect's API without being a launch."""
     with connected(ensure_server(terminal_reporter().say)):
         yield
+
+
+def previewed(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Preview:
+    """What a call would do. Only for a saved cluster a server is needed."""
+    from slurm_ray_flow.tasks.preview import preview
+
+    parameters = get_call_parameters(flow.fn, args, kwargs)
+    wanted = flow.options.cluster
+    with on_the_server() if isinstance(wanted, str) and wanted != "local" else contextlib.nullcontext():
+        cluster = find_cluster(wanted)
+    target = target_of(flow.function, Given(flow.fn, parameters).parameters.values())
+    return preview(target, flow.name, cluster, options_on(cluster, flow.options))
 
 
 @functools.cache

@@ -1,0 +1,138 @@
+"""What a launch would submit and send. Nothing is done, and no host is asked: what only it knows stands in capitals."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+import sys
+from pathlib import PurePosixPath
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.local_machine import LocalMachine
+from slurm_ray_flow.blocks.slurm.request import wanted
+from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.outputs import counted
+from slurm_ray_flow.core.plain import plain
+from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.core.requirements import hide_credentials
+from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.core.scan import Target
+from slurm_ray_flow.core.shown import asked
+from slurm_ray_flow.core.slurm.names import job_name
+from slurm_ray_flow.core.slurm.request import sbatch_arguments
+from slurm_ray_flow.core.snapshot.fingerprint import printable
+from slurm_ray_flow.tasks.diff_dependencies import wanted_by, wants_ray
+from slurm_ray_flow.tasks.scan_imports import Code, code_of
+from slurm_ray_flow.tasks.start_ray import script_of
+from slurm_ray_flow.tasks.sync_files import files_of
+
+RUN, PROGRAM = "RUN", "PROGRAM"
+
+
+@dataclasses.dataclass(frozen=True)
+class Preview:
+    """A launch that is not made.
+
+    Attributes:
+        cluster: what it is called.
+        asks_for: the sizes, in words; "" for what the cluster gives by default.
+        ray: whether it gets a Ray cluster.
+        script: what starts it there; on Slurm the whole batch script.
+        files: what would travel, each with its bytes.
+        left: what of packages stays at home, each with why.
+        packages: what its environment would hold.
+        environment: which environment that is.
+        variables: the names of its `env_vars`.
+        notes: what could not be followed, or is left out.
+    """
+
+    cluster: str
+    asks_for: str
+    ray: bool
+    script: str
+    files: dict[str, int]
+    left: dict[str, str]
+    packages: list[str]
+    environment: str
+    variables: list[str]
+    notes: list[str]
+
+    def __str__(self) -> str:
+        said = [
+            f"on {self.cluster}, {'with' if self.ray else 'without'} Ray; asks for {self.asks_for or 'the defaults'}",
+            *(["variables: " + ", ".join(self.variables)] if self.variables else []),
+            f"sends {counted(len(self.files), sum(self.files.values()))}",
+            *(f"  {name}  {format_memory(size)}" for name, size in self.files.items()),
+            *(f"  left at home: {name}, {why}" for name, why in self.left.items()),
+            f"packages: {self.environment}",
+            *(f"  {package}" for package in self.packages),
+            *(f"note: {note}" for note in self.notes),
+        ]
+        return self.script + "\n" + "".join(f"# {plain(line)}\n" for text in said for line in text.splitlines())
+
+
+def preview(target: Target, label: str, cluster: Cluster, options: Options) -> Preview:
+    """Look at all that a launch would do.
+
+    Args:
+        target: what the scan starts from.
+        label: the function's name.
+        cluster: where it would run.
+        options: what holds there.
+
+    Raises:
+        SlurmRayFlowError: the launch would fail before it got to the cluster.
+    """
+    code, found = code_of(target)
+    files = files_of(code, options)
+    environment, packages = _packages(code, cluster, options)
+    return Preview(
+        cluster=cluster.label,
+        asks_for=asked(options),
+        ray=wants_ray(code, options),
+        script=_script(label, cluster, options),
+        files={printable(entry.place.partition("/")[2]): entry.size for entry in files.entries},
+        left={printable(one.file): one.why for one in files.left},
+        packages=packages,
+        environment=environment,
+        variables=[name for name, _ in options.env_vars],
+        notes=[
+            *(f"{finding.file or label}:{finding.line}: {finding.text}" for finding in found.findings),
+            *files.findings,
+        ],
+    )
+
+
+def _packages(code: Code, cluster: Cluster, options: Options) -> tuple[str, list[str]]:
+    if container := cluster.container_for(options):
+        return f"those of {container.image}", []
+    if options.environment == "auto" and cluster.reuses_environment:
+        used = [f"{item.name}=={item.version}" for item in code.scan().distributions]
+        return f"of this Python, {sys.prefix}; it uses", used
+    chosen = wanted_by(code, options, f"{sys.version_info.major}.{sys.version_info.minor}")
+    return f"an environment of its own, from {chosen.source}", [
+        hide_credentials(str(line)) for line in chosen.requirements
+    ]
+
+
+def _script(label: str, cluster: Cluster, options: Options) -> str:
+    if isinstance(cluster, LocalMachine):
+        root, python = cluster.root_folder, sys.executable
+    else:
+        root = PurePosixPath(str(getattr(cluster, "root", "ROOT")).replace("~", "HOME", 1))
+        python = "PYTHON"
+    head = root / "tools" / PROGRAM / "slurm_ray_flow" / "remote" / "head.py"
+    script = script_of(cluster, [python, "-I", str(head), str(root), RUN])
+    if not isinstance(cluster, SlurmCluster):
+        return script
+    request = dataclasses.replace(
+        wanted(cluster, options),
+        name=job_name(label, RUN),
+        output=str(RunPaths(root, RUN).head_log),
+        chdir=str(root),
+        warn_seconds=int(options.warn_seconds or 0),
+    )
+    first, _, rest = script.partition("\n")
+    given = [f"#SBATCH {shlex.quote(one)}" for one in sbatch_arguments(request) if one != "--parsable"]
+    return "\n".join([first, *given, rest])
