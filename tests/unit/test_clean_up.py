@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow.blocks import programs, store
+from slurm_ray_flow.blocks.clean_up import Place
+from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.processes import this_process
 from slurm_ray_flow.blocks.server.clean_up import clean_up
 from slurm_ray_flow.core.expiry import DAY, KEPT_DAYS
@@ -87,6 +89,32 @@ def test_old_runs_and_their_snapshots_go_unless_something_lives(root: Path) -> N
     assert [path.exists() for path in (*living, *ended, *young)] == [True, True, False, False, True, True]
     assert used.exists() and not unused.exists()
     assert sorted(path.name for path in used.parent.iterdir()) == ["aa", "aa.list"]
+
+
+def kept_value_of(run_id: str) -> Path:
+    folder = store.result_folder(run_id)
+    folder.mkdir(parents=True)
+    (folder / "value").touch()
+    return folder
+
+
+def test_what_prefect_keeps_of_a_value_goes_with_its_run(root: Path) -> None:
+    living, ended = kept_value_of("living"), kept_value_of("ended")
+    age(*run_of(root, "living", root), *run_of(root, "ended", root, pid=1, started=0), living, ended)
+    list(clean_up(root))
+    assert living.exists() and not ended.exists()
+
+
+def test_so_it_does_where_the_run_was_elsewhere(root: Path) -> None:
+    kept = kept_value_of("far")
+    folder, record = run_of(root, "far", root, pid=1, started=0)
+    folder.rename(root / "elsewhere")
+    store.save_record(dataclasses.replace(store.find_record("far"), kind="ssh-server", cluster="desi", root="/there"))
+    age(record)
+    answers = {"find": {"things": [], "runs": [], "findings": []}, "remove": {"stayed": {}}, "prune": 0}
+    place = Place("desi", "ssh-server", "/there", lambda name, **_: answers[name.partition(".")[2]])
+    clean_up_place(place, KEPT_SECONDS)
+    assert not kept.exists() and not record.exists()
 
 
 def test_a_run_stays_whose_value_a_younger_one_was_given(root: Path) -> None:
