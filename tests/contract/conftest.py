@@ -2,12 +2,17 @@
 
 import pytest
 
-from contract.kinds import KINDS, Lab
+from contract.kinds import ENVIRONMENTS, KINDS, Lab
+from slurm_ray_flow.blocks.ssh.connection import connections
 
 
 @pytest.fixture(params=KINDS)
 def kind(request):
-    return KINDS[request.param](request)
+    yield KINDS[request.param](request)
+    for connection in connections():  # else the server's MaxSessions are used up, and the next test waits for a lease
+        for (root, _), agent in connection.agents.items():
+            if root != ENVIRONMENTS:
+                agent.close()
 
 
 @pytest.fixture

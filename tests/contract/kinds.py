@@ -12,6 +12,8 @@ from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
 from slurm_ray_flow.remote import payload, pickling
 from support import wait_for
 
+ENVIRONMENTS = "/home/alice/environments-of-the-contract"
+
 
 class ThisMachine:
     """Roots below a folder of the test's."""
@@ -54,7 +56,7 @@ class Remote:
         return self._host.path(str(path))
 
     def interpreter(self, cluster, ray):
-        shared = self.make("/home/alice/environments-of-the-contract")
+        shared = self.make(ENVIRONMENTS)
         needed = ["cloudpickle", "dill", *(["ray"] if ray else [])]
         requirements = [f"{name}=={importlib.metadata.version(name)}" for name in needed]
         spec = {
