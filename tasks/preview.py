@@ -109,7 +109,7 @@ def _packages(code: Code, cluster: Cluster, options: Options) -> tuple[str, list
         return f"those of {container.image}", []
     if options.environment == "auto" and cluster.reuses_environment:
         used = [f"{item.name}=={item.version}" for item in code.scan().distributions]
-        return f"of this Python, {sys.prefix}; it uses", used
+        return f"of this Python, {sys.prefix}; it uses{'' if used else ' none'}", used
     chosen = wanted_by(code, options, f"{sys.version_info.major}.{sys.version_info.minor}")
     return f"an environment of its own, from {chosen.source}", [
         hide_credentials(str(line)) for line in chosen.requirements
