@@ -162,7 +162,7 @@ class Connection:
         wire = self._shaken_hands(server)
         try:
             secrets = self._held.setdefault(server, self._secrets(server))
-            log_in(wire, server, secrets)
+            log_in(wire, server, secrets, again=bool(self.made))
         except BaseException:
             wire.close()
             raise

@@ -13,7 +13,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks.ssh import wire
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
-from slurm_ray_flow.blocks.ssh.wire import Denied, Dismissed, Locked, Wire, WireError
+from slurm_ray_flow.blocks.ssh.wire import Closed, Denied, Dismissed, Locked, Wire, WireError
 from slurm_ray_flow.core.errors import LogInFailed
 from slurm_ray_flow.core.plain import plain
 
@@ -38,8 +38,11 @@ class Secrets:
         return "Secrets(...)"
 
 
-def log_in(server: Wire, endpoint: Endpoint, secrets: Secrets) -> None:
+def log_in(server: Wire, endpoint: Endpoint, secrets: Secrets, again: bool = False) -> None:
     """Prove who the user is.
+
+    Args:
+        again: it has let us in before. Then a connection that it closes is a lost one: it may be just starting.
 
     Raises:
         LogInFailed: the server does not believe it, or nobody can be asked what it wants to know.
@@ -54,6 +57,10 @@ def log_in(server: Wire, endpoint: Endpoint, secrets: Secrets) -> None:
             methods = attempt.step(methods)
         except Dismissed as error:
             raise attempt.failed(methods, f": {error}") from None
+        except Closed as error:
+            if again:
+                raise
+            raise attempt.closed(str(error)) from None
         except LogInFailed as error:
             raise attempt.with_tried(error) from None
     raise attempt.failed(methods)
@@ -83,6 +90,14 @@ class _Attempt:
         if not tried or tried in error.where:
             return error
         return LogInFailed(error.what, where=f"{error.where} (tried: {tried})", advice=error.advice)
+
+    def closed(self, why: str) -> LogInFailed:
+        return LogInFailed(
+            f"{self._endpoint.name} does not let {self._endpoint.user} in: {plain(why)}",
+            where=f"{self._endpoint} (tried: {'; '.join(dict.fromkeys(self._tried))})",
+            advice=f"try `{self._endpoint.by_hand}`. The account may be locked or have expired, or nobody may log in "
+            "just now: ask the people who run the server",
+        )
 
     def failed(self, methods: Sequence[str], said: str = "") -> LogInFailed:
         tried = "; ".join(dict.fromkeys(self._tried)) or "nothing"

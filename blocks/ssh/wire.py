@@ -22,6 +22,7 @@ WINDOW = 8 * 1024 * 1024
 PACKET = 1024 * 1024
 _AGENT, _TOUCH = 5.0, 120.0
 """Seconds for an SSH agent to list its keys, and to sign: it may ask its user, or for a touch of a key."""
+_WORDS = 500
 _LOGGER = "paramiko.slurm_ray_flow"
 
 Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
@@ -50,6 +51,10 @@ class Denied(Exception):
 
 class Dismissed(WireError):
     """The server ended the log-in with a word: more tries are of no use."""
+
+
+class Closed(WireError):
+    """The server took a proof, and closed the connection: the account is not to log in, or the link was lost."""
 
 
 class Wire:
@@ -133,6 +138,7 @@ class Wire:
                 raise
 
     def _proved(self, prove: Callable[[], Sequence[str]]) -> Sequence[str]:
+        before = self._transport.auth_handler.banner
         with self._told():
             try:
                 return tuple(prove())
@@ -142,10 +148,16 @@ class Wire:
                 if not self.alive and self._transport.farewell:
                     raise Dismissed(self._transport.farewell) from None
                 if not self.alive:
-                    raise WireError("the server closed the connection during the log-in") from None
+                    raise Closed(self._said_since(before)) from None
                 if "timeout" in str(error).lower():
                     raise WireError("the server did not answer the log-in") from None
                 raise Denied(()) from None
+
+    def _said_since(self, before: bytes | None) -> str:
+        """That it has closed the connection, with its last word: PAM says there why it refuses an account."""
+        last = self._transport.auth_handler.banner
+        words = (last or b"").decode(errors="replace").strip() if last != before else ""
+        return "the server closed the connection during the log-in" + (f": {words[:_WORDS]}" if words else "")
 
     # ---- what goes over it
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 import subprocess
+import threading
 from pathlib import Path
 
 import pytest
@@ -207,3 +209,41 @@ def test_a_server_that_is_not_there_is_tried_for_a_while(hosts_lab):
     ):
         agent.hello  # noqa: B018
     assert caught.value.transient
+
+
+@contextlib.contextmanager
+def expired(host, user):
+    """An account that PAM refuses once the proof was good."""
+    host.run("root", ["usermod", "--expiredate", "1", user])
+    try:
+        yield
+    finally:
+        host.run("root", ["usermod", "--expiredate", "", user])
+
+
+@pytest.mark.parametrize("user", ["alice", "bob"])
+def test_an_account_that_is_closed_is_told_at_once_and_nothing_is_sent_again(hosts_lab, user):
+    desi = hosts_lab["desi"]
+    secret = {} if user == "alice" else {"password": hosts_lab.password(user)}
+    with expired(desi, user), hosts_lab.road("desi") as road:
+        with agent_on(hosts_lab, user=user, config=road.ssh_config, **secret) as agent:
+            for _ in range(2):
+                with pytest.raises(LogInFailed, match="closed the connection") as caught:
+                    agent.hello  # noqa: B018
+        assert road.counts().connections == 1
+    assert "account has expired" in caught.value.what
+
+
+def test_a_log_in_that_breaks_off_is_tried_again_where_it_has_worked(hosts_lab):
+    """The login node comes back from its maintenance, and lets nobody in for a moment."""
+    desi = hosts_lab["desi"]
+    with agent_on(hosts_lab, user="bob", password=hosts_lab.password("bob")) as agent:
+        agent.hello  # noqa: B018
+        with expired(desi, "bob"):
+            faults.kill_sessions(desi, "bob")
+            asked = threading.Thread(target=lambda: agent.ask_all([("files.names", {"path": "/"})]))
+            before = desi.connections()
+            asked.start()
+            wait_for(lambda: desi.connections() > before)
+        asked.join(60)
+        assert agent.connection.made == 2
