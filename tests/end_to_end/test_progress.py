@@ -8,6 +8,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 SCRIPT = """
 import sys, time
 from slurm_ray_flow.interface.progress import terminal_reporter
@@ -131,14 +133,15 @@ def test_off_shows_what_the_function_wrote_byte_for_byte():
     assert done.stderr == ""
 
 
-def test_in_a_pipe_what_a_step_waits_for_is_seen_while_it_waits():
-    waits = """
+@pytest.mark.parametrize("how", ["say", "warn"])
+def test_in_a_pipe_what_a_step_waits_for_or_warns_of_is_seen_meanwhile(how):
+    waits = f"""
 import sys
 from slurm_ray_flow.interface.progress import terminal_reporter
 reporter = terminal_reporter()
 reporter.begin("0123456789", "function", "desi", "")
 reporter.step("turn")
-reporter.say("waiting for desi: held by alice")
+reporter.{how}("waiting for desi: held by alice")
 sys.stdin.read()
 reporter.step("start_ray")
 reporter.end(None)

@@ -118,6 +118,23 @@ def test_a_run_goes_on_without_a_node_if_ray_can(jobs):
     jobs.over()
 
 
+@pytest.mark.ray
+def test_what_ray_can_not_place_without_a_lost_node_is_told(jobs):
+    import spread
+
+    with jobs.slurm.settings(*QUICKLY):
+        run = jobs.begun(spread.wants_both)
+        [other] = [host for host in jobs.slurm.nodes.values() if host != run.node]
+        with jobs.without(other):
+            wait_for(lambda: "node_lost" in jobs.events(run.id))
+            run.go()
+            log = jobs.host.path(f"{jobs.root}/runs/{run.id}/log.txt")
+            wait_for(lambda: "(STRICT_SPREAD) asks for 2 times CPU 0.5; there is 1 node of CPU 1" in log.read_text())
+            jobs.host.path(f"{run.folder}/enough").touch()
+            assert run.handle.result(BOUND) is False
+    jobs.over()
+
+
 def test_somebody_elses_scancel_is_told(jobs):
     import held
 

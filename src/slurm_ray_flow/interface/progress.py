@@ -87,6 +87,7 @@ class TerminalReporter:
         self._lock = threading.RLock()
         self._name, self._since = "", 0.0
         self._note, self._warnings = "", list[str]()
+        self._shown = 0
         self._later: threading.Timer | None = None
         self._began, self._run_id = time.monotonic(), ""
         utf8 = screen.console.encoding.startswith("utf")
@@ -105,7 +106,7 @@ class TerminalReporter:
         with self._lock:
             self._close_step("yellow", self._again) if name == self._name else self._close_step("green", self._good)
             self._name, self._since = name, time.monotonic()
-            self._note, self._warnings = "", []
+            self._note, self._warnings, self._shown = "", [], 0
             self._show()
 
     def fail(self) -> None:
@@ -128,9 +129,7 @@ class TerminalReporter:
     def _tell_later(self, note: str) -> None:
         """Where no line moves, what a step waits for must be seen while it waits."""
         self._forget_later()
-        self._later = threading.Timer(SLOW_SECONDS, self._tell_note, [note])
-        self._later.daemon = True
-        self._later.start()
+        self._later = _started(threading.Timer(SLOW_SECONDS, self._tell_note, [note]))
 
     def _forget_later(self) -> None:
         if self._later:
@@ -147,10 +146,23 @@ class TerminalReporter:
         with self._lock:
             if told_already(text):
                 return
-            if self._name:
-                self._warnings.append(text)
-            else:  # before the first step
+            if not self._name:  # before the first step
                 self._screen.line(Text(text, "yellow"))
+                return
+            self._warnings.append(text)
+            wait = SLOW_SECONDS - (time.monotonic() - self._since)
+            if wait > 0:
+                _started(threading.Timer(wait, self._warn_of, [self._warnings]))
+            else:
+                self._warn_of(self._warnings)
+
+    def _warn_of(self, warnings: list[str]) -> None:
+        """Show those of a step that are not shown; a step that lasts has them at once, a short one at its end."""
+        with self._lock:
+            if warnings is self._warnings:
+                for warning in warnings[self._shown : MOST_WARNINGS]:
+                    self._below(warning, "yellow")
+                self._shown = len(warnings)
 
     def log(self, data: bytes) -> None:
         self._screen.log(data)
@@ -196,8 +208,7 @@ class TerminalReporter:
         self._screen.line(line)
         if note and not fits:
             self._below(note, "dim")
-        for warning in self._warnings[:MOST_WARNINGS]:
-            self._below(warning, "yellow")
+        self._warn_of(self._warnings)
         if (more := len(self._warnings) - MOST_WARNINGS) > 0:
             self._below(f"and {more} more: the run's log in the Prefect UI has all", "yellow")
         self._name = ""
@@ -207,3 +218,9 @@ class TerminalReporter:
             self._screen.line(Padding(Text(text, style), (0, 0, 0, 6)))
         else:
             self._screen.line(Text(f"      {text}", style))
+
+
+def _started(timer: threading.Timer) -> threading.Timer:
+    timer.daemon = True
+    timer.start()
+    return timer

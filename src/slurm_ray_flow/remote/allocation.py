@@ -143,8 +143,8 @@ class Allocation:
             seconds = round(time.monotonic() - self._ray.started, 3)
             self._run.record("ray_ready", seconds=seconds, **self._ray.described())
             self._idle_since = time.monotonic()
-        for name, why in self._ray.newly_lost().items():
-            self._run.record("node_lost", node=name, why=why)
+        for name, why in self._ray.newly_lost().items():  # whoever waits for a call reads what the call's run says
+            (self._call.run if self._call else self._run).record("node_lost", node=name, why=why)
         if self._ray.failure is not None:
             cause = "environment" if self._ray.address is None else "node_failed"
             self.stop("out_of_memory" if self._ray.starved else cause, self._ray.failure)
@@ -205,6 +205,8 @@ class Allocation:
         self._call_began = time.monotonic()
         if run.id != self._run.id:
             run.keep_reserve()
+            for name, why in (self._ray.lost if self._ray else {}).items():
+                run.record("node_lost", node=name, why=why)
         run.record("call_started", pid=driver.pid)
         self._idling.end(run.id)
         driver.order(run=run.folder, **self._place())

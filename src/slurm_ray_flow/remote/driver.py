@@ -22,7 +22,17 @@ import json
 import signal
 from typing import Any, Dict, List, Optional
 
-from slurm_ray_flow.remote import checkpoints, ending, execution, limits, notice, processes, rebuilding, workplace
+from slurm_ray_flow.remote import (
+    checkpoints,
+    ending,
+    execution,
+    limits,
+    notice,
+    processes,
+    ray_wants,
+    rebuilding,
+    workplace,
+)
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run
 from slurm_ray_flow.remote.protocol import TRY
@@ -102,6 +112,8 @@ class Driver:
         except Exception as error:
             return {"outcome": None, "cause": "environment", "message": "The call can't be set up: {}".format(error)}
         self._know(run)
+        if self._session:
+            ray_wants.watch()
         limits.restore_umask()
         return execution.execute(run)
 

@@ -88,7 +88,7 @@ class Nodes:
         """Note that the step has ended: all nodes that were not lost before are now."""
         self._process.returncode = code
         self._over = True
-        self.listen()
+        self.listen_later()
         for name in self.names:
             if name not in self.lost:
                 self._lose(name, "its step ended with {}".format(code))

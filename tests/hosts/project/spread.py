@@ -79,6 +79,21 @@ def goes_on(folder: str):
     return sum(ray.get([same.remote(number) for number in range(10)]))
 
 
+@slurm_ray_flow(cluster=CLUSTER, nodes=2, cpus_per_node=1, memory="1500M", resubmit=0)
+def wants_both(folder: str):
+    """Waits for a word, then for a place on each of its nodes until it is told that this is enough."""
+    from ray.util.placement_group import placement_group
+
+    with open(Path(folder, "starts"), "a") as file:
+        file.write(f"{socket.gethostname()}\n")
+    while not Path(folder, "go").exists():
+        time.sleep(0.05)
+    group = placement_group([{"CPU": 0.5}, {"CPU": 0.5}], strategy="STRICT_SPREAD")
+    while not (placed := group.wait(1)) and not Path(folder, "enough").exists():
+        pass
+    return placed
+
+
 @slurm_ray_flow(cluster=CLUSTER, nodes=2, cpus_per_node=1, gpus_per_node=1, memory="1500M")
 def places():
     """The Python of this function; and where tasks run: host, container, and the user's own files that they see."""
