@@ -103,12 +103,12 @@ def _spec(
     }
 
 
-def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, str] | None:
-    """What the scheduler is asked for besides sizes; None where there is none."""
+def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, Any] | None:
+    """What the scheduler is asked for besides sizes, by the run or its cluster's block; None where there is none."""
     if not cluster.queues:
         return None
-    chosen = {name: getattr(options, name) for name in ("partition", "account", "qos", "constraint")}
-    return {"name": run.record.function, **{name: value for name, value in chosen.items() if value}}
+    asked = {name: getattr(options, name, None) or getattr(cluster, name) for name in warm.ASKED_OF_THE_SCHEDULER}
+    return {"name": run.record.function, **{name: value for name, value in asked.items() if value}}
 
 
 def _script(run: Run, environment: Environment, cluster: Cluster) -> str:

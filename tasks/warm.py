@@ -29,7 +29,16 @@ NEEDS = (
     "object_store_memory",
     "environment_variables",
 )
-ASKED_OF_THE_SCHEDULER = ("partition", "account", "qos", "constraint")
+ASKED_OF_THE_SCHEDULER = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "reservation",
+    "exclude",
+    "sbatch_options",
+    "preamble",
+)
 """What two calls must have in common to share an allocation. (Ray's workers have the variables of its start.)"""
 _WORDS = {
     "python": "packages or Python",
@@ -37,13 +46,14 @@ _WORDS = {
     "cpus": "cpus_per_node",
     "gpus": "gpus_per_node",
     "environment_variables": "env_vars",
+    "preamble": "modules, setup or scratch",
 }
 
 
 def folder_of(spec: dict[str, Any], cluster: Cluster) -> PurePosixPath:
     """Where the allocations that fit this spec are listed."""
     asked = spec.get("scheduler") or {}
-    wanted = [*(spec[name] for name in NEEDS), *(asked[name] for name in ASKED_OF_THE_SCHEDULER if name in asked)]
+    wanted = [*(spec[name] for name in NEEDS), *(asked.get(name) for name in ASKED_OF_THE_SCHEDULER)]
     needs = json.dumps([str(cluster.prepare()), *wanted], sort_keys=True)
     return cluster.root_folder / "warm" / hashlib.sha256(needs.encode()).hexdigest()[:16]
 
@@ -90,8 +100,9 @@ def why_not(run: Run, spec: dict[str, Any], cluster: Cluster) -> str:
 
 def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     asked, wanted = theirs.get("scheduler") or {}, ours.get("scheduler") or {}
-    names = [_WORDS.get(name, name) for name in NEEDS if theirs.get(name) != ours[name]]
-    return list(dict.fromkeys(names)) + [one for one in ASKED_OF_THE_SCHEDULER if asked.get(one) != wanted.get(one)]
+    names = [name for name in NEEDS if theirs.get(name) != ours[name]]
+    names += [name for name in ASKED_OF_THE_SCHEDULER if asked.get(name) != wanted.get(name)]
+    return list(dict.fromkeys(_WORDS.get(name, name) for name in names))
 
 
 def _why_closed(one: Warm, needs: float | None) -> str:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow import LocalMachine
+from slurm_ray_flow import LocalMachine, SlurmCluster
 from slurm_ray_flow.blocks import processes
+from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import RunPaths
-from slurm_ray_flow.tasks import warm
+from slurm_ray_flow.tasks import start_ray, warm
 from slurm_ray_flow.tasks.run import Run
 
 SPEC = dict.fromkeys(warm.NEEDS)
@@ -53,3 +54,19 @@ def test_a_call_that_withdraws_looks_further(tmp_path, monkeypatch, kind):
     cluster.write(warm.folder_of(SPEC, cluster) / "warm-one", b"")
     assert warm.take(run, SPEC, cluster) is None
     assert [path.name for path in inbox.iterdir()] == ["0-before"]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"partition": "gpu"}, {"account": "gpu"}, {"sbatch_options": ["--exclusive"]}, {"setup": ["module load cuda"]}],
+)
+def test_a_block_that_asks_for_something_else_shares_no_warm_cluster(tmp_path, monkeypatch, changed):
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    machine = LocalMachine(root=tmp_path / "root")
+    run, block = Run("mine", "f", machine, 0), SlurmCluster(partition="cpu")
+
+    def folder(block, options):
+        return warm.folder_of({**SPEC, "scheduler": start_ray._scheduler(run, block, options)}, machine)
+
+    assert folder(block, Options()) == folder(block.model_copy(), Options().stating(partition="cpu"))
+    assert folder(block, Options()) != folder(block.model_copy(update=changed), Options())
