@@ -17,6 +17,7 @@ from slurm_ray_flow.blocks.store import short_digest
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.requirements import hide_credentials
+from slurm_ray_flow.remote.environments import NO_REGISTRY
 from slurm_ray_flow.remote.uv_program import MISLEADING
 
 SECONDS = 3600.0
@@ -60,8 +61,8 @@ def ask_uv_once(arguments: Sequence[str], folder: Path) -> str:
 def failure(what: str, done: Completed, where: str = "this machine") -> DependencyError:
     """The error that tells a command's last words."""
     words = hide_credentials(done.stderr.strip() or done.stdout.strip())
-    return DependencyError(
-        f"{what}:\n" + "\n".join(words.splitlines()[-15:]),
-        where=where,
-        advice="see what is named there, and change it; or write the packages into a requirements.txt",
-    )
+    advice = "see what is named there, and change it; or write the packages into a requirements.txt"
+    if NO_REGISTRY.search(words):
+        advice = "see to this machine's network, or to the proxy that leads to its package index (HTTPS_PROXY); "
+        advice += 'or have the cluster get packages by itself, if it can: wheels="index" on its block'
+    return DependencyError(f"{what}:\n" + "\n".join(words.splitlines()[-15:]), where=where, advice=advice)

@@ -2,7 +2,10 @@
 
 import pytest
 
+from slurm_ray_flow.blocks.uv import ask_uv
+from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.wheels import Target, is_local, local_links, without_wheel
+from slurm_ray_flow.remote.environments import advice
 
 DEBIAN = Target.of("3.11.7", "cp311-linux_x86_64", "glibc 2.36")
 OLD = Target.of("3.9.2", "cp39-linux_aarch64", "glibc 2.17")
@@ -57,3 +60,16 @@ def test_the_package_without_a_wheel_is_named():
     said = "ERROR: Could not find a version (from versions: none)\nERROR: No matching distribution found for x==1.0\n"
     assert without_wheel(said) == "x==1.0"
     assert without_wheel("ERROR: 403 Forbidden") == ""
+
+
+def test_without_internet_at_home_nobody_is_told_to_send_packages_from_there(monkeypatch, tmp_path):
+    for name, value in {"UV_CACHE_DIR": str(tmp_path / "cache"), "UV_HTTP_RETRIES": "0", "UV_OFFLINE": "0"}.items():
+        monkeypatch.setenv(name, value)
+    wanted = tmp_path / "wanted.in"
+    wanted.write_text("six")
+    with pytest.raises(DependencyError) as caught:
+        ask_uv(["pip", "compile", "--index-url", "https://127.0.0.1:9/simple", str(wanted)])
+    assert "network" in caught.value.advice
+    said = str(caught.value)
+    assert 'wheels="upload"' in advice(said, {"options": []})
+    assert 'wheels="upload"' not in advice(said, {"options": ["--no-index", "--no-deps"]})

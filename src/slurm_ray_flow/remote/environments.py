@@ -18,10 +18,10 @@ from slurm_ray_flow.remote.errors import OperationError
 NO_REGISTRY = re.compile(
     r"error sending request|dns error|failed to lookup address|connection refused|network (is )?unreachable"
     r"|tcp connect error|operation timed out|no route to host|client error \(connect\)|failed to fetch: `https?:"
-    r"|network was disabled",
+    r"|network was disabled|name resolution|failed to establish a new connection",
     re.IGNORECASE,
 )
-"""What uv says where the package index can't be reached."""
+"""What uv and pip say where the package index can't be reached."""
 LAST_SECONDS = 20.0
 """How long a builder that is told to end may take to remove what it made."""
 
@@ -72,12 +72,12 @@ def build(spec: Mapping[str, Any], tell: Callable[[Any], None] = lambda _: None)
     if last.get("event") == "whole":
         return last
     message = str(last.get("message") or "the builder ended with {}: {}".format(code, " | ".join(words[-5:])))
-    raise OperationError(message, _place(spec), advice(message), "environment")
+    raise OperationError(message, _place(spec), advice(message, spec), "environment")
 
 
-def advice(message: str) -> str:
+def advice(message: str, spec: Mapping[str, Any]) -> str:
     """What to try after a build that failed with these words."""
-    if NO_REGISTRY.search(message):
+    if NO_REGISTRY.search(message) and "--no-index" not in spec.get("options", ()):  # that is what "upload" builds by
         return 'if the cluster has no way to the package index, set wheels="upload" on its block'
     if "no room" in message or "No space left" in message or "quota" in message.lower():
         return 'remove environments that nobody needs (srf clean), or keep this one as one file: environment="packed"'
