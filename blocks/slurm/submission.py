@@ -44,6 +44,9 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
         known = {"root": str(paths.root), "run_id": paths.run_id}
         with told_if_slow("Slurm has not taken the job yet; waits for its answer"):
             answer = machine.ask("slurm.submit", **known, command=list(command), again=again)
+        counts = ", ".join(f"{variable}={value}" for variable, value in answer.get("defaults", {}).items())
+        if counts:
+            reporter().say(f"asks for what variables there say: {counts}")
         if answer["job"]:
             return str(answer["job"])
         said = answer["err"]
@@ -57,7 +60,7 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
             machine.ask("slurm.note", **known, job=job)
             return job
         if for_good:
-            raise _refusal(machine, queue, paths, said)
+            raise _refusal(machine, queue, paths, said, counts)
         if time.monotonic() > deadline:
             raise _silent(machine.label, said)
         reporter().say(f"Slurm did not take the job yet ({words(said) or 'no answer'}); tries again in {seconds:.0f} s")
@@ -83,9 +86,12 @@ def _named(queue: Queue, run_id: str) -> str | None:
     return job.job_id if job is not None else None
 
 
-def _refusal(machine: Machine, queue: Queue, paths: RunPaths, said: str) -> Rejected:
-    """The error; where Slurm names no job of the run either, the run's events say it, and nobody need look again."""
-    error = rejected(said, where=machine.label)
+def _refusal(machine: Machine, queue: Queue, paths: RunPaths, said: str, counts: str) -> Rejected:
+    """The error, with the variables that counted.
+
+    Where Slurm names no job of the run either, the run's events say it, and nobody need look again.
+    """
+    error = rejected(said, where=f"{machine.label}, with {counts}" if counts else machine.label)
     if queue.answers:
         told = {"cause": error.cause, "message": f"{error.what}{TRY}{error.advice}"}
         machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, **told)

@@ -16,6 +16,7 @@ from slurm_ray_flow.core.slurm import accounting, queue, site
 from slurm_ray_flow.core.slurm.rejections import rejected
 from slurm_ray_flow.core.slurm.request import Request, sbatch_command
 from slurm_ray_flow.remote.protocol import parse_submitted
+from slurm_ray_flow.remote.slurm import variables
 
 USER = "alice"
 MIB = 1024**2
@@ -35,7 +36,8 @@ def end_jobs(lab: Lab) -> None:
 def submit(
     login: Host, request: Request, script: str = "sleep 300", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    return login.run(USER, sbatch_command(request), stdin=f"#!/bin/sh\n{script}\n", env=env, check=False)
+    kept = variables(dict(env or {}))
+    return login.run(USER, sbatch_command(request), stdin=f"#!/bin/sh\n{script}\n", env=kept, check=False)
 
 
 def jobs_of(login: Host, env: Mapping[str, str] | None = None) -> dict[str, queue.Job]:

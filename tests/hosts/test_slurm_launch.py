@@ -11,7 +11,8 @@ from hosts.launcher import USER
 from hosts.slurm import ENDED
 from onlookers import processes_seen
 from slurm_ray_flow import Cancelled, RunState
-from support import wait_for
+from slurm_ray_flow.interface.session import Launching
+from support import Noting, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -65,6 +66,25 @@ def test_nodes_that_share_their_temporary_folder(jobs):
     total, hosts, _ = spread.squares.with_options(cluster=cluster)()
     assert (total, hosts) == (328350, ["c1", "c2"])
     wait_for(lambda: not list(jobs.host.path(shared).glob("srf-*")))
+    jobs.over()
+
+
+@pytest.mark.ray
+def test_variables_of_a_start_file_change_nothing_but_the_defaults_that_are_told(jobs):
+    import spread
+
+    lines = ("SBATCH_CONSTRAINT=none", "SBATCH_NODELIST=none", "SBATCH_EXCLUSIVE=1", "SLURM_HOSTFILE=/none")
+    start = jobs.host.path(f"/home/{USER}/.bashrc")
+    before = start.read_text()
+    start.write_text("".join(f"export {line}\n" for line in (*lines, "SBATCH_PARTITION=gpu")) + before)
+    shown = Noting()
+    anew = jobs.but(root=jobs.root.replace("/home/", "/home/./"))  # the same folder, by a program of its own
+    try:
+        found = jobs.on(spread.squares, cluster=anew).called(Launching(shown), (), {})
+    finally:
+        start.write_text(before)
+    assert found[:2] == (328350, ["c1", "c2"])
+    assert any("SBATCH_PARTITION=gpu" in text for text in shown.said), shown.said
     jobs.over()
 
 

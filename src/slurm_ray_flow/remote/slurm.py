@@ -9,6 +9,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import secrets
 import signal
 import subprocess
@@ -29,6 +30,10 @@ QUERY_SECONDS = 30.0
 NO_ANSWER = "it did not answer"
 SPACING = 2.0
 """Seconds between two questions to the scheduler, whoever asks: all launches of a root folder share them."""
+DEFAULTS = {"SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos"}
+"""Variables that a user has for all his jobs. They count where the run names nothing else, and are told."""
+_OF_SLURM = ("SBATCH_", "SRUN_", "SLURM_")
+_NOT_OF_JOBS = re.compile("SLURM_(CONF|JWT|SACK|MPI_TYPE|PMIX|ROOT$|HOME$|DIR$|PREFIX$)")
 
 
 # ---- submission
@@ -47,7 +52,7 @@ def submit(root: str, run_id: str, command: List[str], again: str = "") -> Dict[
         again: the mark of a submission that did not reach the queue.
 
     Returns:
-        job: its id, or None; told: what may be one although sbatch failed, or "";
+        job: its id, or None; told: what may be one although sbatch failed, or ""; defaults: the variables that count;
         code, out, err: of sbatch, code None where it is not known how it ended; mark.
     """
     run = Run(root, run_id)
@@ -83,7 +88,7 @@ def _submit(run: Run, command: List[str]) -> Dict[str, Any]:
     with open(_out(run), "wb") as out, open(_err(run), "wb") as err:
         process = subprocess.Popen(
             [*command, run.script], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True,
-            env=processes.inherited(),
+            env=variables(processes.inherited()),
         )  # fmt: skip
     write(_mark_file(run), json.dumps({**mark, "pid": process.pid, "started": processes.started(process.pid)}).encode())
     code: Optional[int] = None
@@ -93,7 +98,21 @@ def _submit(run: Run, command: List[str]) -> Dict[str, Any]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    return _answer(run, str(mark["id"]), code)
+    named = {word.partition("=")[0][2:] for word in command}
+    defaults = {name: os.environ[name] for name, field in DEFAULTS.items() if name in os.environ and field not in named}
+    return {**_answer(run, str(mark["id"]), code), "defaults": defaults}
+
+
+def variables(given: Dict[str, str]) -> Dict[str, str]:
+    """Those of a start file or of a job around this, without what would change the job that is asked for, or its steps.
+
+    Slurm's commands take nearly each of their options from a variable, too, and hand all variables on to the job.
+    """
+    return {
+        name: value
+        for name, value in given.items()
+        if not name.startswith(_OF_SLURM) or name in DEFAULTS or _NOT_OF_JOBS.match(name)
+    }
 
 
 def _earlier(run: Run, mark: Dict[str, Any]) -> Dict[str, Any]:

@@ -11,20 +11,6 @@ from slurm_ray_flow.core.errors import OptionError
 MIB = 1024**2
 LONGEST_WARNING = 65535
 
-# Variables that would change what we ask for and that no argument can take back; SLURM_* ones are there when the
-# launch itself runs inside a job, and would be at odds with this job's own in its steps.
-UNWANTED_VARIABLES = (
-    *("SBATCH_ARRAY_INX", "SBATCH_CLUSTERS", "SBATCH_DEBUG", "SBATCH_IGNORE_PBS", "SBATCH_OVERCOMMIT", "SBATCH_WAIT"),
-    *("SBATCH_CPUS_PER_GPU", "SBATCH_GPUS", "SBATCH_GPUS_PER_NODE", "SBATCH_GPUS_PER_TASK", "SBATCH_GRES"),
-    *("SBATCH_MEM_PER_CPU", "SBATCH_MEM_PER_GPU", "SBATCH_INPUT", "SBATCH_EXPORT", "SLURM_EXPORT_ENV"),
-    *("SLURM_CPUS_PER_TASK", "SLURM_CPU_BIND", "SLURM_CPU_BIND_LIST", "SLURM_CPU_BIND_TYPE", "SLURM_DISTRIBUTION"),
-    *("SLURM_GPUS", "SLURM_GPUS_ON_NODE", "SLURM_GPUS_PER_NODE", "SLURM_GPUS_PER_TASK", "SLURM_HINT", "SLURM_JOBID"),
-    *("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_MEM_BIND", "SLURM_MEM_PER_CPU", "SLURM_CLUSTERS"),
-    *("SLURM_MEM_PER_NODE", "SLURM_NNODES", "SLURM_NPROCS", "SLURM_NTASKS", "SLURM_NTASKS_PER_CORE"),
-    *("SLURM_NTASKS_PER_NODE", "SLURM_STEP_ID", "SLURM_TASKS_PER_NODE", "SLURM_THREADS_PER_CORE"),
-    *("SLURM_TRES_PER_TASK", "SLURM_MEM_PER_GPU"),
-)
-
 
 @dataclasses.dataclass(frozen=True)
 class Request:
@@ -62,9 +48,8 @@ class Request:
 
 
 def sbatch_command(request: Request) -> list[str]:
-    """The whole command but the script's path: `sbatch` without the variables that would change the request."""
-    unset = [part for name in UNWANTED_VARIABLES for part in ("-u", name)]
-    return ["env", *unset, "sbatch", *sbatch_arguments(request)]
+    """The whole command but the script's path; `remote/slurm.py` drops the variables that would change the request."""
+    return ["sbatch", *sbatch_arguments(request)]
 
 
 def sbatch_arguments(request: Request) -> list[str]:
