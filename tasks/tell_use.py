@@ -8,7 +8,7 @@ from prefect.runtime import flow_run
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.artifact import artifact_key, short_name
-from slurm_ray_flow.core.efficiency import report
+from slurm_ray_flow.core.efficiency import killed_text, report
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.progress import reporter
@@ -16,6 +16,10 @@ from slurm_ray_flow.core.progress import reporter
 
 def tell_use(ended: Ended, cluster: Cluster, options: Options) -> None:
     """Say it, if there is something to say. Nothing that goes wrong here may cost the value."""
+    if warning := killed_text(ended.usage):
+        reporter().warn(warning)
+        if flow_run.get_id():
+            get_run_logger().warning(warning)
     found = report(ended.usage, options)
     if found is None:
         return

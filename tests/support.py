@@ -49,10 +49,13 @@ class Noting(Silence):
     """A reporter that keeps what is said."""
 
     def __init__(self):
-        self.said = []
+        self.said, self.warned = [], []
 
     def say(self, text):
         self.said.append(text)
+
+    def warn(self, text):
+        self.warned.append(text)
 
 
 BOUND = 180

@@ -9,7 +9,8 @@ import pytest
 
 from hosts import faults
 from slurm_ray_flow import Cancelled, EnvironmentFailed, Lost, NodeFailed, OutOfMemory, Preempted, Rejected, TimeLimit
-from support import BOUND, wait_for
+from slurm_ray_flow.interface.session import Launching
+from support import BOUND, Noting, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -31,6 +32,17 @@ def test_too_much_memory_is_told_whoever_notices(jobs):
         jobs.on(held.eat)()
     with pytest.raises(OutOfMemory):
         ends.takes_all_at_once()
+    jobs.over()
+
+
+def test_a_child_that_the_kernel_ends_is_told_beside_the_value(jobs):
+    import ends
+
+    if not jobs.slurm.memory_limits:
+        pytest.skip("this machine has no control groups that bound memory")
+    shown = Noting()
+    assert jobs.on(ends.loses_a_child).called(Launching(shown), (), {}) == signal.SIGKILL
+    assert any("the kernel ended a process" in text for text in shown.warned), shown.warned
     jobs.over()
 
 

@@ -91,6 +91,17 @@ class Report:
         return "\n".join([*head, *(f"| {' | '.join(row.cells)} |" for row in self.rows)])
 
 
+def killed_text(usage: object) -> str:
+    """What to say where the kernel has ended processes of a call that has ended well all the same; "" for none."""
+    count = usage.get("own_kills") if isinstance(usage, dict) else None
+    if not isinstance(count, int) or count < 1:
+        return ""
+    whom = "a process" if count == 1 else f"{count} processes"
+    return (
+        f"the kernel ended {whom} of the call for want of memory: see whether the value lacks something; ask for more"
+    )
+
+
 def report(usage: object, options: Options) -> Report | None:
     """What to say of a run's use; None where there is nothing to say: it was short, or asked for nothing."""
     used = Used.from_event(usage)

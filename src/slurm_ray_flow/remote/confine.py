@@ -64,6 +64,15 @@ class Group(NamedTuple):
         return True
 
 
+def own_kills() -> Optional[int]:
+    """How often the kernel has ended a process of this run for want of memory; None where our group is others', too."""
+    in_job = "SLURM_JOB_ID" in os.environ
+    for version, folder in _own_folders():
+        if os.path.basename(folder).startswith(PREFIX) or (in_job and "/job_" in folder):
+            return Group(folder, version, ()).kills()
+    return None
+
+
 def make(run_id: str, memory: Optional[int], cpus: List[int], ray: bool, store: int = 0) -> Optional[Group]:
     """Make a control group for a run; None where that is not allowed.
 
@@ -102,17 +111,22 @@ def _made(group: Group, limit: int, cpus: List[int]) -> Group:
 
 def _parents() -> Iterator[Tuple[int, str]]:
     """Where a group with a memory limit may be made: in our own group, by either version of the kernel's interface."""
-    mounted = dict(_mounts())
-    for controllers, path in _own_groups():
-        version = 2 if controllers == "" else 1
-        top = mounted.get(controllers) if version == 2 else mounted.get("memory")
-        if top is None or (version == 1 and "memory" not in controllers.split(",")):
-            continue
-        folder = os.path.normpath(top + path)
+    for version, folder in _own_folders():
         if version == 1 and os.access(folder, os.W_OK):
             yield version, folder
         if version == 2:
             yield from ((2, place) for place in (folder, os.path.dirname(folder)) if _shares_memory(place))
+
+
+def _own_folders() -> Iterator[Tuple[int, str]]:
+    """The group of this process that bounds memory, by either version of the kernel's interface."""
+    mounted = {kind: (root, place) for kind, root, place in _mounts()}
+    for controllers, path in _own_groups():
+        version = 2 if controllers == "" else 1
+        root, top = mounted.get("" if version == 2 else "memory", ("", ""))
+        if top and (version == 2 or "memory" in controllers.split(",")):
+            inner = path[len(root) :] if root != "/" and (path + "/").startswith(root + "/") else path
+            yield version, os.path.normpath(top + "/" + inner)
 
 
 def _shares_memory(folder: str) -> bool:
@@ -134,17 +148,17 @@ def _own_groups() -> List[Tuple[str, str]]:
     return []
 
 
-def _mounts() -> Iterator[Tuple[str, str]]:
-    """Where version 2 ("") and version 1's memory are mounted, with the group that the mount begins at left out."""
+def _mounts() -> Iterator[Tuple[str, str, str]]:
+    """Of version 2 ("") and version 1's memory, the group that the mount begins at, and where it is mounted."""
     with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8") as file:
         for line in file:
             before, _, after = line.partition(" - ")
             kind, _, options = after.split(" ", 2)
-            folder = before.split()[4]
+            root, folder = before.split()[3:5]
             if kind == "cgroup2":
-                yield "", folder
+                yield "", root, folder
             elif kind == "cgroup" and "memory" in options.strip().split(","):
-                yield "memory", folder
+                yield "memory", root, folder
 
 
 def _remove_old(version: int, parent: str) -> None:

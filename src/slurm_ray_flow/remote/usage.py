@@ -8,7 +8,7 @@ import socket
 import time
 from typing import Any, Callable, Dict, List, Set, Tuple
 
-from slurm_ray_flow.remote import limits, processes
+from slurm_ray_flow.remote import confine, limits, processes
 from slurm_ray_flow.remote.cards import CardMeter
 
 LOOK_SECONDS = 1.0
@@ -37,7 +37,7 @@ class Meter:
         self._reaped = _reaped_seconds()
         self._ended, self._peak = 0.0, 0
         self.largest = ""
-        self._kills = limits.out_of_memory_kills()
+        self._kills, self._own_kills = limits.out_of_memory_kills(), confine.own_kills()
         self._seen: Dict[Tuple[int, int], Tuple[int, float]] = {}
         self._before = {key: seconds for key, (_, seconds) in self._times(family()).items()}
 
@@ -72,8 +72,15 @@ class Meter:
             "host": socket.gethostname(),
             "cpu_seconds": round(max(spent, 0.0), 2), "cpus": int(spec.get("cpus") or limits.processors()),
             "memory_peak": self._peak + beside, "memory": spec.get("memory"), "gpus": int(spec.get("gpus") or 0),
-            "memory_kills": limits.out_of_memory_kills() - self._kills, **self._cards.use(),
+            **self._killed(), **self._cards.use(),
         }  # fmt: skip
+
+    def _killed(self) -> Dict[str, int]:
+        """Processes that the kernel ended for want of memory: `own_kills`, where that is known, are the run's."""
+        own = confine.own_kills()
+        if own is None or self._own_kills is None:
+            return {"memory_kills": limits.out_of_memory_kills() - self._kills}
+        return dict.fromkeys(("memory_kills", "own_kills"), own - self._own_kills)
 
     @property
     def wall(self) -> float:
@@ -125,7 +132,7 @@ def total(wall: float, nodes: List[Use]) -> Use:
     """
     sums = {
         name: round(sum(node[name] for node in nodes if name in node), 2)
-        for name in ("cpu_seconds", "cpus", "gpus", "gpu_seconds", "memory_kills")
+        for name in ("cpu_seconds", "cpus", "gpus", "gpu_seconds", "memory_kills", "own_kills")
         if any(name in node for node in nodes)
     }
     most = {

@@ -32,3 +32,12 @@ def says_when(folder: str) -> str:
 @slurm_ray_flow(cluster=CLUSTER, cpus_per_node=1, memory="2000M")
 def large(size: int) -> bytes:
     return os.urandom(size)
+
+
+@slurm_ray_flow(cluster=CLUSTER, cpus_per_node=1, memory="300M")
+def loses_a_child() -> int:
+    """Goes on without a process that takes too much at once, and returns how that ended."""
+    child = os.fork()
+    if child == 0:
+        os._exit(len(b"x" * (3 << 30)) & 1)
+    return os.waitpid(child, 0)[1]
