@@ -8,6 +8,7 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -149,6 +150,10 @@ def check_machine(kinds: Sequence[Kind]) -> None:
     missing = [name for name in wanted if not shutil.which(name)]
     if missing:
         raise LabError(f"not installed: {', '.join(missing)}; `scripts/setup --hosts` installs them on Debian")
+    root, own = os.stat("/"), f"--mount=/proc/{os.getpid()}/ns/mnt"
+    inside = subprocess.run(["nsenter", own, "stat", "-c", "%d:%i", "/"], capture_output=True, text=True, check=False)
+    if inside.stdout.strip() != f"{root.st_dev}:{root.st_ino}":
+        raise LabError("this is a chroot, which whoever enters a host would leave; enter it by pivot_root (`bwrap`)")
 
 
 def make(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None, accounting: bool) -> Lab:

@@ -39,8 +39,9 @@ printf '%s\\n' "CREATE USER IF NOT EXISTS slurm@localhost IDENTIFIED VIA unix_so
     "GRANT ALL ON slurm_accounting.* TO slurm@localhost;" > /run/mysqld/init.sql
 setsid mariadbd $small --user=mysql --socket=/run/mysqld/mysqld.sock --skip-networking \\
     --init-file=/run/mysqld/init.sql --innodb-buffer-pool-size=64M \\
-    --innodb-flush-log-at-trx-commit=0 --performance-schema=OFF < /dev/null &
+    --innodb-flush-log-at-trx-commit=0 --performance-schema=OFF --loose-innodb-snapshot-isolation=OFF < /dev/null &
 """
+"""MariaDB of 11.6 and later would refuse what slurmdbd does while others write, by its innodb_snapshot_isolation."""
 ACCOUNTS = """add cluster {cluster}
 add qos long priority=1
 add account science
@@ -74,8 +75,20 @@ def start_accounting(host: Host) -> None:
     start(host, "slurmdbd")
     users = ",".join(one.name for one in host.kind.accounts)
     lines = ACCOUNTS.format(cluster=CLUSTER, users=users)
-    until(lambda: sacctmgr(host, "list cluster --noheader").returncode == 0, "slurmdbd answers")
+    until_it_answers(host)
     sacctmgr(host, lines)
+
+
+def until_it_answers(host: Host) -> None:
+    """Wait for slurmdbd; where it has ended, its log says why."""
+
+    def answers() -> bool:
+        return sacctmgr(host, "list cluster --noheader").returncode == 0
+
+    until(lambda: answers() or not daemons(host, "slurmdbd"), "slurmdbd answers")
+    if not answers():
+        log = host.path("/var/log/slurm/slurmdbd.log").read_text(errors="replace")
+        raise LabError("slurmdbd has ended; its log's last lines:\n" + "\n".join(log.splitlines()[-5:]))
 
 
 def sacctmgr(host: Host, lines: str) -> subprocess.CompletedProcess[str]:

@@ -240,3 +240,23 @@ def test_a_person_brings_them_up_and_down_by_command(purpose):
     assert broken.stdout.endswith("is over\n"), broken.stderr
     assert hosts("down").returncode == 0
     assert not traces(Place.of(purpose))
+
+
+IN_A_CHROOT = """
+for name in $(ls -A /); do
+    [ -d "/$name" ] && [ ! -L "/$name" ] || { cp -a "/$name" "$0/"; continue; }
+    mkdir "$0/$name"; mount --rbind "/$name" "$0/$name"
+done
+exec chroot "$0" "$@"
+"""
+
+
+def test_a_chroot_is_refused_before_anything_is_made(tmp_path):
+    check = "from hosts.lab import check_machine; from hosts.layout import KINDS; check_machine(KINDS)"
+    root = tmp_path / "root"
+    root.mkdir()
+    inside = ["sh", "-c", IN_A_CHROOT, root, "env", f"PYTHONPATH={TESTS}", sys.executable, "-c", check]
+    done = subprocess.run(["unshare", "--mount", *inside], capture_output=True, text=True, check=False, timeout=60)
+    assert "this is a chroot" in done.stderr
+    outside = {**os.environ, "PYTHONPATH": TESTS}
+    subprocess.run([sys.executable, "-c", check], env=outside, check=True, timeout=60)

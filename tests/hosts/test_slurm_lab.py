@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from hosts import cgroups, faults
+from hosts import cgroups, faults, slurm_services
 from hosts.lab import Lab
 from hosts.layout import SLURM
 from hosts.machine import LabError, until
@@ -226,6 +226,16 @@ def test_a_full_disk_is_full_on_all_hosts(slurm_lab, slurm):
         assert "No space left" in wrote.stderr
         assert slurm_lab["login"].path("/home/alice/small/file").stat().st_size == 2**20
     assert not any(list(host.path("/home/alice/small").iterdir()) for host in slurm_lab.hosts.values())
+
+
+def test_the_log_says_why_there_are_no_accounts(accounting_lab):
+    login = accounting_lab["login"]
+    with (
+        slurm_services.without(login, "slurmdbd"),
+        pytest.raises(LabError, match=r"log's last lines:\n.*\[\d{4}-"),
+    ):
+        slurm_services.until_it_answers(login)
+    slurm_services.until_it_answers(login)
 
 
 def test_accounts_are_kept_where_they_are(accounting_lab):
