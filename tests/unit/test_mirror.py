@@ -4,6 +4,7 @@ import time
 
 import pytest
 
+from slurm_ray_flow.cli.queue import _summary
 from slurm_ray_flow.core.mirror import (
     Party,
     Queue,
@@ -91,3 +92,11 @@ def test_what_others_wrote_steers_no_terminal():
     said = Party.from_json({"user": "bob\x1b[2J\n", "name": "n" * 10_000})
     assert said.user.isprintable() and said.user.startswith("bob")
     assert len(said.name) < 200
+
+
+@pytest.mark.parametrize(("free", "unseen"), [(0, True), (1, False)])
+def test_of_a_server_that_is_taken_the_queue_says_whom_it_does_not_see(free, unseen):
+    state = {"holders": [], "waiting": [], "in_prefect": [], "slots": 1, "free": free}
+    line = _summary("desi", state)
+    assert "nobody waits" in line
+    assert ("not seen" in line) is unseen

@@ -94,4 +94,7 @@ def _summary(label: str, state: dict[str, Any]) -> str:
     slots = (
         f"{label} is {free}" if state["slots"] == 1 else f"{label} has {state['free']} of {state['slots']} slots free"
     )
-    return f"{slots}; {'nobody waits' if not waiting else f'{waiting} wait' + ('s' if waiting == 1 else '')}"
+    line = f"{slots}; {'nobody waits' if not waiting else f'{waiting} wait' + ('s' if waiting == 1 else '')}"
+    if state["free"]:
+        return line
+    return f"{line} there or in this Prefect (who waits in a Prefect of his own is not seen)"
