@@ -110,7 +110,7 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         keep: no clean-up removes the run, however old it is; `srf clean --run ID` does.
         dashboard: have Ray's dashboard, which `srf dashboard RUN` shows.
         name: the flow's name; the function's by default.
-        ray: "auto" starts Ray when the code uses it; "always", "never".
+        ray: "auto" starts Ray when the function comes to code that uses it; "always", "never".
 
     Raises:
         OptionError: an option is unknown or has a wrong value, or this is no function that can run elsewhere.

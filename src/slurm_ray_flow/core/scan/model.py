@@ -98,7 +98,7 @@ class Scan:
         distributions: installed packages used by them.
         findings: what could not be followed.
         packages: the packages of the user's own that are imported.
-        uses_ray: whether the code, or a distribution it imports, needs Ray.
+        uses_ray: whether what the function comes to, or a distribution it imports, needs Ray.
     """
 
     files: tuple[LocalFile, ...]

@@ -20,6 +20,7 @@ class Usage:
         self._finder, self._ray_names = finder, ray_names
         self._used: dict[str, tuple[installed.Metadata, set[str]]] = {}
         self._whole: set[str] = set()
+        self._with_ray: set[str] = set()
         self.ray = False
 
     def seen(self, module: Module) -> None:
@@ -47,6 +48,11 @@ class Usage:
             self._take(metadata, top)
         return bool(found)
 
+    def means_ray(self, module: str) -> bool:
+        """Whether a module that is not the user's own is Ray's, or that of a distribution which requires Ray."""
+        top = module.partition(".")[0]
+        return top in self._ray_names or top in self._with_ray
+
     def distributions(self) -> tuple[Distribution, ...]:
         """Return the distributions, sorted by name."""
         return tuple(
@@ -62,7 +68,9 @@ class Usage:
             return
         if name not in self._used:
             self._used[name] = metadata, set()
-            self.ray = self.ray or installed.requires(metadata, self._ray_names, self._finder.sites)
+            if installed.requires(metadata, self._ray_names, self._finder.sites):
+                self.ray = True
+                self._with_ray.add(top)
         self._used[name][1].add(top)
 
 

@@ -20,6 +20,7 @@ from slurm_ray_flow.core.scan.extract import MAIN_ONLY, OPTIONAL, Extract, Impor
 from slurm_ray_flow.core.scan.finder import Finder, Module
 from slurm_ray_flow.core.scan.model import LocalFile, LocalPackage, Scan, Target
 from slurm_ray_flow.core.scan.parsed import ParsedFile, parsed_file
+from slurm_ray_flow.core.scan.reach import reaches_ray
 from slurm_ray_flow.core.scan.report import Report
 from slurm_ray_flow.core.scan.usage import Usage
 
@@ -53,7 +54,7 @@ def scan(
         walk = _Walk(finder, Report(project), Usage(finder, ray_names), parsed)
         walk.start(target)
         walk.finish()
-    return walk.result()
+        return walk.result(target)
 
 
 @contextmanager
@@ -130,10 +131,11 @@ class _Walk:
             package = module.name if module.places else module.name.rpartition(".")[0]
             self._follow_all(content, module.file, package, 0, skip=MAIN_ONLY)
 
-    def result(self) -> Scan:
+    def result(self, target: Target) -> Scan:
         files = tuple(self._files[key] for key in sorted(self._files))
         findings = self._report.result({path for path, _ in self._files})
-        return Scan(files, self._usage.distributions(), findings, tuple(sorted(self._packages)), self._usage.ray)
+        uses_ray = self._usage.ray and reaches_ray(target, files, self._usage.means_ray)
+        return Scan(files, self._usage.distributions(), findings, tuple(sorted(self._packages)), uses_ray)
 
     def _script(self, target: Target, file: str) -> None:
         try:
