@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import threading
 import time
@@ -32,6 +33,8 @@ DISAGREEING_SECONDS = 300.0
 NEVER_SUBMITTED = (
     f"the run was never submitted to Slurm: the program that launched it is gone{TRY}start the function again"
 )
+SIGN_PACE, SILENT_SECONDS = 10.0, 20.0
+"""How often a job's program is looked for; it shows itself as often, and one that is silent so long may be gone."""
 ABSENT_SECONDS = 8.0
 """A job that no answer has named for so long is gone: a controller that starts knows its jobs before it answers."""
 
@@ -54,6 +57,8 @@ class Queue:
         self._pace, self._due = SHORTEST_PACE, 0.0
         self._ahead: dict[str, tuple[float, dict[str, Job]]] = {}
         self._since: dict[str, float] = {}
+        self._signs: dict[str, tuple[float | None, float, float]] = {}
+        self._steps_are_seen: bool | None = None
         self._taken, self._failed = 0.0, cast(SlurmRayFlowError | None, None)
         self._asked_anew = 0.0
         self.answers, self._trouble, self._clock = True, "", 0.0
@@ -85,6 +90,8 @@ class Queue:
             return Life(alive=True, waiting=f"Slurm on {self._machine.label} does not answer ({self._trouble})")
         if job is not None and job.group != "ended" and not _without_head(job, events) and not _put_back(job, events):
             self._since.pop(paths.run_id, None)
+            if job.group == "running" and self._is_killed(paths, job):
+                return self._judged(paths, events, job)
             return Life(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
         since = self._since.setdefault(paths.run_id, time.monotonic())
         if self._taken - since < _patience(job):
@@ -96,7 +103,7 @@ class Queue:
         left = self._machine.ask("slurm.words", root=str(paths.root), run_id=paths.run_id)
         accounted = {run_of(one.name): one for one in self._accounted()} if job is None else {}
         known = accounted.get(paths.run_id)
-        absent = time.monotonic() - self._since[paths.run_id]
+        absent = time.monotonic() - self._since.get(paths.run_id, time.monotonic())
         if known is not None and known.group != "ended" and absent < DISAGREEING_SECONDS:
             return Life(alive=True)
         began = find_event(list(events), "allocated") is not None
@@ -107,13 +114,39 @@ class Queue:
         if cause == "cancelled" and left["cancelled"]:
             message = "The run was cancelled."
         if job is not None and job.group != "ended":
-            cause, message = _without_us(job)
+            cause, message = _without_us(job, events)
             self._machine.ask("commands.run", argv=scancel_command(job.job_id, job.name), timeout=SCANCEL_SECONDS)
         elif job is None and left["job"] and left["name"]:  # what the queue does not name may run all the same
             command = scancel_command(left["job"], left["name"])
             self._machine.ask("commands.run", argv=command, timeout=SCANCEL_SECONDS)
         self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
         return Life(alive=False, cause=cause, message=message)
+
+    def _is_killed(self, paths: RunPaths, job: Job) -> bool:
+        """Whether nothing of a job runs any more that Slurm calls running: what Slurm has there was killed as well.
+
+        Its program gives no sign of life, and its node knows no process of it; that is asked only then.
+        """
+        now = time.monotonic()
+        sign, since, looked = self._signs.get(paths.run_id, (None, now, now - SIGN_PACE))
+        if now - looked < SIGN_PACE:
+            return False
+        found = self._machine.ask("slurm.sign_of_life", root=str(paths.root), run_id=paths.run_id)
+        since = since if found == sign else now
+        self._signs[paths.run_id] = found, since, now
+        if found is None:
+            return False
+        if self._steps_are_seen is None:  # by a job that lives: not every site lets them be seen
+            self._steps_are_seen = self._has_processes(job) is True
+        return now - since > SILENT_SECONDS and self._steps_are_seen and self._has_processes(job) is False
+
+    def _has_processes(self, job: Job) -> bool | None:
+        """Whether a job's node knows processes of its script; None where it does not say."""
+        command = ["sstat", "--noheader", "--parsable2", f"--jobs={job.job_id}.batch", "--format=JobID"]
+        with contextlib.suppress(SlurmRayFlowError):
+            done = self._machine.ask("commands.run", argv=command, timeout=SCANCEL_SECONDS)
+            return None if done["exit_code"] or done["stderr"].strip() else bool(done["stdout"].strip())
+        return None
 
     # ---- accounting
 
@@ -209,10 +242,15 @@ def _put_back(job: Job, events: Sequence[Event]) -> bool:
     return job.group == "waiting" and find_event(list(events), "allocated") is not None
 
 
-def _without_us(job: Job) -> tuple[str, str]:
+def _without_us(job: Job, events: Sequence[Event]) -> tuple[str, str]:
     """Cause and message for a job that Slurm goes on with, although our program is gone."""
     if job.group == "waiting":
         return "preempted", f"job {job.job_id} was put back into the queue, by an administrator or by Slurm itself"
+    if not _without_head(job, events):
+        return (
+            "node_failed",
+            f"all processes of job {job.job_id} were killed, Slurm's own too, which still calls it running",
+        )
     # Slurm keeps the other nodes for a job that has lost its first.
     return "node_failed", f"the first node of job {job.job_id} failed, with our program on it"
 

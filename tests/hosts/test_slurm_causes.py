@@ -205,6 +205,23 @@ def test_a_job_that_leaves_without_a_word_gets_its_verdict(jobs, forgets):
     jobs.over()
 
 
+def test_a_job_whose_processes_are_killed_with_slurms_own_gets_its_verdict(jobs):
+    """Slurm calls it running for a minute or more."""
+    import held
+
+    run = jobs.begun(held.wait, resubmit=0)
+    wait_for(lambda: jobs.events(run.id))
+    time.sleep(12)  # a look at a living one
+    begins = f"slurmstepd: [{run.job['JobId']}."
+    for pid, argv in run.node.processes().items():
+        if run.id in argv or " ".join(argv).startswith(begins):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+    with pytest.raises(NodeFailed, match="were killed"):
+        run.handle.result(60)
+    jobs.over()
+
+
 def test_accounting_knows_what_the_queue_has_forgotten(accounted):
     import held
 

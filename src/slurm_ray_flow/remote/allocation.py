@@ -25,6 +25,7 @@ FIRST_CALL_UNDER_LOCK_WITHIN = 120.0
 POLL, IDLE_POLL, IDLE_AFTER = 0.025, 0.1, 120.0
 NEXT_STANDBY_AFTER = 1.0
 LOSS_WITHIN = 5.0
+SIGN_OF_LIFE_EVERY = 10.0
 PREEMPTED_WITHIN = 30.0
 """What a job has after its warning, by Slurm's defaults; sites differ, and don't say."""
 
@@ -54,7 +55,7 @@ class Allocation:
         self._stop: Optional[Dict[str, str]] = None
         self._keeper = os.getppid()
         self._wake, self._wake_end = os.pipe()
-        self._filling = 0
+        self._filling, self._next_sign = 0, 0.0
 
     def serve(self) -> None:
         """Take calls until there is a reason to end, then end everything."""
@@ -107,6 +108,7 @@ class Allocation:
     def _turn(self) -> None:
         if self._tenure:
             self._tenure.keep()
+        self._give_sign_of_life()
         self._reap()
         self._watch_ray()
         self._watch_call()
@@ -114,6 +116,13 @@ class Allocation:
         self._prepare_standby()
         self._begin_next()
         self._check_end()
+
+    def _give_sign_of_life(self) -> None:
+        """In a job: Slurm may call it running for long when all its processes are gone."""
+        if time.monotonic() >= self._next_sign and job.in_job(self._spec):
+            self._next_sign = time.monotonic() + SIGN_OF_LIFE_EVERY
+            with contextlib.suppress(OSError):
+                os.utime(self._run.events)
 
     def _reap(self) -> None:
         for pid, code in processes.reap().items():

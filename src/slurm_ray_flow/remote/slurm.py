@@ -239,6 +239,15 @@ def words(root: str, run_id: str) -> Dict[str, Any]:
     return {"words": tail(run.head_log), "cancelled": os.path.exists(run.cancel), **known}
 
 
+def sign_of_life(root: str, run_id: str) -> Optional[float]:
+    """When the job's program has last shown that it lives, by the file system's clock; None where it has not begun."""
+    try:
+        with open(Run(root, run_id).events, "rb") as file:  # opened, for network file systems look anew then
+            return os.fstat(file.fileno()).st_mtime
+    except OSError:
+        return None
+
+
 # ---- files
 
 
@@ -278,4 +287,5 @@ def _read(path: str) -> Dict[str, Any]:
 
 OPERATIONS: Dict[str, Any] = {
     "submit": submit, "note": note, "query": query, "cancel": cancel, "close": close, "words": words,
+    "sign_of_life": sign_of_life,
 }  # fmt: skip
