@@ -55,7 +55,7 @@ def test_a_shortage_names_both_figures(tmp_path):
     ],
 )
 def test_the_advice_fits_the_failure(message, hint):
-    assert hint in advice(message)
+    assert hint in advice(message, {})
 
 
 @pytest.fixture
