@@ -18,6 +18,8 @@ from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.record import read_record
+from slurm_ray_flow.remote.protocol import parse_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,8 +49,8 @@ def folder() -> Path:
 def noted() -> Iterator[Held]:
     """All slots that runs from this home hold."""
     for path in sorted(folder().glob("*.json")):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            yield Held(**json.loads(path.read_text()))
+        with contextlib.suppress(OSError, ValueError):
+            yield read_record(Held, parse_json(path.read_bytes()))
 
 
 def note(held: Held) -> None:

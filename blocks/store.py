@@ -116,7 +116,7 @@ def records() -> Iterator[RunRecord]:
     for path in found:
         try:
             yield RunRecord.from_json(path.read_text())
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError):
             continue
 
 
@@ -124,7 +124,7 @@ def known_record(run_id: str) -> RunRecord | None:
     """The run of exactly this id, if home remembers it."""
     try:
         return RunRecord.from_json(record_path(run_id).read_text())
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError):
         return None
 
 
@@ -135,7 +135,13 @@ def find_record(run_id: str) -> RunRecord:
         UnknownRunError: none does, or several do.
     """
     if run_id and (exact := record_path(run_id)).is_file():
-        return RunRecord.from_json(exact.read_text())
+        try:
+            return RunRecord.from_json(exact.read_text())
+        except ValueError as error:
+            advice = "start the function again; its files on the cluster go with `srf clean`"
+            raise UnknownRunError(
+                f"the record of run {run_id!r} is damaged", where=str(exact), advice=advice
+            ) from error
     near = [record for record in records() if run_id and record.run_id.startswith(run_id)]
     if len(near) == 1:
         return near[0]

@@ -27,7 +27,7 @@ def known_wanted(environment: str | tuple[str, ...], code: Code, python: str, al
     """
     place = _place(environment, code, python, always)
     if place is not None:
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        with contextlib.suppress(OSError, ValueError):
             return Wanted.from_json(place.read_text())
     scan = code.scan()
     found = wanted(

@@ -64,7 +64,7 @@ def _is_there(run: Run, cluster: Cluster) -> bool:
         return False
     events, life = look(run.record, cluster)
     if ended := find_event(events, "call_ended"):
-        return ended["outcome"] is not None
+        return ended.get("outcome") is not None
     if life.alive and cluster.queues and run.record.allocation == run.record.attempt and not events:
         cluster.submit(run.paths, json.loads(cluster.read(run.paths.spec)))  # the process may have died before that
     return life.alive

@@ -93,7 +93,12 @@ def _awaited(one: Warm, paths: RunPaths, cluster: Cluster, force: bool) -> Cost 
         events = recorded(cluster, paths.events)
         if released := find_event(events, "released"):
             return Cost.from_released(released)
-        if not force and (busy := find_event(events, "busy")) and one.idle and busy["time"] > one.idle["time"]:
+        if (
+            not force
+            and (busy := find_event(events, "busy"))
+            and one.idle
+            and busy.get("time", 0.0) > one.idle.get("time", 0.0)
+        ):
             return None  # a call came at this moment
         if not hard and time.monotonic() - began > HARD_SECONDS:
             cluster.cancel(paths)

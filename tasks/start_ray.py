@@ -161,7 +161,7 @@ def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
             _report(events)
             return
         if ended := find_event(events, "call_ended"):
-            raise error_of(ended["cause"], ended["message"], where(run.record))
+            raise error_of(ended.get("cause") or "", ended.get("message") or "", where(run.record))
         if life is not None:
             looked = time.monotonic()
             if not life.alive:

@@ -8,7 +8,7 @@ import os
 import socket
 import time
 import urllib.request
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -16,6 +16,8 @@ from urllib.parse import urlsplit
 from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.processes import Process, alive, elsewhere
 from slurm_ray_flow.blocks.server.files import ServerFiles, server_files
+from slurm_ray_flow.core.record import read_record
+from slurm_ray_flow.remote.protocol import parse_json
 
 HOST = "127.0.0.1"
 LANDING = "srf.html"
@@ -134,10 +136,8 @@ def _touched(path: Path) -> float:
 
 def state_in(path: Path) -> ServerState | None:
     """What such a file says; None where there is nothing, or nothing that can be read."""
-    known = {field.name for field in fields(ServerState)}
-    with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-        values = json.loads(path.read_text())
-        return ServerState(**{name: value for name, value in values.items() if name in known})
+    with contextlib.suppress(OSError, ValueError):
+        return read_record(ServerState, parse_json(path.read_bytes()))
     return None
 
 

@@ -197,7 +197,9 @@ class _Conversation:
                     told(message["tell"])
                 else:
                     self._agent.connection.round_trips += 1
-                    return answers.results(message, received, len(requests), label, self.hello["python"])
+                    return answers.results(
+                        message, received, [name for name, _ in requests], label, self.hello["python"]
+                    )
         finally:
             self._past.add(number)  # its answer may still come
             del self._waiting[number]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from slurm_ray_flow.blocks.machine import failure
@@ -15,6 +15,12 @@ LARGEST_TEXT, LARGEST_DATA = 32 * 1024 * 1024, 256 * 1024 * 1024
 _GREETING = {"root": str, "home": str, "user": str, "host": str, "python": str, "version": str, "pid": int}
 _ERROR = ("what", "where", "advice", "cause")
 _LONGEST = 4096
+_RESULTS: dict[str, type] = {
+    "files.read": bytes,
+    **dict.fromkeys(("files.names", "environments.held", "warm.listed"), list),
+    **dict.fromkeys(("queue.state", "slurm.query", "commands.run"), dict),
+}
+"""What some operations give: what is taken for that without a further look."""
 
 
 def message(read: frames.Read) -> tuple[dict[str, Any], bytes]:
@@ -44,12 +50,12 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and (not isinstance(value, str) or len(value) <= _LONGEST)
 
 
-def results(said: dict[str, Any], data: bytes, asked: int, label: str, python: str) -> list[Any]:
+def results(said: dict[str, Any], data: bytes, asked: Sequence[str], label: str, python: str) -> list[Any]:
     """The results of so many operations.
 
     Args:
         said, data: the message.
-        asked: how many operations were asked for.
+        asked: the operations that were asked for.
         label: what the user calls the cluster.
         python: the Python that our program runs in.
 
@@ -70,8 +76,11 @@ def results(said: dict[str, Any], data: bytes, asked: int, label: str, python: s
         found = frames.results_unpacked(said["results"], data)
     except (KeyError, TypeError) as error:
         raise not_ours(label, f"its results are of another shape ({error!r})") from None
-    if len(found) != asked:
-        raise not_ours(label, f"it gave {len(found)} results for {asked} operations")
+    if len(found) != len(asked):
+        raise not_ours(label, f"it gave {len(found)} results for {len(asked)} operations")
+    for operation, result in zip(asked, found, strict=True):
+        if not isinstance(result, _RESULTS.get(operation, object)):
+            raise not_ours(label, f"it answers {operation} with a {type(result).__name__}")
     return found
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any
 
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.quantities import brief_duration, brief_memory, format_duration, format_memory
+from slurm_ray_flow.remote.protocol import is_amount
 
 SHORTEST = 10.0
 """A shorter run says nothing about what a longer one would use."""
@@ -41,17 +41,13 @@ class Used:
             return None
         nodes = usage.get("nodes")
         given = {name: usage[name] for name in _NUMBERS if usage.get(name) is not None}
-        if not all(_is_amount(value) for value in given.values()) or not given.keys() >= _NEEDED:
+        if not all(is_amount(value) for value in given.values()) or not given.keys() >= _NEEDED:
             return None
         return cls(**given, nodes=max(1, len(nodes)) if isinstance(nodes, list) else 1)
 
 
 _NUMBERS = [field.name for field in dataclasses.fields(Used) if field.name != "nodes"]
 _NEEDED = {"wall", "cpu_seconds", "cpus", "memory_peak"}
-
-
-def _is_amount(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
 @dataclasses.dataclass(frozen=True)

@@ -14,6 +14,7 @@ from packaging.version import InvalidVersion, Version
 from slurm_ray_flow.core.requirements import Line, Wanted, hide_credentials
 from slurm_ray_flow.core.requirements.local import path_of
 from slurm_ray_flow.core.requirements.model import without_credentials
+from slurm_ray_flow.remote.protocol import parse_json
 
 Row = tuple[str, str, str, str]
 
@@ -37,7 +38,7 @@ class Held:
             ValueError: it is none.
         """
         try:
-            fields = json.loads(text)
+            fields = parse_json(text)
             return cls(str(fields["digest"]), {str(name): str(held) for name, held in fields["packages"].items()})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no record of an environment: {error!r}") from error

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from slurm_ray_flow.core.events import Notice, cluster_down, cluster_up, warm_idle
+from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.warm import Warm
 
 AGAIN_SECONDS = 3600.0
@@ -33,7 +34,7 @@ class Health:
     def from_json(cls, said: Any) -> Health:
         """Read it; what is not of its form, or nothing, is a cluster that nobody has looked at."""
         try:
-            return cls(str(said["why"]), float(said["since"]), float(said["again"]), tuple(map(str, said["told"])))
+            return read_record(cls, {**said, "told": tuple(map(str, said["told"]))})
         except (KeyError, TypeError, ValueError):
             return cls()
 

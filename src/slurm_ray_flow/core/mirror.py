@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from slurm_ray_flow.remote.protocol import is_moment
+
 FORBIDDEN = str.maketrans(dict.fromkeys("/%&<>", "-"))
 """What Prefect takes in no name."""
 
@@ -48,7 +50,7 @@ class Party:
         texts = {key: _harmless(said[key]) for key in ("user", "name", "run", "server") if said.get(key)}
         return cls(
             **texts,
-            since=float(since) if isinstance(since, int | float) else None,
+            since=float(since) if since is not None and is_moment(since) else None,
             foreign=bool(said.get("foreign")),
             idle=bool(said.get("idle")),
             slots=slots if isinstance(slots, int) and slots > 0 else 1,
@@ -64,8 +66,9 @@ class Queue:
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> Queue:
-        holders, waiting = (tuple(map(Party.from_json, said.get(key) or ())) for key in ("holders", "waiting"))
-        return cls(holders, waiting)
+        """Read it; parties of another shape are left out."""
+        parties = [found if isinstance(found := said.get(key), list) else [] for key in ("holders", "waiting")]
+        return cls(*(tuple(Party.from_json(one) for one in some if isinstance(one, dict)) for some in parties))
 
 
 def _harmless(text: object) -> str:

@@ -11,7 +11,8 @@ from typing import Any
 
 from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError
 from slurm_ray_flow.core.life import Life
-from slurm_ray_flow.remote.protocol import FILES, TRY, find_event, parse_events
+from slurm_ray_flow.core.record import read_record
+from slurm_ray_flow.remote.protocol import FILES, TRY, find_event, parse_events, parse_json
 
 __all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events", "state_of"]
 
@@ -126,9 +127,14 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
-        """Read a record; fields of later versions are passed over."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{key: value for key, value in json.loads(text).items() if key in known})
+        """Read a record; fields of later versions are passed over.
+
+        Raises:
+            ValueError: it is none.
+        """
+        record = read_record(cls, parse_json(text))
+        RunState(record.ended or "lost")
+        return record
 
     @property
     def paths(self) -> RunPaths:
@@ -171,7 +177,7 @@ def state_of(events: list[Event], life: Life) -> RunState:
 
 
 def _ended_state(ended: Event) -> RunState:
-    return RunState.SUCCEEDED if ended["outcome"] == "value" else failed_state(ended.get("cause"))
+    return RunState.SUCCEEDED if ended.get("outcome") == "value" else failed_state(ended.get("cause"))
 
 
 def failed_state(cause: str | None) -> RunState:

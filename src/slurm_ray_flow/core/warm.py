@@ -6,8 +6,11 @@ import dataclasses
 import time
 from typing import Any
 
+from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.run import Event
+from slurm_ray_flow.remote.protocol import checked_event
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,9 +30,18 @@ class Warm:
     calls: tuple[str, ...]
 
     @classmethod
-    def from_listed(cls, listed: dict[str, Any]) -> Warm:
-        """Read what the cluster has listed."""
-        return cls(**{**listed, "calls": tuple(listed["calls"])})
+    def from_listed(cls, listed: Any) -> Warm:
+        """Read what the cluster has listed.
+
+        Raises:
+            ConnectionFailed: it is of another shape.
+        """
+        try:
+            known = {name: checked_event(listed[name]) or None for name in ("allocated", "idle")}
+            return read_record(cls, {**listed, **known, "calls": tuple(map(str, listed["calls"]))})
+        except (KeyError, TypeError, ValueError) as error:
+            advice = "see that nothing of ours was changed there"
+            raise ConnectionFailed(f"it lists a warm Ray cluster of another shape: {error!r}", advice=advice) from error
 
     @property
     def run_id(self) -> str:
@@ -45,8 +57,8 @@ class Warm:
     def cost(self) -> Cost:
         """What it has cost until now, and costs."""
         idle = self.idle or {}
-        seconds = float(idle.get("idled", 0.0)) + max(0.0, time.time() - float(idle.get("time", time.time())))
-        return Cost(seconds, int(idle.get("cpus", 0)), int(idle.get("gpus", 0)))
+        since = float(idle.get("time") or time.time())
+        return Cost.from_released(idle, more=max(0.0, time.time() - since))
 
     def to_json(self) -> dict[str, Any]:
         """For scripts."""
@@ -76,9 +88,10 @@ class Cost:
     gpus: int
 
     @classmethod
-    def from_released(cls, released: Event) -> Cost:
-        """What it was at the end."""
-        return cls(float(released.get("idled", 0.0)), int(released.get("cpus", 0)), int(released.get("gpus", 0)))
+    def from_released(cls, released: Event, more: float = 0.0) -> Cost:
+        """What it was at the end, or at an event of before and for so many seconds `more`."""
+        idled, cpus, gpus = (released.get(name) or 0 for name in ("idled", "cpus", "gpus"))
+        return cls(float(idled) + more, int(cpus), int(gpus))
 
     @property
     def core_hours(self) -> float:

@@ -102,7 +102,7 @@ class Handle(Generic[R]):
             state = _without_head(record, launched)
         if state in {RunState.FAILED, RunState.LOST} and _goes_on(record, launched):
             return RunState.STARTING, None
-        when = ended["time"] if ended else None
+        when = ended.get("time") if ended else None
         if state.final and not launched and not record.is_new(time.time()):
             store.save_record(dataclasses.replace(record, ended=state.value, ended_at=when or 0.0, waiting=""))
         return state, when
@@ -206,7 +206,7 @@ class Handle(Generic[R]):
             launched = launch_goes_on(record)
             events, life = look(record, cluster)
             ended = find_event(events, "call_ended")
-            if ended and (ended["outcome"] == "value" or not _goes_on(record, launched)):
+            if ended and (ended.get("outcome") == "value" or not _goes_on(record, launched)):
                 value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
                 return value
             if record.failure and not life.alive:

@@ -16,6 +16,8 @@ from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.core.errors import Cancelled, UnknownRunError
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.record import read_record
+from slurm_ray_flow.remote.protocol import parse_json
 
 _short = reprlib.Repr()
 _short.maxstring = _short.maxother = 60
@@ -123,16 +125,15 @@ def _append(map_id: str, line: Mapping[str, Any]) -> None:
 
 
 def _read(path: Path) -> MapRecord | None:
-    lines = list(_lines(path))
     try:
-        head, *rest = lines
-        known = {field.name for field in dataclasses.fields(MapRecord)}
-        record = MapRecord(**{**{name: head[name] for name in head if name in known}, "values": tuple(head["values"])})
+        head, *rest = _lines(path)
+        record = read_record(MapRecord, {**head, "values": tuple(map(str, head["values"]))})
     except (ValueError, TypeError, KeyError):
         return None
-    record.runs.update({line["index"]: line["run"] for line in rest if "run" in line})
-    record.failures.update({line["index"]: line["failure"] for line in rest if "failure" in line})
-    record.cancelled.update(line["index"] for line in rest if line.get("cancelled"))
+    calls = [line for line in rest if isinstance(line.get("index"), int)]
+    record.runs.update({line["index"]: str(line["run"]) for line in calls if "run" in line})
+    record.failures.update({line["index"]: str(line["failure"]) for line in calls if "failure" in line})
+    record.cancelled.update(line["index"] for line in calls if line.get("cancelled"))
     return record
 
 
@@ -141,4 +142,5 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(OSError):
         for line in path.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):
-                yield json.loads(line)
+                if isinstance(said := parse_json(line), dict):
+                    yield said

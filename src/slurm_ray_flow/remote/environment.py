@@ -41,6 +41,7 @@ from slurm_ray_flow.remote.builder_lock import locked, remove_remains
 from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.files import private_folder, sync_all
 from slurm_ray_flow.remote.installation import install, installed_packages, make_room, write_sizes
+from slurm_ray_flow.remote.protocol import parse_json
 from slurm_ray_flow.remote.uv_program import BuildError, Tell, Uv, clean_variables, without_credentials
 
 
@@ -97,10 +98,10 @@ def build(spec: Mapping[str, Any], tell: Tell = print_event) -> dict[str, Any]:
 def read_whole(environment: Path) -> dict[str, Any] | None:
     """What the whole.json of an environment says; None where it is not whole."""
     try:
-        found: dict[str, Any] = json.loads((environment / "whole.json").read_text(encoding="utf-8"))
+        found: dict[str, Any] = parse_json((environment / "whole.json").read_bytes())
         content = packing.ARCHIVE if found.get("packed") else os.path.join("bin", "python")
         return found if found["digest"] == environment.name and (environment / content).exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

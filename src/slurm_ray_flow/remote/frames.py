@@ -9,6 +9,8 @@ import json
 import re
 from typing import Any, Callable, Dict, Iterable, List, Tuple
 
+from slurm_ray_flow.remote.protocol import parse_json
+
 HEADER = 24
 
 Read = Callable[[int], bytes]
@@ -49,8 +51,8 @@ def unpacked(read: Read, most_text: int = 1 << 32, most_data: int = 1 << 64) -> 
     if text > most_text or data > most_data:
         raise Foreign("a message of {} bytes is too large".format(text + data))
     try:
-        message = json.loads(exactly(read, text))
-    except (ValueError, RecursionError) as error:
+        message = parse_json(exactly(read, text))
+    except ValueError as error:
         raise Foreign("this is no JSON") from error
     if not isinstance(message, dict):
         raise Foreign("this is no message: a {}".format(type(message).__name__))

@@ -12,6 +12,7 @@ from typing import Any, Dict
 
 from slurm_ray_flow.remote import processes, tree
 from slurm_ray_flow.remote.liveness import noted_alive
+from slurm_ray_flow.remote.protocol import parse_json
 
 OWNER = "owner"
 """The file in such a folder that says which process it belongs to."""
@@ -43,7 +44,7 @@ def remove_remains(base: str, prefix: str) -> None:
 
 def _is_dead(noted: bytes) -> bool:
     try:
-        owner: Dict[str, Any] = json.loads(noted)
+        owner: Dict[str, Any] = parse_json(noted)
         this = processes.this()
         here = owner["boot_id"] == this["boot_id"] and owner["namespace"] == this["namespace"] != ""
         return here and owner["started"] is not None and not noted_alive(owner)

@@ -18,6 +18,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from slurm_ray_flow.remote import lock
 from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.protocol import parse_json
 
 WAITS, HOLDS, IDLES = "w-", "h-", "i-"
 FIELDS = ("run", "name", "server")
@@ -197,8 +198,8 @@ def _idle(entry: str) -> str:
 
 def _parse(data: bytes) -> Dict[str, str]:
     try:
-        return clean(json.loads(data))
-    except (ValueError, RecursionError):
+        return clean(parse_json(data))
+    except ValueError:
         return {}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -56,19 +57,11 @@ def wanted(
     """
     marks = marker_environment(python)
     reading = Reading(project, marks, uv)
-    source = "given"
-    if not isinstance(environment, str):
-        reading.read_text("\n".join(environment), project, "environment=[...]")
-    else:
-        path, names = _chosen(environment, project)
-        source = _kind(path) if path else "imports"
-        if path is None:
-            reading.lines = read_installed(distributions, project, marks, OURS)
-        else:
-            _read(reading, path, names, python, distributions)
-    _leave_out(reading, project)
-    _join(reading, [Line.of(Requirement(text)) for text in always], marks)
-    _check(reading, marks)
+    with _of_known_shape(project):
+        source = _read_chosen(reading, environment, python, distributions)
+        _leave_out(reading, project)
+        _join(reading, [Line.of(Requirement(text)) for text in always], marks)
+        _check(reading, marks)
     return Wanted(
         requirements=tuple(sorted({line.text for line in reading.lines})),
         constraints=tuple(sorted({line.text for line in reading.constraints})),
@@ -79,6 +72,32 @@ def wanted(
         notes=tuple(reading.notes),
         beyond=reading.beyond,
     )
+
+
+def _read_chosen(
+    reading: Reading, environment: str | Sequence[str], python: str, distributions: Sequence[Scanned]
+) -> str:
+    """Read what says what is wanted; gives its kind."""
+    if not isinstance(environment, str):
+        reading.read_text("\n".join(environment), reading.project, "environment=[...]")
+        return "given"
+    path, names = _chosen(environment, reading.project)
+    if path is None:
+        reading.lines = read_installed(distributions, reading.project, reading.marks, OURS)
+        return "imports"
+    with _of_known_shape(path):
+        _read(reading, path, names, python, distributions)
+    return _kind(path)
+
+
+@contextlib.contextmanager
+def _of_known_shape(path: Path) -> Iterator[None]:
+    """What is no file of its kind, such as `name = true` in a pyproject.toml, is told as that."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        advice = "lock anew" if path.name in LOCKS else "compare it with the standard of its kind"
+        raise DependencyError(f"{path.name} is damaged: {error!r}", where=str(path), advice=advice) from error
 
 
 def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:

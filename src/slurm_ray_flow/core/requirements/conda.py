@@ -27,7 +27,7 @@ def read_conda(reading: Reading, path: Path, python: str) -> None:
         conda = [item for item in listed if isinstance(item, yaml.ScalarNode)]
         below = [part for item in listed if item not in conda for part in item.value]
         entries = {e.start_mark.line: e.value for key, value in below if key.value == "pip" for e in value.value}
-    except (OSError, ValueError, TypeError, AttributeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
     for item in conda:
         _check_python(item.value, python, f"{path}:{item.start_mark.line + 1}")

@@ -44,7 +44,7 @@ def resolve(path: str, base: Path, project: Path, where: str) -> Path:
         DependencyError: there is nothing.
     """
     for start in (base, project):
-        if (start / path).exists():
+        if _is_there(start / path):
             return Path(os.path.normpath((start / path).absolute()))
     advice = "write its path as seen from this file"
     if Path(path).is_absolute():
@@ -52,6 +52,13 @@ def resolve(path: str, base: Path, project: Path, where: str) -> Path:
             "; conda names the folder where it built a package: write name==version, as `pip list --format=freeze` does"
         )
     raise DependencyError(f"the local package {path} is not there", where=where, advice=advice)
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:  # a name that is too long
+        return False
 
 
 def content_digest(path: Path, travelling: Collection[Path] = ()) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from packaging.markers import InvalidMarker, Marker
+from packaging.markers import Marker
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.utils import canonicalize_name
 
@@ -62,16 +62,13 @@ def read_lock(reading: Reading, path: Path, names: Sequence[str], python: str, l
         return
     packages: Sequence[Package] = data.get("packages") or data.get("package") or []
     named = pyproject.index_options(path.parent / "pyproject.toml").values()
-    try:
-        if path.name in {"poetry.lock", "pdm.lock"} and any("groups" not in package for package in packages):
-            # Of an earlier kind, which does not say what is wanted by whom: it bounds what the project asks for.
-            reading.lines += reading.required_by(path.parent, names)
-            reading.constraints += _lines(_one_of_each(packages, python), path.parent)
-        else:
-            reading.lines += _lines(_selected(data, packages, names, reading.marks, path), path.parent)
-        reading.add_options([*named, *_indexes(packages)])
-    except (KeyError, TypeError, AttributeError, InvalidMarker) as error:
-        raise DependencyError(f"{path.name} is damaged: {error!r}", where=str(path), advice="lock anew") from error
+    if path.name in {"poetry.lock", "pdm.lock"} and any("groups" not in package for package in packages):
+        # Of an earlier kind, which does not say what is wanted by whom: it bounds what the project asks for.
+        reading.lines += reading.required_by(path.parent, names)
+        reading.constraints += _lines(_one_of_each(packages, python), path.parent)
+    else:
+        reading.lines += _lines(_selected(data, packages, names, reading.marks, path), path.parent)
+    reading.add_options([*named, *_indexes(packages)])
 
 
 def _read_exported(reading: Reading, path: Path, names: Sequence[str], data: Package, left_out: str) -> None:

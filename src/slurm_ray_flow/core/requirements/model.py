@@ -8,12 +8,14 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, canonicalize_version
+
+from slurm_ray_flow.core.record import read_record
+from slurm_ray_flow.remote.protocol import parse_json
 
 Uv = Callable[[Sequence[str], Path], str]
 """Runs uv with these arguments in this folder, and gives what it prints; raises DependencyError with its words."""
@@ -161,13 +163,20 @@ class Wanted:
 
     @classmethod
     def from_json(cls, text: str) -> Wanted:
-        """Read back what `to_json` wrote."""
-        fields: dict[str, Any] = json.loads(text)
-        lists = {name: tuple(fields[name]) for name in ("requirements", "constraints", "options", "notes")}
-        contents = tuple((path, content) for path, content in fields["contents"])
-        return cls(
-            **lists, source=fields["source"], python=fields["python"], contents=contents, beyond=fields["beyond"]
-        )
+        """Read back what `to_json` wrote.
+
+        Raises:
+            ValueError: this is something else.
+        """
+        fields = parse_json(text)
+        try:
+            lists = {
+                name: tuple(map(str, fields[name])) for name in ("requirements", "constraints", "options", "notes")
+            }
+            contents = tuple((str(path), str(content)) for path, content in fields["contents"])
+            return read_record(cls, {**fields, **lists, "contents": contents})
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"this says of no packages: {error!r}") from error
 
     def lines(self) -> list[Line]:
         """The requirements that apply on the cluster, read."""

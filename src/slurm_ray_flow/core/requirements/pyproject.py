@@ -68,7 +68,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     """
     try:
         data: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8-sig")) if path.exists() else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
     return data
 

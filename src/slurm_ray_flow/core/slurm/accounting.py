@@ -81,7 +81,7 @@ def _record(job_id: str, rows: list[dict[str, str]]) -> Record:
         submitted=moment(of["Submit"]),
         start=moment(of["Start"]),
         end=moment(of["End"]),
-        used=float(of["ElapsedRaw"]) if of["ElapsedRaw"].isdecimal() else None,
+        used=None if (used := count(of["ElapsedRaw"])) is None else float(used),
         limit=duration(of["Timelimit"]),
         priority=count(of["Priority"]),
         cpu_seconds=duration(of["TotalCPU"]) or sum(duration(step["TotalCPU"]) or 0 for step in steps) or None,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 
-_TIME = re.compile(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)(\.\d+)?")
-_AMOUNT = re.compile(r"(\d+(?:\.\d+)?)([KMGTP]?)[nc]?", re.IGNORECASE)
+_TIME = re.compile(r"(?:(\d{1,12})-)?(?:(\d{1,12}):)?(\d{1,12}):(\d{1,12})(\.\d+)?")
+_AMOUNT = re.compile(r"(\d{1,20}(?:\.\d+)?)([KMGTP]?)[nc]?", re.IGNORECASE)
 _POWERS = {"": 2, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
 _NOTHING = {"", "N/A", "NONE", "(NULL)", "UNKNOWN", "NOT_SET", "INVALID", "NOTSET"}
 _NO_MOMENT = 4_294_967_294  # Slurm's NO_VAL, and above it INFINITE
@@ -27,7 +27,7 @@ def duration(text: str) -> float | None:
     text = text.strip().upper()
     if text in {"UNLIMITED", "INFINITE"}:
         return NO_LIMIT
-    if text.isdecimal():
+    if text.isdecimal() and len(text) <= 12:
         return float(text) * 60
     match = _TIME.fullmatch(text)
     if match is None:
@@ -41,7 +41,7 @@ def duration(text: str) -> float | None:
 def moment(text: str) -> float | None:
     """Seconds since 1970, as all our commands ask for them; None for any other text: its time zone is not known."""
     text = text.strip()
-    return float(text) if text.isdecimal() and 0 < int(text) < _NO_MOMENT else None
+    return float(text) if text.isdecimal() and 0 < float(text) < _NO_MOMENT else None
 
 
 def memory(text: str) -> int | None:
@@ -52,7 +52,7 @@ def memory(text: str) -> int | None:
 
 def count(text: str) -> int | None:
     """A whole number; "4+" is 4 (sinfo writes so of nodes that differ), "1.2K" is 1228 (squeue, of many nodes)."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KM]?)\+?", text.strip())
+    match = re.fullmatch(r"(\d{1,20}(?:\.\d+)?)([KM]?)\+?", text.strip())
     return int(float(match[1]) * {"": 1, "K": 1024, "M": 1024**2}[match[2]]) if match else None
 
 

@@ -32,7 +32,7 @@ def parse_profile(text: str, where: str = "") -> dict[str, Any]:
     """
     try:
         loaded = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise OptionError(
             f"the profile is no YAML: {_short(error)}", where=where, advice="write `field: value` on each line"
         ) from error
@@ -62,5 +62,5 @@ def _meant(name: str) -> str:
     return f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(FIELDS)}"
 
 
-def _short(error: yaml.YAMLError) -> str:
+def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:300]

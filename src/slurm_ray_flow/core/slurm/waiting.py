@@ -161,7 +161,7 @@ def _before(other: Job, job: Job) -> bool:
 
 
 def _number(job: Job) -> int:
-    match = re.match(r"\d+", job.job_id)
+    match = re.match(r"\d{1,20}", job.job_id)
     return int(match[0]) if match else 0
 
 

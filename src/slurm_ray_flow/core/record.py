@@ -1,0 +1,43 @@
+"""Records: dataclasses of plain values that lie as JSON at home, where a loss of power may damage them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import types
+import typing
+from typing import Any, TypeVar
+
+Record = TypeVar("Record")
+
+
+def read_record(kind: type[Record], said: Any) -> Record:
+    """A record of this kind; fields that it has none of, as those of later versions, are passed over.
+
+    Raises:
+        ValueError: it is none: something is missing, or is of another type.
+    """
+    if not isinstance(said, dict):
+        raise ValueError(f"this is no record: a {type(said).__name__}")
+    kinds = _hints(kind)  # type: ignore[arg-type]
+    known = {field.name: said[field.name] for field in dataclasses.fields(kind) if field.name in said}  # type: ignore[arg-type]
+    wrong = [name for name, value in known.items() if not _is(value, kinds[name])]
+    if wrong:
+        raise ValueError(f"this is no record: {', '.join(wrong)} of another type")
+    try:
+        return kind(**known)
+    except TypeError as error:
+        raise ValueError(f"this is no record: {error}") from None
+
+
+_hints = functools.lru_cache(typing.get_type_hints)
+
+
+def _is(value: Any, kind: Any) -> bool:
+    if isinstance(kind, types.UnionType):
+        return any(_is(value, one) for one in typing.get_args(kind))
+    if kind is float:
+        return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e11
+    if kind is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return isinstance(value, typing.get_origin(kind) or kind)
