@@ -1,5 +1,6 @@
 """The promises of the layout (docs/decisions/0001)."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -95,3 +96,9 @@ def test_the_public_names():
     ]
     for name in slurm_ray_flow.__all__:
         assert getattr(slurm_ray_flow, name) is not None
+
+
+def test_each_test_that_the_page_on_security_names_is_there():
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", (TOP / "docs" / "security.md").read_text())
+    assert len(named) > 40
+    assert [pair for pair in named if f"\ndef {pair[1]}(" not in (TOP / pair[0]).read_text()] == []
