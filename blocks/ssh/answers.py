@@ -15,12 +15,15 @@ LARGEST_TEXT, LARGEST_DATA = 32 * 1024 * 1024, 256 * 1024 * 1024
 _GREETING = {"root": str, "home": str, "user": str, "host": str, "python": str, "version": str, "pid": int}
 _ERROR = ("what", "where", "advice", "cause")
 _LONGEST = 4096
-_RESULTS: dict[str, type] = {
+_RESULTS: dict[str, type | dict[str, type]] = {
     "files.read": bytes,
     **dict.fromkeys(("files.names", "environments.held", "warm.listed"), list),
-    **dict.fromkeys(("queue.state", "slurm.query", "commands.run"), dict),
+    "queue.state": {"holders": list, "waiting": list, "slots": int, "free": int},
+    "slurm.query": {"text": str, "error": str},
+    "commands.run": {"exit_code": int, "stdout": str},
+    "workplace.written": {"folder": str, "files": list},
 }
-"""What some operations give: what is taken for that without a further look."""
+"""What some operations give, and the fields of it: what is taken for that without a further look."""
 
 
 def message(read: frames.Read) -> tuple[dict[str, Any], bytes]:
@@ -79,9 +82,15 @@ def results(said: dict[str, Any], data: bytes, asked: Sequence[str], label: str,
     if len(found) != len(asked):
         raise not_ours(label, f"it gave {len(found)} results for {len(asked)} operations")
     for operation, result in zip(asked, found, strict=True):
-        if not isinstance(result, _RESULTS.get(operation, object)):
-            raise not_ours(label, f"it answers {operation} with a {type(result).__name__}")
+        if not _is_result(result, _RESULTS.get(operation, object)):
+            raise not_ours(label, f"it answers {operation} in another shape")
     return found
+
+
+def _is_result(result: Any, kind: type | dict[str, type]) -> bool:
+    if isinstance(kind, type):
+        return isinstance(result, kind)
+    return isinstance(result, dict) and all(isinstance(result.get(name), of) for name, of in kind.items())
 
 
 def telling(tell: Callable[[Any], None], label: str) -> Callable[[Any], None]:

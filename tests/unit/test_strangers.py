@@ -30,7 +30,7 @@ from slurm_ray_flow.cli.listing import _row
 from slurm_ray_flow.cli.looking import Shown
 from slurm_ray_flow.core import mirror
 from slurm_ray_flow.core.environment import Held
-from slurm_ray_flow.core.errors import DependencyError, SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, DependencyError, SlurmRayFlowError
 from slurm_ray_flow.core.health import Health
 from slurm_ray_flow.core.life import GONE
 from slurm_ray_flow.core.outcome import Ended
@@ -460,3 +460,18 @@ def _memory_below(size: int) -> Iterator[None]:
         assert tracemalloc.get_traced_memory()[1] < size
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("operation", "said"),
+    [
+        ("files.read", "text"),
+        ("files.names", None),
+        ("slurm.query", {"text": 3, "error": ""}),
+        ("commands.run", {"stdout": ""}),
+        ("workplace.written", []),
+    ],
+)
+def test_an_answer_of_another_shape_is_not_taken_for_one_of_ours(operation: str, said: object) -> None:
+    with pytest.raises(ConnectionFailed):
+        answers.results({"results": [{"value": said}]}, b"", [operation], "desi", "python3")
