@@ -11,7 +11,7 @@ from typing import Any
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster, recorded
 from slurm_ray_flow.blocks.patience import within
-from slurm_ray_flow.core.errors import ConnectionFailed, Lost, RunError, SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, Lost, ResultError, RunError, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interruptible
 from slurm_ray_flow.core.life import GONE, Life
 from slurm_ray_flow.core.outcome import Ended
@@ -250,7 +250,10 @@ def gone(life: Life, otherwise: str, place: str) -> RunError:
 
 
 def left(record: RunRecord, life: Life) -> RunError:
-    """The error for a run whose launch and head are gone."""
+    """The error for a run whose launch and head are gone, and whose events tell of no end."""
+    if record.ended == RunState.SUCCEEDED.value:
+        what = f"run {record.run_id[:8]} has succeeded, but {record.cluster} no longer has what it kept of that"
+        return ResultError(what, where=where(record), advice="start the function again; cache=... keeps its next value")
     if not record.unsent:
         return gone(life, NO_WORD, where(record))
     what = f"the process that launched run {record.run_id[:8]} is gone, and {record.cluster} never had it"

@@ -3,9 +3,10 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from slurm_ray_flow import Crashed, Lost, OutOfMemory, RunState, TimeLimit
-from slurm_ray_flow.core.life import Life
+from slurm_ray_flow import Crashed, Lost, OutOfMemory, ResultError, RunState, TimeLimit
+from slurm_ray_flow.core.life import GONE, Life
 from slurm_ray_flow.core.run import RunPaths, RunRecord, error_of, parse_events, state_of
+from slurm_ray_flow.tasks.run import left
 
 ALLOCATED = {"event": "allocated", "pid": 1, "started": 2, "boot_id": "b"}
 STARTED = {"event": "call_started", "pid": 3}
@@ -85,3 +86,9 @@ def test_the_tries_of_a_run_are_counted(attempt, tries):
 def test_what_the_head_advises_is_the_errors_advice():
     error = error_of("environment", "there is no image (c1)\nTry: pull one", "where")
     assert (error.what, error.advice) == ("there is no image (c1)", "pull one")
+
+
+@pytest.mark.parametrize(("ended", "kind"), [("succeeded", ResultError), ("lost", Lost), ("", Lost)])
+def test_a_run_that_succeeded_is_not_told_as_lost_when_its_events_are(ended, kind):
+    record = RunRecord("id", "id", "local", "k", "/r", "id", "id", "f", 1, 2, "b", handed_over=True, ended=ended)
+    assert type(left(record, GONE)) is kind
