@@ -418,7 +418,7 @@ def test_whatever_strangers_write_is_read_or_told(name: str) -> None:
     reader = READERS[name]
 
     @settings(
-        max_examples=60 * TIMES,
+        max_examples=40 * TIMES,
         deadline=None,
         derandomize=True,
         database=None,
