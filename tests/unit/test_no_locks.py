@@ -43,3 +43,13 @@ def test_a_warm_allocation_is_offered_and_joined(run, tmp_path):
     run.record("allocated", pid=1)
     assert warm.join_or_offer(run.root, f"{run.root}/warm/some", "two") == "one"
     assert (inbox / "two").exists()
+
+
+@pytest.mark.parametrize("left", ["[1]", '{"began": "x", "time": 1, "error": ""}', '{"text": 1}', "\0\0\0"])
+def test_a_damaged_answer_of_slurm_is_asked_for_again(tmp_path, left):
+    root = str(tmp_path / "root")
+    assert slurm.query(root, "queue", ["echo", "first"], 60.0)["text"] == "first\n"
+    assert slurm.query(root, "queue", ["echo", "second"], 60.0)["text"] == "first\n"
+    (tmp_path / "root/slurm/queue.json").write_text(left)
+    (tmp_path / "root/slurm/lock").write_bytes(bytes(20))
+    assert slurm.query(root, "queue", ["echo", "again"], 60.0)["text"] == "again\n"

@@ -22,7 +22,7 @@ from slurm_ray_flow.remote.errors import OperationError
 from slurm_ray_flow.remote.events import Run, tail
 from slurm_ray_flow.remote.files import lock_if_possible, private_folder, write
 from slurm_ray_flow.remote.liveness import noted_alive
-from slurm_ray_flow.remote.protocol import parse_submitted
+from slurm_ray_flow.remote.protocol import is_moment, parse_json, parse_submitted
 
 SUBMIT_SECONDS = 60.0
 """`sbatch` itself tries for long when its controller is away; home tries again, and can say so meanwhile."""
@@ -181,7 +181,9 @@ def query(root: str, name: str, command: List[str], age: float) -> Dict[str, Any
 
 def _is_young(known: Dict[str, Any], began: float, age: float) -> bool:
     """An error of before is no answer: it may be over."""
-    return bool(known) and (known["began"] >= began or (0 <= began - known["time"] < age and not known["error"]))
+    if not (is_moment(known.get("began")) and is_moment(known.get("time")) and isinstance(known.get("text"), str)):
+        return False
+    return bool(known["began"] >= began or (0 <= began - known["time"] < age and known.get("error") == ""))
 
 
 def _asked(command: List[str]) -> Dict[str, Any]:
@@ -208,8 +210,9 @@ def _asked(command: List[str]) -> Dict[str, Any]:
 
 
 def _asked_last(turn: int) -> float:
-    text = os.pread(turn, 20, 0).strip()
-    return float(text) if text else 0.0
+    with contextlib.suppress(ValueError):  # nobody has yet; or a loss of power has left zeros
+        return float(os.pread(turn, 20, 0))
+    return 0.0
 
 
 # ---- the end
@@ -279,8 +282,8 @@ def _locked(descriptor: int) -> bool:
 def _read(path: str) -> Dict[str, Any]:
     try:
         with open(path, encoding="utf-8") as file:
-            found: Dict[str, Any] = json.load(file)
-            return found
+            found = parse_json(file.read())
+            return found if isinstance(found, dict) else {}
     except (OSError, ValueError):
         return {}
 
