@@ -197,5 +197,5 @@ def test_what_people_write_on_the_command_line_is_cast(srf, server, tmp_path):
     done = srf("run", f"{tmp_path}/typed_job.py:job", "--arg", "n=2", "--arg", "place=q", "--arg", "several=[1]")
     assert "'float', 'PosixPath', 'set'" in done.stdout, done.stderr
     refused = srf("run", f"{tmp_path}/typed_job.py:job", "--arg", "n=x", "--arg", "place=q", "--arg", "several=[1]")
-    assert refused.returncode == 1
+    assert refused.returncode == 2
     assert "n: Input should be a valid number" in refused.stderr
