@@ -89,6 +89,7 @@ def test_each_field_of_a_cluster_is_shown_with_its_origin(server, srf):
     assert found["host"] == {"value": "box.example.org", "from": "block origins"}
     assert found["wheels"] == {"value": "index", "from": "default"}
     assert re.search(r"slots +2 +block origins", srf("config", "--cluster", "origins").stdout)
+    assert re.search(r"cluster +origins +--cluster", srf("config", "--cluster", "origins").stdout)
     srf("forget", "origins")
 
 

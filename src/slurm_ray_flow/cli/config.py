@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -47,6 +48,8 @@ def config(
     name = configured(options, settings).cluster
     block, label, own = _block(name)
     found = origins(options, settings, block, label)
+    if cluster is not None:
+        found["cluster"] = dataclasses.replace(found["cluster"], origin="--cluster")
     if json:
         print_json(_values(settings, label, found, own))
         return
