@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -171,7 +172,7 @@ def _watch(files: ServerFiles, state: ServerState, other: ServerState | None) ->
             ready = _prepare(files, api)
         for chore in due if ready else ():
             if time.monotonic() >= due[chore]:
-                _carry_out(chore.begin())
+                begin_chore(chore)
                 due[chore] = time.monotonic() + chore.every
         _reap()
         time.sleep(LOOK_SECONDS)
@@ -180,10 +181,19 @@ def _watch(files: ServerFiles, state: ServerState, other: ServerState | None) ->
 
 @dataclass(frozen=True)
 class Chore:
-    """What is done again and again: how often, in seconds, and what."""
+    """What is done again and again: how often, in seconds, and what; and whether it may take long."""
 
     every: float
     begin: Callable[[], Iterator[str]]
+    long: bool = False
+
+
+def begin_chore(chore: Chore) -> None:
+    """Does a chore; one that may take long goes on beside the others, whose heartbeats must not wait for it."""
+    if chore.long:
+        threading.Thread(target=lambda: _carry_out(chore.begin()), daemon=True, name="srf-chore").start()
+    else:
+        _carry_out(chore.begin())
 
 
 def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Chore]:
@@ -199,7 +209,7 @@ def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Cho
         *shared,
         Chore(COPY_SECONDS, lambda: keep_copy(files)),
         Chore(COPY_SECONDS, lambda: rotate(files)),
-        Chore(CLEAN_UP_SECONDS, lambda: clean_up(home())),
+        Chore(CLEAN_UP_SECONDS, lambda: clean_up(home()), long=True),
     ]
 
 

@@ -7,6 +7,8 @@ import os
 import socket
 import stat
 import sys
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -128,6 +130,20 @@ def test_a_server_of_another_version_is_used_and_told_of(monkeypatch: pytest.Mon
         write_state(files.state, dataclasses.replace(state, version="3.0.1"))
         assert ensure_server(said.append).url == state.url
     assert "Prefect 3.0.1" in said[0] and "srf down" in said[0]
+
+
+def test_a_chore_that_takes_long_holds_up_no_heartbeat() -> None:
+    go_on, done = threading.Event(), threading.Event()
+
+    def clean() -> Iterator[str]:
+        go_on.wait(10)
+        done.set()
+        yield "cleaned"
+
+    supervisor.begin_chore(supervisor.Chore(1.0, clean, long=True))
+    assert not done.is_set()
+    go_on.set()
+    assert done.wait(10)
 
 
 def test_a_log_that_has_grown_large_begins_anew_under_its_writer(monkeypatch: pytest.MonkeyPatch) -> None:
