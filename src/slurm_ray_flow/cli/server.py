@@ -67,6 +67,8 @@ def up(
     print_text(f"{'The run' if run else 'Prefect UI'}: {address.page(run_id)}")
     if not shown:
         _tell_how_to_get_there(address, tried=open)
+    elif address.owned:
+        tell("The browser keeps the log-in. Open a bookmark of it only while the server runs: `srf up` first.")
 
 
 def _tell_how_to_get_there(address: ServerAddress, *, tried: bool) -> None:
