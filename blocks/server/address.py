@@ -113,8 +113,10 @@ def server_elsewhere(files: ServerFiles, patience: float = 0.0) -> ServerState |
         patience: how long to wait, in seconds, for a sign that its supervisor lives; without one there is no server.
     """
     state = state_in(files.state)
-    if not _elsewhere(state) or not patience:
-        return state if _elsewhere(state) else None
+    if not _elsewhere(state):
+        return None
+    if not patience:
+        return state
     first, deadline = _touched(files.state), time.monotonic() + patience
     while time.monotonic() < deadline and state_in(files.state) == state:
         if _touched(files.state) != first:

@@ -179,10 +179,8 @@ def init(
     connection, fields = _said(None if change else name, login, server, slurm, secret)
     if change and (name is None or yes):
         raise OptionError("--change needs the cluster's name, and no --yes", advice="srf init NAME --slots 4 --change")
-    if name is not None and not yes and not change and not slurm.here and login.host is None:
-        _see_that_it_leads_somewhere(name, connection)
     if name is not None and not yes:
-        _save(name, connection, fields, slurm, change=change, overwrite=overwrite, json=json)
+        _save(name, login, connection, fields, slurm, change=change, overwrite=overwrite, json=json)
         return
     from slurm_ray_flow.cli.guide import Wanted, guide
 
@@ -221,6 +219,7 @@ def _see_that_it_leads_somewhere(name: str, connection: dict[str, Any]) -> None:
 
 def _save(
     name: str,
+    login: Login,
     connection: dict[str, Any],
     fields: dict[str, Any],
     slurm: Slurm,
@@ -231,6 +230,8 @@ def _save(
 ) -> None:
     from slurm_ray_flow.blocks.saved import change_cluster, save_cluster
 
+    if not change and not slurm.here and login.host is None:
+        _see_that_it_leads_somewhere(name, connection)
     use_server()
     if change:
         kind = change_cluster(name, connection, fields)

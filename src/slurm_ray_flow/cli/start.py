@@ -50,13 +50,10 @@ def run(
     if dry_run:
         _preview(launched, positional, named, json)
         return
-    import asyncio
-
     try:
         # What the function prints belongs to people; with --json, standard output is for the document alone.
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-            value = launched(*positional, **named)
-            value = asyncio.run(value) if inspect.iscoroutine(value) else value
+            value = _finished(launched(*positional, **named))
     except BaseException as error:
         if not (isinstance(error, Exception) or is_from_the_cluster(error)):
             raise
@@ -70,6 +67,13 @@ def run(
         print_json({"value": as_json(value)})
     else:
         print_text(repr(value))
+
+
+def _finished(value: Any) -> Any:
+    """What a function gave, or what an async one gives in the end."""
+    import asyncio
+
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
 def _preview(launched: Any, positional: tuple[Any, ...], named: dict[str, Any], json: bool) -> None:

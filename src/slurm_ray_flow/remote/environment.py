@@ -39,7 +39,7 @@ from typing import Any
 from slurm_ray_flow.remote import packing
 from slurm_ray_flow.remote.builder_lock import locked, remove_remains
 from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.files import private_folder, sync_all
+from slurm_ray_flow.remote.files import private_folder, sync, sync_all
 from slurm_ray_flow.remote.installation import install, installed_packages, make_room, write_sizes
 from slurm_ray_flow.remote.protocol import parse_json
 from slurm_ray_flow.remote.uv_program import BuildError, Tell, Uv, clean_variables, without_credentials
@@ -173,7 +173,7 @@ def _write_whole(path: Path, whole: Mapping[str, Any]) -> None:
         json.dump(whole, file, indent=1)
         file.flush()
         os.fsync(file.fileno())
-    _sync_folder(path.parent)
+    sync(str(path.parent), ["."])
 
 
 def _put_in_place(made: Path, places: Places, whole: dict[str, Any]) -> dict[str, Any]:
@@ -183,16 +183,8 @@ def _put_in_place(made: Path, places: Places, whole: dict[str, Any]) -> dict[str
             return found  # without locks, another builder may have been first
         os.rename(places.target, made.parent / "damaged")
     os.rename(made, places.target)
-    _sync_folder(places.environments)
+    sync(str(places.environments), ["."])
     return whole
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _done(whole: dict[str, Any], places: Places, tell: Tell, built: bool) -> dict[str, Any]:
