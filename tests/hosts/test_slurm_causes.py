@@ -116,17 +116,24 @@ def test_a_node_that_dies_is_told(jobs):
     jobs.over()
 
 
-@pytest.mark.ray
-def test_a_run_goes_on_without_a_node_if_ray_can(jobs):
-    import spread
-
+@contextlib.contextmanager
+def on_what_is_left(jobs, function):
+    """A run on two nodes that gets its word once one of them, not its first, has no power and is known to be lost."""
     with jobs.slurm.settings(*QUICKLY):
-        run = jobs.begun(spread.goes_on)
+        run = jobs.begun(function)
         [other] = [host for host in jobs.slurm.nodes.values() if host != run.node]
         with jobs.without(other):
             wait_for(lambda: "node_lost" in jobs.events(run.id))
             run.go()
-            assert run.handle.result(BOUND) == 45
+            yield run
+
+
+@pytest.mark.ray
+def test_a_run_goes_on_without_a_node_if_ray_can(jobs):
+    import spread
+
+    with on_what_is_left(jobs, spread.goes_on) as run:
+        assert run.handle.result(BOUND) == 45
     jobs.over()
 
 
@@ -134,16 +141,11 @@ def test_a_run_goes_on_without_a_node_if_ray_can(jobs):
 def test_what_ray_can_not_place_without_a_lost_node_is_told(jobs):
     import spread
 
-    with jobs.slurm.settings(*QUICKLY):
-        run = jobs.begun(spread.wants_both)
-        [other] = [host for host in jobs.slurm.nodes.values() if host != run.node]
-        with jobs.without(other):
-            wait_for(lambda: "node_lost" in jobs.events(run.id))
-            run.go()
-            log = jobs.host.path(f"{jobs.root}/runs/{run.id}/log.txt")
-            wait_for(lambda: "(STRICT_SPREAD) asks for 2 times CPU 0.5; there is 1 node of CPU 1" in log.read_text())
-            jobs.host.path(f"{run.folder}/enough").touch()
-            assert run.handle.result(BOUND) is False
+    with on_what_is_left(jobs, spread.wants_both) as run:
+        log = jobs.host.path(f"{jobs.root}/runs/{run.id}/log.txt")
+        wait_for(lambda: "(STRICT_SPREAD) asks for 2 times CPU 0.5; there is 1 node of CPU 1" in log.read_text())
+        jobs.host.path(f"{run.folder}/enough").touch()
+        assert run.handle.result(BOUND) is False
     jobs.over()
 
 

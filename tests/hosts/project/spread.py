@@ -66,15 +66,19 @@ def cards():
     return ray.cluster_resources(), sorted(ray.get([mine.remote() for _ in range(2)]))
 
 
+def wait_for_a_word(folder: str):
+    with open(Path(folder, "starts"), "a") as file:
+        file.write(f"{socket.gethostname()}\n")
+    while not Path(folder, "go").exists():
+        time.sleep(0.05)
+
+
 @slurm_ray_flow(cluster=CLUSTER, nodes=2, cpus_per_node=1, memory="1500M", resubmit=0)
 def goes_on(folder: str):
     """Waits for a word, then runs tasks on what is left of its nodes."""
     import ray
 
-    with open(Path(folder, "starts"), "a") as file:
-        file.write(f"{socket.gethostname()}\n")
-    while not Path(folder, "go").exists():
-        time.sleep(0.05)
+    wait_for_a_word(folder)
     same = ray.remote(num_cpus=0.1)(lambda number: number)
     return sum(ray.get([same.remote(number) for number in range(10)]))
 
@@ -84,10 +88,7 @@ def wants_both(folder: str):
     """Waits for a word, then for a place on each of its nodes until it is told that this is enough."""
     from ray.util.placement_group import placement_group
 
-    with open(Path(folder, "starts"), "a") as file:
-        file.write(f"{socket.gethostname()}\n")
-    while not Path(folder, "go").exists():
-        time.sleep(0.05)
+    wait_for_a_word(folder)
     group = placement_group([{"CPU": 0.5}, {"CPU": 0.5}], strategy="STRICT_SPREAD")
     while not (placed := group.wait(1)) and not Path(folder, "enough").exists():
         pass
