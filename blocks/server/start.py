@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 
 from slurm_ray_flow.blocks import shell
-from slurm_ray_flow.blocks.processes import Process, alive, identify
+from slurm_ray_flow.blocks.processes import Process, alive, end, identify
 from slurm_ray_flow.blocks.server import client
 from slurm_ray_flow.blocks.server.address import (
     BEATS_WITHIN,
@@ -29,6 +29,8 @@ from slurm_ray_flow.core.errors import ServerError
 START_SECONDS = 180.0
 """Some 10 s are usual; the first start on PostgreSQL makes all tables, and a machine may be busy."""
 LOOK_SECONDS = 0.1
+END_SECONDS = 20.0
+"""For a supervisor to end its tunnel."""
 
 
 def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
@@ -50,11 +52,19 @@ def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
         if not server_alive(address):
             raise client.no_answer("nothing listens there")
         return address
-    if state is not None and serving(state) and alive(state.supervisor):
-        _tell_of_another_version(state, progress)
-        return state.address()
+    if ready := _ready(files):
+        _tell_of_another_version(ready, progress)
+        return ready.address()
     with locked(files):
         return _start(files, progress)
+
+
+def _ready(files: ServerFiles) -> ServerState | None:
+    """The server, if it can be used as it is. That a tunnel takes connections says little: only an answer does."""
+    state = read_state(files)
+    if state is None or not serving(state) or not alive(state.supervisor):
+        return None
+    return state if server_elsewhere(files) is None or Api(state.url).healthy() else None
 
 
 def _tell_of_another_version(state: ServerState, progress: Callable[[str], None]) -> None:
@@ -65,10 +75,11 @@ def _tell_of_another_version(state: ServerState, progress: Callable[[str], None]
 
 
 def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress:
-    state = read_state(files)
-    if state is not None and serving(state) and alive(state.supervisor):
-        return state.address()
+    if ready := _ready(files):
+        return ready.address()
     if other := server_elsewhere(files):
+        if state := read_state(files):  # of a tunnel that leads nowhere
+            end(state.supervisor, patience=END_SECONDS)
         progress(f"This home's Prefect server is {other.host}'s, if that lives (a wait of up to {BEATS_WITHIN:.0f} s).")
     else:
         progress("Starting the Prefect server (about 10 s, once).")

@@ -56,6 +56,16 @@ def test_one_server_and_nobody_else_ends_what_lives(hosts_lab, tmp_path, script)
         other.srf("down")
 
 
+def test_a_tunnel_to_a_server_that_died_with_its_host_costs_no_launch(hosts_lab, tmp_path, script):
+    with twins(hosts_lab, ["desi", "offline"], tmp_path, tmp_path / "shared") as (one, other):
+        one.srf("up")
+        other.srf("up")
+        one.kill()
+        launched = other.python(script, "21")
+        assert launched.communicate(timeout=120)[0] == "42\n"
+        other.srf("down")
+
+
 def test_where_no_way_leads_to_the_server_it_says_who_has_it(hosts_lab, tmp_path):
     with twins(hosts_lab, ["desi", "offline"], tmp_path, tmp_path / "shared") as (one, other):
         one.srf("up")
