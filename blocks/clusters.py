@@ -10,6 +10,7 @@ from typing import Any, cast
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
 from prefect.exceptions import PrefectHTTPStatusError
+from pydantic import ValidationError
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
@@ -110,6 +111,16 @@ def _load(block_type: type[Block], name: str) -> Block | None:
     load = cast(Callable[..., Block], block_type.load)
     try:
         return load(name, _sync=True)  # inside the run of an async flow Prefect would give something to await
+    except RuntimeError as error:  # Prefect's word for a block whose fields are wrong
+        if not isinstance(error.__cause__, ValidationError):
+            raise
+        found = error.__cause__.errors(include_url=False, include_input=False, include_context=False)
+        fields = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the block'}: {one['msg']}" for one in found)
+        raise OptionError(
+            f"the saved cluster {name!r} can't be read",
+            where=fields,
+            advice=f"`srf forget {name}` removes it, `srf init {name}` saves it anew; or mend it in Prefect's UI",
+        ) from None
     except ValueError:  # Prefect's word for "no such block"
         return None
 

@@ -13,6 +13,7 @@ import pytest
 from pretended import LIMITS, endpoint, showing
 from slurm_ray_flow import SshServer
 from slurm_ray_flow.blocks.server import connected
+from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
 from slurm_ray_flow.blocks.ssh import SshConnection, known_hosts
 from slurm_ray_flow.blocks.ssh.trust import trust
@@ -101,7 +102,8 @@ def test_what_somebody_else_has_saved_is_confirmed_before_it_is_used(server, str
     save(server)
     refused = stranger("check", "theirs").stderr
     assert "srf trust theirs --block" in refused and "host: 127.0.0.1" in refused
-    assert stranger("trust", "theirs", "--block").returncode != 0  # there is no terminal to ask in
+    unasked = stranger("trust", "theirs", "--block")  # there is no terminal to ask in
+    assert unasked.returncode != 0 and "--yes" in unasked.stderr and "--fingerprint" not in unasked.stderr
     assert stranger("trust", "theirs", "--block", "--yes").returncode == 0
     assert "is as you have confirmed it" in stranger("trust", "theirs", "--block").stdout
 
@@ -113,3 +115,24 @@ def test_what_somebody_else_has_saved_is_confirmed_before_it_is_used(server, str
 def test_what_one_has_saved_oneself_is_confirmed(stranger):
     assert stranger("init", "mine", "--host", "127.0.0.1", "--root", "/srv/mine").returncode == 0
     assert "is as you have confirmed it" in stranger("trust", "mine", "--block").stdout
+
+
+def test_a_cluster_that_can_not_be_read_is_told_as_that_and_hides_no_others(server, stranger):
+    save(server)
+    api = Api(server.url, auth_string(server_files()))
+    stranger("init", "mine", "--host", "127.0.0.1", "--port", "9")
+    for saved in api.post("/block_documents/filter", {}):
+        if saved["name"] == "theirs" and "connection" in saved["data"]:
+            api.patch(f"/block_documents/{saved['id']}", {"data": {"slots": "s3cret"}, "merge_existing_data": False})
+    for command in (
+        ["check", "theirs"],
+        ["trust", "theirs", "--block"],
+        ["init", "theirs", "--change", "--slots", "2"],
+    ):
+        told = stranger(*command)
+        assert told.returncode == 2, told.stderr
+        assert "srf forget theirs" in told.stderr and "slots" in told.stderr
+        assert "Traceback" not in told.stderr and "s3cret" not in told.stderr
+    table = stranger("clusters").stdout
+    assert "mine" in table and "theirs" in table
+    assert stranger("forget", "theirs").returncode == 0

@@ -70,7 +70,7 @@ def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
     changed = trusted.changes(slug, found)
     if changed and not yes:
         (tell if json else print_text)(trusted.described(slug, changed))
-        if not _agreed("Use it? Type yes: "):
+        if not _agreed("Use it? Type yes: ", instead="--yes, once you have looked at what stands above"):
             raise OptionError("it was not confirmed", where=slug)
     trusted.confirm(slug, found)
     if json:
@@ -103,11 +103,12 @@ def agreement(
     return confirm
 
 
-def _agreed(question: str = "Is this the server's key? Type yes to trust it: ") -> bool:
+def _agreed(
+    question: str = "Is this the server's key? Type yes to trust it: ",
+    instead: str = "--fingerprint SHA256:..., or --yes if you need not compare",
+) -> bool:
     if not sys.stdin.isatty():
-        raise OptionError(
-            "there is no terminal to ask in", advice="give --fingerprint SHA256:..., or --yes if you need not compare"
-        )
+        raise OptionError("there is no terminal to ask in", advice=f"give {instead}")
     return input(question).strip().lower() == "yes"
 
 
