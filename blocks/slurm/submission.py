@@ -12,7 +12,7 @@ from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.interruption import pause
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import RunPaths
-from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, words
+from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, submitted_nothing, words
 from slurm_ray_flow.remote.protocol import TRY
 
 SETTLE_SECONDS = 12.0
@@ -20,6 +20,8 @@ SETTLE_SECONDS = 12.0
 GIVE_UP_SECONDS = 900.0
 """So long a controller that is away, or that takes no jobs for now, is asked again."""
 LONGEST_PAUSE = 30.0
+MOST_WITHOUT_JOB = 3
+"""So often sbatch may succeed and leave no job: a controller that is killed forgets what it took a moment before."""
 
 
 def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: Sequence[str]) -> str:
@@ -39,7 +41,7 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
         Rejected: Slurm does not take it; its own words say why.
         ConnectionFailed: Slurm did not answer for too long.
     """
-    again, seconds, deadline = "", 1.0, time.monotonic() + GIVE_UP_SECONDS
+    again, seconds, without_job, deadline = "", 1.0, 0, time.monotonic() + GIVE_UP_SECONDS
     while True:
         known = {"root": str(paths.root), "run_id": paths.run_id}
         with told_if_slow("Slurm has not taken the job yet; waits for its answer"):
@@ -59,11 +61,16 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
         if job:
             machine.ask("slurm.note", **known, job=job)
             return job
+        without_job += answer["code"] == 0 and queue.answers
+        where = f"{machine.label}, with {counts}" if counts else machine.label
         if for_good:
-            raise _refusal(machine, queue, paths, said, counts)
+            raise _closed(machine, queue, paths, rejected(said, where))
+        if without_job >= MOST_WITHOUT_JOB:
+            raise _closed(machine, queue, paths, submitted_nothing(answer["out"], said, where))
+        said = words(said) or words(answer["out"]) or "no answer"
         if time.monotonic() > deadline:
             raise _silent(machine.label, said)
-        reporter().say(f"Slurm did not take the job yet ({words(said) or 'no answer'}); tries again in {seconds:.0f} s")
+        reporter().say(f"Slurm did not take the job yet ({said}); tries again in {seconds:.0f} s")
         pause(seconds)
         again, seconds = answer["mark"], min(2 * seconds, LONGEST_PAUSE)
 
@@ -86,12 +93,8 @@ def _named(queue: Queue, run_id: str) -> str | None:
     return job.job_id if job is not None else None
 
 
-def _refusal(machine: Machine, queue: Queue, paths: RunPaths, said: str, counts: str) -> Rejected:
-    """The error, with the variables that counted.
-
-    Where Slurm names no job of the run either, the run's events say it, and nobody need look again.
-    """
-    error = rejected(said, where=f"{machine.label}, with {counts}" if counts else machine.label)
+def _closed(machine: Machine, queue: Queue, paths: RunPaths, error: Rejected) -> Rejected:
+    """The error; where Slurm names no job of the run either, the run's events say it, and nobody need look again."""
     if queue.answers:
         told = {"cause": error.cause, "message": f"{error.what}{TRY}{error.advice}"}
         machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, **told)
@@ -99,7 +102,7 @@ def _refusal(machine: Machine, queue: Queue, paths: RunPaths, said: str, counts:
 
 
 def _silent(label: str, said: str) -> ConnectionFailed:
-    what = f"Slurm took no jobs for {GIVE_UP_SECONDS / 60:.0f} minutes: {words(said) or 'no answer'}"
+    what = f"Slurm took no jobs for {GIVE_UP_SECONDS / 60:.0f} minutes: {said}"
     return ConnectionFailed(
         what, where=label, advice="ask the site's support whether Slurm is down, and start it again"
     )

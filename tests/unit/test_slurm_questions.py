@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from slurm_ray_flow.blocks import patience
-from slurm_ray_flow.blocks.slurm import queue
+from slurm_ray_flow.blocks.slurm import queue, submission
 from slurm_ray_flow.blocks.slurm.queue import Queue
 from slurm_ray_flow.blocks.slurm.submission import submit
 from slurm_ray_flow.core.errors import Rejected
@@ -89,6 +89,21 @@ def test_a_refusal_whose_job_is_in_the_queue_is_none():
     machine = Answering(submit=REFUSAL)
     assert submit(machine, FakeQueue(SimpleNamespace(job_id="7")), PATHS, "f.one", ["sbatch"]) == "7"  # type: ignore[arg-type]
     assert machine.asked[-1] == ("slurm.note", {"root": "/root", "run_id": "one", "job": "7"})
+
+
+def test_a_site_whose_sbatch_submits_nothing_is_told_in_its_words(monkeypatch):
+    monkeypatch.setattr(submission, "SETTLE_SECONDS", -1.0)
+    monkeypatch.setattr(submission, "pause", lambda _: None)
+    shown, machine = Noting(), Answering(submit={**REFUSAL, "code": 0, "out": "Ask for hours first.", "err": ""})
+    nothing = FakeQueue()
+    nothing.accounted = lambda _: None
+    token = use_reporter(shown)
+    with pytest.raises(Rejected, match=r"Ask for hours first\."):
+        submit(machine, nothing, PATHS, "f.one", ["sbatch"])  # type: ignore[arg-type]
+    stop_reporter(token)
+    assert all("Ask for hours first." in text for text in shown.said)
+    assert len(shown.said) == submission.MOST_WITHOUT_JOB - 1
+    assert machine.asked[-1][0] == "slurm.close"
 
 
 def test_a_scheduler_that_takes_its_time_is_told_of(monkeypatch):

@@ -105,6 +105,15 @@ def rejected(stderr: str, where: str = "") -> Rejected:
     return Rejected(f"Slurm refused the job: {said or 'sbatch failed without a word'}", where=where, advice=advice)
 
 
+def submitted_nothing(stdout: str, stderr: str, where: str = "") -> Rejected:
+    """The error for an sbatch that succeeds, again and again, and leaves no job in the queue."""
+    said = words(f"{stdout}\n{stderr}")
+    told = f"; it said: {said}" if said else ""
+    what = f"sbatch ended without an error, but Slurm has no job of this run{told}"
+    advice = "run `type sbatch` there: a program of the site's or of yours may stand before Slurm's; ask the support"
+    return Rejected(what, where=where, advice=advice)
+
+
 def words(stderr: str) -> str:
     """What sbatch itself said, without its name before each line, and without what a site or a shell says around it."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
