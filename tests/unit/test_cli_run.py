@@ -37,6 +37,8 @@ def folder(tmp_path, monkeypatch):
         ("user_job.py:typed", ("n=four",), (), "n: Input should be a valid integer"),
         ("user_job.py:job", ("n=1",), ("memry=1G",), "did you mean 'memory'"),
         ("user_job.py:job", ("n=1",), ("memory=lots",), "memory"),
+        ("user_job.py:job", ("n=1",), ("memory=4",), 'write "4G" or "4M"'),
+        ("user_job.py:job", ("n=1",), ("time_limit=90",), 'write "90m" or "90s"'),
         ("json.py:dumps", (), (), "give json.py another name"),
     ],
 )

@@ -16,6 +16,7 @@ from cyclopts import Parameter
 
 from slurm_ray_flow.cli.output import Json, Switch, as_json, describe_error, print_exception, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
+from slurm_ray_flow.core.options import is_quantity
 from slurm_ray_flow.core.outcome import is_from_the_cluster
 
 
@@ -44,7 +45,7 @@ def run(
         option: An option of the decorator, NAME=VALUE. May be given again.
         dry_run: Do nothing, and write what would be submitted and sent.
     """
-    arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option")
+    arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option", is_quantity)
     launched = _launchable(load(function), options)
     positional, named = _typed(launched, arguments)
     if dry_run:
@@ -165,7 +166,8 @@ def _from_their_frames(error: Exception) -> Exception:
     return error.with_traceback(trace)
 
 
-def _pairs(given: tuple[str, ...], option: str) -> dict[str, Any]:
+def _pairs(given: tuple[str, ...], option: str, is_text: Callable[[str], bool] = lambda _: False) -> dict[str, Any]:
+    """What is given as NAME=VALUE; as JSON where it is JSON, but for a number of what `is_text` wants as it stands."""
     from json import loads
 
     pairs = {}
@@ -174,7 +176,9 @@ def _pairs(given: tuple[str, ...], option: str) -> dict[str, Any]:
         if not separator or not name.isidentifier():
             raise OptionError(f"{option} {text!r} is not NAME=VALUE", advice=f"write {option} n=3")
         try:
-            pairs[name] = loads(value)
+            read = loads(value)
         except ValueError:
-            pairs[name] = value
+            read = value
+        is_number = isinstance(read, int | float) and not isinstance(read, bool)
+        pairs[name] = value if is_number and read and is_text(name) else read
     return pairs

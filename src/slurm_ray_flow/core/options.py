@@ -196,7 +196,8 @@ def _memory(name: str, value: object) -> int | None:
     if amount is not None and amount < LEAST_MEMORY:
         raise OptionError(
             f"{name}={value!r} is {format_memory(amount)}, in which no function runs",
-            advice='write it with a unit, such as "4G"; a number without quotes is in bytes',
+            advice=f'ask for {format_memory(LEAST_MEMORY)} or more, with a unit, such as "4G"; '
+            "a number without quotes is in bytes",
         )
     return amount
 
