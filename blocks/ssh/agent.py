@@ -13,6 +13,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks import programs
 from slurm_ray_flow.blocks.machine import Request
+from slurm_ray_flow.blocks.patience import told_if_slow
 from slurm_ray_flow.blocks.ssh import answers, bootstrap
 from slurm_ray_flow.blocks.ssh.channels import reading, reading_errors, send_all
 from slurm_ray_flow.blocks.ssh.connection import Connection, Lost, NoHost
@@ -225,7 +226,8 @@ class _Conversation:
             execute(self._channel, command)
             self._thread(self._drain)
             self._thread(self._probe)
-            bootstrap.skip_noise(read, word)
+            with told_if_slow(f"the shell on {label} has not come to our command yet; waits for its start file"):
+                bootstrap.skip_noise(read, word)
             self._in_command.set()
             hello = bootstrap.greeted(read, self._send, label, self._root, self._agent.python)
         except TimeoutError:

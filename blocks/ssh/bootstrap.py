@@ -148,12 +148,11 @@ def _failure(message: dict[str, Any], name: str, root: str, python: str) -> Slur
 def nothing_came(error: frames.Cut, name: str, said: str, by_hand: str) -> SlurmRayFlowError:
     """The shell ended before our word: an account without a shell, a broken rc file."""
     heard = " | ".join(text for text in (str(error), said.strip()[-500:]) if text and text != "the stream ended")
-    none = not heard or "not available" in heard  # nologin's words, where a site has no others
     shell = "; the account's log-in shell may run none (/bin/false, nologin), or a start file ends with `exit`"
     return ConnectionFailed(
         "the log-in works, but no command can be run" + (f": {heard}" if heard else ""),
         where=name,
-        advice=f"try `{by_hand} true`{shell if none else ''}",
+        advice=f"try `{by_hand} echo there`, which writes `there` once it works{shell}",
     )
 
 

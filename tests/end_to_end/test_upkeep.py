@@ -199,3 +199,11 @@ def test_a_cluster_without_a_lock_has_no_queue(server, srf):
     done = srf("queue", "local")
     assert done.returncode == 2
     assert "has no lock" in done.stderr and "srf clusters" in done.stderr
+
+
+def test_for_the_queue_of_a_slurm_cluster_one_is_sent_to_the_runs(server, srf):
+    assert srf("init", "upkeep-slurm", "--slurm", "--here").returncode == 0
+    done = srf("queue", "upkeep-slurm")
+    srf("forget", "upkeep-slurm")
+    assert done.returncode == 2
+    assert "srf runs" in done.stderr and "lock_path" not in done.stderr

@@ -15,6 +15,8 @@ from hosts import faults
 from hosts.ssh_lab import agent_on
 from slurm_ray_flow.blocks.ssh.connection import Limits
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.progress import stop_reporter, use_reporter
+from support import Noting
 
 SHORT = Limits(connect=3, first=5, again=30, quiet=0.5, patience=1.0)
 SLOW = ("commands.run", {"argv": ["sh", "-c", "sleep 3; echo done"], "timeout": 30})
@@ -120,9 +122,23 @@ def test_a_start_file_that_waits_for_something_is_told(hosts_lab):
         agent.hello  # noqa: B018
 
 
-def test_a_start_file_that_takes_its_time_is_waited_for(hosts_lab):
+def test_a_start_file_that_takes_its_time_is_waited_for_and_told(hosts_lab):
+    shown = Noting()
+    token = use_reporter(shown)
     with start_file(hosts_lab["desi"], "frank", "sleep 7\n"), agent_on(hosts_lab) as agent:
         assert agent.hello["host"] == "desi"
+    stop_reporter(token)
+    assert any("start file" in text for text in shown.said), shown.said
+
+
+def test_a_start_file_that_talks_and_exits_is_told(hosts_lab):
+    with (
+        start_file(hosts_lab["desi"], "frank", "echo welcome\nexit 0\n"),
+        agent_on(hosts_lab) as agent,
+        pytest.raises(ConnectionFailed, match="welcome") as caught,
+    ):
+        agent.hello  # noqa: B018
+    assert "`exit`" in caught.value.advice
 
 
 @pytest.mark.parametrize("shell", ["/bin/false", "/usr/sbin/nologin"])

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
 
 WATCH_SECONDS = 2.0
+_WITHOUT_LOCK = {
+    "local-machine": "name a server: `srf clusters` lists them",
+    "slurm-cluster": "Slurm has one: `srf runs` says what your runs wait for, `srf clusters NAME` what is taken",
+}
 
 
 def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] = False, json: Json = False) -> None:
@@ -48,8 +52,7 @@ def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] 
 
 def _state(cluster: Cluster) -> dict[str, Any]:
     if cluster.lock is None:
-        shared = "give its block a lock_path if several people share it"
-        advice = shared if cluster.kind != "local-machine" else "name a server: `srf clusters` lists them"
+        advice = _WITHOUT_LOCK.get(cluster.kind, "give its block a lock_path if several people share it")
         raise OptionError(f"{cluster.label} has no lock, and so no queue", advice=advice)
     state: dict[str, Any] = cluster.ask("queue.state", path=cluster.lock.path, slots=cluster.lock.slots)
     return {**state, "in_prefect": _in_prefect(cluster.label)}
