@@ -35,7 +35,9 @@ def ask_uv(arguments: Sequence[str], folder: Path | None = None) -> str:
     command = [find_uv_bin(), "--no-progress", "--color", "never", *arguments]
     done = run(command, timeout=SECONDS, env={**variables, "UV_PYTHON": sys.executable}, cwd=folder)
     if not done.ok:
-        raise failure(f"uv can't tell what is required (uv {' '.join(arguments[:2])})", done, str(folder))
+        raise failure(
+            f"uv can't tell what is required (uv {' '.join(arguments[:2])})", done, str(folder or "this machine")
+        )
     return done.stdout
 
 

@@ -73,3 +73,9 @@ def test_without_internet_at_home_nobody_is_told_to_send_packages_from_there(mon
     said = str(caught.value)
     assert 'wheels="upload"' in advice(said, {"options": []})
     assert 'wheels="upload"' not in advice(said, {"options": ["--no-index", "--no-deps"]})
+
+
+def test_what_uv_refuses_names_a_place():
+    with pytest.raises(DependencyError) as caught:
+        ask_uv(["pip", "compile", "/nowhere/requirements.txt"])
+    assert caught.value.where == "this machine"
