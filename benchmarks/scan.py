@@ -18,7 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from slurm_ray_flow.core.scan import ParsedFile, Scan, Target, scan
+from slurm_ray_flow.core.scan import FunctionSource, ParsedFile, Scan, scan
 
 FUNCTION = '''
 def compute_{number}(values, scale={number}):
@@ -64,9 +64,9 @@ def unchanged(folder: Path) -> tuple[float, Scan]:
     return time.perf_counter() - start, found
 
 
-def _target(folder: Path) -> Target:
+def _target(folder: Path) -> FunctionSource:
     name = "project.part_000.module_0000"
-    return Target(name, folder.joinpath(*name.split(".")).with_suffix(".py"), None, name, 1, ())
+    return FunctionSource(name, folder.joinpath(*name.split(".")).with_suffix(".py"), None, name, 1, ())
 
 
 def _floor(files: list[Path]) -> float:

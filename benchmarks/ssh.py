@@ -155,12 +155,12 @@ def edit(bench: Bench, work: ModuleType) -> bool:
 
 def one_package_more(bench: Bench) -> bool:
     """An environment that is there, plus one small package, beside pip from nothing."""
-    from slurm_ray_flow.blocks import building
+    from slurm_ray_flow.blocks import environments
 
     def build(digest: str, requirements: list[str]) -> None:
         spec = {"root": bench.root, "digest": digest, "constraints": [], "options": [], "requirements": requirements}
         version = f"{sys.version_info.major}.{sys.version_info.minor}"
-        building.build(
+        environments.build(
             bench.server,
             {**spec, "version": version},
             lambda _: None,

@@ -15,26 +15,26 @@ import time
 from pathlib import Path
 
 from benchmarks.snapshot import make_project
-from slurm_ray_flow.remote import workplace
-from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.shared import working_directory
+from slurm_ray_flow.remote.shared.events import RunFiles
 
 LIMIT = 1.3
 
 
 def ours(root: Path, snapshot: Path, name: str) -> tuple[float, float, float]:
     """Seconds of the copy, of looking for what was written, and of removing what was not."""
-    run = Run(str(root), name)
+    run = RunFiles(str(root), name)
     spec = {"format": 1, "snapshot": str(snapshot), "path": ["work/project"], "working_directory": "work/project"}
     Path(run.folder).mkdir(parents=True)
     Path(run.spec).write_text(json.dumps(spec))
     began = time.perf_counter()
-    workplace.make(spec, run.folder)
-    workplace.fill(run, spec, run.folder)
+    working_directory.make(spec, run.folder)
+    working_directory.fill(run, spec, run.folder)
     filled = time.perf_counter()
     time.sleep(0.01)
     Path(run.folder, "work/project/new").write_text("new")
     looks = time.perf_counter()
-    written = workplace.Written(run)
+    written = working_directory.Written(run)
     assert written.told()["files"]["count"] == 1, "one file was written"
     looked = time.perf_counter()
     written.forget_the_rest()

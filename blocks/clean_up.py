@@ -14,8 +14,8 @@ from time import time
 from typing import Any
 
 from slurm_ray_flow.blocks.server.sweep import launch_alive
+from slurm_ray_flow.core.clean_up import RECORD_SECONDS, CleanUpReport, StaleItem, removed
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.core.expiry import RECORD_SECONDS, Report, Thing, removed
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunRecord
 
@@ -25,7 +25,7 @@ LOCAL = "local-machine"
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class CleanUpRoot:
     """What is cleaned up: a cluster's name, its kind, its root, and how it is asked."""
 
     label: str
@@ -44,7 +44,9 @@ class Place:
         return same and (self.at_home or record.cluster == self.label)
 
 
-def clean_up(place: Place, seconds: float, *, dry_run: bool = False, run: str = "", uv: str = "") -> Report:
+def clean_up(
+    place: CleanUpRoot, seconds: float, *, dry_run: bool = False, run: str = "", uv: str = ""
+) -> CleanUpReport:
     """Remove what nobody has used for so long, and what is of no use to anybody.
 
     Args:
@@ -62,9 +64,9 @@ def clean_up(place: Place, seconds: float, *, dry_run: bool = False, run: str = 
         raise OptionError(f"run {run} still lives", where=place.label, advice=f"end it: srf cancel {run[:8]}")
     asked = {"root": place.root, "seconds": seconds, "run": run, "known": _known(place, records)}
     found = place.ask("clean_up.find", **asked)
-    things = [Thing.from_answer(answer) for answer in found["things"]]
+    things = [StaleItem.from_answer(answer) for answer in found["things"]]
     if dry_run:
-        return Report(place.label, True, tuple(things), tuple(found["findings"]))
+        return CleanUpReport(place.label, True, tuple(things), tuple(found["findings"]))
     done = place.ask("clean_up.remove", **asked, places=[thing.name for thing in things])
     gone = removed(things, done["stayed"])
     if not run:
@@ -72,10 +74,10 @@ def clean_up(place: Place, seconds: float, *, dry_run: bool = False, run: str = 
     there = {_run_id(name) for name in found["runs"]} - {_run_id(Path(thing.name).name) for thing in gone}
     _forget(place, records, seconds, there, run)
     stayed = [*found["findings"], *(f"{name}: {why}" for name, why in done["stayed"].items())]
-    return Report(place.label, False, gone, tuple(stayed))
+    return CleanUpReport(place.label, False, gone, tuple(stayed))
 
 
-def _known(place: Place, records: Iterable[tuple[Path, RunRecord]]) -> dict[str, Any]:
+def _known(place: CleanUpRoot, records: Iterable[tuple[Path, RunRecord]]) -> dict[str, Any]:
     """What home knows of the runs there: when each was used last, and which must stay."""
     ages: dict[str, float] = {}
     launching: set[str] = set()
@@ -93,12 +95,14 @@ def _known(place: Place, records: Iterable[tuple[Path, RunRecord]]) -> dict[str,
     return {"ages": ages, "launching": sorted(launching), "kept": sorted(kept)}
 
 
-def _pruned(place: Place, uv: str) -> tuple[Thing, ...]:
+def _pruned(place: CleanUpRoot, uv: str) -> tuple[StaleItem, ...]:
     freed = int(place.ask("clean_up.prune", root=place.root, uv=uv))
-    return (Thing("uv cache", "packages that no environment needs", 0.0, freed, 0),) if freed else ()
+    return (StaleItem("uv cache", "packages that no environment needs", 0.0, freed, 0),) if freed else ()
 
 
-def _forget(place: Place, records: Iterable[tuple[Path, RunRecord]], seconds: float, there: set[str], run: str) -> None:
+def _forget(
+    place: CleanUpRoot, records: Iterable[tuple[Path, RunRecord]], seconds: float, there: set[str], run: str
+) -> None:
     """Remove home's records of runs that are not on the cluster any more."""
     for path, record in records:
         old = time() - _changed(path) > seconds and not record.keep and not _launching(record)

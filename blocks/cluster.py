@@ -9,15 +9,13 @@ from typing import Any, Protocol
 
 from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.transfer import Transfer
-from slurm_ray_flow.core.container import Container
-from slurm_ray_flow.core.environment import Held
-from slurm_ray_flow.core.facts import Facts
-from slurm_ray_flow.core.life import Life
+from slurm_ray_flow.core.cluster_facts import Container, Facts
+from slurm_ray_flow.core.environment import HeldEnvironment
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.run import Event, RunPaths, parse_events
+from slurm_ray_flow.core.run import Event, Liveness, RunPaths, parse_events
 from slurm_ray_flow.core.snapshot import Manifest
-from slurm_ray_flow.remote.files import PIECE
+from slurm_ray_flow.remote.shared.files import PIECE
 
 
 class Cluster(Protocol):
@@ -68,7 +66,7 @@ class Cluster(Protocol):
         """Put our programs there, once; gives the folder that holds the package `slurm_ray_flow` of a run."""
 
     def ask(self, operation: str, **arguments: Any) -> Any:
-        """Have one of our programs there do something: an operation of `remote/operations.py`."""
+        """Have one of our programs there do something: an operation of `remote/agent/operations.py`."""
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = ...) -> list[Any]:
         """Have several operations done in order, in one round trip; the first that fails ends it."""
@@ -106,7 +104,7 @@ class Cluster(Protocol):
     def send(self, manifest: Manifest, project_key: str) -> Transfer:
         """Bring a snapshot there."""
 
-    def environments(self, using: str = "") -> Sequence[Held]:
+    def environments(self, using: str = "") -> Sequence[HeldEnvironment]:
         """The environments that are there; the one of digest `using` is about to be used."""
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
@@ -115,7 +113,7 @@ class Cluster(Protocol):
     def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:
         """Start the head of a run; gives back when it lives, or waits in the scheduler's queue."""
 
-    def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:
+    def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
         """Whether a run's head lives, or may still begin.
 
         Args:

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import re
+import signal
+import threading
 import time
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
 from prefect.blocks.core import Block
 from prefect.context import FlowRunContext
@@ -18,7 +23,7 @@ from slurm_ray_flow.blocks.server import connect, ensure_server
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.blocks.trusted import Unconfirmed, check_confirmed
+from slurm_ray_flow.blocks.trusted import Unconfirmed, check_confirmed, confirm
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.run import RunRecord
 
@@ -137,3 +142,164 @@ def saved_names(block_type: type[Block]) -> list[str]:
             raise
         return []  # nobody has registered this kind yet
     return [document.name for document in documents if document.name]
+
+
+Fields = dict[str, Any]
+B = TypeVar("B", bound=Block)
+
+
+@dataclass(frozen=True)
+class SavedCluster:
+    """A saved cluster: its name, its kind, and the machine it leads to."""
+
+    name: str
+    kind: str
+    host: str
+
+    @property
+    def slug(self) -> str:
+        """What finds exactly this one."""
+        return f"{self.kind}/{self.name}"
+
+
+def saved_clusters() -> list[SavedCluster]:
+    """All of them, by name."""
+    found = [(kind.get_block_type_slug(), name) for kind in KINDS for name in saved_names(kind)]
+    return [SavedCluster(name, kind, _host(f"{kind}/{name}")) for kind, name in sorted(found, key=lambda one: one[1])]
+
+
+def _host(slug: str) -> str:
+    try:
+        connection = getattr(find_cluster(slug, to_look=True), "connection", None)
+    except (OptionError, ValidationError):  # an older or newer version saved it
+        return "?"
+    return "this machine" if connection is None else str(connection.host)
+
+
+def valid_name(name: str) -> str:
+    """The name, if a cluster can be called so.
+
+    Raises:
+        OptionError: it can't.
+    """
+    if name == "local":
+        raise OptionError("'local' is this machine", advice="choose another name")
+    if not re.fullmatch("[a-z0-9-]+", name):
+        raise OptionError(f"{name!r} can't be a cluster's name", advice="write lower-case letters, digits, dashes")
+    return name
+
+
+def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields, *, overwrite: bool = False) -> None:
+    """Save a cluster and the connection to it under one name.
+
+    Args:
+        kind: the slug of its block type: "ssh-server" or "slurm-cluster".
+        name: lower-case letters, digits and dashes.
+        connection: the fields of the connection's block; None where the cluster is used from its own login node.
+        fields: the fields of the cluster's block; what is left out has its default.
+        overwrite: replace blocks of that name.
+
+    Raises:
+        OptionError: a field is wrong, or the name is taken or none.
+    """
+    valid_name(name)
+    block_type = _type_of(kind)
+    others = [other for other in KINDS if other is not block_type and name in saved_names(other)]
+    if others:
+        what = f"there is a cluster {name!r} already, of the kind {others[0].get_block_type_name()}"
+        raise OptionError(what, advice=f"choose another name, or `srf forget {name}`")
+    if not overwrite and (name in saved_names(block_type) or name in saved_names(SshConnection)):
+        advice = "choose another name, or give --change or --overwrite"
+        raise OptionError(f"there is a cluster {name!r} already", advice=advice)
+    _save(block_type, name, connection, fields)
+
+
+def change_cluster(name: str, connection: Fields, fields: Fields) -> str:
+    """Change fields of a saved cluster and its connection; the others stay as they are.
+
+    Returns:
+        The kind of that cluster.
+
+    Raises:
+        OptionError: a field is wrong, or no cluster has this name.
+    """
+    if name == "local":
+        raise OptionError("'local' is this machine", advice="there is nothing to change about it")
+    found = cast(Block, find_cluster(name, to_look=True))
+    known = getattr(found, "connection", None)
+    reached = {**_fields(known), **connection} if known is not None else connection or None
+    _save(type(found), name, reached, {**_fields(found), **fields})
+    return found.get_block_type_slug()
+
+
+def forget_cluster(name: str) -> None:
+    """Delete a saved cluster, and the connection of its name.
+
+    Raises:
+        OptionError: no cluster has this name.
+    """
+    if name == "local":
+        raise OptionError("'local' is this machine", advice="`srf clusters` lists those that are saved")
+    kind = next((kind for kind in KINDS if name in saved_names(kind)), None)
+    if kind is None:
+        find_cluster(name)  # says which there are
+        return
+    kind.delete(name)
+    if name in saved_names(SshConnection):
+        SshConnection.delete(name)
+
+
+def _type_of(kind: str) -> type[Block]:
+    return next(block_type for block_type in KINDS if block_type.get_block_type_slug() == kind)
+
+
+def _fields(block: Block) -> Fields:
+    return {name: getattr(block, name) for name in type(block).model_fields}
+
+
+def _save(block_type: type[Block], name: str, connection: Fields | None, fields: Fields) -> None:
+    for field in fields:
+        if field not in block_type.model_fields:
+            what = f"a {block_type.get_block_type_name()} has no {field}"
+            raise OptionError(what, advice=f"it has {', '.join(block_type.model_fields)}")
+    reached = None if connection is None else made(SshConnection, connection)
+    cluster = made(block_type, {**fields, "connection": reached})
+    with _whole(None if reached is None or name in saved_names(SshConnection) else name):
+        if reached is not None:
+            reached.save(name, overwrite=True)
+        cluster.save(name, overwrite=True)
+        confirm(f"{block_type.get_block_type_slug()}/{name}", cluster)
+
+
+@contextlib.contextmanager
+def _whole(new_connection: str | None) -> Iterator[None]:
+    """Both blocks are saved, or none: Ctrl-C waits until they are, and after a failure a new connection goes again."""
+    waiting: list[int] = []
+    here = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number)) if here else None
+    try:
+        yield
+    except Exception:
+        if new_connection is not None:
+            with contextlib.suppress(Exception):
+                SshConnection.delete(new_connection)
+        raise
+    finally:
+        if here:
+            signal.signal(signal.SIGINT, before)
+    if waiting:
+        raise KeyboardInterrupt
+
+
+def made(kind: type[B], fields: Fields) -> B:
+    """A block of these fields.
+
+    Raises:
+        OptionError: one has a wrong value; shows none, since one may be a secret.
+    """
+    try:
+        return kind(**fields)
+    except ValidationError as error:
+        # Pydantic's own text would show what was given, secrets included.
+        wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
+        raise OptionError(f"this is no {kind.get_block_type_name()}: {wrong}") from None

@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from slurm_ray_flow.blocks.shell import run
+from slurm_ray_flow.blocks.processes import run
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.remote import files
-from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.shared import files
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 
 def private_folder(path: Path) -> Path:

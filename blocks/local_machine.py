@@ -15,19 +15,19 @@ from prefect.blocks.core import Block
 from pydantic import Field
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import building, processes, programs, rsync, transfer, wheelhouse
+from slurm_ray_flow.blocks import environments, processes, programs, rsync, transfer
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
-from slurm_ray_flow.blocks.shell import withheld
+from slurm_ray_flow.blocks.processes import withheld
+from slurm_ray_flow.core.cluster_facts import Facts
 from slurm_ray_flow.core.errors import EnvironmentFailed
-from slurm_ray_flow.core.facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import Event
 from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.core.trace import requests_shown, traced
-from slurm_ray_flow.remote import machines
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.operations import perform
+from slurm_ray_flow.remote.agent.operations import perform
+from slurm_ray_flow.remote.shared import machine
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 REACH_SECONDS = 15.0
 
@@ -110,7 +110,7 @@ class LocalMachine(Machine, Block):
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         self.prepare()
-        with wheelhouse.copied(spec) as ready:
+        with environments.copied(spec) as ready:
             try:
                 self._build(ready, tell)
             except EnvironmentFailed:
@@ -123,7 +123,7 @@ class LocalMachine(Machine, Block):
 
     def _build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         request = ("environments.build", {"spec": {**spec, "uv": find_uv_bin()}})
-        self.ask_all([request], lambda event: building.say(event, tell))
+        self.ask_all([request], lambda event: environments.say(event, tell))
 
     def reach(self, host: str, port: int) -> socket.socket:
         return socket.create_connection((host, port), REACH_SECONDS)
@@ -142,6 +142,6 @@ def _link(source: Path, target: Path) -> None:
 
 @functools.cache
 def _facts() -> Facts:
-    found = machines.facts()
+    found = machine.machine_facts()
     del found["libc"]
     return Facts(**found, nodes=1)

@@ -8,16 +8,14 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from slurm_ray_flow.core.container import Container
-from slurm_ray_flow.core.environment import Held
+from slurm_ray_flow.core.cluster_facts import Container, Facts
+from slurm_ray_flow.core.environment import HeldEnvironment
 from slurm_ray_flow.core.errors import CAUSES, OptionError, Rejected, SlurmRayFlowError
-from slurm_ray_flow.core.facts import Facts
-from slurm_ray_flow.core.life import ALIVE, GONE, Life
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.quantities import format_memory
-from slurm_ray_flow.core.run import Event, RunPaths, find_event
-from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.core.run import ALIVE, GONE, Event, Liveness, RunPaths, find_event
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 FOLDERS = ("cache", "environments", "runs", "slurm", "snapshots", "tools", "warm", "wheelhouses")
 """What lies right in the root."""
@@ -27,7 +25,7 @@ Request = tuple[str, Mapping[str, Any]]
 
 
 class Machine:
-    """Does everything by asking for operations (`remote/operations.py`); a kind of cluster says how they are asked.
+    """Does everything by operations (`remote/agent/operations.py`); a kind of cluster says how they are asked.
 
     A mixin: a block with `label`, `root_folder` and `ask_all`.
     """
@@ -127,24 +125,24 @@ class Machine:
     def remove(self, path: PurePosixPath) -> bool:
         return bool(self.ask("files.remove", path=str(path)))
 
-    def environments(self, using: str = "") -> Sequence[Held]:
+    def environments(self, using: str = "") -> Sequence[HeldEnvironment]:
         held = []
         for text in self.ask("environments.held", root=str(self.root_folder), using=using):
             with contextlib.suppress(ValueError):  # a damaged one is built again
-                held.append(Held.from_json(text))
+                held.append(HeldEnvironment.from_json(text))
         return held
 
     def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:  # noqa: ARG002 - the run's script knows all
         self.ask("runs.submit", root=str(paths.root), run_id=paths.run_id)
 
-    def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:  # noqa: ARG002 - its process is noted in its events
+    def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:  # noqa: ARG002 - its process is noted in its events
         allocated = find_event(list(events), "allocated")
         if allocated is None:
             return GONE
         alive = self.lives(allocated)
         if alive is None and not find_event(list(events), "released"):
             unseen = f"the run's head is on {allocated.get('host')} and can't be seen from where {self.label} leads"
-            return Life(alive=True, waiting=f"{unseen}: its own word is waited for")
+            return Liveness(alive=True, waiting=f"{unseen}: its own word is waited for")
         return ALIVE if alive else GONE
 
     def lives(self, allocated: Event) -> bool | None:

@@ -8,17 +8,240 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
-from slurm_ray_flow.blocks.shell import inherited, run
-from slurm_ray_flow.remote import processes
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.trace import traced
+from slurm_ray_flow.remote.shared import processes
+from slurm_ray_flow.remote.shared.files import write_whole
+from slurm_ray_flow.remote.shared.protocol import OperationError
+
+PRIVATE = 0o077
+"""The umask of what is started here: what it writes is its user's alone, whatever the caller's own."""
+_NAMES = "password_variables"
+_started: list[subprocess.Popen[bytes]] = []  # kept so that what has ended gets reaped
+
+
+@dataclass(frozen=True)
+class Completed:
+    """What a command left: its exit code (negative: the signal that ended it) and its output."""
+
+    command: tuple[str, ...]
+    exit_code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def ok(self) -> bool:
+        """Whether it ended with 0."""
+        return self.exit_code == 0
+
+
+def withhold(name: str) -> None:
+    """Keep a variable that may hold a password from all that is started here from now on, by later processes, too."""
+    processes.WITHHELD.add(name)
+    known = _remembered()
+    if name not in known:
+        with contextlib.suppress(OSError, OperationError):
+            write_whole(str(home() / _NAMES), "\n".join(sorted({*known, name})).encode())
+
+
+def withheld() -> set[str]:
+    """The names of the variables that may hold a password of a cluster which this user has used."""
+    processes.WITHHELD.update(_remembered())
+    return processes.WITHHELD
+
+
+def _remembered() -> set[str]:
+    with contextlib.suppress(OSError):
+        return set((home() / _NAMES).read_text().split())
+    return set()
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment without what is withheld."""
+    withheld()
+    return processes.inherited()
+
+
+def run(
+    command: Sequence[str],
+    *,
+    timeout: float,
+    stdin: bytes = b"",
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    umask: int = PRIVATE,
+) -> Completed:
+    """Runs a command to its end and captures its output; a command that fails is an answer, not an error.
+
+    Args:
+        command: program and arguments. They are visible to all users of the machine: no secrets here.
+        timeout: seconds after which the command and what it started are killed.
+        stdin: what it reads.
+        env: its whole environment; None passes on what is `inherited`.
+        cwd: its working folder.
+        umask: what others may not do with the files it writes; -1 passes on this process's own.
+
+    Raises:
+        SlurmRayFlowError: the program is not there, or it took longer than `timeout`.
+    """
+    pipe = subprocess.PIPE
+    with (
+        traced("here", lambda: shlex.join(command)),
+        _popen(command, env=env, cwd=cwd, stdin=pipe, stdout=pipe, stderr=pipe, umask=umask) as process,
+    ):
+        try:
+            stdout, stderr = process.communicate(stdin, timeout=timeout)
+        except BaseException as problem:
+            _kill_group(process)
+            if isinstance(problem, subprocess.TimeoutExpired):
+                raise _too_slow(command, timeout) from None
+            raise
+    return Completed(
+        tuple(command), process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
+    )
+
+
+def start(
+    command: Sequence[str],
+    *,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    descriptors: Sequence[int] = (),
+) -> int:
+    """Starts a process that outlives this one and its terminal; gives its process id.
+
+    Args:
+        command: program and arguments. They are visible to all users of the machine: no secrets here.
+        log: gets its output, appended; readable by its owner alone.
+        env: its whole environment; None passes on what is `inherited`.
+        cwd: its working folder.
+        descriptors: of this process's, which it gets too, under the same numbers.
+
+    Raises:
+        SlurmRayFlowError: the program is not there.
+    """
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        with traced("here", lambda: f"starts {shlex.join(command)}"):
+            process = _popen(
+                command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, stdout=descriptor, stderr=descriptor,
+                descriptors=descriptors,
+            )  # fmt: skip
+    finally:
+        os.close(descriptor)
+    _started[:] = [earlier for earlier in _started if earlier.poll() is None]
+    _started.append(process)
+    return process.pid
+
+
+def follow(command: Sequence[str], tell: Callable[[str], None]) -> int:
+    """Runs a command to its end, and passes on each line of its output as it comes; stderr counts as output.
+
+    What it started ends with it, and it ends with the caller's interest: Ctrl-C here terminates it.
+
+    Returns:
+        Its exit code; negative for the signal that ended it.
+
+    Raises:
+        SlurmRayFlowError: the program is not there.
+    """
+    pipe, said = subprocess.PIPE, subprocess.STDOUT
+    with (
+        traced("here", lambda: shlex.join(command)),
+        _popen(command, env=None, cwd=None, stdin=subprocess.DEVNULL, stdout=pipe, stderr=said) as process,
+    ):
+        assert process.stdout is not None, "its output is a pipe"
+        try:
+            for line in process.stdout:
+                tell(line.decode(errors="replace").rstrip("\n"))
+            return process.wait()
+        except BaseException:
+            _terminate_group(process)
+            raise
+
+
+def joined(command: Sequence[str], descriptor: int, errors: int) -> Callable[[], None]:
+    """Starts a process whose input and output is a socket's; gives what ends it.
+
+    Args:
+        command: program and arguments. They are visible to all users of the machine: no secrets here.
+        descriptor: the socket's.
+        errors: that of the file which gets its stderr.
+
+    Raises:
+        SlurmRayFlowError: the program is not there.
+    """
+    with traced("here", lambda: f"starts {shlex.join(command)}"):
+        process = _popen(command, env=None, cwd=None, stdin=descriptor, stdout=descriptor, stderr=errors, umask=-1)
+    return lambda: _terminate_group(process) if process.poll() is None else None
+
+
+def _terminate_group(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGTERM)
+    try:
+        process.wait(patience)
+    except subprocess.TimeoutExpired:
+        _kill_group(process)
+
+
+def _popen(
+    command: Sequence[str],
+    *,
+    env: Mapping[str, str] | None,
+    cwd: Path | None,
+    stdin: int,
+    stdout: int,
+    stderr: int,
+    umask: int = PRIVATE,
+    descriptors: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(
+            list(command),
+            env=inherited() if env is None else env,
+            cwd=cwd,
+            stdin=stdin,
+            stdout=stdout,
+            stderr=stderr,
+            start_new_session=True,
+            umask=umask,
+            pass_fds=descriptors,
+        )
+    except OSError as problem:
+        raise SlurmRayFlowError(
+            f"The program {command[0]} can't be started: {problem.strerror}.",
+            where=str(cwd or Path.cwd()),
+            advice="Install it, or put its folder on PATH.",
+        ) from problem
+
+
+def _kill_group(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+def _too_slow(command: Sequence[str], timeout: float) -> SlurmRayFlowError:
+    return SlurmRayFlowError(
+        f"{command[0]} did not end within {timeout:g} s and was killed.",
+        where=" ".join(command),
+        advice="Try the command by hand; a slow disk or network may need more time.",
+    )
+
 
 _LINUX = sys.platform == "linux"
 

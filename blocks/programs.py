@@ -9,15 +9,15 @@ from pathlib import Path
 
 from slurm_ray_flow import remote
 from slurm_ray_flow.blocks.files import private_folder
-from slurm_ray_flow.remote import loader
+from slurm_ray_flow.remote.agent import loader
 
 
 @functools.cache
 def files() -> dict[str, bytes]:
     """The files of the package `slurm_ray_flow` as it is on a cluster, by their names in it."""
     folder = Path(remote.__path__[0])
-    found = {f"remote/{path.name}": path.read_bytes() for path in sorted(folder.glob("*.py"))}
-    return {"__init__.py": found["remote/inside.py"], **found}
+    found = {f"remote/{path.relative_to(folder)}": path.read_bytes() for path in sorted(folder.rglob("*.py"))}
+    return {"__init__.py": found["remote/driver/package_in_run.py"], **found}
 
 
 @functools.cache

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
-from slurm_ray_flow.blocks.shell import PRIVATE, Completed, inherited, run
+from slurm_ray_flow.blocks.processes import PRIVATE, Completed, inherited, run
 from slurm_ray_flow.core.errors import SyncError
 
 FILES = ("--times", "--perms", "--copy-links", "--chmod=D700,Fu=rX,Fgo=")

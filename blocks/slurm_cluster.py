@@ -15,17 +15,15 @@ from pydantic import ConfigDict, Field, PrivateAttr
 from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.machine import Machine, Request
 from slurm_ray_flow.blocks.slurm import submission
-from slurm_ray_flow.blocks.slurm.queue import Queue
-from slurm_ray_flow.blocks.slurm.request import request_of, wanted
+from slurm_ray_flow.blocks.slurm.queue import JobQueue
 from slurm_ray_flow.blocks.slurm.sites import check_request
+from slurm_ray_flow.blocks.slurm.submission import request_of, wanted
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.blocks.transfer import Transfer
-from slurm_ray_flow.core.container import IMAGE_PYTHON, Container
-from slurm_ray_flow.core.facts import Facts
-from slurm_ray_flow.core.life import Life
+from slurm_ray_flow.core.cluster_facts import IMAGE_PYTHON, Container, Facts
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.run import Event, RunPaths
+from slurm_ray_flow.core.run import Event, Liveness, RunPaths
 from slurm_ray_flow.core.slurm.request import sbatch_command
 from slurm_ray_flow.core.snapshot import Manifest
 
@@ -134,7 +132,7 @@ class SlurmCluster(Machine, Block):
     watch_seconds: ClassVar[float] = 2.0
     queues: ClassVar[bool] = True
     _machine: Machine | None = PrivateAttr(default=None)
-    _queue: Queue | None = PrivateAttr(default=None)
+    _queue: JobQueue | None = PrivateAttr(default=None)
 
     @property
     def label(self) -> str:
@@ -161,11 +159,11 @@ class SlurmCluster(Machine, Block):
         return self._machine
 
     @property
-    def queue(self) -> Queue:
+    def queue(self) -> JobQueue:
         """What is in the queue; one for all blocks of this process that reach it over the same connection."""
         if self._queue is None:
             place = self.login.agent if isinstance(self.login, SshServer) else str(self.root_folder)
-            self._queue = _queues.setdefault(place, Queue(self.login, self.user))
+            self._queue = _queues.setdefault(place, JobQueue(self.login, self.user))
         return self._queue
 
     @property
@@ -235,11 +233,11 @@ class SlurmCluster(Machine, Block):
         submission.submit(self.login, self.queue, paths, request.name, sbatch_command(request))
         self.queue.submitted()
 
-    def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:
+    def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
         return self.queue.life(paths, events)
 
     def cancel(self, paths: RunPaths, hard: bool = False) -> None:
         submission.cancel(self.login, self.queue, paths, hard)
 
 
-_queues: dict[object, Queue] = {}
+_queues: dict[object, JobQueue] = {}

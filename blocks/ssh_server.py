@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, PrivateAttr
 
-from slurm_ray_flow.blocks import building, transfer
+from slurm_ray_flow.blocks import environments, transfer
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request
 from slurm_ray_flow.blocks.ssh.block import SshConnection
-from slurm_ray_flow.core.facts import Facts
+from slurm_ray_flow.core.cluster_facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.core.snapshot import Manifest
-from slurm_ray_flow.remote.files import PIECE
+from slurm_ray_flow.remote.shared.files import PIECE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -132,7 +132,7 @@ class SshServer(Machine, Block):
         if self._facts is None:
             wanted = f"{sys.version_info.major}.{sys.version_info.minor}"
             root = str(self.root_folder)
-            finding = {"policy": self.python, "version": wanted, "root": root, "uv_version": building.UV_VERSION}
+            finding = {"policy": self.python, "version": wanted, "root": root, "uv_version": environments.UV_VERSION}
             machine, python = self.ask_all([("machines.facts", {}), ("pythons.find", finding)])
             self._facts = Facts(
                 host=machine["host"],
@@ -190,4 +190,4 @@ class SshServer(Machine, Block):
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
         self.prepare()
-        building.build(self, spec, tell, send=self.agent.copy_folder, policy=self.python, wheels=self.wheels)
+        environments.build(self, spec, tell, send=self.agent.copy_folder, policy=self.python, wheels=self.wheels)

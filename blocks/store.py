@@ -17,7 +17,7 @@ from slurm_ray_flow.core.errors import PayloadError, UnknownRunError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.scan import Scan
-from slurm_ray_flow.remote import payload, pickling
+from slurm_ray_flow.remote.shared import payload, pickling
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Brings a snapshot to a cluster (remote/snapshots.py): what is there already stays there.
+"""Brings a snapshot to a cluster (remote/agent/snapshots.py): what is there already stays there.
 
 A small edit travels with the questions, in two round trips; the rest is rsync's, with hard links to earlier snapshots.
 """
@@ -21,11 +21,11 @@ from slurm_ray_flow.blocks.machine import Request, failure
 from slurm_ray_flow.blocks.rsync import Copied
 from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
 from slurm_ray_flow.core.snapshot import Entry, Manifest, refreshed
-from slurm_ray_flow.core.snapshot.fingerprint import printable
-from slurm_ray_flow.remote import snapshots
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.listing import PLACE, by_place
-from slurm_ray_flow.remote.operations import perform
+from slurm_ray_flow.core.snapshot.entries import printable
+from slurm_ray_flow.remote.agent import snapshots
+from slurm_ray_flow.remote.agent.operations import perform
+from slurm_ray_flow.remote.agent.snapshots import PLACE, by_place
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 STALE_MINUTES = 60
 """Age at which what a broken transfer left is removed."""
@@ -35,7 +35,7 @@ INLINE_BYTES = 32 * 1024
 _RESENT = 3
 
 
-class Target(Protocol):
+class SnapshotTarget(Protocol):
     """Where snapshots go."""
 
     @property
@@ -101,7 +101,7 @@ class Transfer:
 def send_snapshot(
     manifest: Manifest,
     *,
-    target: Target,
+    target: SnapshotTarget,
     project_key: str,
     stale_minutes: float = STALE_MINUTES,
     inline_bytes: int = INLINE_BYTES,
@@ -139,7 +139,7 @@ def send_snapshot(
 
 
 class _Sending:
-    def __init__(self, manifest: Manifest, target: Target, project_key: str) -> None:
+    def __init__(self, manifest: Manifest, target: SnapshotTarget, project_key: str) -> None:
         self.manifest, self.sent, self.bytes_sent = manifest, set[str](), 0
         self.folder = str(target.root / "snapshots" / project_key)
         self._target = target

@@ -13,7 +13,7 @@ from typing import Any
 from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.server.address import read_state
 from slurm_ray_flow.blocks.server.files import server_files
-from slurm_ray_flow.blocks.ssh import prompt
+from slurm_ray_flow.blocks.ssh import authentication
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.home import home
 
@@ -56,7 +56,7 @@ def check_confirmed(slug: str, block: Any) -> None:
     changed = changes(slug, block)
     if not changed:
         return
-    if not prompt.agreed(f"{described(slug, changed)}\nUse it? Type yes: "):
+    if not authentication.agreed(f"{described(slug, changed)}\nUse it? Type yes: "):
         name = slug.rpartition("/")[2]
         raise Unconfirmed(described(slug, changed), advice=f"look at it, and confirm it: `srf trust {name} --block`")
     confirm(slug, block)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
-from slurm_ray_flow.blocks.ssh.channels import send_all
+from slurm_ray_flow.blocks.ssh.open_connection import send_all
 
 HEAD_SECONDS = 30.0
 LONGEST_HEAD = 64 * 1024

@@ -18,7 +18,7 @@ from prefect.blocks.webhook import Webhook
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from slurm_ray_flow.blocks.limits import api_here
+from slurm_ray_flow.blocks.concurrency_limit import api_here
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.core import events

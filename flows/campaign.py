@@ -7,11 +7,11 @@ from typing import Any
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_markdown_artifact
 
-from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.core.artifacts import artifact_key
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function, line_about
-from slurm_ray_flow.tasks.pages import run_page
-from slurm_ray_flow.tasks.tell_end import told_once
+from slurm_ray_flow.tasks.end_report import told_once
+from slurm_ray_flow.tasks.page import run_page
 
 
 @flow(name="campaign", flow_run_name="campaign of {function}")

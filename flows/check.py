@@ -8,15 +8,15 @@ from prefect import flow
 from prefect.artifacts import create_table_artifact
 
 from slurm_ray_flow.blocks.clusters import find_cluster
-from slurm_ray_flow.core.artifact import artifact_key, short_name
+from slurm_ray_flow.core.artifacts import artifact_key, short_name
+from slurm_ray_flow.core.cluster_report import CheckResult
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.findings import Finding
-from slurm_ray_flow.tasks.check import check as findings_of
-from slurm_ray_flow.tasks.tell_end import told_once
+from slurm_ray_flow.tasks.cluster_report import check as findings_of
+from slurm_ray_flow.tasks.end_report import told_once
 
 
 @flow(name="check")
-def check(cluster: str = "local") -> list[Finding]:
+def check(cluster: str = "local") -> list[CheckResult]:
     """Look at a cluster: can it be reached, and has it what runs need.
 
     Args:

@@ -7,16 +7,16 @@ import time
 from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
-from slurm_ray_flow.blocks.saved import saved_clusters
+from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.core.errors import ConnectionFailed
-from slurm_ray_flow.core.mirror import clock
+from slurm_ray_flow.core.lock import clock
 from slurm_ray_flow.core.quantities import format_duration
-from slurm_ray_flow.tasks.check_up import Seen, check_up
-from slurm_ray_flow.tasks.tell_end import told_once
+from slurm_ray_flow.tasks.cluster_report import CheckUp, check_up
+from slurm_ray_flow.tasks.end_report import told_once
 
 
 @flow(name="checkup", flow_run_name="checkup of {cluster}")
-def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[Seen]:
+def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[CheckUp]:
     """Look at one cluster, or at all that are saved and this machine: a table of them, and events where one changed.
 
     Args:
@@ -40,7 +40,7 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[Seen]:
         return found
 
 
-def _show(found: list[Seen]) -> None:
+def _show(found: list[CheckUp]) -> None:
     now = time.time()
     down = [seen.cluster for seen in found if seen.down]
     number = "1 cluster" if len(found) == 1 else f"{len(found)} clusters"
@@ -48,7 +48,7 @@ def _show(found: list[Seen]) -> None:
     create_table_artifact(table=[_row(seen, now) for seen in found], key="checkup", description=text)
 
 
-def _row(seen: Seen, now: float) -> dict[str, str]:
+def _row(seen: CheckUp, now: float) -> dict[str, str]:
     holders = ", ".join(holder.user for holder in seen.queue.holders) if seen.queue else ""
     idle = ", ".join(f"run {one.run_id[:8]} for {format_duration(one.cost.seconds)}" for one in seen.idle)
     return {

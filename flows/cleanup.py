@@ -7,16 +7,16 @@ import time
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
-from slurm_ray_flow.blocks.saved import saved_clusters
-from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.blocks.clusters import saved_clusters
+from slurm_ray_flow.core.artifacts import artifact_key
+from slurm_ray_flow.core.clean_up import CleanUpReport, rows
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.expiry import Report, rows
 from slurm_ray_flow.tasks.clean_up import clean_up
-from slurm_ray_flow.tasks.tell_end import told_once
+from slurm_ray_flow.tasks.end_report import told_once
 
 
 @flow(name="cleanup", flow_run_name="cleanup")
-def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = False) -> list[Report]:
+def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = False) -> list[CleanUpReport]:
     """Clean up one cluster, or all that are saved, this machine with them; each gets an artifact.
 
     Args:
@@ -37,7 +37,7 @@ def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = Fa
         return reports
 
 
-def _show(report: Report) -> None:
+def _show(report: CleanUpReport) -> None:
     create_table_artifact(
         table=rows(report, time.time()), key=artifact_key("cleanup", report.cluster), description=report.total
     )

@@ -5,23 +5,22 @@ from __future__ import annotations
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outcome import Outcome
 from slurm_ray_flow.core.retries import Retries
-from slurm_ray_flow.tasks.again import begin_again
+from slurm_ray_flow.core.run import Outcome
 from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
+from slurm_ray_flow.tasks.end_report import tell_use
 from slurm_ray_flow.tasks.execute_call import execute_call
-from slurm_ray_flow.tasks.fetch_outcome import outcome_of
+from slurm_ray_flow.tasks.fetch_outcome import outcome_of, outputs_brought
+from slurm_ray_flow.tasks.heartbeat import cancellable
 from slurm_ray_flow.tasks.install_environment import install_environment
-from slurm_ray_flow.tasks.outputs import outputs_brought
 from slurm_ray_flow.tasks.page import shown
 from slurm_ray_flow.tasks.pick_up import left_behind, lost_what_was_left, offer_what_is_warm, see_it_start
-from slurm_ray_flow.tasks.pulse import cancellable
 from slurm_ray_flow.tasks.remember import key_of, recall, remember
+from slurm_ray_flow.tasks.retry import begin_again
 from slurm_ray_flow.tasks.run import Call, Run, where
 from slurm_ray_flow.tasks.scan_imports import scan_imports
 from slurm_ray_flow.tasks.start_ray import start_ray
 from slurm_ray_flow.tasks.sync_files import sync_files
-from slurm_ray_flow.tasks.tell_use import tell_use
 from slurm_ray_flow.tasks.turn import kept_turn, turn
 
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from prefect import flow, get_run_logger
 
-from slurm_ray_flow.blocks.saved import saved_clusters
+from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.tasks.check_up import Seen, mirror_lock
-from slurm_ray_flow.tasks.tell_end import told_once
+from slurm_ray_flow.tasks.cluster_report import CheckUp, mirror_lock
+from slurm_ray_flow.tasks.end_report import told_once
 
 
 @flow(name="mirror", flow_run_name="mirror of {cluster}")
-def mirror(cluster: str = "all") -> list[Seen]:
+def mirror(cluster: str = "all") -> list[CheckUp]:
     """Mirror the lock of one server, or of all that are saved: in Prefect's limit for it, and in an artifact.
 
     Args:

@@ -8,10 +8,10 @@ from prefect import flow, get_run_logger
 from prefect.settings import get_current_settings
 
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.orphans import Clusters, look
+from slurm_ray_flow.blocks.server.sweep import Clusters, look
 from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
 from slurm_ray_flow.core.errors import ServerError
-from slurm_ray_flow.tasks.tell_end import told_once
+from slurm_ray_flow.tasks.end_report import told_once
 
 
 @flow(name="sweep", flow_run_name="sweep")

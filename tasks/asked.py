@@ -8,14 +8,14 @@ import time
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from slurm_ray_flow.blocks.ssh import prompt
+from slurm_ray_flow.blocks.ssh import authentication
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.progress import Silence, use_reporter
+from slurm_ray_flow.core.progress import SilentReporter, use_reporter
 
 T = TypeVar("T")
 
 
-class Asked(Silence, Generic[T]):
+class Asked(SilentReporter, Generic[T]):
     """It is asked at once. Nobody is asked for a password meanwhile.
 
     Args:
@@ -32,7 +32,7 @@ class Asked(Silence, Generic[T]):
         self.answer: T | None = None
         self.error: Exception | None = None
         self.ended: float | None = None
-        self.unasked = prompt.Unasked()
+        self.unasked = authentication.Unasked()
         self._last = ""
         self._began = time.monotonic()
         context = contextvars.copy_context()
@@ -61,7 +61,7 @@ class Asked(Silence, Generic[T]):
     def _ask(self, question: Callable[[], T]) -> None:
         use_reporter(self)
         try:
-            with prompt.asking_nobody() as self.unasked:
+            with authentication.asking_nobody() as self.unasked:
                 self.answer = question()
         except Exception as error:  # one cluster must not hide the others
             self.error = error

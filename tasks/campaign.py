@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from slurm_ray_flow.core.artifacts import cell
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.core.plain import plain
-from slurm_ray_flow.core.shown import cell
+from slurm_ray_flow.core.text import plain
 
 LONGEST_VALUE = 60
 
 
 @dataclasses.dataclass(frozen=True)
-class One:
+class CampaignValue:
     """What became of one value.
 
     Attributes:
@@ -81,8 +81,8 @@ def _imported(module: str) -> Any:
 
 
 def call_for_each(
-    function: Any, values: Sequence[Any], max_parallel: int, tell: Callable[[One], object] = lambda _: None
-) -> list[One]:
+    function: Any, values: Sequence[Any], max_parallel: int, tell: Callable[[CampaignValue], object] = lambda _: None
+) -> list[CampaignValue]:
     """Call it for each value, so many at a time; what fails for one costs the others nothing.
 
     Each is told when it, and all before it, have ended. An interruption of the wait (Ctrl-C, a cancel in Prefect) ends
@@ -102,39 +102,39 @@ def call_for_each(
         raise
 
 
-def _ended(result: Callable[[], Any], value: Any, handle: Any) -> One:
+def _ended(result: Callable[[], Any], value: Any, handle: Any) -> CampaignValue:
     try:
         given = result()
     except Exception as error:
-        return One(value, _run_id(handle), error=error)
-    return One(value, _run_id(handle), result=given)
+        return CampaignValue(value, _run_id(handle), error=error)
+    return CampaignValue(value, _run_id(handle), result=given)
 
 
 def _run_id(handle: Any) -> str:
     return str(getattr(handle, "run_id", None) or "")
 
 
-def line_about(one: One) -> tuple[int, str]:
+def line_about(one: CampaignValue) -> tuple[int, str]:
     """The level and the text of what a log says of one."""
     text = f"{plain(_short(one.value))}: {plain(_outcome(one))}" + (f" (run {one.run_id[:8]})" if one.run_id else "")
     return (logging.WARNING, text) if one.error else (logging.INFO, text)
 
 
-def as_table(ones: Sequence[One], page: Callable[[str], str]) -> str:
+def as_table(ones: Sequence[CampaignValue], page: Callable[[str], str]) -> str:
     """What became of all of them, as markdown; `page` leads to a run's page."""
     rows = [f"| {cell(_short(one.value))} | {_state(one)} | {_said(one)} | {_linked(one, page)} |" for one in ones]
     return "\n".join(["| value | state | result | run |", "|---|---|---|---|", *rows])
 
 
-def _state(one: One) -> str:
+def _state(one: CampaignValue) -> str:
     return "failed" if one.error else "done"
 
 
-def _said(one: One) -> str:
+def _said(one: CampaignValue) -> str:
     return cell(_outcome(one))
 
 
-def _outcome(one: One) -> str:
+def _outcome(one: CampaignValue) -> str:
     if one.error is None:
         return _short(one.result)
     return f"{type(one.error).__name__}: {getattr(one.error, 'what', one.error)}"
@@ -145,6 +145,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
-def _linked(one: One, page: Callable[[str], str]) -> str:
+def _linked(one: CampaignValue, page: Callable[[str], str]) -> str:
     url = page(one.run_id) if one.run_id else ""
     return f"[{one.run_id[:8]}]({url})" if url else one.run_id[:8]

@@ -5,26 +5,26 @@ from __future__ import annotations
 from prefect import task
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks.clean_up import LOCAL, Place
+from slurm_ray_flow.blocks.clean_up import LOCAL, CleanUpRoot
 from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import find_cluster
-from slurm_ray_flow.core.artifact import short_name
+from slurm_ray_flow.core.artifacts import short_name
+from slurm_ray_flow.core.clean_up import KEPT_DAYS, CleanUpReport, retention_seconds
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.expiry import KEPT_DAYS, Report, retention_seconds
-from slurm_ray_flow.tasks.policy import ONCE
+from slurm_ray_flow.tasks.retry import ONCE
 
 
 @task(name="clean_up", task_run_name="clean_up {name}", **ONCE)
-def clean_up(name: str, older_than: str | None, dry_run: bool) -> Report:
+def clean_up(name: str, older_than: str | None, dry_run: bool) -> CleanUpReport:
     """Clean up a cluster; one that does not answer says so in its report, and the others go on."""
     try:
         return cleaned_up(find_cluster(name), older_than, dry_run)
     except SlurmRayFlowError as error:
-        return Report(short_name(name), dry_run, error=str(error))
+        return CleanUpReport(short_name(name), dry_run, error=str(error))
 
 
-def cleaned_up(cluster: Cluster, older_than: str | None = None, dry_run: bool = False, run: str = "") -> Report:
+def cleaned_up(cluster: Cluster, older_than: str | None = None, dry_run: bool = False, run: str = "") -> CleanUpReport:
     """Clean up a cluster.
 
     Args:
@@ -37,6 +37,6 @@ def cleaned_up(cluster: Cluster, older_than: str | None = None, dry_run: bool = 
         SlurmRayFlowError: the cluster can't be reached, or the run lives.
     """
     seconds = retention_seconds(float(getattr(cluster, "retention_days", KEPT_DAYS)), older_than)
-    place = Place(cluster.label, cluster.kind, str(cluster.root_folder), cluster.ask)
+    place = CleanUpRoot(cluster.label, cluster.kind, str(cluster.root_folder), cluster.ask)
     uv = find_uv_bin() if cluster.kind == LOCAL else ""
     return clean_up_place(place, seconds, dry_run=dry_run, run=run, uv=uv)

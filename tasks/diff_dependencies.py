@@ -2,35 +2,99 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
 import importlib.metadata
+import json
 import sys
+from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 
 from packaging.utils import canonicalize_name
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.container import Container
+from slurm_ray_flow.blocks.environments import ask_uv_once
+from slurm_ray_flow.blocks.files import write_whole
+from slurm_ray_flow.blocks.store import short_digest
+from slurm_ray_flow.core.artifacts import about_packages
+from slurm_ray_flow.core.cluster_facts import Container
 from slurm_ray_flow.core.environment import Difference, difference, digest
 from slurm_ray_flow.core.errors import DependencyError, OptionError
+from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.requirements import Line, Wanted
-from slurm_ray_flow.core.requirements.choose import OURS
-from slurm_ray_flow.core.requirements.locks import LOCKS
-from slurm_ray_flow.core.shown import about_packages
-from slurm_ray_flow.tasks.known_requirements import known_wanted
+from slurm_ray_flow.core.requirements import RequirementLine, Requirements, hide_credentials, wanted
+from slurm_ray_flow.core.requirements.choose import FILES, OURS
+from slurm_ray_flow.core.requirements.locks import LOCKS, lock_of
 from slurm_ray_flow.tasks.page import page
-from slurm_ray_flow.tasks.policy import RETRIED, step
-from slurm_ray_flow.tasks.scan_imports import Code
+from slurm_ray_flow.tasks.retry import RETRIED, step
+from slurm_ray_flow.tasks.scan_imports import ScannedCode
+
+
+def known_wanted(
+    environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]
+) -> Requirements:
+    """`wanted`, from what an earlier launch found where nothing that it depends on has changed.
+
+    Raises:
+        DependencyError: the wanted packages can't be read, or exclude each other.
+    """
+    place = _place(environment, code, python, always)
+    if place is not None:
+        with contextlib.suppress(OSError, ValueError):
+            return Requirements.from_json(place.read_text())
+    scan = code.scan()
+    found = wanted(
+        environment,
+        Path(code.project),
+        scan.distributions,
+        python=python,
+        uv=ask_uv_once,
+        always=always,
+        travelling=[file.path for file in scan.files],
+    )
+    text = found.to_json()
+    # What it depends on beside the files below is not watched, and index options may hold a password.
+    if place is not None and not (found.contents or found.options or found.beyond) and hide_credentials(text) == text:
+        write_whole(place, text.encode())
+    return found
+
+
+def _place(environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]) -> Path | None:
+    """Named by all that the answer depends on; None where that is not known before reading."""
+    if environment != "auto":
+        return None
+    project = Path(code.project)
+    lock = lock_of(project)
+    parts = [code.digest, python, *always, str(lock), _content(lock), _content(project / "pyproject.toml")]
+    there = [name for name in FILES if (project / name).exists()]
+    return home() / "cache" / "wanted" / f"{short_digest(json.dumps([parts, there, _installed()]))}.json"
+
+
+def _content(file: Path | None) -> str:
+    try:
+        if file is None:
+            return ""
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _installed() -> list[tuple[str, int]]:
+    """The folders of installed packages, with the time when something was last installed or removed there."""
+    folders = [Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
+    return [(str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
+
 
 DASHBOARD = "aiohttp_cors"
 """A package that ray[default] has, and ray has not."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class EnvironmentPlan:
     """The environment that a run will have.
 
     Attributes:
@@ -40,14 +104,14 @@ class Plan:
         container: the image whose packages are used; None for none.
     """
 
-    wanted: Wanted | None
+    wanted: Requirements | None
     difference: Difference | None
     packed: bool = False
     container: Container | None = None
 
 
 @step(**RETRIED)
-def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
+def diff_dependencies(code: ScannedCode, cluster: Cluster, options: Options) -> EnvironmentPlan:
     """Compare, and show the difference as a table.
 
     Raises:
@@ -63,7 +127,7 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
             _check_dashboard(find_spec(DASHBOARD) is not None, f"{sys.prefix} has ray without it", "pip install")
         reporter().say("this Python's environment is used")
         _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
-        return Plan(None, None)
+        return EnvironmentPlan(None, None)
     facts = cluster.facts()
     packed = options.environment == "packed"
     # Kept as one file it is another thing than kept as a folder: it has a name of its own.
@@ -79,10 +143,10 @@ def diff_dependencies(code: Code, cluster: Cluster, options: Options) -> Plan:
         reporter().say(
             f"packages to add: {len(found.add)}, to change: {len(found.change)}, there already: {len(found.keep)}"
         )
-    return Plan(chosen, found, packed)
+    return EnvironmentPlan(chosen, found, packed)
 
 
-def wanted_by(code: Code, options: Options, python: str) -> Wanted:
+def wanted_by(code: ScannedCode, options: Options, python: str) -> Requirements:
     """The packages that a run wants in an environment of its own.
 
     Raises:
@@ -92,7 +156,7 @@ def wanted_by(code: Code, options: Options, python: str) -> Wanted:
     return known_wanted(environment, code, python, _always(code, options))
 
 
-def _in(container: Container, cluster: Cluster, options: Options) -> Plan:
+def _in(container: Container, cluster: Cluster, options: Options) -> EnvironmentPlan:
     """The image holds the packages; that they will do is seen when it is started."""
     if options.environment != "auto":
         raise OptionError(
@@ -102,13 +166,13 @@ def _in(container: Container, cluster: Cluster, options: Options) -> Plan:
         )
     found = container.found(cluster.ask("container.look", image=container.image))
     reporter().say(f"the packages of {found.image} are used")
-    return Plan(None, None, container=found)
+    return EnvironmentPlan(None, None, container=found)
 
 
-def _warn(chosen: Wanted, code: Code) -> None:
+def _warn(chosen: Requirements, code: ScannedCode) -> None:
     """A lock is complete: what the code imports and the lock has not will be missing there."""
     texts = list(chosen.notes)
-    locked = {*(line.name for line in map(Line.parse, (*chosen.requirements, *chosen.constraints))), OURS}
+    locked = {*(line.name for line in map(RequirementLine.parse, (*chosen.requirements, *chosen.constraints))), OURS}
     for item in code.scan().distributions if chosen.source in LOCKS else ():
         if item.origin is None and canonicalize_name(item.name) not in locked:
             lock = chosen.source
@@ -118,7 +182,7 @@ def _warn(chosen: Wanted, code: Code) -> None:
         get_run_logger().warning(text)
 
 
-def _always(code: Code, options: Options) -> list[str]:
+def _always(code: ScannedCode, options: Options) -> list[str]:
     """What every run needs: the picklers as they are here, since values travel by them, and Ray where it is used."""
     needed = [f"{name}=={importlib.metadata.version(name)}" for name in ("cloudpickle", "dill")]
     if wants_ray(code, options):
@@ -126,7 +190,7 @@ def _always(code: Code, options: Options) -> list[str]:
     return needed
 
 
-def wants_ray(code: Code, options: Options) -> bool:
+def wants_ray(code: ScannedCode, options: Options) -> bool:
     """Whether the run gets a Ray cluster."""
     by_itself = code.uses_ray or options.nodes > 1 or options.dashboard
     return options.ray == "always" or (options.ray == "auto" and by_itself)

@@ -8,15 +8,14 @@ import time
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster, recorded
-from slurm_ray_flow.blocks.patience import within
+from slurm_ray_flow.blocks.waits import within
 from slurm_ray_flow.core.errors import Lost, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
-from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_duration, format_memory
-from slurm_ray_flow.core.run import Event, find_event, parse_events
+from slurm_ray_flow.core.run import CallEnd, Event, find_event, parse_events
 from slurm_ray_flow.tasks.log_relay import LogRelay
-from slurm_ray_flow.tasks.policy import step
+from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import NO_WORD, Run, gone, life_of, where
 
 LIFE_SECONDS = 1.0
@@ -25,7 +24,7 @@ LAST_LINES_SECONDS = 2.0
 
 
 @step()
-def execute_call(run: Run, cluster: Cluster) -> Ended:
+def execute_call(run: Run, cluster: Cluster) -> CallEnd:
     """Give the call to the run's head and wait for its end.
 
     Raises:
@@ -39,7 +38,7 @@ def execute_call(run: Run, cluster: Cluster) -> Ended:
     run.submitted()
     relay = LogRelay(cluster, run.paths.log)
     try:
-        ended = Ended.from_event(_wait(run, cluster, relay))
+        ended = CallEnd.from_event(_wait(run, cluster, relay))
     except BaseException:
         _last_lines(relay)
         raise

@@ -5,11 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.container import Container
+from slurm_ray_flow.core.cluster_facts import Container
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.remote.packing import ARCHIVE
-from slurm_ray_flow.tasks.diff_dependencies import Plan
-from slurm_ray_flow.tasks.policy import RETRIED, step
+from slurm_ray_flow.remote.environment.installation import ARCHIVE
+from slurm_ray_flow.tasks.diff_dependencies import EnvironmentPlan
+from slurm_ray_flow.tasks.retry import RETRIED, step
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Environment:
 
 
 @step(**RETRIED)
-def install_environment(plan: Plan, cluster: Cluster) -> Environment:
+def install_environment(plan: EnvironmentPlan, cluster: Cluster) -> Environment:
     """Build it with uv, once, whatever runs in parallel.
 
     Raises:

@@ -12,20 +12,27 @@ from typing import Any
 from prefect.context import FlowRunContext
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import flow_run, task_run
+from prefect.settings import get_current_settings
 
 from slurm_ray_flow.blocks.artifacts import Artifact, Artifacts
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.limits import api_here
+from slurm_ray_flow.blocks.concurrency_limit import api_here
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.core.advance import Advance
-from slurm_ray_flow.core.artifact import short_name
+from slurm_ray_flow.blocks.server.client import ui_url_of
+from slurm_ray_flow.core.artifacts import ArtifactContent, LaunchProgress, WaitHistory, about_run, short_name, tags_of
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outcome import Outcome
 from slurm_ray_flow.core.progress import Reporter, reporter, stop_reporter, use_reporter
-from slurm_ray_flow.core.run import Event, find_event
-from slurm_ray_flow.core.shown import Shown, Waits, about_run, tags_of
+from slurm_ray_flow.core.run import Event, Outcome, find_event
+from slurm_ray_flow.tasks.end_report import tell_by_itself, tell_failure, tell_outcome
 from slurm_ray_flow.tasks.run import Call, Run
-from slurm_ray_flow.tasks.tell_end import tell_by_itself, tell_failure, tell_outcome
+
+
+def run_page(flow_run_id: str) -> str:
+    """The page of a flow run; "" where Prefect has no server that others can reach."""
+    settings = get_current_settings()
+    url = settings.ui_url or (ui_url_of(settings.api.url) if settings.api.url else "")
+    return f"{url}/runs/flow-run/{flow_run_id}" if url else ""
+
 
 PROGRESS_SECONDS = 3.0
 """A launch that is over sooner needs no bar."""
@@ -38,11 +45,11 @@ class Page:
         self._run, self._function, self._options = run, call.label, options
         self._cluster = short_name(cluster.label)
         self._artifacts = Artifacts(_api(), str(flow_run.get_id() or ""))
-        self._waits, self._is_started = Waits(), False
+        self._waits, self._is_started = WaitHistory(), False
         _kinds[self._cluster] = cluster.kind
         self._tag(tags_of(call.label, cluster.label, cluster.kind))
 
-    def show(self, shown: Shown) -> None:
+    def show(self, shown: ArtifactContent) -> None:
         """Show something, or its newer state. Of the calls of a map, the first one shows what all have in common."""
         key = shown.key(self._function, self._cluster)
         if shown.what in {"files", "dependencies"} and self._map:
@@ -110,7 +117,7 @@ def kind_of(cluster: Any) -> str:
 class _Nothing:
     """The page of what is no launch."""
 
-    def show(self, shown: Shown) -> None: ...
+    def show(self, shown: ArtifactContent) -> None: ...
     def waits(self, text: str) -> bool:
         return bool(text)
 
@@ -121,7 +128,7 @@ class _Watched:
     """Passes on what a launch tells; Prefect's log gets what each step says last, and a bar shows how far it is."""
 
     def __init__(self, to: Reporter, page: Page) -> None:
-        self._to, self._page, self._advance = to, page, Advance()
+        self._to, self._page, self._advance = to, page, LaunchProgress()
         self._began = time.monotonic()
         self._step, self._note = "", ""
         flow, known = _context()

@@ -9,21 +9,21 @@ from pathlib import PurePosixPath
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
-from slurm_ray_flow.blocks.slurm.request import wanted
+from slurm_ray_flow.blocks.slurm.submission import wanted
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+from slurm_ray_flow.core.artifacts import asked
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outputs import counted
-from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.requirements import hide_credentials
 from slurm_ray_flow.core.run import RunPaths
-from slurm_ray_flow.core.scan import Target
-from slurm_ray_flow.core.shown import asked
-from slurm_ray_flow.core.slurm.names import job_name
+from slurm_ray_flow.core.scan import FunctionSource
+from slurm_ray_flow.core.slurm.queue import job_name
 from slurm_ray_flow.core.slurm.request import sbatch_arguments
-from slurm_ray_flow.core.snapshot.fingerprint import printable
+from slurm_ray_flow.core.snapshot.entries import printable
+from slurm_ray_flow.core.text import plain
 from slurm_ray_flow.tasks.diff_dependencies import wanted_by, wants_ray
-from slurm_ray_flow.tasks.scan_imports import Code, code_of
+from slurm_ray_flow.tasks.scan_imports import ScannedCode, code_of
 from slurm_ray_flow.tasks.start_ray import script_of
 from slurm_ray_flow.tasks.sync_files import files_of
 
@@ -72,7 +72,7 @@ class Preview:
         return self.script + "\n" + "".join(f"# {plain(line)}\n" for text in said for line in text.splitlines())
 
 
-def preview(target: Target, label: str, cluster: Cluster, options: Options) -> Preview:
+def preview(target: FunctionSource, label: str, cluster: Cluster, options: Options) -> Preview:
     """Look at all that a launch would do.
 
     Args:
@@ -104,7 +104,7 @@ def preview(target: Target, label: str, cluster: Cluster, options: Options) -> P
     )
 
 
-def _packages(code: Code, cluster: Cluster, options: Options) -> tuple[str, list[str]]:
+def _packages(code: ScannedCode, cluster: Cluster, options: Options) -> tuple[str, list[str]]:
     if container := cluster.container_for(options):
         return f"those of {container.image}", []
     if options.environment == "auto" and cluster.reuses_environment:
@@ -122,7 +122,7 @@ def _script(label: str, cluster: Cluster, options: Options) -> str:
     else:
         root = PurePosixPath(str(getattr(cluster, "root", "ROOT")).replace("~", "HOME", 1))
         python = "PYTHON"
-    head = root / "tools" / PROGRAM / "slurm_ray_flow" / "remote" / "head.py"
+    head = root / "tools" / PROGRAM / "slurm_ray_flow" / "remote" / "head" / "head.py"
     script = script_of(cluster, [python, "-I", str(head), str(root), RUN])
     if not isinstance(cluster, SlurmCluster):
         return script

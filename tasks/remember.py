@@ -15,17 +15,17 @@ from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.core.errors import PayloadError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outcome import Ended, Outcome
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_duration
-from slurm_ray_flow.remote import files
+from slurm_ray_flow.core.run import CallEnd, Outcome
+from slurm_ray_flow.remote.shared import files
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.run import Call, Run
-from slurm_ray_flow.tasks.scan_imports import Code
+from slurm_ray_flow.tasks.scan_imports import ScannedCode
 from slurm_ray_flow.tasks.sync_files import Snapshot
 
 
-def key_of(call: Call, code: Code, snapshot: Snapshot, environment: Environment, options: Options) -> str:
+def key_of(call: Call, code: ScannedCode, snapshot: Snapshot, environment: Environment, options: Options) -> str:
     """Names all that the value depends on: function, arguments, files, packages, variables; "" if it can't be told."""
     if not call.content:
         return ""
@@ -58,7 +58,7 @@ def recall(key: str, call: Call, run: Run, options: Options) -> Outcome | None:
     return Outcome(value=value)
 
 
-def remember(key: str, run: Run, ended: Ended, cluster: Cluster) -> None:
+def remember(key: str, run: Run, ended: CallEnd, cluster: Cluster) -> None:
     """Keep the value of this run for later ones."""
     if not key or ended.outcome != "value" or ended.sha256 is None:
         return

@@ -10,14 +10,15 @@ from typing import Any
 
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster, recorded
-from slurm_ray_flow.blocks.patience import within
+from slurm_ray_flow.blocks.waits import within
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, ResultError, RunError, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interruptible
-from slurm_ray_flow.core.life import GONE, Life
-from slurm_ray_flow.core.outcome import Ended
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import (
+    GONE,
+    CallEnd,
     Event,
+    Liveness,
     RunPaths,
     RunRecord,
     RunState,
@@ -25,7 +26,7 @@ from slurm_ray_flow.core.run import (
     failed_state,
     find_event,
 )
-from slurm_ray_flow.core.scan import Target
+from slurm_ray_flow.core.scan import FunctionSource
 
 CANCEL_SECONDS = 15.0
 """How long a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""
@@ -52,7 +53,7 @@ class Call:
 
     function: str
     arguments: str
-    target: Target
+    target: FunctionSource
     label: str
     content: str = ""
     undigested: str = ""
@@ -88,7 +89,7 @@ class Run:
         self.submitted = on_submitted
         self.handed_over = False
         self.over = True
-        self.call_ended: Ended | None = None
+        self.call_ended: CallEnd | None = None
         if before := store.known_record(run_id):  # Prefect starts the same flow run again
             self._follow(before)
         store.save_record(self.record)
@@ -182,7 +183,7 @@ class Run:
         doubtful.discard(self.record.run_id)
         self.over = True
         if ended := find_event(events, "call_ended"):
-            self.call_ended = Ended.from_event(ended)
+            self.call_ended = CallEnd.from_event(ended)
 
 
 doubtful: set[str] = set()
@@ -231,7 +232,7 @@ def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     return None
 
 
-def life_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> Life:
+def life_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> Liveness:
     """Whether the head that takes this run's call lives, or may still begin.
 
     Args:
@@ -244,12 +245,12 @@ def life_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = No
     return cluster.life(RunPaths(record.paths.root, record.allocation), events)
 
 
-def gone(life: Life, otherwise: str, place: str) -> RunError:
+def gone(life: Liveness, otherwise: str, place: str) -> RunError:
     """The error for a head that is gone: what the cluster knows of it, else that it left no word."""
     return error_of(life.cause, life.message, place) if life.cause else Lost(otherwise, where=place)
 
 
-def left(record: RunRecord, life: Life) -> RunError:
+def left(record: RunRecord, life: Liveness) -> RunError:
     """The error for a run whose launch and head are gone, and whose events tell of no end."""
     if record.ended == RunState.SUCCEEDED.value:
         what = f"run {record.run_id[:8]} has succeeded, but {record.cluster} no longer has what it kept of that"
@@ -265,7 +266,7 @@ def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Eve
     return recorded(cluster, RunPaths(record.paths.root, run_id or record.attempt).events)
 
 
-def look(record: RunRecord, cluster: Cluster) -> tuple[list[Event], Life]:
+def look(record: RunRecord, cluster: Cluster) -> tuple[list[Event], Liveness]:
     """A run's events, and whether its head lives; that is not asked where the call has ended."""
     events = events_of(record, cluster)
     if find_event(events, "call_ended"):

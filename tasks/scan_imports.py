@@ -13,9 +13,9 @@ from slurm_ray_flow.blocks.files import load_cache, save_cache
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.project import project_of
-from slurm_ray_flow.core.scan import RULES, Finding, Scan, Target, scan
-from slurm_ray_flow.remote.importable import importable
-from slurm_ray_flow.tasks.policy import step
+from slurm_ray_flow.core.scan import RULES, Finding, FunctionSource, Scan, scan
+from slurm_ray_flow.remote.shared.pickling import importable
+from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import Call
 
 NAMED = 3
@@ -23,7 +23,7 @@ NAMED = 3
 
 
 @dataclasses.dataclass(frozen=True)
-class Code:
+class ScannedCode:
     """What a scan found. The whole of it is in the store at home.
 
     Attributes:
@@ -47,7 +47,7 @@ class Code:
 
 
 @step()
-def scan_imports(call: Call) -> Code:
+def scan_imports(call: Call) -> ScannedCode:
     """Follow the imports of the function's source; nothing of it is run.
 
     Raises:
@@ -62,7 +62,7 @@ def scan_imports(call: Call) -> Code:
     return code
 
 
-def code_of(target: Target) -> tuple[Code, Scan]:
+def code_of(target: FunctionSource) -> tuple[ScannedCode, Scan]:
     """What a function needs, and the whole finding.
 
     Raises:
@@ -77,7 +77,7 @@ def code_of(target: Target) -> tuple[Code, Scan]:
         save_cache(cache, parsed)
     digest = store.put_scan(found)
     script = "" if target.file is None or importable(target.module or "__main__") else str(target.file)
-    code = Code(digest, str(project), len(found.files), len(found.distributions), found.uses_ray, script)
+    code = ScannedCode(digest, str(project), len(found.files), len(found.distributions), found.uses_ray, script)
     return code, found
 
 

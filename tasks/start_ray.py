@@ -19,11 +19,11 @@ from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.page import page
-from slurm_ray_flow.tasks.policy import step
-from slurm_ray_flow.tasks.queued import Queued
+from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import Call, Run, gone, life_of, where
-from slurm_ray_flow.tasks.scan_imports import Code
+from slurm_ray_flow.tasks.scan_imports import ScannedCode
 from slurm_ray_flow.tasks.sync_files import Snapshot
+from slurm_ray_flow.tasks.turn import QueueReport
 
 LIFE_SECONDS = 1.0
 """How often to ask whether the head lives."""
@@ -33,7 +33,7 @@ LIFE_SECONDS = 1.0
 def start_ray(
     run: Run,
     call: Call,
-    code: Code,
+    code: ScannedCode,
     snapshot: Snapshot,
     environment: Environment,
     cluster: Cluster,
@@ -72,7 +72,7 @@ def start_ray(
 
 
 def _spec(
-    run: Run, code: Code, snapshot: Snapshot, environment: Environment, cluster: Cluster, options: Options
+    run: Run, code: ScannedCode, snapshot: Snapshot, environment: Environment, cluster: Cluster, options: Options
 ) -> dict[str, Any]:
     return {
         "format": 1,
@@ -113,7 +113,7 @@ def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, Any] |
 
 def _script(run: Run, environment: Environment, cluster: Cluster) -> str:
     """What starts the head."""
-    head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
+    head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head" / "head.py"
     facts = None if environment.container else cluster.facts()
     python, variables = (facts.python, facts.variables) if facts else (environment.python, {})
     exports = "".join(f"export {name}={shlex.quote(value)}\n" for name, value in variables.items())
@@ -145,7 +145,7 @@ def _begin(cluster: Cluster) -> str:
 def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     """Wait for the head. It bounds its own start: it says `ray_ready`, or in `call_ended` what went wrong, or goes."""
     looked, offset = time.monotonic(), 0
-    queued = Queued(run, cluster)
+    queued = QueueReport(run, cluster)
     events: list[Event] = []
     while True:
         interrupted()

@@ -11,17 +11,17 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.files import load_cache, save_cache, tracked
 from slurm_ray_flow.blocks.transfer import Transfer
+from slurm_ray_flow.core.artifacts import about_files
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.scan.model import LocalFile, Scan
-from slurm_ray_flow.core.shown import about_files
 from slurm_ray_flow.core.snapshot import Manifest, manifest
-from slurm_ray_flow.remote.workplace import WORK
+from slurm_ray_flow.remote.shared.working_directory import WORK
 from slurm_ray_flow.tasks.page import page
-from slurm_ray_flow.tasks.policy import RETRIED, step
-from slurm_ray_flow.tasks.scan_imports import Code, warn_of
+from slurm_ray_flow.tasks.retry import RETRIED, step
+from slurm_ray_flow.tasks.scan_imports import ScannedCode, warn_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Snapshot:
 
 
 @step(**RETRIED)
-def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
+def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapshot:
     """Send what changed; a snapshot that is there already costs nothing.
 
     Raises:
@@ -73,7 +73,7 @@ def sync_files(code: Code, cluster: Cluster, options: Options) -> Snapshot:
     return Snapshot(sent.manifest.digest, str(sent.folder), path, working_directory, listing, folders)
 
 
-def files_of(code: Code, options: Options) -> Manifest:
+def files_of(code: ScannedCode, options: Options) -> Manifest:
     """All that a snapshot would hold now.
 
     Raises:

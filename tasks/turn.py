@@ -12,21 +12,80 @@ from dataclasses import replace
 from typing import Any
 
 from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
 
-from slurm_ray_flow.blocks import limits, slots
+from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.mirror import mirror
+from slurm_ray_flow.blocks.concurrency_limit import HeldSlot, Slot
+from slurm_ray_flow.blocks.lock_mirror import mirror
 from slurm_ray_flow.blocks.server.api import Api, status_of
-from slurm_ray_flow.blocks.slots import Held, Slot
 from slurm_ray_flow.core.errors import Cancelled, ServerError, SlurmRayFlowError
-from slurm_ray_flow.core.lock import Lock
-from slurm_ray_flow.core.mirror import Queue, limit_name, place_in_line, waiting_state, waiting_text
+from slurm_ray_flow.core.lock import (
+    Lock,
+    LockQueue,
+    limit_name,
+    place_in_line,
+    queued_state,
+    queued_text,
+    waiting_state,
+    waiting_text,
+)
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.tasks.farewell import stop_if_leaving
+from slurm_ray_flow.core.run import Event, Liveness, find_event
+from slurm_ray_flow.tasks.end_report import stop_if_leaving
 from slurm_ray_flow.tasks.flow_state import name_state, read_state, runs_in_state
+from slurm_ray_flow.tasks.heartbeat import Heartbeat
 from slurm_ray_flow.tasks.page import page
-from slurm_ray_flow.tasks.pulse import Pulse
 from slurm_ray_flow.tasks.run import Run, where
+
+SHOW_SECONDS = 5.0
+"""How often a waiting run says something new in Prefect, at most."""
+
+
+class QueueReport:
+    """Tells of the wait; a run that need not wait costs nothing."""
+
+    def __init__(self, run: Run, cluster: Cluster) -> None:
+        self._run, self._label = run, cluster.label
+        self._text, self._shown = "", float("-inf")
+
+    def tell(self, events: list[Event], life: Liveness | None) -> None:
+        """Show what the head waits for, when that has changed."""
+        text = self._now(events, life)
+        if text is None:
+            return
+        if not text:
+            self.over()
+        elif text != self._text and time.monotonic() - self._shown > SHOW_SECONDS:
+            self._show(text)
+
+    def _now(self, events: list[Event], life: Liveness | None) -> str | None:
+        """What it waits for now: "" for nothing more, None where nothing new is known."""
+        if waiting := find_event(events, "waiting"):
+            return "" if find_event(events, "lock_held") else queued_text(self._label, waiting, time.time())
+        if find_event(events, "allocated"):
+            return ""
+        return life.waiting or None if life else None
+
+    def over(self) -> None:
+        """The run has its turn."""
+        if self._text:
+            self._show("")
+            reporter().say(f"has {self._label} now")
+
+    def _show(self, text: str) -> None:
+        self._text, self._shown = text, time.monotonic()
+        news = page().waits(text)
+        if text:
+            reporter().say(text)
+        if news and flow_run.get_id():
+            get_run_logger().info(text or f"has {self._label} now")
+        api = concurrency_limit.api_here()
+        if api is None or flow_run.get_id() is None:
+            return
+        with contextlib.suppress(ServerError):
+            name_state(api, self._run.record.flow_run_id, queued_state(self._label) if text else "Running", text)
+
 
 FRONT_SECONDS, BEHIND_SECONDS = 0.5, 1.0
 """How often the first in the line looks whether it is its turn, and the others."""
@@ -71,8 +130,8 @@ def turn(run: Run, cluster: Cluster, needs: Sequence[str] = ()) -> Iterator[dict
 @contextlib.contextmanager
 def kept_turn(run: Run) -> Iterator[None]:
     """Keep the slot that an earlier process of this run has taken, if it has one, and give it back at the end."""
-    api = limits.api_here()
-    held = next((one for one in slots.noted() if one.run_id == run.record.run_id), None)
+    api = concurrency_limit.api_here()
+    held = next((one for one in concurrency_limit.noted() if one.run_id == run.record.run_id), None)
     slot = Slot(api, replace(held, left=False)) if api is not None and held and held.url == api.url else None
     try:
         yield
@@ -89,7 +148,7 @@ def _description(run: Run, cluster: Cluster, lock: Lock, key: str) -> dict[str, 
 
 def _take_slot(run: Run, cluster: Cluster, lock: Lock, needs: Sequence[str]) -> tuple[str, Slot | None]:
     """The limit's key, and a slot of it; without Prefect there is neither, and the lock alone rules."""
-    api = limits.api_here()
+    api = concurrency_limit.api_here()
     if api is None:
         return "", None
     try:
@@ -109,7 +168,7 @@ class _Line:
         self._run, self._cluster, self._lock, self._api = run, cluster, lock, api
         self._name, self._state = limit_name(cluster.label), waiting_state(cluster.label)
         self._key = ""
-        self._queue: Queue | None = None
+        self._queue: LockQueue | None = None
         self._text, self._shown, self._mirrored = "", float("-inf"), float("-inf")
 
     def wait(self) -> tuple[str, Slot | None]:
@@ -134,7 +193,7 @@ class _Line:
         return self._key, slot
 
     def _stand_in_line(self, before: int) -> Slot | None:
-        pulse, answered = Pulse(), time.monotonic()
+        pulse, answered = Heartbeat(), time.monotonic()
         self._show(before)
         try:
             while True:
@@ -170,10 +229,10 @@ class _Line:
         return 1
 
     def _take(self) -> Slot | None:
-        lease = limits.take(self._api, self._name, self._run.record.flow_run_id)
+        lease = concurrency_limit.take(self._api, self._name, self._run.record.flow_run_id)
         if lease is None:
             return None
-        return Slot(self._api, Held(self._run.record.run_id, lease, self._name, self._api.url))
+        return Slot(self._api, HeldSlot(self._run.record.run_id, lease, self._name, self._api.url))
 
     def _mirror(self, seconds: float) -> None:
         if time.monotonic() - self._mirrored < seconds:

@@ -12,7 +12,7 @@ import cloudpickle
 import dill
 
 from remote_lab import Lab, until
-from slurm_ray_flow.remote.operations import perform
+from slurm_ray_flow.remote.agent.operations import perform
 
 USERS = (12001, 12002, 12003)
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -64,7 +64,7 @@ class LockLab:
         (lab.folder(name) / "inbox").mkdir(exist_ok=True)
         lab.enter(name, name)
         give(lab.folder(name), user)
-        program = lab.package / "remote" / "head.py"
+        program = lab.package / "remote" / "head" / "head.py"
         environment = {**os.environ, "PYTHONPATH": str(self.libraries)}
         self.heads[name] = subprocess.Popen(
             [python, "-I", str(program), str(lab.root), name], env=environment, cwd="/", **_as(user)

@@ -9,11 +9,11 @@ import threading
 
 import paramiko
 
-from slurm_ray_flow.blocks.ssh.connection import Limits
+from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 
 logging.getLogger("paramiko.transport").setLevel(logging.CRITICAL)  # the servers' own; visitors leave them abruptly
-LIMITS = Limits(connect=2, first=1, again=1, quiet=0.5, patience=1, begin=2)
+LIMITS = ConnectionTimeouts(connect=2, first=1, again=1, quiet=0.5, patience=1, begin=2)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.core.requirements import Requirements, wanted
+from slurm_ray_flow.core.requirements.locks import read_toml
 from slurm_ray_flow.core.requirements.model import Uv
-from slurm_ray_flow.core.requirements.pyproject import read_toml
 
 
 @dataclasses.dataclass
@@ -43,7 +43,7 @@ def write(project: Path, files: dict[str, str]) -> Path:
     return project
 
 
-def read(case: dict[str, Any], folder: Path, uv: Uv) -> Wanted:
+def read(case: dict[str, Any], folder: Path, uv: Uv) -> Requirements:
     project = write(folder / "project", case["files"])
     environment, python = case.get("environment", "auto"), case.get("python", "3.11")
     scanned = [Scanned(name, version) for name, version in case.get("imports", {}).items()]
@@ -70,6 +70,6 @@ def check(recorded: Path, folder: Path, uv: Uv) -> None:
     assert {name: (list(v) if isinstance(v := getattr(found, name), tuple) else v) for name in expected} == expected
     assert [words for words in told if words not in " ".join(found.notes)] == []
     assert bool(found.notes) is bool(told)
-    assert Wanted.from_json(found.to_json()) == found
+    assert Requirements.from_json(found.to_json()) == found
     assert "hunter2" not in repr(found)
     assert "from-the-shell" not in repr(found)

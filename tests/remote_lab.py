@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import slurm_ray_flow.remote as remote_package
-from slurm_ray_flow.remote import failures, payload, pickling, protocol
+from slurm_ray_flow.remote.shared import failures, payload, pickling, protocol
 
 REMOTE = Path(remote_package.__file__).parent
 
@@ -23,7 +23,7 @@ class Lab:
         self.package = self.root / "tools" / "digest" / "slurm_ray_flow"
         if not self.package.exists():
             shutil.copytree(REMOTE, self.package / "remote", ignore=shutil.ignore_patterns("__pycache__"))
-            shutil.copy(REMOTE / "inside.py", self.package / "__init__.py")
+            shutil.copy(REMOTE / "driver" / "package_in_run.py", self.package / "__init__.py")
         self.heads = []
 
     def folder(self, run_id):
@@ -51,7 +51,7 @@ class Lab:
         (inbox / run_id).touch()
 
     def head(self, run_id, *flags, python=sys.executable, before=()):
-        program = self.package / "remote" / "head.py"
+        program = self.package / "remote" / "head" / "head.py"
         head = subprocess.Popen([*before, python, "-I", str(program), str(self.root), run_id, *flags])
         self.heads.append(head)
         return head

@@ -6,14 +6,14 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from slurm_ray_flow.core.scan import ParsedFile, Scan, Target, scan
+from slurm_ray_flow.core.scan import FunctionSource, ParsedFile, Scan, scan
 
 Make = Callable[..., Path]
 
 
 def scanned(folder: Path, *path: Path, parsed: dict[str, ParsedFile] | None = None, module: str = "main") -> Scan:
     """Scan module `main` of a folder with only the given folders on sys.path."""
-    target = Target(module, folder.joinpath(*module.split(".")).with_suffix(".py"), None, "main.f", 1, ())
+    target = FunctionSource(module, folder.joinpath(*module.split(".")).with_suffix(".py"), None, "main.f", 1, ())
     search = [str(entry) for entry in path or (folder, folder / "site-packages")]
     return scan(target, search_path=search, project=folder, parsed={} if parsed is None else parsed)
 

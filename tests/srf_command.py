@@ -21,7 +21,7 @@ PARENT = """
 import json, os, sys
 import slurm_ray_flow.cli.main
 import paramiko, prefect.artifacts, prefect.blocks.core, prefect.client.orchestration
-import slurm_ray_flow.blocks.saved, slurm_ray_flow.tasks.check, slurm_ray_flow.tasks.clean_up
+import slurm_ray_flow.blocks.clusters, slurm_ray_flow.tasks.cluster_report, slurm_ray_flow.tasks.clean_up
 while line := sys.stdin.readline():
     asked = json.loads(line)
     child = os.fork()

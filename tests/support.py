@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.core.progress import Silence
+from slurm_ray_flow.core.progress import SilentReporter
 
 SLOW_BACKEND = """
 import os, pathlib, time, zipfile
@@ -45,7 +45,7 @@ def python_of(version):
     return pytest.skip(f"there is no Python {version} on this machine")
 
 
-class Noting(Silence):
+class Noting(SilentReporter):
     """A reporter that keeps what is said."""
 
     def __init__(self):

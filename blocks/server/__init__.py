@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from slurm_ray_flow.blocks.server.address import ServerAddress, ServerState, server_alive
 from slurm_ray_flow.blocks.server.client import client_settings, connect, connected
-from slurm_ray_flow.blocks.server.start import ensure_server
-from slurm_ray_flow.blocks.server.stop import stop_server
+from slurm_ray_flow.blocks.server.start import ensure_server, stop_server
 
 __all__ = [
     "ServerAddress",

@@ -17,7 +17,7 @@ from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.processes import Process, alive, elsewhere
 from slurm_ray_flow.blocks.server.files import ServerFiles, server_files
 from slurm_ray_flow.core.record import read_record
-from slurm_ray_flow.remote.protocol import parse_json
+from slurm_ray_flow.remote.shared.protocol import parse_json
 
 HOST = "127.0.0.1"
 LANDING = "srf.html"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.remote.files import lock_if_possible
+from slurm_ray_flow.remote.shared.files import lock_if_possible
 
 USER = "srf"
 """The user's half of what the server asks for; the random secret is the other."""

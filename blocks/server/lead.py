@@ -16,7 +16,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks.server.address import HOST
 from slurm_ray_flow.blocks.ssh import SshConnection
-from slurm_ray_flow.blocks.ssh.connection import Lost
+from slurm_ray_flow.blocks.ssh.connection import ConnectionLost
 from slurm_ray_flow.blocks.tunnel import join
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 
@@ -32,7 +32,7 @@ def main() -> int:
                 visitor, _ = listener.accept()
                 far = connection.reach(HOST, port)
                 threading.Thread(target=_lead, args=(visitor, far), daemon=True).start()
-    except (SlurmRayFlowError, Lost) as problem:
+    except (SlurmRayFlowError, ConnectionLost) as problem:
         sys.stderr.write(f"{problem}\n")
         return 1
 

@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
-from slurm_ray_flow.blocks import shell
-from slurm_ray_flow.blocks.processes import Process, alive, end, identify
+from slurm_ray_flow.blocks import processes
+from slurm_ray_flow.blocks.processes import Process, alive, end, identify, wait_gone
 from slurm_ray_flow.blocks.server import client
 from slurm_ray_flow.blocks.server.address import (
     BEATS_WITHIN,
@@ -19,6 +19,8 @@ from slurm_ray_flow.blocks.server.address import (
     server_alive,
     server_elsewhere,
     serving,
+    state_file,
+    state_in,
     versions,
 )
 from slurm_ray_flow.blocks.server.api import Api
@@ -102,10 +104,10 @@ def _supervisor(files: ServerFiles) -> Process | None:
     if state is not None and alive(state.supervisor):
         return state.supervisor
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    known = shell.withheld()  # to look after runs on clusters whose program is gone; no other password
+    known = processes.withheld()  # to look after runs on clusters whose program is gone; no other password
     env = {name: value for name, value in env.items() if not name.endswith("_PASSWORD") or name in known}
     command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.supervisor"]
-    return identify(shell.start(command, log=files.log, env=env, cwd=files.prefect_home))
+    return identify(processes.start(command, log=files.log, env=env, cwd=files.prefect_home))
 
 
 def _wait(files: ServerFiles, supervisor: Process | None, deadline: float) -> ServerState | None:
@@ -134,3 +136,34 @@ def _failed(files: ServerFiles) -> ServerError:
         where=str(files.log),
         advice="`srf down` and `srf up`; or set PREFECT_API_URL to a server of your own.",
     )
+
+
+PATIENCE = 20.0
+"""Seconds for the supervisor, which gives the server ten to close its database."""
+
+
+def stop_server() -> bool:
+    """Ends the server and its supervisor, and makes sure; False where none was running. Takes at most 40 s.
+
+    Where another host has the server, this host's tunnel to it is what ends.
+
+    Raises:
+        ServerError: a process can't be ended.
+    """
+    files = server_files()
+    path = state_file(files)
+    if not path.exists():
+        return False
+    with locked(files):
+        state = state_in(path)
+        path.unlink(missing_ok=True)
+        if state is None or (wait_gone(state.server, 0) and wait_gone(state.supervisor, 0)):
+            return False
+        gone = end(state.supervisor, patience=PATIENCE), end(state.server, patience=10.0)
+    if not all(gone):
+        raise ServerError(
+            "The Prefect server could not be ended.",
+            where=f"processes {state.supervisor_pid} and {state.pid}",
+            advice="Look at them with ps, and end them by hand.",
+        )
+    return True

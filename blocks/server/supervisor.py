@@ -19,8 +19,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from slurm_ray_flow.blocks import shell
+from slurm_ray_flow.blocks import processes
+from slurm_ray_flow.blocks.clean_up import LOCAL, CleanUpRoot
+from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_process
 from slurm_ray_flow.blocks.server.address import (
     BEAT_SECONDS,
@@ -36,15 +39,31 @@ from slurm_ray_flow.blocks.server.address import (
 )
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import ensure_automation
-from slurm_ray_flow.blocks.server.clean_up import clean_up
-from slurm_ray_flow.blocks.server.database import keep_copy
 from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, make_folders, server_files
 from slurm_ray_flow.blocks.server.log_in import write_landing_page
-from slurm_ray_flow.blocks.server.orphans import ensure_watch, orphan_slots
-from slurm_ray_flow.blocks.server.settings import server_environment
-from slurm_ray_flow.blocks.server.sweep import see_to_slots, sweep
+from slurm_ray_flow.blocks.server.settings import keep_copy, server_environment
+from slurm_ray_flow.blocks.server.sweep import ensure_watch, orphan_slots, see_to_slots, sweep
+from slurm_ray_flow.core.clean_up import DAY, KEPT_DAYS
 from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.remote.agent.operations import perform
+
+
+def clean_up(root: Path) -> Iterator[str]:
+    """Removes it, and says in a line what it was.
+
+    Args:
+        root: the folder of everything of ours.
+    """
+    report = clean_up_place(CleanUpRoot("local", LOCAL, str(root), _perform), KEPT_DAYS * DAY)
+    for thing in report.things:
+        yield f"removed {thing.name}"
+    yield from report.stayed
+
+
+def _perform(operation: str, **arguments: Any) -> Any:
+    return perform(operation, arguments)
+
 
 SWEEP_SECONDS = 30.0
 SLOT_SECONDS = 5.0
@@ -101,7 +120,7 @@ def _adopt(files: ServerFiles) -> ServerState | None:
 def _start(files: ServerFiles) -> ServerState | None:
     with _listener(files) as listener:
         port = int(listener.getsockname()[1])
-        pid = shell.start(
+        pid = processes.start(
             [sys.executable, "-m", "slurm_ray_flow.blocks.server.serve", str(listener.fileno())],
             log=files.log,
             env=server_environment(files, port),
@@ -122,7 +141,7 @@ def _lead(files: ServerFiles, other: ServerState) -> ServerState | None:
     with listener:
         port = int(listener.getsockname()[1])
         command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.lead", other.host, str(other.port)]
-        pid = shell.start(
+        pid = processes.start(
             [*command, str(listener.fileno())],
             log=files.log,
             cwd=files.prefect_home,
@@ -180,7 +199,7 @@ def _watch(files: ServerFiles, state: ServerState, other: ServerState | None) ->
 
 
 @dataclass(frozen=True)
-class Chore:
+class PeriodicTask:
     """What is done again and again: how often, in seconds, and what; and whether it may take long."""
 
     every: float
@@ -188,7 +207,7 @@ class Chore:
     long: bool = False
 
 
-def begin_chore(chore: Chore) -> None:
+def begin_chore(chore: PeriodicTask) -> None:
     """Does a chore; one that may take long goes on beside the others, whose heartbeats must not wait for it."""
     if chore.long:
         threading.Thread(target=lambda: _carry_out(chore.begin()), daemon=True, name="srf-chore").start()
@@ -196,20 +215,20 @@ def begin_chore(chore: Chore) -> None:
         _carry_out(chore.begin())
 
 
-def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Chore]:
+def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[PeriodicTask]:
     """Each host sees to its own runs; the one with the server sees to the rest."""
     shared = [
-        Chore(SWEEP_SECONDS, lambda: sweep(api)),
-        Chore(SWEEP_SECONDS, lambda: ensure_watch(files, api)),
-        Chore(SLOT_SECONDS, lambda: _slots(files, api)),
+        PeriodicTask(SWEEP_SECONDS, lambda: sweep(api)),
+        PeriodicTask(SWEEP_SECONDS, lambda: ensure_watch(files, api)),
+        PeriodicTask(SLOT_SECONDS, lambda: _slots(files, api)),
     ]
     if other:
         return shared
     return [
         *shared,
-        Chore(COPY_SECONDS, lambda: keep_copy(files)),
-        Chore(COPY_SECONDS, lambda: rotate(files)),
-        Chore(CLEAN_UP_SECONDS, lambda: clean_up(home()), long=True),
+        PeriodicTask(COPY_SECONDS, lambda: keep_copy(files)),
+        PeriodicTask(COPY_SECONDS, lambda: rotate(files)),
+        PeriodicTask(CLEAN_UP_SECONDS, lambda: clean_up(home()), long=True),
     ]
 
 

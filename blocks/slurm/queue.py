@@ -12,15 +12,11 @@ from typing import cast
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
-from slurm_ray_flow.core.life import GONE, Life
-from slurm_ray_flow.core.run import Event, RunPaths, find_event
-from slurm_ray_flow.core.slurm.accounting import Record, accounting_command, parse_accounting
-from slurm_ray_flow.core.slurm.hostlist import expanded
-from slurm_ray_flow.core.slurm.names import run_of
-from slurm_ray_flow.core.slurm.queue import Job, parse_queue, pending_command, queue_command
-from slurm_ray_flow.core.slurm.verdict import verdict
+from slurm_ray_flow.core.run import GONE, Event, Liveness, RunPaths, find_event
+from slurm_ray_flow.core.slurm.accounting import AccountingRecord, accounting_command, parse_accounting, verdict
+from slurm_ray_flow.core.slurm.queue import Job, expanded, parse_queue, pending_command, queue_command, run_of
 from slurm_ray_flow.core.slurm.waiting import ahead_of, waiting_text
-from slurm_ray_flow.remote.protocol import TRY
+from slurm_ray_flow.remote.shared.protocol import TRY
 
 SHORTEST_PACE, LONGEST_PACE = 2.0, 25.0
 """Seconds between two questions: growing while nothing changes, and short enough for a verdict within 30 s."""
@@ -39,7 +35,7 @@ ABSENT_SECONDS = 8.0
 """A job that no answer has named for so long is gone: a controller that starts knows its jobs before it answers."""
 
 
-class Queue:
+class JobQueue:
     """The jobs of one user on one cluster.
 
     Args:
@@ -80,32 +76,32 @@ class Queue:
         self._pace, self._due = SHORTEST_PACE, time.monotonic() + SHORTEST_PACE
         self._jobs = self._jobs or {}
 
-    def life(self, paths: RunPaths, events: Sequence[Event]) -> Life:
+    def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
         """Whether a run's head lives or may still begin; where it is gone without a word, the events get to say so."""
         if find_event(list(events), "released"):
             return GONE
         self._refresh()
         job = (self._jobs or {}).get(paths.run_id)
         if not self.answers:
-            return Life(alive=True, waiting=f"Slurm on {self._machine.label} does not answer ({self._trouble})")
+            return Liveness(alive=True, waiting=f"Slurm on {self._machine.label} does not answer ({self._trouble})")
         if job is not None and job.group != "ended" and not _without_head(job, events) and not _put_back(job, events):
             self._since.pop(paths.run_id, None)
             if job.group == "running" and self._is_killed(paths, job):
                 return self._judged(paths, events, job)
-            return Life(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
+            return Liveness(alive=True, waiting=self._explained(job) if job.group == "waiting" else "")
         since = self._since.setdefault(paths.run_id, time.monotonic())
         if self._taken - since < _patience(job):
             self._due = min(self._due, time.monotonic() + SHORTEST_PACE)
-            return Life(alive=True)
+            return Liveness(alive=True)
         return self._judged(paths, events, job)
 
-    def _judged(self, paths: RunPaths, events: Sequence[Event], job: Job | None) -> Life:
+    def _judged(self, paths: RunPaths, events: Sequence[Event], job: Job | None) -> Liveness:
         left = self._machine.ask("slurm.words", root=str(paths.root), run_id=paths.run_id)
         accounted = {run_of(one.name): one for one in self._accounted()} if job is None else {}
         known = accounted.get(paths.run_id)
         absent = time.monotonic() - self._since.get(paths.run_id, time.monotonic())
         if known is not None and known.group != "ended" and absent < DISAGREEING_SECONDS:
-            return Life(alive=True)
+            return Liveness(alive=True)
         began = find_event(list(events), "allocated") is not None
         cause, message = verdict(job or known, left["words"], began=began)
         if job is None and known is None and not left["submitted"]:
@@ -120,7 +116,7 @@ class Queue:
             command = scancel_command(left["job"], left["name"])
             self._machine.ask("commands.run", argv=command, timeout=SCANCEL_SECONDS)
         self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
-        return Life(alive=False, cause=cause, message=message)
+        return Liveness(alive=False, cause=cause, message=message)
 
     def _is_killed(self, paths: RunPaths, job: Job) -> bool:
         """Whether nothing of a job runs any more that Slurm calls running: what Slurm has there was killed as well.
@@ -155,7 +151,7 @@ class Queue:
         found = self._accounted(name)
         return found[-1].job_id if found else None
 
-    def _accounted(self, *names: str) -> list[Record]:
+    def _accounted(self, *names: str) -> list[AccountingRecord]:
         command = accounting_command(self._user, names)
         answer = self._machine.ask("slurm.query", root=self._root, name="accounting", command=command, age=0.0)
         return [] if answer["error"] else list(parse_accounting(answer["text"]).values())

@@ -10,16 +10,15 @@ from typing import Any
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.machine import Machine
-from slurm_ray_flow.blocks.patience import told_if_slow
 from slurm_ray_flow.blocks.slurm.submission import LONGEST_PAUSE
+from slurm_ray_flow.blocks.waits import told_if_slow
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.interruption import pause
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.slurm.rejections import is_transient, words
-from slurm_ray_flow.core.slurm.request import Request
+from slurm_ray_flow.core.slurm.request import Request, is_transient, words
 from slurm_ray_flow.core.slurm.site import Site, check, parse_site, site_commands
-from slurm_ray_flow.remote.slurm import NO_ANSWER
+from slurm_ray_flow.remote.scheduler.slurm import NO_ANSWER
 
 KNOWN_SECONDS = 600.0
 """Partitions change on the days of maintenance; sbatch has the last word in between."""

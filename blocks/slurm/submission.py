@@ -3,17 +3,75 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.blocks.machine import Machine
-from slurm_ray_flow.blocks.patience import told_if_slow
-from slurm_ray_flow.blocks.slurm.queue import SCANCEL_SECONDS, Queue, scancel_command
+from slurm_ray_flow.blocks.slurm.queue import SCANCEL_SECONDS, JobQueue, scancel_command
+from slurm_ray_flow.blocks.waits import told_if_slow
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.interruption import pause
+from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import RunPaths
-from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, submitted_nothing, words
-from slurm_ray_flow.remote.protocol import TRY
+from slurm_ray_flow.core.slurm.queue import job_name
+from slurm_ray_flow.core.slurm.request import Request, answer_unknown, is_transient, rejected, submitted_nothing, words
+from slurm_ray_flow.remote.shared.protocol import TRY
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+
+
+CHOICES = ("partition", "account", "qos", "constraint")
+"""What a run may choose for itself."""
+
+
+def wanted(cluster: SlurmCluster, options: Options) -> Request:
+    """What runs with these options ask for."""
+    return Request(
+        name="check",
+        nodes=options.nodes,
+        cpus_per_node=options.cpus_per_node,
+        gpus_per_node=options.gpus_per_node,
+        memory=options.memory,
+        time_limit=_lasting(options.time_limit, options.keep_warm),
+        **{name: getattr(options, name) or getattr(cluster, name) for name in CHOICES},
+        reservation=cluster.reservation,
+        exclude=cluster.exclude,
+        extra=tuple(cluster.sbatch_options),
+    )
+
+
+def request_of(cluster: SlurmCluster, paths: RunPaths, spec: Mapping[str, Any]) -> Request:
+    """The request of one run.
+
+    Args:
+        cluster: its block, with what holds for all its runs.
+        paths: the run.
+        spec: the run's spec.json.
+    """
+    chosen = spec.get("scheduler") or {}
+    return Request(
+        name=job_name(str(chosen.get("name", "")), paths.run_id),
+        nodes=int(spec["nodes"]),
+        cpus_per_node=spec["cpus"],
+        gpus_per_node=int(spec["gpus"] or 0),
+        memory=spec["memory"],
+        time_limit=_lasting(spec["time_limit"], spec.get("keep_warm")),
+        **{name: chosen.get(name) or getattr(cluster, name) for name in CHOICES},
+        reservation=cluster.reservation,
+        exclude=cluster.exclude,
+        extra=tuple(cluster.sbatch_options),
+        output=str(paths.head_log),
+        chdir=str(paths.root),
+        warn_seconds=int(spec.get("warn_seconds") or 0),
+    )
+
+
+def _lasting(time_limit: float | None, keep_warm: float | None) -> float | None:
+    """How long the job may last: its call, and then the wait for the next one."""
+    return None if time_limit is None else time_limit + (keep_warm or 0.0)
+
 
 SETTLE_SECONDS = 12.0
 """A controller under load takes a job that long after its client has given up (its MessageTimeout is 10 s)."""
@@ -24,7 +82,7 @@ MOST_WITHOUT_JOB = 3
 """So often sbatch may succeed and leave no job: a controller that is killed forgets what it took a moment before."""
 
 
-def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: Sequence[str]) -> str:
+def submit(machine: Machine, queue: JobQueue, paths: RunPaths, name: str, command: Sequence[str]) -> str:
     """Submit a run's script, and again only where it is certain that no job of it is in the queue.
 
     Args:
@@ -75,7 +133,7 @@ def submit(machine: Machine, queue: Queue, paths: RunPaths, name: str, command: 
         again, seconds = answer["mark"], min(2 * seconds, LONGEST_PAUSE)
 
 
-def _found(queue: Queue, run_id: str, name: str, deadline: float) -> str | None:
+def _found(queue: JobQueue, run_id: str, name: str, deadline: float) -> str | None:
     """The job of a submission whose answer was lost, looked for until it would have come."""
     settled = time.monotonic() + SETTLE_SECONDS
     while True:
@@ -88,12 +146,12 @@ def _found(queue: Queue, run_id: str, name: str, deadline: float) -> str | None:
         pause(1.0)
 
 
-def _named(queue: Queue, run_id: str) -> str | None:
+def _named(queue: JobQueue, run_id: str) -> str | None:
     job = queue.fresh(run_id)
     return job.job_id if job is not None else None
 
 
-def _closed(machine: Machine, queue: Queue, paths: RunPaths, error: Rejected) -> Rejected:
+def _closed(machine: Machine, queue: JobQueue, paths: RunPaths, error: Rejected) -> Rejected:
     """The error; where Slurm names no job of the run either, the run's events say it, and nobody need look again."""
     if queue.answers:
         told = {"cause": error.cause, "message": f"{error.what}{TRY}{error.advice}"}
@@ -108,7 +166,7 @@ def _silent(label: str, said: str) -> ConnectionFailed:
     )
 
 
-def cancel(machine: Machine, queue: Queue, paths: RunPaths, hard: bool) -> None:
+def cancel(machine: Machine, queue: JobQueue, paths: RunPaths, hard: bool) -> None:
     """End exactly this run's job: through its head, which ends the function in order, or by Slurm where that fails.
 
     A job that waits goes at once.

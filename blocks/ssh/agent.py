@@ -13,18 +13,16 @@ from typing import Any
 
 from slurm_ray_flow.blocks import programs
 from slurm_ray_flow.blocks.machine import Request
-from slurm_ray_flow.blocks.patience import told_if_slow
 from slurm_ray_flow.blocks.ssh import answers, bootstrap
-from slurm_ray_flow.blocks.ssh.channels import reading, reading_errors, send_all
-from slurm_ray_flow.blocks.ssh.connection import Connection, Lost, NoHost
+from slurm_ray_flow.blocks.ssh.connection import Connection, ConnectionLost, NoHost, Outage
 from slurm_ray_flow.blocks.ssh.files import SshTarget, bring, copy_folder, copy_from, copy_to
-from slurm_ray_flow.blocks.ssh.outage import Outage
-from slurm_ray_flow.blocks.ssh.wire import execute
-from slurm_ray_flow.blocks.transfer import Target
+from slurm_ray_flow.blocks.ssh.open_connection import execute, reading, reading_errors, send_all
+from slurm_ray_flow.blocks.transfer import SnapshotTarget
+from slurm_ray_flow.blocks.waits import told_if_slow
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.trace import requests_shown, traced
-from slurm_ray_flow.remote import frames
+from slurm_ray_flow.remote.shared import framing
 
 _LEASE = 90.0
 """Seconds of home's silence after which the program there ends: a link that was cut may leave it behind."""
@@ -71,7 +69,7 @@ class Agent:
         return self.root / "tools" / programs.digest()
 
     @property
-    def target(self) -> Target:
+    def target(self) -> SnapshotTarget:
         """Where snapshots go."""
         return SshTarget(self, self.root)
 
@@ -125,7 +123,7 @@ class Agent:
                 done = do(self._opened())
             except _Aside:
                 continue
-            except Lost as lost:
+            except ConnectionLost as lost:
                 outage.wait(str(lost), is_known=not isinstance(lost, NoHost))
             else:
                 outage.over()
@@ -158,7 +156,7 @@ def _next(answers: queue.Queue[_Answer]) -> _Answer:
         interrupted()
 
 
-class _Aside(Lost):
+class _Aside(ConnectionLost):
     """The channel was needed for files."""
 
 
@@ -190,8 +188,8 @@ class _Conversation:
         try:
             if not self.alive:
                 raise self._ended()
-            texts, data = frames.requests_packed([(name, dict(arguments)) for name, arguments in requests])
-            self._write(frames.packed({"id": number, "requests": texts}, data))
+            texts, data = framing.requests_packed([(name, dict(arguments)) for name, arguments in requests])
+            self._write(framing.packed({"id": number, "requests": texts}, data))
             while (answer := _next(waiting)) is not None:
                 message, received = answer
                 if "tell" in message:
@@ -215,8 +213,8 @@ class _Conversation:
     def _ended(self) -> Exception:
         return answers.not_ours(self._agent.label, self.foreign) if self.foreign else self._lost()
 
-    def _lost(self, why: str = "the connection was lost") -> Lost:
-        return _Aside(why) if self._aside else Lost(why)
+    def _lost(self, why: str = "the connection was lost") -> ConnectionLost:
+        return _Aside(why) if self._aside else ConnectionLost(why)
 
     def _begin(self, command: str, word: bytes) -> dict[str, Any]:
         label, seconds = self._agent.label, self._agent.connection.limits.begin
@@ -233,20 +231,20 @@ class _Conversation:
         except TimeoutError:
             if not self._in_command.is_set() and not self._agent.connection.round_trips:
                 raise bootstrap.does_not_return(label, by_hand) from None
-            raise Lost(f"it did not answer within {seconds:.0f} s") from None
-        except frames.Foreign as error:
+            raise ConnectionLost(f"it did not answer within {seconds:.0f} s") from None
+        except framing.NotAMessage as error:
             raise answers.not_ours(label, str(error)) from None
-        except frames.Cut as error:
+        except framing.StreamEnded as error:
             if self._does_not_return:
                 raise bootstrap.does_not_return(label, by_hand) from None
             if self._agent.connection.alive:
                 time.sleep(0.1)  # for its last words
                 raise bootstrap.nothing_came(error, label, self._said.decode(errors="replace"), by_hand) from None
-            raise Lost("the connection was lost") from None
+            raise ConnectionLost("the connection was lost") from None
         except SlurmRayFlowError:
             raise
         except Exception as error:  # paramiko's, whatever they are
-            raise Lost(str(error) or "the connection was lost") from None
+            raise ConnectionLost(str(error) or "the connection was lost") from None
         self._channel.settimeout(None)
         return hello
 
@@ -264,7 +262,7 @@ class _Conversation:
             channel.shutdown_write()
             try:
                 bootstrap.skip_noise(read, word)
-            except frames.Cut:
+            except framing.StreamEnded:
                 self._does_not_return = self._agent.connection.alive
             if self._does_not_return:
                 self._channel.close()
@@ -287,11 +285,11 @@ class _Conversation:
     def _listen(self) -> None:
         try:
             while True:
-                message, data = answers.message(self._channel.recv)
+                message, data = answers.checked_message(self._channel.recv)
                 self._deliver(message, data)
-        except frames.Foreign as error:
+        except framing.NotAMessage as error:
             self.foreign = str(error)
-        except (frames.Cut, OSError):
+        except (framing.StreamEnded, OSError):
             pass
         finally:
             self.alive = False
@@ -305,7 +303,7 @@ class _Conversation:
         if waiting is not None:
             waiting.put((message, data))
         elif not isinstance(number, int) or number not in self._past:
-            raise frames.Foreign("it answers what nobody asked")
+            raise framing.NotAMessage("it answers what nobody asked")
 
     def _drain(self) -> None:
         """Take what is written to stderr, or it would stop the channel."""

@@ -7,8 +7,8 @@ from typing import Any
 
 from slurm_ray_flow.blocks.machine import failure
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
-from slurm_ray_flow.remote import frames
-from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.shared import framing
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 LARGEST_TEXT, LARGEST_DATA = 32 * 1024 * 1024, 256 * 1024 * 1024
 """What an answer may have at most: nobody there is to fill home's memory. Files are read in pieces of a mebibyte."""
@@ -26,14 +26,14 @@ _RESULTS: dict[str, type | dict[str, type]] = {
 """What some operations give, and the fields of it: what is taken for that without a further look."""
 
 
-def message(read: frames.Read) -> tuple[dict[str, Any], bytes]:
+def checked_message(read: framing.Read) -> tuple[dict[str, Any], bytes]:
     """Read one message of a bounded size.
 
     Raises:
         frames.Cut: the channel ended.
         frames.Foreign: something else came.
     """
-    return frames.unpacked(read, LARGEST_TEXT, LARGEST_DATA)
+    return framing.unpacked(read, LARGEST_TEXT, LARGEST_DATA)
 
 
 def greeting(hello: Any) -> dict[str, Any]:
@@ -43,9 +43,9 @@ def greeting(hello: Any) -> dict[str, Any]:
         frames.Foreign: it is something else.
     """
     if not isinstance(hello, dict) or any(not _is(hello.get(name), kind) for name, kind in _GREETING.items()):
-        raise frames.Foreign("its greeting is of another shape")
+        raise framing.NotAMessage("its greeting is of another shape")
     if not hello["root"].startswith("/") or "\0" in hello["root"]:
-        raise frames.Foreign(f"its root is {hello['root']!r}")
+        raise framing.NotAMessage(f"its root is {hello['root']!r}")
     return hello
 
 
@@ -76,7 +76,7 @@ def results(said: dict[str, Any], data: bytes, asked: Sequence[str], label: str,
     if "error" in said:
         raise failure(_error(said["error"], label), label)
     try:
-        found = frames.results_unpacked(said["results"], data)
+        found = framing.results_unpacked(said["results"], data)
     except (KeyError, TypeError) as error:
         raise not_ours(label, f"its results are of another shape ({error!r})") from None
     if len(found) != len(asked):

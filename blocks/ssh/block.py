@@ -11,14 +11,14 @@ from typing import TYPE_CHECKING
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, SecretStr, field_validator
 
-from slurm_ray_flow.blocks.shell import withhold
-from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, Wanted, password_variable, resolved
+from slurm_ray_flow.blocks.processes import withhold
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, SshSettings, password_variable, resolved
 
 if TYPE_CHECKING:  # only who logs in waits for paramiko
     from slurm_ray_flow.blocks.ssh.agent import Agent
+    from slurm_ray_flow.blocks.ssh.authentication import Secrets
     from slurm_ray_flow.blocks.ssh.connection import Connection
-    from slurm_ray_flow.blocks.ssh.login import Secrets
-    from slurm_ray_flow.blocks.ssh.trust import Shown
+    from slurm_ray_flow.blocks.ssh.trust import ShownKey
 
 
 class SshConnection(Block):
@@ -93,10 +93,10 @@ class SshConnection(Block):
         """Where this leads, with what OpenSSH's configuration adds."""
         return resolved(self.wanted())
 
-    def wanted(self) -> Wanted:
+    def wanted(self) -> SshSettings:
         """What the user has said."""
         through = None if self.proxy_jump is None else tuple(self.proxy_jump)
-        return Wanted(
+        return SshSettings(
             self.host, self.user, self.port, self.key_file, self.known_hosts, through or None, self.config_file
         )
 
@@ -106,36 +106,42 @@ class SshConnection(Block):
         Args:
             label: what the user calls the cluster; names the variable of its password.
         """
-        from slurm_ray_flow.blocks.ssh.connection import Limits, shared
+        from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts, shared
 
         name = label or self._block_document_name or self.host
         withhold(password_variable(name))
         endpoint = self.endpoint()
         again = self.reconnect_within
-        limits = Limits(connect=self.connect_timeout, first=min(Limits.first, again), again=again)
+        limits = ConnectionTimeouts(
+            connect=self.connect_timeout, first=min(ConnectionTimeouts.first, again), again=again
+        )
         return shared(endpoint, self._secrets(endpoint, name), limits, name, hash(self._password))
 
-    def trust(self, confirm: Callable[[Shown], bool]) -> list[Shown]:
+    def trust(self, confirm: Callable[[ShownKey], bool]) -> list[ShownKey]:
         """Make the host keys known of the server and of those on the way; `confirm` says which are right."""
-        from slurm_ray_flow.blocks.ssh.connection import Limits
+        from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
         from slurm_ray_flow.blocks.ssh.trust import trust
 
         endpoint = self.endpoint()
         name = self._block_document_name or self.host
-        return trust(endpoint, self._secrets(endpoint, name), confirm, Limits(connect=self.connect_timeout), name)
+        return trust(
+            endpoint, self._secrets(endpoint, name), confirm, ConnectionTimeouts(connect=self.connect_timeout), name
+        )
 
     @property
     def _password(self) -> str:
         return self.password.get_secret_value() if self.password else ""
 
     def _secrets(self, endpoint: Endpoint, name: str) -> Callable[[Endpoint], Secrets]:
-        from slurm_ray_flow.blocks.ssh import prompt
-        from slurm_ray_flow.blocks.ssh.login import Secrets
+        from slurm_ray_flow.blocks.ssh import authentication
+        from slurm_ray_flow.blocks.ssh.authentication import Secrets
 
         def secrets(server: Endpoint) -> Secrets:
             variable = password_variable(name if server == endpoint else server.name)
             given = self._password if server == endpoint else ""
-            return Secrets(given or os.environ.get(variable, ""), partial(prompt.ask, variable=variable), variable)
+            return Secrets(
+                given or os.environ.get(variable, ""), partial(authentication.ask, variable=variable), variable
+            )
 
         return secrets
 

@@ -12,7 +12,7 @@ from typing import Any
 from slurm_ray_flow.blocks import programs
 from slurm_ray_flow.blocks.ssh import answers
 from slurm_ray_flow.core.errors import ConnectionFailed, EnvironmentFailed, OptionError, SlurmRayFlowError
-from slurm_ray_flow.remote import frames
+from slurm_ray_flow.remote.shared import framing
 
 _NOISE = 256 * 1024
 _FIND = """
@@ -53,7 +53,7 @@ def after_noise(script: str) -> tuple[str, bytes]:
     return command(f"printf %s {word}\n{script}"), word.encode()
 
 
-def skip_noise(read: frames.Read, word: bytes) -> None:
+def skip_noise(read: framing.Read, word: bytes) -> None:
     """Drop what a login shell has printed.
 
     Raises:
@@ -64,7 +64,7 @@ def skip_noise(read: frames.Read, word: bytes) -> None:
         piece = read(len(word) - _begun(tail, word))
         total += len(piece)
         if not piece or total > _NOISE:
-            raise frames.Cut(tail.decode(errors="replace").strip()[-300:])
+            raise framing.StreamEnded(tail.decode(errors="replace").strip()[-300:])
         tail = (tail + piece)[-1024:]
 
 
@@ -82,7 +82,7 @@ def agent_command(root: str, python: str, patience: float) -> tuple[str, bytes]:
         patience: seconds of home's silence after which the agent ends.
     """
     word = secrets.token_hex(16)
-    loader = shlex.quote(programs.files()["remote/loader.py"].decode())
+    loader = shlex.quote(programs.files()["remote/agent/loader.py"].decode())
     arguments = " ".join(map(shlex.quote, (word, checked_root(root), programs.digest(), str(patience))))
     script = _finding(python).replace("WORD", word) + f'exec "$python" -I -c {loader} {arguments}\n'
     return command(script), word.encode()
@@ -109,7 +109,7 @@ def _finding(python: str) -> str:
     return _FIND.replace("WANTED", path)
 
 
-def greeted(read: frames.Read, write: Any, name: str, root: str, python: str) -> dict[str, Any]:
+def greeted(read: framing.Read, write: Any, name: str, root: str, python: str) -> dict[str, Any]:
     """Talk with the loader until the agent says hello; gives what it says.
 
     Raises:
@@ -117,12 +117,12 @@ def greeted(read: frames.Read, write: Any, name: str, root: str, python: str) ->
         frames.Cut: the channel ended.
         frames.Foreign: something else came.
     """
-    message, _ = answers.message(read)
+    message, _ = answers.checked_message(read)
     if "need" in message:
         files = {path: data.decode() for path, data in programs.files().items()}
-        for piece in frames.packed(files):
+        for piece in framing.packed(files):
             write(piece)
-        message, _ = answers.message(read)
+        message, _ = answers.checked_message(read)
     if "hello" in message:
         return answers.greeting(message["hello"])
     raise _failure(message, name, root, python)
@@ -145,7 +145,7 @@ def _failure(message: dict[str, Any], name: str, root: str, python: str) -> Slur
     return answers.not_ours(name, f"it says {json.dumps(message)[:300]}")
 
 
-def nothing_came(error: frames.Cut, name: str, said: str, by_hand: str) -> SlurmRayFlowError:
+def nothing_came(error: framing.StreamEnded, name: str, said: str, by_hand: str) -> SlurmRayFlowError:
     """The shell ended before our word: an account without a shell, a broken rc file."""
     heard = " | ".join(text for text in (str(error), said.strip()[-500:]) if text and text != "the stream ended")
     shell = "; the account's log-in shell may run none (/bin/false, nologin), or a start file ends with `exit`"

@@ -12,19 +12,84 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from slurm_ray_flow.blocks.ssh import host_keys, known_hosts, prompt
+from slurm_ray_flow.blocks.ssh import authentication, known_hosts
+from slurm_ray_flow.blocks.ssh.authentication import Secrets, log_in
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
-from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
-from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
-from slurm_ray_flow.blocks.ssh.sessions import Sessions
-from slurm_ray_flow.blocks.ssh.sockets import Proxied, connected_socket
-from slurm_ray_flow.blocks.ssh.wire import NoSuchHost, Refused, Wire, WireError
+from slurm_ray_flow.blocks.ssh.known_hosts import KeyVerdict
+from slurm_ray_flow.blocks.ssh.open_connection import NoSuchHost, OpenConnection, OpenConnectionError, Refused
+from slurm_ray_flow.blocks.ssh.transport import Proxied, connected_socket
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
+from slurm_ray_flow.core.interruption import pause
+from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.trace import traced
+
+_PATIENCE = 30.0
+
+
+class Sessions:
+    """The channels of one connection.
+
+    Args:
+        channel: opens one, or raises Refused.
+    """
+
+    def __init__(self, channel: Callable[[], Any]) -> None:
+        self._channel = channel
+        self._changed = threading.Condition()
+        self._narrow = False
+        self._transfers = 0
+        self.aside: list[Callable[[], None]] = []
+        """What ends the channels of our programs."""
+
+    @contextlib.contextmanager
+    def transfer(self) -> Iterator[Any]:
+        """A channel for files."""
+        channel = self._granted()
+        try:
+            with contextlib.closing(channel):
+                yield channel
+        finally:
+            self._leave()
+
+    def talk(self) -> Any:
+        """A channel for our program; where there can be only one, when no files travel."""
+        end = time.monotonic() + _PATIENCE
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not (self._narrow and self._transfers))
+            try:
+                return self._channel()
+            except Refused:
+                self._narrow = True
+                if time.monotonic() > end and not self._transfers:
+                    raise
+                time.sleep(0.05)
+
+    def _granted(self) -> Any:
+        end = time.monotonic() + _PATIENCE
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not (self._narrow and self._transfers))
+                self._transfers += 1
+            try:
+                return self._channel()
+            except BaseException as error:
+                self._leave()
+                if not isinstance(error, Refused) or time.monotonic() > end:
+                    raise
+            self._narrow = True
+            for step in self.aside:
+                step()
+            time.sleep(0.05)
+
+    def _leave(self) -> None:
+        with self._changed:
+            self._transfers -= 1
+            self._changed.notify_all()
 
 
 @dataclass
-class Limits:
+class ConnectionTimeouts:
     """How long things may take, in seconds.
 
     Attributes:
@@ -44,11 +109,11 @@ class Limits:
     begin: float = 60.0
 
 
-class Lost(Exception):
+class ConnectionLost(Exception):
     """The connection is gone; what was asked for can be asked again."""
 
 
-class NoHost(Lost):
+class NoHost(ConnectionLost):
     """There is no host of this name, as far as this machine knows."""
 
 
@@ -61,13 +126,15 @@ class Connection:
         agents: our programs there, by their root and Python.
     """
 
-    def __init__(self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits, label: str) -> None:
+    def __init__(
+        self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: ConnectionTimeouts, label: str
+    ) -> None:
         self.endpoint, self.limits, self.label = endpoint, limits, label
         self.made = self.round_trips = 0
         self._secrets = secrets
         self.agents: dict[tuple[str, str], Any] = {}
         self._held: dict[Endpoint, Secrets] = {}
-        self._wires: list[Wire] = []
+        self._wires: list[OpenConnection] = []
         self._lock = threading.RLock()
         self._denied: SlurmRayFlowError | None = None
         self.sessions = Sessions(self._channel)
@@ -85,7 +152,7 @@ class Connection:
     def alive(self) -> bool:
         return bool(self._wires) and all(wire.alive for wire in self._wires)
 
-    def wire(self) -> Wire:
+    def wire(self) -> OpenConnection:
         """The open connection, made if there is none.
 
         Raises:
@@ -150,15 +217,15 @@ class Connection:
                     self._wires.append(self._entered(server))
         except BaseException as error:
             self._drop()
-            if isinstance(error, SlurmRayFlowError) and not error.transient and not prompt.unasked():
+            if isinstance(error, SlurmRayFlowError) and not error.transient and not authentication.unasked():
                 self._denied = error
-            if isinstance(error, WireError):
-                raise (NoHost if isinstance(error, NoSuchHost) else Lost)(str(error)) from None
+            if isinstance(error, OpenConnectionError):
+                raise (NoHost if isinstance(error, NoSuchHost) else ConnectionLost)(str(error)) from None
             raise
         self.made += 1
         threading.Thread(target=_watch, args=(self._wires[-1], self.limits), daemon=True, name="srf-ssh").start()
 
-    def _entered(self, server: Endpoint) -> Wire:
+    def _entered(self, server: Endpoint) -> OpenConnection:
         wire = self._shaken_hands(server)
         try:
             secrets = self._held.setdefault(server, self._secrets(server))
@@ -168,8 +235,8 @@ class Connection:
             raise
         return wire
 
-    def _shaken_hands(self, server: Endpoint) -> Wire:
-        lines = host_keys.known_lines(server)
+    def _shaken_hands(self, server: Endpoint) -> OpenConnection:
+        lines = known_hosts.known_lines(server)
         wire = open_wire(server, self._wires, lines, self.limits)
         try:
             check_host_key(wire, server, lines, self.label)
@@ -179,7 +246,9 @@ class Connection:
         return wire
 
 
-def open_wire(server: Endpoint, before: list[Wire], lines: list[known_hosts.Line], limits: Limits) -> Wire:
+def open_wire(
+    server: Endpoint, before: list[OpenConnection], lines: list[known_hosts.KnownHostLine], limits: ConnectionTimeouts
+) -> OpenConnection:
     """Connect to a server, through those before it; its host key is not judged yet.
 
     Raises:
@@ -196,39 +265,39 @@ def open_wire(server: Endpoint, before: list[Wire], lines: list[known_hosts.Line
         unknown = isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
         if unknown:
             raise NoSuchHost(f"no host is known here as {server.host!r}") from None
-        raise WireError(f"{server} can't be reached: {error.strerror or error}") from None
+        raise OpenConnectionError(f"{server} can't be reached: {error.strerror or error}") from None
     except Refused as error:
-        raise WireError(f"{server} can't be reached from the server before it: {error}") from None
+        raise OpenConnectionError(f"{server} can't be reached from the server before it: {error}") from None
     try:
         key_types = known_hosts.algorithms(lines, server.known_as)
-        return Wire(inner, key_types=key_types, timeout=limits.connect, allowed=dict(server.algorithms))
+        return OpenConnection(inner, key_types=key_types, timeout=limits.connect, allowed=dict(server.algorithms))
     except BaseException as error:
         with contextlib.suppress(Exception):
             inner.close()
-        if isinstance(error, WireError) and isinstance(inner, Proxied):
-            raise WireError(f"its ProxyCommand leads nowhere: {inner.words() or error}") from None
+        if isinstance(error, OpenConnectionError) and isinstance(inner, Proxied):
+            raise OpenConnectionError(f"its ProxyCommand leads nowhere: {inner.words() or error}") from None
         raise
 
 
-def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], label: str) -> None:
+def check_host_key(wire: OpenConnection, server: Endpoint, lines: list[known_hosts.KnownHostLine], label: str) -> None:
     """Refuse a server whose key is not known.
 
     Raises:
         HostKeyFailed: it is not, or is another one.
     """
     kind, key = wire.host_key
-    verdict = host_keys.judged(server, lines, kind, key)
-    if verdict is Verdict.KNOWN:
+    verdict = known_hosts.judged(server, lines, kind, key)
+    if verdict is KeyVerdict.KNOWN:
         wire.socket.limit = None
         return
     shown = f"{server} shows the {kind} key {known_hosts.fingerprint(key)}"
-    if verdict is Verdict.UNKNOWN:
+    if verdict is KeyVerdict.UNKNOWN:
         authority = any(line.marker == "@cert-authority" for line in known_hosts.lines_of(lines, server.known_as))
         where = shown + ("; certificates of host keys are not read" if authority else "")
         raise HostKeyFailed(
             f"the host key of {server.name} is not known", where=where, advice=f"run `srf trust {label}`"
         )
-    if verdict is Verdict.REVOKED:
+    if verdict is KeyVerdict.REVOKED:
         raise HostKeyFailed(
             f"the host key of {server.name} is revoked", where=shown, advice="ask the people who run the server"
         )
@@ -241,7 +310,7 @@ def check_host_key(wire: Wire, server: Endpoint, lines: list[known_hosts.Line], 
     )
 
 
-def _watch(wire: Wire, limits: Limits) -> None:
+def _watch(wire: OpenConnection, limits: ConnectionTimeouts) -> None:
     """Ask for signs of life: a link that was cut tells nobody."""
     wire.socket.patience = limits.patience
     while wire.alive:
@@ -259,7 +328,7 @@ _all_lock = threading.Lock()
 
 
 def shared(
-    endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: Limits, label: str, password: int
+    endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: ConnectionTimeouts, label: str, password: int
 ) -> Connection:
     """The connection of this process to this endpoint, under this label and with this password (its hash)."""
     with _all_lock:
@@ -276,9 +345,9 @@ def _lost() -> Iterator[None]:
     try:
         yield
     except Refused as error:
-        raise Lost(f"the server opens no further channel: {error}") from None
-    except WireError as error:
-        raise Lost(str(error)) from None
+        raise ConnectionLost(f"the server opens no further channel: {error}") from None
+    except OpenConnectionError as error:
+        raise ConnectionLost(str(error)) from None
 
 
 @atexit.register
@@ -305,3 +374,46 @@ def unreachable(name: str, why: str, seconds: float) -> ConnectionFailed:
         where=f"tried for {seconds:.0f} s",
         advice="see that the network (or the VPN) is up. Runs that have started go on: `srf attach` finds them later",
     )
+
+
+class Outage:
+    """The time in which a host can't be reached: tries again, tells the user, and gives up in the end."""
+
+    def __init__(self, connection: Connection, label: str) -> None:
+        self._connection, self._label = connection, label
+        self._asked = time.monotonic()
+        self._began: float | None = None
+        self._pause = 0.1
+
+    def wait(self, why: str, is_known: bool = True) -> None:
+        """Wait before the next try.
+
+        Args:
+            why: what went wrong.
+            is_known: the host's name leads to an address. One that has never been reached is not waited for without.
+
+        Raises:
+            ConnectionFailed: it has lasted too long, or is of no use.
+        """
+        if not is_known and not self._connection.made:
+            advice = (
+                "see that the name is right (`srf clusters` shows it), and that the VPN is up where only that knows it"
+            )
+            raise ConnectionFailed(f"{self._label} can't be reached: {why}", advice=advice)
+        now = time.monotonic()
+        if self._began is None:  # before the first connection there was nothing but this outage
+            self._began = now if self._connection.made else self._asked
+        limits = self._connection.limits
+        bound = limits.again if self._connection.made else limits.first
+        away = now - self._began
+        if away >= bound:
+            raise unreachable(self._label, why, away)
+        reporter().say(f"{self._label} can't be reached ({why}); trying again, {away:.0f} s so far")
+        pause(min(self._pause, bound - away))
+        self._pause = min(self._pause * 2, 15.0)
+
+    def over(self) -> None:
+        """Say that it is there again, if it was away."""
+        if self._began is not None:
+            reporter().say(f"{self._label} is there again after {time.monotonic() - self._began:.0f} s")
+            self._began = None

@@ -5,7 +5,9 @@ OpenSSH itself is asked (`ssh -G`), so that Include, Match and its defaults mean
 
 from __future__ import annotations
 
+import contextlib
 import getpass
+import glob
 import os
 import re
 import shlex
@@ -16,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from slurm_ray_flow.blocks.shell import run, withhold
+from slurm_ray_flow.blocks.processes import run, withhold
 from slurm_ray_flow.core.errors import OptionError
 
 ALGORITHMS = ("kexalgorithms", "ciphers", "macs", "hostkeyalgorithms")
@@ -65,7 +67,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Wanted:
+class SshSettings:
     """What the user said of a server; empty for what OpenSSH's configuration says.
 
     Attributes:
@@ -92,7 +94,7 @@ def password_variable(name: str) -> str:
     return f"{'_' if letters[:1].isdigit() else ''}{letters}_PASSWORD"
 
 
-def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
+def resolved(wanted: SshSettings, depth: int = 0) -> Endpoint:
     """Ask OpenSSH for what the user has not said.
 
     Raises:
@@ -127,7 +129,7 @@ def resolved(wanted: Wanted, depth: int = 0) -> Endpoint:
     )
 
 
-def _by_hand(wanted: Wanted) -> str:
+def _by_hand(wanted: SshSettings) -> str:
     files = {"-F": wanted.config, "-i": wanted.key_file}
     given = [word for option, path in files.items() if path for word in (option, str(path.expanduser()))]
     more = {"-p": wanted.port, "-J": ",".join(wanted.through or ())}
@@ -135,7 +137,7 @@ def _by_hand(wanted: Wanted) -> str:
     return shlex.join(["ssh", *given, f"{wanted.user}@{wanted.host}" if wanted.user else wanted.host])
 
 
-def _known_hosts(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:
+def _known_hosts(wanted: SshSettings, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:
     if wanted.known_hosts:
         return (wanted.known_hosts.expanduser(),)
     texts = (said.get("userknownhostsfile", [""])[0] + " " + said.get("globalknownhostsfile", [""])[0]).split()
@@ -158,7 +160,7 @@ def _tokens(name: str, host: str, port: int, user: str) -> dict[str, str]:
     return {"%": "%", "h": host, "n": name, "p": str(port), "r": user, "k": host, **here}
 
 
-def _through(wanted: Wanted, said: dict[str, list[str]]) -> Sequence[str]:
+def _through(wanted: SshSettings, said: dict[str, list[str]]) -> Sequence[str]:
     if wanted.through is not None:
         return wanted.through
     jump = said.get("proxyjump", ["none"])[0]
@@ -171,7 +173,7 @@ def _algorithms(said: dict[str, list[str]]) -> tuple[tuple[str, tuple[str, ...]]
     return tuple((name, tuple(said[name][0].split(","))) for name in set_)
 
 
-def _proxy_command(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str, str]) -> str:
+def _proxy_command(wanted: SshSettings, said: dict[str, list[str]], tokens: Mapping[str, str]) -> str:
     command = said.get("proxycommand", ["none"])[0]
     if command == "none" or wanted.through is not None:
         return ""
@@ -185,7 +187,7 @@ def _proxy_command(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[s
     return whole
 
 
-def _known_hosts_command(wanted: Wanted, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[str, ...]:
+def _known_hosts_command(wanted: SshSettings, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[str, ...]:
     command = said.get("knownhostscommand", ["none"])[0]
     if re.search("%[fKt]", command):
         raise OptionError(
@@ -201,7 +203,7 @@ def _expanded(text: str, tokens: Mapping[str, str]) -> str:
     return re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text)
 
 
-def _hop(text: str, wanted: Wanted) -> Wanted:
+def _hop(text: str, wanted: SshSettings) -> SshSettings:
     name = text.strip().removeprefix("ssh://")
     user, _, rest = name.rpartition("@")
     if rest.startswith("["):
@@ -213,12 +215,12 @@ def _hop(text: str, wanted: Wanted) -> Wanted:
         host, port = rest, ""
     if port and not port.isdigit():
         raise OptionError(f"{text!r} is no server to jump through", advice='write it as "user@host:port"')
-    return Wanted(
+    return SshSettings(
         host, user=user, port=int(port) if port else None, known_hosts=wanted.known_hosts, config=wanted.config
     )
 
 
-def _said(wanted: Wanted) -> dict[str, list[str]]:
+def _said(wanted: SshSettings) -> dict[str, list[str]]:
     if not wanted.host or wanted.host.startswith("-") or any(letter.isspace() for letter in wanted.host):
         raise OptionError(
             f"{wanted.host!r} is no name of a host", advice="write a name, an address or a Host of ~/.ssh/config"
@@ -258,3 +260,62 @@ def _program() -> str:
             advice="install it: apt install openssh-client, or dnf install openssh-clients",
         )
     return found
+
+
+CONFIG = Path("~/.ssh/config")
+DEEPEST = 8
+
+
+def configured_hosts(config: Path = CONFIG) -> list[str]:
+    """Each `Host` of the configuration and of what it includes that is one name, in the order of the files.
+
+    Hosts whose user is git are no places to log in to, and left out. A file that can't be read has none.
+    """
+    found: dict[str, str] = {}
+    _read(config.expanduser(), found, [], 0)
+    return [name for name, user in found.items() if user != "git"]
+
+
+def is_known(endpoint: Endpoint) -> bool:
+    """Whether a server has an address: by the configuration, or by the network. Behind another one, that one knows."""
+    if endpoint.through or endpoint.host != endpoint.name:
+        return True
+    with contextlib.suppress(OSError, UnicodeError):
+        return bool(socket.getaddrinfo(endpoint.host, endpoint.port))
+    return False
+
+
+def _read(file: Path, found: dict[str, str], current: list[str], depth: int) -> None:
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        key, *values = _words(line)
+        if key == "host":
+            current[:] = [name for name in values if not set(name) & set("*?!")]
+            for name in current:
+                found.setdefault(name, "")
+        elif key == "match":
+            current.clear()
+        elif key == "user" and values:
+            for name in current:
+                found[name] = found[name] or values[0]
+        elif key == "include" and depth < DEEPEST:
+            for path in _included(values):
+                _read(path, found, current, depth + 1)
+
+
+def _words(line: str) -> list[str]:
+    """The key in lower case and its values; OpenSSH takes `Key value`, `Key=value` and quotes."""
+    try:
+        words = shlex.split(re.sub(r"^(\s*\w+)\s*=", r"\1 ", line), comments=True)
+    except ValueError:
+        return [""]
+    return [words[0].lower(), *words[1:]] if words else [""]
+
+
+def _included(patterns: list[str]) -> list[Path]:
+    """As in ssh_config(5): relative to ~/.ssh."""
+    paths = [str(Path(CONFIG.expanduser().parent, Path(pattern).expanduser())) for pattern in patterns]
+    return [Path(path) for pattern in paths for path in sorted(glob.glob(pattern))]  # noqa: PTH207 - it is absolute

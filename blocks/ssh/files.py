@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from slurm_ray_flow.blocks import rsync
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import Request
-from slurm_ray_flow.blocks.ssh import door
-from slurm_ray_flow.blocks.ssh.outage import Outage
+from slurm_ray_flow.blocks.ssh import rsync_socket
+from slurm_ray_flow.blocks.ssh.connection import Outage
 from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def patiently(agent: Agent, copy: Callable[[Sequence[str]], T]) -> T:
     outage = Outage(agent.connection, agent.label)
     while True:
         began = time.monotonic()
-        with door.opened(agent.connection.transfer) as entrance:
+        with rsync_socket.opened(agent.connection.transfer) as entrance:
             try:
                 done = copy(entrance.rsync_options)
             except SyncError:

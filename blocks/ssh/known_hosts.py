@@ -8,12 +8,17 @@ import enum
 import fnmatch
 import hashlib
 import hmac
+import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from slurm_ray_flow.blocks.processes import run
+from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
+from slurm_ray_flow.core.errors import HostKeyFailed
 
-class Verdict(enum.Enum):
+
+class KeyVerdict(enum.Enum):
     """What the files say of a key."""
 
     KNOWN = "known"
@@ -23,7 +28,7 @@ class Verdict(enum.Enum):
 
 
 @dataclass(frozen=True)
-class Line:
+class KnownHostLine:
     """One line of a file: its marker ("", "@revoked", "@cert-authority"), the names, the key, and where it stands."""
 
     marker: str
@@ -34,9 +39,9 @@ class Line:
     number: int
 
 
-def read(files: Iterable[Path]) -> list[Line]:
+def read(files: Iterable[Path]) -> list[KnownHostLine]:
     """All lines that can be understood, in order; a file that is not there holds none."""
-    lines: list[Line] = []
+    lines: list[KnownHostLine] = []
     for file in files:
         try:
             text = file.read_text("utf-8", "replace")
@@ -46,7 +51,7 @@ def read(files: Iterable[Path]) -> list[Line]:
     return lines
 
 
-def parsed(text: str, file: Path) -> list[Line]:
+def parsed(text: str, file: Path) -> list[KnownHostLine]:
     """The lines of one file."""
     found = []
     for number, line in enumerate(text.splitlines(), 1):
@@ -58,7 +63,7 @@ def parsed(text: str, file: Path) -> list[Line]:
             key = base64.b64decode(fields[2], validate=True)
         except (binascii.Error, ValueError):
             continue
-        found.append(Line(marker, fields[0], fields[1], key, file, number))
+        found.append(KnownHostLine(marker, fields[0], fields[1], key, file, number))
     return found
 
 
@@ -85,23 +90,23 @@ def _hash_matches(hashed: str, host: str) -> bool:
     return hmac.compare_digest(hmac.new(salt, host.lower().encode(), hashlib.sha1).digest(), digest)
 
 
-def lines_of(lines: Sequence[Line], host: str) -> list[Line]:
+def lines_of(lines: Sequence[KnownHostLine], host: str) -> list[KnownHostLine]:
     """Those that mean a host."""
     return [line for line in lines if names_match(line.names, host)]
 
 
-def judge(lines: Sequence[Line], host: str, key: bytes) -> Verdict:
+def judge(lines: Sequence[KnownHostLine], host: str, key: bytes) -> KeyVerdict:
     """What the lines say of the key that a host has shown."""
     meant = lines_of(lines, host)
     if any(line.marker == "@revoked" and line.key == key for line in meant):
-        return Verdict.REVOKED
+        return KeyVerdict.REVOKED
     plain = [line for line in meant if not line.marker]
     if any(line.key == key for line in plain):
-        return Verdict.KNOWN
-    return Verdict.CHANGED if plain else Verdict.UNKNOWN
+        return KeyVerdict.KNOWN
+    return KeyVerdict.CHANGED if plain else KeyVerdict.UNKNOWN
 
 
-def algorithms(lines: Sequence[Line], host: str) -> list[str]:
+def algorithms(lines: Sequence[KnownHostLine], host: str) -> list[str]:
     """The host key algorithms to prefer: those of the keys that are known."""
     found: list[str] = []
     for line in lines_of(lines, host):
@@ -118,3 +123,56 @@ def fingerprint(key: bytes) -> str:
 def written(host: str, kind: str, key: bytes) -> str:
     """A line that makes a key known."""
     return f"{host} {kind} {base64.b64encode(key).decode()}\n"
+
+
+_SECONDS = 30.0
+_KRL = b"SSHKRL\n\0"
+"""What a list of revoked keys begins with that ssh-keygen has made."""
+
+
+def known_lines(server: Endpoint) -> list[KnownHostLine]:
+    """The lines of known_hosts that are looked at.
+
+    Raises:
+        HostKeyFailed: the configuration's own command for them fails.
+    """
+    lines = read(server.known_hosts)
+    if server.known_hosts_command:
+        done = run(server.known_hosts_command, timeout=_SECONDS)
+        if not done.ok:
+            raise HostKeyFailed(
+                f"the KnownHostsCommand for {server.name} fails: {done.stderr.strip() or done.exit_code}",
+                where=server.known_hosts_command[0],
+                advice="run it by hand; see `ssh -G` for how it is called",
+            )
+        lines += parsed(done.stdout, Path(server.known_hosts_command[0]))
+    return lines
+
+
+def judged(server: Endpoint, lines: list[KnownHostLine], kind: str, key: bytes) -> KeyVerdict:
+    """What is held of the key that a server has shown.
+
+    Raises:
+        HostKeyFailed: a list of revoked keys can't be read.
+    """
+    if any(_is_in(file, kind, key) for file in server.revoked):
+        return KeyVerdict.REVOKED
+    return judge(lines, server.known_as, key)
+
+
+def _is_in(revoked: Path, kind: str, key: bytes) -> bool:
+    coded = base64.b64encode(key)
+    try:
+        data = revoked.read_bytes()
+    except OSError as error:  # OpenSSH lets nobody through then either
+        raise HostKeyFailed(
+            f"the list of revoked host keys can't be read: {error.strerror}",
+            where=str(revoked),
+            advice="mend RevokedHostKeys in OpenSSH's configuration",
+        ) from None
+    if not data.startswith(_KRL):
+        return coded in data.split()
+    with tempfile.NamedTemporaryFile(suffix=".pub") as shown:
+        shown.write(b"%s %s\n" % (kind.encode(), coded))
+        shown.flush()
+        return not run(["ssh-keygen", "-Q", "-f", str(revoked), shown.name], timeout=_SECONDS).ok

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from slurm_ray_flow.blocks.ssh import host_keys, known_hosts
-from slurm_ray_flow.blocks.ssh.connection import Limits, check_host_key, open_wire
+from slurm_ray_flow.blocks.ssh import known_hosts
+from slurm_ray_flow.blocks.ssh.authentication import Secrets, log_in
+from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts, check_host_key, open_wire
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
-from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
-from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
-from slurm_ray_flow.blocks.ssh.wire import Wire, WireError
+from slurm_ray_flow.blocks.ssh.known_hosts import KeyVerdict
+from slurm_ray_flow.blocks.ssh.open_connection import OpenConnection, OpenConnectionError
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed
 
 
 @dataclass(frozen=True)
-class Shown:
+class ShownKey:
     """The key that a server has shown.
 
     Attributes:
@@ -42,10 +42,10 @@ class Shown:
 def trust(
     endpoint: Endpoint,
     secrets: Callable[[Endpoint], Secrets],
-    confirm: Callable[[Shown], bool],
-    limits: Limits,
+    confirm: Callable[[ShownKey], bool],
+    limits: ConnectionTimeouts,
     label: str,
-) -> list[Shown]:
+) -> list[ShownKey]:
     """Look at the keys of a server and of those on the way there; gives what was shown, in order.
 
     Args:
@@ -59,16 +59,16 @@ def trust(
         HostKeyFailed: a key has changed, is revoked, or was not confirmed.
         ConnectionFailed: a server can't be reached.
     """
-    found: list[Shown] = []
-    wires: list[Wire] = []
+    found: list[ShownKey] = []
+    wires: list[OpenConnection] = []
     try:
         for server in (*endpoint.through, endpoint):
-            lines = host_keys.known_lines(server)
+            lines = known_hosts.known_lines(server)
             wires.append(open_wire(server, wires, lines, limits))
             found.append(_judged(wires[-1], server, lines, confirm, label))
             if server != endpoint:
                 log_in(wires[-1], server, secrets(server))
-    except WireError as error:
+    except OpenConnectionError as error:
         raise ConnectionFailed(
             str(error), where=endpoint.name, advice="see that its name is right and the server up"
         ) from None
@@ -79,15 +79,19 @@ def trust(
 
 
 def _judged(
-    wire: Wire, server: Endpoint, lines: list[known_hosts.Line], confirm: Callable[[Shown], bool], label: str
-) -> Shown:
+    wire: OpenConnection,
+    server: Endpoint,
+    lines: list[known_hosts.KnownHostLine],
+    confirm: Callable[[ShownKey], bool],
+    label: str,
+) -> ShownKey:
     kind, key = wire.host_key
-    verdict = host_keys.judged(server, lines, kind, key)
-    if verdict in {Verdict.CHANGED, Verdict.REVOKED}:
+    verdict = known_hosts.judged(server, lines, kind, key)
+    if verdict in {KeyVerdict.CHANGED, KeyVerdict.REVOKED}:
         check_host_key(wire, server, lines, label)
     file = server.known_hosts[0] if server.known_hosts else Path("~/.ssh/known_hosts").expanduser()
-    known = verdict is Verdict.KNOWN
-    shown = Shown(str(server), server.known_as, kind, known_hosts.fingerprint(key), file, known)
+    known = verdict is KeyVerdict.KNOWN
+    shown = ShownKey(str(server), server.known_as, kind, known_hosts.fingerprint(key), file, known)
     if not known:
         if not confirm(shown):
             raise HostKeyFailed(
@@ -96,7 +100,7 @@ def _judged(
                 advice="ask the people who run the server for its fingerprint",
             )
         keep(file, known_hosts.written(server.known_as, kind, key))
-        if known_hosts.judge(known_hosts.read(server.known_hosts), server.known_as, key) is not Verdict.KNOWN:
+        if known_hosts.judge(known_hosts.read(server.known_hosts), server.known_as, key) is not KeyVerdict.KNOWN:
             raise _not_kept(file, "it is not there when it is read again")
     return shown
 

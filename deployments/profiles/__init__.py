@@ -6,7 +6,7 @@ from importlib.resources import files
 from typing import Any
 
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.core.slurm.profile import parse_profile
+from slurm_ray_flow.core.slurm.request import parse_profile
 
 _ENDING = ".yaml"
 

@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.run import RunState
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.handle import Handle, attach
-    from slurm_ray_flow.interface.many import Handles, as_completed
-    from slurm_ray_flow.remote.checkpoints import checkpoint
-    from slurm_ray_flow.remote.notice import EndWarning, on_warning
+    from slurm_ray_flow.interface.map import Handles, as_completed
+    from slurm_ray_flow.remote.driver.checkpoints import checkpoint
+    from slurm_ray_flow.remote.shared.end_warning import EndWarning, on_warning
 
 # Prefect's client reports its use to its makers, and asks with three lines in the terminal; nobody asked for that.
 os.environ.setdefault("DO_NOT_TRACK", "1")
@@ -91,18 +91,18 @@ __all__ = [
 
 _HOMES = {
     "slurm_ray_flow": "slurm_ray_flow.interface.decorator",
-    "EndWarning": "slurm_ray_flow.remote.notice",
+    "EndWarning": "slurm_ray_flow.remote.shared.end_warning",
     "Handle": "slurm_ray_flow.interface.handle",
-    "Handles": "slurm_ray_flow.interface.many",
+    "Handles": "slurm_ray_flow.interface.map",
     "LocalMachine": "slurm_ray_flow.blocks.local_machine",
     "RunState": "slurm_ray_flow.core.run",
     "SlurmCluster": "slurm_ray_flow.blocks.slurm_cluster",
     "SshConnection": "slurm_ray_flow.blocks.ssh.block",
     "SshServer": "slurm_ray_flow.blocks.ssh_server",
-    "as_completed": "slurm_ray_flow.interface.many",
+    "as_completed": "slurm_ray_flow.interface.map",
     "attach": "slurm_ray_flow.interface.handle",
-    "checkpoint": "slurm_ray_flow.remote.checkpoints",
-    "on_warning": "slurm_ray_flow.remote.notice",
+    "checkpoint": "slurm_ray_flow.remote.driver.checkpoints",
+    "on_warning": "slurm_ray_flow.remote.shared.end_warning",
 }
 
 
@@ -132,7 +132,7 @@ def _imported(module: str) -> Any:
 
 def _shadow() -> str | None:
     """The file of the user's that was taken for a package of those that are imported by now."""
-    from slurm_ray_flow.core.shadows import shadows
+    from slurm_ray_flow.core.project import shadows
 
     return next(shadows([name for name in list(sys.modules) if "." not in name]), None)
 

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from slurm_ray_flow import LocalMachine
 from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
-from slurm_ray_flow.remote import payload, pickling
+from slurm_ray_flow.remote.shared import payload, pickling
 from support import wait_for
 
 ENVIRONMENTS = "/home/alice/environments-of-the-contract"
@@ -109,7 +109,7 @@ class Lab:
             "keep_warm": 0.0, "path": [], "working_directory": str(cluster.root_folder),
             "environment_variables": {}, **changes,
         }  # fmt: skip
-        head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head.py"
+        head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head" / "head.py"
         command = shlex.join([cluster.facts().python, "-I", str(head), str(cluster.root_folder), run_id])
         cluster.write(paths.spec, json.dumps(spec).encode())
         cluster.write(paths.script, f'#!/bin/sh\nexec {command} "$@"\n'.encode())

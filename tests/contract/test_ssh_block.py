@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from slurm_ray_flow import ConnectionFailed, SshServer
 from slurm_ray_flow.blocks.ssh import SshConnection
-from slurm_ray_flow.core.progress import Silence, use_reporter
+from slurm_ray_flow.core.progress import SilentReporter, use_reporter
 
 
 class TestSshConnection(BlockStandardTestSuite):
@@ -36,7 +36,7 @@ def test_an_error_in_a_block_does_not_show_its_password(kind, fields):
     assert "hunter2" not in f"{caught.value}{caught.value!r}"
 
 
-class Told(Silence):
+class Told(SilentReporter):
     """What a user is told meanwhile."""
 
     def __init__(self):

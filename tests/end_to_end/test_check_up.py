@@ -7,12 +7,11 @@ import uuid
 import pytest
 
 from slurm_ray_flow import LocalMachine
-from slurm_ray_flow.blocks import limits
-from slurm_ray_flow.blocks.mirror import mirror
+from slurm_ray_flow.blocks import concurrency_limit
+from slurm_ray_flow.blocks.lock_mirror import mirror
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.events import WARM_IDLE
-from slurm_ray_flow.core.lock import Lock
-from slurm_ray_flow.core.mirror import limit_name
+from slurm_ray_flow.core.lock import Lock, limit_name
 from slurm_ray_flow.flows.checkup import checkup
 from support import wait_for
 
@@ -77,7 +76,7 @@ def test_the_limit_is_taken_as_long_as_a_stranger_has_the_lock(machine, stranger
 
     def active():
         mirror(cluster, cluster.lock, api)
-        return limits.read(api, limit_name(cluster.label)).active
+        return concurrency_limit.read(api, limit_name(cluster.label)).active
 
     assert active() == 0
     process = stranger()
@@ -85,21 +84,21 @@ def test_the_limit_is_taken_as_long_as_a_stranger_has_the_lock(machine, stranger
     assert active() == slots, "the same again changes nothing"
     process.communicate()
     assert active() == 0
-    assert limits.take(api, limit_name(cluster.label))
+    assert concurrency_limit.take(api, limit_name(cluster.label))
 
 
 def test_a_launch_s_slot_is_not_freed_by_a_stranger_who_comes_and_goes(machine, stranger, api):
     cluster = machine()
     mirror(cluster, cluster.lock, api)
-    ours = limits.take(api, limit_name(cluster.label), str(uuid.uuid4()))
+    ours = concurrency_limit.take(api, limit_name(cluster.label), str(uuid.uuid4()))
     process = stranger()
     mirror(cluster, cluster.lock, api)
     process.communicate()
     limit, _ = mirror(cluster, cluster.lock, api)
-    assert limits.read(api, limit.name).active == 1
-    assert limits.renew(api, ours)
-    limits.give_back(api, ours)
-    assert limits.read(api, limit.name).active == 0
+    assert concurrency_limit.read(api, limit.name).active == 1
+    assert concurrency_limit.renew(api, ours)
+    concurrency_limit.give_back(api, ours)
+    assert concurrency_limit.read(api, limit.name).active == 0
 
 
 def test_slots_that_the_block_changes_are_changed_in_prefect(machine, api):
@@ -107,7 +106,7 @@ def test_slots_that_the_block_changes_are_changed_in_prefect(machine, api):
     mirror(cluster, cluster.lock, api)
     wider = cluster.model_copy(update={"slots": 4})
     limit, _ = mirror(wider, wider.lock, api)
-    assert (limit.slots, limits.read(api, limit.name).slots) == (4, 4)
+    assert (limit.slots, concurrency_limit.read(api, limit.name).slots) == (4, 4)
 
 
 def test_what_idles_for_long_is_told_once(server, api, tmp_path, monkeypatch):

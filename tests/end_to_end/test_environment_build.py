@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks.uv import ask_uv
-from slurm_ray_flow.core.requirements import Line, marker_environment, wanted
-from slurm_ray_flow.remote import environment as builder
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.operations import perform
-from slurm_ray_flow.remote.uv_program import Uv
+from slurm_ray_flow.blocks.environments import ask_uv
+from slurm_ray_flow.core.requirements import RequirementLine, marker_environment, wanted
+from slurm_ray_flow.remote.agent.operations import perform
+from slurm_ray_flow.remote.environment import builder
+from slurm_ray_flow.remote.environment.uv_tool import UvProcess
+from slurm_ray_flow.remote.shared.protocol import OperationError
 from support import SLOW_BACKEND, make_wheel, python_of
 
 PROGRAM = builder.__file__
@@ -295,7 +295,11 @@ def test_a_lock_is_read_as_uv_reads_it(version: str) -> None:
     command = [find_uv_bin(), "export", "--frozen", "--offline", *options]
     exported = subprocess.check_output(command, cwd=project, text=True)
     marks = marker_environment(version)
-    expected = {line.text.partition(" ;")[0] for line in map(Line.parse, exported.splitlines()) if line.applies(marks)}
+    expected = {
+        line.text.partition(" ;")[0]
+        for line in map(RequirementLine.parse, exported.splitlines())
+        if line.applies(marks)
+    }
     assert set(wanted("auto", project, [], python=version, uv=ask_uv).requirements) == expected - {""}
 
 
@@ -331,7 +335,7 @@ def test_uvs_cache_lies_where_it_can_be_linked_from(tmp_path: Path, monkeypatch:
 
     def said(own: Path) -> list[str]:
         monkeypatch.setenv("UV_CACHE_DIR", str(own))
-        return Uv(str(program), tmp_path, None, lambda _: None, cache=tmp_path / "cache").run()
+        return UvProcess(str(program), tmp_path, None, lambda _: None, cache=tmp_path / "cache").run()
 
     assert said(near) == [str(near)]
     assert said(far / "own") == [str(tmp_path / "cache")]
@@ -347,7 +351,7 @@ def test_the_operation_tells_what_happens_and_ends_with_whoever_asked(site: Site
         perform("environments.build", {"spec": {**spec, "digest": "d2", "requirements": ["absent-package"]}})
     assert caught.value.cause == "environment"
 
-    code = "import json, sys\nfrom slurm_ray_flow.remote.operations import perform\n"
+    code = "import json, sys\nfrom slurm_ray_flow.remote.agent.operations import perform\n"
     code += "perform('environments.build', {'spec': json.loads(sys.argv[1])})"
     slow = json.dumps({**spec, "digest": "d3", "requirements": [site.slow]})
     asker = subprocess.Popen([sys.executable, "-c", code, slow])

@@ -16,9 +16,9 @@ import pytest
 
 from pretended import LIMITS, endpoint, listening
 from slurm_ray_flow.blocks.ssh.agent import Agent
+from slurm_ray_flow.blocks.ssh.authentication import Secrets
 from slurm_ray_flow.blocks.ssh.connection import Connection, check_host_key, open_wire
-from slurm_ray_flow.blocks.ssh.login import Secrets
-from slurm_ray_flow.blocks.ssh.wire import WireError
+from slurm_ray_flow.blocks.ssh.open_connection import OpenConnectionError
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 
 ESCAPE = "\x1b]0;owned\x07"
@@ -61,7 +61,7 @@ BEFORE = {
 def test_a_server_that_does_not_shake_hands_is_left_soon(kind):
     with listening(BEFORE[kind]) as port:
         server, began = endpoint(port), time.monotonic()
-        with pytest.raises(WireError):
+        with pytest.raises(OpenConnectionError):
             check_host_key(open_wire(server, [], [], LIMITS), server, [], "hostile")
         assert time.monotonic() - began < 2 * LIMITS.connect
 
@@ -268,7 +268,7 @@ def test_what_openssh_has_given_up_is_not_spoken():
             transport.start_server(server=Anybody())
             transport.join(20)
 
-    with listening(serve) as port, pytest.raises(WireError, match="no common algorithm"):
+    with listening(serve) as port, pytest.raises(OpenConnectionError, match="no common algorithm"):
         open_wire(endpoint(port), [], [], LIMITS)
 
 

@@ -10,7 +10,7 @@ from uv import find_uv_bin
 
 from recorded_projects import check, recorded, write
 from slurm_ray_flow import DependencyError, LocalMachine
-from slurm_ray_flow.blocks.uv import ask_uv
+from slurm_ray_flow.blocks.environments import ask_uv
 from slurm_ray_flow.core.requirements import wanted
 from slurm_ray_flow.core.requirements.local import content_digest
 

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
-from slurm_ray_flow.remote import pythons, uv_tool
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.machines import facts
+from slurm_ray_flow.remote.environment import pythons, uv_tool
+from slurm_ray_flow.remote.shared.machine import machine_facts
+from slurm_ray_flow.remote.shared.protocol import OperationError
 from support import python_of
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -31,14 +31,14 @@ def test_the_nearest_one_of_homes_version():
     found = pythons.find("", HERE)
     assert found["python"] == sys.executable
     assert found["version"].startswith(f"{HERE}.")
-    assert found["platform"] == facts()["platform"]
+    assert found["platform"] == machine_facts()["platform"]
     assert found["variables"] == {}
 
 
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12"])
 def test_another_version_is_found_by_any_python(version):
     wanted = python_of(version)
-    code = f"import sys; sys.path.insert(0, {str(PROGRAMS)!r})\nfrom slurm_ray_flow.remote import pythons\n"
+    code = f"import sys; sys.path.insert(0, {str(PROGRAMS)!r})\nfrom slurm_ray_flow.remote.environment import pythons\n"
     code += f"print(pythons.find('', {HERE!r})['version']); print(pythons.find({wanted!r}, {version!r})['version'])"
     said = subprocess.check_output([wanted, "-I", "-c", code], text=True).split()
     assert said[0].startswith(f"{HERE}.")

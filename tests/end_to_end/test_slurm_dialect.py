@@ -13,10 +13,9 @@ from hosts.lab import Lab
 from hosts.machine import until
 from slurm_ray_flow.core.errors import Rejected
 from slurm_ray_flow.core.slurm import accounting, queue, site
-from slurm_ray_flow.core.slurm.rejections import rejected
-from slurm_ray_flow.core.slurm.request import Request, sbatch_command
-from slurm_ray_flow.remote.protocol import parse_submitted
-from slurm_ray_flow.remote.slurm import variables
+from slurm_ray_flow.core.slurm.request import Request, rejected, sbatch_command
+from slurm_ray_flow.remote.scheduler.slurm import variables
+from slurm_ray_flow.remote.shared.protocol import parse_submitted
 
 USER = "alice"
 MIB = 1024**2
@@ -163,7 +162,7 @@ def test_the_accounts_tell_how_a_job_ended_and_what_it_used(accounting_lab: Lab)
     job_id = parse_submitted(submit(login, Request("spins.1", memory=200 * MIB), f"{spin}; exit 7").stdout)
     until(lambda: jobs_of(login)[job_id].group == "ended", "it has ended")
 
-    def records(*names: str) -> dict[str, accounting.Record]:
+    def records(*names: str) -> dict[str, accounting.AccountingRecord]:
         return accounting.parse_accounting(login.run(USER, accounting.accounting_command(USER, names)).stdout)
 
     until(lambda: records("spins.1").get(job_id) is not None and records("spins.1")[job_id].cause is not None, "sacct")

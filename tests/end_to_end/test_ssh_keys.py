@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.blocks.ssh.wire import Locked, WireError, key_from_file, public_bytes
+from slurm_ray_flow.blocks.ssh.open_connection import Locked, OpenConnectionError, key_from_file, public_bytes
 
 
 @pytest.mark.parametrize("passphrase", ["", "open it"])
@@ -30,7 +30,7 @@ def test_what_is_no_key_is_told(tmp_path: Path) -> None:
     (tmp_path / "key").write_text("no key")
     (tmp_path / "key").chmod(0o600)
     for path in (tmp_path / "key", tmp_path / "none"):
-        with pytest.raises(WireError, match=str(path)):
+        with pytest.raises(OpenConnectionError, match=str(path)):
             key_from_file(path, None)
 
 
@@ -38,5 +38,5 @@ def test_a_key_that_others_can_read_is_passed_by(tmp_path: Path) -> None:
     file = tmp_path / "key"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(file)], check=True)
     file.chmod(0o640)
-    with pytest.raises(WireError, match="chmod 600"):
+    with pytest.raises(OpenConnectionError, match="chmod 600"):
         key_from_file(file, None)

@@ -18,10 +18,11 @@ import pytest
 
 from slurm_ray_flow.blocks import rsync
 from slurm_ray_flow.blocks.machine import Request
-from slurm_ray_flow.blocks.transfer import LocalTarget, Target, Transfer, send_snapshot
+from slurm_ray_flow.blocks.transfer import LocalTarget, SnapshotTarget, Transfer, send_snapshot
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.snapshot import Manifest, manifest
-from slurm_ray_flow.remote import files, snapshots
+from slurm_ray_flow.remote.agent import snapshots
+from slurm_ray_flow.remote.shared import files
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def send(request: pytest.FixtureRequest, project: Path, root: PurePosixPath) -> 
     """Sends the project, or what a manifest lists; both ways keep the same promises."""
     inline_bytes = 32 * 1024 if request.param == "inline" else -1
 
-    def sent(found: Manifest | None = None, target: Target | None = None, **options: float) -> Transfer:
+    def sent(found: Manifest | None = None, target: SnapshotTarget | None = None, **options: float) -> Transfer:
         found, target = found or listed(project), target or LocalTarget(root)
         return send_snapshot(found, target=target, project_key="p", inline_bytes=inline_bytes, **options)
 
@@ -141,7 +142,7 @@ def test_what_is_told_of_earlier_snapshots_is_bounded_and_no_reason_to_stop(
     with pytest.raises(ValueError, match="more than 100 bytes"):
         snapshots.unzipped(zlib.compress(bytes(10**6)))
     for told in (b"no zlib", zlib.compress(bytes(10**6)), zlib.compress(b"[1]"), zlib.compress(b'{"a": 1}')):
-        monkeypatch.setitem(snapshots.OPERATIONS, "earlier", lambda folder, digest, told=told: told)
+        monkeypatch.setitem(snapshots.OPERATIONS, "snapshots.earlier", lambda folder, digest, told=told: told)
         write(project, f"{len(told)}.py")
         (project / "main.py").write_text(str(told))
         with pytest.MonkeyPatch.context() as roomy:

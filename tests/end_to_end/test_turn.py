@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.blocks import limits, slots
+from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.core.mirror import limit_name, waiting_state
+from slurm_ray_flow.core.lock import limit_name, waiting_state
 from support import wait_for
 
 pytestmark = [
@@ -143,7 +143,7 @@ class Line:
         self.api, self.label = api, shared.label
 
     def active(self):
-        found = limits.read(self.api, limit_name(self.label))
+        found = concurrency_limit.read(self.api, limit_name(self.label))
         return found.active if found else None
 
     def waiting(self):
@@ -173,7 +173,7 @@ def test_who_waits_says_for_whom_and_a_stranger_is_shown(shared, line):
         assert "value" in process.communicate(timeout=180)[0]
     assert shared.one_at_a_time() == ["first", "second"]
     wait_for(lambda: line.active() == 0)
-    assert not [held for held in slots.noted() if held.limit == limit_name(shared.label)]
+    assert not [held for held in concurrency_limit.noted() if held.limit == limit_name(shared.label)]
 
 
 def test_what_a_waiting_launch_needs_is_kept_from_expiring(shared, line):
@@ -218,10 +218,10 @@ def test_a_killed_client_s_slot_comes_back_when_its_run_ends(shared, line):
     killed.communicate()
     after = shared.launch("after")
     wait_for(line.waiting)
-    [held] = [held for held in slots.noted() if held.limit == limit_name(shared.label)]
+    [held] = [held for held in concurrency_limit.noted() if held.limit == limit_name(shared.label)]
     time.sleep(8.0)  # the supervisor has looked
     assert (line.active(), shared.lines()) == (1, ["begin killed"])
-    assert limits.renew(line.api, held.lease), "the slot is still the killed client's"
+    assert concurrency_limit.renew(line.api, held.lease), "the slot is still the killed client's"
     shared.go.touch()
     assert "value" in after.communicate(timeout=180)[0]
     assert shared.one_at_a_time() == ["killed", "after"]
@@ -290,9 +290,9 @@ def test_a_restart_of_the_server_costs_neither_slot_nor_turn(shared, other_home,
 
 
 def test_path_of_notes_is_private(shared):
-    slots.note(slots.Held("r", "l", "n", "u"))
+    concurrency_limit.note(concurrency_limit.HeldSlot("r", "l", "n", "u"))
     try:
-        assert Path(slots.folder()).stat().st_mode & 0o77 == 0
-        assert (slots.folder() / "r.json").stat().st_mode & 0o77 == 0
+        assert Path(concurrency_limit.folder()).stat().st_mode & 0o77 == 0
+        assert (concurrency_limit.folder() / "r.json").stat().st_mode & 0o77 == 0
     finally:
-        slots.forget("r")
+        concurrency_limit.forget("r")

@@ -176,7 +176,7 @@ def test_what_init_saves_is_what_functions_find(server, srf):
     ],
 )
 def test_a_wrong_init_says_what_to_write_and_saves_nothing(server, srf, arguments, hint):
-    from slurm_ray_flow.blocks.saved import saved_clusters
+    from slurm_ray_flow.blocks.clusters import saved_clusters
     from slurm_ray_flow.blocks.server import connected
 
     with connected(server):

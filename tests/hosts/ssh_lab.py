@@ -11,9 +11,9 @@ from typing import Any
 
 from hosts.lab import Lab
 from slurm_ray_flow.blocks.ssh.agent import Agent
+from slurm_ray_flow.blocks.ssh.authentication import Secrets
 from slurm_ray_flow.blocks.ssh.block import SshConnection
-from slurm_ray_flow.blocks.ssh.connection import Connection, Limits
-from slurm_ray_flow.blocks.ssh.login import Secrets
+from slurm_ray_flow.blocks.ssh.connection import Connection, ConnectionTimeouts
 from slurm_ray_flow.core.errors import LogInFailed
 
 Prompt = Callable[[str, bool], str]
@@ -31,13 +31,13 @@ def connected(
     *,
     password: str = "",
     prompt: Prompt = nobody,
-    limits: Limits | None = None,
+    limits: ConnectionTimeouts | None = None,
     config: Path | None = None,
     **fields: Any,
 ) -> Iterator[Connection]:
     """A connection of its own, which is not shared with other tests."""
     block = SshConnection(host=host, user=user, config_file=config or lab.ssh_config, **fields)
-    held = Limits(first=5) if limits is None else limits
+    held = ConnectionTimeouts(first=5) if limits is None else limits
     connection = Connection(block.endpoint(), lambda _: Secrets(password, prompt, "DESI_PASSWORD"), held, host)
     try:
         yield connection

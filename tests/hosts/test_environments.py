@@ -18,10 +18,10 @@ from uv import find_uv_bin
 
 from hosts import faults
 from slurm_ray_flow import EnvironmentFailed, SshServer
-from slurm_ray_flow.blocks import building
+from slurm_ray_flow.blocks import environments
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.remote import packing
+from slurm_ray_flow.remote.environment import installation
 from support import SLOW_BACKEND, make_wheel, wait_for
 
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -53,7 +53,7 @@ class Place:
         fields = {"constraints": [], "options": [], "version": VERSION, "requirements": list(requirements)}
         spec = {"root": str(server.root_folder), "digest": digest, **fields, **changes}
         send = server.agent.copy_folder
-        building.build(server, spec, self.said.append, send=send, policy=policy, wheels=wheels)
+        environments.build(server, spec, self.said.append, send=send, policy=policy, wheels=wheels)
         return self.environment(digest)
 
     def environment(self, digest="d1"):
@@ -114,7 +114,7 @@ def test_what_is_there_costs_one_short_question(desi):
 
 
 def test_uv_is_put_there_once(hosts_lab):
-    desi, version = Place(hosts_lab, "desi", "alice"), building.UV_VERSION
+    desi, version = Place(hosts_lab, "desi", "alice"), environments.UV_VERSION
     server = desi.server()
     asked = {"root": str(desi.root), "version": version}
     assert server.ask("uv_tool.located", **asked)["uv"] == ""
@@ -140,7 +140,7 @@ def test_two_agents_build_once(desi, tmp_path):
         '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
         '[project]\nname = "slow"\nversion = "1.0"\n'
     )
-    uv = desi.server().ask("uv_tool.provide", root=str(desi.root), version=building.UV_VERSION)["uv"]
+    uv = desi.server().ask("uv_tool.provide", root=str(desi.root), version=environments.UV_VERSION)["uv"]
     spec = {
         "root": str(desi.root), "digest": "d1", "uv": uv, "python": f"python{VERSION}", "version": VERSION,
         "requirements": [f"slow @ file://{source}"], "constraints": [], "options": [],
@@ -184,14 +184,14 @@ def test_a_build_ends_with_the_agent_that_asked_for_it(desi, tmp_path):
     )
     for path in (inside, *inside.iterdir()):
         os.chown(path, *_owner(desi))
-    uv = server.ask("uv_tool.provide", root=str(desi.root), version=building.UV_VERSION)["uv"]
+    uv = server.ask("uv_tool.provide", root=str(desi.root), version=environments.UV_VERSION)["uv"]
     spec = json.dumps({
         "root": str(desi.root), "digest": "d1", "uv": uv, "python": f"python{VERSION}", "version": VERSION,
         "requirements": [f"stuck @ file://{source}"], "constraints": [], "options": [],
     })  # fmt: skip
     code = (
         f"import sys; sys.path.insert(0, {str(server.agent.tools)!r})\n"
-        "from slurm_ray_flow.remote.operations import perform\n"
+        "from slurm_ray_flow.remote.agent.operations import perform\n"
         f"import json; perform('environments.build', {{'spec': json.loads({spec!r})}})"
     )
     asker = _start(desi, ["python3", "-I", "-c", code], tmp_path / "said")
@@ -289,17 +289,17 @@ def test_kept_as_one_file_and_unpacked_on_the_node(desi):
     server = desi.server()
     environment = desi.build("six==1.16.0", server=server, packed=True)
     files = {path.name for path in desi.host.path(environment).iterdir()}
-    assert files == {packing.ARCHIVE, "whole.json", "sizes.json"}
+    assert files == {installation.ARCHIVE, "whole.json", "sizes.json"}
     code = (
         f"import sys, os, subprocess; sys.path.insert(0, {str(server.agent.tools)!r})\n"
-        "from slurm_ray_flow.remote import packing\n"
-        f"prefix = packing.unpacked({str(environment / packing.ARCHIVE)!r})\n"
+        "from slurm_ray_flow.remote.environment import installation as packing\n"
+        f"prefix = packing.unpacked({str(environment / installation.ARCHIVE)!r})\n"
         "python = os.path.join(prefix, 'bin', 'python')\n"
         "print(subprocess.check_output([python, '-I', '-c', 'import six; print(six.__file__)'], text=True).strip())\n"
         "packing.remove(prefix); print(os.path.exists(os.path.dirname(prefix)))"
     )
     file, left = desi.host.run("frank", [f"python{VERSION}", "-I", "-c", code]).stdout.split()
-    assert file.startswith(f"/tmp/{packing.PREFIX}")
+    assert file.startswith(f"/tmp/{installation.PREFIX}")
     assert left == "False"
     assert [held.digest for held in server.environments()] == ["d1"]
-    assert not list(desi.host.path("/tmp").glob(f"{packing.PREFIX}*"))
+    assert not list(desi.host.path("/tmp").glob(f"{installation.PREFIX}*"))

@@ -13,7 +13,7 @@ import pytest
 
 from hosts.lab import Lab
 from slurm_ray_flow import OptionError, SlurmCluster, SshServer
-from slurm_ray_flow.blocks.saved import saved_clusters
+from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.blocks.ssh import SshConnection
 from srf_command import Command
@@ -163,7 +163,7 @@ def test_without_a_terminal_nobody_is_asked(server: Any, srf: Command) -> None:
 
 
 def test_names_are_proposed_that_remind_of_the_site() -> None:
-    from slurm_ray_flow.cli.place import _typed, proposal_for
+    from slurm_ray_flow.cli.guide import _typed, proposal_for
 
     def proposed(host: str, *taken: str) -> str:
         return proposal_for({"host": host}, taken)

@@ -19,7 +19,7 @@ USERS = ("alice", "bob", "frank")
 ASKS = """
 import json, sys
 sys.path.insert(0, sys.argv[1])
-from slurm_ray_flow.remote.operations import perform
+from slurm_ray_flow.remote.agent.operations import perform
 print(json.dumps(perform("queue.state", {"path": sys.argv[2]})))
 """
 
@@ -37,7 +37,7 @@ class Site:
             shutil.copytree(Path(library.__file__).parent, seen / library.__name__)
         package = seen / "slurm_ray_flow"
         shutil.copytree(Path(remote_package.__file__).parent, package / "remote")
-        shutil.copy(package / "remote" / "inside.py", package / "__init__.py")
+        shutil.copy(package / "remote" / "driver" / "package_in_run.py", package / "__init__.py")
         seen.chmod(0o755)
 
     def root(self, user):
@@ -56,7 +56,7 @@ class Site:
         lab.lay(name, function, lock=lock, cpus=None, python=self.python, working_directory=inside)
         lab.enter(name, name)
         self.host.run("root", ["chown", "-R", f"{user}:", self.root(user)])
-        head = f"{self.root(user)}/tools/digest/slurm_ray_flow/remote/head.py"
+        head = f"{self.root(user)}/tools/digest/slurm_ray_flow/remote/head/head.py"
         command = [self.python, "-I", head, self.root(user), name, "--detach"]
         self.host.run(user, command, env={"PYTHONPATH": self.shared}, timeout=180)
         return lab

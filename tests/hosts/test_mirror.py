@@ -17,12 +17,12 @@ from typing import Any
 import pytest
 
 from slurm_ray_flow import LockFailed, SshServer
-from slurm_ray_flow.blocks import limits, slots
+from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
 from slurm_ray_flow.blocks.ssh import SshConnection
-from slurm_ray_flow.core.mirror import limit_name, waiting_state
+from slurm_ray_flow.core.lock import limit_name, waiting_state
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -155,7 +155,7 @@ def bob(desi: Desi) -> Iterator[tuple[Api, subprocess.Popen[str]]]:
 
 
 def active(api: Api, desi: Desi) -> int:
-    found = limits.read(api, limit_name(desi.name))
+    found = concurrency_limit.read(api, limit_name(desi.name))
     return found.active if found else 0
 
 
@@ -215,7 +215,7 @@ def test_what_a_killed_client_held_comes_back_when_its_run_ends(desi: Desi) -> N
     wait_for(lambda: desi.lines(notes) == ["begin killed"])
     killed.kill()
     killed.communicate()
-    [held] = [held for held in slots.noted() if held.limit == limit_name(desi.name)]
+    [held] = [held for held in concurrency_limit.noted() if held.limit == limit_name(desi.name)]
     supervised = time.monotonic() + 7  # its supervisor looks every 5 s
     while time.monotonic() < supervised:
         assert active(desi.api, desi) == 1

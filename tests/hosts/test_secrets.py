@@ -121,7 +121,7 @@ def test_secrets_of_a_launch_are_where_they_must_be_and_nowhere_else(hosts_lab, 
         assert not [arguments for _, arguments, _ in seen if word.encode() in arguments]
         given = {arguments for _, arguments, environment in seen if word.encode() in environment}
         assert given <= {launching}, word
-    assert any(b"remote/head.py" in arguments for _, arguments, _ in seen), "the host's processes are seen"
+    assert any(b"remote/head/head.py" in arguments for _, arguments, _ in seen), "the host's processes are seen"
 
     told = [desi.log(), told_by_prefect(server, run_id, "says it runs"), *_blocks(server, name), repr(block)]
     told += [str(block), block.model_dump_json(), repr(block.connection)]

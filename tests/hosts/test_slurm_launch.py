@@ -143,7 +143,7 @@ def test_what_is_secret_stays_private(jobs):
         run.go()
         assert run.handle.result(180) == 42
     assert not [arguments for _, arguments, _ in seen if token.encode() in arguments]
-    assert "remote/head.py" in script
+    assert "remote/head/head.py" in script
     assert token not in script + described
     assert token in jobs.host.path(f"{jobs.root}/runs/{run.id}/spec.json").read_text()
     modes = {}

@@ -13,12 +13,12 @@ import pytest
 
 from hosts import faults
 from hosts.ssh_lab import agent_on
-from slurm_ray_flow.blocks.ssh.connection import Limits
+from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.progress import stop_reporter, use_reporter
 from support import Noting
 
-SHORT = Limits(connect=3, first=5, again=30, quiet=0.5, patience=1.0)
+SHORT = ConnectionTimeouts(connect=3, first=5, again=30, quiet=0.5, patience=1.0)
 SLOW = ("commands.run", {"argv": ["sh", "-c", "sleep 3; echo done"], "timeout": 30})
 
 
@@ -73,7 +73,7 @@ def test_a_longer_cut_is_noticed_and_what_was_asked_is_asked_again(hosts_lab):
 
 
 def test_a_link_that_stays_cut_ends_in_an_error_that_says_what_goes_on(hosts_lab):
-    limits = Limits(connect=1, first=2, again=2, quiet=0.3, patience=0.7)
+    limits = ConnectionTimeouts(connect=1, first=2, again=2, quiet=0.3, patience=0.7)
     with agent_on(hosts_lab, limits=limits) as agent:
         agent.hello  # noqa: B018
         with faults.cut(hosts_lab["desi"]), pytest.raises(ConnectionFailed, match="can't be reached") as caught:
@@ -116,7 +116,7 @@ def test_a_start_file_that_does_not_return_is_told(hosts_lab, line):
 def test_a_start_file_that_waits_for_something_is_told(hosts_lab):
     with (
         start_file(hosts_lab["desi"], "frank", "sleep 100\n"),
-        agent_on(hosts_lab, limits=Limits(begin=2)) as agent,
+        agent_on(hosts_lab, limits=ConnectionTimeouts(begin=2)) as agent,
         pytest.raises(ConnectionFailed, match="start file"),
     ):
         agent.hello  # noqa: B018
@@ -203,7 +203,7 @@ def test_an_agent_that_a_loss_of_power_has_damaged_is_sent_again(hosts_lab, dama
     with agent_on(hosts_lab, root=root) as agent:
         agent.hello  # noqa: B018
         tools = agent.tools
-    hosts_lab["desi"].run("frank", ["sh", "-c", f"{damage} {tools}/slurm_ray_flow/remote/agent.py"])
+    hosts_lab["desi"].run("frank", ["sh", "-c", f"{damage} {tools}/slurm_ray_flow/remote/agent/agent.py"])
     with agent_on(hosts_lab, root=root) as agent:
         assert agent.ask_all([("files.names", {"path": str(tools.parent)})]) == [[tools.name]]
 

@@ -11,12 +11,12 @@ import pytest
 
 from hosts import faults
 from hosts.ssh_lab import agent_on
-from slurm_ray_flow.blocks.ssh.connection import Limits
+from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
 from slurm_ray_flow.blocks.transfer import send_snapshot
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.snapshot import manifest
 
-SHORT = Limits(connect=3, first=5, again=60, quiet=0.5, patience=1.0)
+SHORT = ConnectionTimeouts(connect=3, first=5, again=60, quiet=0.5, patience=1.0)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ import pytest
 
 from hosts import faults
 from hosts.ssh_lab import agent_on, connected, nobody
-from slurm_ray_flow.blocks.ssh.connection import Limits
+from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed
 from support import wait_for
 
@@ -153,7 +153,7 @@ def test_a_server_that_takes_few_tries_takes_the_key_that_is_named(hosts_lab, ho
         with account(hosts_lab, home, host="bastion", key_file=right) as agent:
             assert agent.hello["user"] == "frank"
         before = quiet.connections()
-        with account(hosts_lab, home, host="bastion", limits=Limits(first=20)) as agent:
+        with account(hosts_lab, home, host="bastion", limits=ConnectionTimeouts(first=20)) as agent:
             for _ in range(2):
                 with pytest.raises(LogInFailed, match="Too many authentication failures") as caught:
                     agent.hello  # noqa: B018
@@ -165,7 +165,7 @@ def test_a_server_with_too_many_beginners_is_tried_again(hosts_lab):
     desi = hosts_lab["desi"]
     with faults.sshd_options(desi, "MaxStartups 1"), socket.create_connection((desi.address, 22)) as beginner:
         beginner.recv(3)
-        with agent_on(hosts_lab, limits=Limits(first=1)) as agent, pytest.raises(ConnectionFailed):
+        with agent_on(hosts_lab, limits=ConnectionTimeouts(first=1)) as agent, pytest.raises(ConnectionFailed):
             agent.hello  # noqa: B018
         before = desi.log().count("MaxStartups")
 
@@ -174,7 +174,7 @@ def test_a_server_with_too_many_beginners_is_tried_again(hosts_lab):
             beginner.shutdown(socket.SHUT_RDWR)
 
         threading.Thread(target=leave_when_another_was_turned_away).start()
-        with agent_on(hosts_lab, limits=Limits(first=30)) as agent:
+        with agent_on(hosts_lab, limits=ConnectionTimeouts(first=30)) as agent:
             assert agent.hello["user"] == "frank"
 
 

@@ -14,7 +14,7 @@ import pytest
 from hosts import faults
 from hosts.ssh import host_key
 from hosts.ssh_lab import agent_on, connected
-from slurm_ray_flow.blocks.ssh.connection import Limits
+from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed, OptionError
 from support import wait_for
 
@@ -180,7 +180,7 @@ def test_a_proxy_command_leads_there_and_ends_with_the_connection(hosts_lab, tmp
 def test_a_proxy_command_that_leads_nowhere_is_heard(hosts_lab, tmp_path):
     config = configured(hosts_lab, tmp_path, "ProxyCommand sh -c 'echo the gate is closed >&2; exit 1'")
     with (
-        agent_on(hosts_lab, config=config, limits=Limits(first=1)) as agent,
+        agent_on(hosts_lab, config=config, limits=ConnectionTimeouts(first=1)) as agent,
         pytest.raises(ConnectionFailed, match="the gate is closed"),
     ):
         agent.hello  # noqa: B018
@@ -204,7 +204,7 @@ def test_a_command_for_known_hosts_is_asked(hosts_lab, tmp_path):
 def test_a_server_that_is_not_there_is_tried_for_a_while(hosts_lab):
     with (
         faults.no_sshd(hosts_lab["desi"]),
-        agent_on(hosts_lab, limits=Limits(first=1)) as agent,
+        agent_on(hosts_lab, limits=ConnectionTimeouts(first=1)) as agent,
         pytest.raises(ConnectionFailed, match="can't be reached") as caught,
     ):
         agent.hello  # noqa: B018

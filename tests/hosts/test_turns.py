@@ -7,11 +7,11 @@ import pytest
 
 from hosts.launch_lab import NAME
 from slurm_ray_flow import Handle, Handles, Lost
-from slurm_ray_flow.blocks import limits, slots, store
+from slurm_ray_flow.blocks import concurrency_limit, store
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.client import client_settings
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
-from slurm_ray_flow.core.mirror import limit_name, queued_state
+from slurm_ray_flow.core.lock import limit_name, queued_state
 from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
@@ -25,8 +25,8 @@ def api(server):
 
 def nobody_has_it(launches, api):
     wait_for(launches.free)
-    wait_for(lambda: not [held for held in slots.noted() if held.limit == limit_name(NAME)])
-    wait_for(lambda: limits.read(api, limit_name(NAME)).active == 0)
+    wait_for(lambda: not [held for held in concurrency_limit.noted() if held.limit == limit_name(NAME)])
+    wait_for(lambda: concurrency_limit.read(api, limit_name(NAME)).active == 0)
 
 
 def test_calls_take_turns_and_those_that_wait_when_they_are_killed_have_not_begun(launches, api):

@@ -14,9 +14,9 @@ from hosts import faults
 from hosts.lab import Lab
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.core.findings import Finding
-from slurm_ray_flow.tasks.check import check
+from slurm_ray_flow.core.cluster_report import CheckResult
 from slurm_ray_flow.tasks.clean_up import cleaned_up
+from slurm_ray_flow.tasks.cluster_report import check
 
 HELD = """
 import fcntl, sys
@@ -38,7 +38,7 @@ def server(lab: Lab, host: str = "desi", user: str = "alice", root: str = "", **
         made.agent.connection.close()
 
 
-def found(cluster: SshServer) -> dict[str, Finding]:
+def found(cluster: SshServer) -> dict[str, CheckResult]:
     return {finding.name: finding for finding in check(cluster)}
 
 

@@ -21,7 +21,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
 from slurm_ray_flow import OptionError, slurm_ray_flow
-from slurm_ray_flow.interface.parameters import Given, Held, unhold, waits
+from slurm_ray_flow.interface.parameters import Arguments, OpaqueValue, unhold, waits
 
 NOT_UTF8 = os.fsdecode(b"mesure-\xe9.csv")
 MISSING = object()
@@ -73,18 +73,18 @@ def sent(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """What the API gets for a call."""
     found = get_call_parameters(function.fn, args, kwargs)
     text = json.dumps(
-        function.serialize_parameters({name: Held(unhold(found[name])) for name in found}), allow_nan=False
+        function.serialize_parameters({name: OpaqueValue(unhold(found[name])) for name in found}), allow_nan=False
     )
     assert json.loads(text.encode().decode()) == json.loads(text)
     return dict(json.loads(text))
 
 
-def again(function: Any, parameters: dict[str, Any]) -> Given:
+def again(function: Any, parameters: dict[str, Any]) -> Arguments:
     """What a run gets that Prefect starts with such parameters, as its engine does."""
     args, kwargs = parameters_to_args_kwargs(function.fn, parameters)
     checked = function.validate_parameters(get_call_parameters(function.fn, args, kwargs))
     args, kwargs = parameters_to_args_kwargs(function.fn, checked)
-    return Given(function.fn, get_call_parameters(function.fn, args, kwargs))
+    return Arguments(function.fn, get_call_parameters(function.fn, args, kwargs))
 
 
 def rerun(function: Any, *args: Any, **kwargs: Any) -> Any:
@@ -275,7 +275,7 @@ def test_arguments_stay_as_they_were_given_for_a_wrapper_that_looks_at_them() ->
     def wrapper(*args: Any, **kwargs: Any) -> Any:
         return args, kwargs
 
-    found = Given(slurm_ray_flow(wrapper).fn, {"number": 1, "rate": 2.0}, ((1,), {"rate": 2.0}))
+    found = Arguments(slurm_ray_flow(wrapper).fn, {"number": 1, "rate": 2.0}, ((1,), {"rate": 2.0}))
     assert wrapper(*found.args, **found.kwargs) == ((1,), {"rate": 2.0})
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow import checkpoint
-from slurm_ray_flow.remote import checkpoints
+from slurm_ray_flow.remote.driver import checkpoints
 
 
 @pytest.fixture

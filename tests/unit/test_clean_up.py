@@ -12,14 +12,16 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow.blocks import programs, store
-from slurm_ray_flow.blocks.clean_up import Place
+from slurm_ray_flow.blocks.clean_up import CleanUpRoot
 from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.processes import this_process
-from slurm_ray_flow.blocks.server.clean_up import clean_up
-from slurm_ray_flow.core.expiry import DAY, KEPT_DAYS
+from slurm_ray_flow.blocks.server.supervisor import clean_up
+from slurm_ray_flow.core.clean_up import DAY, KEPT_DAYS
 from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.remote import loader, packing, processes, tree
-from slurm_ray_flow.remote.left import Left, expired, node_folders
+from slurm_ray_flow.remote.agent import loader
+from slurm_ray_flow.remote.environment import installation
+from slurm_ray_flow.remote.shared import processes, tree
+from slurm_ray_flow.remote.upkeep.stale_files import StaleFiles, expired, node_folders
 
 KEPT_SECONDS = KEPT_DAYS * DAY
 
@@ -33,7 +35,7 @@ OLD, YOUNG = NOW - KEPT_SECONDS - 1, NOW - KEPT_SECONDS + 1
     ids=["old", "young", "old and in use", "of no use"],
 )
 def test_what_is_old_and_not_in_use_goes(used: float, alive: bool | None, goes: bool) -> None:
-    left = Left("run", ("x",), used, alive)
+    left = StaleFiles("run", ("x",), used, alive)
     assert expired([left], NOW, KEPT_SECONDS) == ([left] if goes else [])
 
 
@@ -112,7 +114,7 @@ def test_so_it_does_where_the_run_was_elsewhere(root: Path) -> None:
     store.save_record(dataclasses.replace(store.find_record("far"), kind="ssh-server", cluster="desi", root="/there"))
     age(record)
     answers = {"find": {"things": [], "runs": [], "findings": []}, "remove": {"stayed": {}}, "prune": 0}
-    place = Place("desi", "ssh-server", "/there", lambda name, **_: answers[name.partition(".")[2]])
+    place = CleanUpRoot("desi", "ssh-server", "/there", lambda name, **_: answers[name.partition(".")[2]])
     clean_up_place(place, KEPT_SECONDS)
     assert not kept.exists() and not record.exists()
 
@@ -151,7 +153,7 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "tmp"
 
 
-@pytest.mark.parametrize("prefix", ["srf-", packing.PREFIX], ids=["Ray's", "an unpacked environment's"])
+@pytest.mark.parametrize("prefix", ["srf-", installation.PREFIX], ids=["Ray's", "an unpacked environment's"])
 def test_what_a_killed_head_had_on_its_node_goes_at_once(root: Path, node: Path, prefix: str) -> None:
     gone = subprocess.Popen(["true"])
     gone.wait()
@@ -168,7 +170,7 @@ def test_what_a_killed_head_had_on_its_node_goes_at_once(root: Path, node: Path,
 
 
 def test_a_removal_on_the_node_that_was_interrupted_is_done_to_its_end(root: Path, node: Path) -> None:
-    inner = Path(packing.unpacked(str(_packed(node.parent)), str(node)))
+    inner = Path(installation.unpacked(str(_packed(node.parent)), str(node)))
     aside = node / f".{inner.parent.name}"
     inner.parent.rename(aside)  # as `packing.remove` does first
     kept = [node / name for name in (".srf-mine", ".srf", ".others.12345678.expired")]
@@ -188,8 +190,8 @@ def _made(folder: Path) -> Path:
 def _packed(folder: Path) -> Path:
     (folder / "environment" / "bin").mkdir(parents=True)
     (folder / "environment" / "bin" / "python").touch()
-    packing.pack(folder / "environment", folder / packing.ARCHIVE)
-    return folder / packing.ARCHIVE
+    installation.pack(folder / "environment", folder / installation.ARCHIVE)
+    return folder / installation.ARCHIVE
 
 
 def test_programs_that_a_log_in_uses_do_not_expire(root: Path) -> None:

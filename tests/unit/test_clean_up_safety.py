@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 
-from slurm_ray_flow.remote import clean_up, left, packing, processes, tree
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.operations import perform
-from slurm_ray_flow.remote.remains import OWNER
+from slurm_ray_flow.remote.agent.operations import perform
+from slurm_ray_flow.remote.environment import installation
+from slurm_ray_flow.remote.shared import processes, tree
+from slurm_ray_flow.remote.shared.leftovers import OWNER
+from slurm_ray_flow.remote.shared.protocol import OperationError
+from slurm_ray_flow.remote.upkeep import clean_up, stale_files
 
 DAY = 86400.0
 NOTHING = {"ages": {}, "launching": [], "kept": []}
@@ -182,20 +184,20 @@ def test_what_a_process_works_in_that_can_not_be_seen_stays_for_long(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, elsewhere: dict[str, str]
 ) -> None:
     """In another container, or on another host of the same disks, its number means nothing here."""
-    lay(tmp_path, "root/runs/r/log.txt", "srf-folder/session", f"{packing.PREFIX}folder/environment/bin/python")
+    lay(tmp_path, "root/runs/r/log.txt", "srf-folder/session", f"{installation.PREFIX}folder/environment/bin/python")
     gone = {**processes.this(), "pid": 2**22 + 1, **elsewhere}
     (tmp_path / "root/runs/r/events.jsonl").write_text(json.dumps({"event": "allocated", **gone}) + "\n")
-    for name in ("srf-folder", f"{packing.PREFIX}folder"):
+    for name in ("srf-folder", f"{installation.PREFIX}folder"):
         (tmp_path / name / OWNER).write_text(json.dumps(gone))
-    monkeypatch.setattr(left, "temporary_folders", lambda: [str(tmp_path)])
+    monkeypatch.setattr(stale_files, "temporary_folders", lambda: [str(tmp_path)])
     age(tmp_path)
     assert cleaned(tmp_path / "root") == []
-    assert [one.alive for one in left.node_folders()] == [True, True]
+    assert [one.alive for one in stale_files.node_folders()] == [True, True]
     with pytest.raises(OperationError, match="lives"):
         cleaned(tmp_path / "root", run="r")
     age(tmp_path, days=100)
     assert cleaned(tmp_path / "root") == ["runs/r"]
-    assert [one.alive for one in left.node_folders()] == [None, None]
+    assert [one.alive for one in stale_files.node_folders()] == [None, None]
 
 
 def test_what_a_process_of_before_the_last_boot_had_goes(tmp_path: Path) -> None:
@@ -248,7 +250,7 @@ def test_who_comes_in_the_moment_of_renaming_gets_it_back(tmp_path: Path, monkey
 def test_two_clean_ups_at_once_remove_each_thing_once(tmp_path: Path) -> None:
     lay(tmp_path, *(f"runs/r{number}/{file}" for number in range(30) for file in ("log.txt", "spec.json")))
     code = (
-        "import json, sys; from slurm_ray_flow.remote.operations import perform\n"
+        "import json, sys; from slurm_ray_flow.remote.agent.operations import perform\n"
         "asked = json.loads(sys.argv[1]); found = perform('clean_up.find', asked)\n"
         "names = [thing['name'] for thing in found['things'] if not thing['base']]\n"
         "print(json.dumps(perform('clean_up.remove', {**asked, 'places': names})))"
@@ -266,7 +268,7 @@ def test_hard_links_count_once_and_only_when_all_go(tmp_path: Path) -> None:
     os.link(tmp_path / "kept.txt", tmp_path / "runs/r/shared.txt")
     block = (tmp_path / "kept.txt").stat().st_blocks * 512
     folder = (tmp_path / "runs/r").stat().st_blocks * 512
-    assert tree.Sizes().of(str(tmp_path), "runs/r") == (block + folder, 4)
+    assert tree.FreedSizes().of(str(tmp_path), "runs/r") == (block + folder, 4)
 
 
 def test_a_tree_too_deep_to_look_through_is_left_alone(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from slurm_ray_flow import OptionError
-from slurm_ray_flow.cli.start import load, run
+from slurm_ray_flow.cli.run import load, run
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from slurm_ray_flow.core.efficiency import Used, killed_text, recommended_memory, recommended_time, report
+from slurm_ray_flow.core.efficiency import ResourceUse, killed_text, recommended_memory, recommended_time, report
 from slurm_ray_flow.core.options import Options
 
 MIB, GIB = 1024**2, 1024**3
@@ -82,7 +82,7 @@ def test_time_to_ask_for_is_never_less_than_what_was_used(seconds):
 
 
 def test_what_an_old_program_says_is_enough():
-    assert Used.from_event({"wall": 1, "cpu_seconds": 1, "cpus": 1, "memory_peak": 1, "more": {}}).nodes == 1
+    assert ResourceUse.from_event({"wall": 1, "cpu_seconds": 1, "cpus": 1, "memory_peak": 1, "more": {}}).nodes == 1
 
 
 def test_processes_that_the_kernel_ended_are_told_where_they_were_the_calls_for_certain():

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from recorded_projects import no_uv
-from slurm_ray_flow.core.environment import Held, difference, digest, same_version
-from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.core.environment import HeldEnvironment, difference, digest, same_version
+from slurm_ray_flow.core.requirements import Requirements, wanted
 
 PLATFORM = "cp311-linux_x86_64"
 
 
-def want(*lines: str, folder: Path = Path("/nowhere"), python: str = "3.11") -> Wanted:
+def want(*lines: str, folder: Path = Path("/nowhere"), python: str = "3.11") -> Requirements:
     return wanted(list(lines), folder, [], python=python, uv=no_uv)
 
 
@@ -104,8 +104,8 @@ def test_a_local_package_counts_by_its_content_not_by_its_place(tmp_path: Path) 
 
 def test_the_whole_environment_is_there() -> None:
     wish = want("numpy>=2", "six", "tool @ https://host.invalid/tool.zip")
-    held = Held(digest(wish, PLATFORM), {"numpy": "2.1", "six": "1.17.0", "tool": "1.0", "extra": "1"})
-    found = difference(wish, [Held("other", {}), held], PLATFORM)
+    held = HeldEnvironment(digest(wish, PLATFORM), {"numpy": "2.1", "six": "1.17.0", "tool": "1.0", "extra": "1"})
+    found = difference(wish, [HeldEnvironment("other", {}), held], PLATFORM)
     assert (found.present, found.add, found.change) == (True, (), ())
     assert [row[0] for row in found.rows()] == ["numpy", "six", "tool"]
 
@@ -117,12 +117,12 @@ def test_nothing_is_there() -> None:
 
 
 def test_compared_with_the_most_similar_environment() -> None:
-    far = Held("far", {"numpy": "1.0"})
-    near = Held("near", {"Scikit_Learn": "1.5.0", "numpy": "2.0", "ray": "2.59.0", "tool": "1"})
+    far = HeldEnvironment("far", {"numpy": "1.0"})
+    near = HeldEnvironment("near", {"Scikit_Learn": "1.5.0", "numpy": "2.0", "ray": "2.59.0", "tool": "1"})
     wish = want(
         "scikit-learn==1.5", "numpy>=2,<3", "ray[tune]==2.60.0", "xarray", "tool @ git+https://me:pw@git.invalid/t"
     )
-    found = difference(wish, [far, near, Held("none", {})], PLATFORM)
+    found = difference(wish, [far, near, HeldEnvironment("none", {})], PLATFORM)
     assert not found.present
     assert found.rows() == [
         ("numpy", "2.0", "<3,>=2", "already there"),
@@ -135,9 +135,9 @@ def test_compared_with_the_most_similar_environment() -> None:
 
 
 def test_a_record_of_an_environment() -> None:
-    assert Held.from_json('{"digest": "d", "packages": {"six": "1.0"}, "python": "3.11.7"}') == Held(
-        "d", {"six": "1.0"}
-    )
+    assert HeldEnvironment.from_json(
+        '{"digest": "d", "packages": {"six": "1.0"}, "python": "3.11.7"}'
+    ) == HeldEnvironment("d", {"six": "1.0"})
     for text in ("", "[]", '{"digest": "d"}', '{"digest": "d", "packages": 3}'):
         with pytest.raises(ValueError):
-            Held.from_json(text)
+            HeldEnvironment.from_json(text)

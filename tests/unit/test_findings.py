@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from slurm_ray_flow.core.artifact import artifact_key
+from slurm_ray_flow.core.artifacts import artifact_key
+from slurm_ray_flow.core.cluster_report import HomeFacts, judged, not_logged_in
 from slurm_ray_flow.core.errors import (
     ConnectionFailed,
     EnvironmentFailed,
@@ -16,8 +17,7 @@ from slurm_ray_flow.core.errors import (
     LogInFailed,
     SlurmRayFlowError,
 )
-from slurm_ray_flow.core.findings import Home, judged, not_logged_in
-from slurm_ray_flow.remote import probe
+from slurm_ray_flow.remote.agent import probe
 
 GIB = 1024**3
 LOCK = {"path": "/tmp/l", "exists": True, "writable": True, "holders": [], "waiting": [], "slots": 1, "free": 1}
@@ -35,7 +35,7 @@ DISK = {"bytes": 50 * GIB, "all_bytes": 90 * GIB, "files": 10**6, "all_files": 1
 
 
 def state_of(name: str, answer: dict[str, Any], **home: Any) -> str:
-    (finding,) = judged({name: answer}, Home(**{"now": 1000.0, "rsync": "3.2.7", "version": "3.11", **home}))
+    (finding,) = judged({name: answer}, HomeFacts(**{"now": 1000.0, "rsync": "3.2.7", "version": "3.11", **home}))
     assert finding.state == "ok" or finding.advice or "error" in answer
     return finding.state
 
@@ -83,7 +83,7 @@ def test_home_is_part_of_the_verdict() -> None:
 
 def test_the_holder_of_the_lock_is_named() -> None:
     held = {**LOCK, "holders": [{"user": "alice", "since": time.time()}], "waiting": [{}, {}]}
-    (finding,) = judged({"lock": held}, Home(0.0, "3.2.7", "3.11"))
+    (finding,) = judged({"lock": held}, HomeFacts(0.0, "3.2.7", "3.11"))
     assert "alice" in finding.found and "2 waiting" in finding.found
 
 
@@ -114,7 +114,7 @@ def test_who_is_let_in_and_gets_no_further_is_not_told_of_the_log_in(error: Slur
 def test_a_look_downloads_no_python(tmp_path: Path) -> None:
     answer = probe.python_of("download", "3.11", str(tmp_path))
     assert not list(tmp_path.iterdir())
-    (finding,) = judged({"python": answer}, Home(0.0, "3.2.7", "3.11"))
+    (finding,) = judged({"python": answer}, HomeFacts(0.0, "3.2.7", "3.11"))
     assert (finding.state, "3.11" in finding.found) == ("ok", True)
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from slurm_ray_flow import OptionError
-from slurm_ray_flow.core.growth import Growth, parse_growth
+from slurm_ray_flow.core.options import Growth, parse_growth
 
 GIB = 1024**3
 

@@ -1,10 +1,9 @@
 """What is news about a cluster, between two looks at it."""
 
 from slurm_ray_flow.blocks.server.sweep import judge
+from slurm_ray_flow.core.cluster_report import AGAIN_SECONDS, Health, looked
 from slurm_ray_flow.core.events import CLUSTER_DOWN, CLUSTER_UP, RUN_FAILED, WARM_IDLE, run_failed
-from slurm_ray_flow.core.health import AGAIN_SECONDS, Health, looked
-from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.run import CallEnd, RunRecord
 from slurm_ray_flow.core.sweep import ClusterState
 from slurm_ray_flow.core.warm import Warm
 
@@ -87,7 +86,7 @@ class FakeApi:
 def test_a_run_that_failed_after_its_launch_had_gone_is_told_too():
     api = FakeApi()
     record = RunRecord("id", "flow", "desi", "ssh-server", "/r", "id", "id", "train", 1, None, None, created=1.0)
-    failed = ClusterState("unknown", Ended(None, "out_of_memory", "took 9 GiB"))
+    failed = ClusterState("unknown", CallEnd(None, "out_of_memory", "took 9 GiB"))
     flow_run = {"id": "flow", "state_type": "RUNNING", "tags": []}
     assert list(judge(api, flow_run, record, failed, lambda: None))
     [(_, [event])] = [request for request in api.told if request[0] == "/events"]
@@ -97,7 +96,7 @@ def test_a_run_that_failed_after_its_launch_had_gone_is_told_too():
         "took 9 GiB",
     )
     api.told.clear()
-    assert list(judge(api, flow_run, record, ClusterState("unknown", Ended("value")), lambda: None))
+    assert list(judge(api, flow_run, record, ClusterState("unknown", CallEnd("value")), lambda: None))
     ended = [path for path, _ in api.told if path.endswith("/set_state")]
     assert ended == ["/flow_runs/flow/set_state", "/task_runs/step/set_state"]
     assert not [path for path, _ in api.told if path == "/events"]

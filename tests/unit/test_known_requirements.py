@@ -2,8 +2,8 @@ import pytest
 
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.scan import Scan
-from slurm_ray_flow.tasks.known_requirements import known_wanted
-from slurm_ray_flow.tasks.scan_imports import Code
+from slurm_ray_flow.tasks.diff_dependencies import known_wanted
+from slurm_ray_flow.tasks.scan_imports import ScannedCode
 
 PROJECT = """
 [project]
@@ -22,7 +22,7 @@ def code(tmp_path, monkeypatch):
     project.mkdir()
     (project / "pyproject.toml").write_text(PROJECT.format(requirement="six>=1.16"))
     digest = store.put_scan(Scan((), (), (), (), False))
-    return Code(digest, str(project), 0, 0, False)
+    return ScannedCode(digest, str(project), 0, 0, False)
 
 
 def remembered():
@@ -59,16 +59,16 @@ def test_passwords_of_an_index_are_not_kept(code, tmp_path):
 
 
 def test_what_a_tool_says_is_asked_once_until_a_file_changes(tmp_path, monkeypatch):
-    from slurm_ray_flow.blocks import uv
+    from slurm_ray_flow.blocks import environments
 
     monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
     asked = []
-    monkeypatch.setattr(uv, "ask_uv", lambda *words: asked.append(words) or str(len(asked)))
+    monkeypatch.setattr(environments, "ask_uv", lambda *words: asked.append(words) or str(len(asked)))
     project = tmp_path / "project"
     (project / "requirements").mkdir(parents=True)
     file = project / "requirements" / "base.in"
     file.write_text("six")
-    assert [uv.ask_uv_once(["tool", "run"], project) for _ in range(2)] == ["1", "1"]
+    assert [environments.ask_uv_once(["tool", "run"], project) for _ in range(2)] == ["1", "1"]
     file.write_text("attrs")
-    assert [uv.ask_uv_once(["tool", "run"], project) for _ in range(2)] == ["2", "2"]
-    assert [uv.ask_uv_once(["export"], project) for _ in range(2)] == ["3", "4"]
+    assert [environments.ask_uv_once(["tool", "run"], project) for _ in range(2)] == ["2", "2"]
+    assert [environments.ask_uv_once(["export"], project) for _ in range(2)] == ["3", "4"]

@@ -5,9 +5,9 @@ import time
 import pytest
 
 from slurm_ray_flow.cli.queue import _summary
-from slurm_ray_flow.core.mirror import (
-    Party,
-    Queue,
+from slurm_ray_flow.core.lock import (
+    LockQueue,
+    LockUser,
     limit_name,
     place_in_line,
     queued_text,
@@ -17,8 +17,8 @@ from slurm_ray_flow.core.mirror import (
     waiting_text,
 )
 
-OURS, THEIRS = Party("alice", server="here"), Party("bob", server="there")
-FOREIGN = Party("carol", foreign=True)
+OURS, THEIRS = LockUser("alice", server="here"), LockUser("bob", server="there")
+FOREIGN = LockUser("carol", foreign=True)
 
 
 @pytest.mark.parametrize(
@@ -27,15 +27,15 @@ FOREIGN = Party("carol", foreign=True)
         ((), 1, 0),
         ((OURS,), 1, 0),
         ((THEIRS,), 1, 1),
-        ((Party("dave"),), 1, 1),
+        ((LockUser("dave"),), 1, 1),
         ((OURS, THEIRS), 4, 1),
-        ((Party("bob", server="there", slots=3), THEIRS), 4, 4),
+        ((LockUser("bob", server="there", slots=3), THEIRS), 4, 4),
         ((FOREIGN,), 4, 4),
-        ((Party("bob", server="there", idle=True),), 1, 0),
+        ((LockUser("bob", server="there", idle=True),), 1, 0),
     ],
 )
 def test_others_are_those_who_did_not_come_through_this_limit(holders, slots, expected):
-    assert taken_by_others(Queue(holders), "here", slots) == expected
+    assert taken_by_others(LockQueue(holders), "here", slots) == expected
 
 
 @pytest.mark.parametrize("slots", [1, 2, 4])
@@ -56,12 +56,12 @@ def test_a_free_server_is_shown_as_free():
 def test_who_waits_is_told_who_holds_it_since_when_and_how_many_come_first():
     now = time.mktime((2026, 11, 21, 15, 0, 0, 0, 0, -1))
     since = time.mktime((2026, 11, 21, 14, 2, 0, 0, 0, -1))
-    queue = Queue((Party("alice", since),), (Party("bob"),))
+    queue = LockQueue((LockUser("alice", since),), (LockUser("bob"),))
     assert waiting_text("desi", queue, 1, now) == "waiting for desi: held by alice since 14:02, 2 ahead"
     assert queued_text("desi", {"ahead": 2, "holder": {"user": "alice", "since": since}}, now) == waiting_text(
         "desi", queue, 1, now
     )
-    assert "2026-11-20" in waiting_text("desi", Queue((Party("alice", since - 86400),)), 0, now)
+    assert "2026-11-20" in waiting_text("desi", LockQueue((LockUser("alice", since - 86400),)), 0, now)
 
 
 def test_a_server_that_does_not_answer_is_named_as_such():
@@ -71,7 +71,7 @@ def test_a_server_that_does_not_answer_is_named_as_such():
 
 @pytest.mark.parametrize("said", [{}, {"holders": None}, {"holders": [{}], "waiting": [{"since": "x", "slots": -3}]}])
 def test_what_a_server_says_may_lack_anything(said):
-    queue = Queue.from_json(said)
+    queue = LockQueue.from_json(said)
     assert all(party.slots == 1 for party in queue.holders + queue.waiting)
     assert waiting_text("desi", queue, 0, 0.0)
     assert len(rows(queue, 0.0)) == len(queue.holders) + len(queue.waiting)
@@ -89,7 +89,7 @@ def test_prefect_takes_the_name():
 
 
 def test_what_others_wrote_steers_no_terminal():
-    said = Party.from_json({"user": "bob\x1b[2J\n", "name": "n" * 10_000})
+    said = LockUser.from_json({"user": "bob\x1b[2J\n", "name": "n" * 10_000})
     assert said.user.isprintable() and said.user.startswith("bob")
     assert len(said.name) < 200
 

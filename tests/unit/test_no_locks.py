@@ -6,8 +6,9 @@ import os
 
 import pytest
 
-from slurm_ray_flow.remote import claim, slurm, warm
-from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.scheduler import slurm, warm
+from slurm_ray_flow.remote.shared import events
+from slurm_ray_flow.remote.shared.events import RunFiles
 
 
 @pytest.fixture(params=[errno.ENOSYS, errno.ENOLCK], ids=errno.errorcode.get)
@@ -18,16 +19,16 @@ def run(request, tmp_path, monkeypatch):
     monkeypatch.setattr(fcntl, "lockf", refuse)
     monkeypatch.setattr(fcntl, "flock", refuse)
     (tmp_path / "runs" / "one").mkdir(parents=True)
-    return Run(str(tmp_path), "one")
+    return RunFiles(str(tmp_path), "one")
 
 
 def test_a_run_has_one_head(run, monkeypatch):
-    monkeypatch.setattr(claim, "PATIENCE", 0.1)
-    assert claim.claim(run)
+    monkeypatch.setattr(events, "PATIENCE", 0.1)
+    assert events.claim(run)
     with pytest.raises(TimeoutError):
-        claim.claim(run)
+        events.claim(run)
     run.record("allocated", pid=1)
-    assert not claim.claim(run)
+    assert not events.claim(run)
 
 
 def test_a_job_is_submitted_and_the_queue_is_asked(run):

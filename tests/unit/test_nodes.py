@@ -4,8 +4,9 @@ import os
 
 import pytest
 
-from slurm_ray_flow.remote import nodes, ray_wants
-from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.driver import ray_session
+from slurm_ray_flow.remote.scheduler import node_launcher
+from slurm_ray_flow.remote.shared.events import RunFiles
 from support import wait_for
 
 STAND_IN = """#!/bin/sh
@@ -20,8 +21,8 @@ def test_nodes_that_have_become_silent_are_lost_and_the_head_goes_on(tmp_path, m
     srun.write_text(STAND_IN)
     srun.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setattr(nodes, "SILENT_SECONDS", 0.2)
-    others = nodes.Nodes(Run(str(tmp_path), "run"), ["c2", "c3"])
+    monkeypatch.setattr(node_launcher, "SILENT_SECONDS", 0.2)
+    others = node_launcher.NodeWorkers(RunFiles(str(tmp_path), "run"), ["c2", "c3"])
     lost = []
     wait_for(lambda: lost.extend(others.listen()) or len(lost) == 2)
     assert sorted(lost) == ["c2", "c3"]
@@ -39,8 +40,8 @@ echo '{"node": "c2", "what": "ended", "why": "Slurm told it to end"}'
 """)
     srun.chmod(0o700)
     monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    others = nodes.Nodes(Run(str(tmp_path), "run"), ["c2"])
-    wait_for(lambda: nodes._has_ended(others.pid))
+    others = node_launcher.NodeWorkers(RunFiles(str(tmp_path), "run"), ["c2"])
+    wait_for(lambda: node_launcher._has_ended(others.pid))
     others.ended(0)
     assert others.listen() == ["c2"]
 
@@ -60,6 +61,6 @@ echo '{"node": "c2", "what": "ended", "why": "Slurm told it to end"}'
     ],
 )
 def test_what_no_node_can_take_is_told(strategy, bundles, part):
-    found = list(ray_wants.in_vain([{"CPU": 2, "memory": 2 << 30}] * 2, 1, [(strategy, bundles)]))
+    found = list(ray_session.in_vain([{"CPU": 2, "memory": 2 << 30}] * 2, 1, [(strategy, bundles)]))
     assert len(found) == bool(part)
     assert part in "".join(found)

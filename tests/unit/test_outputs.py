@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
-from slurm_ray_flow.blocks.homecoming import bring_home
+from slurm_ray_flow.blocks.output_files import bring_home
 from slurm_ray_flow.core.errors import ConnectionFailed, OptionError
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outputs import WrittenFile, checked_pattern, chosen, may_come_home, shown

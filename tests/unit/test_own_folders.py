@@ -8,8 +8,9 @@ import time
 import pytest
 
 from slurm_ray_flow.blocks.machine import FOLDERS
-from slurm_ray_flow.remote import files, slurm
-from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.scheduler import slurm
+from slurm_ray_flow.remote.shared import files
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 STRANGER = 12001
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="gives files to another user")

@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from slurm_ray_flow.blocks import patience
-from slurm_ray_flow.blocks.patience import within
+from slurm_ray_flow.blocks import waits
+from slurm_ray_flow.blocks.waits import within
 from slurm_ray_flow.core.progress import reporter, stop_reporter, use_reporter
 from support import Noting
 
@@ -47,12 +47,12 @@ def test_what_comes_late_is_not_waited_for_and_not_heard(said):
 
 
 def test_what_takes_long_without_a_word_is_told(said, monkeypatch):
-    monkeypatch.setattr(patience, "SLOW_SECONDS", 0.01)
-    with patience.told_if_slow("waits"):
+    monkeypatch.setattr(waits, "SLOW_SECONDS", 0.01)
+    with waits.told_if_slow("waits"):
         while not said:
             time.sleep(0.001)
     assert said == ["waits"]
-    monkeypatch.setattr(patience, "SLOW_SECONDS", 60)
-    with patience.told_if_slow("waits again"):
+    monkeypatch.setattr(waits, "SLOW_SECONDS", 60)
+    with waits.told_if_slow("waits again"):
         pass
     assert said == ["waits"]

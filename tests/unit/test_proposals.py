@@ -11,18 +11,17 @@ import pytest
 from slurm_ray_flow import OptionError
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.cli import proposals
-from slurm_ray_flow.cli.proposals import Found, proposed
-from slurm_ray_flow.cli.questions import Questions
+from slurm_ray_flow.cli.proposals import Questions, SurveyResult, proposed
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}.1"
 GIB = 1024**3
 Asked = Callable[..., tuple[str, dict[str, Any]]]
 
 
-def found(**other: Any) -> Found:
+def found(**other: Any) -> SurveyResult:
     known: dict[str, Any] = {"user": "alice", "home": "/home/alice", "host": "desi", "cpus": 8, "gpus": 0}
     known |= {"memory": 64 * GIB, "home_bytes": 500 * GIB, "slurm": "no", "accounts": [], "modules": False}
-    return Found(**{**known, "pythons": [{"path": "/usr/bin/python3", "version": HERE}], "scratch": [], **other})
+    return SurveyResult(**{**known, "pythons": [{"path": "/usr/bin/python3", "version": HERE}], "scratch": [], **other})
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> Iterator[Asked]:
     left: list[str] = []
     monkeypatch.setattr("builtins.input", lambda _: left.pop(0))
 
-    def answered(what: Found, *answers: str, known: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    def answered(what: SurveyResult, *answers: str, known: dict[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
         left.extend(answers)
         return proposed(what, SshConnection(host="desi"), "desi", None, known or {}, Questions())
 

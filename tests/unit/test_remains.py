@@ -6,14 +6,14 @@ import sys
 
 import pytest
 
-from slurm_ray_flow.remote.remains import OWNER, note_owner, remove_remains
+from slurm_ray_flow.remote.shared.leftovers import OWNER, note_owner, remove_remains
 
 
 def left_by_a_dead_process(folder):
     folder.mkdir()
     (folder / "logs").mkdir()
     (folder / "logs" / "one").touch()
-    code = "import sys; from slurm_ray_flow.remote.remains import note_owner; note_owner(sys.argv[1])"
+    code = "import sys; from slurm_ray_flow.remote.shared.leftovers import note_owner; note_owner(sys.argv[1])"
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
 
 

@@ -8,7 +8,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from slurm_ray_flow.remote import payload, pickling
+from slurm_ray_flow.remote.shared import payload, pickling
 
 
 @pytest.mark.parametrize("value", [None, {"a": [1, "two"]}, b"x" * 100_000, list(range(10_000)), ""])

@@ -8,8 +8,8 @@ import sys
 
 import pytest
 
-from slurm_ray_flow.remote import payload, pickling
-from slurm_ray_flow.remote.importable import importable
+from slurm_ray_flow.remote.shared import payload, pickling
+from slurm_ray_flow.remote.shared.pickling import importable
 
 MODULE = """
 import dataclasses, enum
@@ -53,7 +53,7 @@ def work(argument):
 
 DRIVER = """
 import sys
-from slurm_ray_flow.remote import payload, pickling, rebuilding
+from slurm_ray_flow.remote.shared import payload, pickling, rebuilding
 rebuilding.become_driver()
 function, arguments = (payload.read(path, pickling.load) for path in sys.argv[1:3])
 payload.write(sys.argv[3], function(*arguments), pickling.dump_outcome)
@@ -115,7 +115,7 @@ def test_a_module_of_the_project_is_the_one_that_lies_there(tmp_path, monkeypatc
     (tmp_path / "there").mkdir()
     (tmp_path / "of_the_project.py").rename(tmp_path / "there" / "of_the_project.py")
     code = (
-        "import sys; from slurm_ray_flow.remote import payload, pickling; sys.path.insert(0, sys.argv[2]);"
+        "import sys; from slurm_ray_flow.remote.shared import payload, pickling; sys.path.insert(0, sys.argv[2]);"
         "print(payload.read(sys.argv[1], pickling.load)())"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "function"), str(tmp_path / "there")]

@@ -11,7 +11,9 @@ import pytest
 
 import slurm_ray_flow.remote as remote_package
 from slurm_ray_flow.blocks import programs
-from slurm_ray_flow.remote import events, failures, files, inside, limits, pickling, processes, protocol, waiting
+from slurm_ray_flow.remote.driver import package_in_run
+from slurm_ray_flow.remote.head import head
+from slurm_ray_flow.remote.shared import events, failures, files, limits, pickling, processes, protocol
 from support import python_of, wait_for
 
 REMOTE = Path(remote_package.__file__).parent
@@ -22,7 +24,7 @@ RECORDED = Path(__file__).parents[1] / "recorded" / "proc"
 def tools(tmp_path):
     package = tmp_path / "tools" / "slurm_ray_flow"
     shutil.copytree(REMOTE, package / "remote", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REMOTE / "inside.py", package / "__init__.py")
+    shutil.copy(REMOTE / "driver" / "package_in_run.py", package / "__init__.py")
     return package.parent
 
 
@@ -35,10 +37,9 @@ def isolated(python, tools, code, folder):
 
 def test_every_file_imports_on_python_3_9_with_the_standard_library_alone(tools, tmp_path):
     # The pickler is cloudpickle's, and runs in the driver alone, whose Python is home's.
-    own = [
-        path.stem for path in REMOTE.glob("*.py") if path.stem not in ("__init__", "inside", "pickler", "pickle_rules")
-    ]
-    code = "\n".join(f"import slurm_ray_flow.remote.{name}" for name in own)
+    left_out = ("__init__", "package_in_run", "pickler", "pickle_rules")
+    own = [path.relative_to(REMOTE).with_suffix("") for path in REMOTE.rglob("*.py") if path.stem not in left_out]
+    code = "\n".join(f"import slurm_ray_flow.remote.{'.'.join(path.parts)}" for path in own)
     done = isolated(python_of("3.9"), tools, code, tmp_path)
     assert done.returncode == 0, done.stderr
 
@@ -67,7 +68,7 @@ def test_inside_a_run_the_decorator_leaves_functions_as_they_are(tools, tmp_path
 
 
 def test_an_event_that_finds_no_room_gets_the_reserve(tmp_path):
-    run = events.Run(str(tmp_path), "r")
+    run = events.RunFiles(str(tmp_path), "r")
     os.makedirs(run.folder)
     run.keep_reserve()
     assert os.path.getsize(run.reserve) == events.RESERVE_SIZE
@@ -80,10 +81,10 @@ def test_an_event_that_finds_no_room_gets_the_reserve(tmp_path):
 
 @pytest.mark.parametrize("damage", ["emptied", "zeroed", "gone"])
 def test_programs_that_a_loss_of_power_has_damaged_are_put_there_again(tmp_path, damage):
-    agent = programs.install(tmp_path) / "slurm_ray_flow" / "remote" / "agent.py"
+    agent = programs.install(tmp_path) / "slurm_ray_flow" / "remote" / "agent" / "agent.py"
     kept = agent.read_bytes()
     agent.unlink() if damage == "gone" else agent.write_bytes(bytes(len(kept) if damage == "zeroed" else 0))
-    assert programs.install(tmp_path) == agent.parents[2]
+    assert programs.install(tmp_path) == agent.parents[3]
     assert agent.read_bytes() == kept
     assert os.listdir(tmp_path / "tools") == [programs.digest()]
     assert {path.stat().st_mode & 0o077 for path in (tmp_path / "tools").iterdir()} == {0}
@@ -102,7 +103,7 @@ def test_a_whole_file_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatc
 def test_the_end_of_a_run_is_on_the_disk(tmp_path, monkeypatch):
     synced, fsync = [], os.fsync
     monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(run.has_ended()) or fsync(descriptor))
-    run = events.Run(str(tmp_path), "r")
+    run = events.RunFiles(str(tmp_path), "r")
     os.makedirs(run.folder)
     run.record("call_started")
     run.record("call_ended")
@@ -126,12 +127,12 @@ class Queueing:
 
 
 def test_a_long_wait_is_told_in_few_events_and_its_last_state_among_them(tmp_path, monkeypatch):
-    monkeypatch.setattr(waiting, "Turn", Queueing)
-    monkeypatch.setattr(waiting.time, "monotonic", lambda: Queueing.now)
-    monkeypatch.setattr(waiting.signal, "sigtimedwait", lambda *_: None)
-    run = events.Run(str(tmp_path), "r")
+    monkeypatch.setattr(head, "Turn", Queueing)
+    monkeypatch.setattr(head.time, "monotonic", lambda: Queueing.now)
+    monkeypatch.setattr(head.signal, "sigtimedwait", lambda *_: None)
+    run = events.RunFiles(str(tmp_path), "r")
     os.makedirs(run.folder)
-    waiting.await_turn(run, {"lock": {"path": "/none"}}, set())
+    head.await_turn(run, {"lock": {"path": "/none"}}, set())
     told = [event["holder"]["since"] for event in run.recorded()]
     assert told[0] == 5.0
     assert told[-1] == 82800
@@ -324,9 +325,9 @@ def test_graphics_cards_are_restricted_unless_a_scheduler_did_it():
 
 
 def test_a_module_may_make_its_cluster_beside_its_functions():
-    made = inside.SlurmCluster(connection=inside.SshConnection(host="login"), partition="gpu")
-    assert isinstance(inside.SshServer.load("desi"), inside.SshServer)
-    with pytest.raises(inside.SlurmRayFlowError, match=r"SlurmCluster\.facts"):
+    made = package_in_run.SlurmCluster(connection=package_in_run.SshConnection(host="login"), partition="gpu")
+    assert isinstance(package_in_run.SshServer.load("desi"), package_in_run.SshServer)
+    with pytest.raises(package_in_run.SlurmRayFlowError, match=r"SlurmCluster\.facts"):
         made.facts()
 
 
@@ -338,7 +339,7 @@ def test_what_a_process_holds_is_read_from_what_the_kernel_tells():
 
 FORKS = """
 import mmap, os, signal
-from slurm_ray_flow.remote import limits
+from slurm_ray_flow.remote.shared import limits
 size = 32 << 20
 held, segment = bytearray(os.urandom(size)), mmap.mmap(-1, size)
 segment[:] = held

@@ -5,9 +5,9 @@ import tarfile
 
 import pytest
 
-from slurm_ray_flow.remote import packing, room
-from slurm_ray_flow.remote.environments import advice
-from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.environment import disk_space, installation
+from slurm_ray_flow.remote.environment.environments import advice
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 QUOTA = """Disk quotas for user frank (uid 2006):
      Filesystem   space   quota   limit   grace   files   quota   limit   grace
@@ -22,26 +22,26 @@ def test_what_is_planned():
         " + Ray_x==2.60.0",
         " + mine==1.0 (from file:///a)",
     ]
-    assert room.planned(lines) == [("ray-x", "2.60.0"), ("mine", "1.0")]
+    assert disk_space.planned(lines) == [("ray-x", "2.60.0"), ("mine", "1.0")]
 
 
 def test_what_is_held_takes_next_to_nothing():
     packages = [("a", "1"), ("b", "1"), ("c", "1")]
-    need = room.needed(packages, {"a": (100 << 20, 1000), "b": (7, 3)}, {"a==1": ""})
-    assert need[:2] == (room.LINKED[0] + 7 + room.USUAL[0], room.LINKED[1] + 3 + room.USUAL[1])
+    need = disk_space.needed(packages, {"a": (100 << 20, 1000), "b": (7, 3)}, {"a==1": ""})
+    assert need[:2] == (disk_space.LINKED[0] + 7 + disk_space.USUAL[0], disk_space.LINKED[1] + 3 + disk_space.USUAL[1])
 
 
 def test_a_quota_counts_in_blocks_and_files():
-    assert room.read_quota(QUOTA) == (4000 * 1024, 30, "your quota")
-    assert room.read_quota("Disk quotas for user frank (uid 2006): none") is None
-    assert room.read_quota("/home 9000* 4000 5000 1795000000 90 0 0 0")[0] == 0
+    assert disk_space.read_quota(QUOTA) == (4000 * 1024, 30, "your quota")
+    assert disk_space.read_quota("Disk quotas for user frank (uid 2006): none") is None
+    assert disk_space.read_quota("/home 9000* 4000 5000 1795000000 90 0 0 0")[0] == 0
 
 
 def test_a_shortage_names_both_figures(tmp_path):
-    free = room.free(tmp_path)[0]
-    assert room.shortage(room.Room(1 << 20, 10), tmp_path) == ""
-    assert "are needed" in room.shortage(room.Room(free.bytes * 2, 10), tmp_path)
-    said = room.shortage(room.Room(1, free.files * 2), tmp_path)
+    free = disk_space.free(tmp_path)[0]
+    assert disk_space.shortage(disk_space.DiskSpace(1 << 20, 10), tmp_path) == ""
+    assert "are needed" in disk_space.shortage(disk_space.DiskSpace(free.bytes * 2, 10), tmp_path)
+    said = disk_space.shortage(disk_space.DiskSpace(1, free.files * 2), tmp_path)
     assert f"{free.files * 2} files" in said
 
 
@@ -70,13 +70,13 @@ def environment(tmp_path):
 
 def test_packed_and_unpacked_it_is_the_same_and_private(environment, tmp_path):
     archive = tmp_path / "it.tar.gz"
-    packing.pack(environment, archive)
-    prefix = packing.unpacked(str(archive), str(tmp_path))
+    installation.pack(environment, archive)
+    prefix = installation.unpacked(str(archive), str(tmp_path))
     assert os.readlink(os.path.join(prefix, "bin", "python")) == "/usr/bin/env"
     assert os.stat(os.path.join(prefix, "bin", "run")).st_mode & 0o777 == 0o700
     assert os.stat(os.path.dirname(prefix)).st_mode & 0o777 == 0o700
-    packing.remove(prefix)
-    packing.remove(prefix)
+    installation.remove(prefix)
+    installation.remove(prefix)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["environment", "it.tar.gz"]
 
 
@@ -84,18 +84,18 @@ def test_packed_and_unpacked_it_is_the_same_and_private(environment, tmp_path):
 def test_a_damaged_archive_leaves_nothing(environment, tmp_path, damage):
     archive = tmp_path / "it.tar.gz"
     if damage == "cut":
-        packing.pack(environment, archive)
+        installation.pack(environment, archive)
         archive.write_bytes(archive.read_bytes()[:60])
     else:
         with tarfile.open(archive, "w:gz") as tar:
             if damage == "escape":
                 tar.addfile(tarfile.TarInfo("../outside"))
     with pytest.raises(OperationError, match="can't be unpacked"):
-        packing.unpacked(str(archive), str(tmp_path))
+        installation.unpacked(str(archive), str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["environment", "it.tar.gz"]
 
 
 def test_only_what_was_unpacked_is_removed(tmp_path):
     (tmp_path / "environment").mkdir()
-    packing.remove(str(tmp_path / "environment"))
+    installation.remove(str(tmp_path / "environment"))
     assert (tmp_path / "environment").exists()

@@ -10,7 +10,7 @@ import pytest
 
 from recorded_projects import Scanned, check, no_uv, recorded, write
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import Wanted, wanted
+from slurm_ray_flow.core.requirements import Requirements, wanted
 from slurm_ray_flow.core.requirements.local import content_digest
 
 
@@ -132,7 +132,7 @@ def test_of_a_local_package_code_that_travels_as_files_does_not_count(tmp_path: 
     outside = write(tmp_path / "outside", {"src/mine/__init__.py": "", "src/mine/deep/x.py": "1", "src/other.py": "1"})
     project = write(tmp_path / "project", {"requirements.txt": "-e ../outside\n"})
 
-    def found(*travelling: str) -> Wanted:
+    def found(*travelling: str) -> Requirements:
         files = [outside / name for name in travelling]
         return wanted("auto", project, [], python="3.11", uv=no_uv, travelling=files)
 

@@ -15,7 +15,7 @@ from slurm_ray_flow import (
 )
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.retries import LONGEST_PAUSE, Retries
-from slurm_ray_flow.remote.failures import STANDS_FOR
+from slurm_ray_flow.remote.shared.failures import STANDS_FOR
 
 MIB = 1024**2
 

@@ -4,8 +4,7 @@ from pathlib import PurePosixPath
 import pytest
 
 from slurm_ray_flow import Crashed, Lost, OutOfMemory, ResultError, RunState, TimeLimit
-from slurm_ray_flow.core.life import GONE, Life
-from slurm_ray_flow.core.run import RunPaths, RunRecord, error_of, parse_events, state_of
+from slurm_ray_flow.core.run import GONE, Liveness, RunPaths, RunRecord, error_of, parse_events, state_of
 from slurm_ray_flow.tasks.run import left
 
 ALLOCATED = {"event": "allocated", "pid": 1, "started": 2, "boot_id": "b"}
@@ -35,7 +34,7 @@ def ended(outcome, cause=None):
     ],
 )
 def test_the_state_follows_from_the_events_and_the_heads_life(events, alive, state):
-    assert state_of(events, Life(alive)) is state
+    assert state_of(events, Liveness(alive)) is state
 
 
 def test_a_line_that_is_not_whole_yet_is_left_for_later():

@@ -11,7 +11,7 @@ import pytest
 
 from scan_lab import Make, install, kinds, modules, scanned
 from slurm_ray_flow.core.errors import ScanError
-from slurm_ray_flow.core.scan import ParsedFile, Scan, Target, scan
+from slurm_ray_flow.core.scan import FunctionSource, ParsedFile, Scan, scan
 
 
 def test_follows_packages_with_all_their_parents(tmp_path: Path, write: Make) -> None:
@@ -183,7 +183,7 @@ def test_a_script_is_scanned_but_not_sent_unless_imported(tmp_path: Path, write:
     script = write("job.py", "import helper\nif __name__ == '__main__':\n    import local_only\n")
     write("helper.py")
     write("local_only.py")
-    target = Target(None, script, None, "job.f", 1, ())
+    target = FunctionSource(None, script, None, "job.f", 1, ())
     assert modules(scan(target, search_path=[], project=tmp_path, parsed={})) == {"helper", "local_only"}
     write("helper.py", "import job\n")
     assert "job" in modules(scan(target, search_path=[], project=tmp_path, parsed={}))
@@ -193,7 +193,7 @@ def test_a_cell_is_scanned_by_its_text_and_by_what_it_refers_to(tmp_path: Path, 
     write("helper.py", "import deeper\n")
     write("deeper.py")
     write("other/__init__.py")
-    target = Target(None, None, "def f():\n    import helper\n    exec(f)\n", "f", 7, ("other.thing", "gone"))
+    target = FunctionSource(None, None, "def f():\n    import helper\n    exec(f)\n", "f", 7, ("other.thing", "gone"))
     found = scan(target, search_path=[str(tmp_path)], project=tmp_path, parsed={})
     assert modules(found) == {"helper", "deeper", "other"}
     assert kinds(found) == [("unresolved", 7), ("exec", 9)]
@@ -203,7 +203,7 @@ def test_a_module_that_no_search_path_entry_leads_to_is_found_from_its_file(tmp_
     write("far/pkg/__init__.py")
     write("far/pkg/mod.py", "from . import other\n")
     write("far/pkg/other.py")
-    target = Target("pkg.mod", tmp_path / "far/pkg/mod.py", None, "pkg.mod.f", 1, ())
+    target = FunctionSource("pkg.mod", tmp_path / "far/pkg/mod.py", None, "pkg.mod.f", 1, ())
     found = scan(target, search_path=[], project=tmp_path / "elsewhere", parsed={})
     assert {(file.module, file.root) for file in found.files} == {
         (name, tmp_path / "far") for name in ("pkg", "pkg.mod", "pkg.other")
@@ -212,7 +212,7 @@ def test_a_module_that_no_search_path_entry_leads_to_is_found_from_its_file(tmp_
 
 def test_a_function_whose_file_is_gone_is_an_error_that_says_where(tmp_path: Path) -> None:
     with pytest.raises(ScanError, match=r"gone\.py"):
-        scan(Target(None, tmp_path / "gone.py", None, "f", 1, ()), search_path=[], project=tmp_path, parsed={})
+        scan(FunctionSource(None, tmp_path / "gone.py", None, "f", 1, ()), search_path=[], project=tmp_path, parsed={})
 
 
 def test_only_changed_files_are_parsed_again(tmp_path: Path, write: Make) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scan_lab import Make, install, kinds, modules, scanned
-from slurm_ray_flow.core.scan import Target, scan
+from slurm_ray_flow.core.scan import FunctionSource, scan
 
 
 def test_a_syntax_error_is_named_and_the_file_still_sent(tmp_path: Path, write: Make) -> None:
@@ -170,7 +170,7 @@ def test_the_package_of_a_script_that_python_m_runs_is_imported(tmp_path: Path, 
     script = write("lab/train.py", "from . import helper\n")
     write("lab/__init__.py")
     write("lab/helper.py")
-    target = Target(None, script, None, "train", 1, (), "lab")
+    target = FunctionSource(None, script, None, "train", 1, (), "lab")
     found = scan(target, search_path=[str(tmp_path)], project=tmp_path, parsed={})
     assert modules(found) == {"lab", "lab.helper"}
     assert found.packages == ((str(tmp_path / "lab"), str(tmp_path), True),)

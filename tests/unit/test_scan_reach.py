@@ -3,14 +3,14 @@
 import pytest
 
 from scan_lab import install
-from slurm_ray_flow.core.scan import Target, scan
+from slurm_ray_flow.core.scan import FunctionSource, scan
 
 OTHER = "def other():\n    import ray\n    return ray.get(1)\n"
 PLAIN = "def f():\n    return 1\n" + OTHER
 
 
 def uses_ray(folder, module="main", label="f", imported=()):
-    target = Target(module, folder / "main.py", None, f"{module or '__main__'}.{label}", 1, imported)
+    target = FunctionSource(module, folder / "main.py", None, f"{module or '__main__'}.{label}", 1, imported)
     found = scan(target, search_path=[str(folder), str(folder / "site-packages")], project=folder, parsed={})
     return found.uses_ray
 

@@ -13,19 +13,18 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.blocks import shell
+from slurm_ray_flow.blocks import processes as blocks_processes
 from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.processes import alive, elsewhere, end, identify, this_process, wait_gone
 from slurm_ray_flow.blocks.server import supervisor
 from slurm_ray_flow.blocks.server.address import ServerState, listening, read_state, serving, versions, write_state
-from slurm_ray_flow.blocks.server.database import on_network
 from slurm_ray_flow.blocks.server.files import auth_string, encryption_key, make_folders, server_files
-from slurm_ray_flow.blocks.server.settings import server_environment
+from slurm_ray_flow.blocks.server.settings import on_network, server_environment
 from slurm_ray_flow.blocks.server.start import ensure_server
 from slurm_ray_flow.blocks.ssh.endpoint import password_variable
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.remote import processes
+from slurm_ray_flow.remote.shared import processes
 
 
 @pytest.fixture(autouse=True)
@@ -51,7 +50,7 @@ def test_a_started_process_is_ended_within_the_patience_given(tmp_path: Path) ->
         "-c",
         "import signal, time; signal.signal(15, signal.SIG_IGN); print(1, flush=True); time.sleep(60)",
     ]
-    process = identify(shell.start(command, log=log))
+    process = identify(blocks_processes.start(command, log=log))
     assert process is not None and os.getsid(process.pid) == process.pid
     while not log.read_text():
         assert alive(process)
@@ -62,12 +61,12 @@ def test_a_started_process_is_ended_within_the_patience_given(tmp_path: Path) ->
 
 
 def test_a_command_gives_its_output_and_code_and_is_killed_when_too_slow() -> None:
-    done = shell.run(["sh", "-c", "cat; echo error >&2; exit 3"], timeout=10, stdin=b"in")
+    done = blocks_processes.run(["sh", "-c", "cat; echo error >&2; exit 3"], timeout=10, stdin=b"in")
     assert (done.stdout, done.stderr, done.exit_code, done.ok) == ("in", "error\n", 3, False)
     with pytest.raises(SlurmRayFlowError, match="sleep did not end within"):
-        shell.run(["sleep", "60"], timeout=0.1)
+        blocks_processes.run(["sleep", "60"], timeout=0.1)
     with pytest.raises(SlurmRayFlowError, match="no-such-program can't be started"):
-        shell.run(["no-such-program"], timeout=1)
+        blocks_processes.run(["no-such-program"], timeout=1)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +139,7 @@ def test_a_chore_that_takes_long_holds_up_no_heartbeat() -> None:
         done.set()
         yield "cleaned"
 
-    supervisor.begin_chore(supervisor.Chore(1.0, clean, long=True))
+    supervisor.begin_chore(supervisor.PeriodicTask(1.0, clean, long=True))
     assert not done.is_set()
     go_on.set()
     assert done.wait(10)
@@ -172,8 +171,8 @@ def test_a_server_serves_when_its_process_lives_and_its_port_is_open() -> None:
 def test_a_clusters_password_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_LAB_PASSWORD", "secret")
     monkeypatch.setenv("UV_INDEX_MINE_PASSWORD", "needed")  # some that start processes here need theirs
-    shell.withhold(password_variable("my lab"))
-    printed = shell.run(["env"], timeout=10).stdout
+    blocks_processes.withhold(password_variable("my lab"))
+    printed = blocks_processes.run(["env"], timeout=10).stdout
     assert "MY_LAB_PASSWORD" not in printed
     assert "UV_INDEX_MINE_PASSWORD=needed" in printed
     assert not [name for name in server_environment(server_files(), 1) if name.endswith("_PASSWORD")]
@@ -181,8 +180,8 @@ def test_a_clusters_password_is_not_passed_on(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_later_process_withholds_it_too_from_a_run_on_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MY_LAB_PASSWORD", "secret")
-    shell.withhold("MY_LAB_PASSWORD")
-    monkeypatch.setattr("slurm_ray_flow.remote.processes.WITHHELD", {"PREFECT_API_AUTH_STRING"})
+    blocks_processes.withhold("MY_LAB_PASSWORD")
+    monkeypatch.setattr("slurm_ray_flow.remote.shared.processes.WITHHELD", {"PREFECT_API_AUTH_STRING"})
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "srf:secret")
     monkeypatch.setenv("DATABASE_PASSWORD", "the function's own")
     LocalMachine().ask("files.names", path="/")

@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import NOT_YET, RunRecord
+from slurm_ray_flow.core.run import NOT_YET, CallEnd, RunRecord
 from slurm_ray_flow.core.sweep import SILENT, Action, ClusterState, HeadState, slot_is_free, verdict
 
 RECORD = RunRecord("r1", "r1", "local", "local-machine", "/root", "r1", "r1", "m:f", 1, 2, "boot", created=1000.0)
@@ -17,7 +16,7 @@ LATER = 1000.0 + NOT_YET + 1
 
 def judge(
     head: HeadState,
-    ended: Ended | None = None,
+    ended: CallEnd | None = None,
     *,
     state: str = "RUNNING",
     launch: bool | None = False,
@@ -30,13 +29,15 @@ def judge(
 @pytest.mark.parametrize("head", ["alive", "dead", "absent", "unknown"])
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
 def test_a_launch_that_lives_sees_to_its_own_end(head: HeadState, state: str) -> None:
-    assert judge(head, Ended("value"), state=state, launch=True) == (Action.KEEP, "")
+    assert judge(head, CallEnd("value"), state=state, launch=True) == (Action.KEEP, "")
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
 @pytest.mark.parametrize("head", ["dead", "absent", "unknown"])
-@pytest.mark.parametrize("ended", [None, Ended("value")])
-def test_the_run_of_a_launch_on_another_machine_is_not_ended(head: HeadState, ended: Ended | None, state: str) -> None:
+@pytest.mark.parametrize("ended", [None, CallEnd("value")])
+def test_the_run_of_a_launch_on_another_machine_is_not_ended(
+    head: HeadState, ended: CallEnd | None, state: str
+) -> None:
     assert judge(head, ended, state=state, launch=None) == (Action.LEAVE, "")
     assert judge("alive", state=state, launch=None)[0] is (Action.KEEP if state == "RUNNING" else Action.CANCEL)
 
@@ -44,15 +45,15 @@ def test_the_run_of_a_launch_on_another_machine_is_not_ended(head: HeadState, en
 @pytest.mark.parametrize(
     ("ended", "state"),
     [
-        (Ended("value"), "COMPLETED"),
-        (Ended("exception", "user_code", "ValueError: no"), "FAILED"),
-        (Ended(None, "out_of_memory", "used 2 GB"), "FAILED"),
-        (Ended(None, "cancelled"), "CANCELLED"),
-        (Ended(None), "FAILED"),
+        (CallEnd("value"), "COMPLETED"),
+        (CallEnd("exception", "user_code", "ValueError: no"), "FAILED"),
+        (CallEnd(None, "out_of_memory", "used 2 GB"), "FAILED"),
+        (CallEnd(None, "cancelled"), "CANCELLED"),
+        (CallEnd(None), "FAILED"),
     ],
 )
 @pytest.mark.parametrize("head", ["alive", "dead", "unknown"])
-def test_a_call_that_ended_decides_the_state(ended: Ended, state: str, head: HeadState) -> None:
+def test_a_call_that_ended_decides_the_state(ended: CallEnd, state: str, head: HeadState) -> None:
     assert judge(head, ended) == (Action.END, state)
 
 
@@ -85,13 +86,13 @@ def test_so_does_the_head_of_a_later_try() -> None:
 
 
 def test_what_was_asked_to_cancel_is_cancelled_even_when_it_made_it_to_a_value() -> None:
-    assert judge("dead", Ended("value"), state="CANCELLING") == (Action.END, "CANCELLED")
+    assert judge("dead", CallEnd("value"), state="CANCELLING") == (Action.END, "CANCELLED")
 
 
 def test_the_message_names_cause_and_run() -> None:
     failed = verdict(
         RECORD,
-        ClusterState("dead", Ended(None, "time_limit", "after 2 h")),
+        ClusterState("dead", CallEnd(None, "time_limit", "after 2 h")),
         flow_state="RUNNING",
         launch_alive=False,
         now=LATER,
@@ -124,11 +125,11 @@ def test_a_launch_that_died_in_the_line_makes_nobody_wait(head: HeadState) -> No
         ("alive", None, False),
         ("unknown", None, False),
         ("dead", None, True),
-        ("alive", Ended("value"), True),
+        ("alive", CallEnd("value"), True),
         ("absent", None, True),
     ],
 )
-def test_a_slot_comes_back_when_its_run_has_ended_and_not_before(head: HeadState, ended: Ended, free: bool) -> None:
+def test_a_slot_comes_back_when_its_run_has_ended_and_not_before(head: HeadState, ended: CallEnd, free: bool) -> None:
     assert slot_is_free(RECORD, ClusterState(head, ended), LATER) is free
 
 

@@ -5,12 +5,20 @@ from pathlib import PurePosixPath
 
 import pytest
 
-from slurm_ray_flow.core.advance import Advance
+from slurm_ray_flow.core.artifacts import (
+    MOST_FILES,
+    LaunchProgress,
+    WaitHistory,
+    about_files,
+    about_run,
+    cell,
+    flow_run_name,
+    tags_of,
+)
 from slurm_ray_flow.core.log_levels import MOST_CHANGES, by_level
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.core.shown import MOST_FILES, Waits, about_files, about_run, cell, flow_run_name, tags_of
-from slurm_ray_flow.core.snapshot.entries import Entry, Left
+from slurm_ray_flow.core.snapshot.entries import Entry, LeftOut
 
 NOW = 1_800_000_000.0
 
@@ -50,7 +58,7 @@ def test_a_log_that_changes_its_level_all_the_time_stays_one_record():
 
 
 def test_a_wait_is_news_when_its_reason_changes_and_not_when_a_number_does():
-    waits = Waits()
+    waits = WaitHistory()
     assert waits.wait("behind 3 jobs; starts in about 10 min", NOW)
     assert not waits.wait("behind 2 jobs; starts in about 9 min", NOW + 60)
     assert waits.wait("held by its | owner", NOW + 120)
@@ -65,11 +73,11 @@ def test_a_wait_is_news_when_its_reason_changes_and_not_when_a_number_does():
 
 
 def test_who_never_waited_shows_no_wait():
-    assert Waits().over(NOW) is None
+    assert WaitHistory().over(NOW) is None
 
 
 def test_the_bar_moves_with_the_steps_and_then_with_the_function_s_own():
-    advance = Advance()
+    advance = LaunchProgress()
     for step in ("scan_imports", "start_ray", "execute_call"):
         advance.step(step)
     begun = advance.percent
@@ -84,7 +92,7 @@ def test_the_bar_moves_with_the_steps_and_then_with_the_function_s_own():
 
 
 def test_a_bar_that_is_cut_between_two_pieces_is_read():
-    advance = Advance()
+    advance = LaunchProgress()
     advance.step("execute_call")
     assert not advance.log(b"\r 4")
     assert advance.log(b"0%|")
@@ -92,7 +100,7 @@ def test_a_bar_that_is_cut_between_two_pieces_is_read():
 
 
 def test_a_failed_try_begins_anew_and_keeps_its_bar_where_it_failed():
-    advance = Advance()
+    advance = LaunchProgress()
     advance.step("execute_call")
     advance.log(b"80%|")
     advance.step("scan_imports")
@@ -142,7 +150,11 @@ def test_what_others_wrote_harms_no_table():
 
 def test_what_stays_at_home_is_listed_before_what_travels_with_its_reason():
     entries = [Entry("project/lab/a.json", "/p/lab/a.json", 10, 0, 0o644, "0" * 64)]
-    left = [Left("lab/raw/", 0, "named in .gitignore"), Left("lab/b.bin", 2048, "too much"), Left("a\udce9", 1, "odd")]
+    left = [
+        LeftOut("lab/raw/", 0, "named in .gitignore"),
+        LeftOut("lab/b.bin", 2048, "too much"),
+        LeftOut("a\udce9", 1, "odd"),
+    ]
     shown = about_files(entries, {"project/lab/a.json"}, 10, 10, left)
     assert [row["file"] for row in shown.data] == ["lab/b.bin", "a\\xe9", "lab/raw/", "lab/a.json"]
     assert [row["bytes"] for row in shown.data] == [2048, 1, 0, 10]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slurm_ray_flow.core.slurm.accounting import Record, accounting_command, parse_accounting, usage_line
+from slurm_ray_flow.core.slurm.accounting import AccountingRecord, accounting_command, parse_accounting, usage_line
 from slurm_recorded import ACCOUNTED, REAL, recorded
 
 GIB, MIB = 1024**3, 1024**2
@@ -48,7 +48,7 @@ def test_steps_say_what_was_used_in_every_version(version: str) -> None:
 
 
 def test_all_that_the_accounts_say_of_a_job() -> None:
-    assert parse_accounting(recorded("sacct-all"))["13"] == Record(
+    assert parse_accounting(recorded("sacct-all"))["13"] == AccountingRecord(
         job_id="13",
         name="is.preempted",
         state="PREEMPTED",
@@ -96,7 +96,7 @@ def test_a_newer_slurm_has_it_in_the_job_and_the_memory_of_all_nodes() -> None:
 
 
 def test_nothing_is_said_of_what_was_not_measured() -> None:
-    assert usage_line(Record("1", "x", "FAILED", used=10.0)) == ""
+    assert usage_line(AccountingRecord("1", "x", "FAILED", used=10.0)) == ""
 
 
 def test_a_job_that_was_started_again_counts_with_its_last_start() -> None:

@@ -6,9 +6,8 @@ from typing import Any
 
 import pytest
 
-from slurm_ray_flow.core.slurm.findings import slurm_finding
 from slurm_ray_flow.core.slurm.request import Request
-from slurm_ray_flow.core.slurm.site import Site, parse_site
+from slurm_ray_flow.core.slurm.site import Site, parse_site, slurm_finding
 from slurm_recorded import REAL, recorded
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from slurm_ray_flow.core.slurm.hostlist import MOST, expanded
+from slurm_ray_flow.core.slurm.queue import MOST, expanded
 
 
 @pytest.mark.parametrize(

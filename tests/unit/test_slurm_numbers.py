@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from slurm_ray_flow.core.slurm import accounting, numbers, queue, rejections, site, table, waiting
+from slurm_ray_flow.core.slurm import accounting, queue, request, site, waiting
 from slurm_recorded import RECORDED
 
 NO_LIMIT = float("inf")
@@ -33,7 +33,7 @@ NO_LIMIT = float("inf")
     ],
 )
 def test_durations(text: str, seconds: float | None) -> None:
-    assert numbers.duration(text) == seconds
+    assert queue.duration(text) == seconds
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_durations(text: str, seconds: float | None) -> None:
     ],
 )
 def test_memory_without_a_unit_is_mebibytes(text: str, amount: int | None) -> None:
-    assert numbers.memory(text) == amount
+    assert queue.memory(text) == amount
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_memory_without_a_unit_is_mebibytes(text: str, amount: int | None) -> No
     [("4", 4), ("4+", 4), ("1.2K", 1228), ("2M", 2 * 1024**2), ("", None), ("-1", None), ("c1", None)],
 )
 def test_counts(text: str, number: int | None) -> None:
-    assert numbers.count(text) == number
+    assert queue.count(text) == number
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_counts(text: str, number: int | None) -> None:
     [("1795290058", 1795290058.0), ("N/A", None), ("0", None), ("4294967295", None), ("2026-11-21T19:20:47", None)],
 )
 def test_moments_are_seconds_since_1970_or_nothing(text: str, moment: float | None) -> None:
-    assert numbers.moment(text) == moment
+    assert queue.moment(text) == moment
 
 
 ANSWERS = sorted(RECORDED.rglob("*.txt"))
@@ -83,9 +83,9 @@ def test_a_broken_answer_breaks_no_reader(seed: int) -> None:
         for record in accounting.parse_accounting(text).values():
             accounting.usage_line(record)
         found = site.parse_site(text, broken(text, chance), text, text)
-        assert len(table.site_rows(found)) <= len(found.partitions)
-        assert table.site_values(found)
-        assert str(rejections.rejected(text))
+        assert len(site.site_rows(found)) <= len(found.partitions)
+        assert site.site_values(found)
+        assert str(request.rejected(text))
 
 
 def broken(text: str, chance: random.Random) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slurm_ray_flow import OptionError
-from slurm_ray_flow.core.slurm.profile import parse_profile
+from slurm_ray_flow.core.slurm.request import parse_profile
 from slurm_ray_flow.deployments.profiles import load_profile, profile_names
 
 

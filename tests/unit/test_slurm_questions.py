@@ -8,15 +8,15 @@ from types import SimpleNamespace
 
 import pytest
 
-from slurm_ray_flow.blocks import patience
+from slurm_ray_flow.blocks import waits
 from slurm_ray_flow.blocks.slurm import queue, submission
-from slurm_ray_flow.blocks.slurm.queue import Queue
+from slurm_ray_flow.blocks.slurm.queue import JobQueue
 from slurm_ray_flow.blocks.slurm.submission import submit
 from slurm_ray_flow.core.errors import Rejected
 from slurm_ray_flow.core.progress import stop_reporter, use_reporter
 from slurm_ray_flow.core.run import RunPaths
-from slurm_ray_flow.remote import slurm
-from slurm_ray_flow.remote.errors import OperationError
+from slurm_ray_flow.remote.scheduler import slurm
+from slurm_ray_flow.remote.shared.protocol import OperationError
 from support import Noting
 
 
@@ -38,7 +38,7 @@ class FakeMachine:
 
 def test_who_must_know_at_the_same_time_shares_an_answer_that_is_newer_than_the_question():
     machine = FakeMachine()
-    queue = Queue(machine, "alice")  # type: ignore[arg-type]
+    queue = JobQueue(machine, "alice")  # type: ignore[arg-type]
     with ThreadPoolExecutor(20) as pool:
         found = [pool.submit(queue.fresh, str(number)) for number in range(20)]
         machine.go.set()
@@ -107,7 +107,7 @@ def test_a_site_whose_sbatch_submits_nothing_is_told_in_its_words(monkeypatch):
 
 
 def test_a_scheduler_that_takes_its_time_is_told_of(monkeypatch):
-    monkeypatch.setattr(patience, "SLOW_SECONDS", 0.01)
+    monkeypatch.setattr(waits, "SLOW_SECONDS", 0.01)
     shown, machine = Noting(), Answering()
 
     def ask(operation, **arguments):
@@ -127,7 +127,7 @@ def test_a_run_that_was_never_submitted_is_told_as_such(monkeypatch):
     empty = {"text": "", "error": "", "time": time.time()}
     words = {"words": "", "cancelled": False, "job": None, "name": "", "submitted": False}
     machine = Answering(query=empty, words=words)
-    life = Queue(machine, "alice").life(PATHS, [])  # type: ignore[arg-type]
+    life = JobQueue(machine, "alice").life(PATHS, [])  # type: ignore[arg-type]
     assert (life.alive, life.cause) == (False, "lost")
     assert "never submitted" in life.message
     assert "slurm.cancel" in [name for name, _ in machine.asked]  # nor is it from now on

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slurm_ray_flow.core.errors import Rejected
-from slurm_ray_flow.core.slurm.rejections import answer_unknown, is_transient, rejected, words
+from slurm_ray_flow.core.slurm.request import answer_unknown, is_transient, rejected, words
 from slurm_recorded import REAL, REALS, recorded
 
 NO_NODE = "Requested node configuration is not available"

@@ -8,8 +8,8 @@ import pytest
 
 from slurm_ray_flow import OptionError
 from slurm_ray_flow.core.slurm.request import Request, escaped_path, sbatch_arguments
-from slurm_ray_flow.remote.protocol import parse_submitted
-from slurm_ray_flow.remote.slurm import variables
+from slurm_ray_flow.remote.scheduler.slurm import variables
+from slurm_ray_flow.remote.shared.protocol import parse_submitted
 
 ALWAYS = ["--parsable", "--nodes=1", "--ntasks-per-node=1", "--no-requeue", "--open-mode=append"]
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 
-from slurm_ray_flow.core.slurm.site import Site, parse_site
-from slurm_ray_flow.core.slurm.table import COLUMNS, site_rows, site_values
+from slurm_ray_flow.core.slurm.site import COLUMNS, Site, parse_site, site_rows, site_values
 from slurm_recorded import REAL, recorded
 
 

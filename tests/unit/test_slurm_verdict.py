@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from slurm_ray_flow.core.slurm.accounting import verdict
 from slurm_ray_flow.core.slurm.queue import Job
-from slurm_ray_flow.core.slurm.verdict import verdict
 
 
 def ended(state: str, reason: str = "None") -> Job:

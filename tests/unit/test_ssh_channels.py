@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from slurm_ray_flow.blocks.ssh.channels import send_all
-from slurm_ray_flow.blocks.ssh.door import _feed
+from slurm_ray_flow.blocks.ssh.open_connection import send_all
+from slurm_ray_flow.blocks.ssh.rsync_socket import _feed
 
 
 class FakeLostChannel:

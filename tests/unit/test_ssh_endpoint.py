@@ -7,10 +7,10 @@ from types import SimpleNamespace
 
 import pytest
 
+from slurm_ray_flow.blocks.ssh.authentication import Secrets, log_in
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh.bootstrap import checked_root
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, password_variable
-from slurm_ray_flow.blocks.ssh.login import Secrets, log_in
 from slurm_ray_flow.core.errors import LogInFailed, OptionError
 
 CONFIG = """

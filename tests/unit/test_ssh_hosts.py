@@ -1,7 +1,7 @@
 """Which hosts of an OpenSSH configuration are offered."""
 
 from slurm_ray_flow.blocks.ssh import SshConnection
-from slurm_ray_flow.blocks.ssh.hosts import configured_hosts, is_known
+from slurm_ray_flow.blocks.ssh.endpoint import configured_hosts, is_known
 
 
 def test_hosts_that_are_names_are_found_in_their_order_with_what_is_included(tmp_path):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow.blocks.ssh import known_hosts
-from slurm_ray_flow.blocks.ssh.known_hosts import Verdict
+from slurm_ray_flow.blocks.ssh.known_hosts import KeyVerdict
 from slurm_ray_flow.blocks.ssh.trust import keep
 from slurm_ray_flow.core.errors import HostKeyFailed
 
@@ -20,45 +20,45 @@ TEXT, OTHER_TEXT = base64.b64encode(KEY).decode(), base64.b64encode(OTHER).decod
 FILE = Path("known_hosts")
 
 
-def judged(line: str, host: str, key: bytes = KEY) -> Verdict:
+def judged(line: str, host: str, key: bytes = KEY) -> KeyVerdict:
     return known_hosts.judge(known_hosts.parsed(line, FILE), host, key)
 
 
 @pytest.mark.parametrize(
     ("names", "host", "verdict"),
     [
-        ("desi", "desi", Verdict.KNOWN),
-        ("DESI,10.0.0.1", "desi", Verdict.KNOWN),
-        ("desi", "DESI", Verdict.KNOWN),
-        ("[desi]:2222", "[desi]:2222", Verdict.KNOWN),
-        ("[desi]:2222", "desi", Verdict.UNKNOWN),
-        ("desi", "[desi]:2222", Verdict.UNKNOWN),
-        ("*.unil.ch", "desi.unil.ch", Verdict.KNOWN),
-        ("*.unil.ch,!desi.unil.ch", "desi.unil.ch", Verdict.UNKNOWN),
-        ("des?", "desi", Verdict.KNOWN),
-        ("other", "desi", Verdict.UNKNOWN),
+        ("desi", "desi", KeyVerdict.KNOWN),
+        ("DESI,10.0.0.1", "desi", KeyVerdict.KNOWN),
+        ("desi", "DESI", KeyVerdict.KNOWN),
+        ("[desi]:2222", "[desi]:2222", KeyVerdict.KNOWN),
+        ("[desi]:2222", "desi", KeyVerdict.UNKNOWN),
+        ("desi", "[desi]:2222", KeyVerdict.UNKNOWN),
+        ("*.unil.ch", "desi.unil.ch", KeyVerdict.KNOWN),
+        ("*.unil.ch,!desi.unil.ch", "desi.unil.ch", KeyVerdict.UNKNOWN),
+        ("des?", "desi", KeyVerdict.KNOWN),
+        ("other", "desi", KeyVerdict.UNKNOWN),
     ],
 )
-def test_names(names: str, host: str, verdict: Verdict) -> None:
+def test_names(names: str, host: str, verdict: KeyVerdict) -> None:
     assert judged(f"{names} ssh-ed25519 {TEXT} a comment\n", host) is verdict
 
 
 @pytest.mark.parametrize(
     ("line", "key", "verdict"),
     [
-        (f"desi ssh-ed25519 {TEXT}", OTHER, Verdict.CHANGED),
-        (f"@revoked desi ssh-ed25519 {TEXT}\ndesi ssh-ed25519 {TEXT}", KEY, Verdict.REVOKED),
-        (f"@revoked * ssh-ed25519 {TEXT}\ndesi ssh-ed25519 {TEXT}", KEY, Verdict.REVOKED),
-        (f"desi ssh-ed25519 {TEXT}\n@revoked desi ssh-ed25519 {OTHER_TEXT}", KEY, Verdict.KNOWN),
-        (f"@revoked other ssh-ed25519 {TEXT}", KEY, Verdict.UNKNOWN),
-        (f"@nobody-knows desi ssh-ed25519 {TEXT}", KEY, Verdict.UNKNOWN),
-        (f"@cert-authority desi ssh-ed25519 {TEXT}", KEY, Verdict.UNKNOWN),
-        (f"# desi ssh-ed25519 {TEXT}", KEY, Verdict.UNKNOWN),
-        ("desi ssh-ed25519 not-base64!", KEY, Verdict.UNKNOWN),
-        ("desi ssh-ed25519", KEY, Verdict.UNKNOWN),
+        (f"desi ssh-ed25519 {TEXT}", OTHER, KeyVerdict.CHANGED),
+        (f"@revoked desi ssh-ed25519 {TEXT}\ndesi ssh-ed25519 {TEXT}", KEY, KeyVerdict.REVOKED),
+        (f"@revoked * ssh-ed25519 {TEXT}\ndesi ssh-ed25519 {TEXT}", KEY, KeyVerdict.REVOKED),
+        (f"desi ssh-ed25519 {TEXT}\n@revoked desi ssh-ed25519 {OTHER_TEXT}", KEY, KeyVerdict.KNOWN),
+        (f"@revoked other ssh-ed25519 {TEXT}", KEY, KeyVerdict.UNKNOWN),
+        (f"@nobody-knows desi ssh-ed25519 {TEXT}", KEY, KeyVerdict.UNKNOWN),
+        (f"@cert-authority desi ssh-ed25519 {TEXT}", KEY, KeyVerdict.UNKNOWN),
+        (f"# desi ssh-ed25519 {TEXT}", KEY, KeyVerdict.UNKNOWN),
+        ("desi ssh-ed25519 not-base64!", KEY, KeyVerdict.UNKNOWN),
+        ("desi ssh-ed25519", KEY, KeyVerdict.UNKNOWN),
     ],
 )
-def test_lines(line: str, key: bytes, verdict: Verdict) -> None:
+def test_lines(line: str, key: bytes, verdict: KeyVerdict) -> None:
     assert judged(line, "desi", key) is verdict
 
 
@@ -67,9 +67,9 @@ def test_names_that_openssh_has_hashed(tmp_path: Path) -> None:
     file.write_text(f"[desi]:2222 ssh-ed25519 {TEXT}\n")
     subprocess.run(["ssh-keygen", "-q", "-H", "-f", str(file)], check=True, capture_output=True)
     assert "desi" not in file.read_text()
-    assert judged(file.read_text(), "[desi]:2222") is Verdict.KNOWN
-    assert judged(file.read_text(), "[DESI]:2222") is Verdict.KNOWN
-    assert judged(file.read_text(), "desi") is Verdict.UNKNOWN
+    assert judged(file.read_text(), "[desi]:2222") is KeyVerdict.KNOWN
+    assert judged(file.read_text(), "[DESI]:2222") is KeyVerdict.KNOWN
+    assert judged(file.read_text(), "desi") is KeyVerdict.UNKNOWN
 
 
 def test_the_algorithms_of_known_keys_come_first() -> None:
@@ -81,7 +81,7 @@ def test_a_written_line_is_read_again_and_printed_as_ssh_keygen_does(tmp_path: P
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "key")], check=True)
     kind, text = (tmp_path / "key.pub").read_text().split()[:2]
     key = base64.b64decode(text)
-    assert judged(known_hosts.written("desi", kind, key), "desi", key) is Verdict.KNOWN
+    assert judged(known_hosts.written("desi", kind, key), "desi", key) is KeyVerdict.KNOWN
     command = ["ssh-keygen", "-l", "-f", str(tmp_path / "key.pub")]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     assert known_hosts.fingerprint(key) in printed

@@ -23,27 +23,33 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from recorded_projects import recorded as recorded_projects
-from slurm_ray_flow.blocks import slots, store
+from slurm_ray_flow.blocks import concurrency_limit, store
 from slurm_ray_flow.blocks.server.address import state_in
 from slurm_ray_flow.blocks.ssh import answers, known_hosts
-from slurm_ray_flow.cli.listing import _row
-from slurm_ray_flow.cli.looking import Shown
-from slurm_ray_flow.core import mirror
-from slurm_ray_flow.core.environment import Held
+from slurm_ray_flow.cli.runs import RunRow, _row
+from slurm_ray_flow.core import lock
+from slurm_ray_flow.core.cluster_report import Health
+from slurm_ray_flow.core.environment import HeldEnvironment
 from slurm_ray_flow.core.errors import ConnectionFailed, DependencyError, SlurmRayFlowError
-from slurm_ray_flow.core.health import Health
-from slurm_ray_flow.core.life import GONE
-from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.requirements import Wanted, wanted
-from slurm_ray_flow.core.requirements.pyproject import read_toml
-from slurm_ray_flow.core.run import RunRecord, error_of, find_event, parse_events, state_of
-from slurm_ray_flow.core.slurm import accounting, hostlist, profile, queue, rejections, site, table, verdict, waiting
+from slurm_ray_flow.core.requirements import Requirements, wanted
+from slurm_ray_flow.core.requirements.locks import read_toml
+from slurm_ray_flow.core.run import GONE, CallEnd, RunRecord, error_of, find_event, parse_events, state_of
+from slurm_ray_flow.core.slurm import (
+    accounting,
+    queue,
+    request,
+    site,
+    waiting,
+)
+from slurm_ray_flow.core.slurm import (
+    queue as slurm_queue,
+)
 from slurm_ray_flow.core.warm import Cost, Warm
-from slurm_ray_flow.interface import map_record
-from slurm_ray_flow.remote import environment as builder
-from slurm_ray_flow.remote import frames, remains, tickets
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.protocol import parse_submitted
+from slurm_ray_flow.interface import map_state
+from slurm_ray_flow.remote.environment import builder
+from slurm_ray_flow.remote.lock import queue as lock_queue
+from slurm_ray_flow.remote.shared import framing, leftovers
+from slurm_ray_flow.remote.shared.protocol import OperationError, parse_submitted
 from slurm_recorded import RECORDED
 
 NOW = 1795290058.0
@@ -83,11 +89,11 @@ def _events(data: bytes) -> None:
     assert taken <= len(data)
     state_of(events, GONE)
     for event in events:
-        mirror.queued_text("desi", event, NOW)
+        lock.queued_text("desi", event, NOW)
         Cost.from_released(event)
         Warm("a", event, event, ()).to_json()
     if ended := find_event(events, "call_ended"):
-        found = Ended.from_event(ended)
+        found = CallEnd.from_event(ended)
         error_of(found.cause or "", found.message, "")
 
 
@@ -95,25 +101,25 @@ def _queue(data: bytes) -> None:
     jobs = queue.parse_queue(_text(data))
     for job in jobs.values():
         waiting.waiting_text(job, waiting.ahead_of(job, jobs.values()), NOW)
-        verdict.verdict(job, job.name, began=False)
+        accounting.verdict(job, job.name, began=False)
 
 
 def _accounting(data: bytes) -> None:
     for record in accounting.parse_accounting(_text(data)).values():
         accounting.usage_line(record)
-        verdict.verdict(record, "", began=True)
+        accounting.verdict(record, "", began=True)
 
 
 def _site(data: bytes) -> None:
     found = site.parse_site(_text(data), _text(data), _text(data), _text(data))
-    table.site_rows(found)
-    table.site_values(found)
+    site.site_rows(found)
+    site.site_values(found)
 
 
 def _frames(data: bytes) -> None:
     stream = io.BytesIO(data)
-    said, rest = answers.message(stream.read)
-    with contextlib.suppress(frames.Foreign):
+    said, rest = answers.checked_message(stream.read)
+    with contextlib.suppress(framing.NotAMessage):
         answers.greeting(said.get("hello"))
     assert isinstance(answers.results(said, rest, ["files.read"], "desi", "python3")[0], bytes)
 
@@ -121,13 +127,13 @@ def _frames(data: bytes) -> None:
 def _listed(data: bytes) -> None:
     """What an agent answers of queues and of warm clusters, whose JSON is as the other side wants it."""
     said = _json(data)
-    mirror.rows(mirror.Queue.from_json(said), NOW)
+    lock.rows(lock.LockQueue.from_json(said), NOW)
     Warm.from_listed(said).to_json()
 
 
 def _json(data: bytes) -> Any:
     """What a message may hold."""
-    return frames.unpacked(io.BytesIO(f"{len(data):08x}{0:016x}".encode() + data).read)[0]
+    return framing.unpacked(io.BytesIO(f"{len(data):08x}{0:016x}".encode() + data).read)[0]
 
 
 def _known_hosts(data: bytes) -> None:
@@ -155,7 +161,7 @@ def _records(data: bytes) -> None:
     store.record_path("a").write_bytes(data)
     store.known_record("a")
     for one in store.records():
-        _row(Shown(one, one.ended or "lost", None))
+        _row(RunRow(one, one.ended or "lost", None))
         assert one.tries
         assert one.paths.events
         assert one.is_new(NOW) in (True, False)
@@ -186,7 +192,7 @@ def _projects(name: str) -> list[bytes]:
 
 
 def _framed(message: object) -> bytes:
-    return b"".join(frames.packed(message, [b"data"]))  # type: ignore[arg-type]
+    return b"".join(framing.packed(message, [b"data"]))  # type: ignore[arg-type]
 
 
 HOLDER = {"user": "ann", "since": NOW, "name": "train", "run": "f00", "server": "s", "foreign": False, "slots": 1}
@@ -230,7 +236,7 @@ MAP = {
 CALLS = ({"index": 0, "run": "a"}, {"index": 1, "failure": "no", "cancelled": True})
 SLOT = {"run_id": "a", "lease": "l", "limit": "srf-desi", "url": "http://127.0.0.1", "left": False}
 WHOLE = {"digest": "d", "packages": {"numpy": "2.0"}}
-WANTED = Wanted(("numpy==2",), (), ("--pre",), "given", "3.11", (("/a", "b"),))
+WANTED = Requirements(("numpy==2",), (), ("--pre",), "given", "3.11", (("/a", "b"),))
 OWNER = {"boot_id": "b", "namespace": "n", "started": 1, "pid": 1}
 HELLO = {"root": "/r", "home": "/h", "user": "u", "host": "n", "python": "p", "version": "3", "pid": 1}
 ERROR = {"what": "no", "where": "there", "advice": "", "cause": "lock"}
@@ -277,17 +283,17 @@ READERS = {
     "accounting": Reader(_accounting, _answers("*sacct*.txt") + _answers("*account*.txt"), broke=BROKEN_JOBS),
     "site": Reader(_site, _answers("*nodes*.txt") + _answers("*partition*.txt")),
     "host list": Reader(
-        lambda data: hostlist.expanded(_text(data)), [b"c[1-3,07],login", b"r[1-2]n[08-9].site"], broke=BROKEN_HOSTS
+        lambda data: slurm_queue.expanded(_text(data)), [b"c[1-3,07],login", b"r[1-2]n[08-9].site"], broke=BROKEN_HOSTS
     ),
     "sbatch's id": Reader(
         lambda data: parse_submitted(_text(data)), [b"banner\nSubmitted batch job 31 on cluster c\n"]
     ),
-    "sbatch's refusal": Reader(lambda data: str(rejections.rejected(_text(data))), [b"sbatch: error: Invalid qos\n"]),
-    "profile": Reader(lambda data: profile.parse_profile(_text(data)), [PROFILE]),
+    "sbatch's refusal": Reader(lambda data: str(request.rejected(_text(data))), [b"sbatch: error: Invalid qos\n"]),
+    "profile": Reader(lambda data: request.parse_profile(_text(data)), [PROFILE]),
     "frames": Reader(
         _frames,
         [_framed({"id": 1, "results": [{"size": 4}]}), _framed({"hello": HELLO}), _framed({"id": 1, "error": ERROR})],
-        (frames.Cut,),
+        (framing.StreamEnded,),
     ),
     "answers": Reader(
         _listed,
@@ -295,7 +301,7 @@ READERS = {
             json.dumps({"allocation": "a.2", "allocated": None, "idle": {"time": NOW}, "calls": ["b"]}).encode(),
             json.dumps({"holders": [HOLDER], "waiting": [HOLDER]}).encode(),
         ],
-        (frames.Cut,),
+        (framing.StreamEnded,),
     ),
     "known_hosts": Reader(_known_hosts, [KNOWN_HOSTS.replace(b"%s", KEY)]),
     "requirements.txt": Reader(_requirements("requirements.txt"), _projects("requirements.txt")),
@@ -307,19 +313,23 @@ READERS = {
     "record of a run": Reader(_records, [RECORD.to_json().encode()]),
     "server.json": Reader(_at_home("server.json", state_in), [json.dumps(STATE).encode()]),
     "record of a map": Reader(
-        _at_home("cache/maps/m.jsonl", lambda _: map_record.find_map("m").alive), [_lines(MAP, *CALLS)]
+        _at_home("cache/maps/m.jsonl", lambda _: map_state.find_map("m").alive), [_lines(MAP, *CALLS)]
     ),
-    "slot": Reader(_at_home("slots/a.json", lambda _: list(slots.noted())), [json.dumps(SLOT).encode()]),
-    "whole.json at home": Reader(Held.from_json, [json.dumps(WHOLE).encode()], (ValueError,)),
+    "slot": Reader(_at_home("slots/a.json", lambda _: list(concurrency_limit.noted())), [json.dumps(SLOT).encode()]),
+    "whole.json at home": Reader(HeldEnvironment.from_json, [json.dumps(WHOLE).encode()], (ValueError,)),
     "whole.json": Reader(
         _at_home("environments/d/whole.json", lambda path: builder.read_whole(path.parent)),
         [json.dumps(WHOLE).encode()],
     ),
-    "wanted packages": Reader(lambda data: Wanted.from_json(_text(data)), [WANTED.to_json().encode()], (ValueError,)),
-    "ticket": Reader(tickets._parse, [json.dumps({"run": "a", "name": "f", "server": "s"}).encode()]),
-    "owner of a folder": Reader(remains._is_dead, [json.dumps(OWNER).encode()]),
+    "wanted packages": Reader(
+        lambda data: Requirements.from_json(_text(data)), [WANTED.to_json().encode()], (ValueError,)
+    ),
+    "ticket": Reader(lock_queue._parse, [json.dumps({"run": "a", "name": "f", "server": "s"}).encode()]),
+    "owner of a folder": Reader(leftovers._is_dead, [json.dumps(OWNER).encode()]),
     "health": Reader(
-        lambda data: Health.from_json(_json(data)), [json.dumps(Health("no", NOW).to_json()).encode()], (frames.Cut,)
+        lambda data: Health.from_json(_json(data)),
+        [json.dumps(Health("no", NOW).to_json()).encode()],
+        (framing.StreamEnded,),
     ),
 }
 
@@ -442,14 +452,14 @@ def test_whatever_strangers_write_is_read_or_told(name: str) -> None:
 def test_a_length_that_is_only_claimed_takes_no_memory(claimed: str) -> None:
     """An agent says that much is to come, sends little, and goes."""
     stream = io.BytesIO(claimed.encode() + b"{}" + b"x" * 1000)
-    with _memory_below(8 << 20), pytest.raises(frames.Cut):
-        answers.message(stream.read)
+    with _memory_below(8 << 20), pytest.raises(framing.StreamEnded):
+        answers.checked_message(stream.read)
 
 
 @pytest.mark.parametrize("text", BROKEN_HOSTS[-2:], ids=["of a long name", "of long numbers"])
 def test_a_hostile_host_list_takes_little_memory(text: bytes) -> None:
     with _memory_below(64 << 20), _bounded():
-        hostlist.expanded(_text(text))
+        slurm_queue.expanded(_text(text))
 
 
 @contextlib.contextmanager

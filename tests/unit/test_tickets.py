@@ -14,15 +14,15 @@ import pytest
 
 from lock_lab import SYSTEM_PYTHON
 from onlookers import NOBODY, as_nobody
-from slurm_ray_flow.remote import lock
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.tickets import Queue, clean
+from slurm_ray_flow.remote.lock import lock
+from slurm_ray_flow.remote.lock.queue import QueueFolder, clean
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux")
 HOLDS_A_TICKET = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from slurm_ray_flow.remote.tickets import Queue
+from slurm_ray_flow.remote.lock.queue import Queue
 queue = Queue(sys.argv[2])
 queue.enter({"run": sys.argv[3]})
 print("in", flush=True)
@@ -62,17 +62,17 @@ def path(tmp_path):
 
 def test_tickets_come_in_the_order_in_which_they_were_taken_and_dead_ones_do_not_count(path):
     with waiting(path, "first"), waiting(path, "second") as second, waiting(path, "third"):
-        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["first", "second", "third"]
+        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["first", "second", "third"]
         second.kill()
         second.wait()
-        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["first", "third"]
+        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["first", "third"]
 
 
 def test_a_place_is_not_made_better_by_a_file_s_times(path):
     with waiting(path, "first"), waiting(path, "second"):
-        forged = Queue(path).tickets()[1].entry
+        forged = QueueFolder(path).tickets()[1].entry
         os.utime(os.path.join(path + ".queue", forged), (1, 1))
-        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["first", "second"]
+        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["first", "second"]
 
 
 def test_what_is_no_ticket_is_passed_over(path):
@@ -83,11 +83,11 @@ def test_what_is_no_ticket_is_passed_over(path):
         os.symlink("/etc/passwd", os.path.join(folder, "w-link"))
         with open(os.path.join(folder, "w-large"), "wb") as large:
             large.truncate(1 << 30)
-        assert [ticket.text["run"] for ticket in Queue(path).tickets()] == ["real"]
+        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["real"]
 
 
 def test_a_second_name_of_a_lock_that_is_held_does_not_have_it_dropped(path):
-    queue, files = Queue(path), lock.Files()
+    queue, files = QueueFolder(path), lock.LockFiles()
     assert files.take(lock.open_shared(path), lock.EXCLUSIVE, path, partial(lock.open_shared, path))
     queue.enter({"run": "mine"})
     queue.own |= files.identities()
@@ -111,7 +111,7 @@ def test_a_queue_that_is_no_folder_for_everybody_is_refused(path, planted, tmp_p
         "narrow": lambda: os.mkdir(path + ".queue", 0o755),
     }[planted]()
     with pytest.raises(OperationError) as caught:
-        Queue(path)
+        QueueFolder(path)
     assert caught.value.cause == "lock"
     assert caught.value.where == path + ".queue"
 
@@ -132,23 +132,23 @@ def test_a_ticket_s_text_is_known_short_and_harmless(text, known):
 
 def test_looking_makes_nothing(path, tmp_path):
     with pytest.raises(FileNotFoundError):
-        Queue(path, make=False)
+        QueueFolder(path, make=False)
     assert os.listdir(tmp_path) == []
 
 
 def test_a_dead_ticket_of_ours_is_removed_some_time_later(path, monkeypatch):
-    monkeypatch.setattr("slurm_ray_flow.remote.tickets.DEAD_AFTER", 0.1)
+    monkeypatch.setattr("slurm_ray_flow.remote.lock.queue.DEAD_AFTER", 0.1)
     with waiting(path, "dead"):
         pass
     time.sleep(0.2)
-    queue = Queue(path)
+    queue = QueueFolder(path)
     queue.enter({"run": "mine"})
     assert queue.tickets() == []
     assert len(os.listdir(queue.path)) == 1
 
 
 def test_three_parts_of_a_file_are_one_lock(path):
-    files = lock.Files()
+    files = lock.LockFiles()
     assert files.take(lock.open_shared(path), lock.EXCLUSIVE, path, partial(lock.open_shared, path))
     reading, writing = os.pipe()
     files.divide()
@@ -179,7 +179,7 @@ def test_another_user_can_neither_remove_nor_change_nor_outrank_a_ticket():
         os.chmod(folder, 0o1777)  # as /tmp is
         path = os.path.join(folder, "server.lock")
         with waiting(path, "first"):
-            queue = Queue(path)
+            queue = QueueFolder(path)
             (ticket,) = queue.tickets()
             name = os.path.join(path + ".queue", ticket.entry)
             tries = {
@@ -209,7 +209,7 @@ def test_a_link_that_another_user_planted_is_not_followed(tmp_path):
         path = os.path.join(folder, "server.lock")
         as_nobody(lambda: os.symlink(private, path + ".queue"))
         with pytest.raises(OperationError, match="no folder"):
-            Queue(path)
+            QueueFolder(path)
     assert private.stat().st_mode & 0o777 == 0o700
     assert not list(private.iterdir())
 
@@ -217,7 +217,7 @@ def test_a_link_that_another_user_planted_is_not_followed(tmp_path):
 @pytest.mark.skipif(not shutil.which("systemd-tmpfiles"), reason="systemd is not installed here")
 def test_a_lock_in_use_is_not_removed_as_an_old_file(path, tmp_path):
     """By the program that removes old files from /tmp, with seconds for its ten days."""
-    queue, files = Queue(path), lock.Files()
+    queue, files = QueueFolder(path), lock.LockFiles()
     parts = [path, os.path.join(queue.path, "slot-0")]
     for part in parts:
         assert files.take(lock.open_shared(part), lock.EXCLUSIVE, part, partial(lock.open_shared, part))
@@ -233,7 +233,7 @@ def test_a_lock_in_use_is_not_removed_as_an_old_file(path, tmp_path):
 
 
 def test_a_lock_that_was_removed_is_taken_again_or_told_to_be_lost(path):
-    files = lock.Files()
+    files = lock.LockFiles()
     assert files.take(lock.open_shared(path), lock.EXCLUSIVE, path, partial(lock.open_shared, path))
     os.unlink(path)
     assert files.keep(lock.INNER) == []

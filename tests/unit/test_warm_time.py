@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.remote import warm
-from slurm_ray_flow.remote.events import Run
-from slurm_ray_flow.remote.idling import Idling
+from slurm_ray_flow.remote.head.inbox import Idling
+from slurm_ray_flow.remote.scheduler import warm
+from slurm_ray_flow.remote.shared.events import RunFiles
 from support import wait_for
 
 
 def allocation(root, *events, inbox=(), **spec):
     """One that is listed, with what its head has said."""
-    run = Run(str(root), "first")
+    run = RunFiles(str(root), "first")
     Path(run.inbox).mkdir(parents=True)
     for name in inbox:
         Path(run.inbox, name).touch()
@@ -55,7 +55,7 @@ def test_one_without_a_limit_of_its_own_is_joined_while_it_is_to_begin(tmp_path)
 
 @pytest.mark.parametrize(("lasts", "leaves"), [(55.0, None), (4.0, None), (0.05, "its job is nearly over")])
 def test_a_tenth_of_a_short_job_is_not_idled_through(tmp_path, lasts, leaves):
-    run = Run(str(tmp_path), "one")
+    run = RunFiles(str(tmp_path), "one")
     idling = Idling(run, {"keep_warm": 600.0, "lasts": lasts})
     idling.begin({"nodes": 1, "cpus": 1, "gpus": 0})
     wait_for(lambda: idling.why_leave() == leaves)

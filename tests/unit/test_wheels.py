@@ -2,14 +2,14 @@
 
 import pytest
 
-from slurm_ray_flow.blocks.uv import ask_uv
+from slurm_ray_flow.blocks.environments import ask_uv
+from slurm_ray_flow.core.environment import WheelPlatform, is_local, local_links, without_wheel
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.wheels import Target, is_local, local_links, without_wheel
-from slurm_ray_flow.remote.environments import advice
+from slurm_ray_flow.remote.environment.environments import advice
 
-DEBIAN = Target.of("3.11.7", "cp311-linux_x86_64", "glibc 2.36")
-OLD = Target.of("3.9.2", "cp39-linux_aarch64", "glibc 2.17")
-ALPINE = Target.of("3.12.1", "cp312-linux_x86_64", "")
+DEBIAN = WheelPlatform.of("3.11.7", "cp311-linux_x86_64", "glibc 2.36")
+OLD = WheelPlatform.of("3.9.2", "cp39-linux_aarch64", "glibc 2.17")
+ALPINE = WheelPlatform.of("3.12.1", "cp312-linux_x86_64", "")
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def test_takes(target, wheel, takes):
     ("target", "name"),
     [
         (DEBIAN, "x86_64-manylinux_2_36"),
-        (Target.of("3.11.7", "cp311-linux_x86_64", "glibc 2.30"), "x86_64-manylinux_2_28"),
-        (Target.of("3.11.7", "cp311-linux_x86_64", "glibc 2.12"), "x86_64-manylinux2014"),
+        (WheelPlatform.of("3.11.7", "cp311-linux_x86_64", "glibc 2.30"), "x86_64-manylinux_2_28"),
+        (WheelPlatform.of("3.11.7", "cp311-linux_x86_64", "glibc 2.12"), "x86_64-manylinux2014"),
         (OLD, "aarch64-manylinux_2_17"),
         (ALPINE, "x86_64-unknown-linux-musl"),
     ],

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from slurm_ray_flow.remote import workplace
-from slurm_ray_flow.remote.errors import OperationError
-from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.shared import working_directory
+from slurm_ray_flow.remote.shared.events import RunFiles
+from slurm_ray_flow.remote.shared.protocol import OperationError
 
 
 @pytest.fixture
@@ -31,18 +31,18 @@ def snapshot(tmp_path: Path) -> Path:
     return folder
 
 
-def begun(tmp_path: Path, snapshot: Path, name: str = "run") -> tuple[Run, dict[str, Any]]:
-    run = Run(str(tmp_path / "root"), name)
+def begun(tmp_path: Path, snapshot: Path, name: str = "run") -> tuple[RunFiles, dict[str, Any]]:
+    run = RunFiles(str(tmp_path / "root"), name)
     spec = {"format": 1, "snapshot": str(snapshot), "path": ["work/project"], "working_directory": "work/project"}
     Path(run.folder).mkdir(parents=True)
     Path(run.spec).write_text(json.dumps(spec))
     return run, spec
 
 
-def filled(tmp_path: Path, snapshot: Path, name: str = "run") -> tuple[Run, Path]:
+def filled(tmp_path: Path, snapshot: Path, name: str = "run") -> tuple[RunFiles, Path]:
     run, spec = begun(tmp_path, snapshot, name)
-    workplace.make(spec, run.folder)
-    workplace.fill(run, spec, run.folder)
+    working_directory.make(spec, run.folder)
+    working_directory.fill(run, spec, run.folder)
     time.sleep(0.01)  # a file system's clock ticks some hundred times a second
     return run, Path(run.folder, "work/project")
 
@@ -69,28 +69,28 @@ def test_what_a_cut_left_is_written_anew_and_what_is_whole_is_left_alone(tmp_pat
     work.mkdir(parents=True)
     (work / "mine.py").write_text("VAL")
     (work / "link").symlink_to("data/in.csv")
-    workplace.fill(run, spec, run.folder)
+    working_directory.fill(run, spec, run.folder)
     assert (work / "mine.py").read_text() == "VALUE = 1\n"
     (work / "mine.py").write_text("changed")
-    workplace.fill(run, spec, run.folder)
+    working_directory.fill(run, spec, run.folder)
     assert (work / "mine.py").read_text() == "changed"
 
 
 def test_what_was_written_is_told_and_the_rest_goes(tmp_path: Path, snapshot: Path) -> None:
     run, work = filled(tmp_path, snapshot)
-    assert workplace.Written(run).told() == {}
+    assert working_directory.Written(run).told() == {}
     (work / "new/deep").mkdir(parents=True)
     (work / "new/deep/a.txt").write_text("four")
     (work / "data/in.csv").write_text("was as it")  # as long as before
     (work / "mine.py").chmod(0o644)
     (work / "outside").symlink_to("/etc")
     (work.parent / "beside.txt").write_text("not in the working directory")
-    told = workplace.Written(run).told()["files"]
+    told = working_directory.Written(run).told()["files"]
     assert told == {"count": 2, "bytes": 13, "largest": [["data/in.csv", 9], ["new/deep/a.txt", 4]]}
-    found = workplace.written(run.root, run.id)
+    found = working_directory.written(run.root, run.id)
     assert [name for name, _, _ in found["files"]] == ["data/in.csv", "new/deep/a.txt"]
     assert found["folder"] == str(work)
-    workplace.Written(run).forget_the_rest()
+    working_directory.Written(run).forget_the_rest()
     left = sorted(str(path.relative_to(work.parent)) for path in work.parent.rglob("*") if not path.is_dir())
     assert left == ["beside.txt", "project/data/in.csv", "project/new/deep/a.txt"]
     assert not (work / "link").is_symlink()
@@ -103,15 +103,15 @@ def test_no_link_leads_a_removal_elsewhere(tmp_path: Path, snapshot: Path) -> No
     work.rename(elsewhere)
     before = contents(elsewhere)
     work.symlink_to(elsewhere)
-    assert not list(workplace.Written(run).files())
-    workplace.Written(run).forget_the_rest()
+    assert not list(working_directory.Written(run).files())
+    working_directory.Written(run).forget_the_rest()
     assert contents(elsewhere) == before
 
 
 def test_bytecode_serves_the_next_run(tmp_path: Path, snapshot: Path) -> None:
     run, work = filled(tmp_path, snapshot)
     made = Path(str(py_compile.compile(str(work / "mine.py"))))
-    workplace.Written(run).forget_the_rest()
+    working_directory.Written(run).forget_the_rest()
     assert (snapshot / "project/__pycache__" / made.name).exists()
     _, again = filled(tmp_path, snapshot, "next")
     assert (again / "__pycache__" / made.name).exists()
@@ -119,18 +119,18 @@ def test_bytecode_serves_the_next_run(tmp_path: Path, snapshot: Path) -> None:
 
 def test_a_spare_one_becomes_a_runs_own(tmp_path: Path, snapshot: Path) -> None:
     run, work = filled(tmp_path, snapshot)
-    assert workplace.ahead(run, run.folder) == run.folder
+    assert working_directory.ahead(run, run.folder) == run.folder
     run.record("call_started", pid=1)
-    spare = workplace.ahead(run, run.folder)
+    spare = working_directory.ahead(run, run.folder)
     assert spare.startswith(f"{run.folder}/spare/")
-    workplace.fill_ahead(run, run.read_spec(), spare)
+    working_directory.fill_ahead(run, run.read_spec(), spare)
     following, spec = begun(tmp_path, snapshot, "next")
-    workplace.move(spare, following.folder)
-    workplace.fill(following, spec, following.folder)
+    working_directory.move(spare, following.folder)
+    working_directory.fill(following, spec, following.folder)
     own = Path(following.folder, "work/project")
     assert contents(own) == contents(snapshot / "project")
     assert not Path(spare, "work").exists()
-    workplace.forget_spares(run)
+    working_directory.forget_spares(run)
     assert not Path(run.folder, "spare").exists()
     assert own.is_dir()
     assert work.is_dir()
@@ -140,7 +140,7 @@ def test_what_stands_in_the_way_is_told_with_its_path(tmp_path: Path, snapshot: 
     run, spec = begun(tmp_path, snapshot)
     Path(run.folder, "work").write_text("a file")
     with pytest.raises(OperationError) as caught:
-        workplace.fill(run, spec, run.folder)
+        working_directory.fill(run, spec, run.folder)
     assert caught.value.cause == "environment"
     assert caught.value.where.startswith(run.folder)
     assert caught.value.advice

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.offered import A_CLUSTER
+from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named, use_server
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
-from slurm_ray_flow.cli.saved import cluster_named, use_server
-from slurm_ray_flow.core.expiry import Report, rows
+from slurm_ray_flow.core.clean_up import CleanUpReport, rows
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -64,7 +63,7 @@ def _cluster_of(record: RunRecord) -> Cluster:
     return cluster_of(record)
 
 
-def _show(report: Report) -> None:
+def _show(report: CleanUpReport) -> None:
     table = rows(report, time.time())
     names = ["kind", "what", "unused for", "size", "files"]
     going = [[row[name] for name in names] for row in table if "size" in row]

@@ -3,17 +3,67 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.offered import A_CLUSTER
+from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named, use_server
 from slurm_ray_flow.cli.output import STATES, Json, Switch, print_json, print_table, print_text
-from slurm_ray_flow.cli.saved import cluster_named, use_server
+from slurm_ray_flow.core.cluster_report import clock
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
-from slurm_ray_flow.core.findings import clock
 
 if TYPE_CHECKING:
-    from slurm_ray_flow.blocks.saved import Saved
-    from slurm_ray_flow.tasks.load import Load
+    from slurm_ray_flow.blocks.cluster import Cluster
+    from slurm_ray_flow.blocks.clusters import SavedCluster
+    from slurm_ray_flow.core.cluster_report import CheckResult
+    from slurm_ray_flow.tasks.cluster_report import ClusterLoad
+
+
+def check(cluster: Annotated[str, A_CLUSTER] = "local", *, json: Json = False) -> None:
+    """Look whether a cluster can be used, and say what to do about each finding.
+
+    Exits with 1 when something failed.
+
+    Examples:
+        srf check
+
+        srf check desi
+
+        srf check curnagl --json
+
+    Args:
+        cluster: Its name; "local" is this machine.
+    """
+    if not show_findings(cluster_named(cluster), json=json):
+        sys.exit(1)
+
+
+def show_findings(cluster: Cluster, *, json: bool = False) -> bool:
+    """Look at a cluster and write what was found; gives whether it can be used."""
+    from slurm_ray_flow.tasks.cluster_report import check as findings_of
+
+    findings = findings_of(cluster)
+    failed = [one.name for one in findings if one.state == "failed"]
+    if json:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+        return not failed
+    print_table(["WHAT", "STATE", "FOUND", "WHAT TO DO"], _rows(findings), STATES)
+    print_text(_summary(cluster.label, failed))
+    return not failed
+
+
+def _summary(label: str, failed: list[str]) -> str:
+    return f"{label} can't be used yet: {', '.join(failed)}" if failed else f"{label} can be used"
+
+
+def _rows(findings: list[CheckResult]) -> list[list[str]]:
+    """A line for each, and one for all of which nothing is known."""
+    known = [one for one in findings if one.state != "not known"]
+    rows = [[one.name, one.state, one.found, one.advice] for one in known]
+    if len(known) < len(findings):
+        rest = next(one for one in findings if one.state == "not known")
+        rows.append(["all else" if known else "all", rest.state, rest.found, rest.advice])
+    return rows
+
 
 COLUMNS = ["NAME", "KIND", "HOST", "STATE", "LOAD", "QUEUE"]
 KINDS = {"local-machine": "local", "ssh-server": "SSH", "slurm-cluster": "Slurm"}
@@ -43,11 +93,11 @@ def clusters(
     if name is not None:
         _partitions(name, json)
         return
-    from slurm_ray_flow.blocks.saved import Saved, saved_clusters
+    from slurm_ray_flow.blocks.clusters import SavedCluster, saved_clusters
 
     use_server()
-    found = [Saved("local", "local-machine", "this machine"), *saved_clusters()]
-    loads: list[Load | None] = [None] * len(found) if offline else _loads(found)
+    found = [SavedCluster("local", "local-machine", "this machine"), *saved_clusters()]
+    loads: list[ClusterLoad | None] = [None] * len(found) if offline else _loads(found)
     if json:
         print_json([_values(*pair) for pair in zip(found, loads, strict=True)])
         return
@@ -55,11 +105,11 @@ def clusters(
     print_table(columns, [_row(*pair)[: len(columns)] for pair in zip(found, loads, strict=True)], STATES)
 
 
-def _loads(saved: list[Saved]) -> list[Load | None]:
+def _loads(saved: list[SavedCluster]) -> list[ClusterLoad | None]:
     """What each says; None for a block that can't be read."""
     from slurm_ray_flow.blocks.clusters import find_cluster
-    from slurm_ray_flow.blocks.ssh.prompt import asking_nobody
-    from slurm_ray_flow.tasks.load import loads
+    from slurm_ray_flow.blocks.ssh.authentication import asking_nobody
+    from slurm_ray_flow.tasks.cluster_report import loads
 
     blocks: dict[str, Any] = {}
     for one in saved:
@@ -72,11 +122,11 @@ def _loads(saved: list[Saved]) -> list[Load | None]:
     return [answers.get(one.slug) for one in saved]
 
 
-def _values(saved: Saved, load: Load | None) -> dict[str, Any]:
+def _values(saved: SavedCluster, load: ClusterLoad | None) -> dict[str, Any]:
     return {**dataclasses.asdict(saved), "load": dataclasses.asdict(load) if load else None}
 
 
-def _row(saved: Saved, load: Load | None) -> list[str]:
+def _row(saved: SavedCluster, load: ClusterLoad | None) -> list[str]:
     kind = KINDS.get(saved.kind, saved.kind)
     if load is None:
         return [saved.name, kind, saved.host, "not usable", "", ""]
@@ -85,7 +135,7 @@ def _row(saved: Saved, load: Load | None) -> list[str]:
     return [saved.name, kind, saved.host, load.state, load_text(load), queue_text(load)]
 
 
-def load_text(load: Load) -> str:
+def load_text(load: ClusterLoad) -> str:
     """How much of a cluster is in use, for people."""
     if load.cpus is None or load.busy is None:
         return ""
@@ -95,7 +145,7 @@ def load_text(load: Load) -> str:
     return f"{load.partition}: {load.busy:.0f} of {load.cpus} CPUs taken{gpus}"
 
 
-def queue_text(load: Load) -> str:
+def queue_text(load: ClusterLoad) -> str:
     """Who is at work there, and how many wait."""
     if load.partition:
         return f"yours: {load.running} running, {load.waiting} waiting"
@@ -112,8 +162,8 @@ def _partitions(name: str, json: bool) -> None:
     cluster = cluster_named(name)
     from slurm_ray_flow.blocks.slurm.sites import site
     from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
-    from slurm_ray_flow.core.slurm.table import COLUMNS as SITE_COLUMNS
-    from slurm_ray_flow.core.slurm.table import site_rows, site_values
+    from slurm_ray_flow.core.slurm.site import COLUMNS as SITE_COLUMNS
+    from slurm_ray_flow.core.slurm.site import site_rows, site_values
 
     if not isinstance(cluster, SlurmCluster):
         raise OptionError(f"{name!r} has no partitions", advice=f"`srf check {name}` says what it has")
@@ -124,3 +174,29 @@ def _partitions(name: str, json: bool) -> None:
         print_table(SITE_COLUMNS, site_rows(found))
     else:
         print_text(f"{name} shows no partitions.")
+
+
+def forget(name: Annotated[str, A_CLUSTER], *, force: Annotated[bool, Switch] = False) -> None:
+    """Remove a saved cluster, and the connection that was saved with it.
+
+    Nothing happens on the cluster itself: `srf clean NAME` before that removes what lies there.
+
+    Examples:
+        srf forget desi
+
+    Args:
+        name: The cluster's name.
+        force: Also while runs there have not ended; they go on, and are not found from here any more.
+    """
+    from slurm_ray_flow.blocks import store
+    from slurm_ray_flow.blocks.clusters import forget_cluster
+
+    alive = [record.run_id[:8] for record in store.records() if record.cluster == name and not record.ended]
+    if alive and not force:
+        raise OptionError(
+            f"{len(alive)} runs on {name!r} have not ended, as far as home knows: {', '.join(alive[:5])}",
+            advice="`srf attach RUN` fetches their values, `srf cancel RUN` ends them; --force forgets it anyway",
+        )
+    use_server()
+    forget_cluster(name)
+    print_text(f"{name} is forgotten.")

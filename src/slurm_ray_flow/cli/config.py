@@ -6,7 +6,7 @@ import dataclasses
 import os
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.offered import A_CLUSTER
+from slurm_ray_flow.cli.names import A_CLUSTER
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text
 from slurm_ray_flow.core.config import DEFAULT, FILE, PREFIX, PROGRAM, TABLE, Setting
 
@@ -68,7 +68,7 @@ def _asked(function: str | None) -> tuple[Options, Settings]:
 
     if function is None:
         return Options(), settings_for(None)
-    from slurm_ray_flow.cli.start import load
+    from slurm_ray_flow.cli.run import load
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
 
     found = load(function)
@@ -83,7 +83,7 @@ def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Setting]]:
 
     if cluster == "local":
         return {}, "local", {}
-    from slurm_ray_flow.cli.saved import cluster_named
+    from slurm_ray_flow.cli.names import cluster_named
     from slurm_ray_flow.interface.settings import fields_of
 
     found = cluster_named(cluster) if isinstance(cluster, str) else cluster

@@ -8,7 +8,7 @@ import time
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.offered import A_RUN
+from slurm_ray_flow.cli.names import A_RUN
 from slurm_ray_flow.cli.output import Json, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, RunError
 

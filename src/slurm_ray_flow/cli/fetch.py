@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from slurm_ray_flow.cli.offered import A_RUN
+from slurm_ray_flow.cli.names import A_RUN
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.outputs import shown
 
@@ -35,7 +35,7 @@ def fetch(
     from slurm_ray_flow.blocks import store
     from slurm_ray_flow.blocks.clusters import cluster_of
     from slurm_ray_flow.core.quantities import format_memory
-    from slurm_ray_flow.tasks.outputs import bring, files_of
+    from slurm_ray_flow.tasks.fetch_outcome import bring, files_of
 
     record = store.find_record(run)
     cluster = cluster_of(record)

@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from slurm_ray_flow.cli.names import use_server
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_text
-from slurm_ray_flow.cli.saved import use_server
 from slurm_ray_flow.core.errors import OptionError
 
 Texts = Annotated[list[str] | None, Parameter(negative="", allow_leading_hyphen=True)]
@@ -182,9 +182,9 @@ def init(
     if name is not None and not yes:
         _save(name, login, connection, fields, slurm, change=change, overwrite=overwrite, json=json)
         return
-    from slurm_ray_flow.cli.guide import Wanted, guide
+    from slurm_ray_flow.cli.guide import GivenAnswers, guide
 
-    wanted = Wanted(name, connection, fields, here=slurm.here, slurm=slurm.meant or None, overwrite=overwrite)
+    wanted = GivenAnswers(name, connection, fields, here=slurm.here, slurm=slurm.meant or None, overwrite=overwrite)
     guide(wanted, yes=yes, fingerprints=fingerprint, json=json)
 
 
@@ -208,9 +208,9 @@ def _see_that_it_leads_somewhere(name: str, connection: dict[str, Any]) -> None:
     Raises:
         OptionError: it is neither; saved, it would be away for ever.
     """
-    from slurm_ray_flow.blocks.saved import made
+    from slurm_ray_flow.blocks.clusters import made
     from slurm_ray_flow.blocks.ssh import SshConnection
-    from slurm_ray_flow.blocks.ssh.hosts import is_known
+    from slurm_ray_flow.blocks.ssh.endpoint import is_known
 
     if connection["host"] == name and not is_known(made(SshConnection, connection).endpoint()):
         advice = f"srf init {name} --host HOST --user USER; or `srf init` alone, which asks"
@@ -228,7 +228,7 @@ def _save(
     overwrite: bool,
     json: bool,
 ) -> None:
-    from slurm_ray_flow.blocks.saved import change_cluster, save_cluster
+    from slurm_ray_flow.blocks.clusters import change_cluster, save_cluster
 
     if not change and not slurm.here and login.host is None:
         _see_that_it_leads_somewhere(name, connection)

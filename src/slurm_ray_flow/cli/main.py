@@ -3,37 +3,52 @@
 from __future__ import annotations
 
 import atexit
+import inspect
 import os
+import re
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import cyclopts
 
 from slurm_ray_flow import __version__
 from slurm_ray_flow.cli import (
-    check,
     clean,
     clusters,
     completion,
     config,
     dashboard,
     fetch,
-    forget,
     init,
-    listing,
     prefect_command,
     queue,
     release,
+    run,
     runs,
     server,
-    start,
     trust,
 )
-from slurm_ray_flow.cli.described import described
 from slurm_ray_flow.cli.output import print_error, tell
 from slurm_ray_flow.core.config import strange
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
+
+_SECTION = re.compile(r"^(Args|Examples|Raises):\n((?:    .*\n?|\n)*)", re.MULTILINE)
+
+
+def described(command: Callable[..., Any]) -> dict[str, str]:
+    """The texts for cyclopts: `help` and `help_epilogue`."""
+    text = inspect.getdoc(command) or ""
+    sections = {match[1]: inspect.cleandoc(match[2]) for match in _SECTION.finditer(text)}
+    paragraphs = _SECTION.sub("", text).strip().split("\n\n")
+    lines = [line for line in sections.get("Examples", "").splitlines() if line.strip()]
+    return {
+        "help": "\n\n".join(" ".join(paragraph.split()) for paragraph in paragraphs),
+        "help_epilogue": "\n".join(["Examples:", *(f"  {line}" for line in lines)]),
+    }
+
 
 EXIT_CODES = {
     0: "all is well",
@@ -56,10 +71,10 @@ app = cyclopts.App(
 app["--version"].help = "Show the version and exit."
 app["--help"].help = "Show this message and exit; after a command's name, that command's."
 GROUPS = {
-    "Clusters": (init.init, check.check, clusters.clusters, queue.queue, trust.trust, clean.clean, forget.forget),
+    "Clusters": (init.init, clusters.check, clusters.clusters, queue.queue, trust.trust, clean.clean, clusters.forget),
     "Runs": (
-        start.run,
-        listing.runs,
+        run.run,
+        runs.runs,
         runs.logs,
         runs.attach,
         fetch.fetch,
@@ -178,7 +193,7 @@ def _show_progress() -> None:
 def _leave_soon() -> None:
     """Prefect's background services may hold a process back for ever at its end."""
     if "prefect" in sys.modules:
-        from slurm_ray_flow.interface.leaving import bound_the_end
+        from slurm_ray_flow.interface.cancellation import bound_the_end
 
         bound_the_end()
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.plain import plain
+from slurm_ray_flow.core.text import plain
 
 if TYPE_CHECKING:
     from rich.console import Console

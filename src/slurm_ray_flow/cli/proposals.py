@@ -2,19 +2,112 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import sys
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slurm_ray_flow.cli.output import print_error, print_table, print_text
-from slurm_ray_flow.cli.questions import Questions
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.ssh import SshConnection
     from slurm_ray_flow.core.slurm.site import Site
+
+
+T = TypeVar("T")
+
+
+def somebody_is_there() -> bool:
+    """Whether questions can be asked."""
+    return sys.stdin.isatty() and sys.stdout.isatty()
+
+
+class Questions:
+    """Asks somebody, or takes each proposal.
+
+    Args:
+        yes: ask nobody.
+    """
+
+    def __init__(self, yes: bool = False) -> None:
+        self.yes = yes
+
+    def ask(self, question: str, proposal: str, read: Callable[[str], T]) -> T:
+        """Ask until the answer can be read.
+
+        Args:
+            question: without a mark at its end.
+            proposal: what Enter means; "" is no proposal.
+            read: makes a value of the answer; raises one of our errors for one that can't be meant.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, or the end of the input.
+            SlurmRayFlowError: nobody is asked, and the proposal can't be read.
+        """
+        while True:
+            answer = proposal if self.yes else _line(question, proposal)
+            try:
+                return read(answer)
+            except SlurmRayFlowError as error:
+                if self.yes:
+                    raise
+                print_text(f"  {error.what}" + (f"; {error.advice}" if error.advice else ""))
+
+    def text(self, question: str, proposal: str = "") -> str:
+        """Ask for any text."""
+        return self.ask(question, proposal, str)
+
+    def confirm(self, question: str, proposal: bool = True) -> bool:
+        """Ask for yes or no."""
+        return self.ask(f"{question} (yes or no)", "yes" if proposal else "no", _yes_or_no)
+
+    def choose(
+        self, question: str, names: Sequence[str], proposal: str = "", other: Callable[[str], str] | None = None
+    ) -> str:
+        """Ask for one of several, by its number or its name.
+
+        Args:
+            question: without a mark at its end.
+            names: what there is.
+            proposal: what Enter means; "" is no proposal.
+            other: reads an answer that is none of them; None refuses it.
+        """
+        for number, name in enumerate([] if self.yes else names, 1):
+            print_text(f"  {number:>2}  {name}")
+        return self.ask(question, proposal, lambda answer: _chosen(answer, names, other))
+
+
+def _chosen(answer: str, names: Sequence[str], other: Callable[[str], str] | None) -> str:
+    if answer in names:
+        return answer
+    if answer.isdecimal() and 1 <= int(answer) <= len(names):
+        return names[int(answer) - 1]
+    near = difflib.get_close_matches(answer, names, n=1)
+    if other and answer and not answer.isdecimal():
+        return other(answer)
+    advice = f"did you mean {near[0]!r}?" if near else "type the number or the name of one"
+    raise OptionError(f"{answer!r} is none of them" if answer else "there is no answer", advice=advice)
+
+
+def _yes_or_no(answer: str) -> bool:
+    known = {"y": True, "yes": True, "n": False, "no": False}
+    if answer.lower() in known:
+        return known[answer.lower()]
+    raise OptionError(f"{answer!r} is neither yes nor no")
+
+
+def _line(question: str, proposal: str) -> str:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - arrow keys while one types
+
+    try:
+        return input(f"{question} [{proposal}]: " if proposal else f"{question}: ").strip() or proposal
+    except EOFError:
+        raise KeyboardInterrupt from None
+
 
 ROOT = "~/.slurm-ray-flow"
 LITTLE_BYTES = 20 * 1024**3
@@ -24,8 +117,8 @@ Fields = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
-    """What `remote/survey.py` found."""
+class SurveyResult:
+    """What `remote/agent/probe.py` found."""
 
     user: str
     home: str
@@ -42,7 +135,12 @@ class Found:
 
 
 def proposed(
-    found: Found, connection: SshConnection | None, name: str, slurm: bool | None, known: Fields, questions: Questions
+    found: SurveyResult,
+    connection: SshConnection | None,
+    name: str,
+    slurm: bool | None,
+    known: Fields,
+    questions: Questions,
 ) -> tuple[str, Fields]:
     """The kind of block, and its fields.
 
@@ -85,7 +183,7 @@ def _profile(connection: SshConnection | None, questions: Questions) -> Fields:
     return {}
 
 
-def _place(found: Found, fields: Fields, questions: Questions) -> Fields:
+def _place(found: SurveyResult, fields: Fields, questions: Questions) -> Fields:
     """Where everything goes that runs leave: the home, or a folder with more room."""
     if "root" in fields or not found.scratch:
         return {}
@@ -108,7 +206,7 @@ def _folder(answer: str) -> str:
     raise OptionError(f"{answer!r} is no absolute path", advice="write /... or ~/...")
 
 
-def _python(found: Found, fields: Fields, questions: Questions) -> Fields:
+def _python(found: SurveyResult, fields: Fields, questions: Questions) -> Fields:
     """Nothing where a Python of home's version is found by itself."""
     wanted = f"{sys.version_info.major}.{sys.version_info.minor}"
     if "python" in fields or any(one["version"].startswith(f"{wanted}.") for one in found.pythons):
@@ -134,7 +232,9 @@ def _lock(fields: Fields, questions: Questions) -> Fields:
 # ---- of a Slurm cluster
 
 
-def _slurm(found: Found, connection: SshConnection | None, name: str, fields: Fields, questions: Questions) -> Fields:
+def _slurm(
+    found: SurveyResult, connection: SshConnection | None, name: str, fields: Fields, questions: Questions
+) -> Fields:
     account = _account(found.accounts, fields, questions)
     try:
         site = _site(connection, name, fields)
@@ -162,7 +262,7 @@ def _account(accounts: Sequence[str], fields: Fields, questions: Questions) -> F
 
 
 def _partition(site: Site, fields: Fields, questions: Questions) -> Fields:
-    from slurm_ray_flow.core.slurm.table import COLUMNS, site_rows
+    from slurm_ray_flow.core.slurm.site import COLUMNS, site_rows
 
     shown = [partition for partition in site.partitions.values() if not partition.hidden]
     if "partition" in fields or not shown:

@@ -8,12 +8,11 @@ import sys
 import time
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.offered import A_CLUSTER
+from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
-from slurm_ray_flow.cli.saved import cluster_named
+from slurm_ray_flow.core.cluster_report import clock
 from slurm_ray_flow.core.errors import OptionError, ServerError
-from slurm_ray_flow.core.findings import clock
-from slurm_ray_flow.core.mirror import waiting_state
+from slurm_ray_flow.core.lock import waiting_state
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -60,10 +59,10 @@ def _state(cluster: Cluster) -> dict[str, Any]:
 
 def _in_prefect(label: str) -> list[dict[str, Any]]:
     """The launches that wait for their slot in this Prefect; nobody where it does not answer."""
-    from slurm_ray_flow.blocks import limits
+    from slurm_ray_flow.blocks import concurrency_limit
     from slurm_ray_flow.tasks.flow_state import flow_runs_in_state
 
-    api = limits.api_here()
+    api = concurrency_limit.api_here()
     with contextlib.suppress(ServerError):
         found = flow_runs_in_state(api, waiting_state(label)) if api else []
         return [{"run": run["id"], "name": run["name"], "since": _seconds(run["start_time"])} for run in found]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.offered import A_RUN
+from slurm_ray_flow.cli.names import A_RUN
 from slurm_ray_flow.cli.output import Json, Switch, print_error, print_json, print_text
 from slurm_ray_flow.core.errors import OptionError, UnknownRunError
 
@@ -58,7 +58,7 @@ def release(
 def _warm(which: str = "") -> list[Kept]:
     """The warm allocations on the clusters where runs of this machine have left one, with the function's name."""
     from slurm_ray_flow.blocks import store
-    from slurm_ray_flow.tasks.release import warm_everywhere
+    from slurm_ray_flow.tasks.warm import warm_everywhere
 
     records = list(store.records())
     functions = {record.run_id: record.function for record in records}
@@ -91,7 +91,7 @@ def chosen(which: str, there: list[Kept]) -> list[Kept]:
 
 
 def _end(one: Warm, cluster: Cluster, force: bool) -> Cost | None:
-    from slurm_ray_flow.tasks.release import end
+    from slurm_ray_flow.tasks.warm import end
 
     return end(one, cluster, force)
 

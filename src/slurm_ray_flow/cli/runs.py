@@ -2,24 +2,350 @@
 
 from __future__ import annotations
 
+import dataclasses
+import datetime
+import itertools
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+import time
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.offered import A_RUN
+from slurm_ray_flow.cli.names import A_CLUSTER, A_RUN
 from slurm_ray_flow.cli.output import (
+    STATES,
     Json,
+    Switch,
     as_json,
+    console,
     describe_error,
     print_exception,
     print_json,
+    print_table,
     print_text,
+    table,
+    tell,
 )
-from slurm_ray_flow.core.outcome import is_from_the_cluster
+from slurm_ray_flow.core.run import is_from_the_cluster
+from slurm_ray_flow.core.text import plain
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
+    from slurm_ray_flow.core.run import RunRecord
+    from slurm_ray_flow.core.warm import Warm
     from slurm_ray_flow.interface.handle import Handle
+    from slurm_ray_flow.tasks.asked import Asked
+
+
+SECONDS = 8.0
+"""How long all clusters together are waited for."""
+SILENT_SECONDS = 60.0
+"""For how long one that could not be asked is not asked again."""
+NOT_KNOWN = "not known"
+FINAL = ("succeeded", "failed", "cancelled", "lost")
+Known = tuple[str, "float | None", str]
+"""A run's state, how long it took or has been under way, and why that is not known."""
+Place = tuple[str, str, str]
+"""A cluster as runs know it: kind, name, root folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RunRow:
+    """One line: a run, its state, how long it took or has been under way, and what it keeps warm.
+
+    Attributes:
+        why: why nothing is known of it; "" where something is.
+    """
+
+    record: RunRecord
+    state: str
+    seconds: float | None
+    warm: Warm | None = None
+    why: str = ""
+
+    @property
+    def word(self) -> str:
+        """The state that is filtered by."""
+        return "warm" if self.warm else self.state
+
+
+@dataclasses.dataclass(frozen=True)
+class Filter:
+    """Which runs are shown."""
+
+    limit: int
+    cluster: str | None
+    states: tuple[str, ...]
+
+    def takes(self, one: RunRow) -> bool:
+        """Whether a run's state is one that is wanted."""
+        return not self.states or one.word in self.states or ("active" in self.states and one.word not in FINAL)
+
+
+class _Question:
+    """The runs of one cluster, looked at one after the other; what is known of them so far."""
+
+    def __init__(self, records: Sequence[RunRecord], warm: Sequence[RunRecord]) -> None:
+        from slurm_ray_flow.blocks.clusters import cluster_of
+        from slurm_ray_flow.blocks.ssh import authentication
+        from slurm_ray_flow.tasks.asked import Asked
+        from slurm_ray_flow.tasks.warm import warm_noted
+
+        self._cluster_of, self._warm_noted, self._can_ask = cluster_of, warm_noted, authentication.terminal
+        self.states: dict[str, Known] = {}
+        self.warm: dict[str, Warm] = {}
+        self._records, self._warm_records = records, warm
+        self.asked: Asked[None] = Asked(self._ask)
+
+    def wait(self, deadline: float) -> None:
+        """Until then; longer only where the user is asked for what the cluster wants to know."""
+        self.asked.wait(deadline)
+        if self.asked.error is not None and self.asked.unasked.wanted and self._can_ask():
+            self._ask_user()
+
+    def _ask_user(self) -> None:
+        self.asked.error = None
+        try:
+            self._ask()
+        except Exception as error:  # as in the thread
+            self.asked.error = error
+
+    def _ask(self) -> None:
+        for record in self._records:
+            self.states[record.run_id] = _state(record)
+        if self._warm_records:
+            there = self._warm_noted(self._cluster_of(self._warm_records[0]), self._warm_records)
+            self.warm = {one.run_id: one for one in there if one.idles}
+
+
+class RunsQuery:
+    """Looks at runs, once or again and again.
+
+    Attributes:
+        silent: the names of the clusters that did not answer in the last round, and why.
+    """
+
+    def __init__(self) -> None:
+        self.silent: dict[str, str] = {}
+        self._questions: dict[Place, _Question] = {}
+        self._warm_asked: set[Place] = set()
+        self._warm: dict[str, Warm] = {}
+        self._deadline = 0.0
+
+    def found(self, wanted: Filter) -> list[RunRow]:
+        """The newest runs that are wanted, each looked at."""
+        from slurm_ray_flow.blocks import store
+
+        self.silent, self._warm_asked, self._warm = {}, set(), {}
+        self._deadline = 0.0
+        known = list(store.records())
+        rest = (record for record in known if wanted.cluster in (None, record.cluster))
+        found: list[RunRow] = []
+        while some := list(itertools.islice(rest, wanted.limit - len(found))):
+            found += [one for one in self._looked_at(some, known) if wanted.takes(one)]
+        return found
+
+    def _looked_at(self, some: Sequence[RunRecord], known: Sequence[RunRecord]) -> Iterator[RunRow]:
+        fresh = [self._ask(place, some, known) for place in dict.fromkeys(map(_place, some))]
+        self._deadline = self._deadline or time.monotonic() + SECONDS  # what is imported before takes its time
+        for question in fresh:
+            if question:
+                question.wait(self._deadline)
+                self._warm.update(question.warm)
+        for record in some:
+            yield self._shown(record)
+
+    def _ask(self, place: Place, some: Sequence[RunRecord], known: Sequence[RunRecord]) -> _Question | None:
+        """Ask a cluster about those of these runs that home does not know the end of; None where nothing is asked."""
+        records = [record for record in some if _place(record) == place and not record.ended]
+        of_warm = place not in self._warm_asked and any(record.warm for record in some if _place(record) == place)
+        if not (records or of_warm) or self._is_silent(place):
+            return None
+        warm = [record for record in known if record.warm and _place(record) == place] if of_warm else []
+        if of_warm:
+            self._warm_asked.add(place)
+        question = self._questions[place] = _Question(records, warm)
+        return question
+
+    def _is_silent(self, place: Place) -> bool:
+        """Whether an earlier question to it has no answer yet, or failed a moment ago."""
+        before = self._questions.get(place)
+        if before is None or not before.asked.why:
+            return False
+        ended = before.asked.ended
+        return ended is None or time.monotonic() - ended < SILENT_SECONDS
+
+    def _shown(self, record: RunRecord) -> RunRow:
+        question = self._questions.get(_place(record))
+        why = question.asked.why if question else ""
+        if why and (record.warm or not record.ended):
+            self.silent[record.cluster] = why
+        states = question.states if question else {}
+        state, seconds, why = _state(record) if record.ended else states.get(record.run_id, (NOT_KNOWN, None, why))
+        return RunRow(record, state, seconds, self._warm.get(record.run_id), why)
+
+
+def _place(record: RunRecord) -> Place:
+    return record.kind, record.cluster, record.root
+
+
+def _state(record: RunRecord) -> Known:
+    from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+    from slurm_ray_flow.interface.handle import Handle
+
+    try:
+        state, ended = Handle[Any](record.run_id).status_and_end()
+    except ConnectionFailed:
+        raise
+    except SlurmRayFlowError as error:  # one run that can't be judged must not hide the others
+        return NOT_KNOWN, None, error.what
+    if ended is None and state.final:
+        return state.value, None, ""
+    return state.value, round((ended or time.time()) - record.created, 3), ""
+
+
+COLUMNS = ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
+WATCH_SECONDS = 2.0
+AROUND = 3
+"""Lines of a live table that are no runs."""
+State = Literal[
+    "preparing", "waiting", "starting", "running", "warm", "succeeded", "failed", "cancelled", "lost", "active"
+]
+
+
+def runs(
+    *,
+    limit: Annotated[int, Parameter(name=["--limit", "--last", "-n"])] = 20,
+    cluster: Annotated[str | None, A_CLUSTER] = None,
+    state: Annotated[tuple[State, ...], Parameter(negative="", show_default=False)] = (),
+    watch: Annotated[bool, Switch] = False,
+    json: Json = False,
+) -> None:
+    """List the runs that were started from this machine, the newest first.
+
+    Clusters are asked at once, for eight seconds at most; the state of a run on one that does not answer is not known.
+
+    Examples:
+        srf runs
+
+        srf runs --last 5 --cluster curnagl
+
+        srf runs --state active --watch
+
+        srf runs --state failed --json
+
+    Args:
+        limit: How many.
+        cluster: Only those on this cluster.
+        state: Only those in this state; "active" is all that have not ended. May be given again.
+        watch: A live table, until Ctrl-C; without a terminal, the table again whenever a state has changed.
+    """
+    wanted = Filter(max(limit, 0), cluster, state)
+    if watch:
+        _watch(wanted, json)
+    else:
+        looking = RunsQuery()
+        _write(looking.found(wanted), wanted, json)
+        _tell_silent(looking.silent)
+
+
+# ---- how it is written
+
+
+def _write(found: list[RunRow], wanted: Filter, json: bool) -> None:
+    if json:
+        print_json([_values(one) for one in found])
+    elif found:
+        print_table(COLUMNS, [_row(one) for one in found], STATES)
+    else:
+        print_text(_nothing(wanted))
+
+
+def _tell_silent(silent: dict[str, str]) -> None:
+    for one in silent.items():
+        tell(_silent_text(one))
+
+
+def _silent_text(silent: tuple[str, str]) -> str:
+    cluster, why = silent
+    return f"{cluster} does not say how its runs are: {why}"
+
+
+def _nothing(wanted: Filter) -> str:
+    if wanted.cluster or wanted.states:
+        return "No such runs."
+    return "No runs yet. Decorate a function with @slurm_ray_flow and call it."
+
+
+def _values(one: RunRow) -> dict[str, Any]:
+    known = {**dataclasses.asdict(one.record), "state": one.word, "seconds": one.seconds, "why": one.why}
+    return {**known, "warm": one.warm.to_json() if one.warm else None}
+
+
+def _row(one: RunRow) -> list[str]:
+    from slurm_ray_flow.core.quantities import format_duration
+
+    record = one.record
+    started = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    took = "" if one.seconds is None else format_duration(one.seconds)
+    state = f"warm, {one.warm.cost.an_hour}" if one.warm else one.state
+    shown = f"{state}, try {record.tries}" if record.tries > 1 else state
+    return [record.run_id[:8], record.function, record.cluster, shown, started, took]
+
+
+# ---- again and again
+
+
+def _watch(wanted: Filter, json: bool) -> None:
+    looking = RunsQuery()
+    snapshots = _snapshots(looking, wanted)
+    if sys.stdout.isatty() and not json:
+        _live(looking, snapshots, wanted)
+        return
+    before: list[tuple[str, str]] | None = None
+    silent: dict[str, str] = {}
+    for found in snapshots:
+        _tell_silent({name: why for name, why in looking.silent.items() if name not in silent})
+        silent = looking.silent
+        now = [(one.record.run_id, one.word) for one in found]
+        if now == before:
+            continue
+        if json:
+            print_json([_values(one) for one in found], compact=True)
+        else:
+            print_text("" if before is not None else f"Each change, until Ctrl-C. {time.strftime('%H:%M:%S')}")
+            _write(found, wanted, json=False)
+        sys.stdout.flush()
+        before = now
+
+
+def _snapshots(looking: RunsQuery, wanted: Filter) -> Iterator[list[RunRow]]:
+    """Without an end. Of a scheduler, all runs of a process ask one question at a time, and seldom."""
+    while True:
+        yield looking.found(wanted)
+        time.sleep(WATCH_SECONDS)
+
+
+def _live(looking: RunsQuery, snapshots: Iterator[list[RunRow]], wanted: Filter) -> None:
+    from rich.live import Live
+
+    screen = console()
+    with Live(console=screen, auto_refresh=False, vertical_overflow="crop") as live:
+        for found in snapshots:
+            rows = max(screen.height - AROUND - len(looking.silent), 1)
+            live.update(_drawn(found[:rows], wanted, looking.silent), refresh=True)
+
+
+def _drawn(found: list[RunRow], wanted: Filter, silent: dict[str, str]) -> Table:
+    drawn = table(COLUMNS, [_row(one) for one in found], STATES)
+    nothing = "" if found else f"{_nothing(wanted)}  "
+    lines = [f"{nothing}{time.strftime('%H:%M:%S')}, Ctrl-C ends", *map(_silent_text, silent.items())]
+    drawn.caption = plain("\n".join(lines))
+    drawn.caption_justify = "left"
+    return drawn
+
 
 Follow = Annotated[bool, Parameter(name=["--follow", "-f"], negative="", show_default=False)]
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
-from slurm_ray_flow.cli.offered import A_RUN
+from slurm_ray_flow.cli.names import A_RUN
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.sweep import TAG
@@ -20,7 +20,7 @@ STATES = ("SCHEDULED", "PENDING", "RUNNING", "CANCELLING", "COMPLETED", "FAILED"
 
 
 @dataclass(frozen=True)
-class Status:
+class ServerStatus:
     """What `srf status` shows. `state` is "running", "silent" (a process without an answer) or "stopped"."""
 
     state: str
@@ -131,7 +131,7 @@ def status(*, json: Json = False) -> None:
         sys.exit(1)
 
 
-def server_status() -> Status:
+def server_status() -> ServerStatus:
     """Asks the server that launches would use; starts none."""
     from slurm_ray_flow.blocks.server import ServerAddress
     from slurm_ray_flow.blocks.server.address import read_state
@@ -145,23 +145,23 @@ def server_status() -> Status:
         address = ServerAddress(configured, ui_url_of(configured), owned=False)
         return _ask(address, Api(configured, configured_auth()), pid=None)
     if state is None:
-        return Status("stopped", owned=True)
+        return ServerStatus("stopped", owned=True)
     return _ask(state.address(), Api(state.url, auth_string(server_files())), pid=state.pid)
 
 
-def _ask(address: ServerAddress, api: Api, *, pid: int | None) -> Status:
+def _ask(address: ServerAddress, api: Api, *, pid: int | None) -> ServerStatus:
     from slurm_ray_flow.blocks.server import server_alive
     from slurm_ray_flow.blocks.server.files import server_files
 
     if not server_alive(address):
-        return Status("stopped", address.owned, address.url, address.ui_url)
+        return ServerStatus("stopped", address.owned, address.url, address.ui_url)
     database = server_files().prefect_home / "prefect.db"
     size = database.stat().st_size if address.owned and database.exists() else None
     try:
         version, runs = str(api.get("/admin/version")), _runs(api)
     except ServerError:
-        return Status("silent", address.owned, address.url, address.ui_url, "", pid, size)
-    return Status("running", address.owned, address.url, address.ui_url, version, pid, size, runs)
+        return ServerStatus("silent", address.owned, address.url, address.ui_url, "", pid, size)
+    return ServerStatus("running", address.owned, address.url, address.ui_url, version, pid, size, runs)
 
 
 def _runs(api: Api) -> dict[str, int]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.offered import A_CLUSTER
+from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named, use_server
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_text, tell
-from slurm_ray_flow.cli.saved import cluster_named, use_server
 from slurm_ray_flow.core.errors import HostKeyFailed, OptionError, SlurmRayFlowError
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.ssh import SshConnection
-    from slurm_ray_flow.blocks.ssh.trust import Shown
+    from slurm_ray_flow.blocks.ssh.trust import ShownKey
 
 
 def trust(
@@ -81,7 +80,7 @@ def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
 
 def agreement(
     ask: Callable[[], bool], fingerprints: Sequence[str], shown: Callable[[str], None] = print_text
-) -> Callable[[Shown], bool]:
+) -> Callable[[ShownKey], bool]:
     """What shows a key, and says whether it is the right one.
 
     Args:
@@ -90,7 +89,7 @@ def agreement(
         shown: where to write.
     """
 
-    def confirm(one: Shown) -> bool:
+    def confirm(one: ShownKey) -> bool:
         shown(f"{one.server} shows the {one.kind} key {one.fingerprint}")
         if fingerprints and one.fingerprint not in fingerprints:
             raise HostKeyFailed(

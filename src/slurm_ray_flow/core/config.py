@@ -170,7 +170,7 @@ def settings_of(file: Path | None, working_directory: Path, environment: Mapping
 
 @functools.lru_cache(maxsize=64)
 def _read(path: Path, _changed: int, _size: int) -> Settings:
-    from slurm_ray_flow.core.requirements.pyproject import read_toml
+    from slurm_ray_flow.core.requirements.locks import read_toml
 
     try:
         table = read_toml(path).get("tool", {}).get("slurm-ray-flow")

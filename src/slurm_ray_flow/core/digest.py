@@ -16,9 +16,7 @@ import types
 import typing
 from typing import Any
 
-from slurm_ray_flow.remote.functions import resolve_function
-from slurm_ray_flow.remote.importable import importable
-from slurm_ray_flow.remote.pickling import PLAIN, is_plain
+from slurm_ray_flow.remote.shared.pickling import PLAIN, importable, is_plain, resolve_function
 
 
 class Undigestible(ValueError):

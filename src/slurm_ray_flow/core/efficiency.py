@@ -7,7 +7,7 @@ import math
 
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.quantities import brief_duration, brief_memory, format_duration, format_memory
-from slurm_ray_flow.remote.protocol import is_amount
+from slurm_ray_flow.remote.shared.protocol import is_amount
 
 SHORTEST = 10.0
 """A shorter run says nothing about what a longer one would use."""
@@ -18,7 +18,7 @@ LEAST_TIME = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
-class Used:
+class ResourceUse:
     """What the last event of a call says. Memory is that of one node, the rest of all together.
 
     Attributes:
@@ -35,7 +35,7 @@ class Used:
     nodes: int = 1
 
     @classmethod
-    def from_event(cls, usage: object) -> Used | None:
+    def from_event(cls, usage: object) -> ResourceUse | None:
         """Read it; None for what is not of its form, since it comes from a cluster."""
         if not isinstance(usage, dict):
             return None
@@ -46,12 +46,12 @@ class Used:
         return cls(**given, nodes=max(1, len(nodes)) if isinstance(nodes, list) else 1)
 
 
-_NUMBERS = [field.name for field in dataclasses.fields(Used) if field.name != "nodes"]
+_NUMBERS = [field.name for field in dataclasses.fields(ResourceUse) if field.name != "nodes"]
 _NEEDED = {"wall", "cpu_seconds", "cpus", "memory_peak"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class EfficiencyRow:
     """One thing that was asked for: what was used of it, and what to ask for next time, if that is another amount."""
 
     what: str
@@ -70,7 +70,7 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class Report:
+class EfficiencyReport:
     """What people get to see.
 
     Attributes:
@@ -79,7 +79,7 @@ class Report:
     """
 
     line: str
-    rows: tuple[Row, ...]
+    rows: tuple[EfficiencyRow, ...]
 
     def markdown(self) -> str:
         """The table as Prefect shows it."""
@@ -98,9 +98,9 @@ def killed_text(usage: object) -> str:
     )
 
 
-def report(usage: object, options: Options) -> Report | None:
+def report(usage: object, options: Options) -> EfficiencyReport | None:
     """What to say of a run's use; None where there is nothing to say: it was short, or asked for nothing."""
-    used = Used.from_event(usage)
+    used = ResourceUse.from_event(usage)
     if used is None or used.wall < SHORTEST:
         return None
     rows = [row for row in (_cpus(used, options), _memory(used, options), _gpus(used, options)) if row]
@@ -111,44 +111,46 @@ def report(usage: object, options: Options) -> Report | None:
     each = f"each of {used.nodes} nodes used " if used.nodes > 1 else "used "
     advice = ", ".join(row.advice for row in rows if row.advice)
     line = each + ", ".join(row.text for row in rows) + (f"; next time: {advice}" if advice else "")
-    return Report(line, tuple(rows))
+    return EfficiencyReport(line, tuple(rows))
 
 
-def _cpus(used: Used, options: Options) -> Row | None:
+def _cpus(used: ResourceUse, options: Options) -> EfficiencyRow | None:
     asked = options.cpus_per_node
     if not asked:
         return None
     busy = used.cpu_seconds / used.wall / used.nodes
     wanted = max(1, math.ceil(busy * RESERVE))
     advice = f"cpus_per_node={wanted}" if wanted < asked and busy < asked / 2 else ""
-    return Row("processors", f"{busy:.1f}", f"{asked} CPU{'s' if asked > 1 else ''}", busy / asked, advice)
+    return EfficiencyRow("processors", f"{busy:.1f}", f"{asked} CPU{'s' if asked > 1 else ''}", busy / asked, advice)
 
 
-def _memory(used: Used, options: Options) -> Row | None:
+def _memory(used: ResourceUse, options: Options) -> EfficiencyRow | None:
     asked = options.memory
     if not asked:
         return None
     wanted = recommended_memory(used.memory_peak)
     much_less, nearly_all = wanted <= asked * 0.75, used.memory_peak > asked * 0.9
     advice = f"memory='{brief_memory(wanted)}'" if much_less or (nearly_all and wanted > asked) else ""
-    return Row("memory", format_memory(used.memory_peak), format_memory(asked), used.memory_peak / asked, advice)
+    return EfficiencyRow(
+        "memory", format_memory(used.memory_peak), format_memory(asked), used.memory_peak / asked, advice
+    )
 
 
-def _gpus(used: Used, options: Options) -> Row | None:
+def _gpus(used: ResourceUse, options: Options) -> EfficiencyRow | None:
     if not options.gpus_per_node or used.gpu_seconds is None:
         return None
     count = options.gpus_per_node
     busy = used.gpu_seconds / used.wall / used.nodes
-    return Row("GPUs", f"{busy:.1f}", f"{count} GPU{'s' if count > 1 else ''}", busy / count, "")
+    return EfficiencyRow("GPUs", f"{busy:.1f}", f"{count} GPU{'s' if count > 1 else ''}", busy / count, "")
 
 
-def _time(used: Used, options: Options) -> Row | None:
+def _time(used: ResourceUse, options: Options) -> EfficiencyRow | None:
     asked = options.time_limit
     if not asked:
         return None
     wanted = recommended_time(used.wall)
     advice = f"time_limit='{brief_duration(wanted)}'" if wanted <= asked / 2 else ""
-    return Row("time", format_duration(used.wall), format_duration(asked), used.wall / asked, advice)
+    return EfficiencyRow("time", format_duration(used.wall), format_duration(asked), used.wall / asked, advice)
 
 
 def recommended_memory(peak: float) -> int:

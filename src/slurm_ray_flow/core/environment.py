@@ -5,22 +5,24 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.utils import canonicalize_name
+from packaging.tags import Tag, cpython_tags
+from packaging.utils import canonicalize_name, parse_wheel_filename
 from packaging.version import InvalidVersion, Version
 
-from slurm_ray_flow.core.requirements import Line, Wanted, hide_credentials
+from slurm_ray_flow.core.requirements import RequirementLine, Requirements, hide_credentials
 from slurm_ray_flow.core.requirements.local import path_of
 from slurm_ray_flow.core.requirements.model import without_credentials
-from slurm_ray_flow.remote.protocol import parse_json
+from slurm_ray_flow.remote.shared.protocol import parse_json
 
 Row = tuple[str, str, str, str]
 
 
 @dataclasses.dataclass(frozen=True)
-class Held:
+class HeldEnvironment:
     """An environment that a cluster holds, as its whole.json says.
 
     Attributes:
@@ -31,7 +33,7 @@ class Held:
     packages: Mapping[str, str]
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> Held:
+    def from_json(cls, text: str | bytes) -> HeldEnvironment:
         """Read a whole.json.
 
         Raises:
@@ -74,7 +76,7 @@ class Difference:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def digest(wanted: Wanted, platform: str) -> str:
+def digest(wanted: Requirements, platform: str) -> str:
     """The name of the environment: 20 hexadecimal digits.
 
     Equal whatever the order, the spelling of names and versions, comments and the credentials of an index; different
@@ -85,8 +87,8 @@ def digest(wanted: Wanted, platform: str) -> str:
     """
     local = dict(wanted.contents)
     content = {
-        "requirements": sorted({_identity(Line.parse(line), local) for line in wanted.requirements}),
-        "constraints": sorted({Line.parse(line).identity for line in wanted.constraints}),
+        "requirements": sorted({_identity(RequirementLine.parse(line), local) for line in wanted.requirements}),
+        "constraints": sorted({RequirementLine.parse(line).identity for line in wanted.constraints}),
         "options": [without_credentials(option) for option in wanted.options],
         "contents": sorted(local.values()),
         "python": wanted.python,
@@ -95,14 +97,14 @@ def digest(wanted: Wanted, platform: str) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
-def _identity(line: Line, local: Mapping[str, str]) -> str:
+def _identity(line: RequirementLine, local: Mapping[str, str]) -> str:
     """By content alone for a local package: the same one at another path is the same environment."""
     path = path_of(line.url.partition("#")[0]) if line.url.startswith("file:") else None
     content = local.get(str(path))
     return dataclasses.replace(line, url=f"file:{content}").identity if content else line.identity
 
 
-def difference(wanted: Wanted, held: Sequence[Held], platform: str) -> Difference:
+def difference(wanted: Requirements, held: Sequence[HeldEnvironment], platform: str) -> Difference:
     """Compare with the environment of the same digest, else with the most similar one, else with nothing."""
     name = digest(wanted, platform)
     lines = wanted.lines()
@@ -132,7 +134,7 @@ def same_version(held: str, wanted_specifier: str) -> bool:
         return held == wanted_specifier.lstrip("=")
 
 
-def _compare(name: str, present: bool, lines: Sequence[Line], packages: Mapping[str, str]) -> Difference:
+def _compare(name: str, present: bool, lines: Sequence[RequirementLine], packages: Mapping[str, str]) -> Difference:
     there: dict[str, str] = {canonicalize_name(package): version for package, version in packages.items()}
     found: dict[str, list[tuple[str, ...]]] = {"add": [], "change": [], "keep": []}
     for package, specifier, address in _wishes(lines):
@@ -146,11 +148,93 @@ def _compare(name: str, present: bool, lines: Sequence[Line], packages: Mapping[
     return Difference(name, present, **{kind: tuple(sorted(rows)) for kind, rows in found.items()})  # type: ignore[arg-type]
 
 
-def _wishes(lines: Sequence[Line]) -> Iterator[tuple[str, str, str]]:
+def _wishes(lines: Sequence[RequirementLine]) -> Iterator[tuple[str, str, str]]:
     """Name, specifier and address of each package: two lines on one package are one wish."""
-    by_name: dict[str, list[Line]] = {}
+    by_name: dict[str, list[RequirementLine]] = {}
     for line in lines:
         by_name.setdefault(line.name or hide_credentials(line.url), []).append(line)
     for name, same in by_name.items():
         specifier = ",".join(sorted({line.specifier for line in same if line.specifier}))
         yield name, specifier, hide_credentials(next((line.url for line in same if line.url), ""))
+
+
+_UV_GLIBC = (17, 28, *range(31, 41))
+"""The minor versions of glibc for which uv has a name."""
+_OLD_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
+
+
+@dataclasses.dataclass(frozen=True)
+class WheelPlatform:
+    """A cluster's Python, as wheels are chosen for it.
+
+    Attributes:
+        python: its full version, "3.11.7".
+        machine: "x86_64".
+        libc: "glibc 2.36"; anything else is taken for musl.
+    """
+
+    python: str
+    machine: str
+    libc: str
+
+    @classmethod
+    def of(cls, python: str, platform: str, libc: str) -> WheelPlatform:
+        """From what the cluster says of its Python; platform is such as "cp311-linux_x86_64"."""
+        return cls(python, platform.partition("linux_")[2] or platform.rpartition("_")[2], libc)
+
+    @property
+    def version(self) -> str:
+        """Major and minor."""
+        return ".".join(self.python.split(".")[:2])
+
+    @property
+    def uv_platform(self) -> str:
+        """What `uv pip --python-platform` calls it."""
+        usable = [minor for minor in _UV_GLIBC if minor <= self._glibc]
+        if not self._glibc:
+            return f"{self.machine}-unknown-linux-musl"
+        return f"{self.machine}-manylinux_2_{usable[-1]}" if usable else f"{self.machine}-manylinux2014"
+
+    @property
+    def platforms(self) -> list[str]:
+        """The platform tags of its wheels, the best first."""
+        if not self._glibc:
+            return [f"musllinux_1_{minor}_{self.machine}" for minor in (2, 1)]
+        found = []
+        for minor in range(self._glibc, 4, -1):
+            found.append(f"manylinux_2_{minor}_{self.machine}")
+            if minor in _OLD_NAMES:
+                found.append(f"{_OLD_NAMES[minor]}_{self.machine}")
+        return [*found, f"linux_{self.machine}"]
+
+    def takes(self, wheel: str) -> bool:
+        """Whether a wheel of this file name can be used there."""
+        return not parse_wheel_filename(wheel)[3].isdisjoint(self._tags())
+
+    def _tags(self) -> set[Tag]:
+        major, minor = (int(part) for part in self.version.split("."))
+        pure = {Tag(name, "none", "any") for name in (f"py{major}", f"cp{major}{minor}", f"py{major}{minor}")}
+        older = {Tag(f"py{major}{number}", "none", "any") for number in range(minor)}
+        return pure | older | set(cpython_tags((major, minor), platforms=self.platforms))
+
+    @property
+    def _glibc(self) -> int:
+        found = re.fullmatch(r"glibc 2\.(\d+)", self.libc)
+        return int(found[1]) if found else 0
+
+
+def is_local(line: str) -> bool:
+    """Whether a requirement is a path at home."""
+    return RequirementLine.parse(line).url.startswith("file:")
+
+
+def local_links(options: Sequence[str]) -> list[str]:
+    """The `--find-links` that are folders at home."""
+    values = [option.partition(" ")[2] for option in options if option.startswith("--find-links ")]
+    return [value for value in values if "://" not in value or value.startswith("file:")]
+
+
+def without_wheel(said: str) -> str:
+    """The requirement of which pip says that there is no wheel for the target; "" where it says no such thing."""
+    found = re.search(r"No matching distribution found for (\S+)", said)
+    return found[1] if found else ""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from slurm_ray_flow.core.plain import plain
+from slurm_ray_flow.core.text import plain
 
 
 class SlurmRayFlowError(Exception):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any
 
-from slurm_ray_flow.core.artifact import short_name
+from slurm_ray_flow.core.artifacts import short_name
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.warm import Warm
@@ -21,7 +21,7 @@ Resource = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Notice:
+class PrefectEvent:
     """An event.
 
     Attributes:
@@ -43,19 +43,19 @@ class Notice:
         return {"id": str(uuid.uuid4()), "occurred": now, **known}
 
 
-def cluster_down(cluster: str, why: str, advice: str = "") -> Notice:
+def cluster_down(cluster: str, why: str, advice: str = "") -> PrefectEvent:
     """A cluster that answered before, or was never asked, does not answer or can't be used."""
     name = short_name(cluster)
-    return Notice(CLUSTER_DOWN, _cluster(name), {"cluster": name, "why": why, "advice": advice})
+    return PrefectEvent(CLUSTER_DOWN, _cluster(name), {"cluster": name, "why": why, "advice": advice})
 
 
-def cluster_up(cluster: str, seconds: float) -> Notice:
+def cluster_up(cluster: str, seconds: float) -> PrefectEvent:
     """A cluster that was down can be used again; it was down for so many seconds."""
     name = short_name(cluster)
-    return Notice(CLUSTER_UP, _cluster(name), {"cluster": name, "down_seconds": round(seconds)})
+    return PrefectEvent(CLUSTER_UP, _cluster(name), {"cluster": name, "down_seconds": round(seconds)})
 
 
-def run_failed(record: RunRecord, cause: str, message: str) -> Notice:
+def run_failed(record: RunRecord, cause: str, message: str) -> PrefectEvent:
     """A run ended without a value. `cause` is a word of docs/errors.md."""
     name = f"{record.function} on {short_name(record.cluster)}"
     payload = {
@@ -75,10 +75,10 @@ def run_failed(record: RunRecord, cause: str, message: str) -> Notice:
         "prefect.resource.name": name,
         "slurm-ray-flow.cause": cause,
     }
-    return Notice(RUN_FAILED, resource, payload, related)
+    return PrefectEvent(RUN_FAILED, resource, payload, related)
 
 
-def warm_idle(one: Warm, cluster: str) -> Notice:
+def warm_idle(one: Warm, cluster: str) -> PrefectEvent:
     """A Ray cluster that `keep_warm` holds has nothing to do, and costs."""
     name, cost = short_name(cluster), one.cost
     resource = {
@@ -95,7 +95,7 @@ def warm_idle(one: Warm, cluster: str) -> Notice:
         "release": f"srf release {one.run_id[:8]}",
         **cost.to_json(),
     }
-    return Notice(WARM_IDLE, resource, payload, [{**_cluster(name), "prefect.resource.role": "cluster"}])
+    return PrefectEvent(WARM_IDLE, resource, payload, [{**_cluster(name), "prefect.resource.role": "cluster"}])
 
 
 def _cluster(name: str) -> Resource:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import datetime
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from slurm_ray_flow.remote.shared.protocol import is_moment
 
 
 @dataclass(frozen=True)
@@ -18,3 +23,162 @@ class Lock:
     path: str
     slots: int = 1
     gpus: int | None = None
+
+
+FORBIDDEN = str.maketrans(dict.fromkeys("/%&<>", "-"))
+"""What Prefect takes in no name."""
+
+LONGEST = 100
+"""So many letters of what others wrote are shown."""
+
+
+@dataclass(frozen=True)
+class LockUser:
+    """Somebody who holds a server or waits for it, as `queue.state` tells of him.
+
+    Attributes:
+        user: the account.
+        since: when it began, in seconds since 1970.
+        name: of the function; "" where a foreign program gives none.
+        run: the run's id.
+        server: which Prefect's limit the run came through; "" for none.
+        foreign: it is no program of ours, and has the server to itself.
+        slots: how many it takes.
+        idle: it is warm, does nothing, and gives way to whoever waits on the server.
+    """
+
+    user: str = "somebody"
+    since: float | None = None
+    name: str = ""
+    run: str = ""
+    server: str = ""
+    foreign: bool = False
+    slots: int = 1
+    idle: bool = False
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> LockUser:
+        since, slots = said.get("since"), said.get("slots")
+        texts = {key: _harmless(said[key]) for key in ("user", "name", "run", "server") if said.get(key)}
+        return cls(
+            **texts,
+            since=float(since) if since is not None and is_moment(since) else None,
+            foreign=bool(said.get("foreign")),
+            idle=bool(said.get("idle")),
+            slots=slots if isinstance(slots, int) and slots > 0 else 1,
+        )
+
+
+@dataclass(frozen=True)
+class LockQueue:
+    """Who holds a server and who waits for it, in order."""
+
+    holders: tuple[LockUser, ...] = ()
+    waiting: tuple[LockUser, ...] = field(default=())
+
+    @classmethod
+    def from_json(cls, said: dict[str, Any]) -> LockQueue:
+        """Read it; parties of another shape are left out."""
+        parties = [found if isinstance(found := said.get(key), list) else [] for key in ("holders", "waiting")]
+        return cls(*(tuple(LockUser.from_json(one) for one in some if isinstance(one, dict)) for some in parties))
+
+
+def _harmless(text: object) -> str:
+    """What others wrote must not steer a terminal, nor fill it."""
+    return "".join(letter for letter in str(text) if letter.isprintable())[:LONGEST]
+
+
+def limit_name(label: str) -> str:
+    """The limit of a server."""
+    return f"srf-{label.translate(FORBIDDEN)}"
+
+
+def waiting_state(label: str) -> str:
+    """The name of the state of a flow run that waits for its slot in Prefect: by it the others know who waits."""
+    return f"Waiting for {label}"
+
+
+def queued_state(label: str) -> str:
+    """The name of the state of a flow run that has its slot, and waits for the lock on the server."""
+    return f"Queued on {label}"
+
+
+def taken_by_others(queue: LockQueue, key: str, slots: int) -> int:
+    """How many slots those hold who did not come through the limit that has this key.
+
+    Who idles does not count: it gives way to those who wait on the server itself, and to nobody in Prefect.
+    """
+    others = [holder for holder in queue.holders if holder.foreign or (holder.server != key and not holder.idle)]
+    return min(slots, sum(slots if holder.foreign else holder.slots for holder in others))
+
+
+def to_hold(others: int, *, active: int, held: int, slots: int) -> int:
+    """How many slots of the limit the mirror should hold for others.
+
+    Our own launches are never pushed out: one that has its slot and waits for the lock behind somebody else keeps it.
+
+    Args:
+        others: slots that others hold on the server.
+        active: slots of the limit that are taken now.
+        held: those among them that the mirror holds already.
+        slots: all of them.
+    """
+    return max(0, min(others, slots - (active - held)))
+
+
+def place_in_line(waiting: Sequence[str], run_id: str) -> int | None:
+    """How many launches are before this one; None where it is not among them."""
+    return list(waiting).index(run_id) if run_id in waiting else None
+
+
+def waiting_text(label: str, queue: LockQueue | None, before: int, now: float) -> str:
+    """What a launch that waits says: who holds the server, since when, and how many come first.
+
+    Args:
+        label: the server.
+        queue: what the server says; None where it does not answer.
+        before: launches of the same Prefect that come first.
+        now: seconds since 1970.
+    """
+    if queue is None:
+        return f"waiting for {label}: it does not answer, {before} ahead"
+    ahead = before + len(queue.waiting)
+    return f"waiting for {label}: {_held_by(queue.holders, now)}, {ahead} ahead"
+
+
+def queued_text(label: str, said: dict[str, Any], now: float) -> str:
+    """The same from a head's event `waiting`."""
+    holder = said.get("holder")
+    holders = (LockUser.from_json(holder),) if isinstance(holder, dict) else ()
+    return f"waiting for {label}: {_held_by(holders, now)}, {said.get('ahead') or 0} ahead"
+
+
+def _held_by(holders: Sequence[LockUser], now: float) -> str:
+    if not holders:
+        return "about to be free"
+    first = holders[0]
+    text = f"held by {first.user}" + (f" since {clock(first.since, now)}" if first.since is not None else "")
+    more = len(holders) - 1
+    return text + (f" and {more} more" if more else "")
+
+
+def clock(when: float, now: float) -> str:
+    """A time for people: hours and minutes, with the date where it was not today."""
+    then, today = (datetime.datetime.fromtimestamp(seconds).astimezone() for seconds in (when, now))
+    return then.strftime("%H:%M" if then.date() == today.date() else "%Y-%m-%d %H:%M")
+
+
+def rows(queue: LockQueue, now: float) -> list[dict[str, str]]:
+    """The queue as a table: holders first, then those who wait, in order."""
+    places = ["holds it, idle" if holder.idle else "holds it" for holder in queue.holders]
+    places += [str(number + 1) for number in range(len(queue.waiting))]
+    return [
+        {
+            "place": place,
+            "user": party.user,
+            "since": "" if party.since is None else clock(party.since, now),
+            "function": "a program that is not slurm-ray-flow's" if party.foreign else party.name,
+            "run": party.run[:8],
+        }
+        for place, party in zip(places, queue.holders + queue.waiting, strict=True)
+    ]

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathspec import GitIgnoreSpec
 
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.core.plain import plain
 from slurm_ray_flow.core.quantities import format_memory
-from slurm_ray_flow.core.snapshot.fingerprint import printable
+from slurm_ray_flow.core.snapshot.entries import printable
+from slurm_ray_flow.core.text import plain
 
 NAMED = 5
 """So many files are named in a line."""

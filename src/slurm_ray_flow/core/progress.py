@@ -34,7 +34,7 @@ class Reporter(Protocol):
         """The run is over."""
 
 
-class Silence:
+class SilentReporter:
     """A reporter that shows nothing."""
 
     def begin(self, run_id: str, function: str, cluster: str, url: str) -> None: ...
@@ -52,7 +52,7 @@ _current: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("slur
 
 def reporter() -> Reporter:
     """The reporter of the launch that is under way in this context; a silent one where there is none."""
-    return _current.get() or Silence()
+    return _current.get() or SilentReporter()
 
 
 def use_reporter(shown: Reporter) -> contextvars.Token[Reporter | None]:

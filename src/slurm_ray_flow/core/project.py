@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 MARKS = ("pyproject.toml", "uv.lock", "requirements.txt", "setup.py", "setup.cfg", "environment.yml", ".git")
@@ -32,3 +36,21 @@ def beside(project: Path, working_directory: Path) -> Path:
     """What the function's working directory is a copy of: this process's, where it lies in the project, or that."""
     here, project = working_directory.resolve(), project.resolve()
     return here if here.is_relative_to(project) else project
+
+
+NEEDED = ("cloudpickle", "dill", "ray")
+"""What a launch needs beyond what is imported by then."""
+
+
+def shadows(names: Iterable[str]) -> Iterator[str]:
+    """Says of each name which file of the script's folder is taken for the installed package.
+
+    Args:
+        names: of packages and modules.
+    """
+    folder = os.path.realpath("".join(sys.path[:1]))
+    others = [place for place in sys.path if os.path.realpath(place) != folder]
+    for name in names:
+        found = PathFinder.find_spec(name, [folder])
+        if found and found.origin and PathFinder.find_spec(name, others):
+            yield f"Python takes {found.origin} for the package {name!r}: give the file another name"

@@ -14,17 +14,16 @@ from slurm_ray_flow.core.errors import (
     SlurmRayFlowError,
     TimeLimit,
 )
-from slurm_ray_flow.core.growth import Growth
-from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.plain import plain
-from slurm_ray_flow.remote.failures import STANDS_FOR
+from slurm_ray_flow.core.options import Growth, Options
+from slurm_ray_flow.core.text import plain
+from slurm_ray_flow.remote.shared.failures import STANDS_FOR
 
 LONGEST_PAUSE = 60.0
 LONGEST_TEXT = 300
 
 
 @dataclasses.dataclass(frozen=True)
-class Again:
+class NextTry:
     """One more try.
 
     Attributes:
@@ -53,7 +52,7 @@ class Retries:
         self._spent: Counter[str] = Counter()
         self._grown: SlurmRayFlowError | None = None
 
-    def after(self, failure: BaseException | None) -> Again | None:
+    def after(self, failure: BaseException | None) -> NextTry | None:
         """What follows on a failure: one more try, or None. The function's own exception is a failure, too.
 
         A try with more memory or time than the one before goes through all the checks again, since it is a whole one.
@@ -81,7 +80,7 @@ class Retries:
         advice = f"one more try was refused: {error.what}; {error.advice}"
         return type(self._grown)(self._grown.what, where=self._grown.where, advice=advice)
 
-    def _growing(self, error: SlurmRayFlowError, rule: Growth | None, what: str) -> Again | None:
+    def _growing(self, error: SlurmRayFlowError, rule: Growth | None, what: str) -> NextTry | None:
         value: float | None = None if rule is None else getattr(self.options, rule.option)
         if rule is None or value is None:
             return None
@@ -92,15 +91,15 @@ class Retries:
         self.options = self.options.but(**{rule.option: int(grown) if rule.option == "memory" else grown})
         self._grown = error
         change = f"{what} at {rule.written(value)}; tries again with {rule.written(grown)}"
-        return Again(f"{change} ({self._spent[rule.option]} of {rule.times})", changed=True)
+        return NextTry(f"{change} ({self._spent[rule.option]} of {rule.times})", changed=True)
 
-    def _repeated(self, what: str, count: str, most: int) -> Again | None:
+    def _repeated(self, what: str, count: str, most: int) -> NextTry | None:
         if self._spent[count] == most:
             return None
         # The spread keeps many launches that failed together from coming back together.
         pause = min(2.0 ** self._spent[count], LONGEST_PAUSE) * random.uniform(0.5, 1.5)  # noqa: S311
         self._spent[count] += 1
-        return Again(f"{what.rstrip('.')}; tries again in {pause:.0f} s ({self._spent[count]} of {most})", pause)
+        return NextTry(f"{what.rstrip('.')}; tries again in {pause:.0f} s ({self._spent[count]} of {most})", pause)
 
 
 def is_one_of(failure: BaseException, wanted: tuple[type[BaseException] | str, ...]) -> bool:

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-from slurm_ray_flow.core.outcome import Ended
-from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.run import CallEnd, RunRecord
 
 TAG = "slurm-ray-flow"
 """The tag of every flow run of ours: what the sweep and the automation look for."""
@@ -33,7 +32,7 @@ class ClusterState:
     """
 
     head: HeadState
-    ended: Ended | None = None
+    ended: CallEnd | None = None
     silent: float | None = None
 
 
@@ -51,7 +50,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class SweepDecision:
     """What to do about a run; `state` (a type of Prefect's) and `message` belong to `END`."""
 
     action: Action
@@ -61,7 +60,7 @@ class Verdict:
 
 def verdict(
     record: RunRecord, cluster: ClusterState, *, flow_state: str, launch_alive: bool | None, now: float
-) -> Verdict:
+) -> SweepDecision:
     """Judges one run.
 
     Args:
@@ -74,7 +73,7 @@ def verdict(
     """
     cancelling = flow_state == "CANCELLING"
     if launch_alive is not False:
-        return Verdict(Action.KEEP) if launch_alive else _launched_elsewhere(record, cluster, cancelling)
+        return SweepDecision(Action.KEEP) if launch_alive else _launched_elsewhere(record, cluster, cancelling)
     if record.waiting:  # nothing was submitted yet, and those behind it in the line must not wait for it
         return _cancelled() if cancelling else _lost(record, ClusterState("absent"))
     if cluster.head == "unknown" and cluster.ended is None:
@@ -82,14 +81,14 @@ def verdict(
     if cluster.ended is not None:
         return _cancelled() if cancelling else _ended(cluster.ended)
     if cluster.head == "alive" or (cluster.head == "absent" and record.is_new(now)):
-        return Verdict(Action.CANCEL if cancelling else Action.KEEP)
+        return SweepDecision(Action.CANCEL if cancelling else Action.KEEP)
     return _cancelled() if cancelling else _lost(record, cluster)
 
 
-def _launched_elsewhere(record: RunRecord, cluster: ClusterState, cancelling: bool) -> Verdict:
+def _launched_elsewhere(record: RunRecord, cluster: ClusterState, cancelling: bool) -> SweepDecision:
     if cluster.head != "alive" or record.waiting:
-        return Verdict(Action.LEAVE)
-    return Verdict(Action.CANCEL if cancelling else Action.KEEP)
+        return SweepDecision(Action.LEAVE)
+    return SweepDecision(Action.CANCEL if cancelling else Action.KEEP)
 
 
 def slot_is_free(record: RunRecord | None, cluster: ClusterState, now: float) -> bool:
@@ -99,31 +98,33 @@ def slot_is_free(record: RunRecord | None, cluster: ClusterState, now: float) ->
     return cluster.head == "absent" and not record.is_new(now)
 
 
-def _unanswered(record: RunRecord, cluster: ClusterState) -> Verdict:
+def _unanswered(record: RunRecord, cluster: ClusterState) -> SweepDecision:
     """A closed laptop or a broken network ends no run; but nobody waits for an answer for ever."""
     if cluster.silent is None:
-        return Verdict(Action.LEAVE)
+        return SweepDecision(Action.LEAVE)
     if cluster.silent < SILENT:
-        return Verdict(Action.KEEP)
+        return SweepDecision(Action.KEEP)
     what = "the launching process is gone, and the cluster has not answered for a day"
-    return Verdict(Action.END, "CRASHED", f"lost: {what} (run {record.run_id} on {record.cluster}).")
+    return SweepDecision(Action.END, "CRASHED", f"lost: {what} (run {record.run_id} on {record.cluster}).")
 
 
-def _cancelled() -> Verdict:
-    return Verdict(Action.END, "CANCELLED", "The run was cancelled after the process that launched it had gone.")
+def _cancelled() -> SweepDecision:
+    return SweepDecision(Action.END, "CANCELLED", "The run was cancelled after the process that launched it had gone.")
 
 
-def _ended(ended: Ended) -> Verdict:
+def _ended(ended: CallEnd) -> SweepDecision:
     if ended.outcome == "value":
-        return Verdict(Action.END, "COMPLETED", "The launching process is gone; the value waits: `srf attach` gets it.")
+        return SweepDecision(
+            Action.END, "COMPLETED", "The launching process is gone; the value waits: `srf attach` gets it."
+        )
     cause = ended.cause or ("user_code" if ended.outcome == "exception" else "crashed")
     message = f"{cause}: {ended.message}" if ended.message else cause
-    return Verdict(Action.END, "CANCELLED" if cause == "cancelled" else "FAILED", message)
+    return SweepDecision(Action.END, "CANCELLED" if cause == "cancelled" else "FAILED", message)
 
 
-def _lost(record: RunRecord, cluster: ClusterState) -> Verdict:
+def _lost(record: RunRecord, cluster: ClusterState) -> SweepDecision:
     if cluster.head == "absent":
         what = "the launching process ended before the run had started"
     else:
         what = "the launching process and the program on the cluster are gone, without an outcome"
-    return Verdict(Action.END, "CRASHED", f"lost: {what} (run {record.run_id} on {record.cluster}).")
+    return SweepDecision(Action.END, "CRASHED", f"lost: {what} (run {record.run_id} on {record.cluster}).")

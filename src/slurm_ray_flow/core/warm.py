@@ -10,7 +10,7 @@ from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.run import Event
-from slurm_ray_flow.remote.protocol import checked_event
+from slurm_ray_flow.remote.shared.protocol import checked_event
 
 
 @dataclasses.dataclass(frozen=True)

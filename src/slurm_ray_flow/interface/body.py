@@ -11,8 +11,8 @@ from typing import Any
 from prefect.utilities.hashing import file_hash
 
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.interface.kinds import typed_signature, underlying
 from slurm_ray_flow.interface.parameters import hold_default
+from slurm_ray_flow.interface.settings import typed_signature, underlying
 
 OF_PREFECT = {"return_state", "wait_for"}
 """The arguments that Prefect takes for itself."""

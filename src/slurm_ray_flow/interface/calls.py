@@ -8,21 +8,150 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from slurm_ray_flow.core.errors import Cancelled, PayloadError, RunError, SlurmRayFlowError
-from slurm_ray_flow.core.outcome import is_from_the_cluster
-from slurm_ray_flow.core.progress import Silence
-from slurm_ray_flow.interface.background import work_of
-from slurm_ray_flow.interface.item import CANCEL_SECONDS, Item
-from slurm_ray_flow.interface.leaving import bound_the_end, see_to
-from slurm_ray_flow.interface.map_progress import MapProgress
-from slurm_ray_flow.interface.map_record import note_begun, note_failed, places, record_map, text_of
-from slurm_ray_flow.interface.session import Launching, label
-from slurm_ray_flow.tasks.farewell import in_background
+from slurm_ray_flow.core.errors import Cancelled, PayloadError, RunError, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.progress import SilentReporter
+from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
+from slurm_ray_flow.interface.cancellation import bound_the_end, see_to
+from slurm_ray_flow.interface.handle import Handle
+from slurm_ray_flow.interface.map_state import MapProgress, note_begun, note_failed, places, record_map, text_of
+from slurm_ray_flow.interface.session import Launching, label, work_of
+from slurm_ray_flow.tasks.end_report import in_background
 
 if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.cluster import Cluster
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+
+R = TypeVar("R")
+
+CANCEL_SECONDS = 60.0
+"""How long a call that is cancelled may take to end: its launch waits for its cluster for a while."""
+
+
+class MapItem(Handle[R]):
+    """A call of a map that this process begins.
+
+    Attributes:
+        index: its place among the calls.
+        run_id: the run's id; "" as long as it has not begun.
+        future: gets its value or its exception.
+        stop: tells its launch to end the run.
+    """
+
+    def __init__(self, calls: MapCalls, index: int) -> None:
+        self.future: Future[R] = Future()
+        super().__init__("", self.future)
+        self.index = index
+        self.stop = threading.Event()
+        self.calls = calls
+        self._has_begun = threading.Event()
+
+    @property
+    def name(self) -> str:
+        """What to call it in a message."""
+        return f"call {self.index} of {self.calls.name}"
+
+    def begin(self, run_id: str) -> None:
+        """It is a run now."""
+        self.run_id = run_id
+        self._has_begun.set()
+
+    def settle(self, value: Any = None, error: BaseException | None = None) -> None:
+        """It has ended."""
+        if error is None:
+            self.future.set_result(value)
+        else:
+            self.future.set_exception(error)
+        self._has_begun.set()
+
+    def result(self, timeout: float | None = None) -> R:
+        """Wait for the value. Ctrl-C while it waits cancels all calls of the map.
+
+        Args:
+            timeout: seconds to wait at most; the run goes on after it.
+
+        Raises:
+            TimeoutError: it has not ended by then.
+            RunError: it ended without a value.
+            BaseException: the function's own exception.
+        """
+        __tracebackhide__ = True
+        if self.future.done():
+            return super().result()
+        with self.calls.watched():
+            return super().result(timeout)
+
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return self.future.done()
+
+    def status(self) -> RunState:
+        """Where it is on its way; waiting, if it has not begun."""
+        if self.run_id:
+            return super().status()
+        if not self.future.done():
+            return RunState.WAITING
+        return RunState.CANCELLED if isinstance(self.future.exception(), Cancelled) else RunState.FAILED
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        """The lines that the function wrote.
+
+        Args:
+            follow: wait until it begins, and go on until it ends.
+        """
+        if follow:
+            self._has_begun.wait()
+        return super().logs(follow) if self.run_id else iter(())
+
+    def _found(self) -> tuple[RunRecord, Cluster]:
+        if not self.run_id:
+            raise UnknownRunError(f"{self.name} has not begun", advice="wait for it")
+        return super()._found()
+
+    def cancel(self) -> bool:
+        """End it, or do not begin it. The other calls go on.
+
+        Returns:
+            Whether it was to run and now does not.
+
+        Raises:
+            RunError: it could not be verified that it is gone.
+        """
+        if self.calls.forget(self):
+            return True
+        if self.future.done():
+            return False
+        self.stop.set()
+        return self.is_gone(CANCEL_SECONDS) and isinstance(self.future.exception(), Cancelled)
+
+    def is_gone(self, seconds: float) -> bool:
+        """Wait until its launch has ended; whether nothing of it runs any more."""
+        try:
+            self.future.exception(seconds)
+        except FutureTimeoutError:
+            return False
+        return not self.run_id or super().done() or super().cancel()
+
+    def _not_yet(self, timeout: float | None) -> TimeoutError:
+        return TimeoutError(f"{self.name} has not ended within {timeout} s; it goes on")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _again, (self.calls.map_id, self.index, self.run_id)
+
+    def __repr__(self) -> str:
+        return f"Handle({self.run_id!r})" if self.run_id else f"<{self.name}, not begun>"
+
+
+def _again(map_id: str, index: int, run_id: str) -> Handle[Any]:
+    """The handle in another process."""
+    from slurm_ray_flow.interface.map import Handles
+
+    return Handle(run_id) if run_id else Handles.attach(map_id)[index]
+
 
 STARTING_AT_ONCE = 8
 """So many launches at most are on their way to the cluster at a time: more would only wait for Prefect's server."""
@@ -32,7 +161,7 @@ SHARED_STEPS = {"turn", "start_ray"}
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
 
-class Calls:
+class MapCalls:
     """A map: its calls, and the thread that begins them.
 
     The first call goes ahead alone until what all of them share (files, environment) is on the cluster; where that
@@ -48,12 +177,12 @@ class Calls:
         self.map_id = str(uuid.uuid4())
         self.flow, self.name = flow, flow.name
         self._arguments: list[Arguments | None] = list(arguments)
-        self.items: list[Item[Any]] = [Item(self, index) for index in range(len(arguments))]
+        self.items: list[MapItem[Any]] = [MapItem(self, index) for index in range(len(arguments))]
         self._texts = [text_of(positional) for positional, _ in arguments]
         self._max_parallel = max_parallel
         self._change = threading.Condition()
-        self._under_way: set[Item[Any]] = set()
-        self._starting: set[Item[Any]] = set()
+        self._under_way: set[MapItem[Any]] = set()
+        self._starting: set[MapItem[Any]] = set()
         self._shared_is_there = self._stopped = False
         self._ends = collections.Counter[str]()
         where = label(flow.options.cluster)
@@ -85,7 +214,7 @@ class Calls:
         at_once = STARTING_AT_ONCE if self._shared_is_there else 1
         return len(self._under_way) < self._max_parallel and len(self._starting) < at_once
 
-    def _run(self, item: Item[Any]) -> None:
+    def _run(self, item: MapItem[Any]) -> None:
         """One call, from its begin to its end, in a thread of its own."""
         short = self.map_id[:8]
         below = f"outputs/{short}/{item.index}"
@@ -101,7 +230,7 @@ class Calls:
             self._ended(item, value=value)
         bound_the_end()
 
-    def _failed(self, item: Item[Any], error: BaseException) -> None:
+    def _failed(self, item: MapItem[Any], error: BaseException) -> None:
         if not item.run_id:
             note_failed(self.map_id, item.index, error)
         shared = isinstance(error, SlurmRayFlowError) and not isinstance(error, PayloadError | Cancelled)
@@ -109,7 +238,7 @@ class Calls:
             self.stop(error)
         self._ended(item, error=error)
 
-    def _ended(self, item: Item[Any], value: Any = None, error: BaseException | None = None) -> None:
+    def _ended(self, item: MapItem[Any], value: Any = None, error: BaseException | None = None) -> None:
         with self._change:
             self._under_way.discard(item)
             self._starting.discard(item)
@@ -119,12 +248,12 @@ class Calls:
             self.progress.tell_failure(item.index, self._texts[item.index], error)
         self._show()
 
-    def _settle(self, item: Item[Any], value: Any = None, error: BaseException | None = None) -> None:
+    def _settle(self, item: MapItem[Any], value: Any = None, error: BaseException | None = None) -> None:
         self._ends["done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"] += 1
         item.settle(value, error)
         self._change.notify_all()
 
-    def begun(self, item: Item[Any], run_id: str) -> None:
+    def begun(self, item: MapItem[Any], run_id: str) -> None:
         """A call is a run now."""
         note_begun(self.map_id, item.index, run_id)
         item.begin(run_id)
@@ -140,7 +269,7 @@ class Calls:
             self._shared_is_there = True
             self._change.notify_all()
 
-    def has_started(self, item: Item[Any]) -> None:
+    def has_started(self, item: MapItem[Any]) -> None:
         """From now on a call asks Prefect's server seldom."""
         with self._change:
             self._starting.discard(item)
@@ -156,7 +285,7 @@ class Calls:
             self._change.notify_all()
         self._show()
 
-    def forget(self, item: Item[Any]) -> bool:
+    def forget(self, item: MapItem[Any]) -> bool:
         """Cancel a call that has not begun; False where it has."""
         with self._change:
             if item.future.done() or item in self._under_way:
@@ -216,7 +345,7 @@ class Calls:
             f"Those that were go on; Handles.attach({self.map_id[:8]!r}) finds them."
         )
 
-    def _waiting(self) -> list[Item[Any]]:
+    def _waiting(self) -> list[MapItem[Any]]:
         return [item for item in self.items if not item.future.done() and item not in self._under_way]
 
     def _show(self) -> None:
@@ -224,10 +353,10 @@ class Calls:
             self.progress.changed(len(self._under_way), self._ends)
 
 
-class _Told(Silence):
+class _Told(SilentReporter):
     """What one launch of a map tells."""
 
-    def __init__(self, calls: Calls, item: Item[Any]) -> None:
+    def __init__(self, calls: MapCalls, item: MapItem[Any]) -> None:
         self._calls, self._item = calls, item
         self._step = ""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import os
 import time
 import warnings
@@ -13,19 +14,65 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from prefect.context import FlowRunContext
+from prefect.filesystems import LocalFileSystem
+from prefect.runtime import flow_run
+from prefect.serializers import Serializer
+from prefect.settings import get_current_settings
+
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
+from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.server.sweep import launch_goes_on
-from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
-from slurm_ray_flow.core.outcome import Ended
+from slurm_ray_flow.core.errors import Cancelled, ResultError, RunError, UnknownRunError
 from slurm_ray_flow.core.outputs import WrittenFile
-from slurm_ray_flow.core.run import RunRecord, RunState, error_of, failed_state, find_event, state_of
-from slurm_ray_flow.interface.brief import shorten
-from slurm_ray_flow.interface.log_lines import LogLines
-from slurm_ray_flow.tasks.fetch_outcome import read_outcome
-from slurm_ray_flow.tasks.outputs import bring, files_of
+from slurm_ray_flow.core.run import CallEnd, RunRecord, RunState, error_of, failed_state, find_event, state_of
+from slurm_ray_flow.interface.parameters import is_small_plain, shorten
+from slurm_ray_flow.interface.progress import LogLines
+from slurm_ray_flow.tasks.fetch_outcome import bring, files_of, read_outcome
 from slurm_ray_flow.tasks.run import left, look, release, where
+
+
+def keep_with_run(run_id: str) -> None:
+    """Have Prefect keep the value of this flow run beside the run's record, private and removed with it.
+
+    Where the user has said where values go (the flow's `result_storage`, a block, a setting), they go there.
+    """
+    context, settings = FlowRunContext.get(), get_current_settings().results
+    storage = context.result_store.result_storage if context else None
+    if not isinstance(storage, LocalFileSystem) or storage._block_document_id is not None:
+        return
+    if "local_storage_path" in settings.model_fields_set or str(storage.basepath) != str(settings.local_storage_path):
+        return
+    assert context is not None
+    context.result_store.result_storage = LocalFileSystem(basepath=str(private_folder(store.result_folder(run_id))))
+
+
+class RunValue(Serializer):
+    """Keeps small plain values as JSON, and of all others the run whose outcome holds them."""
+
+    type: str = "slurm-ray-flow"
+
+    def dumps(self, obj: Any) -> bytes:
+        """The value as JSON, or the run's id."""
+        if is_small_plain(obj):
+            return json.dumps({"value": obj}).encode()
+        return json.dumps({"run": str(flow_run.get_id() or "")}).encode()
+
+    def loads(self, blob: bytes) -> Any:
+        """The value.
+
+        Raises:
+            ResultError: the run had none.
+        """
+        kept = json.loads(blob)
+        if "value" in kept:
+            return kept["value"]
+        if not kept["run"]:
+            raise ResultError("this value was kept outside of a run", advice="start the function again")
+        return Handle.attach(kept["run"]).result(0)
+
 
 R = TypeVar("R")
 
@@ -207,7 +254,7 @@ class Handle(Generic[R]):
             events, life = look(record, cluster)
             ended = find_event(events, "call_ended")
             if ended and (ended.get("outcome") == "value" or not _goes_on(record, launched)):
-                value: R = read_outcome(record, Ended.from_event(ended), cluster).unwrap()
+                value: R = read_outcome(record, CallEnd.from_event(ended), cluster).unwrap()
                 return value
             if record.failure and not life.alive:
                 raise error_of(record.failure_cause, record.failure, where(record))

@@ -16,24 +16,30 @@ from prefect.flow_engine import run_flow
 from prefect.utilities.callables import get_call_parameters
 from prefect.utilities.visualization import get_task_viz_tracker
 
+from slurm_ray_flow.core.artifacts import flow_run_name, tags_of
 from slurm_ray_flow.core.options import Options, checked, is_option
-from slurm_ray_flow.core.shown import flow_run_name, tags_of
 from slurm_ray_flow.interface import session
-from slurm_ray_flow.interface.background import submit
 from slurm_ray_flow.interface.body import OF_PREFECT, bind, body_of, entrypoint_of, name_of, version_of
-from slurm_ray_flow.interface.brief import shorten
-from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.kinds import Kinds, kinds_of, shown_in_forms, typed_signature, underlying
-from slurm_ray_flow.interface.parameters import Given, Held, cast_all, from_api, to_api, unhold, waits
+from slurm_ray_flow.interface.handle import Handle, RunValue
+from slurm_ray_flow.interface.parameters import (
+    Arguments,
+    OpaqueValue,
+    cast_all,
+    from_api,
+    shorten,
+    to_api,
+    unhold,
+    waits,
+)
 from slurm_ray_flow.interface.progress import terminal_reporter
-from slurm_ray_flow.interface.results import RunValue
-from slurm_ray_flow.interface.settings import options_of
-from slurm_ray_flow.remote import pickling
-from slurm_ray_flow.remote.functions import itself, resolve_function
+from slurm_ray_flow.interface.session import submit
+from slurm_ray_flow.interface.settings import Kinds, kinds_of, options_of, shown_in_forms, typed_signature, underlying
+from slurm_ray_flow.remote.shared import pickling
+from slurm_ray_flow.remote.shared.pickling import itself, resolve_function
 from slurm_ray_flow.tasks.page import kind_of
 
 if TYPE_CHECKING:
-    from slurm_ray_flow.interface.many import Handles
+    from slurm_ray_flow.interface.map import Handles
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -116,7 +122,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         ours = {name: kwargs[name] for name in kwargs if name not in OF_PREFECT}
         bind(self.fn, args, ours)
         parameters = get_call_parameters(self.fn, args, ours)
-        held = {name: Held(unhold(value)) for name, value in parameters.items() if not waits(value)}
+        held = {name: OpaqueValue(unhold(value)) for name, value in parameters.items() if not waits(value)}
         start = partial(
             run_flow,
             self,
@@ -127,7 +133,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         current.flow = self
         if len(held) == len(parameters):
             exactly = (args, ours) if hasattr(self.function, "__wrapped__") else None  # a wrapper may look at them
-            current.given = Given(self.fn, parameters, exactly)
+            current.given = Arguments(self.fn, parameters, exactly)
         current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
         return self._awaited(current, start) if self.isasync else self._finished(current, start)
 
@@ -193,7 +199,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             OptionError: `max_parallel` is no number of calls.
             TypeError: the function does not take such arguments.
         """
-        from slurm_ray_flow.interface.many import start_map
+        from slurm_ray_flow.interface.map import start_map
 
         return start_map(self, iterables, same, max_parallel)
 
@@ -234,7 +240,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         """Small plain data as it is, all else as a reference into the store at home."""
         current = session.launching_of(self)
         ready = {name: value for name, value in parameters.items() if not waits(value)}
-        given = (current and current.given) or Given(self.fn, ready)
+        given = (current and current.given) or Arguments(self.fn, ready)
         return to_api(self.fn, self.kinds, parameters, given.stored)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -29,9 +29,17 @@ from prefect.utilities.collections import visit_collection
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.core.errors import PayloadError
-from slurm_ray_flow.core.plain import encodable
-from slurm_ray_flow.interface.kinds import Kinds
+from slurm_ray_flow.core.errors import PayloadError, SlurmRayFlowError
+from slurm_ray_flow.core.run import is_from_the_cluster
+from slurm_ray_flow.core.text import encodable
+from slurm_ray_flow.interface.settings import Kinds
+
+
+def shorten(error: BaseException) -> None:
+    """Take away the frames of an error that says by itself what happened; to be raised anew after that."""
+    if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or is_from_the_cluster(error):
+        error.__traceback__ = None
+
 
 MARK = "$srf"
 READ_BY_PREFECT = frozenset({MARK, "$ref", "__prefect_kind"})
@@ -43,7 +51,7 @@ ALL_ARGUMENTS = 5 * BUDGET
 Parameters = dict[str, Any]
 
 
-class Held:
+class OpaqueValue:
     """A value that Prefect is not to look into, or a default that is not simply equal to itself, such as an array."""
 
     def __init__(self, value: Any) -> None:
@@ -53,17 +61,17 @@ class Held:
 def hold_default(value: Any) -> Any:
     """The default of a parameter, held where Prefect could not compare it."""
     try:
-        return value if isinstance(value == value, bool) else Held(value)  # noqa: PLR0124 - what Prefect does
+        return value if isinstance(value == value, bool) else OpaqueValue(value)  # noqa: PLR0124 - what Prefect does
     except Exception:
-        return Held(value)
+        return OpaqueValue(value)
 
 
 def unhold(value: Any) -> Any:
     """What `Held` was given."""
-    return value.value if isinstance(value, Held) else value
+    return value.value if isinstance(value, OpaqueValue) else value
 
 
-class Given:
+class Arguments:
     """The arguments of one call. What is left to the function's own defaults is not among them.
 
     Args:
@@ -182,9 +190,9 @@ def _form(kind: TypeAdapter[Any] | None, value: Any) -> Any:
     try:
         if not plain:
             form = kind.dump_python(value, mode="json", warnings="error")
-        return form if _same(cast_by(kind, form), value) else Held(value)
+        return form if _same(cast_by(kind, form), value) else OpaqueValue(value)
     except Exception:  # it is not what its annotation says
-        return Held(value)
+        return OpaqueValue(value)
 
 
 _SHOWN = (enum.Enum, datetime.date, datetime.time, datetime.timedelta, pathlib.PurePath, uuid.UUID, decimal.Decimal)
@@ -227,7 +235,7 @@ def from_api(parameters: Parameters) -> Parameters:
             raise PayloadError(what, advice="start the flow that called the function again")
         if digest not in payloads:
             payloads[digest] = store.get(digest)["parameters"]
-        found[name] = Held(payloads[digest][reference["name"]])
+        found[name] = OpaqueValue(payloads[digest][reference["name"]])
     return found
 
 
@@ -248,7 +256,7 @@ def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str
     signature, problems, found = inspect.signature(function).parameters, [], dict(parameters)
     for name, value in parameters.items():
         try:
-            if not isinstance(value, Held) and value is not signature[name].default:
+            if not isinstance(value, OpaqueValue) and value is not signature[name].default:
                 found[name] = cast_by(kinds.get(name), visit_collection(value, _with_block, return_data=True))
         except ValidationError as error:
             problems += [f"{'.'.join(map(str, [name, *one['loc']]))}: {one['msg']}" for one in error.errors()]

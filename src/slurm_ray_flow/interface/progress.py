@@ -6,6 +6,8 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import PurePosixPath
 from typing import TextIO
 
 from rich.console import Console
@@ -13,13 +15,39 @@ from rich.padding import Padding
 from rich.style import Style
 from rich.text import Text
 
+from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.plain import plain
-from slurm_ray_flow.core.progress import Reporter, Silence
+from slurm_ray_flow.core.progress import Reporter, SilentReporter
 from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.core.text import plain
 from slurm_ray_flow.core.trace import tracing
 from slurm_ray_flow.interface.notebook import NotebookScreen, in_notebook
 from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
+
+
+class LogLines:
+    """Reads one log file, line by line.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
+        self._cluster, self.path = cluster, path
+        self._offset, self._rest = 0, b""
+
+    def new(self) -> Iterator[str]:
+        """The whole lines that have come since the last time."""
+        while data := self._cluster.read(self.path, self._offset):
+            self._offset += len(data)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+
+    def last(self) -> Iterator[str]:
+        """A last line without an end."""
+        if self._rest:
+            yield self._rest.decode(errors="replace")
+
 
 MOST_WARNINGS = 5
 """So many warnings of one step are shown; the run's log in Prefect has all."""
@@ -69,7 +97,7 @@ def _screen(live: bool) -> Screen:
     return _screens[key]
 
 
-class _LogOnly(Silence):
+class _LogOnly(SilentReporter):
     """Shows what the function prints and nothing else."""
 
     def __init__(self, stream: TextIO) -> None:

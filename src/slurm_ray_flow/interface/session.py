@@ -33,27 +33,65 @@ from slurm_ray_flow.blocks.server.client import server_error
 from slurm_ray_flow.core.config import strange
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
-from slurm_ray_flow.core.outcome import Outcome, with_note
-from slurm_ray_flow.core.plain import encodable
-from slurm_ray_flow.core.progress import Reporter, Silence, reporter, stop_reporter, use_reporter
-from slurm_ray_flow.core.project import beside, project_of
-from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.progress import Reporter, SilentReporter, reporter, stop_reporter, use_reporter
+from slurm_ray_flow.core.project import NEEDED, beside, project_of, shadows
+from slurm_ray_flow.core.run import Outcome, RunRecord, with_note
 from slurm_ray_flow.core.scan import target_of
-from slurm_ray_flow.core.shadows import NEEDED, shadows
 from slurm_ray_flow.core.sweep import TAG
-from slurm_ray_flow.interface.console import quiet_console
-from slurm_ray_flow.interface.leaving import bound_the_end, server_listens
-from slurm_ray_flow.interface.parameters import Given
+from slurm_ray_flow.core.text import encodable
+from slurm_ray_flow.interface.cancellation import bound_the_end, server_listens
+from slurm_ray_flow.interface.handle import Handle, keep_with_run
+from slurm_ray_flow.interface.parameters import Arguments
 from slurm_ray_flow.interface.progress import terminal_reporter
-from slurm_ray_flow.interface.results import keep_with_run
+from slurm_ray_flow.interface.screen import quiet_console
 from slurm_ray_flow.interface.settings import options_on
-from slurm_ray_flow.remote.importable import importable
-from slurm_ray_flow.remote.pickling import Sources
+from slurm_ray_flow.remote.shared.pickling import Sources, importable
+from slurm_ray_flow.tasks.end_report import in_background
 from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
     from slurm_ray_flow.tasks.preview import Preview
+
+
+def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
+    """Launch in a thread of this process; come back once the cluster has the run.
+
+    From then on this process may end: the run goes on, and any process can attach to it.
+
+    Raises:
+        SlurmRayFlowError: the launch failed before that.
+    """
+    submitted = threading.Event()
+    current = Launching(SilentReporter(), submitted.set)
+    future: Future[Any] = Future()
+    future.add_done_callback(lambda _: submitted.set())
+    work = work_of(flow, current, args, kwargs)
+    threading.Thread(target=_settle, args=(future, work), name=f"srf-{flow.name}", daemon=True).start()
+    submitted.wait()
+    bound_the_end()
+    if current.run_id is None:
+        future.result()
+    assert current.run_id is not None, "a launch that was submitted has an id"
+    return Handle(current.run_id, future)
+
+
+def work_of(
+    flow: LaunchFlow[Any, Any], current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[[], Any]:
+    """A call, to be made in a thread of its own."""
+    if flow.isasync:
+        return lambda: asyncio.run(flow.called(current, args, kwargs))
+    return lambda: flow.called(current, args, kwargs)
+
+
+def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
+    try:
+        with in_background():
+            value = work()
+        future.set_result(value)
+    except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
+        future.set_exception(error)
 
 
 class Launching:
@@ -82,7 +120,7 @@ class Launching:
         self.tags = (TAG, *tags)
         self.below = below
         self.flow: LaunchFlow[Any, Any] | None = None
-        self.given: Given | None = None
+        self.given: Arguments | None = None
         self.run_id: str | None = None
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
@@ -185,7 +223,7 @@ def previewed(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[st
     wanted = flow.options.cluster
     with on_the_server() if isinstance(wanted, str) and wanted != "local" else contextlib.nullcontext():
         cluster = find_cluster(wanted)
-    target = target_of(flow.function, Given(flow.fn, parameters).parameters.values())
+    target = target_of(flow.function, Arguments(flow.fn, parameters).parameters.values())
     return preview(target, flow.name, cluster, options_on(cluster, flow.options))
 
 
@@ -203,10 +241,10 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
 
     run_id = str(flow_run.get_id() or uuid.uuid4())
     keep_with_run(run_id)
-    current = launching_of(flow) or Launching(Silence())
+    current = launching_of(flow) or Launching(SilentReporter())
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
-    call = describe_call(flow, current.given or Given(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
+    call = describe_call(flow, current.given or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
     here = Path.cwd()
     run.note(keep=flow.options.keep, home_folder=str(beside(project_of(call.target.file, here), here) / current.below))
@@ -283,7 +321,7 @@ def launching_of(flow: LaunchFlow[Any, Any]) -> Launching | None:
     return current if current and current.flow and current.flow.fn is flow.fn else None
 
 
-def describe_call(flow: LaunchFlow[Any, Any], given: Given) -> Call:
+def describe_call(flow: LaunchFlow[Any, Any], given: Arguments) -> Call:
     """Put the function and its arguments into the store.
 
     Raises:

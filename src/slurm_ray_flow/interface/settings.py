@@ -2,14 +2,86 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
 import os
+import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import FunctionType, MethodType
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from slurm_ray_flow.core.config import Settings, beneath, configured, settings_of
 from slurm_ray_flow.core.options import Options
+
+Kinds = dict[str, TypeAdapter[Any] | None]
+_one_at_a_time = threading.Lock()
+"""Filters of warnings belong to the process: of two threads that change them, one would leave its own behind."""
+
+
+def underlying(function: Callable[..., Any]) -> Any:
+    """The function whose source and globals count: a partial's, a method's, a callable object's."""
+    while True:
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif isinstance(function, MethodType):
+            function = function.__func__
+        elif not isinstance(function, FunctionType) and isinstance(type(function).__call__, FunctionType):
+            function = type(function).__call__
+        else:
+            return function
+
+
+def typed_signature(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of a function, its annotations evaluated as far as they can be: some name what is not there yet.
+
+    Raises:
+        ValueError: it has none.
+    """
+    found = inspect.signature(function)
+    names = getattr(inspect.unwrap(underlying(function)), "__globals__", {})
+    evaluated = [one.replace(annotation=_evaluated(one.annotation, names)) for one in found.parameters.values()]
+    return found.replace(parameters=evaluated)
+
+
+def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
+    try:
+        while isinstance(annotation, str):  # a text may be quoted twice, where all annotations are texts
+            annotation = eval(annotation, names)  # noqa: S307 - as `inspect` and every reader of annotations does
+    except Exception:
+        return inspect.Parameter.empty
+    return annotation
+
+
+def kinds_of(signature: inspect.Signature) -> Kinds:
+    """What checks and casts each parameter; None where pydantic has no schema: it is taken unchecked."""
+    return {name: _kind(one) for name, one in signature.parameters.items()}
+
+
+def _kind(one: inspect.Parameter) -> TypeAdapter[Any] | None:
+    many = one.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if many or one.annotation is inspect.Parameter.empty or one.annotation is Any:
+        return None
+    with _one_at_a_time, warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("ignore")
+        found: TypeAdapter[Any] = TypeAdapter(one.annotation)
+        return found if found.pydantic_complete else None
+    return None
+
+
+def shown_in_forms(signature: inspect.Signature) -> inspect.Signature:
+    """What Prefect's forms can show of it: no private names, and only annotations that pydantic has a schema for."""
+    kinds = kinds_of(signature)
+    shown = [
+        one if kinds[one.name] else one.replace(annotation=inspect.Parameter.empty)
+        for one in signature.parameters.values()
+        if not one.name.startswith("_")
+    ]
+    return signature.replace(parameters=shown)
 
 
 def options_of(function: Callable[..., Any], options: Options) -> Options:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.remote import warm
-from slurm_ray_flow.remote.closing import close_if_nobody_waits
-from slurm_ray_flow.remote.events import Run
+from slurm_ray_flow.remote.head.inbox import close_if_nobody_waits
+from slurm_ray_flow.remote.scheduler import warm
+from slurm_ray_flow.remote.shared.events import RunFiles
 from support import wait_for
 
 
@@ -72,7 +72,7 @@ def test_a_call_that_came_with_the_release_is_run_first(lab, name):
 
 @pytest.mark.parametrize("waiting", [True, False])
 def test_an_inbox_is_closed_only_while_it_is_empty(tmp_path, waiting):
-    run = Run(str(tmp_path), "one")
+    run = RunFiles(str(tmp_path), "one")
     Path(run.inbox).mkdir(parents=True)
     if waiting:
         Path(run.inbox, "two").touch()

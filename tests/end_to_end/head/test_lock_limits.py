@@ -11,18 +11,19 @@ import pytest
 
 from lock_lab import USERS, child_of, held, running, zombie
 from remote_lab import processes_of, until
-from slurm_ray_flow.remote import confine, packing
+from slurm_ray_flow.remote.environment import installation
+from slurm_ray_flow.remote.lock import confinement
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux"),
     pytest.mark.skipif(os.geteuid() != 0, reason="several users need root"),
 ]
 MEMORY = 200 << 20
-needs_group = pytest.mark.skipif(not list(confine._parents()), reason="no control group can be made here")
+needs_group = pytest.mark.skipif(not list(confinement._parents()), reason="no control group can be made here")
 
 
 def groups(name):
-    return [folder for _, parent in confine._parents() for folder in Path(parent).glob(f"srf-{name}*")]
+    return [folder for _, parent in confinement._parents() for folder in Path(parent).glob(f"srf-{name}*")]
 
 
 def greedy():
@@ -38,7 +39,7 @@ def greedy():
 def test_more_memory_than_asked_for_is_out_of_memory_by_whatever_means_there_is(locked, name, user):
     locked.start(name, greedy(), user=user, memory=MEMORY)
     by = locked.lab(user).wait_for(name, "lock_held")["enforced"]["memory"]
-    assert ("cgroup" in by) == (user == 0 and bool(list(confine._parents())))
+    assert ("cgroup" in by) == (user == 0 and bool(list(confinement._parents())))
     assert "watch" in by
     assert locked.lab(user).wait_for(name, "call_ended")["cause"] == "out_of_memory"
     locked.lab(user).wait_for(name, "released")
@@ -48,7 +49,7 @@ def test_more_memory_than_asked_for_is_out_of_memory_by_whatever_means_there_is(
 CONFINED = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
-from slurm_ray_flow.remote import confine
+from slurm_ray_flow.remote.lock import confinement as confine
 group = confine.make(sys.argv[2], 64 << 20, [0], ray=False)
 child = os.fork()
 if child == 0:
@@ -64,7 +65,7 @@ print(os.WTERMSIG(status), group.kills(), group.remove(), os.path.exists(group.f
 
 @needs_group
 def test_the_kernel_ends_what_outgrows_its_group(name):
-    source = Path(confine.__file__).parents[2]
+    source = Path(confinement.__file__).parents[2]
     said = subprocess.run(
         [sys.executable, "-c", CONFINED, source, name], stdout=subprocess.PIPE, check=True, timeout=180
     )
@@ -150,17 +151,17 @@ def test_a_packed_environment_is_there_for_the_run_and_gone_with_it(locked, name
     (made / "lib" / f"python3.{sys.version_info.minor}" / "site-packages" / "dill.pth").write_text(
         str(locked.libraries)
     )
-    packing.pack(made, tmp_path / packing.ARCHIVE)
+    installation.pack(made, tmp_path / installation.ARCHIVE)
 
     def where():
         import sys
 
         return sys.prefix
 
-    locked.start(name, where, packed=str(tmp_path / packing.ARCHIVE))
+    locked.start(name, where, packed=str(tmp_path / installation.ARCHIVE))
     ended = locked.lab().wait_for(name, "call_ended")
     prefix = Path(locked.lab().outcome(name, ended)["value"])
-    assert prefix.parent.name.startswith(packing.PREFIX)
+    assert prefix.parent.name.startswith(installation.PREFIX)
     locked.lab().wait_for(name, "released")
     until(lambda: not prefix.parent.exists(), 3.0)
 

@@ -12,8 +12,8 @@ import pytest
 
 from remote_lab import nothing_left, processes_of, until
 from slurm_ray_flow.core.run import error_of
-from slurm_ray_flow.remote import limits
-from slurm_ray_flow.remote.ray_cluster import RayCluster
+from slurm_ray_flow.remote.head.ray_cluster import RayCluster
+from slurm_ray_flow.remote.shared import limits
 
 pytestmark = [pytest.mark.ray, pytest.mark.skipif(not sys.platform.startswith("linux"), reason="needs Linux")]
 

@@ -17,7 +17,7 @@ from hosts.machine import until
 from hosts.slurm import Slurm
 from slurm_ray_flow.core.slurm import accounting, queue, request, site
 from slurm_ray_flow.core.slurm.request import Request
-from slurm_ray_flow.remote import protocol
+from slurm_ray_flow.remote.shared import protocol
 
 HERE = Path(__file__).parent
 USER = "alice"

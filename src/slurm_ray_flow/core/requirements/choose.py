@@ -10,15 +10,66 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
 
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import local, pyproject
-from slurm_ray_flow.core.requirements.conda import read_conda
-from slurm_ray_flow.core.requirements.files import Reading
+from slurm_ray_flow.core.requirements import local, locks
+from slurm_ray_flow.core.requirements.files import ReadRequirements
 from slurm_ray_flow.core.requirements.installed import Scanned, read_installed
 from slurm_ray_flow.core.requirements.locks import LOCKS, lock_of, read_lock
-from slurm_ray_flow.core.requirements.model import Line, Uv, Wanted, hide_credentials, marker_environment
+from slurm_ray_flow.core.requirements.model import (
+    RequirementLine,
+    Requirements,
+    Uv,
+    hide_credentials,
+    marker_environment,
+)
+
+
+def read_conda(reading: ReadRequirements, path: Path, python: str) -> None:
+    """Add what stands below `pip:`, and note what conda alone would install.
+
+    Raises:
+        DependencyError: it can't be read, or asks for another Python than the cluster's.
+    """
+    import yaml
+
+    try:
+        root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
+        listed = [
+            item for key, value in (root.value if root else ()) if key.value == "dependencies" for item in value.value
+        ]
+        conda = [item for item in listed if isinstance(item, yaml.ScalarNode)]
+        below = [part for item in listed if item not in conda for part in item.value]
+        entries = {e.start_mark.line: e.value for key, value in below if key.value == "pip" for e in value.value}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
+        raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
+    for item in conda:
+        _check_python(item.value, python, f"{path}:{item.start_mark.line + 1}")
+    # Each entry in the line where the file has it, so that errors tell that line.
+    text = "\n".join(entries.get(number, "") for number in range(max(entries, default=0) + 1))
+    reading.read_text(text, path.parent, str(path))
+    left = [item.value for item in conda if not re.match(r"(\S+::)?(python|pip)\b(?!-)", item.value)]
+    if left:
+        reading.notes.append(
+            f"of {path.name} only the part below pip: is taken, not {', '.join(left)}: packages that the code imports "
+            "come from the package index in the version that is installed here; write any other below "
+            "pip:, and take programs and libraries from a module of the cluster or a container"
+        )
+
+
+def _check_python(item: str, python: str, where: str) -> None:
+    """conda's `python=3.11` is what others write `python==3.11.*`."""
+    pin = re.fullmatch(r"(?:\S+::)?python\s*([\s=<>!~].*)", item)
+    bound = re.sub(r"^\s*={0,2}\s*(\d+\.\d+)\b.*", r"==\1.*", pin[1]) if pin else ""
+    try:
+        fits = any(SpecifierSet(bound).contains(f"{python}.{patch}") for patch in (0, 99))
+    except InvalidSpecifier:
+        return
+    if not fits:
+        what = f"{item} is asked for, and the run has Python {python}"
+        raise DependencyError(what, where=where, advice="run it with a Python of that version, or change the line")
+
 
 OURS = "slurm-ray-flow"
 """What the name means on a cluster is sent along with the run; the package itself is for home."""
@@ -38,7 +89,7 @@ def wanted(
     uv: Uv,
     always: Sequence[str] = (),
     travelling: Iterable[Path] = (),
-) -> Wanted:
+) -> Requirements:
     """What is to be installed for a run; docs/projects.md says it for users.
 
     Args:
@@ -56,13 +107,13 @@ def wanted(
         DependencyError: something can't be read, or two of the requirements exclude each other; names both.
     """
     marks = marker_environment(python)
-    reading = Reading(project, marks, uv)
+    reading = ReadRequirements(project, marks, uv)
     with _of_known_shape(project):
         source = _read_chosen(reading, environment, python, distributions)
         _leave_out(reading, project)
-        _join(reading, [Line.of(Requirement(text)) for text in always], marks)
+        _join(reading, [RequirementLine.of(Requirement(text)) for text in always], marks)
         _check(reading, marks)
-    return Wanted(
+    return Requirements(
         requirements=tuple(sorted({line.text for line in reading.lines})),
         constraints=tuple(sorted({line.text for line in reading.constraints})),
         options=tuple(dict.fromkeys(reading.options)),
@@ -75,7 +126,7 @@ def wanted(
 
 
 def _read_chosen(
-    reading: Reading, environment: str | Sequence[str], python: str, distributions: Sequence[Scanned]
+    reading: ReadRequirements, environment: str | Sequence[str], python: str, distributions: Sequence[Scanned]
 ) -> str:
     """Read what says what is wanted; gives its kind."""
     if not isinstance(environment, str):
@@ -105,7 +156,7 @@ def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
     lock = lock_of(project)
     if environment in {"auto", "isolated"}:
         there = [path for name in FILES if (path := project / name).is_file()]
-        saying = [one for one in there if one.name != "pyproject.toml" or pyproject.declares_dependencies(one)]
+        saying = [one for one in there if one.name != "pyproject.toml" or locks.declares_dependencies(one)]
         return lock or next(iter(saying), None), []
     brackets = re.fullmatch(r"(.+?)\[([^\[\]]+)\]", environment)
     name, names = (brackets[1], re.split(r"[\s,]+", brackets[2].strip())) if brackets else (environment, [])
@@ -128,13 +179,15 @@ def _kind(path: Path) -> str:
     return "environment.yml" if path.suffix in {".yml", ".yaml"} else "requirements.txt"
 
 
-def _read(reading: Reading, path: Path, names: Sequence[str], python: str, distributions: Sequence[Scanned]) -> None:
+def _read(
+    reading: ReadRequirements, path: Path, names: Sequence[str], python: str, distributions: Sequence[Scanned]
+) -> None:
     kind = _kind(path)
     if kind in LOCKS:
         read_lock(reading, path, names, python, OURS)
     elif kind in {"pyproject.toml", "setup.py"}:
         reading.lines = reading.required_by(path.parent, names)
-        reading.options = list(pyproject.index_options(path.parent / "pyproject.toml").values())
+        reading.options = list(locks.index_options(path.parent / "pyproject.toml").values())
     elif names:
         advice = "those of pyproject.toml and of a lock can be named so"
         raise DependencyError(f"{path.name} has no extras or groups", where=str(path), advice=advice)
@@ -147,18 +200,18 @@ def _read(reading: Reading, path: Path, names: Sequence[str], python: str, distr
         reading.read_file(path)
 
 
-def _leave_out(reading: Reading, project: Path) -> None:
-    names = {OURS, pyproject.project_name(project / "pyproject.toml")} - {""}
+def _leave_out(reading: ReadRequirements, project: Path) -> None:
+    names = {OURS, locks.project_name(project / "pyproject.toml")} - {""}
     reading.lines = [line for line in reading.lines if line.name not in names and not _is_ours(line, project)]
     reading.constraints = [line for line in reading.constraints if line.name not in names]
 
 
-def _is_ours(line: Line, project: Path) -> bool:
+def _is_ours(line: RequirementLine, project: Path) -> bool:
     path = local.path_of(line.url) if line.url.startswith("file:") else None
     return path is not None and local.is_part_of(path, project)
 
 
-def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> None:
+def _join(reading: ReadRequirements, always: Iterable[RequirementLine], marks: dict[str, str]) -> None:
     """Add what the run needs, unless the user has a word of his own on it; never two lines for one package."""
     for needed in always:
         same = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
@@ -177,7 +230,7 @@ def _join(reading: Reading, always: Iterable[Line], marks: dict[str, str]) -> No
         reading.lines.append(dataclasses.replace(needed, extras=tuple(sorted(extras))))
 
 
-def _check_pickler(lines: Iterable[Line]) -> None:
+def _check_pickler(lines: Iterable[RequirementLine]) -> None:
     """Another cloudpickle than this package is made for can't read what home writes."""
     own = (Requirement(text) for text in importlib.metadata.requires(OURS) or ())
     bound = next((found.specifier for found in own if found.name == PICKLER), SpecifierSet())
@@ -186,16 +239,16 @@ def _check_pickler(lines: Iterable[Line]) -> None:
             raise _conflict(line.text, f"{PICKLER}{bound}, which the run needs")
 
 
-def _with_extras(line: Line, needed: Line) -> Line:
+def _with_extras(line: RequirementLine, needed: RequirementLine) -> RequirementLine:
     """The user's own pin, with the extras that the run needs; what is locked has what it has."""
     extras = tuple(sorted({*line.extras, *needed.extras}))
     return line if line.hashes or not line.name else dataclasses.replace(line, extras=extras)
 
 
-def _check(reading: Reading, marks: dict[str, str]) -> None:
+def _check(reading: ReadRequirements, marks: dict[str, str]) -> None:
     """Two lines that can never be met together are told now, with their words, not by the cluster later."""
     lines = [line for line in (*reading.lines, *reading.constraints) if line.name and line.applies(marks)]
-    by_name: dict[str, list[Line]] = {}
+    by_name: dict[str, list[RequirementLine]] = {}
     for line in lines:
         by_name.setdefault(line.name, []).append(line)
     for same in by_name.values():
@@ -212,7 +265,7 @@ def _conflict(one: str, other: str) -> DependencyError:
     )
 
 
-def _contents(reading: Reading, travelling: Iterable[Path]) -> tuple[tuple[str, str], ...]:
+def _contents(reading: ReadRequirements, travelling: Iterable[Path]) -> tuple[tuple[str, str], ...]:
     links = [option.partition(" ")[2] for option in reading.options if option.startswith("--find-links ")]
     addresses = [line.url for line in reading.lines if line.url.startswith("file:")]
     paths = {path for url in (*addresses, *links) if (path := local.path_of(url.partition("#")[0])) is not None}

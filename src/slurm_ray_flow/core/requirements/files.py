@@ -13,8 +13,8 @@ from typing import Any
 from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
-from slurm_ray_flow.core.requirements import local, pyproject
-from slurm_ray_flow.core.requirements.model import Line, Uv, expand_variables, hide_credentials, instead_of
+from slurm_ray_flow.core.requirements import local, locks
+from slurm_ray_flow.core.requirements.model import RequirementLine, Uv, expand_variables, hide_credentials, instead_of
 
 _INDEX_OPTIONS = {
     "index_url": "--index-url",
@@ -37,7 +37,7 @@ _BEST_MATCH = "--index-strategy unsafe-best-match"
 
 
 @dataclasses.dataclass
-class Reading:
+class ReadRequirements:
     """What was read so far.
 
     Attributes:
@@ -53,8 +53,8 @@ class Reading:
     uv: Uv
     beyond: bool = False
     notes: list[str] = dataclasses.field(default_factory=list)
-    lines: list[Line] = dataclasses.field(default_factory=list)
-    constraints: list[Line] = dataclasses.field(default_factory=list)
+    lines: list[RequirementLine] = dataclasses.field(default_factory=list)
+    constraints: list[RequirementLine] = dataclasses.field(default_factory=list)
     options: list[str] = dataclasses.field(default_factory=list)
     seen: set[tuple[object, ...]] = dataclasses.field(default_factory=set)
 
@@ -92,7 +92,7 @@ class Reading:
         if several and not any(option.startswith("--index-strategy ") for option in self.options):
             self.options.append(_BEST_MATCH)
 
-    def required_by(self, folder: Path, names: Sequence[str]) -> list[Line]:
+    def required_by(self, folder: Path, names: Sequence[str]) -> list[RequirementLine]:
         """What a project of the user's asks for with these extras and groups: its code travels as files.
 
         Raises:
@@ -101,9 +101,9 @@ class Reading:
         if (key := (folder.resolve(), *names)) in self.seen:
             return []
         self.seen.add(key)
-        self.beyond = self.beyond or folder.resolve() != self.project.resolve() or pyproject.is_dynamic(folder)
-        found: list[Line] = []
-        for line in pyproject.dependencies(folder, names, self.marks, self.uv):
+        self.beyond = self.beyond or folder.resolve() != self.project.resolve() or locks.is_dynamic(folder)
+        found: list[RequirementLine] = []
+        for line in locks.dependencies(folder, names, self.marks, self.uv):
             path = local.path_of(line.url) if line.url.startswith("file:") else None
             if path is None or not local.is_part_of(path, self.project):
                 found.append(line)
@@ -158,15 +158,17 @@ class Reading:
         lines = self._lines(item, place, where)
         (self.constraints if place.constraint else self.lines).extend(lines)
 
-    def _lines(self, item: Any, place: _Place, where: str) -> list[Line]:
+    def _lines(self, item: Any, place: _Place, where: str) -> list[RequirementLine]:
         if item.link is None:
-            return [dataclasses.replace(Line.of(item.req), marker=_marker(item), hashes=tuple(item.hash_options))]
+            return [
+                dataclasses.replace(RequirementLine.of(item.req), marker=_marker(item), hashes=tuple(item.hash_options))
+            ]
         address = _address(item)
         if item.link.is_vcs or (named := local.path_of(address)) is None:
             return [_linked(item, address)]
         path = local.resolve(str(named) if "://" in address else address, place.base, self.project, where)
         if not local.is_part_of(path, self.project):
-            return [_linked(item, local.url_of(path), pyproject.project_name(path / "pyproject.toml"))]
+            return [_linked(item, local.url_of(path), locks.project_name(path / "pyproject.toml"))]
         return _under(_marker(item), self.required_by(path, sorted(item.extras)))
 
 
@@ -214,18 +216,18 @@ def _marker(item: Any) -> str:
     return str(item.marker) if item.marker else ""
 
 
-def _under(marker: str, lines: Sequence[Line]) -> list[Line]:
+def _under(marker: str, lines: Sequence[RequirementLine]) -> list[RequirementLine]:
     """The lines, wanted only where this marker holds, too."""
     markers = [f"({line.marker}) and ({marker})" if line.marker and marker else line.marker or marker for line in lines]
     return [dataclasses.replace(line, marker=both) for line, both in zip(lines, markers, strict=True)]
 
 
-def _linked(item: Any, address: str, name: str = "") -> Line:
+def _linked(item: Any, address: str, name: str = "") -> RequirementLine:
     """A requirement with an address: `#egg=` only ever named it, so the name goes to the front."""
     base, _, fragment = address.partition("#")
     parts = urllib.parse.parse_qs(fragment)
     kept = [f"{key}={values[0]}" for key, values in parts.items() if key not in {"egg", "name"}]
-    return Line(
+    return RequirementLine(
         name=canonicalize_name(item.req.name) if item.req else name,
         extras=tuple(sorted(canonicalize_name(extra) for extra in item.extras)),
         url=base + (f"#{'&'.join(kept)}" if kept else ""),

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from slurm_ray_flow.core.requirements import local
-from slurm_ray_flow.core.requirements.model import Line
+from slurm_ray_flow.core.requirements.model import RequirementLine
 
 _VERSION_CONTROL = re.compile(r"(git|hg|svn|bzr)\+")
 _ARCHIVE = (".whl", ".zip", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -36,7 +36,7 @@ class Scanned(Protocol):
 
 def read_installed(
     distributions: Iterable[Scanned], project: Path, environment: dict[str, str], left_out: str
-) -> list[Line]:
+) -> list[RequirementLine]:
     """Exact versions of the distributions and of what they require, as they are installed here.
 
     A requirement that is not installed is left to uv, which knows what the cluster's machine needs. A label such as
@@ -45,7 +45,7 @@ def read_installed(
     Args:
         left_out: the name of a distribution that is neither wanted nor followed.
     """
-    found: dict[str, Line | None] = {left_out: None}
+    found: dict[str, RequirementLine | None] = {left_out: None}
     followed: set[tuple[str, str]] = set()
     pending: list[tuple[str, Sequence[str]]] = []
     for item in distributions:
@@ -98,17 +98,17 @@ def _origin(distribution: importlib.metadata.Distribution) -> str | None:
     return f"{repository['vcs']}+{direct['url']}@{repository['commit_id']}"
 
 
-def _line(name: str, version: str, origin: str | None, project: Path) -> Line | None:
-    pinned = Line(name, specifier=f"=={_public(version)}")
+def _line(name: str, version: str, origin: str | None, project: Path) -> RequirementLine | None:
+    pinned = RequirementLine(name, specifier=f"=={_public(version)}")
     if not origin:
         return pinned
     path = None if _VERSION_CONTROL.match(origin) else local.path_of(origin)
     if path is None:
         plain = _VERSION_CONTROL.match(origin) or origin.partition("#")[0].endswith(_ARCHIVE)
-        return Line(name, url=origin if plain else f"git+{origin}")
+        return RequirementLine(name, url=origin if plain else f"git+{origin}")
     if not path.exists():
         return pinned  # conda writes the path on the machine that built the package
-    return None if local.is_part_of(path, project) else Line(name, url=local.url_of(path))
+    return None if local.is_part_of(path, project) else RequirementLine(name, url=local.url_of(path))
 
 
 def _public(version: str) -> str:

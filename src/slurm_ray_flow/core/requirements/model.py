@@ -15,7 +15,7 @@ from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name, canonicalize_version
 
 from slurm_ray_flow.core.record import read_record
-from slurm_ray_flow.remote.protocol import parse_json
+from slurm_ray_flow.remote.shared.protocol import parse_json
 
 Uv = Callable[[Sequence[str], Path], str]
 """Runs uv with these arguments in this folder, and gives what it prints; raises DependencyError with its words."""
@@ -50,7 +50,7 @@ def instead_of(line: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True)
-class Line:
+class RequirementLine:
     """One requirement.
 
     Attributes:
@@ -70,7 +70,7 @@ class Line:
     hashes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, requirement: Requirement) -> Line:
+    def of(cls, requirement: Requirement) -> RequirementLine:
         """The normal form of a PEP 508 requirement."""
         return cls(
             name=canonicalize_name(requirement.name),
@@ -81,7 +81,7 @@ class Line:
         )
 
     @classmethod
-    def parse(cls, text: str) -> Line:
+    def parse(cls, text: str) -> RequirementLine:
         """Read back what `text` gave."""
         body, *hashes = text.split(" --hash=")
         if not body.startswith(("file:", "http:", "https:")) and not re.match(r"[a-z]+\+[a-z]+:", body):
@@ -131,7 +131,7 @@ def _canonical_part(operator: str, version: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
-class Wanted:
+class Requirements:
     """The packages of a run. Its JSON may hold credentials of an index; its repr never does.
 
     Attributes:
@@ -162,7 +162,7 @@ class Wanted:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
-    def from_json(cls, text: str) -> Wanted:
+    def from_json(cls, text: str) -> Requirements:
         """Read back what `to_json` wrote.
 
         Raises:
@@ -178,10 +178,10 @@ class Wanted:
         except (KeyError, TypeError) as error:
             raise ValueError(f"this says of no packages: {error!r}") from error
 
-    def lines(self) -> list[Line]:
+    def lines(self) -> list[RequirementLine]:
         """The requirements that apply on the cluster, read."""
         environment = marker_environment(self.python)
-        return [line for line in map(Line.parse, self.requirements) if line.applies(environment)]
+        return [line for line in map(RequirementLine.parse, self.requirements) if line.applies(environment)]
 
 
 def marker_environment(python: str) -> dict[str, str]:

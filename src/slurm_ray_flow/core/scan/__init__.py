@@ -10,9 +10,9 @@
 
 from __future__ import annotations
 
-from slurm_ray_flow.core.scan.model import Distribution, Finding, LocalFile, Scan, Target
-from slurm_ray_flow.core.scan.parsed import RULES, ParsedFile
+from slurm_ray_flow.core.scan.extract import RULES, ParsedFile
+from slurm_ray_flow.core.scan.model import Distribution, Finding, FunctionSource, LocalFile, Scan
 from slurm_ray_flow.core.scan.target import target_of
 from slurm_ray_flow.core.scan.walk import scan
 
-__all__ = ["RULES", "Distribution", "Finding", "LocalFile", "ParsedFile", "Scan", "Target", "scan", "target_of"]
+__all__ = ["RULES", "Distribution", "Finding", "FunctionSource", "LocalFile", "ParsedFile", "Scan", "scan", "target_of"]

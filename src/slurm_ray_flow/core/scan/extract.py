@@ -9,13 +9,101 @@ they all stand in the first half of a text, as imports do, a tree is made of tha
 from __future__ import annotations
 
 import ast
+import os
 import re
 import symtable
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import NamedTuple, TypeAlias
 
-from slurm_ray_flow.core.scan import conditions, literals
+from slurm_ray_flow.core.scan import literals
+
+# `try: ... except*` has a class of its own from Python 3.11 on.
+TRIES: tuple[type[ast.Try], ...] = (ast.Try, getattr(ast, "TryStar", ast.Try))
+
+_FORGIVING = frozenset({"ImportError", "ModuleNotFoundError", "Exception", "BaseException"})
+_PLATFORM = frozenset({"version_info", "platform", "implementation", "hexversion"})
+
+
+def known_outcome(test: ast.expr, aliases: Mapping[str, str]) -> bool | None:
+    """Return what `test` is at run time where that is certain: TYPE_CHECKING is False; None when unknown.
+
+    Args:
+        test: the condition of an `if`.
+        aliases: other names for TYPE_CHECKING in this file.
+    """
+    if isinstance(test, ast.Constant):
+        return bool(test.value)
+    if isinstance(test, ast.Name):
+        return False if aliases.get(test.id, test.id) == "TYPE_CHECKING" else None
+    if isinstance(test, ast.Attribute):
+        return False if test.attr == "TYPE_CHECKING" else None
+    if isinstance(test, ast.UnaryOp) and isinstance(test.op, ast.Not):
+        inner = known_outcome(test.operand, aliases)
+        return None if inner is None else not inner
+    if isinstance(test, ast.BoolOp):
+        return _combined(test, aliases)
+    return None
+
+
+def _combined(test: ast.BoolOp, aliases: Mapping[str, str]) -> bool | None:
+    deciding = isinstance(test.op, ast.Or)
+    verdicts = [known_outcome(value, aliases) for value in test.values]
+    if deciding in verdicts:
+        return deciding
+    return None if None in verdicts else not deciding
+
+
+def is_main(test: ast.expr) -> bool:
+    """Return whether the condition is `__name__ == "__main__"`."""
+    if not (isinstance(test, ast.Compare) and len(test.ops) == 1 and isinstance(test.ops[0], ast.Eq)):
+        return False
+    sides = (test.left, test.comparators[0])
+    return any(isinstance(side, ast.Name) and side.id == "__name__" for side in sides) and any(
+        isinstance(side, ast.Constant) and side.value == "__main__" for side in sides
+    )
+
+
+def depends_on_platform(test: ast.expr) -> bool:
+    """Return whether the condition asks for the Python version or the system: its imports may be missing here."""
+    return any(
+        isinstance(node, ast.Attribute) and (node.attr in _PLATFORM or (node.attr, _owner(node)) == ("name", "os"))
+        for node in ast.walk(test)
+    )
+
+
+def _owner(node: ast.Attribute) -> str:
+    return node.value.id if isinstance(node.value, ast.Name) else ""
+
+
+def catches_import_errors(kind: ast.expr | None) -> bool:
+    """Return whether an `except` clause, or an argument of `suppress`, catches a failed import."""
+    if kind is None:
+        return True
+    if isinstance(kind, ast.Tuple):
+        return any(catches_import_errors(each) for each in kind.elts)
+    return getattr(kind, "attr", getattr(kind, "id", None)) in _FORGIVING
+
+
+def suppresses_import_errors(node: ast.With | ast.AsyncWith) -> bool:
+    """Return whether it is `with contextlib.suppress(ImportError)`."""
+    for item in node.items:
+        call = item.context_expr
+        if isinstance(call, ast.Call) and getattr(call.func, "attr", getattr(call.func, "id", "")) == "suppress":
+            return any(catches_import_errors(argument) for argument in call.args)
+    return False
+
+
+def exports(body: Iterable[ast.stmt]) -> tuple[str, ...]:
+    """Return the names that `from package import *` brings, where `__all__` is written as literal lists."""
+    names: list[str] = []
+    for statement in body:
+        targets = statement.targets if isinstance(statement, ast.Assign) else [getattr(statement, "target", None)]
+        if any(isinstance(target, ast.Name) and target.id == "__all__" for target in targets):
+            elements = getattr(getattr(statement, "value", None), "elts", ())
+            names += [each.value for each in elements if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+    return tuple(names)
+
 
 OPTIONAL = 1
 MAIN_ONLY = 2
@@ -78,7 +166,7 @@ def extract(data: bytes, *, exported: bool = False) -> Extract:
 def _extract_whole(data: bytes, exported: bool) -> Extract:
     reader, tree = _Reader(data), ast.parse(data)
     reader.statements(tree.body, 0)
-    return reader.extract(conditions.exports(tree.body) if exported else ())
+    return reader.extract(exports(tree.body) if exported else ())
 
 
 def _extract_head(data: bytes) -> Extract | None:
@@ -144,9 +232,9 @@ class _Reader:
             self._from(node, flags)
         elif isinstance(node, ast.If):
             self._branches(node, flags)
-        elif isinstance(node, conditions.TRIES):
+        elif isinstance(node, TRIES):
             self._attempt(node, flags)
-        elif isinstance(node, (ast.With, ast.AsyncWith)) and conditions.suppresses_import_errors(node):
+        elif isinstance(node, (ast.With, ast.AsyncWith)) and suppresses_import_errors(node):
             self._parts(node, flags | OPTIONAL)
         else:
             self._parts(node, flags)
@@ -161,17 +249,17 @@ class _Reader:
 
     def _branches(self, node: ast.If, flags: int) -> None:
         self._expression(node.test, flags)
-        verdict = conditions.verdict(node.test, self._aliases)
+        verdict = known_outcome(node.test, self._aliases)
         inner = flags
-        if conditions.depends_on_platform(node.test):
+        if depends_on_platform(node.test):
             inner |= OPTIONAL
         if verdict is not False:
-            self.statements(node.body, inner | (MAIN_ONLY if conditions.is_main(node.test) else 0))
+            self.statements(node.body, inner | (MAIN_ONLY if is_main(node.test) else 0))
         if verdict is not True:
             self.statements(node.orelse, inner)
 
     def _attempt(self, node: ast.Try, flags: int) -> None:
-        forgiving = any(conditions.catches_import_errors(handler.type) for handler in node.handlers)
+        forgiving = any(catches_import_errors(handler.type) for handler in node.handlers)
         inner = flags | OPTIONAL if forgiving else flags
         self.statements(node.body, inner)
         for handler in node.handlers:
@@ -257,3 +345,45 @@ def _has_hint(data: bytes) -> bool:
         if hint in data:
             return True
     return False
+
+
+# A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
+# ruff: noqa: PTH116
+
+
+RULES = 2
+"""Another number whenever `extract` finds more: what was kept by other rules is not used."""
+Stamp: TypeAlias = tuple[int, int, int]
+
+
+class ParsedFile(NamedTuple):
+    """The imports of one version of one file.
+
+    Attributes:
+        stamp: (mtime in ns, size, inode) of the version that was read.
+        imports: see `extract.Imported`.
+        notes: see `extract.Note`.
+        exports: the literal `__all__` of a package's `__init__.py`.
+    """
+
+    stamp: Stamp
+    imports: tuple[Imported, ...]
+    notes: tuple[Note, ...]
+    exports: tuple[str, ...]
+
+
+def parsed_file(path: str, parsed: MutableMapping[str, ParsedFile]) -> ParsedFile:
+    """Return what `path` imports, from `parsed` when the file has not changed, else by parsing it into there.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    status = os.stat(path)
+    stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
+    known = parsed.get(path)
+    if known is not None and tuple(known[0]) == stamp:
+        return known
+    with open(path, "rb") as file:
+        content: Extract = extract(file.read(), exported=path.endswith("__init__.py"))
+    fresh = parsed[path] = ParsedFile(stamp, *content)
+    return fresh

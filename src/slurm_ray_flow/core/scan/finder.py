@@ -14,7 +14,7 @@ from os.path import abspath, basename, dirname, isdir, isfile, join, realpath
 from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
-from slurm_ray_flow.core.scan import editable, installed
+from slurm_ray_flow.core.scan import installed
 
 Kind: TypeAlias = Literal["local", "installed", "standard", "ours", "missing"]
 
@@ -25,7 +25,7 @@ _SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 _MERGING = (b"extend_path", b"declare_namespace")
 
 
-class Place(NamedTuple):
+class SearchFolder(NamedTuple):
     """A folder in which modules are looked for: a sys.path entry, or a package's folder below one.
 
     Attributes:
@@ -54,7 +54,7 @@ class Module(NamedTuple):
     kind: Kind
     file: str | None = None
     root: str = ""
-    places: tuple[Place, ...] = ()
+    places: tuple[SearchFolder, ...] = ()
 
 
 class Finder:
@@ -69,12 +69,14 @@ class Finder:
         self._listings: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
         self._known: dict[str, Module] = {}
         entries = dict.fromkeys(abspath(entry) for entry in search_path)
-        self._places = [Place(entry, entry, self._kind_of(entry)) for entry in entries]
+        self._places = [SearchFolder(entry, entry, self._kind_of(entry)) for entry in entries]
         self.sites = [place.root for place in self._places if place.kind in {"site", "mixed"}]
-        self._editable = [editable.editable(site) for site in self.sites]
+        self._editable = [installed.editable(site) for site in self.sites]
         late = [*(root for known in self._editable for root in known.roots), *map(abspath, extra)]
-        self._places += [Place(root, root, self._kind_of(root)) for root in dict.fromkeys(late) if root not in entries]
-        self._project_roots: list[Place] | None = None
+        self._places += [
+            SearchFolder(root, root, self._kind_of(root)) for root in dict.fromkeys(late) if root not in entries
+        ]
+        self._project_roots: list[SearchFolder] | None = None
 
     def find(self, name: str) -> Module:
         """Return what `import name` would find."""
@@ -136,8 +138,8 @@ class Finder:
             return Module(name, "installed", parent.file, parent.root)
         return Module(name, "missing")
 
-    def _search(self, name: str, last: str, places: Sequence[Place]) -> Module | None:
-        portions: list[Place] = []
+    def _search(self, name: str, last: str, places: Sequence[SearchFolder]) -> Module | None:
+        portions: list[SearchFolder] = []
         for position, place in enumerate(places):
             if place.kind == "standard":
                 if name in sys.stdlib_module_names:
@@ -147,7 +149,7 @@ class Finder:
             if file is not None:
                 return self._regular(name, last, file, places[position:])
             if last in self._listing(place.folder)[1]:
-                portions.append(Place(join(place.folder, last), place.root, place.kind))
+                portions.append(SearchFolder(join(place.folder, last), place.root, place.kind))
         if not portions:
             return None
         kind: Kind = "local" if any(portion.kind == "local" for portion in portions) else "installed"
@@ -166,7 +168,7 @@ class Finder:
                 return join(folder, last + suffix)
         return None
 
-    def _regular(self, name: str, last: str, file: str, places: Sequence[Place]) -> Module:
+    def _regular(self, name: str, last: str, file: str, places: Sequence[SearchFolder]) -> Module:
         place = places[0]
         kind = place.kind
         if kind == "mixed":
@@ -174,10 +176,10 @@ class Finder:
         whose: Kind = "installed" if kind == "site" else "local"
         if dirname(file) == place.folder:
             return Module(name, whose, file, place.root)
-        inner = [Place(join(place.folder, last), place.root, kind)]
+        inner = [SearchFolder(join(place.folder, last), place.root, kind)]
         others = [other for other in places[1:] if other.kind != "standard" and last in self._listing(other.folder)[1]]
         if others and _merges(file):
-            inner += [Place(join(other.folder, last), other.root, other.kind) for other in others]
+            inner += [SearchFolder(join(other.folder, last), other.root, other.kind) for other in others]
         return Module(name, whose, file, place.root, tuple(inner))
 
     def _mapped(self, name: str) -> Module | None:
@@ -186,7 +188,7 @@ class Finder:
                 if mapped == name:
                     return self._at(name, path)
         folders = [path for known in self._editable for mapped, path in known.namespaces if mapped == name]
-        portions = tuple(Place(folder, _root_above(name, folder), "local") for folder in folders)
+        portions = tuple(SearchFolder(folder, _root_above(name, folder), "local") for folder in folders)
         return Module(name, "local", None, portions[0].root, portions) if portions else None
 
     def _at(self, name: str, path: str) -> Module | None:
@@ -195,12 +197,12 @@ class Finder:
             return Module(name, "local", file, _root_above(name, path)) if file else None
         root = _root_above(name, path)
         file = self._file_in(dirname(path), basename(path))
-        return Module(name, "local", file, root, (Place(path, root, "local"),))
+        return Module(name, "local", file, root, (SearchFolder(path, root, "local"),))
 
-    def _projects(self) -> list[Place]:
+    def _projects(self) -> list[SearchFolder]:
         if self._project_roots is None:
-            roots = [root for site in self.sites for root in editable.project_roots(site)]
-            self._project_roots = [Place(root, root, "local") for root in dict.fromkeys(roots)]
+            roots = [root for site in self.sites for root in installed.project_roots(site)]
+            self._project_roots = [SearchFolder(root, root, "local") for root in dict.fromkeys(roots)]
         return self._project_roots
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 
 @dataclass(frozen=True)
-class Target:
+class FunctionSource:
     """Where the source of a function is.
 
     Attributes:

@@ -13,8 +13,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-from slurm_ray_flow.core.scan import conditions
-from slurm_ray_flow.core.scan.model import LocalFile, Target
+from slurm_ray_flow.core.scan import extract
+from slurm_ray_flow.core.scan.model import FunctionSource, LocalFile
 
 MOST_BYTES = 300_000
 """So much code is read in less time than Ray takes to start."""
@@ -52,7 +52,7 @@ class _Part(NamedTuple):
     top: bool = False
 
 
-def reaches_ray(target: Target, files: Iterable[LocalFile], is_ray: IsRay) -> bool:
+def reaches_ray(target: FunctionSource, files: Iterable[LocalFile], is_ray: IsRay) -> bool:
     """Say whether a function uses Ray, or may.
 
     Args:
@@ -119,7 +119,7 @@ class _Parts:
             yield from self._imported(node)
         elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield from self._defined(node)
-        elif isinstance(node, ast.If) and conditions.is_main(node.test):
+        elif isinstance(node, ast.If) and extract.is_main(node.test):
             yield from self.of(node.orelse)
         else:
             yield from self.of(_inside(node))

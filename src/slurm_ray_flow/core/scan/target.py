@@ -1,26 +1,145 @@
 """From a live function to the source it was written in."""
 
-# A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
-# ruff: noqa: PTH100, PTH113
-
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 import os
+import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from types import FunctionType
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
 from slurm_ray_flow.core.errors import ScanError
-from slurm_ray_flow.core.scan.model import Target
-from slurm_ray_flow.core.scan.references import References
+from slurm_ray_flow.core.scan.model import FunctionSource
+
+_NAMED = {"LOAD_GLOBAL", "LOAD_NAME"}
+_WORD = re.compile(r"[^\W\d]\w*")
+# A list of a million numbers need not be read to its end to know what it holds.
+_ENOUGH = 1000
 
 
-def target_of(function: Callable[..., Any], arguments: Iterable[object] = ()) -> Target:
+class References:
+    """Follows names from functions to the objects behind them; nothing is called and no attribute computed."""
+
+    def __init__(self) -> None:
+        self._modules: set[str] = set()
+        self._seen: set[int] = set()
+
+    def modules(self) -> tuple[str, ...]:
+        """Return the dotted names of the modules met so far; the last part of a name may be an attribute."""
+        return tuple(sorted(self._modules - {"__main__", "builtins"}))
+
+    def follow(self, plain: object) -> None:
+        """Take in what a function or class refers to.
+
+        What stands in a module's file is found by reading that file, so only its closure is followed; functions
+        of a script, notebook or REPL are followed through all their globals.
+        """
+        self._seen.add(id(plain))
+        if isinstance(plain, FunctionType):
+            self._closure(plain)
+            if _is_interactive(plain.__module__):
+                self._code(plain.__code__, plain.__globals__)
+                self.values([*(plain.__defaults__ or ()), *(plain.__kwdefaults__ or {}).values()])
+                self._annotations(plain)
+        elif isinstance(plain, type) and _is_interactive(plain.__module__):
+            self.values(plain.__bases__)
+            self.values(getattr(each, "__func__", each) for each in vars(plain).values())
+
+    def values(self, values: Iterable[object]) -> None:
+        """Take in the modules that objects come from."""
+        for value in values:
+            self._value(value)
+
+    def _value(self, value: object) -> None:
+        if isinstance(value, ModuleType):
+            self._module(value.__name__)
+            return
+        if id(value) in self._seen:
+            return
+        self._seen.add(id(value))
+        if isinstance(value, (list, tuple, set, frozenset)):
+            self.values(islice(value, _ENOUGH))
+        elif isinstance(value, dict):
+            self.values(islice(value.values(), _ENOUGH))
+        elif isinstance(value, (FunctionType, type)):
+            self._module(value.__module__)
+            self.follow(value)
+        elif isinstance(value, MethodType):
+            self.values([value.__func__, value.__self__])
+        else:
+            named = value if isinstance(value, BuiltinFunctionType) else type(value)
+            self._module(getattr(named, "__module__", None))
+            if named is not value:
+                self.values([type(value)])
+                if _is_interactive(type(value).__module__):
+                    self.values(islice(getattr(value, "__dict__", {}).values(), _ENOUGH))
+
+    def _module(self, name: object) -> None:
+        # Some compiled types name modules that do not exist, and what is built in needs no file.
+        module = sys.modules.get(name) if isinstance(name, str) else None
+        if module is not None and (hasattr(module, "__path__") or getattr(module, "__file__", None)):
+            self._modules.add(str(name))
+
+    def state(self, owner: object) -> None:
+        """Take in an object with what its attributes hold."""
+        self.values([owner, *getattr(owner, "__dict__", {}).values()])
+
+    def _closure(self, function: FunctionType) -> None:
+        for cell in function.__closure__ or ():
+            try:
+                self._value(cell.cell_contents)
+            except ValueError:  # not yet filled
+                continue
+
+    def _annotations(self, function: FunctionType) -> None:
+        """They travel with the function: the objects, or what texts name."""
+        for note in function.__annotations__.values():
+            if isinstance(note, str):
+                names = function.__globals__
+                self.values(names[word] for word in _WORD.findall(note) if word in names)
+            else:
+                self.values([note, *getattr(note, "__args__", ())])
+
+    def _code(self, code: CodeType, names: dict[str, Any]) -> None:
+        for inner in _nested(code):
+            fromlist: object = None
+            for step in dis.get_instructions(inner):
+                if step.opname in _NAMED and step.argval in names:
+                    self._value(names[step.argval])
+                elif step.opname == "IMPORT_NAME":
+                    self._imported(str(step.argval), fromlist)
+                fromlist = step.argval if step.opname == "LOAD_CONST" else None
+
+    def _imported(self, name: str, fromlist: object) -> None:
+        self._modules.add(name)
+        if isinstance(fromlist, tuple):
+            self._modules.update(f"{name}.{last}" for last in fromlist if last != "*")
+
+
+def _is_interactive(module: str | None) -> bool:
+    """Return whether a function's module is no file that is read whole: a script, a notebook, a REPL, an exec."""
+    return module == "__main__" or module not in sys.modules
+
+
+def _nested(code: CodeType) -> Iterator[CodeType]:
+    yield code
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _nested(constant)
+
+
+# A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
+# ruff: noqa: PTH100, PTH113
+
+
+def target_of(function: Callable[..., Any], arguments: Iterable[object] = ()) -> FunctionSource:
     """Return where the source of a function is, and which modules the live function and its arguments refer to.
 
     Args:
@@ -69,18 +188,18 @@ def _call_of(function: Any) -> Any:
     return inspect.getattr_static(type(function), "__call__", None)
 
 
-def _located(plain: Any, name: str, label: str, imported: tuple[str, ...]) -> Target:
+def _located(plain: Any, name: str, label: str, imported: tuple[str, ...]) -> FunctionSource:
     module = sys.modules.get(name)
     file = _file_of(plain, module)
     line = _line_of(plain)
     if name != "__main__":
         if file is None and module is None:
-            return Target(None, None, _source_of(plain), label, line, imported)
-        return Target(name, file, None, label, line, imported)
+            return FunctionSource(None, None, _source_of(plain), label, line, imported)
+        return FunctionSource(name, file, None, label, line, imported)
     if file is not None and getattr(module, "__file__", None):
         spec = getattr(module, "__spec__", None)
-        return Target(None, file, None, label, line, imported, spec.parent if spec is not None else None)
-    return Target(None, None, _source_of(plain), label, line, imported)
+        return FunctionSource(None, file, None, label, line, imported, spec.parent if spec is not None else None)
+    return FunctionSource(None, None, _source_of(plain), label, line, imported)
 
 
 def _file_of(plain: Any, module: object) -> Path | None:

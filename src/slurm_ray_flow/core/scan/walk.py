@@ -1,8 +1,5 @@
 """Follows the imports of a function through the user's own modules, to the installed packages at their edge."""
 
-# A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
-# ruff: noqa: PTH100, PTH113, PTH118, PTH119, PTH120
-
 from __future__ import annotations
 
 import gc
@@ -11,24 +8,203 @@ import threading
 import warnings
 from collections.abc import Collection, Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
-from os.path import dirname, realpath
+from os.path import dirname, isfile, join, normpath, realpath
 from pathlib import Path
 
 from slurm_ray_flow.core.errors import ScanError
-from slurm_ray_flow.core.scan import literals
-from slurm_ray_flow.core.scan.extract import MAIN_ONLY, OPTIONAL, Extract, Imported, Note, extract
-from slurm_ray_flow.core.scan.finder import Finder, Module
-from slurm_ray_flow.core.scan.model import LocalFile, LocalPackage, Scan, Target
-from slurm_ray_flow.core.scan.parsed import ParsedFile, parsed_file
+from slurm_ray_flow.core.scan import installed, literals
+from slurm_ray_flow.core.scan.extract import (
+    MAIN_ONLY,
+    OPTIONAL,
+    Extract,
+    Imported,
+    Note,
+    ParsedFile,
+    extract,
+    parsed_file,
+)
+from slurm_ray_flow.core.scan.finder import OURS, Finder, Module
+from slurm_ray_flow.core.scan.model import Distribution, Finding, FunctionSource, LocalFile, LocalPackage, Scan
 from slurm_ray_flow.core.scan.reach import reaches_ray
-from slurm_ray_flow.core.scan.report import Report
-from slurm_ray_flow.core.scan.usage import Usage
+
+
+class DistributionCollector:
+    """Gathers the distributions behind the imports of one scan.
+
+    Attributes:
+        ray: whether something imported Ray itself, or a distribution that requires it.
+    """
+
+    def __init__(self, finder: Finder, ray_names: Collection[str]) -> None:
+        self._finder, self._ray_names = finder, ray_names
+        self._used: dict[str, tuple[installed.Metadata, set[str]]] = {}
+        self._whole: set[str] = set()
+        self._with_ray: set[str] = set()
+        self.ray = False
+
+    def seen(self, module: Module) -> None:
+        """Note an import; one of Ray counts even if Ray is missing here."""
+        if module.kind in {"installed", "missing"} and module.name.partition(".")[0] in self._ray_names:
+            self.ray = True
+
+    def splits(self, module: Module) -> bool:
+        """Return whether the submodules of an installed package may belong to different distributions."""
+        top = module.name.partition(".")[0]
+        return module.file is None or (top not in self._whole and installed.shared(module.root, top))
+
+    def install(self, module: Module) -> bool:
+        """Take in the distribution that brought an installed module; False if there is none.
+
+        The name of a namespace package alone needs none.
+        """
+        top = module.name.partition(".")[0]
+        if module.file is None or top in self._whole:
+            return True
+        found = installed.owners(module.root, module.file)
+        if not installed.shared(module.root, top):
+            self._whole.add(top)
+        for metadata in found:
+            self._take(metadata, top)
+        return bool(found)
+
+    def means_ray(self, module: str) -> bool:
+        """Whether a module that is not the user's own is Ray's, or that of a distribution which requires Ray."""
+        top = module.partition(".")[0]
+        return top in self._ray_names or top in self._with_ray
+
+    def distributions(self) -> tuple[Distribution, ...]:
+        """Return the distributions, sorted by name."""
+        return tuple(
+            sorted(
+                Distribution(name, _version(metadata), tuple(sorted(tops)), installed.origin(metadata))
+                for name, (metadata, tops) in self._used.items()
+            )
+        )
+
+    def _take(self, metadata: installed.Metadata, top: str) -> None:
+        name = next(iter(installed.header(metadata, "Name")), top)
+        if installed.normalized(name) == installed.normalized(OURS):
+            return
+        if name not in self._used:
+            self._used[name] = metadata, set()
+            if installed.requires(metadata, self._ray_names, self._finder.sites):
+                self.ray = True
+                self._with_ray.add(top)
+        self._used[name][1].add(top)
+
+
+def _version(metadata: installed.Metadata) -> str:
+    return next(iter(installed.header(metadata, "Version")), "")
+
+
+# A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
+# ruff: noqa: PTH113, PTH118, PTH120
+
+
+_LONGEST_QUOTE = 120
+
+
+class FindingCollector:
+    """Gathers the findings of one scan.
+
+    Args:
+        project: absolute path of the user's project.
+    """
+
+    def __init__(self, project: Path) -> None:
+        self._project = str(project)
+        self._findings: dict[tuple[str, int, str, str], Finding] = {}
+        # data file -> where it is read
+        self._data: dict[str, list[tuple[str | None, int]]] = {}
+
+    def note(self, note: Note, file: str | None, offset: int) -> None:
+        """Report what `extract` noted in a file; a path only if there is such a file in the project."""
+        kind, line, text = note
+        line += offset
+        if kind in {"open", "beside"}:
+            self._path(text, file, line, beside=kind == "beside")
+        elif kind == "syntax":
+            self._add(file, line, "syntax", f"syntax error: {text}. The file is sent, its imports are not followed")
+        elif kind == "exec":
+            self._add(file, line, "exec", f"{_quoted(text)} runs code that can't be read here; {_INCLUDE}")
+        else:
+            self._add(file, line, kind, f"{_quoted(text)} imports a module whose name is computed; {_INCLUDE}")
+
+    def unresolved(self, file: str | None, line: int, name: str) -> None:
+        """Report a module that is nowhere on the search path."""
+        advice = (
+            "install it, put its folder on sys.path, or import it inside try/except ImportError if it may be missing"
+        )
+        self._add(file, line, "unresolved", f"no module named {name!r} is found here; {advice}")
+
+    def relative(self, file: str | None, line: int, text: str) -> None:
+        """Report a relative import that leads above its package, or stands in a script."""
+        advice = "import it by its whole name, or start the script with `python -m`"
+        self._add(file, line, "unresolved", f"the relative import {text!r} leads out of any package; {advice}")
+
+    def unreadable(self, file: str, error: OSError) -> None:
+        """Report a module that can't be read."""
+        self._add(file, 1, "unreadable", f"can't be read ({error.strerror}), so its imports are not followed")
+
+    def compiled(self, file: str) -> None:
+        """Report a compiled module without its source."""
+        self._add(file, 1, "compiled", f"a compiled module, sent as it is: what it imports can't be seen; {_INCLUDE}")
+
+    def unowned(self, module: Module) -> None:
+        """Report a module in site-packages that no distribution brought."""
+        advice = 'move it into the project or add include=["..."]'
+        text = f"{module.name!r} lies in site-packages but belongs to no installed distribution; {advice}"
+        self._add(module.file or module.root, 1, "unowned", text)
+
+    def result(self, sent: set[str]) -> tuple[Finding, ...]:
+        """Return the findings, but for those of data files among `sent`."""
+        for path in sorted(set(self._data) - sent):
+            shown = os.path.relpath(path, self._project) if self._is_inside(path) else path
+            for file, line in self._data[path]:
+                text = f"uses the file {shown!r}, which is not sent by itself; add include=[{shown!r}]"
+                self._add(file, line, "open", text, Path(path))
+        return tuple(self._findings[key] for key in sorted(self._findings))
+
+    def _is_inside(self, path: str) -> bool:
+        return path.startswith(self._project + os.sep)
+
+    def _path(self, text: str, file: str | None, line: int, *, beside: bool) -> None:
+        starts = [dirname(file)] if file else []
+        if not beside:
+            starts.insert(0, self._project)
+        for start in starts:
+            path = normpath(join(start, text))
+            if self._is_inside(path) and self.reads(path, file, line):
+                return
+
+    def reads(self, path: str, file: str | None, line: int) -> bool:
+        """Report a file that is read, if it is there."""
+        there = isfile(path)
+        if there:
+            self._data.setdefault(path, []).append((file, line))
+        return there
+
+    def _add(self, file: str | None, line: int, kind: str, text: str, data: Path | None = None) -> None:
+        self._findings[file or "", line, kind, text] = Finding(Path(file) if file else None, line, kind, text, data)
+
+
+_INCLUDE = 'if it needs modules or files of the project, add include=["path/*.py"]'
+
+
+def _quoted(text: str) -> str:
+    line = " ".join(text.split())
+    return f"`{line if len(line) <= _LONGEST_QUOTE else line[:_LONGEST_QUOTE] + '…'}`"
+
+
+# A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
+# ruff: noqa: PTH100, PTH113, PTH118, PTH119, PTH120
+
 
 _lock = threading.Lock()
 
 
 def scan(
-    target: Target,
+    target: FunctionSource,
     *,
     search_path: Sequence[str],
     project: Path,
@@ -51,7 +227,7 @@ def scan(
     project = Path(os.path.abspath(project))
     with _quiet_parsing():
         finder = _finder_for(target, search_path, project)
-        walk = _Walk(finder, Report(project), Usage(finder, ray_names), parsed)
+        walk = _Walk(finder, FindingCollector(project), DistributionCollector(finder, ray_names), parsed)
         walk.start(target)
         walk.finish()
         return walk.result(target)
@@ -74,7 +250,7 @@ def _quiet_parsing() -> Iterator[None]:
                 gc.enable()
 
 
-def _finder_for(target: Target, search_path: Sequence[str], project: Path) -> Finder:
+def _finder_for(target: FunctionSource, search_path: Sequence[str], project: Path) -> Finder:
     folder = [str(target.file.parent)] if target.file is not None and target.module is None else []
     extra = [*folder, str(project), str(project / "src")]
     finder = Finder(search_path, extra)
@@ -84,7 +260,7 @@ def _finder_for(target: Target, search_path: Sequence[str], project: Path) -> Fi
     return Finder([root, *search_path], extra)
 
 
-def _root_of(target: Target) -> str | None:
+def _root_of(target: FunctionSource) -> str | None:
     """Return the folder from which a module's name leads to its file, None when no folder does."""
     if target.module is None or target.file is None:
         return None
@@ -93,14 +269,20 @@ def _root_of(target: Target) -> str | None:
     return str(path.parents[len(parts) - 1]) if list(path.parts[-len(parts) :]) == parts else None
 
 
-def _same_file(module: Module, target: Target) -> bool:
+def _same_file(module: Module, target: FunctionSource) -> bool:
     return module.file is not None and target.file is not None and realpath(module.file) == realpath(target.file)
 
 
 class _Walk:
     """One scan: modules that wait to be read, and what was found so far."""
 
-    def __init__(self, finder: Finder, report: Report, usage: Usage, parsed: MutableMapping[str, ParsedFile]) -> None:
+    def __init__(
+        self,
+        finder: Finder,
+        report: FindingCollector,
+        usage: DistributionCollector,
+        parsed: MutableMapping[str, ParsedFile],
+    ) -> None:
         self._finder, self._report, self._usage, self._parsed = finder, report, usage, parsed
         self._done: dict[str, Module] = {}
         self._files: dict[tuple[str, str], LocalFile] = {}
@@ -108,7 +290,7 @@ class _Walk:
         self._roots: dict[str, Path] = {}
         self._waiting: list[Module] = []
 
-    def start(self, target: Target) -> None:
+    def start(self, target: FunctionSource) -> None:
         module = self._finder.find(target.module) if target.module else None
         if module is not None and (target.file is None or _same_file(module, target) or module.kind == "installed"):
             self._need(module.name)
@@ -131,13 +313,13 @@ class _Walk:
             package = module.name if module.places else module.name.rpartition(".")[0]
             self._follow_all(content, module.file, package, 0, skip=MAIN_ONLY)
 
-    def result(self, target: Target) -> Scan:
+    def result(self, target: FunctionSource) -> Scan:
         files = tuple(self._files[key] for key in sorted(self._files))
         findings = self._report.result({path for path, _ in self._files})
         uses_ray = self._usage.ray and reaches_ray(target, files, self._usage.means_ray)
         return Scan(files, self._usage.distributions(), findings, tuple(sorted(self._packages)), uses_ray)
 
-    def _script(self, target: Target, file: str) -> None:
+    def _script(self, target: FunctionSource, file: str) -> None:
         try:
             content = parsed_file(file, self._parsed)
         except OSError as error:
@@ -149,7 +331,7 @@ class _Walk:
             self._need(target.package)
         self._follow_all(content, file, package, 0)
 
-    def _refer(self, name: str, target: Target) -> None:
+    def _refer(self, name: str, target: FunctionSource) -> None:
         """Need a module that the live function refers to; the last part of the name may be an attribute."""
         found = self._need(name)
         parent = name.rpartition(".")[0]

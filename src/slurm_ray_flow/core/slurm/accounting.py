@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 
 from slurm_ray_flow.core.quantities import format_duration, format_memory
-from slurm_ray_flow.core.slurm.numbers import count, duration, memory, moment, text_of
-from slurm_ray_flow.core.slurm.queue import Job, cause_of, full_state
+from slurm_ray_flow.core.slurm.queue import Job, cause_of, count, duration, full_state, memory, moment, text_of
 
 SEPARATOR = "\x1f"
 # All of these are in every version from 20.11 to 25.x; a field that is not known would be an error.
@@ -18,7 +18,7 @@ _FIELDS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Record(Job):
+class AccountingRecord(Job):
     """One job in the accounts, its steps summed up. None is what they do not say.
 
     A job may be RUNNING in the accounts although the queue has forgotten it: they lag behind.
@@ -56,7 +56,7 @@ def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> l
     ]
 
 
-def parse_accounting(text: str) -> dict[str, Record]:
+def parse_accounting(text: str) -> dict[str, AccountingRecord]:
     """The jobs by their ids, each with what its steps add; noise is left out."""
     rows = [line.split(SEPARATOR) for line in text.splitlines() if line[:1].isdecimal()]
     jobs: dict[str, list[dict[str, str]]] = {}
@@ -67,13 +67,13 @@ def parse_accounting(text: str) -> dict[str, Record]:
     return {job_id: _record(job_id, rows) for job_id, rows in jobs.items()}
 
 
-def _record(job_id: str, rows: list[dict[str, str]]) -> Record:
+def _record(job_id: str, rows: list[dict[str, str]]) -> AccountingRecord:
     """One job of its rows: the job's own, the last one if it was started again, and its steps'."""
     own = [row for row in rows if row["JobID"] == job_id]
     steps = [row for row in rows if row["JobID"] != job_id]
     of = own[-1] if own else rows[0]
     nodes, cpus = count(of["NNodes"]), count(of["AllocCPUS"])
-    return Record(
+    return AccountingRecord(
         job_id=job_id,
         name=of["JobName"] if own else "",
         state=_state(of, steps),
@@ -109,7 +109,7 @@ def _asked_memory(text: str, nodes: int, cpus: int) -> int | None:
     return amount * cpus // nodes if text.endswith("c") else amount // nodes
 
 
-def usage_line(record: Record) -> str:
+def usage_line(record: AccountingRecord) -> str:
     """What it used of what it had, for people; "" where the accounts do not say."""
     parts = []
     if record.used and record.cpu_seconds is not None and record.cpus:
@@ -120,3 +120,50 @@ def usage_line(record: Record) -> str:
         parts.append(f"at most {format_memory(record.max_memory)}{asked} in one task")
     took = f" in {format_duration(record.used)}" if record.used else ""
     return f"used {' and '.join(parts)}{took}" if parts else ""
+
+
+_IN_THE_LOG = (
+    (re.compile(r"oom[-_ ]?kill", re.IGNORECASE), "out_of_memory"),
+    (re.compile(r"DUE TO TIME LIMIT"), "time_limit"),
+    (re.compile(r"DUE TO (?:PREEMPTION|JOB REQUEUE)"), "preempted"),
+    (re.compile(r"DUE TO NODE FAILURE"), "node_failed"),
+    (re.compile(r"(?:JOB|STEP) \S+ ON \S+ CANCELLED AT"), "cancelled"),
+)
+_TEXTS = {
+    "out_of_memory": "Slurm ended the job: it used more memory than it asked for",
+    "time_limit": "Slurm ended the job: its time limit passed",
+    "preempted": "Slurm took the nodes back before the job had ended",
+    "node_failed": "a node of the job failed",
+    "cancelled": "the job was cancelled in Slurm",
+    "environment": "the job ended before our program had started",
+    "lost": "the job is gone and left no word",
+}
+
+
+def verdict(job: Job | AccountingRecord | None, words: str, *, began: bool) -> tuple[str, str]:
+    """Cause and message.
+
+    Args:
+        job: as the queue or accounting has it; None where Slurm has forgotten it.
+        words: the last lines of the job's log.
+        began: whether our program had started.
+    """
+    cause = (job.cause if job else None) or "lost"
+    if began and cause == "environment":  # Slurm calls it a failed launch when the script was killed, too
+        cause = "lost"
+    if cause == "lost":
+        cause = next((cause for pattern, cause in _IN_THE_LOG if pattern.search(words)), cause)
+    if cause == "lost" and job is not None and not began:
+        cause = "environment"
+    return cause, _message(cause, job, words)
+
+
+def _message(cause: str, job: Job | AccountingRecord | None, words: str) -> str:
+    text = _TEXTS.get(cause, cause)
+    if job is not None:
+        place = f" on {job.nodelist}" if job.nodelist else ""
+        reason = job.reason if isinstance(job, Job) else ""
+        why = f", {reason}" if reason not in ("", "None") else ""
+        text += f" (job {job.job_id}{place}: {job.state}{why})"
+    shown = words.strip()[-1500:] if cause in ("lost", "environment", "node_failed") else ""
+    return f"{text}\n{shown}".strip()

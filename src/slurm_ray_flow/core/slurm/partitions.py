@@ -6,7 +6,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 
-from slurm_ray_flow.core.slurm.numbers import NO_LIMIT, count, duration, is_nothing, limit, memory
+from slurm_ray_flow.core.slurm.queue import NO_LIMIT, count, duration, is_nothing, limit, memory
 
 SEPARATOR = "\x1f"
 # With a width and a separator a line can be taken apart whether or not a version cuts at the one and prints the other.

@@ -9,9 +9,120 @@ an id that Slurm has forgotten it fails.
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterator
 from typing import Literal
 
-from slurm_ray_flow.core.slurm.numbers import count, duration, moment, text_of
+_TIME = re.compile(r"(?:(\d{1,12})-)?(?:(\d{1,12}):)?(\d{1,12}):(\d{1,12})(\.\d+)?")
+_AMOUNT = re.compile(r"(\d{1,20}(?:\.\d+)?)([KMGTP]?)[nc]?", re.IGNORECASE)
+_POWERS = {"": 2, "K": 1, "M": 2, "G": 3, "T": 4, "P": 5}
+_NOTHING = {"", "N/A", "NONE", "(NULL)", "UNKNOWN", "NOT_SET", "INVALID", "NOTSET"}
+_NO_MOMENT = 4_294_967_294  # Slurm's NO_VAL, and above it INFINITE
+NO_LIMIT = float("inf")
+
+
+def is_nothing(text: str) -> bool:
+    """Whether a column says that it has nothing to say."""
+    return text.strip().upper() in _NOTHING
+
+
+def text_of(text: str) -> str:
+    """The column's text, "" where it has none."""
+    return "" if is_nothing(text) else text.strip()
+
+
+def duration(text: str) -> float | None:
+    """Seconds of "1-02:03:04", "02:03:04", "3:04.5", or a bare number of minutes; no limit is infinite."""
+    text = text.strip().upper()
+    if text in {"UNLIMITED", "INFINITE"}:
+        return NO_LIMIT
+    if text.isdecimal() and len(text) <= 12:
+        return float(text) * 60
+    match = _TIME.fullmatch(text)
+    if match is None:
+        return None
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups()[:4])
+    if days and match[2] is None:  # "1-12:30" has no seconds
+        hours, minutes, seconds = minutes, seconds, 0
+    return ((days * 24 + hours) * 60 + minutes) * 60 + seconds + float(match[5] or 0)
+
+
+def moment(text: str) -> float | None:
+    """Seconds since 1970, as all our commands ask for them; None for any other text: its time zone is not known."""
+    text = text.strip()
+    return float(text) if text.isdecimal() and 0 < float(text) < _NO_MOMENT else None
+
+
+def memory(text: str) -> int | None:
+    """Bytes of "3900", "3900M", "4Gn", "1.50T": a number alone is MiB."""
+    match = _AMOUNT.fullmatch(text.strip())
+    return int(float(match[1]) * 1024 ** _POWERS[match[2].upper()]) if match else None
+
+
+def count(text: str) -> int | None:
+    """A whole number; "4+" is 4 (sinfo writes so of nodes that differ), "1.2K" is 1228 (squeue, of many nodes)."""
+    match = re.fullmatch(r"(\d{1,20}(?:\.\d+)?)([KM]?)\+?", text.strip())
+    return int(float(match[1]) * {"": 1, "K": 1024, "M": 1024**2}[match[2]]) if match else None
+
+
+def limit(text: str) -> float | None:
+    """A count that may be no limit at all, which is infinite."""
+    return NO_LIMIT if text.strip().upper() in {"UNLIMITED", "INFINITE"} else count(text)
+
+
+_LONGEST = 40
+
+
+def job_name(function: str, run_id: str) -> str:
+    """The name under which a run is in the queue: "train.6f1c..."."""
+    plain = re.sub("[^A-Za-z0-9_-]+", "-", function.rpartition(":")[2].rpartition(".")[2]).strip("-")
+    return f"{plain[:_LONGEST] or 'run'}.{run_id}"
+
+
+def run_of(name: str) -> str:
+    """The run that a job of this name belongs to; "" for a job that is none of ours."""
+    return name.partition(".")[2]
+
+
+MOST = 100_000
+"""More names than any cluster has; a text from a cluster must not fill the memory."""
+_LETTERS, _DIGITS, _RANGES = 10_000_000, 20, 8
+"""More letters in all, digits in a number and ranges in a name than any has."""
+
+
+def expanded(text: str) -> list[str]:
+    """All names of a host list, in order."""
+    found: list[str] = []
+    letters = 0
+    for part in re.findall(r"(?:[^,\[]+|\[[^\]\[]*\])+", text):
+        for name in _names(part) if part.count("[") <= _RANGES else [part]:
+            letters += len(name)
+            if len(found) >= MOST or letters > _LETTERS:
+                return found
+            found.append(name)
+    return found
+
+
+def _names(part: str) -> Iterator[str]:
+    match = re.fullmatch(r"([^\[]*)\[([^\]]*)\](.*)", part)
+    if match is None:
+        yield part
+        return
+    before, ranges, after = match.groups()
+    for middle in _numbers(ranges):
+        for end in _names(after) if after else [""]:
+            yield before + middle + end
+
+
+def _numbers(ranges: str) -> Iterator[str]:
+    for one in ranges.split(","):
+        first, _, last = one.partition("-")
+        numbers = re.fullmatch(rf"\d{{1,{_DIGITS}}}-\d{{1,{_DIGITS}}}", one)
+        if numbers and int(first) <= int(last):
+            yield from (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
+        else:
+            yield one
+
 
 SEPARATOR = "\x1f"
 _COLUMNS = tuple("iTrPDNQSeMlVj")  # the name comes last: no other column is free text

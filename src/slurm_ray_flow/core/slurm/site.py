@@ -9,8 +9,10 @@ import dataclasses
 import difflib
 import re
 from collections.abc import Callable
+from typing import Any
 
-from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.cluster_report import CheckResult
+from slurm_ray_flow.core.errors import OptionError, Rejected
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.slurm.partitions import (
     NODES_COMMAND,
@@ -20,7 +22,8 @@ from slurm_ray_flow.core.slurm.partitions import (
     parse_nodes,
     parse_partitions,
 )
-from slurm_ray_flow.core.slurm.request import Request
+from slurm_ray_flow.core.slurm.queue import NO_LIMIT
+from slurm_ray_flow.core.slurm.request import Request, sbatch_arguments
 
 Problem = tuple[str, str]  # what is wrong, and what to try
 
@@ -224,3 +227,130 @@ def _fits(request: Request, kind: NodeKind) -> bool:
 def _plain(constraint: str) -> bool:
     """Whether a constraint is the name of one feature; what has operators in it is Slurm's to judge."""
     return re.fullmatch(r"[\w.-]+", constraint) is not None
+
+
+COLUMNS = ["PARTITION", "STATE", "LONGEST", "NODES", "CPUS", "MEMORY", "GPUS", "NOW", "NOTES"]
+
+
+def site_rows(site: Site) -> list[list[str]]:
+    """A line for each partition that is not hidden; CPUS, MEMORY and GPUS are those of its largest node."""
+    return [_row(partition) for partition in site.partitions.values() if not partition.hidden]
+
+
+def _row(partition: Partition) -> list[str]:
+    return [
+        partition.name,
+        partition.state.lower(),
+        _time_cell(partition.max_time),
+        _nodes(partition),
+        str(partition.cpus_per_node) if partition.kinds else "",
+        format_memory(partition.memory_per_node) if partition.kinds else "",
+        _gpus(partition),
+        _now(partition),
+        _notes(partition),
+    ]
+
+
+def _time_cell(seconds: float | None) -> str:
+    return "" if seconds is None else "no limit" if seconds == NO_LIMIT else format_duration(seconds)
+
+
+def _nodes(partition: Partition) -> str:
+    most = f", at most {partition.max_nodes:.0f} a job" if partition.max_nodes < partition.nodes else ""
+    return f"{partition.nodes}{most}"
+
+
+def _gpus(partition: Partition) -> str:
+    types = dict.fromkeys(name for kind in partition.kinds for name in kind.gpu_types)
+    return " ".join([str(partition.gpus_per_node), *types]) if partition.gpus_per_node else ""
+
+
+def _now(partition: Partition) -> str:
+    """What is free, and how many nodes are in which state."""
+    states = [f"{number} {state}" for state, number in partition.node_states.items()]
+    load = [] if partition.load is None else [f"{100 * partition.load:.0f} % of CPUs taken"]
+    return ", ".join([*load, *_gpu_load(partition), *states])
+
+
+def _gpu_load(partition: Partition) -> list[str]:
+    there = [kind for kind in partition.kinds if not kind.away]
+    used, number = sum(kind.gpus_used for kind in there), sum(kind.gpus * kind.count for kind in there)
+    return [f"{used} of {number} GPUs taken"] if number else []
+
+
+def _notes(partition: Partition) -> str:
+    notes = {
+        "default": partition.default,
+        "jobs may be preempted": partition.preemptible,
+        "reservation only": partition.needs_reservation,
+        "administrators only": partition.root_only,
+        f"groups {', '.join(sorted(partition.groups))}": bool(partition.groups),
+        f"accounts {', '.join(sorted(partition.accounts))}": bool(partition.accounts),
+        f"QoS {', '.join(sorted(partition.qos))}": bool(partition.qos),
+    }
+    return "; ".join(note for note, holds in notes.items() if holds)
+
+
+def site_values(site: Site) -> dict[str, Any]:
+    """The same for scripts: seconds, bytes and counts; null is no limit or not known."""
+    return {"slurm": site.version, "partitions": [_values(partition) for partition in site.partitions.values()]}
+
+
+def _values(partition: Partition) -> dict[str, Any]:
+    there = [kind for kind in partition.kinds if not kind.away]
+    return {
+        "name": partition.name,
+        "state": partition.state,
+        "default": partition.default,
+        "hidden": partition.hidden,
+        "preemptible": partition.preemptible,
+        "max_time": _finite(partition.max_time),
+        "default_time": _finite(partition.default_time),
+        "max_nodes": _finite(partition.max_nodes),
+        "nodes": partition.nodes,
+        "node_states": partition.node_states,
+        "cpus_per_node": partition.cpus_per_node,
+        "memory_per_node": partition.memory_per_node,
+        "gpus_per_node": partition.gpus_per_node,
+        "cpus_taken": sum(kind.cpus_used for kind in there),
+        "cpus_free": sum(kind.cpus_idle for kind in there),
+        "gpus_taken": sum(kind.gpus_used for kind in there),
+        "gpus": sum(kind.gpus * kind.count for kind in there),
+        "groups": sorted(partition.groups),
+        "accounts": sorted(partition.accounts),
+        "qos": sorted(partition.qos),
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value == NO_LIMIT else value
+
+
+NAME = "slurm"
+
+
+def slurm_finding(site: Site, request: Request) -> CheckResult:
+    """Whether the site would take a job that asks for nothing but what the cluster's block says.
+
+    Args:
+        site: what it has.
+        request: such a job.
+    """
+    if not site.partitions:
+        return CheckResult(NAME, "warning", "it shows no partition", "`sinfo` there says whether you may use any")
+    try:
+        sbatch_arguments(request)
+        check(request, site)
+    except (OptionError, Rejected) as error:
+        return CheckResult(NAME, "failed", error.what, error.advice)
+    shown = sum(not partition.hidden for partition in site.partitions.values())
+    partitions = "1 partition" if shown == 1 else f"{shown} partitions"
+    return CheckResult(
+        NAME, "ok", f"{site.version or 'of unknown version'}, {partitions}; jobs go to {_place(site, request)}"
+    )
+
+
+def _place(site: Site, request: Request) -> str:
+    if request.partition:
+        return request.partition
+    return f"{site.default.name}, the default" if site.default else "where the site puts them"

@@ -1,7 +1,6 @@
 """The user's files as they are at launch: which ones, where they go in the snapshot, and its digest."""
 
-from slurm_ray_flow.core.snapshot.build import LocalFile, manifest, refreshed
-from slurm_ray_flow.core.snapshot.entries import Entry, Manifest
-from slurm_ray_flow.core.snapshot.fingerprint import Hashes
+from slurm_ray_flow.core.snapshot.build import ModuleFile, manifest, refreshed
+from slurm_ray_flow.core.snapshot.entries import Entry, Hashes, Manifest
 
-__all__ = ["Entry", "Hashes", "LocalFile", "Manifest", "manifest", "refreshed"]
+__all__ = ["Entry", "Hashes", "Manifest", "ModuleFile", "manifest", "refreshed"]

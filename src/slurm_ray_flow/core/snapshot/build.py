@@ -10,14 +10,12 @@ from typing import Protocol
 
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.scan.model import LocalPackage
-from slurm_ray_flow.core.snapshot.entries import Manifest
-from slurm_ray_flow.core.snapshot.fingerprint import Hashes, printable
-from slurm_ray_flow.core.snapshot.ignore import Rules
-from slurm_ray_flow.core.snapshot.include import PackageData, Selection
-from slurm_ray_flow.core.snapshot.layout import Folder, Layout, Tree, read_again
+from slurm_ray_flow.core.snapshot.entries import Hashes, Manifest, printable
+from slurm_ray_flow.core.snapshot.include import PackageData, Rules, Selection
+from slurm_ray_flow.core.snapshot.layout import Layout, PlacedFolder, PlacedTree, read_again
 
 
-class LocalFile(Protocol):
+class ModuleFile(Protocol):
     """A module of the user's: its file, and the entry of `sys.path` that it was found on."""
 
     @property
@@ -32,7 +30,7 @@ class LocalFile(Protocol):
 
 
 def manifest(
-    files: Sequence[LocalFile],
+    files: Sequence[ModuleFile],
     *,
     project: Path,
     working_directory: Path,
@@ -99,10 +97,10 @@ class _Modules:
     def __init__(self, layout: Layout, rules: Rules) -> None:
         self.findings: list[str] = []
         self._layout, self._rules = layout, rules
-        self._roots: dict[str, tuple[Tree, str]] = {}
+        self._roots: dict[str, tuple[PlacedTree, str]] = {}
 
     def add_all(
-        self, files: Sequence[LocalFile], packages: Sequence[LocalPackage], search_path: Sequence[str]
+        self, files: Sequence[ModuleFile], packages: Sequence[LocalPackage], search_path: Sequence[str]
     ) -> tuple[str, ...]:
         found = [(os.fspath(file.path), os.fspath(file.root)) for file in files]
         roots = {root for _, root in found} | {root for _, root, _ in packages}
@@ -113,7 +111,7 @@ class _Modules:
         places = (f"{tree.place}/{relative}".rstrip("/") for tree, relative in self._roots.values())
         return tuple(dict.fromkeys(places))
 
-    def folder(self, below: str, root: str) -> Folder:
+    def folder(self, below: str, root: str) -> PlacedFolder:
         """A folder below an entry of `sys.path`, as it lies in the snapshot."""
         tree, above = self._roots[root]
         return self._layout.folder(tree, f"{above}/{below}".strip("/"))
@@ -135,7 +133,7 @@ def _in_order(roots: Iterable[str], search_path: Sequence[str]) -> list[str]:
 
 def _below(path: str, root: str) -> str:
     for file, folder in ((path, root), (os.path.realpath(path), os.path.realpath(root))):
-        inside = Tree(folder.rstrip("/"), "").inside(file)
+        inside = PlacedTree(folder.rstrip("/"), "").inside(file)
         if inside:
             return inside
     raise SyncError(

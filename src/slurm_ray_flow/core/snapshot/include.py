@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
@@ -13,10 +15,94 @@ from pathspec import GitIgnoreSpec
 
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.quantities import brief_memory, format_memory
-from slurm_ray_flow.core.snapshot.entries import Left
-from slurm_ray_flow.core.snapshot.fingerprint import printable, unreadable
-from slurm_ray_flow.core.snapshot.ignore import Level, Rules
-from slurm_ray_flow.core.snapshot.layout import Folder, Layout, Tree
+from slurm_ray_flow.core.snapshot.entries import LeftOut, printable, unreadable
+from slurm_ray_flow.core.snapshot.layout import Layout, PlacedFolder, PlacedTree
+
+# To git `a/**` is what lies in a, to pathspec it is a itself too: then nothing in it could be asked for again.
+_INSIDE = re.compile(r"/\*\*(/?\s*)$")
+
+
+@dataclass(frozen=True, slots=True)
+class FolderRules:
+    """The rules that hold in one folder.
+
+    Attributes:
+        folder: its real path.
+        specs: rules with the folder that they were written in, innermost first.
+        ignored: the folder itself is left out, so all in it is.
+        tracked: files that are not left out whatever the rules say, and the folders on the way to them.
+    """
+
+    folder: str
+    specs: tuple[tuple[GitIgnoreSpec, str], ...]
+    ignored: bool
+    tracked: Collection[str]
+
+    def child(self, name: str) -> FolderRules:
+        """The rules in a folder of this one."""
+        folder = f"{self.folder}/{name}"
+        return FolderRules(folder, (*_own(folder), *self.specs), self.ignores(name, is_folder=True), self.tracked)
+
+    def ignores(self, name: str, *, is_folder: bool = False) -> bool:
+        """Whether a file or folder directly in this one is left out."""
+        if f"{self.folder}/{name}" in self.tracked:
+            return False
+        if self.ignored:
+            return True
+        path = f"{self.folder}/{name}/" if is_folder else f"{self.folder}/{name}"
+        for spec, base in self.specs:
+            include = spec.check_file(path[len(base) + 1 :]).include
+            if include is not None:
+                return include
+        return False
+
+
+class Rules:
+    """The rules of a whole tree, read once.
+
+    Args:
+        tracked: real paths of files that git tracks although its own rules name them.
+    """
+
+    def __init__(self, tracked: Iterable[str] = ()) -> None:
+        self._levels: dict[str, FolderRules] = {}
+        self._tracked = {str(path) for file in tracked for path in (file, *Path(file).parents)}
+
+    def level(self, folder: str) -> FolderRules:
+        """The rules that hold in a folder: its own .gitignore and those above, up to the repository's top."""
+        known = self._levels.get(folder)
+        if known is None:
+            known = self._levels[folder] = self._read(folder)
+        return known
+
+    def named(self, folder: str) -> FolderRules:
+        """The rules in a folder that the user named: if the ones above leave it out, only those inside it count."""
+        level = self.level(folder)
+        return self._top(folder) if level.ignored else level
+
+    def _read(self, folder: str) -> FolderRules:
+        parent, _, name = folder.rpartition("/")
+        if not parent or os.path.lexists(f"{folder}/.git"):
+            return self._top(folder)
+        return self.level(parent).child(name)
+
+    def _top(self, folder: str) -> FolderRules:
+        return FolderRules(folder, _own(folder), ignored=False, tracked=self._tracked)
+
+
+def _own(folder: str) -> tuple[tuple[GitIgnoreSpec, str], ...]:
+    file = Path(folder, ".gitignore")
+    try:
+        lines = file.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ()
+    try:
+        return ((GitIgnoreSpec.from_lines(_INSIDE.sub(r"/**/*\1", line) for line in lines), folder),)
+    except ValueError as problem:
+        raise SyncError(
+            f"A line of .gitignore can't be understood: {problem}", where=str(file), advice="Mend that line."
+        ) from problem
+
 
 _NEVER = frozenset(
     {".git", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules", ".ipynb_checkpoints"}
@@ -96,7 +182,7 @@ class Selection:
             if folder.source not in self._seen:
                 self._walk(folder, None)
 
-    def _walk(self, start: Folder, wanted: Wanted | None) -> None:
+    def _walk(self, start: PlacedFolder, wanted: Wanted | None) -> None:
         rules = self._rules.named if wanted is None else self._rules.level
         for folder, level, found in walk(start, rules(start.source)):
             if wanted is None:
@@ -105,7 +191,7 @@ class Selection:
                 if not entry.is_dir(follow_symlinks=False) and self._belongs(entry, level, wanted):
                     self._layout.add(folder, entry.name)
 
-    def _belongs(self, entry: os.DirEntry[str], level: Level, wanted: Wanted | None) -> bool:
+    def _belongs(self, entry: os.DirEntry[str], level: FolderRules, wanted: Wanted | None) -> bool:
         if level.ignores(entry.name) or (wanted is not None and not wanted(entry.path)):
             return False
         if entry.is_symlink() or entry.is_file():
@@ -126,14 +212,14 @@ class PackageData:
     """
 
     def __init__(self, layout: Layout, rules: Rules, limit: int) -> None:
-        self.left: list[Left] = []
+        self.left: list[LeftOut] = []
         self._layout, self._rules, self._limit, self._needed = layout, rules, limit, 0
-        self._waiting: list[tuple[Folder, bool]] = []
+        self._waiting: list[tuple[PlacedFolder, bool]] = []
         self._seen: set[str] = set()
         # size, place of what a link leads to (of a file, its own), folder, name
-        self._found: list[tuple[int, str, Folder, str]] = []
+        self._found: list[tuple[int, str, PlacedFolder, str]] = []
 
-    def add_all(self, packages: Iterable[tuple[Folder, bool]]) -> None:
+    def add_all(self, packages: Iterable[tuple[PlacedFolder, bool]]) -> None:
         """Add what lies in the folders of packages, those above first; each with whether it has an `__init__`."""
         self._waiting += packages
         for folder, is_regular in self._waiting:  # links to folders make it longer
@@ -159,7 +245,7 @@ class PackageData:
         file, size = printable(told[0].file), format_memory(told[0].size)
         return [f"{file!r} stays at home, {size}: {told[0].why}{more}; include=[{file!r}] sends it{larger}"]
 
-    def _gather(self, start: Folder, is_regular: bool) -> None:
+    def _gather(self, start: PlacedFolder, is_regular: bool) -> None:
         for folder, level, found in walk(start, self._rules.level(start.source), self._unlisted):
             if folder.place in self._seen:
                 found.clear()
@@ -173,10 +259,10 @@ class PackageData:
                 if not known and not (is_code and entry.name.endswith(".py")):
                     self._look(folder, level, entry, start)
 
-    def _look(self, folder: Folder, level: Level, entry: os.DirEntry[str], start: Folder) -> None:
+    def _look(self, folder: PlacedFolder, level: FolderRules, entry: os.DirEntry[str], start: PlacedFolder) -> None:
         name, is_folder, size = entry.name, entry.is_dir(follow_symlinks=False), _size(entry)
         path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-        inside = (folder.tree or Tree(start.source, start.place)).inside(path)
+        inside = (folder.tree or PlacedTree(start.source, start.place)).inside(path)
         if level.ignores(name, is_folder=is_folder):
             self._leave(folder, name + "/" * is_folder, size, _IGNORED)
         elif inside is None:
@@ -188,20 +274,20 @@ class PackageData:
         elif not is_folder:
             self._leave(folder, name, 0, _NO_FILE)
 
-    def _unlisted(self, folder: Folder, problem: SyncError) -> None:
+    def _unlisted(self, folder: PlacedFolder, problem: SyncError) -> None:
         self._leave(folder, "", 0, problem.what.rstrip("."))
 
-    def _leave(self, folder: Folder, name: str, size: int, why: str) -> None:
+    def _leave(self, folder: PlacedFolder, name: str, size: int, why: str) -> None:
         if name.endswith("/") and any(place.startswith(f"{folder.place}/{name}") for place in self._layout.entries):
             return  # it is included
         path = f"{folder.source}/{name}"
         inside = self._layout.project.inside(path)
-        self.left.append(Left(path if inside is None else inside, size, why))
+        self.left.append(LeftOut(path if inside is None else inside, size, why))
 
 
 def walk(
-    start: Folder, level: Level, missed: Callable[[Folder, SyncError], object] | None = None
-) -> Iterator[tuple[Folder, Level, list[os.DirEntry[str]]]]:
+    start: PlacedFolder, level: FolderRules, missed: Callable[[PlacedFolder, SyncError], object] | None = None
+) -> Iterator[tuple[PlacedFolder, FolderRules, list[os.DirEntry[str]]]]:
     """Each folder from `start` on, its rules, and what it holds but for caches, bytecode and virtual environments.
 
     What .gitignore names is there, but not gone into; nor is what the caller takes out of a list.
@@ -229,7 +315,7 @@ def walk(
         found = [entry for entry in found if not (entry.is_symlink() and _is_environment(entry.path))]
         yield folder, level, found
         pending += [
-            (Folder(entry.path, f"{folder.place}/{entry.name}", folder.tree), level.child(entry.name))
+            (PlacedFolder(entry.path, f"{folder.place}/{entry.name}", folder.tree), level.child(entry.name))
             for entry in found
             if entry.is_dir(follow_symlinks=False) and not level.ignores(entry.name, is_folder=True)
         ]

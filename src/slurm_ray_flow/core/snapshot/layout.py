@@ -9,12 +9,11 @@ import stat
 from dataclasses import dataclass
 
 from slurm_ray_flow.core.errors import SyncError
-from slurm_ray_flow.core.snapshot.entries import Entry
-from slurm_ray_flow.core.snapshot.fingerprint import Hashes, fingerprint, printable, unreadable
+from slurm_ray_flow.core.snapshot.entries import Entry, Hashes, fingerprint, printable, unreadable
 
 
 @dataclass(frozen=True)
-class Tree:
+class PlacedTree:
     """A folder at home (its real path) that is kept whole, and its place in the snapshot."""
 
     source: str
@@ -29,12 +28,12 @@ class Tree:
 
 
 @dataclass(frozen=True)
-class Folder:
+class PlacedFolder:
     """A folder at home (its real path), and its place in the snapshot; `tree` is None beyond a link that leaves it."""
 
     source: str
     place: str
-    tree: Tree | None
+    tree: PlacedTree | None
 
 
 class Layout:
@@ -50,28 +49,28 @@ class Layout:
     """
 
     def __init__(self, project: str, hashes: Hashes) -> None:
-        self.project = Tree(project, "project")
+        self.project = PlacedTree(project, "project")
         self.entries: dict[str, Entry] = {}
-        self.linked: list[Folder] = []
+        self.linked: list[PlacedFolder] = []
         self._hashes = hashes
-        self._outside: dict[str, Tree] = {}
-        self._folders: dict[tuple[str, str], Folder] = {}
+        self._outside: dict[str, PlacedTree] = {}
+        self._folders: dict[tuple[str, str], PlacedFolder] = {}
 
     @property
     def roots(self) -> tuple[tuple[str, str], ...]:
         """Place and real path of each tree."""
         return tuple((tree.place, tree.source) for tree in (self.project, *self._outside.values()))
 
-    def tree(self, root: str) -> tuple[Tree, str]:
+    def tree(self, root: str) -> tuple[PlacedTree, str]:
         """The tree of a root (a real path), and the root relative to it; a root outside the project gets a new one."""
         relative = self.project.inside(root)
         if relative is not None:
             return self.project, relative
         if root not in self._outside:
-            self._outside[root] = Tree(root, f"outside/{len(self._outside)}")
+            self._outside[root] = PlacedTree(root, f"outside/{len(self._outside)}")
         return self._outside[root], ""
 
-    def folder(self, tree: Tree, relative: str) -> Folder:
+    def folder(self, tree: PlacedTree, relative: str) -> PlacedFolder:
         """A folder of a tree. A link on the way that stays in the tree is kept and followed.
 
         Raises:
@@ -82,7 +81,7 @@ class Layout:
             self._folders[key] = self._find_folder(tree, relative)
         return self._folders[key]
 
-    def add(self, folder: Folder, name: str) -> None:
+    def add(self, folder: PlacedFolder, name: str) -> None:
         """Add the file, or the link and what it points to.
 
         Raises:
@@ -97,25 +96,25 @@ class Layout:
         else:
             self._add_file(place, file, status)
 
-    def _find_folder(self, tree: Tree, relative: str) -> Folder:
+    def _find_folder(self, tree: PlacedTree, relative: str) -> PlacedFolder:
         if not relative:
-            return Folder(tree.source, tree.place, tree)
+            return PlacedFolder(tree.source, tree.place, tree)
         above, _, name = relative.rpartition("/")
         parent = self.folder(tree, above)
         source = f"{parent.source}/{name}"
         if not stat.S_ISLNK(_status(source).st_mode):
-            return Folder(source, f"{parent.place}/{name}", parent.tree)
+            return PlacedFolder(source, f"{parent.place}/{name}", parent.tree)
         target, _ = _target(source)
         inside = parent.tree.inside(target) if parent.tree else None
         if parent.tree is None or inside is None:
-            return Folder(target, f"{parent.place}/{name}", None)
+            return PlacedFolder(target, f"{parent.place}/{name}", None)
         self._keep_link(parent, name, target)
         return self.folder(parent.tree, inside)
 
     def _add_file(self, place: str, file: str, status: os.stat_result) -> None:
         self.entries[place] = _entry(place, file, status, self._hashes)
 
-    def _add_link(self, folder: Folder, name: str) -> None:
+    def _add_link(self, folder: PlacedFolder, name: str) -> None:
         file = f"{folder.source}/{name}"
         target, status = _target(file)
         inside = folder.tree.inside(target) if folder.tree else None
@@ -131,14 +130,14 @@ class Layout:
         else:
             self._add_file(f"{folder.place}/{name}", file, status)
 
-    def _add_target(self, tree: Tree, relative: str, status: os.stat_result) -> None:
+    def _add_target(self, tree: PlacedTree, relative: str, status: os.stat_result) -> None:
         if stat.S_ISDIR(status.st_mode):
             self.linked.append(self.folder(tree, relative))
         else:
             above, _, name = relative.rpartition("/")
             self.add(self.folder(tree, above), name)
 
-    def _keep_link(self, folder: Folder, name: str, target: str) -> None:
+    def _keep_link(self, folder: PlacedFolder, name: str, target: str) -> None:
         place, file = f"{folder.place}/{name}", f"{folder.source}/{name}"
         text = os.path.relpath(target, folder.source)
         digest = hashlib.sha256(os.fsencode(text)).hexdigest()

@@ -1,0 +1,234 @@
+"""The slot of a run in its server's limit: kept while the run lives, whoever of ours is there to keep it.
+
+The launch renews the lease while it lives. Each lease is noted at home, so that after the launch's death the server's
+supervisor renews it as long as the run goes on, and gives it back when the run has ended.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from slurm_ray_flow.blocks.files import write_whole
+from slurm_ray_flow.blocks.server.api import Api, status_of
+from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
+from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.record import read_record
+from slurm_ray_flow.remote.shared.protocol import parse_json
+
+LEASE_SECONDS = 300.0
+"""How long a slot stays taken that nobody renews: long enough for a server's restart, or for its supervisor's."""
+RENEW_SECONDS = 60.0
+_PATH = "/v2/concurrency_limits"
+MISSING, CONFLICT, GONE, REFUSED, LOCKED = 404, 409, 410, 422, 423
+
+
+@dataclass(frozen=True)
+class ConcurrencyLimit:
+    """One limit as Prefect knows it.
+
+    Attributes:
+        key: its id, the same for all who use this Prefect server, and no other one's.
+        name: what people see.
+        slots: all of them.
+        active: those that are taken.
+    """
+
+    key: str
+    name: str
+    slots: int
+    active: int
+
+
+def api_here() -> Api | None:
+    """The API that Prefect uses in this context; None where it has none that others can reach."""
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings().api
+    if not settings.url:
+        return None
+    return Api(settings.url.rstrip("/"), settings.auth_string.get_secret_value() if settings.auth_string else "")
+
+
+def read(api: Api, name: str) -> ConcurrencyLimit | None:
+    """The limit of this name, if there is one."""
+    found = _unless(MISSING, api.get, f"{_PATH}/{quote(name, safe='')}")
+    return _limit(found) if found else None
+
+
+def ensure(api: Api, name: str, slots: int) -> ConcurrencyLimit:
+    """The limit of this name, made where there is none, with so many slots.
+
+    Raises:
+        ServerError: the server can't be reached or refuses it.
+    """
+    found = read(api, name) or _make(api, name, slots)
+    if found.slots == slots:
+        return found
+    api.patch(f"{_PATH}/{found.key}", {"limit": slots})
+    return ConcurrencyLimit(found.key, name, slots, found.active)
+
+
+def _make(api: Api, name: str, slots: int) -> ConcurrencyLimit:
+    try:
+        return _limit({"active_slots": 0, **api.post(f"{_PATH}/", {"name": name, "limit": slots})})
+    except ServerError as error:
+        if status_of(error) == CONFLICT and (found := read(api, name)):  # somebody was first
+            return found
+        raise
+
+
+def take(api: Api, name: str, run_id: str = "", seconds: float = LEASE_SECONDS) -> str | None:
+    """Take a slot, if one is free.
+
+    Args:
+        api: the server.
+        name: the limit.
+        run_id: the flow run for which it is.
+        seconds: until it comes back, unless it is renewed.
+
+    Returns:
+        The lease; None where all slots are taken.
+    """
+    wanted: dict[str, Any] = {"names": [name], "slots": 1, "mode": "concurrency", "lease_duration": seconds}
+    if run_id:
+        wanted["holder"] = {"type": "flow_run", "id": run_id}
+    try:
+        return str(api.post(f"{_PATH}/increment-with-lease", wanted)["lease_id"])
+    except ServerError as error:
+        if status_of(error) in {LOCKED, REFUSED}:
+            return None
+        raise
+
+
+def renew(api: Api, lease: str, seconds: float = LEASE_SECONDS) -> bool:
+    """Keep a slot for longer; False where its lease has ended."""
+    try:
+        api.post(f"{_PATH}/leases/{lease}/renew", {"lease_duration": seconds})
+    except ServerError as error:
+        if status_of(error) in {GONE, MISSING}:
+            return False
+        raise
+    return True
+
+
+def give_back(api: Api, lease: str) -> None:
+    """Give a slot back; nothing happens where its lease has ended."""
+    api.post(f"{_PATH}/decrement-with-lease", {"lease_id": lease})
+
+
+def _limit(found: dict[str, Any]) -> ConcurrencyLimit:
+    return ConcurrencyLimit(str(found["id"]), found["name"], int(found["limit"]), int(found["active_slots"]))
+
+
+def _unless(status: int, request: Any, path: str) -> Any:
+    try:
+        return request(path)
+    except ServerError as error:
+        if status_of(error) == status:
+            return None
+        raise
+
+
+@dataclasses.dataclass(frozen=True)
+class HeldSlot:
+    """A slot that a run holds.
+
+    Attributes:
+        run_id: the run.
+        lease: its lease in Prefect.
+        limit: the limit's name.
+        url: of the API.
+        left: the launch has ended, or is cut off from the run, and leaves the slot to others to keep.
+    """
+
+    run_id: str
+    lease: str
+    limit: str
+    url: str
+    left: bool = False
+
+
+def folder() -> Path:
+    """Where slots are noted, a file for each run."""
+    return home() / "slots"
+
+
+def noted() -> Iterator[HeldSlot]:
+    """All slots that runs from this home hold."""
+    for path in sorted(folder().glob("*.json")):
+        with contextlib.suppress(OSError, ValueError):
+            yield read_record(HeldSlot, parse_json(path.read_bytes()))
+
+
+def note(held: HeldSlot) -> None:
+    """Remember a slot."""
+    write_whole(folder() / f"{held.run_id}.json", json.dumps(dataclasses.asdict(held)).encode())
+
+
+def forget(run_id: str) -> None:
+    """Forget a run's slot."""
+    (folder() / f"{run_id}.json").unlink(missing_ok=True)
+
+
+def keep(api: Api, held: HeldSlot) -> HeldSlot:
+    """Renew a slot; where its lease has ended in spite of all, take a new one if there is one.
+
+    Raises:
+        ServerError: Prefect does not answer.
+    """
+    if renew(api, held.lease):
+        return held
+    if lease := take(api, held.limit, held.run_id):
+        held = dataclasses.replace(held, lease=lease)
+        note(held)
+    return held
+
+
+def end(api: Api, held: HeldSlot) -> None:
+    """Give a slot back.
+
+    Raises:
+        ServerError: Prefect does not answer.
+    """
+    give_back(api, held.lease)
+    forget(held.run_id)
+
+
+class Slot:
+    """A slot of this process's launch, renewed by a thread.
+
+    Args:
+        api: the server.
+        held: what was taken.
+    """
+
+    def __init__(self, api: Api, held: HeldSlot) -> None:
+        note(held)
+        self._api, self._held = api, held
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._renew, name=f"srf-slot-{held.run_id[:8]}", daemon=True)
+        self._thread.start()
+
+    def leave(self, run_is_over: bool) -> None:
+        """Give the slot back; or, where the run goes on without this launch, leave it to the server's supervisor."""
+        self._over.set()
+        self._thread.join(RENEW_SECONDS)
+        with contextlib.suppress(ServerError):  # the supervisor gives back what could not be given back now
+            if run_is_over:
+                end(self._api, self._held)
+                return
+        with contextlib.suppress(SlurmRayFlowError, OSError):
+            note(dataclasses.replace(self._held, left=True))
+
+    def _renew(self) -> None:
+        while not self._over.wait(RENEW_SECONDS):
+            with contextlib.suppress(SlurmRayFlowError, OSError):  # a server that is away costs no run
+                self._held = keep(self._api, self._held)

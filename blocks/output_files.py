@@ -1,0 +1,147 @@
+"""Puts files of a run in their places at home: nothing that a cluster says leads out of the folder they go to.
+
+They come to a private folder beside their places, and each is renamed from there when its way and its place are free.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import Protocol
+
+from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.outputs import WrittenFile, may_come_home
+from slurm_ray_flow.core.quantities import format_memory
+
+CHANGED = "it was changed here since the launch"
+SAME = "it is here already"
+TELL_SECONDS = 1.0
+
+
+class Source(Protocol):
+    """Where the files are."""
+
+    def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
+        """Have rsync copy files of a folder into one at home."""
+
+
+@dataclass
+class BroughtFiles:
+    """What became of the files: the paths of those that are at home now, and why the others are not, by their names."""
+
+    paths: list[Path] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+
+
+def bring_home(
+    source: Source,
+    folder: PurePosixPath,
+    files: Sequence[WrittenFile],
+    target: Path,
+    keep_since: float,
+    tell: Callable[[str], None],
+) -> BroughtFiles:
+    """Bring files of a folder of a cluster.
+
+    Args:
+        source: the cluster.
+        folder: the folder there.
+        files: which ones.
+        target: the folder at home; made where it is missing.
+        keep_since: what was changed in it after this, in seconds since 1970, stays.
+        tell: gets how far it is.
+
+    Raises:
+        SyncError: the folder can't be written, or rsync fails; what had come by then is in its place.
+        ConnectionFailed: the cluster does not answer.
+    """
+    brought = BroughtFiles()
+    if not files:
+        return brought
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        why = {file: _obstacle(target, file, keep_since) for file in files}
+        wanted = [file for file in files if not why[file]]
+        with tempfile.TemporaryDirectory(prefix=".srf-", dir=target) as staging:
+            try:
+                if wanted:
+                    with _progress(Path(staging), wanted, tell):
+                        source.bring(folder, [file.path for file in wanted], Path(staging))
+            finally:
+                why |= {file: _placed(Path(staging), target, file, keep_since) for file in wanted}
+    except OSError as problem:
+        raise SyncError(
+            f"the files of the run can't be written: {problem.strerror}",
+            where=str(problem.filename or target),
+            advice="see that it can be written and has room, or name another folder: `srf fetch RUN PATTERN --to`",
+        ) from problem
+    for file in files:
+        if why[file] in {"", SAME}:
+            brought.paths.append(target / file.path)
+        else:
+            brought.left[file.path] = why[file]
+    return brought
+
+
+def _obstacle(target: Path, file: WrittenFile, keep_since: float) -> str:
+    """Why a file can't go to its place; "" where it can. No link is followed."""
+    if not may_come_home(file.path):
+        return "its name leads elsewhere"
+    try:
+        way, here = target, None
+        for part in file.path.split("/"):
+            if here is not None and not stat.S_ISDIR(here.st_mode):
+                return "a folder on its way is a link or a file here"
+            way = way / part
+            here = way.lstat()
+    except FileNotFoundError:
+        return ""
+    assert here is not None, "a path has a part"
+    if not stat.S_ISREG(here.st_mode):
+        return "there is a link or a folder of this name here"
+    if (here.st_size, here.st_mtime_ns) == (file.size, file.changed_ns):
+        return SAME
+    return CHANGED if here.st_mtime > keep_since else ""
+
+
+def _placed(staging: Path, target: Path, file: WrittenFile, keep_since: float) -> str:
+    """Put a file that has come into its place; gives why it is not there."""
+    came = staging / file.path
+    try:
+        if not stat.S_ISREG((here := came.lstat()).st_mode):
+            return "it is no plain file"
+    except FileNotFoundError:
+        return "it did not come"
+    if here.st_mtime > time.time():  # the cluster's clock is ahead: here it would count as changed for long
+        os.utime(came)
+    if why := _obstacle(target, file, keep_since):
+        return why
+    (target / file.path).parent.mkdir(parents=True, exist_ok=True)
+    came.replace(target / file.path)
+    return ""
+
+
+@contextlib.contextmanager
+def _progress(staging: Path, files: Sequence[WrittenFile], tell: Callable[[str], None]) -> Iterator[None]:
+    total, over = format_memory(sum(file.size for file in files)), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(TELL_SECONDS):
+            with contextlib.suppress(OSError):  # rsync has just renamed one
+                size = sum(path.lstat().st_size for path in staging.rglob("*") if not path.is_dir())
+                tell(f"{format_memory(size)} of {total}")
+
+    thread = threading.Thread(target=watch, daemon=True, name="srf-outputs")
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()

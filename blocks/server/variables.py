@@ -1,0 +1,43 @@
+"""Small facts that all who use one Prefect server share: its variables, one for each cluster."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from slurm_ray_flow.blocks.concurrency_limit import MISSING
+from slurm_ray_flow.blocks.server.api import Api, status_of
+from slurm_ray_flow.core.errors import ServerError
+
+
+def recall(api: Api, what: str, cluster: str) -> Any:
+    """What was remembered; None for nothing.
+
+    Raises:
+        ServerError: the server can't be reached.
+    """
+    try:
+        return api.get(f"/variables/name/{_name(what, cluster)}")["value"]
+    except ServerError as error:
+        if status_of(error) == MISSING:
+            return None
+        raise
+
+
+def remember(api: Api, what: str, cluster: str, value: object) -> None:
+    """Remember it from now on.
+
+    Raises:
+        ServerError: the server can't be reached.
+    """
+    name = _name(what, cluster)
+    try:
+        api.patch(f"/variables/name/{name}", {"value": value})
+    except ServerError as error:
+        if status_of(error) != MISSING:
+            raise
+        api.post("/variables/", {"name": name, "value": value})
+
+
+def _name(what: str, cluster: str) -> str:
+    return f"srf-{what}-{re.sub('[^a-z0-9_-]', '-', cluster.lower())}"

@@ -1,0 +1,88 @@
+"""What the verbs have in common that look at saved clusters."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+from cyclopts import Parameter
+
+from slurm_ray_flow.cli.output import tell
+from slurm_ray_flow.core.errors import ServerError
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.cluster import Cluster
+    from slurm_ray_flow.blocks.server.api import Api
+
+
+MOST_RUNS = 50
+KINDS = ("local-machine", "ssh-server", "slurm-cluster")
+
+
+def runs() -> Iterator[tuple[str, str]]:
+    """The latest runs, each with what it is."""
+    from slurm_ray_flow.blocks import store
+
+    for record in islice(store.records(), MOST_RUNS):
+        yield record.run_id[:8], f"{record.function} on {record.cluster}"
+
+
+def clusters() -> list[str]:
+    """The saved clusters; where no server runs, nobody waits for one to start."""
+    from slurm_ray_flow.blocks.server.address import read_state, serving
+    from slurm_ray_flow.blocks.server.api import Api
+    from slurm_ray_flow.blocks.server.client import configured_auth, configured_url
+    from slurm_ray_flow.blocks.server.files import auth_string, server_files
+
+    state = read_state(server_files())
+    if not os.environ.get("PREFECT_API_URL") and state is not None and serving(state):
+        api = Api(state.url, auth_string(server_files()))
+    elif url := configured_url():
+        api = Api(url, configured_auth())
+    else:
+        return ["local"]
+    return ["local", *(name for kind in KINDS for name in _saved(api, kind))]
+
+
+def _saved(api: Api, kind: str) -> list[str]:
+    try:
+        return [one["name"] for one in api.get(f"/block_types/slug/{kind}/block_documents") if one["name"]]
+    except ServerError:  # nobody has saved one of this kind, or nobody answers
+        return []
+
+
+def _offering(names: Callable[[], Any]) -> Parameter:
+    """An older cyclopts completes options alone."""
+    if "completer" not in inspect.signature(Parameter).parameters:
+        return Parameter()
+    return Parameter(completer=lambda _: names())
+
+
+A_RUN, A_CLUSTER = _offering(runs), _offering(clusters)
+
+
+def cluster_named(name: str, *, to_look: bool = False) -> Cluster:
+    """A cluster by its name; only for a saved one a server is needed.
+
+    Args:
+        name: as `find_cluster` takes it.
+        to_look: as `find_cluster` takes it.
+
+    Raises:
+        OptionError: there is none of this name, or it is not what was confirmed.
+    """
+    from slurm_ray_flow.blocks.clusters import find_cluster
+
+    if name != "local":
+        use_server()
+    return find_cluster(name, to_look=to_look)
+
+
+def use_server() -> None:
+    """Have Prefect in this process use the server that launches use, where the blocks are."""
+    from slurm_ray_flow.blocks.server import connect, ensure_server
+
+    connect(ensure_server(tell))

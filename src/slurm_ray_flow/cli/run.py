@@ -1,0 +1,184 @@
+"""`srf run`: a function of a file, from the command line."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import difflib
+import importlib
+import inspect
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from slurm_ray_flow.cli.output import Json, Switch, as_json, describe_error, print_exception, print_json, print_text
+from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
+from slurm_ray_flow.core.options import is_quantity
+from slurm_ray_flow.core.run import is_from_the_cluster
+
+
+def run(
+    function: str,
+    *,
+    arg: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    option: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
+    dry_run: Annotated[bool, Switch] = False,
+    json: Json = False,
+) -> None:
+    """Run a function of a file, decorated or not, and write its value.
+
+    Examples:
+        srf run train.py:train
+
+        srf run train.py:train --arg folds=8 --option memory=4G
+
+        srf run train.py:train --option cluster=curnagl --json
+
+        srf run train.py:train --option cluster=curnagl --dry-run
+
+    Args:
+        function: The file and the function's name: path/to/file.py:function.
+        arg: An argument, NAME=VALUE; the value is read as JSON where it is JSON, else as text. May be given again.
+        option: An option of the decorator, NAME=VALUE. May be given again.
+        dry_run: Do nothing, and write what would be submitted and sent.
+    """
+    arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option", is_quantity)
+    launched = _launchable(load(function), options)
+    positional, named = _typed(launched, arguments)
+    if dry_run:
+        _preview(launched, positional, named, json)
+        return
+    try:
+        # What the function prints belongs to people; with --json, standard output is for the document alone.
+        with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
+            value = _finished(launched(*positional, **named))
+    except BaseException as error:
+        if not (isinstance(error, Exception) or is_from_the_cluster(error)):
+            raise
+        if json:
+            print_json({"error": describe_error(error)})
+        if isinstance(error, SlurmRayFlowError):
+            raise
+        print_exception(error)
+        sys.exit(1)
+    if json:
+        print_json({"value": as_json(value)})
+    else:
+        print_text(repr(value))
+
+
+def _finished(value: Any) -> Any:
+    """What a function gave, or what an async one gives in the end."""
+    import asyncio
+
+    return asyncio.run(value) if inspect.iscoroutine(value) else value
+
+
+def _preview(launched: Any, positional: tuple[Any, ...], named: dict[str, Any], json: bool) -> None:
+    from slurm_ray_flow.interface.session import previewed
+
+    found = previewed(launched, positional, named)
+    print_json(dataclasses.asdict(found)) if json else print_text(str(found).rstrip())
+
+
+def _launchable(found: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    from slurm_ray_flow.interface.decorator import slurm_ray_flow
+    from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+    if isinstance(found, LaunchFlow):
+        return found.with_options(**options)
+    launched: Callable[..., Any] = slurm_ray_flow(**options)(found)
+    return launched
+
+
+def _typed(launched: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments as the function's annotations want them.
+
+    Raises:
+        OptionError: it takes none such.
+    """
+    from prefect.exceptions import ParameterTypeError
+
+    signature = inspect.signature(launched.fn)
+    try:
+        signature.bind(**arguments)
+        typed: tuple[tuple[Any, ...], dict[str, Any]] = launched.typed(**arguments)
+    except (TypeError, ParameterTypeError) as error:
+        what = str(error).removeprefix("Flow run received invalid parameters:\n - ")
+        raise OptionError(what, advice=f"the function takes {signature}; write --arg NAME=VALUE") from None
+    return typed
+
+
+def load(where: str) -> Callable[..., Any]:
+    """The function that path/to/file.py:function names; its file is imported.
+
+    Raises:
+        OptionError: there is none, or the file can't be imported.
+    """
+    path, separator, name = where.rpartition(":")
+    file = Path(path).absolute()
+    if not separator or file.suffix != ".py":
+        raise OptionError(f"{where!r} does not name a function", advice="write path/to/file.py:function")
+    if not file.is_file():
+        raise OptionError("there is no such file", where=str(file), advice="write path/to/file.py:function")
+    module = _import(file)
+    found: Any = module
+    for part in name.split("."):
+        found = getattr(found, part, None)
+    if not callable(found):
+        near = difflib.get_close_matches(name, [key for key in vars(module) if callable(vars(module)[key])], n=1)
+        raise OptionError(
+            f"there is no function {name!r}", where=str(file), advice=f"did you mean {near[0]!r}?" if near else ""
+        )
+    return found  # type: ignore[no-any-return]
+
+
+def _import(file: Path) -> Any:
+    """Import a file by its whole name, so that a module of a package finds its siblings."""
+    parts, folder = [file.stem], file.parent
+    while (folder / "__init__.py").is_file():
+        parts, folder = [folder.name, *parts], folder.parent
+    sys.path.insert(0, str(folder))
+    try:
+        module = importlib.import_module(".".join(parts))
+    except Exception as error:
+        print_exception(_from_their_frames(error), frames=True)
+        raise OptionError("the file can't be imported", where=str(file), advice="mend what stands above") from None
+    if Path(module.__file__ or "").resolve() != file.resolve():
+        raise OptionError(
+            f"the name {module.__name__!r} is taken by another module",
+            where=str(module.__file__),
+            advice=f"give {file.name} another name",
+        )
+    return module
+
+
+def _from_their_frames(error: Exception) -> Exception:
+    """The error without the frames of this command and of Python's own import."""
+    trace = error.__traceback__
+    while trace is not None and (
+        "importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_globals is globals()
+    ):
+        trace = trace.tb_next
+    return error.with_traceback(trace)
+
+
+def _pairs(given: tuple[str, ...], option: str, is_text: Callable[[str], bool] = lambda _: False) -> dict[str, Any]:
+    """What is given as NAME=VALUE; as JSON where it is JSON, but for a number of what `is_text` wants as it stands."""
+    from json import loads
+
+    pairs = {}
+    for text in given:
+        name, separator, value = text.partition("=")
+        if not separator or not name.isidentifier():
+            raise OptionError(f"{option} {text!r} is not NAME=VALUE", advice=f"write {option} n=3")
+        try:
+            read = loads(value)
+        except ValueError:
+            read = value
+        is_number = isinstance(read, int | float) and not isinstance(read, bool)
+        pairs[name] = value if is_number and read and is_text(name) else read
+    return pairs

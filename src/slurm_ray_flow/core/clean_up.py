@@ -1,0 +1,119 @@
+"""What a clean-up was asked for and what it did. Nothing here looks at the world."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.quantities import format_duration, format_memory, parse_duration
+
+KEPT_DAYS = 30.0
+"""So long a thing stays that nobody uses, where the cluster says nothing else."""
+DAY = 86400.0
+RECORD_SECONDS = 365 * DAY
+"""So long home remembers a run on a cluster that is never cleaned up."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StaleItem:
+    """Files and folders that go together.
+
+    Attributes:
+        kind: "run", "snapshot", "environment", ...
+        name: the first of their paths.
+        used: when somebody used them last, in seconds since 1970; 0 where that does not matter.
+        bytes, files: what is free without them.
+    """
+
+    kind: str
+    name: str
+    used: float
+    bytes: int
+    files: int
+
+    @classmethod
+    def from_answer(cls, answer: Mapping[str, Any]) -> StaleItem:
+        """What the cluster says of it."""
+        return cls(**{field.name: answer[field.name] for field in dataclasses.fields(cls)})
+
+
+@dataclasses.dataclass(frozen=True)
+class CleanUpReport:
+    """What a clean-up of one cluster did, or would do.
+
+    Attributes:
+        cluster: its name.
+        dry_run: nothing was removed.
+        things: what went, or would go.
+        stayed: what was to go and is still there, each with the reason.
+        error: why the cluster could not be cleaned up; "" where it was.
+    """
+
+    cluster: str
+    dry_run: bool = False
+    things: tuple[StaleItem, ...] = ()
+    stayed: tuple[str, ...] = ()
+    error: str = ""
+
+    @property
+    def bytes(self) -> int:
+        return sum(thing.bytes for thing in self.things)
+
+    @property
+    def files(self) -> int:
+        return sum(thing.files for thing in self.things)
+
+    @property
+    def total(self) -> str:
+        """The sum, in a sentence."""
+        if self.error:
+            return f"{self.cluster} could not be cleaned up: {self.error}"
+        verb = "would be free" if self.dry_run else "is free"
+        names = f"{len(self.things)} thing{'' if len(self.things) == 1 else 's'}"
+        return f"{self.cluster}: {names}, {self.files} files; {format_memory(self.bytes)} {verb}"
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for scripts."""
+        return {**dataclasses.asdict(self), "bytes": self.bytes, "files": self.files}
+
+
+def rows(report: CleanUpReport, now: float) -> list[dict[str, str]]:
+    """The report's table: the largest first."""
+    found = sorted(report.things, key=lambda thing: -thing.bytes)
+    lines = [
+        {
+            "kind": thing.kind,
+            "what": thing.name,
+            "unused for": format_duration(now - thing.used) if thing.used else "",
+            "size": format_memory(thing.bytes),
+            "files": str(thing.files),
+        }
+        for thing in found
+    ]
+    return [*lines, *({"kind": "left alone", "what": text} for text in report.stayed)]
+
+
+def retention_seconds(days: float, older_than: str | None) -> float:
+    """How long a thing stays that nobody uses.
+
+    Args:
+        days: what the cluster says.
+        older_than: what somebody asks for this once, such as "7d".
+
+    Raises:
+        OptionError: that is less than a day: what is so young may be part of a launch that waits.
+    """
+    seconds = days * DAY if older_than is None else parse_duration(older_than, "older_than")
+    if older_than is not None and seconds < DAY:
+        raise OptionError(
+            f"older_than={older_than!r} is less than a day", advice="what is so young may be about to run"
+        )
+    return seconds
+
+
+def removed(things: Sequence[StaleItem], stayed: Iterable[str]) -> tuple[StaleItem, ...]:
+    """What went of what was to go."""
+    still = set(stayed)
+    return tuple(thing for thing in things if thing.name not in still)

@@ -1,0 +1,296 @@
+"""Many calls of one function, each a run of its own: what `map` gives, and waiting for whichever ends first."""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.core.errors import Cancelled, Lost, OptionError
+from slurm_ray_flow.core.run import RunState, is_from_the_cluster
+from slurm_ray_flow.interface.body import bind
+from slurm_ray_flow.interface.calls import Arguments, MapCalls, MapItem
+from slurm_ray_flow.interface.handle import Handle
+from slurm_ray_flow.interface.map_state import MapRecord, find_map, places
+from slurm_ray_flow.interface.parameters import shorten
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.interface.launch_flow import LaunchFlow
+
+R = TypeVar("R")
+
+SHORTEST_WAIT, LONGEST_WAIT = 0.1, 5.0
+"""How often runs that another process has launched are looked at."""
+
+
+class Handles(Sequence[Handle[R]], Generic[R]):
+    """The calls of a map, in the order of the values.
+
+    Attributes:
+        map_id: names the map, for `Handles.attach`.
+    """
+
+    def __init__(self, map_id: str, handles: Sequence[Handle[R]], calls: MapCalls | None = None) -> None:
+        self.map_id = map_id
+        self._handles, self._calls = handles, calls
+
+    @classmethod
+    def attach(cls, map_id: str = "") -> Handles[Any]:
+        """The calls of a map that any process on this machine has started.
+
+        Args:
+            map_id: its id, or the start of it; without one, the newest map.
+
+        Raises:
+            UnknownRunError: there is no such map, or several.
+        """
+        record = find_map(map_id)
+        found = [_attached(record, index) for index in range(len(record.values))]
+        return Handles(record.map_id, found)
+
+    def results(self, timeout: float | None = None, return_exceptions: bool = False) -> list[R]:
+        """Wait until all calls have ended; gives their values in order. Ctrl-C while it waits cancels all of them.
+
+        Args:
+            timeout: seconds to wait at most; the runs go on after it.
+            return_exceptions: have a failed call's exception in the place of its value, as `asyncio.gather` does.
+
+        Raises:
+            TimeoutError: not all have ended by then.
+            BaseException: the exception of the first call in the line that failed; the others have ended all the same.
+        """
+        __tracebackhide__ = True
+        try:
+            return self._results(timeout, return_exceptions)
+        except BaseException as error:
+            shorten(error)
+            raise error
+
+    def _results(self, timeout: float | None, return_exceptions: bool) -> list[R]:
+        for _ in as_completed(self._handles, timeout):
+            pass
+        outcomes = [_outcome(handle) for handle in self._handles]
+        failed = [index for index, (_, error) in enumerate(outcomes) if error is not None]
+        if failed and not return_exceptions:
+            first = outcomes[failed[0]][1]
+            assert first is not None
+            raise _with_note(first, _advice(failed, len(self._handles)))
+        return [cast(R, value if error is None else error) for value, error in outcomes]
+
+    @property
+    def not_begun(self) -> list[int]:
+        """The places of the calls that have not begun: they wait, or the process that was to begin them is gone."""
+        return [index for index, handle in enumerate(self._handles) if _has_not_begun(handle)]
+
+    def done(self) -> bool:
+        """Whether all have ended."""
+        return all(handle.done() for handle in self._handles)
+
+    def cancel(self) -> int:
+        """Begin no more calls, and end those that are under way. Does nothing to those that have ended.
+
+        Returns:
+            How many were under way and now are gone.
+
+        Raises:
+            RunError: it could not be verified that they are gone.
+        """
+        if self._calls is not None:
+            return self._calls.cancel()
+        return sum(handle.cancel() for handle in self._handles if handle.run_id)
+
+    @overload
+    def __getitem__(self, index: int) -> Handle[R]: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Handle[R]]: ...
+
+    def __getitem__(self, index: int | slice) -> Handle[R] | Sequence[Handle[R]]:
+        return self._handles[index]
+
+    def __len__(self) -> int:
+        return len(self._handles)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Handles.attach, (self.map_id,)
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} handles of map {self.map_id[:8]}>"
+
+
+class _NotBegun(Handle[Any]):
+    """A call that no process had begun when somebody attached to its map."""
+
+    def __init__(self, record: MapRecord, index: int) -> None:
+        super().__init__("")
+        self._record, self._index = record, index
+
+    def _begun(self) -> bool:
+        if not self.run_id:
+            self._record = find_map(self._record.map_id)
+            self.run_id = self._record.runs.get(self._index, "")
+        return bool(self.run_id)
+
+    def done(self) -> bool:
+        return super().done() if self._begun() else self._why() != ""
+
+    def status(self) -> RunState:
+        if self._begun():
+            return super().status()
+        if self._index in self._record.failures:
+            return RunState.CANCELLED if self._index in self._record.cancelled else RunState.FAILED
+        return RunState.WAITING if self._record.alive else RunState.LOST
+
+    def result(self, timeout: float | None = None) -> Any:
+        __tracebackhide__ = True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wait = SHORTEST_WAIT
+        while not self._begun():
+            if why := self._why():
+                kind = Cancelled if self._index in self._record.cancelled else Lost
+                raise kind(why, advice="start the function again with this value")
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"call {self._index} has not begun within {timeout} s")
+            time.sleep(wait)
+            wait = min(wait * 1.5, LONGEST_WAIT)
+        return super().result(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        return super().logs(follow) if self._begun() else iter(())
+
+    def cancel(self) -> bool:
+        return super().cancel() if self._begun() else False
+
+    def _why(self) -> str:
+        """Why it has no run and will have none; "" where it may have one."""
+        record, index = self._record, self._index
+        name = f"call {index} of {record.function} ({record.values[index]})"
+        if index in record.failures:
+            return f"{name} never became a run: {record.failures[index]}"
+        return "" if record.alive else f"{name} was not begun: the process that was to begin it is gone"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _attached, (self._record, self._index)
+
+    def __repr__(self) -> str:
+        return f"<call {self._index} of {self._record.function}, not begun>"
+
+
+def _has_not_begun(handle: Handle[Any]) -> bool:
+    """Whether it has no run; or one that waited in line for a shared server when its process was killed."""
+    if handle.run_id:
+        return store.find_record(handle.run_id).unsent and handle.status() is RunState.LOST
+    return handle.status() in (RunState.WAITING, RunState.LOST) and not handle.run_id
+
+
+def _attached(record: MapRecord, index: int) -> Handle[Any]:
+    run_id = record.runs.get(index)
+    return Handle(run_id) if run_id else _NotBegun(record, index)
+
+
+def start_map(
+    flow: LaunchFlow[Any, Any], iterables: Sequence[Iterable[Any]], same: dict[str, Any], max_parallel: int | None
+) -> Handles[Any]:
+    """Begin the calls of a map.
+
+    Raises:
+        OptionError: `max_parallel` is no number of calls, or there is nothing to go over.
+        TypeError: the function does not take such arguments.
+    """
+    if not iterables:
+        raise OptionError("map needs values to go over", advice="write f.map([1, 2, 3])")
+    whole = isinstance(max_parallel, int) and not isinstance(max_parallel, bool) and max_parallel > 0
+    if max_parallel is not None and not whole:
+        what = f"max_parallel={max_parallel!r} must be a whole number of 1 or more, or None for all at once"
+        raise OptionError(what, advice="write max_parallel=8")
+    arguments: list[Arguments] = [(values, same) for values in zip(*iterables, strict=False)]
+    if arguments:
+        bind(flow.fn, arguments[0][0], same)
+    calls = MapCalls(flow, arguments, max_parallel or max(len(arguments), 1))
+    calls.start()
+    return Handles(calls.map_id, calls.items, calls)
+
+
+def as_completed(handles: Iterable[Handle[R]], timeout: float | None = None) -> Iterator[Handle[R]]:
+    """Give each handle when its run has ended, whichever comes first; how it ended, its `result()` says.
+
+    Ctrl-C while it waits cancels the calls of a map.
+
+    Args:
+        handles: of a map, or any others.
+        timeout: seconds for all of them; the runs go on after it.
+
+    Raises:
+        TimeoutError: not all have ended by then.
+    """
+    waiting = list(dict.fromkeys(handles))
+    ended: queue.SimpleQueue[Handle[R]] = queue.SimpleQueue()
+    polled = [handle for handle in waiting if not _tells(handle, ended)]
+    deadline = None if timeout is None else time.monotonic() + timeout
+    left = len(waiting)
+    pause = SHORTEST_WAIT
+    while left:
+        with _watched(waiting):
+            found = _next(ended, polled, pause, deadline)
+        if found is None:
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"{left} of {len(waiting)} runs have not ended within {timeout} s; they go on")
+            pause = min(pause * 1.5, LONGEST_WAIT)
+            continue
+        left -= 1
+        yield found
+
+
+def _tells(handle: Handle[R], ended: queue.SimpleQueue[Handle[R]]) -> bool:
+    """Have a run that this process has launched tell its end."""
+    if handle._future is None:
+        return False
+    handle._future.add_done_callback(lambda _: ended.put(handle))
+    return True
+
+
+def _next(
+    ended: queue.SimpleQueue[Handle[R]], polled: list[Handle[R]], pause: float, deadline: float | None
+) -> Handle[R] | None:
+    """A run that has ended; None after some time without one."""
+    for handle in polled:
+        if handle.done():
+            polled.remove(handle)
+            return handle
+    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    bounds = [bound for bound in (left, pause if polled else None) if bound is not None]
+    with contextlib.suppress(queue.Empty):
+        return ended.get(timeout=min(bounds) if bounds else None)
+    return None
+
+
+@contextlib.contextmanager
+def _watched(handles: Sequence[Handle[Any]]) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        for calls in {handle.calls for handle in handles if isinstance(handle, MapItem)}:
+            stack.enter_context(calls.watched())
+        yield
+
+
+def _outcome(handle: Handle[Any]) -> tuple[Any, BaseException | None]:
+    try:
+        return handle.result(), None
+    except BaseException as error:
+        if isinstance(error, KeyboardInterrupt) and not is_from_the_cluster(error):
+            raise
+        return None, error
+
+
+def _advice(failed: Sequence[int], count: int) -> str:
+    which = places(failed)
+    return f"{len(failed)} of {count} calls failed: {which}; results(return_exceptions=True) gives all others"
+
+
+def _with_note(error: BaseException, note: str) -> BaseException:
+    notes = list(getattr(error, "__notes__", []))
+    if note not in notes:
+        error.__notes__ = [*notes, note]  # type: ignore[attr-defined]
+    return error

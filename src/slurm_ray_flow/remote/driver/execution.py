@@ -1,0 +1,161 @@
+"""One call inside the driver: read it, run it, write its outcome, say what became of it."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import inspect
+import io
+import os
+import sys
+import traceback
+from types import TracebackType
+from typing import Any, Callable, Dict, Optional, Tuple, cast
+
+from slurm_ray_flow.remote.shared import failures, payload, pickling
+from slurm_ray_flow.remote.shared.events import RunFiles, tail
+from slurm_ray_flow.remote.shared.pickling import resolve_function
+from slurm_ray_flow.remote.shared.protocol import TRY
+
+Report = Dict[str, Any]
+_OF_LOST_PROCESSES = {
+    "ActorDiedError", "ActorUnavailableError", "LocalRayletDiedError", "NodeDiedError", "ObjectFetchTimedOutError",
+    "ObjectLostError", "ObjectReconstructionFailedError", "ObjectReconstructionFailedLineageEvictedError",
+    "ObjectReconstructionFailedMaxAttemptsExceededError", "OwnerDiedError", "RaySystemError", "RpcError",
+    "TaskUnschedulableError", "WorkerCrashedError",
+}  # fmt: skip
+"""What Ray raises in the function when processes of its own have gone."""
+_OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+
+
+def execute(run: RunFiles) -> Report:
+    """Run the call of `run`, write outcome.dill, and return the fields of its `call_ended`."""
+    try:
+        function, arguments = _read_call(run)
+    except SystemExit as error:
+        return {**_failed(run, error, "environment"), "message": _ended_by_an_import(error, run)}
+    except Exception as error:
+        return _failed(run, error, "environment")
+    try:
+        value = _value_of(function(*arguments["args"], **arguments["kwargs"]))
+    except BaseException as error:
+        return _failed(run, error, _cause(error))
+    return _succeeded(run, value)
+
+
+def _read_call(run: RunFiles) -> Tuple[Callable[..., Any], Dict[str, Any]]:
+    function = payload.read(run.function, pickling.load)
+    called = _resolve(function[1], function[2]) if function[0] == "reference" else function[1]
+    return called, payload.read(run.arguments, pickling.load)
+
+
+def _ended_by_an_import(error: SystemExit, run: RunFiles) -> str:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    what = "A module of the function ended the process while it was imported ({}).".format(_last_line(error))
+    return "{}\n{}".format(what, tail(run.log, 2000)).strip()
+
+
+def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
+    found: Any = resolve_function(module, qualified_name)
+    while type(found).__module__.startswith(("prefect.", "slurm_ray_flow.")) and hasattr(found, "local"):
+        found = found.local
+    return cast(Callable[..., Any], found)
+
+
+def _value_of(result: Any) -> Any:
+    if inspect.iscoroutine(result):
+        return asyncio.run(result)
+    return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
+
+
+async def _awaited(result: Any) -> Any:
+    return await result
+
+
+def _succeeded(run: RunFiles, value: Any) -> Report:
+    try:
+        digest, size = payload.write(run.outcome, {"value": value}, pickling.dump_outcome, durable=True)
+    except BaseException as error:
+        cause = "out_of_memory" if isinstance(error, MemoryError) else "result"
+        return {"outcome": None, "cause": cause, "message": _why_not(value, error)}
+    return {"outcome": "value", "cause": None, "sha256": digest, "size": size}
+
+
+def _why_not(value: Any, error: BaseException) -> str:
+    kind = "{}.{}".format(type(value).__module__, type(value).__qualname__)
+    if _is_full(error):
+        return "The value, a {}, was not written: {}".format(kind, error)
+    part = pickling.offending_part(value)
+    place = " because of `{}`".format(part) if part else ""
+    return "The value, a {}, can't be pickled{}: {}: {}".format(kind, place, type(error).__name__, error)[:4000]
+
+
+def _is_full(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
+def _failed(run: RunFiles, error: BaseException, cause: str) -> Report:
+    error.__traceback__ = _own_frames(error.__traceback__)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
+    report: Report = {"outcome": "exception", "cause": cause, "message": _last_line(error)}
+    if type(error).__module__ == "ray.exceptions" and type(error).__name__ in _OF_LOST_PROCESSES:
+        report["lost_processes"] = True
+    if isinstance(error, SystemExit):
+        report["exit_code"] = _exit_code(error)
+        report["message"] = (
+            "The function called sys.exit({}) before it returned.{}have it return, or raise what is wrong".format(
+                _shown(error.code), TRY
+            )
+        )
+    try:
+        packed = {**failures.pack(error, _travels), "traceback": text}
+        report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump_outcome, durable=True)
+    except BaseException as second:
+        report.update(outcome=None, cause="result" if cause == "user_code" else cause)
+        report["message"] = "{}; its exception was not written: {}".format(_last_line(error), second)
+    return report
+
+
+def _own_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
+    """The traceback from the user's first frame on; if there is none, as it is."""
+    inner = trace
+    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OURS):
+        inner = inner.tb_next
+    return inner or trace
+
+
+def _last_line(error: BaseException) -> str:
+    try:
+        return "".join(traceback.format_exception_only(type(error), error)).strip()[:4000]
+    except Exception:
+        return type(error).__qualname__
+
+
+def _cause(error: BaseException) -> str:
+    kind = type(error)
+    if isinstance(error, MemoryError) or (kind.__name__ == "OutOfMemoryError" and kind.__module__.startswith("ray.")):
+        return "out_of_memory"
+    return "crashed" if isinstance(error, SystemExit) else "user_code"
+
+
+def _shown(code: Any) -> str:
+    if code is None:
+        return ""
+    return repr(code)[:4000] if isinstance(code, (int, str)) else type(code).__qualname__
+
+
+def _exit_code(error: SystemExit) -> int:
+    if error.code is None:
+        return 0
+    return error.code if isinstance(error.code, int) else 1
+
+
+def _travels(value: Any) -> bool:
+    file = io.BytesIO()
+    try:
+        pickling.dump_outcome(value, file, lambda _: True)
+        file.seek(0)
+        return type(pickling.load(file, [])).__qualname__ == type(value).__qualname__
+    except Exception:
+        return False

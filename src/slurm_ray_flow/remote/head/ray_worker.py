@@ -1,0 +1,48 @@
+"""A worker of Ray: runs Ray's own program with the arguments given, see `ray_session.enter_before_tasks`.
+
+What the raylet starts only waits for the process that is a fork of the nursery, where there is one.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+if __name__ == "__main__":
+    sys.path[0] = os.path.dirname(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))))
+
+import runpy
+from typing import List
+
+from slurm_ray_flow.remote.head import nursery
+from slurm_ray_flow.remote.shared import limits
+
+
+def main(arguments: List[str]) -> None:
+    """Be a worker to the end of its job."""
+    import ray
+    from ray._private import function_manager
+
+    from slurm_ray_flow.remote.driver.ray_session import enter_before_tasks
+
+    limits.be_first_to_go()
+    enter_before_tasks(function_manager.FunctionActorManager)
+    sys.argv[:] = [os.path.join(os.path.dirname(ray.__file__), "_private", "workers", "default_worker.py"), *arguments]
+    runpy.run_path(sys.argv[0], run_name="__main__")
+
+
+def start(arguments: List[str]) -> None:
+    """Have a fork be the worker, and end with it; else be it."""
+    made = nursery.ask(
+        "slurm_ray_flow.remote.head.ray_worker", [0, 1, 2], arguments=arguments, environment=dict(os.environ),
+        folder=os.getcwd(), executable=sys.executable, orphan=False,
+    )  # fmt: skip
+    if made is None:
+        main(arguments)
+    else:
+        made[1].settimeout(None)
+        made[1].recv(1)
+
+
+if __name__ == "__main__":
+    start(sys.argv[1:])

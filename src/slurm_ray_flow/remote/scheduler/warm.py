@@ -1,0 +1,100 @@
+"""Warm allocations where a scheduler gives them out: those who want one of the same needs at once share one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from typing import Any, Dict, List, Optional
+
+from slurm_ray_flow.remote.head.inbox import BUSY, IDLE
+from slurm_ray_flow.remote.shared.events import RunFiles
+from slurm_ray_flow.remote.shared.files import announce, lock_if_possible, names, private_folder, remove, write
+from slurm_ray_flow.remote.shared.protocol import TAKEN, find_event
+
+
+def join_or_offer(root: str, folder: str, run_id: str, needs: Optional[float] = None) -> Optional[str]:
+    """Give a call to an allocation that idles, or is still to begin; else list this run's own, for others to join.
+
+    One at a time: of two that come at once, the second finds what the first has listed.
+
+    Args:
+        root: the root folder.
+        folder: where the allocations of the same needs are listed.
+        run_id: the run that has the call.
+        needs: its own time limit in seconds, if it has one.
+
+    Returns:
+        The allocation; None where the run is to get one of its own.
+    """
+    private_folder(folder)
+    with open(os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
+        lock_if_possible(lock.fileno(), fcntl.LOCK_EX)  # without locks, two at once may get an allocation each
+        for name in names(folder):
+            if name in (run_id, ".lock"):
+                continue
+            run = RunFiles(root, name)
+            if _is_over(run):
+                remove(os.path.join(folder, name))
+            elif _is_free(run, needs) and announce(os.path.join(run.inbox, run_id)):
+                return name
+        write(os.path.join(folder, run_id), b"")
+        return None
+
+
+def _is_over(run: RunFiles) -> bool:
+    return find_event(run.recorded(), "released") is not None or not os.path.isdir(run.inbox)
+
+
+def _is_free(run: RunFiles, needs: Optional[float]) -> bool:
+    """Whether it idles, or is still to begin: then its first call is no longer than its start."""
+    waiting, events = names(run.inbox), run.recorded()
+    begun = find_event(events, "call_started") is not None
+    if waiting and begun:
+        return False
+    left = _left(run, events, begun)
+    return needs is None or left is None or needs <= left
+
+
+def _left(run: RunFiles, events: List[Dict[str, Any]], begun: bool) -> Optional[float]:
+    """Seconds that a call may take there; None where no scheduler bounds that, or it is not known yet."""
+    idle, allocated = find_event(events, IDLE), find_event(events, "allocated")
+    if idle is not None:
+        return float(idle["ends"]) - time.time() if "ends" in idle else None
+    try:
+        spec = run.read_spec()
+    except (OSError, ValueError):
+        return 0.0
+    limit = spec.get("time_limit")
+    if limit is None or not spec.get("scheduler"):
+        return None
+    passed = time.time() - allocated["time"] if allocated is not None else 0.0
+    first = 0.0 if begun else float(limit)  # the first call may take all its time
+    return float(limit) + float(spec.get("keep_warm") or 0.0) - first - passed
+
+
+def listed(root: str) -> List[Dict[str, Any]]:
+    """The allocations that wait for a next call, or may after the one that they have.
+
+    Returns:
+        For each: its id as `allocation`; `allocated` and `idle`, its events, None where there is none or it does not
+        idle; and the ids of the runs in its inbox as `calls`.
+    """
+    found, top = [], os.path.join(root, "warm")
+    for folder in names(top):
+        for name in names(os.path.join(top, folder)):
+            run = RunFiles(root, name)
+            if name != ".lock" and not _is_over(run):
+                found.append({"allocation": name, **_described(run)})
+    return found
+
+
+def _described(run: RunFiles) -> Dict[str, Any]:
+    events = run.recorded()
+    turns = [event for event in events if event["event"] in (IDLE, BUSY)]
+    idle = turns[-1] if turns and turns[-1]["event"] == IDLE else None
+    calls = [name[: -len(TAKEN)] if name.endswith(TAKEN) else name for name in names(run.inbox)]
+    return {"allocated": find_event(events, "allocated"), "idle": idle, "calls": calls}
+
+
+OPERATIONS: Dict[str, Any] = {"warm.join_or_offer": join_or_offer, "warm.listed": listed}

@@ -1,0 +1,133 @@
+"""One more try of a run, told wherever somebody may look: terminal, Prefect, `srf runs`."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar, cast
+
+from prefect import Task, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.logging import get_run_logger
+from prefect.runtime import flow_run
+from prefect.states import Cancelled as CancelledState
+from prefect.states import Failed
+from prefect.tasks import exponential_backoff
+
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.core.errors import Cancelled, ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.retries import NextTry
+from slurm_ray_flow.core.run import CallEnd
+from slurm_ray_flow.tasks.run import Run, where
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def is_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
+    """Whether trying again may help. (Prefect takes a plain function only: a partial would silently mean never.)
+
+    A connection has been tried again for long enough when it fails.
+    """
+    error = state.data.exception if hasattr(state.data, "exception") else state.data
+    return isinstance(error, SlurmRayFlowError) and error.transient and not isinstance(error, ConnectionFailed)
+
+
+RETRIED: dict[str, Any] = {
+    "retries": 3,
+    "retry_delay_seconds": exponential_backoff(2),
+    "retry_jitter_factor": 0.5,
+    "retry_condition_fn": is_transient,
+}
+"""For tasks that may be done again: up to three more tries, after about 2, 4 and 8 seconds."""
+
+ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
+"""For tasks whose inputs are not to be hashed and whose result is not to be written."""
+
+
+def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Makes a step of a launch a task of its name, whose state in Prefect is how it ended.
+
+    One that somebody cancelled is cancelled there, and one that gives the end of a call without a value has failed,
+    while the launch goes on with what it gave.
+
+    Args:
+        policy: what else the task is given.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @task(name=function.__name__, task_run_name=function.__name__, **ONCE, **policy)
+        @functools.wraps(function)
+        def in_prefect(*args: P.args, **kwargs: P.kwargs) -> Any:
+            try:
+                given = function(*args, **kwargs)
+            except Cancelled as error:
+                return CancelledState(message=error.what, data=error)
+            return _state_of(given) if isinstance(given, CallEnd) else given
+
+        @functools.wraps(function)
+        def called(*args: P.args, **kwargs: P.kwargs) -> R:
+            given: Any = in_prefect(*args, **kwargs)
+            if isinstance(given, State):
+                given = cast(Any, given.data).result
+            if isinstance(given, Cancelled):
+                raise given
+            return given  # type: ignore[no-any-return]
+
+        return called
+
+    return decorate
+
+
+def _state_of(ended: CallEnd) -> Any:
+    if ended.outcome == "value":
+        return ended
+    state = CancelledState if ended.cause == "cancelled" else Failed
+    return state(message=ended.message or ended.cause, data=ended)
+
+
+LOOK_SECONDS = 0.5
+
+
+def begin_again(run: Run, failure: BaseException, again: NextTry, cluster: Cluster) -> None:
+    """Say why the run is tried again and what is changed, wait if that is wanted, and make room for the next try.
+
+    Raises:
+        Cancelled: somebody cancelled the run meanwhile.
+    """
+    reporter().again(failure, again.text)
+    told = f"{type(failure).__name__}: {again.text}"
+    if flow_run.get_id():
+        get_run_logger().warning(told)
+    run.note(again=told)
+    _pause(run, again.pause, cluster)
+    if again.changed and run.record.allocation == run.record.attempt:
+        with contextlib.suppress(SlurmRayFlowError):  # it leaves by itself, later
+            cluster.write(run.paths.cancel, b"")  # a warm one has too little of what the next try needs more of
+    run.begin_again()
+
+
+def _pause(run: Run, seconds: float, cluster: Cluster) -> None:
+    """Wait; whoever cancels the run meanwhile finds no try to end, and leaves the file that asks for it."""
+    until = time.monotonic() + seconds
+    while True:
+        interrupted()
+        if _is_cancelled(run, cluster):
+            run.call_ended = None  # the end of the try before is not the run's
+            raise Cancelled("the run was cancelled between two tries", where=where(run.record))
+        left = until - time.monotonic()
+        if left <= 0:
+            return
+        time.sleep(min(left, LOOK_SECONDS))
+
+
+def _is_cancelled(run: Run, cluster: Cluster) -> bool:
+    try:
+        return run.paths.cancel.name in cluster.names(run.paths.folder)
+    except SlurmRayFlowError:  # it does not answer: the next try will say so
+        return False
