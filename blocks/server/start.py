@@ -70,8 +70,8 @@ def _ready(files: ServerFiles) -> ServerState | None:
 
 
 def _tell_of_another_version(state: ServerState, progress: Callable[[str], None]) -> None:
-    runs, here = (state.version, state.package), versions()
-    if state.package and runs != here:
+    runs, here = (state.version, state.package or "of before this was noted"), versions()
+    if runs != here:
         theirs, ours = (f"Prefect {prefect}, slurm-ray-flow {package}" for prefect, package in (runs, here))
         progress(f"The Prefect server that runs is {theirs}; here is {ours}. `srf down` and `srf up` start it anew.")
 

@@ -117,7 +117,12 @@ def test_state_comes_back_as_written_and_damage_reads_as_none() -> None:
     assert read_state(files) is None
 
 
-def test_a_server_of_another_version_is_used_and_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("other", "told"), [({"version": "3.0.1"}, "Prefect 3.0.1"), ({"package": ""}, "slurm-ray-flow of before")]
+)
+def test_a_server_of_another_version_is_used_and_told_of(
+    monkeypatch: pytest.MonkeyPatch, other: dict[str, str], told: str
+) -> None:
     monkeypatch.delenv("PREFECT_API_URL", raising=False)
     files, this, said = server_files(), this_process(), list[str]()
     make_folders(files)
@@ -126,9 +131,9 @@ def test_a_server_of_another_version_is_used_and_told_of(monkeypatch: pytest.Mon
         state = ServerState(server.getsockname()[1], versions()[0], *pids, package=versions()[1])
         write_state(files.state, state)
         assert ensure_server(said.append).url == state.url and said == []
-        write_state(files.state, dataclasses.replace(state, version="3.0.1"))
+        write_state(files.state, dataclasses.replace(state, **other))
         assert ensure_server(said.append).url == state.url
-    assert "Prefect 3.0.1" in said[0] and "srf down" in said[0]
+    assert told in said[0] and "srf down" in said[0]
 
 
 def test_a_chore_that_takes_long_holds_up_no_heartbeat() -> None:
