@@ -57,9 +57,15 @@ _WORDS = {
 def folder_of(spec: dict[str, Any], cluster: Cluster) -> PurePosixPath:
     """Where the allocations that fit this spec are listed."""
     asked = spec.get("scheduler") or {}
-    wanted = [*(spec[name] for name in NEEDS), *(asked.get(name) for name in ASKED_OF_THE_SCHEDULER)]
+    wanted = [*(spec[name] for name in NEEDS), *(asked.get(name) for name in ASKED_OF_THE_SCHEDULER), *_lock_of(spec)]
     needs = json.dumps([str(cluster.prepare()), *wanted], sort_keys=True)
     return cluster.root_folder / "warm" / hashlib.sha256(needs.encode()).hexdigest()[:16]
+
+
+def _lock_of(spec: dict[str, Any]) -> list[Any]:
+    """The lock that an allocation holds: who needs another one, or all of it, can't use its share."""
+    lock = spec.get("lock") or {}
+    return [lock[name] for name in ("path", "slots", "gpus") if name in lock]
 
 
 def offer(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
@@ -106,6 +112,7 @@ def _differing(theirs: dict[str, Any], ours: dict[str, Any]) -> list[str]:
     asked, wanted = theirs.get("scheduler") or {}, ours.get("scheduler") or {}
     names = [name for name in NEEDS if theirs.get(name) != ours[name]]
     names += [name for name in ASKED_OF_THE_SCHEDULER if asked.get(name) != wanted.get(name)]
+    names += ["lock_path or slots of its server"] if _lock_of(theirs) != _lock_of(ours) else []
     return list(dict.fromkeys(_WORDS.get(name, name) for name in names))
 
 

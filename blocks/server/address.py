@@ -167,6 +167,12 @@ def serving(state: ServerState | None) -> bool:
     return state is not None and alive(state.server) and listening(state.port)
 
 
+def lives_at(port: int) -> bool:
+    """Whether our server's process, or the tunnel to it, lives and has this port. Makes no connection."""
+    state = read_state(server_files())
+    return state is not None and state.port == port and alive(state.server)
+
+
 def server_alive(address: ServerAddress) -> bool:
     """Whether the server can be reached; costs a connection, never a request, and a few seconds at most.
 

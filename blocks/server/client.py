@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import sys
 import threading
 from collections.abc import Iterator
+from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from slurm_ray_flow.blocks.server.address import ServerAddress
+from slurm_ray_flow.blocks.server.address import HOST, ServerAddress, lives_at
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
 from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 
 _guard = threading.Lock()
 _connected_to: set[str] = set()  # addresses that `connect` set: no choice of the user's
+_ports: set[int] = set()  # of our servers that this process has used
 
 
 def client_settings(address: ServerAddress) -> dict[str, str]:
@@ -85,6 +89,7 @@ def connect(address: ServerAddress) -> None:
         return
     auth = auth_string(server_files())
     pass_by_proxies()
+    _speak_only_to_ours(address)
     with _guard:
         current = context.GLOBAL_SETTINGS_CONTEXT
         before = current.settings.api.url
@@ -95,6 +100,25 @@ def connect(address: ServerAddress) -> None:
         context.GLOBAL_SETTINGS_CONTEXT = context.SettingsContext(profile=current.profile, settings=updated)
         if before:
             _end_services()
+
+
+def _speak_only_to_ours(address: ServerAddress) -> None:
+    """Refuse connections of this process to the server's port while the server is dead: another user may listen there.
+
+    Prefect's client sends the password with each request, and asks again and again where none is answered.
+    """
+    port = urlsplit(address.url).port or 0
+    with _guard:
+        if not _ports:
+            sys.addaudithook(_refuse_strangers)
+        _ports.add(port)
+
+
+def _refuse_strangers(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "socket.connect" or not isinstance(arguments[1], tuple) or arguments[1][:1] != (HOST,):
+        return
+    if arguments[1][1] in _ports and not lives_at(arguments[1][1]):
+        raise ConnectionRefusedError(errno.ECONNREFUSED, "the Prefect server has ended")
 
 
 def _end_services() -> None:

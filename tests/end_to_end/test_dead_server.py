@@ -53,6 +53,44 @@ def test_the_value_comes_home_all_the_same(script, tmp_path, monkeypatch, text):
     assert process.returncode == 0
 
 
+def test_who_listens_at_the_port_of_a_server_that_died_hears_nothing_from_a_launch(script, tmp_path, monkeypatch):
+    monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
+    process = script(SCRIPT, tmp_path / "go", wait=False)
+    wait_for((tmp_path / "go.started").exists)
+    state = json.loads((tmp_path / "home/server/server.json").read_text())
+    for pid in (state["supervisor_pid"], state["pid"]):
+        os.kill(pid, signal.SIGKILL)
+    heard = []
+    with socket.socket() as stranger:
+        stranger.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        wait_for(lambda: _listens(stranger, state["port"]))
+        threading.Thread(target=_hear, args=(stranger, heard), daemon=True).start()
+        (tmp_path / "go").touch()
+        stdout, stderr = process.communicate(timeout=180)
+        assert "value 42" in stdout, stderr
+        socket.create_connection(("127.0.0.1", state["port"])).close()  # he does hear who comes
+        wait_for(lambda: heard)
+    assert heard == [b""]
+
+
+def _listens(stranger, port):
+    try:
+        stranger.bind(("127.0.0.1", port))
+    except OSError:
+        return False
+    stranger.listen()
+    return True
+
+
+def _hear(stranger, heard):
+    while True:
+        try:
+            connection, _ = stranger.accept()
+        except OSError:
+            return
+        heard.append(connection.recv(65536))
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
         self.send_response(self.server.status)

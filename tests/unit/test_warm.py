@@ -70,3 +70,15 @@ def test_a_block_that_asks_for_something_else_shares_no_warm_cluster(tmp_path, m
 
     assert folder(block, Options()) == folder(block.model_copy(), Options().stating(partition="cpu"))
     assert folder(block, Options()) != folder(block.model_copy(update=changed), Options())
+
+
+@pytest.mark.parametrize("changed", [{"path": "/run/lock/other.lock"}, {"slots": 2}, {"gpus": [0]}])
+def test_who_needs_another_lock_shares_no_warm_cluster(tmp_path, changed):
+    machine, lock = LocalMachine(root=tmp_path), {"path": "/run/lock/desi.lock", "slots": 1, "gpus": None}
+    mine = {"owner": {"run": "mine"}, "label": "desi"}
+
+    def folder(lock):
+        return warm.folder_of({**SPEC, "lock": lock}, machine)
+
+    assert folder(lock) == folder({**lock, **mine})
+    assert len({folder(lock), folder({**lock, **changed}), folder(None)}) == 3
