@@ -115,7 +115,7 @@ class Artifacts:
                 self._tags = None if self._tags is tags else self._tags
             for one in some:
                 self._send(one)
-        except ServerError:
+        except (ServerError, TypeError, KeyError):  # or an answer that is not Prefect's
             self._failures += 1
             return False
         self._failures = 0

@@ -174,8 +174,26 @@ def follow(command: Sequence[str], tell: Callable[[str], None]) -> int:
             raise
 
 
-def joined(command: Sequence[str], descriptor: int, errors: int) -> Callable[[], None]:
-    """Starts a process whose input and output is a socket's; gives what ends it.
+class Joined:
+    """A process whose input and output is a socket's."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self._process = process
+
+    def exit_code(self, within: float) -> int | None:
+        """How it has ended, or does within so many seconds; None where it goes on."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(within)
+        return None
+
+    def end(self) -> None:
+        """End it and all that it has started, in order where it lets us."""
+        if self._process.poll() is None:
+            _terminate_group(self._process)
+
+
+def joined(command: Sequence[str], descriptor: int, errors: int) -> Joined:
+    """Starts a process whose input and output is a socket's.
 
     Args:
         command: program and arguments. They are visible to all users of the machine: no secrets here.
@@ -187,7 +205,7 @@ def joined(command: Sequence[str], descriptor: int, errors: int) -> Callable[[],
     """
     with traced("here", lambda: f"starts {shlex.join(command)}"):
         process = _popen(command, env=None, cwd=None, stdin=descriptor, stdout=descriptor, stderr=errors, umask=-1)
-    return lambda: _terminate_group(process) if process.poll() is None else None
+    return Joined(process)
 
 
 def _terminate_group(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from slurm_ray_flow.blocks import programs
 from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.ssh import answers, bootstrap
-from slurm_ray_flow.blocks.ssh.connection import Connection, ConnectionLost, NoHost, Outage
+from slurm_ray_flow.blocks.ssh.connection import Connection, ConnectionLost, Outage
 from slurm_ray_flow.blocks.ssh.files import SshTarget, bring, copy_folder, copy_from, copy_to
 from slurm_ray_flow.blocks.ssh.open_connection import execute, reading, reading_errors, send_all
 from slurm_ray_flow.blocks.transfer import SnapshotTarget
@@ -124,7 +124,7 @@ class Agent:
             except _Aside:
                 continue
             except ConnectionLost as lost:
-                outage.wait(str(lost), is_known=not isinstance(lost, NoHost))
+                outage.wait(lost)
             else:
                 outage.over()
                 return done

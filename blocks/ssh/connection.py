@@ -16,7 +16,7 @@ from slurm_ray_flow.blocks.ssh import authentication, known_hosts
 from slurm_ray_flow.blocks.ssh.authentication import Secrets, log_in
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.known_hosts import KeyVerdict
-from slurm_ray_flow.blocks.ssh.open_connection import NoSuchHost, OpenConnection, OpenConnectionError, Refused
+from slurm_ray_flow.blocks.ssh.open_connection import OpenConnection, OpenConnectionError, Refused
 from slurm_ray_flow.blocks.ssh.transport import Proxied, connected_socket
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import pause
@@ -110,11 +110,15 @@ class ConnectionTimeouts:
 
 
 class ConnectionLost(Exception):
-    """The connection is gone; what was asked for can be asked again."""
+    """The connection is gone; what was asked for can be asked again.
 
+    Attributes:
+        advice: what to try, where it can't be made for a reason that does not pass; "" where it may pass.
+    """
 
-class NoHost(ConnectionLost):
-    """There is no host of this name, as far as this machine knows."""
+    def __init__(self, text: str, advice: str = "") -> None:
+        super().__init__(text)
+        self.advice = advice
 
 
 class Connection:
@@ -220,7 +224,7 @@ class Connection:
             if isinstance(error, SlurmRayFlowError) and not error.transient and not authentication.unasked():
                 self._denied = error
             if isinstance(error, OpenConnectionError):
-                raise (NoHost if isinstance(error, NoSuchHost) else ConnectionLost)(str(error)) from None
+                raise ConnectionLost(str(error), error.advice) from None
             raise
         self.made += 1
         threading.Thread(target=_watch, args=(self._wires[-1], self.limits), daemon=True, name="srf-ssh").start()
@@ -264,7 +268,10 @@ def open_wire(
     except OSError as error:
         unknown = isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
         if unknown:
-            raise NoSuchHost(f"no host is known here as {server.host!r}") from None
+            advice = (
+                "see that the name is right (`srf clusters` shows it), and that the VPN is up where only that knows it"
+            )
+            raise OpenConnectionError(f"no host is known here as {server.host!r}", advice) from None
         raise OpenConnectionError(f"{server} can't be reached: {error.strerror or error}") from None
     except Refused as error:
         raise OpenConnectionError(f"{server} can't be reached from the server before it: {error}") from None
@@ -272,10 +279,12 @@ def open_wire(
         key_types = known_hosts.algorithms(lines, server.known_as)
         return OpenConnection(inner, key_types=key_types, timeout=limits.connect, allowed=dict(server.algorithms))
     except BaseException as error:
+        missing = isinstance(inner, Proxied) and inner.not_found()
         with contextlib.suppress(Exception):
             inner.close()
         if isinstance(error, OpenConnectionError) and isinstance(inner, Proxied):
-            raise OpenConnectionError(f"its ProxyCommand leads nowhere: {inner.words() or error}") from None
+            advice = "see ProxyCommand in ~/.ssh/config: its program is not here" if missing else ""
+            raise OpenConnectionError(f"its ProxyCommand leads nowhere: {inner.words() or error}", advice) from None
         raise
 
 
@@ -385,21 +394,15 @@ class Outage:
         self._began: float | None = None
         self._pause = 0.1
 
-    def wait(self, why: str, is_known: bool = True) -> None:
-        """Wait before the next try.
-
-        Args:
-            why: what went wrong.
-            is_known: the host's name leads to an address. One that has never been reached is not waited for without.
+    def wait(self, lost: ConnectionLost) -> None:
+        """Wait before the next try; a host that was never reached is not waited for where that is of no use.
 
         Raises:
             ConnectionFailed: it has lasted too long, or is of no use.
         """
-        if not is_known and not self._connection.made:
-            advice = (
-                "see that the name is right (`srf clusters` shows it), and that the VPN is up where only that knows it"
-            )
-            raise ConnectionFailed(f"{self._label} can't be reached: {why}", advice=advice)
+        why = str(lost)
+        if lost.advice and not self._connection.made:
+            raise ConnectionFailed(f"{self._label} can't be reached: {why}", advice=lost.advice)
         now = time.monotonic()
         if self._began is None:  # before the first connection there was nothing but this outage
             self._began = now if self._connection.made else self._asked

@@ -14,7 +14,7 @@ from slurm_ray_flow.blocks import rsync
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.ssh import rsync_socket
-from slurm_ray_flow.blocks.ssh.connection import Outage
+from slurm_ray_flow.blocks.ssh.connection import ConnectionLost, Outage
 from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
 
 if TYPE_CHECKING:
@@ -117,4 +117,4 @@ def patiently(agent: Agent, copy: Callable[[Sequence[str]], T]) -> T:
                 return done
         if time.monotonic() - began > _PROGRESS:
             outage = Outage(agent.connection, agent.label)
-        outage.wait(entrance.lost)
+        outage.wait(ConnectionLost(entrance.lost))

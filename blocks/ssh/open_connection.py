@@ -78,11 +78,15 @@ Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
 
 
 class OpenConnectionError(Exception):
-    """The connection is lost, or can't be made; the text says why."""
+    """The connection is lost, or can't be made; the text says why.
 
+    Attributes:
+        advice: what to try where a next try of the same is of no use; "" where it may do.
+    """
 
-class NoSuchHost(OpenConnectionError):
-    """Its name leads to no address."""
+    def __init__(self, text: str, advice: str = "") -> None:
+        super().__init__(text)
+        self.advice = advice
 
 
 class Refused(Exception):
@@ -249,7 +253,9 @@ class OpenConnection:
         try:
             yield
         except paramiko.IncompatiblePeer as error:
-            raise OpenConnectionError(f"no common algorithm: {error}") from None
+            advice = "see what ~/.ssh/config allows for this host (Ciphers, MACs, KexAlgorithms, HostKeyAlgorithms); "
+            advice += "a server that offers only what OpenSSH has given up is to be updated"
+            raise OpenConnectionError(f"no common algorithm: {error}", advice) from None
         except (paramiko.SSHException, OSError, EOFError) as error:
             if isinstance(error, paramiko.BadAuthenticationType):
                 raise

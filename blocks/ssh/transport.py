@@ -13,7 +13,7 @@ from typing import Any
 
 import paramiko as _paramiko
 
-from slurm_ray_flow.blocks.processes import joined
+from slurm_ray_flow.blocks.processes import Joined, joined
 from slurm_ray_flow.core.errors import OptionError
 
 STRANGERS_BYTES = 1024 * 1024
@@ -93,7 +93,7 @@ def connected_socket(host: str, port: int, timeout: float) -> socket.socket:
 class Proxied(socket.socket):
     """A connection through a command of a shell, which OpenSSH calls a ProxyCommand; that ends when this is closed."""
 
-    _end: Callable[[], None] | None = None
+    _process: Joined | None = None
 
     def __init__(self, command: str) -> None:
         ours, theirs = socket.socketpair()
@@ -101,12 +101,16 @@ class Proxied(socket.socket):
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it goes with this
         with theirs:
             shell = os.environ.get("SHELL") or "/bin/sh"
-            self._end = joined([shell, "-c", f"exec {command}"], theirs.fileno(), self._errors.fileno())
+            self._process = joined([shell, "-c", f"exec {command}"], theirs.fileno(), self._errors.fileno())
 
     def close(self) -> None:
         super().close()
-        if self._end is not None:
-            self._end()
+        if self._process is not None:
+            self._process.end()
+
+    def not_found(self) -> bool:
+        """Whether the shell has found no program to start: it ends with 127 then, or 126."""
+        return self._process is not None and self._process.exit_code(within=0.2) in {126, 127}
 
     def words(self) -> str:
         """What the command has said on stderr."""

@@ -272,6 +272,27 @@ def test_what_openssh_has_given_up_is_not_spoken():
         open_wire(endpoint(port), [], [], LIMITS)
 
 
+def test_a_server_without_a_common_algorithm_is_asked_once():
+    visits = []
+
+    def serve(visitor):
+        visits.append(visitor)
+        with contextlib.closing(paramiko.Transport(visitor)) as transport:
+            transport.add_server_key(paramiko.ECDSAKey.generate())
+            transport.get_security_options().ciphers = ("aes128-cbc",)
+            transport.start_server(server=Anybody())
+            transport.join(20)
+
+    with (
+        listening(serve) as port,
+        contextlib.closing(Connection(endpoint(port), lambda _: Secrets("", None, ""), LIMITS, "old")) as connection,
+        pytest.raises(ConnectionFailed) as caught,
+    ):
+        Agent(connection, "/root-folder", "", "old").hello  # noqa: B018
+    assert "Ciphers" in caught.value.advice
+    assert len(visits) == 1
+
+
 def test_a_host_that_is_an_option_is_refused(tmp_path):
     from slurm_ray_flow import OptionError, SshConnection
 

@@ -186,6 +186,13 @@ def test_a_proxy_command_that_leads_nowhere_is_heard(hosts_lab, tmp_path):
         agent.hello  # noqa: B018
 
 
+def test_a_proxy_command_whose_program_is_not_here_is_not_tried_again(hosts_lab, tmp_path):
+    config = configured(hosts_lab, tmp_path, "ProxyCommand no-such-gate %h %p")
+    with agent_on(hosts_lab, config=config) as agent, pytest.raises(ConnectionFailed) as caught:
+        agent.hello  # noqa: B018
+    assert "ProxyCommand" in caught.value.advice
+
+
 def test_a_command_for_known_hosts_is_asked(hosts_lab, tmp_path):
     keys = tmp_path / "keys"
     keys.write_text("".join(f"desi.lab {key}\n" for key in host_key(hosts_lab["desi"])))
