@@ -1,6 +1,6 @@
 """Does operations for home over one SSH channel: `python -I .../remote/agent.py ROOT SECONDS`.
 
-Reads messages (frames.py) from stdin, answers on stdout, each request in a thread of its own. It lives as long
+Reads messages (framing.py) from stdin, answers on stdout, each request in a thread of its own. It lives as long
 as the channel: it ends when stdin does, or when home, which gives signs of life, has been silent for SECONDS.
 """
 

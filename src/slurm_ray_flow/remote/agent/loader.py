@@ -1,7 +1,7 @@
 """Starts the agent over a fresh SSH channel: `python -I -c <this file> WORD ROOT DIGEST VERSION SECONDS`.
 
 It works alone: the rest of our programs may not be there yet. Home drops everything that comes before WORD, and speaks
-in messages from then on (frames.py). Where the programs are missing, they are asked for and come as one JSON object.
+in messages from then on (framing.py). Where the programs are missing, they are asked for and come as one JSON object.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What rsync starts instead of ssh, at home: `python -I joiner.py SOCKET HOST COMMAND...`.
+"""What rsync starts instead of ssh, at home: `python -I rsync_shell.py SOCKET HOST COMMAND...`.
 
 It hands rsync's pipes to the process that holds the connection, which joins them to a channel of it, and ends with
 the exit code that this process tells.
