@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import importlib.metadata
 import json
@@ -17,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import quote
 
-from packaging.utils import canonicalize_name, parse_wheel_filename
+from packaging.utils import parse_wheel_filename
 from uv import find_uv_bin
 
 from slurm_ray_flow.blocks.files import private_folder, write_whole
@@ -31,7 +30,7 @@ from slurm_ray_flow.core.requirements import RequirementLine, hide_credentials
 from slurm_ray_flow.core.requirements.files import UV_OPTIONS
 from slurm_ray_flow.core.requirements.local import path_of, url_of, without_meaning
 from slurm_ray_flow.remote.environment.environments import NO_REGISTRY
-from slurm_ray_flow.remote.environment.installation import size_of, split_options
+from slurm_ray_flow.remote.environment.installation import split_options
 from slurm_ray_flow.remote.environment.uv_tool import MISLEADING
 from slurm_ray_flow.remote.shared.machine import machine_facts as facts_of_this_machine
 
@@ -345,7 +344,7 @@ def build(
         [("pythons.find", wanted), ("uv_tool.located", {"root": root, "version": UV_VERSION})]
     )
     uv = found["uv"] or _provided(machine, python, tell, send, wheels)
-    ready = {**spec, "uv": uv, "python": python["python"], "variables": python["variables"], "sizes": _sizes()}
+    ready = {**spec, "uv": uv, "python": python["python"], "variables": python["variables"]}
     target = WheelPlatform.of(python["version"], python["platform"], python["libc"])
     ready.update(_sent_wheels(machine, spec, target, wheels, tell, send))
     machine.ask_all([("environments.build", {"spec": ready})], lambda event: say(event, tell))
@@ -415,10 +414,3 @@ def _put_uv(folder: Path, target: WheelPlatform) -> None:
         )
     os.replace(place / "bin" / "uv", folder / "uv")
     shutil.rmtree(place)
-
-
-@functools.cache
-def _sizes() -> dict[str, tuple[int, int]]:
-    """Bytes and files of what is installed at home: most of it is what runs want there."""
-    found = importlib.metadata.distributions()
-    return {canonicalize_name(item.metadata["Name"]): size_of(item) for item in found if item.metadata["Name"]}

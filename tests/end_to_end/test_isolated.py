@@ -223,7 +223,7 @@ def test_ctrl_c_ends_the_build(script, slow):
 def test_kept_as_one_file_it_is_unpacked_for_the_run_and_removed_with_it(project):
     found = project().look.with_options(environment="packed")()
     (kept,) = (home() / "environments").glob("*/environment.tar.gz")
-    assert {path.name for path in kept.parent.iterdir()} == {"environment.tar.gz", "sizes.json", "whole.json"}
+    assert {path.name for path in kept.parent.iterdir()} == {"environment.tar.gz", "whole.json"}
     assert "six" in found["packages"]
     assert not found["prefix"].startswith(str(home()))
     wait_for(lambda: not os.path.exists(found["prefix"]), 20)

@@ -1,11 +1,12 @@
-"""Whether an environment has room, and the one file it may be kept in."""
+"""Quotas, the advice on a build that failed, and the one file an environment may be kept in."""
 
 import os
 import tarfile
 
 import pytest
 
-from slurm_ray_flow.remote.environment import disk_space, installation
+from slurm_ray_flow.remote.agent import probe
+from slurm_ray_flow.remote.environment import installation
 from slurm_ray_flow.remote.environment.environments import advice
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
@@ -15,34 +16,10 @@ QUOTA = """Disk quotas for user frank (uid 2006):
 """
 
 
-def test_what_is_planned():
-    lines = [
-        "Resolved 2 packages in 3ms",
-        "Would install 2 packages",
-        " + Ray_x==2.60.0",
-        " + mine==1.0 (from file:///a)",
-    ]
-    assert disk_space.planned(lines) == [("ray-x", "2.60.0"), ("mine", "1.0")]
-
-
-def test_what_is_held_takes_next_to_nothing():
-    packages = [("a", "1"), ("b", "1"), ("c", "1")]
-    need = disk_space.needed(packages, {"a": (100 << 20, 1000), "b": (7, 3)}, {"a==1": ""})
-    assert need[:2] == (disk_space.LINKED[0] + 7 + disk_space.USUAL[0], disk_space.LINKED[1] + 3 + disk_space.USUAL[1])
-
-
 def test_a_quota_counts_in_blocks_and_files():
-    assert disk_space.read_quota(QUOTA) == (4000 * 1024, 30, "your quota")
-    assert disk_space.read_quota("Disk quotas for user frank (uid 2006): none") is None
-    assert disk_space.read_quota("/home 9000* 4000 5000 1795000000 90 0 0 0")[0] == 0
-
-
-def test_a_shortage_names_both_figures(tmp_path):
-    free = disk_space.free(tmp_path)[0]
-    assert disk_space.shortage(disk_space.DiskSpace(1 << 20, 10), tmp_path) == ""
-    assert "are needed" in disk_space.shortage(disk_space.DiskSpace(free.bytes * 2, 10), tmp_path)
-    said = disk_space.shortage(disk_space.DiskSpace(1, free.files * 2), tmp_path)
-    assert f"{free.files * 2} files" in said
+    assert probe.read_quota(QUOTA) == {"bytes": 4000 * 1024, "files": 30}
+    assert probe.read_quota("Disk quotas for user frank (uid 2006): none") == {}
+    assert probe.read_quota("/home 9000* 4000 5000 1795000000 90 0 0 0")["bytes"] == 0
 
 
 @pytest.mark.parametrize(
@@ -50,7 +27,7 @@ def test_a_shortage_names_both_figures(tmp_path):
     [
         ("error: Request failed\n  Caused by: dns error", "upload"),
         ("Failed to fetch: `https://host.invalid/simple/six/`", "upload"),
-        ("the environment has no room: about 5.0 MiB", "packed"),
+        ("the disk of /a is full: uv: No space left on device", "packed"),
         ("six==99 has no solution", "change its version"),
     ],
 )

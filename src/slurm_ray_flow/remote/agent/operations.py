@@ -35,7 +35,6 @@ MODULES = {
     "probe": "agent.probe",
     "pythons": "environment.pythons",
     "queue": "lock.queue",
-    "room": "environment.disk_space",
     "runs": "agent.operations",
     "slurm": "scheduler.slurm",
     "snapshots": "agent.snapshots",

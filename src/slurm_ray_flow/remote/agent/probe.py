@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
-from slurm_ray_flow.remote.environment import disk_space, pythons
+from slurm_ray_flow.remote.environment import pythons
 from slurm_ray_flow.remote.lock import queue
 from slurm_ray_flow.remote.shared import limits, machine
 from slurm_ray_flow.remote.shared.processes import said_by
@@ -51,7 +51,7 @@ def all_of(root: str, python: str = "", version: str = "", lock: str = "", slots
         "root": lambda: root_folder(root),
         "python": lambda: python_of(python, version, root),
         "disk": lambda: disk(root),
-        "quota": lambda: disk_space.check(existing(root)).get("your quota", {}),
+        "quota": lambda: quota(existing(root)),
         "temporary": lambda: disk("/tmp"),
         "shared memory": shared_memory,
         "rsync": rsync,
@@ -154,6 +154,29 @@ def disk(path: str) -> Answer:
     found = os.statvfs(existing(path))
     files = {"files": found.f_favail, "all_files": found.f_files} if found.f_files else {}
     return {"bytes": found.f_bavail * found.f_frsize, "all_bytes": found.f_blocks * found.f_frsize, **files}
+
+
+def quota(folder: str) -> Answer:
+    """What the user's quota has free where a folder lies; nothing where no quota answers or none limits."""
+    program = shutil.which("quota")
+    if program is None:
+        return {}
+    mount = next(path for path in (folder, *map(str, Path(folder).parents)) if os.path.ismount(path))
+    return read_quota(said_by([program, "-w", "-p", "--hide-device", "-f", mount], COMMAND_SECONDS) or "")
+
+
+def read_quota(text: str) -> Answer:
+    """What is free of a quota by the line of numbers that `quota -w -p` prints; nothing where there is no limit."""
+    for line in text.splitlines():
+        fields = re.findall(r"(?<!\S)\d+(?=\*?(?!\S))", line)
+        if len(fields) >= 7:
+            used, soft, hard, _, files, soft_files, hard_files = map(int, fields[:7])
+            limit, most_files = hard or soft, hard_files or soft_files
+            return {
+                "bytes": max(0, limit - used) * 1024 if limit else 1 << 62,
+                "files": max(0, most_files - files) if most_files else 1 << 62,
+            }
+    return {}
 
 
 def shared_memory() -> Answer:

@@ -43,7 +43,7 @@ from pathlib import Path
 from typing import Any, Optional
 
 from slurm_ray_flow.remote.environment import installation
-from slurm_ray_flow.remote.environment.installation import install, installed_packages, make_room, write_sizes
+from slurm_ray_flow.remote.environment.installation import install, installed_packages
 from slurm_ray_flow.remote.environment.uv_tool import BuildError, Tell, UvProcess, clean_variables, without_credentials
 from slurm_ray_flow.remote.shared.files import NO_LOCKS, private_folder, sync, sync_all
 from slurm_ray_flow.remote.shared.protocol import OperationError, parse_json
@@ -129,8 +129,7 @@ def build(spec: Mapping[str, Any], tell: Tell = print_event) -> dict[str, Any]:
     Args:
         spec: root, digest, uv (its path), python (an interpreter's path, or "3.11"), requirements, constraints and
             options (lines). Where they are known: version ("3.11"), which a Python given by its path must have;
-            variables, which that Python needs to start; sizes, bytes and files by package; packed, whether it is
-            kept as one file.
+            variables, which that Python needs to start; packed, whether it is kept as one file.
         tell: is given each event.
 
     Returns:
@@ -176,8 +175,7 @@ def _build_beside(spec: Mapping[str, Any], places: EnvironmentPaths, lock: int |
         else:
             made = beside / "environment"
             uv = UvProcess(spec["uv"], beside, lock, tell, cache=places.cache)
-            whole = _make(spec, uv, made, beside, places.environments)
-            write_sizes(made, made)
+            whole = _make(spec, uv, made, beside)
         sync_all(str(made))
         _write_whole(made / "whole.json", whole)
         return _put_in_place(made, places, whole)
@@ -192,17 +190,15 @@ def _make_packed(spec: Mapping[str, Any], beside: Path, lock: int | None, tell: 
     with installation.scratch_folder() as scratch:
         uv = UvProcess(spec["uv"], scratch, lock, tell, cache=scratch / "cache")
         uv.always_own_cache(scratch / "cache")
-        whole = _make(spec, uv, scratch / "environment", beside, scratch)
-        write_sizes(scratch / "environment", kept)
+        whole = _make(spec, uv, scratch / "environment", beside)
         installation.pack(scratch / "environment", kept / installation.ARCHIVE)
     return kept, {**whole, "packed": installation.ARCHIVE}
 
 
-def _make(spec: Mapping[str, Any], uv: UvProcess, made: Path, beside: Path, disk: Path) -> dict[str, Any]:
+def _make(spec: Mapping[str, Any], uv: UvProcess, made: Path, beside: Path) -> dict[str, Any]:
     """Make the environment itself; says what it holds."""
     uv.run("venv", "--relocatable", "--python", spec["python"], str(made))
     version = _version(made, _wanted_version(spec))
-    make_room(uv, spec, made, beside, disk)
     install(uv, spec, made, beside)
     return {
         "digest": spec["digest"],

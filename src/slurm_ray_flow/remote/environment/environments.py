@@ -13,6 +13,7 @@ import sys
 from typing import Any, Callable, Dict, Iterator, List, Mapping
 
 from slurm_ray_flow.remote import path_of
+from slurm_ray_flow.remote.environment.uv_tool import DISK_FULL
 from slurm_ray_flow.remote.shared.protocol import OperationError
 from slurm_ray_flow.remote.upkeep.clean_up import touch
 
@@ -80,7 +81,7 @@ def advice(message: str, spec: Mapping[str, Any]) -> str:
     """What to try after a build that failed with these words."""
     if NO_REGISTRY.search(message) and "--no-index" not in spec.get("options", ()):  # that is what "upload" builds by
         return 'if the cluster has no way to the package index, set wheels="upload" on its block'
-    if "no room" in message or "No space left" in message or "quota" in message.lower():
+    if DISK_FULL.search(message):
         return 'remove environments that nobody needs (srf clean), or keep this one as one file: environment="packed"'
     return "see which package uv names, and change its version or leave it out"
 

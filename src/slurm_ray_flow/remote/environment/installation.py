@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import re
 import shutil
@@ -14,31 +13,11 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Iterator, Optional
 
-from slurm_ray_flow.remote.environment import disk_space
-from slurm_ray_flow.remote.environment.uv_tool import BuildError, UvProcess
+from slurm_ray_flow.remote.environment.uv_tool import UvProcess
 from slurm_ray_flow.remote.shared.leftovers import note_owner
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
-SIZES = "sizes.json"
-"""Beside whole.json: bytes and files of each package, by name."""
 _IN_FILES = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary")
-
-
-def make_room(uv: UvProcess, spec: Mapping[str, Any], environment: Path, beside: Path, disk: Path) -> None:
-    """See that what would be installed has room, before any of it is downloaded.
-
-    Raises:
-        BuildError: it has none; or uv can't find the packages.
-    """
-    if not spec["requirements"]:
-        return
-    arguments = _arguments(spec, environment, beside)
-    packages = disk_space.planned(uv.run("pip", "install", "--dry-run", *arguments, quiet=True))
-    held, known = _known(Path(os.path.expanduser(spec["root"])) / "environments")
-    need = disk_space.needed(packages, {**known, **(spec.get("sizes") or {})}, {} if spec.get("packed") else held)
-    missing = disk_space.shortage(need, disk)
-    if missing:
-        raise BuildError(f"{missing}, in {disk}")
 
 
 def install(uv: UvProcess, spec: Mapping[str, Any], environment: Path, beside: Path) -> None:
@@ -55,20 +34,6 @@ def _arguments(spec: Mapping[str, Any], environment: Path, beside: Path) -> list
     if spec.get("constraints"):
         arguments += ["--constraint", _private_file(beside / "constraints.txt", spec["constraints"])]
     return ["--python", str(environment / "bin" / "python"), "--requirement", wanted, *arguments]
-
-
-def _known(environments: Path) -> tuple[dict[str, str], dict[str, Sequence[int]]]:
-    """What the environments there hold ("numpy==2.0"), and what each package takes."""
-    held: dict[str, str] = {}
-    sizes: dict[str, Sequence[int]] = {}
-    for folder in environments.glob("[!.]*"):
-        try:
-            packages = json.loads((folder / "whole.json").read_text(encoding="utf-8"))["packages"]
-            held.update((f"{name}=={version}", "") for name, version in packages.items())
-            sizes.update(json.loads((folder / SIZES).read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, AttributeError):
-            continue
-    return held, sizes
 
 
 def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -97,29 +62,9 @@ def _private_file(path: Path, lines: Sequence[str]) -> str:
 
 def installed_packages(environment: Path) -> dict[str, str]:
     """Version by name (PEP 503) of what an environment holds."""
-    found = {item.metadata["Name"]: item.version for item in _installed(environment)}
-    return {_normal(name): found[name] for name in sorted(found)}
-
-
-def write_sizes(environment: Path, folder: Path) -> None:
-    """Note what each package of an environment takes: the next builder judges by it whether there is room."""
-    sizes = {_normal(item.metadata["Name"]): size_of(item) for item in _installed(environment)}
-    (folder / SIZES).write_text(json.dumps(sizes), encoding="utf-8")
-
-
-def size_of(item: metadata.Distribution) -> tuple[int, int]:
-    """Bytes and files of a package, as its own record says."""
-    sizes = [line.rpartition(",")[2].strip() for line in (item.read_text("RECORD") or "").splitlines()]
-    return sum(int(size) for size in sizes if size.isdigit()), len(sizes)
-
-
-def _installed(environment: Path) -> list[metadata.Distribution]:
     folders = sorted({str(path.resolve()) for path in environment.glob("lib*/python*/site-packages")})
-    return [item for item in metadata.distributions(path=folders) if item.metadata["Name"]]
-
-
-def _normal(name: str) -> str:
-    return re.sub(r"[-_.]+", "-", name).lower()
+    found = {item.metadata["Name"]: item.version for item in metadata.distributions(path=folders)}
+    return {re.sub(r"[-_.]+", "-", name).lower(): found[name] for name in sorted(filter(None, found))}
 
 
 ARCHIVE = "environment.tar.gz"

@@ -26,6 +26,7 @@ MISLEADING = {
     *("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_WORKING_DIR"),
 }
 """Variables of the caller that would lead uv to another place or to other packages than the digest names."""
+DISK_FULL = re.compile(r"no space left on device|quota exceeded", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 
 
@@ -119,7 +120,9 @@ class UvProcess:
                     self.tell({"event": "line", "text": lines[-1]})
             code = guard.wait()
         if code:
-            raise BuildError(f"uv {' '.join(arguments[:2])} ended with {code}:\n" + "\n".join(lines[-TAIL_LINES:]))
+            words = "\n".join(lines[-TAIL_LINES:])
+            full = f"the disk of {self.folder.parent} is full: " if DISK_FULL.search(words) else ""
+            raise BuildError(f"{full}uv {' '.join(arguments[:2])} ended with {code}:\n{words}")
         return lines
 
 
