@@ -262,15 +262,6 @@ def test_two_clean_ups_at_once_remove_each_thing_once(tmp_path: Path) -> None:
     assert list((tmp_path / "runs").iterdir()) == []
 
 
-def test_hard_links_count_once_and_only_when_all_go(tmp_path: Path) -> None:
-    lay(tmp_path, "runs/r/log.txt", "kept.txt")
-    os.link(tmp_path / "runs/r/log.txt", tmp_path / "runs/r/same.txt")
-    os.link(tmp_path / "kept.txt", tmp_path / "runs/r/shared.txt")
-    block = (tmp_path / "kept.txt").stat().st_blocks * 512
-    folder = (tmp_path / "runs/r").stat().st_blocks * 512
-    assert tree.FreedSizes().of(str(tmp_path), "runs/r") == (block + folder, 4)
-
-
 def test_a_tree_too_deep_to_look_through_is_left_alone(tmp_path: Path) -> None:
     deep = tmp_path / "runs/r"
     deep.mkdir(parents=True)
@@ -287,3 +278,10 @@ def test_a_tree_too_deep_to_look_through_is_left_alone(tmp_path: Path) -> None:
     assert cleaned(tmp_path) == []
     assert deep.exists()
     subprocess.run(["rm", "-rf", str(deep)], check=True)
+
+
+def test_each_name_of_a_file_counts_its_share(tmp_path: Path) -> None:
+    lay(tmp_path, "runs/r/log.txt")
+    os.link(tmp_path / "runs/r/log.txt", tmp_path / "kept.txt")
+    sizes = [(tmp_path / name).stat().st_blocks * 512 for name in ("runs/r", "kept.txt")]
+    assert tree.measure(str(tmp_path), "runs/r") == (sizes[0] + sizes[1] // 2, 2)

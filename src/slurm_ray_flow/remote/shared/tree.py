@@ -104,47 +104,38 @@ def read(base: str, place: str, name: str) -> bytes:
         return b""
 
 
-class FreedSizes:
-    """Adds up what removing things frees: a file with several names counts with the last of them."""
+def measure(base: str, place: str) -> Tuple[int, int]:
+    """Bytes and number of what lies at a path; of a file with several names, each counts its share.
 
-    def __init__(self) -> None:
-        self._names: Dict[Tuple[int, int], int] = {}
+    Raises:
+        NotOurs: something in it must be left alone, and so the whole.
+    """
+    parent, _, name = place.rpartition("/")
+    with folder(base, parent) as descriptor:
+        return _measure(descriptor, name, os.fstat(descriptor).st_dev)
 
-    def of(self, base: str, place: str) -> Tuple[int, int]:
-        """Bytes and number of what a place frees.
 
-        Raises:
-            NotOurs: something in it must be left alone, and so the whole.
-        """
-        parent, _, name = place.rpartition("/")
-        with folder(base, parent) as descriptor:
-            device = os.fstat(descriptor).st_dev
-            return self._entry(descriptor, name, device)
+def _measure(parent: int, name: str, device: int) -> Tuple[int, int]:
+    status = _own_status(parent, name, device)
+    if not is_folder(status):
+        return status.st_blocks * 512 // max(1, status.st_nlink), 1
+    size, number = status.st_blocks * 512, 1
+    descriptor = _enter(parent, name)
+    try:
+        for inner in os.listdir(descriptor):
+            more_size, more = _measure(descriptor, inner, device)
+            size, number = size + more_size, number + more
+    finally:
+        os.close(descriptor)
+    return size, number
 
-    def _entry(self, parent: int, name: str, device: int) -> Tuple[int, int]:
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        _check(found, name)
-        if found.st_dev != device:
-            raise NotOurs("{} lies on another file system".format(name))
-        if not is_folder(found):
-            return self._file(found), 1
-        return self._folder(parent, name, found)
 
-    def _file(self, found: os.stat_result) -> int:
-        key = (found.st_dev, found.st_ino)
-        self._names[key] = self._names.get(key, 0) + 1
-        return found.st_blocks * 512 if self._names[key] >= found.st_nlink else 0
-
-    def _folder(self, parent: int, name: str, found: os.stat_result) -> Tuple[int, int]:
-        size, number = found.st_blocks * 512, 1
-        descriptor = _enter(parent, name)
-        try:
-            for inner in os.listdir(descriptor):
-                more_size, more = self._entry(descriptor, inner, found.st_dev)
-                size, number = size + more_size, number + more
-        finally:
-            os.close(descriptor)
-        return size, number
+def _own_status(parent: int, name: str, device: int) -> os.stat_result:
+    status = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    _check(status, name)
+    if status.st_dev != device:
+        raise NotOurs("{} lies on another file system".format(name))
+    return status
 
 
 def set_aside(base: str, place: str) -> str:
@@ -183,11 +174,7 @@ def remove(base: str, place: str) -> None:
 
 def _remove(parent: int, name: str, device: int) -> None:
     with contextlib.suppress(FileNotFoundError):
-        found = os.stat(name, dir_fd=parent, follow_symlinks=False)
-        _check(found, name)
-        if found.st_dev != device:
-            raise NotOurs("{} lies on another file system".format(name))
-        if not is_folder(found):
+        if not is_folder(_own_status(parent, name, device)):
             os.unlink(name, dir_fd=parent)
             return
         _empty(parent, name, device)

@@ -34,10 +34,10 @@ def find(root: str, seconds: float, known: Dict[str, Any], run: str = "") -> Dic
     """
     findings: List[str] = []
     going, runs = _going(root, seconds, known, run, findings.append)
-    things, sizes = [], tree.FreedSizes()
+    things = []
     for left in going:
         try:
-            things.append(_thing(root, left, sizes))
+            things.append(_thing(root, left))
         except FileNotFoundError:  # somebody else has removed it
             continue
         except (OSError, tree.NotOurs, RecursionError) as problem:
@@ -118,8 +118,8 @@ def _check_owner(root: str, owner: int) -> None:
         raise OperationError(what, root, "choose another root for this cluster")
 
 
-def _thing(root: str, left: StaleFiles, sizes: tree.FreedSizes) -> Thing:
-    found = [sizes.of(left.base or root, place) for place in left.places]
+def _thing(root: str, left: StaleFiles) -> Thing:
+    found = [tree.measure(left.base or root, place) for place in left.places]
     return {
         "kind": left.kind, "places": list(left.places), "base": left.base, "used": left.used,
         "name": _name(left.base, left.places), "bytes": sum(size for size, _ in found),
@@ -133,7 +133,7 @@ def _name(base: str, places: Sequence[str]) -> str:
 
 def _size(root: str, place: str) -> int:
     with contextlib.suppress(OSError, tree.NotOurs, RecursionError):
-        return tree.FreedSizes().of(root, place)[0]
+        return tree.measure(root, place)[0]
     return 0
 
 
@@ -141,7 +141,8 @@ def _remove(root: str, left: StaleFiles) -> None:
     """Out of everybody's sight first, and then away: nobody is to meet half of it."""
     base = left.base or root
     for place in left.places:
-        _measure(base, place)
+        with contextlib.suppress(FileNotFoundError):
+            tree.measure(base, place)  # all of it must be ours before any of it goes
     aside = []
     for place in left.places:
         with contextlib.suppress(FileNotFoundError):  # somebody else removes it at this moment
@@ -152,12 +153,6 @@ def _remove(root: str, left: StaleFiles) -> None:
         raise tree.NotOurs("it is in use again")
     for away, _ in aside:
         tree.remove(base, away)
-
-
-def _measure(base: str, place: str) -> None:
-    """See that all of it is ours before any of it goes."""
-    with contextlib.suppress(FileNotFoundError):
-        tree.FreedSizes().of(base, place)
 
 
 def _used_since(base: str, left: StaleFiles, aside: Sequence[Tuple[str, str]]) -> bool:
