@@ -9,7 +9,6 @@ from pathlib import PurePosixPath
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.core.log_levels import by_level
 from slurm_ray_flow.core.progress import reporter
 
 RECORD_BYTES, RECORD_SECONDS = 64 * 1024, 1.0
@@ -61,7 +60,6 @@ class LogRelay:
         before = self._kept
         self._kept += len(piece)
         if self._kept <= PREFECT_BYTES:
-            for level, text in by_level(piece.decode(errors="replace").rstrip("\n")):
-                self._logger.log(level, text)
+            self._logger.info("%s", piece.decode(errors="replace").rstrip("\n"))
         elif before <= PREFECT_BYTES:
             self._logger.warning("The rest of this log is in %s: more than 16 MiB are not shown here.", self.path)

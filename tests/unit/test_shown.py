@@ -1,9 +1,6 @@
-"""What a launch shows in Prefect: levels, waits, progress, files, names."""
+"""What a launch shows in Prefect: waits, progress, files, names."""
 
-import logging
 from pathlib import PurePosixPath
-
-import pytest
 
 from slurm_ray_flow.core.artifacts import (
     MOST_FILES,
@@ -15,46 +12,11 @@ from slurm_ray_flow.core.artifacts import (
     flow_run_name,
     tags_of,
 )
-from slurm_ray_flow.core.log_levels import MOST_CHANGES, by_level
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.snapshot.entries import Entry, LeftOut
 
 NOW = 1_800_000_000.0
-
-
-@pytest.mark.parametrize(
-    ("line", "level"),
-    [
-        ("plain", logging.INFO),
-        ("WARNING:root:careful", logging.WARNING),
-        ("ERROR train: it broke", logging.ERROR),
-        ("2026-11-21 20:13:02,123 CRITICAL all is lost", logging.CRITICAL),
-        ("2026-11-21T20:13:02.123 | WARNING | loguru's", logging.WARNING),
-        ("[2026-11-21 20:13:02,123] [ERROR] in brackets", logging.ERROR),
-        ("2026-11-21 20:13:02,123\tWARNING worker.py:12 -- Ray's", logging.WARNING),
-        ("(train pid=17) ERROR: of a Ray task", logging.ERROR),
-        ("/a/b.py:3: UserWarning: mind this", logging.WARNING),
-        ("DEBUG:root:kept all the same", logging.INFO),
-        ("ERRORS were 3", logging.INFO),
-        ("no ERROR here", logging.INFO),
-        ("INFORMATION", logging.INFO),
-    ],
-)
-def test_a_line_has_the_level_that_it_names(line, level):
-    assert by_level(line) == [(level, line)]
-
-
-def test_lines_that_belong_to_one_stay_with_it_and_nothing_is_lost():
-    text = "begin\nERROR:root:bad\n  File x\n\tmore\nend\n"
-    found = by_level(text)
-    assert [level for level, _ in found] == [logging.INFO, logging.ERROR, logging.INFO]
-    assert "\n".join(piece for _, piece in found) == text
-
-
-def test_a_log_that_changes_its_level_all_the_time_stays_one_record():
-    text = "\n".join(f"{name}: x" for name in ("INFO", "ERROR") * MOST_CHANGES)
-    assert by_level(text) == [(logging.INFO, text)]
 
 
 def test_a_wait_is_news_when_its_reason_changes_and_not_when_a_number_does():
@@ -83,7 +45,7 @@ def test_the_bar_moves_with_the_steps_and_then_with_the_function_s_own():
     begun = advance.percent
     assert not advance.log(b"accuracy 93% on the test set\n")
     assert advance.percent == begun
-    assert advance.log(b"\r 25%|##    | 1/4 [00:01<00:03]")
+    assert advance.log(b"progress: 25%\n")
     quarter = advance.percent
     assert advance.log(b"\rprogress: 50 %\n")
     assert begun < quarter < advance.percent < 99
@@ -91,18 +53,18 @@ def test_the_bar_moves_with_the_steps_and_then_with_the_function_s_own():
     assert advance.shown().data == 100
 
 
-def test_a_bar_that_is_cut_between_two_pieces_is_read():
+def test_a_line_that_is_cut_between_two_pieces_is_read():
     advance = LaunchProgress()
     advance.step("execute_call")
-    assert not advance.log(b"\r 4")
-    assert advance.log(b"0%|")
+    assert not advance.log(b"\rprogress: 4")
+    assert advance.log(b"0 %")
     assert advance.shown().description == "execute_call: the function is at 40%"
 
 
 def test_a_failed_try_begins_anew_and_keeps_its_bar_where_it_failed():
     advance = LaunchProgress()
     advance.step("execute_call")
-    advance.log(b"80%|")
+    advance.log(b"progress: 80 %")
     advance.step("scan_imports")
     assert advance.percent == 0
     advance.end(good=False)

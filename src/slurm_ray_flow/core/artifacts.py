@@ -228,7 +228,7 @@ STEPS = {
 }
 """Where each step begins. What comes before the function takes a tenth of the bar, however long it takes."""
 _FROM, _TO = STEPS["execute_call"], STEPS["fetch_outcome"]
-_PERCENT = re.compile(rb"(?:(\d{1,3}(?:\.\d+)?)%\||progress:\s*(\d{1,3}(?:\.\d+)?)\s*%)", re.IGNORECASE)
+_PERCENT = re.compile(rb"progress:\s*(\d{1,3}(?:\.\d+)?)\s*%", re.IGNORECASE)
 LONGEST_LINE = 4096
 
 
@@ -247,13 +247,13 @@ class LaunchProgress:
         self.percent, self._text = STEPS.get(name, self.percent), name
 
     def log(self, data: bytes) -> bool:
-        """The function wrote this: tqdm's bar, or a line such as "progress: 45 %". Gives whether it says how far it is.
+        """The function wrote this. Gives whether a line such as "progress: 45 %" says how far it is.
 
         Pieces may be cut anywhere.
         """
         found = _PERCENT.findall(self._rest + data)
         self._rest = (self._rest + data).rpartition(b"\n")[2].rpartition(b"\r")[2][-LONGEST_LINE:]
-        share = float(found[-1][0] or found[-1][1]) if found else 101.0
+        share = float(found[-1]) if found else 101.0
         if share > 100:
             return False
         self.percent = _FROM + (_TO - _FROM) * share / 100

@@ -15,7 +15,7 @@ def levels(rounds: int) -> int:
     logging.warning("mind this")
     print("Traceback of mine", file=sys.stderr)
     for number in range(rounds):
-        print(f"{number * 100 // rounds:3d}%|#", flush=True)
+        print(f"progress: {number * 100 // rounds} %", flush=True)
         time.sleep(0.5)
     return helpers.triple(1)
 
