@@ -69,14 +69,12 @@ def test_a_server_of_the_ssh_configuration_is_saved(
     terminal.answer("A name for it", "Not A Name")
     terminal.answer("can't be a cluster's name", name)
     terminal.answer("Is this the server's key", "yes")
-    terminal.answer("does not answer")  # all programs of this machine are on its hosts, Slurm's among them
-    terminal.answer("Do several people", "no")
     terminal.answer("Save it")
     terminal.until(f"{name} can be used")
     assert terminal.end() == 0
     with connected(server):
         found = SshServer.load(name)
-    assert (found.connection.host, found.lock_path, found.connection.reconnect_within) == ("desi", "", 3600.0)
+    assert (found.connection.host, found.connection.reconnect_within) == ("desi", 3600.0)
 
 
 def test_a_wrong_user_is_asked_again_and_the_password_may_be_saved(
@@ -95,8 +93,6 @@ def test_a_wrong_user_is_asked_again_and_the_password_may_be_saved(
         terminal.type("wrong\n")
     terminal.until("Password of bob@")
     terminal.type(hosts_lab.password("bob") + "\n")
-    terminal.answer("does not answer")
-    terminal.answer("Do several people")
     terminal.answer("Save the password", "yes")
     terminal.answer("Save it")
     terminal.until(f"{name} can be used")
@@ -163,15 +159,11 @@ def test_without_a_terminal_nobody_is_asked(server: Any, srf: Command) -> None:
 
 
 def test_names_are_proposed_that_remind_of_the_site() -> None:
-    from slurm_ray_flow.cli.guide import _typed, proposal_for
+    from slurm_ray_flow.cli.guide import _typed, name_for
 
-    def proposed(host: str, *taken: str) -> str:
-        return proposal_for({"host": host}, taken)
-
-    assert proposed("login1.curnagl.example.org") == "curnagl"
-    assert proposed("Desi.example.org", "desi") == "desi-2"
-    assert proposed("10.0.0.1") == "server"
-    assert proposal_for(None, []) == "slurm"
+    assert name_for("login1.curnagl.example.org") == "curnagl"
+    assert name_for("Desi.example.org") == "desi"
+    assert name_for("10.0.0.1") == "server"
     assert _typed("ssh alice@desi:2222") == {"user": "alice", "host": "desi", "port": 2222}
     with pytest.raises(OptionError):
         _typed("-oProxyCommand=x")

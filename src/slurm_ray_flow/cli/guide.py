@@ -2,34 +2,112 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import difflib
 import getpass
 import re
 import shutil
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from slurm_ray_flow.cli.clusters import show_findings
 from slurm_ray_flow.cli.names import cluster_named, use_server
 from slurm_ray_flow.cli.output import print_error, print_json, print_table, print_text, tell
-from slurm_ray_flow.cli.proposals import Questions, SurveyResult, proposed, somebody_is_there
 from slurm_ray_flow.cli.trust import agreement
-from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed, OptionError
+from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed, OptionError, SlurmRayFlowError
 from slurm_ray_flow.core.quantities import format_memory
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.ssh import SshConnection
 
 
+T = TypeVar("T")
+Fields = dict[str, Any]
+
 HERE = "this machine's Slurm"
+ROOT = "~/.slurm-ray-flow"
 MOST_HOSTS = 30
 NO_NAME = re.compile(r"(log-?in|front-?end|head|submit|ssh|www|cluster|hpc|gateway|node)?\d*")
 """What a site calls its login node says nothing of the site."""
 HASTE: dict[str, Any] = {"reconnect_within": 5.0}
 """Somebody waits: a host that does not answer is said so soon."""
 
-Fields = dict[str, Any]
+
+class Questions:
+    """Asks somebody, or takes each proposal.
+
+    Args:
+        yes: ask nobody.
+    """
+
+    def __init__(self, yes: bool = False) -> None:
+        self.yes = yes
+
+    def ask(self, question: str, proposal: str, read: Callable[[str], T]) -> T:
+        """Ask until the answer can be read.
+
+        Args:
+            question: without a mark at its end.
+            proposal: what Enter means; "" is no proposal.
+            read: makes a value of the answer; raises one of our errors for one that can't be meant.
+
+        Raises:
+            KeyboardInterrupt: Ctrl-C, or the end of the input.
+            SlurmRayFlowError: nobody is asked, and the proposal can't be read.
+        """
+        while True:
+            answer = proposal if self.yes else _line(question, proposal)
+            try:
+                return read(answer)
+            except SlurmRayFlowError as error:
+                if self.yes:
+                    raise
+                print_text(f"  {error.what}" + (f"; {error.advice}" if error.advice else ""))
+
+    def text(self, question: str, proposal: str = "") -> str:
+        """Ask for any text."""
+        return self.ask(question, proposal, str)
+
+    def confirm(self, question: str, proposal: bool = True) -> bool:
+        """Ask for yes or no."""
+        return self.ask(f"{question} (yes or no)", "yes" if proposal else "no", _yes_or_no)
+
+    def choose(self, question: str, names: Sequence[str], other: Callable[[str], str]) -> str:
+        """Ask for one of several, by its number or its name; `other` reads an answer that is none of them."""
+        for number, name in enumerate(names, 1):
+            print_text(f"  {number:>2}  {name}")
+        return self.ask(question, "", lambda answer: _chosen(answer, names, other))
+
+
+def _chosen(answer: str, names: Sequence[str], other: Callable[[str], str] | None = None) -> str:
+    if answer in names:
+        return answer
+    if answer.isdecimal() and 1 <= int(answer) <= len(names):
+        return names[int(answer) - 1]
+    if other and answer and not answer.isdecimal():
+        return other(answer)
+    near = difflib.get_close_matches(answer, names, n=1)
+    advice = f"did you mean {near[0]!r}?" if near else "type the number or the name of one"
+    raise OptionError(f"{answer!r} is none of them" if answer else "there is no answer", advice=advice)
+
+
+def _yes_or_no(answer: str) -> bool:
+    known = {"y": True, "yes": True, "n": False, "no": False}
+    if answer.lower() in known:
+        return known[answer.lower()]
+    raise OptionError(f"{answer!r} is neither yes nor no")
+
+
+def _line(question: str, proposal: str) -> str:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401 - arrow keys while one types
+
+    try:
+        return input(f"{question} [{proposal}]: " if proposal else f"{question}: ").strip() or proposal
+    except EOFError:
+        raise KeyboardInterrupt from None
 
 
 def placed(known: Fields, questions: Questions) -> Fields | None:
@@ -48,7 +126,7 @@ def placed(known: Fields, questions: Questions) -> Fields | None:
     hosts = configured_hosts(config)[:MOST_HOSTS]
     names = [*([HERE] if shutil.which("sbatch") else []), *hosts]
     print_text("Where shall functions run?" + ("" if hosts else f" ({config} names no host.)"))
-    chosen = questions.choose("Number, or user@host", names, other=lambda answer: str(_typed(answer) and answer))
+    chosen = questions.choose("Number, or user@host", names, lambda answer: str(_typed(answer) and answer))
     if chosen == HERE:
         return None
     fields = {**_typed(chosen), **known}
@@ -71,30 +149,27 @@ def _typed(answer: str) -> Fields:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def named(name: str | None, connection: Fields | None, questions: Questions, *, overwrite: bool) -> str:
-    """What functions call the cluster: what is given, else the answer; a free name is proposed."""
+def named(wanted: GivenAnswers, connection: Fields | None, questions: Questions) -> str:
+    """What functions call the cluster: what is given, else the answer."""
     from slurm_ray_flow.blocks.clusters import saved_clusters, valid_name
 
-    taken = [] if overwrite else [one.name for one in saved_clusters()]
+    taken = [] if wanted.overwrite else [cluster.name for cluster in saved_clusters()]
 
     def read(answer: str) -> str:
         if answer in taken:
             raise OptionError(f"there is a cluster {answer!r} already", advice="choose another name, or --overwrite")
         return valid_name(answer)
 
-    if name is not None:
-        return read(name)
-    return questions.ask("A name for it, for cluster=...", proposal_for(connection, taken), read)
+    if wanted.name is not None:
+        return read(wanted.name)
+    host = str(connection["host"]) if connection else "slurm"
+    return questions.ask("A name for it, for cluster=...", name_for(host), read)
 
 
-def proposal_for(connection: Fields | None, taken: Sequence[str]) -> str:
-    """A free name that reminds of the host: "curnagl" for login1.curnagl.example.org."""
-    host = str(connection["host"]).lower() if connection else "slurm"
-    labels = [] if re.fullmatch(r"[\d.]+|.*:.*", host) else host.split(".")
-    label = next((one for one in labels if not NO_NAME.fullmatch(one)), labels[0] if labels else "server")
-    plain = re.sub("[^a-z0-9-]+", "-", label).strip("-") or "server"
-    numbers = ("", *(f"-{number}" for number in range(2, 1000)))
-    return next(plain + number for number in numbers if plain + number not in taken and plain + number != "local")
+def name_for(host: str) -> str:
+    """A name that reminds of the site: "curnagl" for login1.curnagl.example.org."""
+    label = next((label for label in host.lower().split(".") if not NO_NAME.fullmatch(label)), "server")
+    return re.sub("[^a-z0-9-]+", "-", label).strip("-")
 
 
 def entered(fields: Fields, name: str, questions: Questions, fingerprints: Sequence[str]) -> SshConnection:
@@ -126,7 +201,7 @@ def _logged_in(fields: Fields, name: str, confirm: Callable[[Any], bool]) -> Ssh
             tell(f"The key is known now, in {shown.file}.")
     opened = connection.open(name)
     opened.close()  # forgets a log-in that was refused before
-    user = connection.agent("~/.slurm-ray-flow", label=name).hello["user"]
+    user = connection.agent(ROOT, label=name).hello["user"]
     tell(f"{connection.host} lets {user} in.")
     return connection
 
@@ -176,7 +251,7 @@ def guide(wanted: GivenAnswers, *, yes: bool, fingerprints: Sequence[str], json:
         SlurmRayFlowError: the host can't be reached, or does not let us in.
         KeyboardInterrupt: nothing was saved.
     """
-    if not yes and not somebody_is_there():
+    if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
         advice = "give what is to be saved: srf init NAME --host HOST --user USER; or --host HOST --yes"
         raise OptionError("there is no terminal to ask in", advice=advice)
     from slurm_ray_flow.blocks.clusters import save_cluster
@@ -196,12 +271,12 @@ def _answered(
 ) -> tuple[str, str, dict[str, Any] | None, dict[str, Any]]:
     """All questions; gives the name, the kind, and the fields of the connection and of the cluster."""
     fields = None if wanted.here else placed(wanted.connection, questions)
-    name = named(wanted.name, fields, questions, overwrite=wanted.overwrite)
+    name = named(wanted, fields, questions)
     connection = entered(fields, name, questions, fingerprints) if fields is not None else None
     found = _surveyed(connection, name)
     if not json:
         _show(found)
-    kind, cluster = proposed(found, connection, name, wanted.slurm, wanted.fields, questions)
+    kind, cluster = proposed(found, connection, name, wanted, questions)
     reached = None if connection is None else {**_given(connection), **_password(connection, name, questions)}
     if not json:
         _show_fields(name, kind, cluster)
@@ -210,13 +285,30 @@ def _answered(
     return name, kind, reached, cluster
 
 
+@dataclasses.dataclass(frozen=True)
+class SurveyResult:
+    """What `remote/agent/probe.py` found."""
+
+    user: str
+    home: str
+    host: str
+    cpus: int
+    gpus: int
+    memory: int
+    home_bytes: int | None
+    slurm: str
+    modules: bool
+    pythons: list[dict[str, str]]
+    scratch: list[dict[str, Any]]
+
+
 def _surveyed(connection: SshConnection | None, name: str) -> SurveyResult:
     tell("looks what is there ...")
     if connection is None:
         from slurm_ray_flow.blocks.local_machine import LocalMachine
 
         return SurveyResult(**LocalMachine().ask("survey.look"))
-    return SurveyResult(**connection.agent("~/.slurm-ray-flow", label=name).ask_all([("survey.look", {})])[0])
+    return SurveyResult(**connection.agent(ROOT, label=name).ask_all([("survey.look", {})])[0])
 
 
 def _show(found: SurveyResult) -> None:
@@ -237,6 +329,70 @@ def _show(found: SurveyResult) -> None:
 def _show_fields(name: str, kind: str, fields: dict[str, Any]) -> None:
     shown = [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in fields.items()]
     print_table([name, kind], [*shown, ["all else", "as the defaults are"]])
+
+
+def proposed(
+    found: SurveyResult, connection: SshConnection | None, name: str, wanted: GivenAnswers, questions: Questions
+) -> tuple[str, Fields]:
+    """The kind of block, and its fields.
+
+    Args:
+        found: what is there.
+        connection: how it is reached; None for this machine.
+        name: what the cluster will be called.
+        wanted: what the command line gives: it stays, and is not asked for.
+        questions: asks, or takes what is proposed.
+    """
+    is_slurm = wanted.slurm
+    if is_slurm is None:
+        is_slurm = found.slurm == "answers" and questions.confirm("Slurm is there. Shall it run your functions?")
+    if connection is None and not is_slurm:
+        advice = 'cluster="local" runs functions on this machine, and needs not be saved'
+        raise OptionError("this machine has no Slurm to be used", advice=advice)
+    fields = {**(_profile(connection, questions) if is_slurm else {}), **wanted.fields}
+    version = f"{sys.version_info.major}.{sys.version_info.minor}."
+    if not any(python["version"].startswith(version) for python in found.pythons):
+        fields = {"python": "download", **fields}
+    if not is_slurm:
+        return "ssh-server", fields
+    return "slurm-cluster", {**_partition(connection, name, fields, questions), **fields}
+
+
+def _profile(connection: SshConnection | None, questions: Questions) -> Fields:
+    """What is known of the site, if it is one that is known."""
+    from slurm_ray_flow.deployments.profiles import load_profile, profile_names
+
+    host = connection.endpoint().host if connection else ""
+    for name in profile_names():
+        fields = load_profile(name)
+        if fields.pop("host", None) == host and questions.confirm(f"There is a profile of {name}. Take what it says?"):
+            return fields
+    return {}
+
+
+def _partition(connection: SshConnection | None, name: str, fields: Fields, questions: Questions) -> Fields:
+    """Where jobs run; nothing for the site's default."""
+    if "partition" in fields:
+        return {}
+    from slurm_ray_flow.blocks.slurm.sites import site as read_site
+    from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
+    from slurm_ray_flow.core.slurm.site import COLUMNS, site_rows
+
+    cluster = SlurmCluster(connection=connection, root=fields.get("root", ROOT))
+    cluster._block_document_name = name
+    try:
+        site = read_site(cluster.login)
+    except SlurmRayFlowError as error:
+        print_error(error)
+        return {}
+    names = [partition.name for partition in site.partitions.values() if not partition.hidden]
+    if not names:
+        return {}
+    if not questions.yes:
+        print_table(COLUMNS, site_rows(site))
+    default = site.default.name if site.default else names[0]
+    chosen = questions.ask("Partition", default, lambda answer: _chosen(answer, names))
+    return {} if site.default and chosen == default else {"partition": chosen}
 
 
 def _given(connection: SshConnection) -> dict[str, Any]:

@@ -244,13 +244,12 @@ def survey() -> Dict[str, Any]:
 
     Returns:
         user, home, host; home_bytes: what is free there; cpus, gpus, memory (bytes); slurm: "answers", "silent", or ""
-        where there is none; accounts: what sacctmgr says that the user may charge; modules: whether there are
-        environment modules; pythons: path and version of each; scratch: path and free bytes of each folder that the
+        where there is none; modules: whether there are environment modules;
+        pythons: path and version of each; scratch: path and free bytes of each folder that the
         user can write in.
     """
-    with ThreadPoolExecutor(max_workers=5) as pool:
+    with ThreadPoolExecutor(max_workers=4) as pool:
         found = pool.submit(_pythons)
-        accounts = pool.submit(_accounts)
         modules = pool.submit(_modules)
         slurm = pool.submit(_slurm)
         facts = machine.machine_facts()
@@ -259,7 +258,7 @@ def survey() -> Dict[str, Any]:
             "cpus": facts["cpus"], "gpus": facts["gpus"], "memory": facts["memory"],
             "home_bytes": _room(os.path.expanduser("~")),
             "slurm": slurm.result(),
-            "accounts": accounts.result(), "modules": modules.result(), "pythons": found.result(),
+            "modules": modules.result(), "pythons": found.result(),
             "scratch": _scratch(),
         }  # fmt: skip
 
@@ -290,14 +289,6 @@ def _slurm() -> str:
     if not (shutil.which("sbatch") and shutil.which("sinfo")):
         return ""
     return "answers" if (said_by(["sinfo", "--noheader", "--format=%R"], SECONDS) or "").strip() else "silent"
-
-
-def _accounts() -> List[str]:
-    """What the user may charge, where the site keeps accounts; sorted."""
-    if not shutil.which("sacctmgr"):
-        return []
-    command = ["sacctmgr", "-nP", "show", "assoc", "user=" + _user(), "format=account"]
-    return sorted({line.strip() for line in (said_by(command, SECONDS) or "").splitlines() if line.strip()})
 
 
 def _modules() -> bool:
