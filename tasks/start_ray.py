@@ -87,7 +87,6 @@ def _spec(
         "cpus": options.cpus_per_node,
         "gpus": options.gpus_per_node,
         "memory": options.memory,
-        "object_store_memory": None,
         "time_limit": options.time_limit,
         "scheduler": _scheduler(run, cluster, options),
         "warn_seconds": options.warn_seconds,

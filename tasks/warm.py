@@ -30,7 +30,6 @@ NEEDS = (
     "cpus",
     "gpus",
     "memory",
-    "object_store_memory",
     "environment_variables",
 )
 ASKED_OF_THE_SCHEDULER = (

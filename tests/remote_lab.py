@@ -35,7 +35,7 @@ class Lab:
         folder.mkdir(parents=True, mode=0o700)
         whole = {
             "format": 1, "run_id": run_id, "python": sys.executable, "isolated": False, "ray": False, "nodes": 1,
-            "cpus": 2, "gpus": 0, "memory": None, "object_store_memory": None, "time_limit": None, "keep_warm": 0.0,
+            "cpus": 2, "gpus": 0, "memory": None, "time_limit": None, "keep_warm": 0.0,
             "path": [], "working_directory": str(folder), "environment_variables": {}, **spec,
         }  # fmt: skip
         (folder / "spec.json").write_text(json.dumps(whole))

@@ -105,7 +105,7 @@ class Lab:
         paths = RunPaths(cluster.root_folder, run_id)
         spec = {
             "format": 1, "run_id": run_id, "ray": False, **self.kind.interpreter(cluster, changes.get("ray", False)),
-            "nodes": 1, "cpus": 1, "gpus": 0, "memory": None, "object_store_memory": None, "time_limit": None,
+            "nodes": 1, "cpus": 1, "gpus": 0, "memory": None, "time_limit": None,
             "keep_warm": 0.0, "path": [], "working_directory": str(cluster.root_folder),
             "environment_variables": {}, **changes,
         }  # fmt: skip

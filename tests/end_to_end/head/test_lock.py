@@ -113,12 +113,6 @@ def test_a_waiter_is_cancelled_at_once(locked, name, way):
     assert locked.state()["waiting"] == []
 
 
-def test_a_waiter_gives_up_when_its_own_bound_has_passed(locked, name):
-    assert held(locked.foreign())
-    locked.start(name, sleeper(), wait_limit=0.5, time_limit=0.1)
-    assert locked.lab().wait_for(name, "call_ended", 5.0)["cause"] == "lock"
-
-
 def test_the_time_limit_begins_with_the_lock(locked, name):
     stranger = locked.foreign()
     assert held(stranger)

@@ -247,8 +247,6 @@ LATE = 1 / 60
 """So much of its wait may have passed before a change is told."""
 LOOK_EVERY = 0.5
 
-Reason = Dict[str, str]
-
 
 def await_turn(run: RunFiles, spec: Dict[str, Any], signals: Set[signal.Signals]) -> Turn:
     """Wait in the queue until the run holds what it needs.
@@ -262,9 +260,8 @@ def await_turn(run: RunFiles, spec: Dict[str, Any], signals: Set[signal.Signals]
         OperationError: the lock can't be had, or the run was cancelled meanwhile.
     """
     turn, teller = Turn(spec["lock"], spec), _Teller(run)
-    deadline = _deadline(spec)
     while not turn.take():
-        _check(run, deadline, turn)
+        _check(run, turn)
         teller.tell(turn)
         received = signal.sigtimedwait(signals, turn.pause)
         if received is not None:
@@ -273,24 +270,11 @@ def await_turn(run: RunFiles, spec: Dict[str, Any], signals: Set[signal.Signals]
     return turn
 
 
-def _deadline(spec: Dict[str, Any]) -> Optional[float]:
-    limit = spec["lock"].get("wait_limit", spec.get("wait_limit"))
-    return None if limit is None else time.monotonic() + float(limit)
-
-
-def _check(run: RunFiles, deadline: Optional[float], turn: Turn) -> None:
+def _check(run: RunFiles, turn: Turn) -> None:
     if os.path.exists(run.cancel):
         raise _given_up(turn, "cancelled", "The run was cancelled.")
     if not os.path.isdir(run.folder):
         raise _given_up(turn, "lost", "The run's folder is gone.")
-    if deadline is not None and time.monotonic() > deadline:
-        raise _given_up(turn, "lock", "The server did not become free in time. {}".format(_who(turn)))
-
-
-def _who(turn: Turn) -> str:
-    said = waits_for(turn)
-    holder = said["holder"] or {}
-    return "It is held by {}, and {} wait before this run.".format(holder.get("user") or "nobody", said["ahead"])
 
 
 def _given_up(turn: Turn, cause: str, message: str) -> OperationError:

@@ -44,7 +44,7 @@ class Grant(NamedTuple):
     def applied(self, spec: Dict[str, Any]) -> Dict[str, Any]:
         """The run's spec.json with what it was given."""
         given = {**spec, "cpus": len(self.cpus), "memory": self.memory}
-        if not self.alone and self.memory and spec.get("object_store_memory") is None:
+        if not self.alone and self.memory:
             given["object_store_memory"] = int(self.memory * STORE_SHARE)
         return given
 
