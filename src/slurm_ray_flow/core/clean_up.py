@@ -1,4 +1,4 @@
-"""What a clean-up was asked for and what it did. Nothing here looks at the world."""
+"""The retention time of a clean-up, and the report of what it removed. Pure functions."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.quantities import format_duration, format_memory, parse_duration
 
 KEPT_DAYS = 30.0
-"""So long a thing stays that nobody uses, where the cluster says nothing else."""
+"""Days that unused files stay, where the cluster's block says nothing else."""
 DAY = 86400.0
 RECORD_SECONDS = 365 * DAY
-"""So long home remembers a run on a cluster that is never cleaned up."""
+"""Seconds that home keeps the record of a run on a cluster that is never cleaned up."""
 
 
 @dataclasses.dataclass(frozen=True)
 class StaleItem:
-    """Files and folders that go together.
+    """Files and folders that are removed together.
 
     Attributes:
         kind: "run", "snapshot", "environment", ...
@@ -35,13 +35,13 @@ class StaleItem:
 
     @classmethod
     def from_answer(cls, answer: Mapping[str, Any]) -> StaleItem:
-        """What the cluster says of it."""
+        """Read the cluster's description of an item."""
         return cls(**{field.name: answer[field.name] for field in dataclasses.fields(cls)})
 
 
 @dataclasses.dataclass(frozen=True)
 class CleanUpReport:
-    """What a clean-up of one cluster did, or would do.
+    """The report of a clean-up of one cluster.
 
     Attributes:
         cluster: its name.
@@ -96,7 +96,7 @@ def rows(report: CleanUpReport, now: float) -> list[dict[str, str]]:
 
 
 def retention_seconds(days: float, older_than: str | None) -> float:
-    """How long a thing stays that nobody uses.
+    """How many seconds unused files stay.
 
     Args:
         days: what the cluster says.
@@ -114,6 +114,6 @@ def retention_seconds(days: float, older_than: str | None) -> float:
 
 
 def removed(things: Sequence[StaleItem], stayed: Iterable[str]) -> tuple[StaleItem, ...]:
-    """What went of what was to go."""
+    """The items that were removed, of those that should have been."""
     still = set(stayed)
     return tuple(thing for thing in things if thing.name not in still)

@@ -11,7 +11,7 @@ from typing import Any
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-    """What a cluster says of itself.
+    """The properties of a cluster, as it reports them.
 
     Attributes:
         host: the name of the machine that answered.
@@ -40,7 +40,7 @@ IMAGE_PYTHON = "python3"
 
 @dataclasses.dataclass(frozen=True)
 class Container:
-    """An image, and how it is started.
+    """A container image, and the options that it is started with.
 
     Attributes:
         image: its path on the cluster; one that is not absolute begins at the user's home there.
@@ -55,11 +55,11 @@ class Container:
     version: str = ""
 
     def found(self, there: dict[str, Any]) -> Container:
-        """With what the cluster said of it."""
+        """The same container, with its path and version as the cluster reports them."""
         return dataclasses.replace(self, image=there["image"], version=f"{there['changed']}-{there['size']}")
 
     def to_spec(self, root: str) -> dict[str, Any]:
-        """What the run's spec.json says of it.
+        """The container's entry in a run's spec.json.
 
         Args:
             root: the cluster's root folder, which is to be seen inside.

@@ -1,6 +1,6 @@
-"""What options are when the code does not give them.
+"""Options that the code does not give, from blocks, pyproject.toml and environment variables.
 
-An option is what the first of these says: the decorator (or `.with_options`), the cluster's block, the table
+The first of these that gives an option counts: the decorator (or `.with_options`), the cluster's block, the table
 `[tool.slurm-ray-flow.clusters.NAME]` of the project's pyproject.toml, its table `[tool.slurm-ray-flow]`, the variable
 `SRF_<OPTION>`, and else its default.
 """
@@ -34,14 +34,14 @@ PROGRAM = {
     "LOG": ("off", r"off|debug", '"off" or "debug"'),
     "SERVER_PORT": ("", r"\d{1,5}", "a port"),
 }
-"""Settings of the program itself: the default of each, and what it may be, to be checked and in words."""
+"""Settings of the program itself: the default of each, the pattern of its values, and the pattern in words."""
 OTHERS = ("DATABASE_URL", "WEBHOOK_URL", "UMASK", "RUN_ID", "ALLOCATION", "CHECKPOINTS", "NURSERY", "RAY_STARTED_IN")
-"""Those that are checked elsewhere, and those that we give to runs."""
+"""Variables that are checked elsewhere, or that runs are given."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A value in its normal form, and where it stands."""
+    """A value in its normal form, and the file or variable that gives it."""
 
     value: Any
     origin: str
@@ -52,7 +52,7 @@ Named = Mapping[str, Setting]
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """All that stands outside of the code and of the blocks.
+    """All options from pyproject.toml and from environment variables.
 
     Attributes:
         file: the pyproject.toml that was read; None where there is none with our table.
@@ -67,15 +67,15 @@ class Settings:
     variables: Named = dataclasses.field(default_factory=dict)
 
     def of(self, cluster: str) -> dict[str, Setting]:
-        """What holds on a cluster."""
+        """The settings that hold on a cluster."""
         return {**self.variables, **self.general, **self.clusters.get(cluster, {})}
 
 
-# ---- what holds for a function
+# ---- options of a function
 
 
 def configured(options: Options, settings: Settings) -> Options:
-    """The options with all that the code does not give taken from the settings; what is given stays.
+    """The options of the code, completed from the settings.
 
     Raises:
         OptionError: the options do not fit to each other.
@@ -124,7 +124,7 @@ def origins(options: Options, settings: Settings, block: Mapping[str, Any], labe
 
 
 def cluster_name(cluster: Any) -> str:
-    """What a cluster is called, given as a name, "kind/name" or a block."""
+    """A cluster's name, given as a name, "kind/name" or a block."""
     return str(cluster.rpartition("/")[2] if isinstance(cluster, str) else cluster.label)
 
 
@@ -136,16 +136,16 @@ def _cluster(options: Options, settings: Settings) -> Any:
 
 
 def _with_origins(error: OptionError, others: Mapping[str, Any], found: Named) -> OptionError:
-    """The same error, with where the options stand that it names."""
+    """The same error, with the file or variable of each option that it names."""
     named = [f"{name} is set by {found[name].origin}" for name in others if name in error.what]
     return OptionError(error.what, where="; ".join(named), advice=error.advice)
 
 
-# ---- where it stands
+# ---- files and variables
 
 
 def settings_of(file: Path | None, working_directory: Path, environment: Mapping[str, str]) -> Settings:
-    """What is configured for a function.
+    """The settings for a function.
 
     Args:
         file: where it stands; None for one from a REPL or a notebook, whose project is the working directory's.
@@ -180,7 +180,7 @@ def _read(path: Path, _changed: int, _size: int) -> Settings:
 
 
 def parse_table(table: Any, path: Path) -> Settings:
-    """What `[tool.slurm-ray-flow]` of a pyproject.toml says.
+    """Read the table `[tool.slurm-ray-flow]` of a pyproject.toml.
 
     Raises:
         OptionError: a key is no option, or its value can't be meant; names the file and the key.
@@ -216,7 +216,7 @@ def _named(options: Mapping[str, Any], path: Path, table: str) -> dict[str, Sett
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
-    """What the variables `SRF_<OPTION>` say; an empty one says nothing. Lists and tables are written as JSON.
+    """Read the variables `SRF_<OPTION>`; empty ones are ignored. Lists and tables are written as JSON.
 
     Raises:
         OptionError: a value can't be meant; names the variable.
@@ -251,7 +251,7 @@ def _from_text(name: str, text: str, variable: str) -> Any:
 
 
 def strange(environment: Mapping[str, str]) -> list[str]:
-    """What is to be said of variables that look like ours, and say nothing, or what can't be meant."""
+    """Warnings about variables `SRF_...` that are unknown or have a wrong value."""
     known = [*PROGRAM, *OTHERS, *(name.upper() for name in vars(Options()) if is_option(name))]
     told = []
     for variable, text in sorted(environment.items()):

@@ -1,4 +1,4 @@
-"""What a value is, in one short text: the same in every process and on every day, another for any other value.
+"""The digest of a value by its content: equal in every process and on every day, and different for any other value.
 
 The bytes of a pickle are no such thing: they depend on the order of sets, on which equal strings are one object, and on
 lines and files of code. This pickler writes what counts, into a hash. What can be imported by its name counts by that
@@ -20,11 +20,11 @@ from slurm_ray_flow.remote.shared.pickling import PLAIN, importable, is_plain, r
 
 
 class Undigestible(ValueError):
-    """Whether a value equals another one can't be told, since it has parts whose content can't be seen."""
+    """A value has parts whose content can't be seen, so it has no digest."""
 
 
 MANY = 256
-"""From so many plain elements on, a collection is written at once, in C."""
+"""The number of plain elements from which a collection is pickled at once, in C."""
 Known = dict[int, tuple[bytes, object]]
 
 
@@ -54,7 +54,7 @@ _Pickler: Any = pickle._Pickler  # the one in C asks nobody
 
 
 class _Content(_Pickler):  # type: ignore[misc]
-    """Writes each thing by its content: what is changed here is what `save` does, which is asked for every object."""
+    """A pickler that writes each object by its content: pickle calls `save` for every object."""
 
     # dill, once it is imported, puts its own functions into the dispatch of pickle's class: not into this one.
     dispatch: typing.ClassVar[Any] = {
@@ -82,12 +82,12 @@ class _Content(_Pickler):  # type: ignore[misc]
             self.write(b"\1" + _digest(obj, self._known))
 
     def memoize(self, obj: Any) -> None:
-        """Of things that can be changed it counts where else they are; of others it is chance."""
+        """Memoize mutable objects only: whether an immutable object is shared is chance."""
         if type(obj) not in _INLINE and not _is_value(obj):
             super().memoize(obj)
 
     def save_global(self, obj: Any, name: str | None = None) -> None:
-        """Write the name of what everybody finds under that name."""
+        """Write the name of an object that can be imported."""
         name = name or getattr(obj, "__qualname__", None) or obj.__name__
         module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
         if not importable(module):
@@ -98,17 +98,17 @@ class _Content(_Pickler):  # type: ignore[misc]
 _INLINE = PLAIN | {bytes, tuple}
 _DERIVED = ("__dict__", "__weakref__", "_abc_impl", "__static_attributes__", "__firstlineno__", "__signature__",
             "__pydantic_core_schema__", "__pydantic_serializer__", "__pydantic_validator__")  # fmt: skip
-"""What a class has that follows from the rest, or from where it is written."""
+"""Attributes of a class that follow from its other attributes, or from its place in a file."""
 
 
 def _is_value(obj: Any) -> bool:
-    """Whether it equals all that have its content, as strings, dates, paths and frozen dataclasses do."""
+    """Whether an object equals all others with its content, as strings, dates, paths and frozen dataclasses do."""
     own: Any = type(obj).__hash__
     return own is not None and own is not object.__hash__ and not isinstance(obj, type)
 
 
 def _content(obj: Any, known: Known) -> Any:
-    """What counts of those things that pickle takes otherwise; None for all others."""
+    """The content of an object that pickle would write in another way; None for all others."""
     kind = type(obj)
     if kind in (list, tuple, dict):  # marshal's version 0 knows neither shared nor interned strings
         return marshal.dumps(obj, 0) if len(obj) >= MANY and is_plain(obj) else None
@@ -135,7 +135,7 @@ def _element(part: Any, known: Known) -> tuple[str, str]:
 
 
 def _has_its_name(obj: Any) -> bool:
-    """Whether other processes import the same thing by its name."""
+    """Whether other processes import the same object by its name."""
     try:
         return importable(obj.__module__) and resolve_function(obj.__module__, obj.__qualname__) is obj
     except (AttributeError, ImportError, TypeError, ValueError):
@@ -163,7 +163,7 @@ def _of_function(function: Any) -> Any:
 
 
 def _global_names(code: types.CodeType) -> set[str]:
-    """The names of globals in it and in what is defined inside it; a class body asks for them by LOAD_NAME."""
+    """The names of globals in a code object and in those inside it; a class body reads them with LOAD_NAME."""
     names = {one.argval for one in dis.get_instructions(code) if "GLOBAL" in one.opname or one.opname == "LOAD_NAME"}
     return names.union(*(_global_names(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
 

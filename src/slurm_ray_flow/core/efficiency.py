@@ -1,4 +1,4 @@
-"""What a run used of what it asked for, in words, and what to ask for next time."""
+"""The report of the resources that a run used, compared with its request, and a better request for the next run."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from slurm_ray_flow.core.quantities import brief_duration, brief_memory, format_
 from slurm_ray_flow.remote.shared.protocol import is_amount
 
 SHORTEST = 10.0
-"""A shorter run says nothing about what a longer one would use."""
+"""Seconds that a run must take to be reported: a shorter one is not typical."""
 RESERVE = 1.25
-"""Next time there is to be a quarter more than what was used: no two runs are the same."""
+"""The factor from the used to the recommended amount, since no two runs are the same."""
 LEAST_MEMORY = 256 * 1024**2
 LEAST_TIME = 600.0
 
 
 @dataclasses.dataclass(frozen=True)
 class ResourceUse:
-    """What the last event of a call says. Memory is that of one node, the rest of all together.
+    """The use of resources from the event `call_ended`. Memory is that of one node, all else the sum over the nodes.
 
     Attributes:
         wall: seconds that the call took.
@@ -36,7 +36,7 @@ class ResourceUse:
 
     @classmethod
     def from_event(cls, usage: object) -> ResourceUse | None:
-        """Read it; None for what is not of its form, since it comes from a cluster."""
+        """Read the event's field; None where a cluster sent another form."""
         if not isinstance(usage, dict):
             return None
         nodes = usage.get("nodes")
@@ -52,7 +52,7 @@ _NEEDED = {"wall", "cpu_seconds", "cpus", "memory_peak"}
 
 @dataclasses.dataclass(frozen=True)
 class EfficiencyRow:
-    """One thing that was asked for: what was used of it, and what to ask for next time, if that is another amount."""
+    """One resource: the requested amount, the used one, and the recommended one where it differs."""
 
     what: str
     used: str
@@ -71,7 +71,7 @@ class EfficiencyRow:
 
 @dataclasses.dataclass(frozen=True)
 class EfficiencyReport:
-    """What people get to see.
+    """The report in words.
 
     Attributes:
         line: for the terminal.
@@ -82,13 +82,13 @@ class EfficiencyReport:
     rows: tuple[EfficiencyRow, ...]
 
     def markdown(self) -> str:
-        """The table as Prefect shows it."""
+        """The table in markdown, for Prefect."""
         head = ("| | used | asked for | share | next time |", "|---|---|---|---|---|")
         return "\n".join([*head, *(f"| {' | '.join(row.cells)} |" for row in self.rows)])
 
 
 def killed_text(usage: object) -> str:
-    """What to say where the kernel has ended processes of a call that has ended well all the same; "" for none."""
+    """The warning for a successful call some of whose processes the kernel has killed; "" for none."""
     count = usage.get("own_kills") if isinstance(usage, dict) else None
     if not isinstance(count, int) or count < 1:
         return ""
@@ -99,7 +99,7 @@ def killed_text(usage: object) -> str:
 
 
 def report(usage: object, options: Options) -> EfficiencyReport | None:
-    """What to say of a run's use; None where there is nothing to say: it was short, or asked for nothing."""
+    """The report of a run's use; None for a run that was short or asked for nothing."""
     used = ResourceUse.from_event(usage)
     if used is None or used.wall < SHORTEST:
         return None
@@ -154,14 +154,14 @@ def _time(used: ResourceUse, options: Options) -> EfficiencyRow | None:
 
 
 def recommended_memory(peak: float) -> int:
-    """What to ask for after `peak` bytes were used: a quarter more, as a number that people write."""
+    """The memory to request after `peak` bytes were used: a quarter more, as a round number."""
     wanted = max(peak * RESERVE, LEAST_MEMORY)
     power = 2 ** math.floor(math.log2(wanted))
     return int(next(power * step for step in (1, 1.25, 1.5, 2) if power * step >= wanted))
 
 
 def recommended_time(seconds: float) -> float:
-    """How much time to ask for after a run took `seconds`: half as much again, and ten minutes at least."""
+    """The time to request after a run took `seconds`: half as much again, and ten minutes at least."""
     wanted = max(seconds * 1.5, LEAST_TIME)
     unit = 600.0 if wanted <= 3600 else 1800.0 if wanted <= 6 * 3600 else 3600.0
     return math.ceil(wanted / unit) * unit

@@ -1,4 +1,4 @@
-"""An environment's digest, and what one would have to change to become the wanted one."""
+"""The digest of an environment, and the difference between a wanted environment and those on a cluster."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Row = tuple[str, str, str, str]
 
 @dataclasses.dataclass(frozen=True)
 class HeldEnvironment:
-    """An environment that a cluster holds, as its whole.json says.
+    """An environment on a cluster, from its whole.json.
 
     Attributes:
         packages: version by name.
@@ -48,7 +48,7 @@ class HeldEnvironment:
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """What is wanted against what is there.
+    """The difference between the wanted packages and those of the most similar environment on the cluster.
 
     Attributes:
         digest: of the wanted environment.
@@ -65,7 +65,7 @@ class Difference:
     keep: tuple[tuple[str, str, str], ...]
 
     def rows(self) -> list[Row]:
-        """Name, held, wanted, and what is to be done, by name."""
+        """A row for each package, sorted: its name, the version there, the wanted version, the change."""
         rows = [(name, "", wish, "to add") for name, wish in self.add]
         rows += [(name, held, wish, "to change") for name, held, wish in self.change]
         rows += [(name, held, wish, "already there") for name, held, wish in self.keep]
@@ -98,7 +98,7 @@ def digest(wanted: Requirements, platform: str) -> str:
 
 
 def _identity(line: RequirementLine, local: Mapping[str, str]) -> str:
-    """By content alone for a local package: the same one at another path is the same environment."""
+    """The part of a requirement that counts for the digest: of a local package its content, not its path."""
     path = path_of(line.url.partition("#")[0]) if line.url.startswith("file:") else None
     content = local.get(str(path))
     return dataclasses.replace(line, url=f"file:{content}").identity if content else line.identity
@@ -149,7 +149,7 @@ def _compare(name: str, present: bool, lines: Sequence[RequirementLine], package
 
 
 def _wishes(lines: Sequence[RequirementLine]) -> Iterator[tuple[str, str, str]]:
-    """Name, specifier and address of each package: two lines on one package are one wish."""
+    """Name, specifier and address of each package; two lines about one package are joined."""
     by_name: dict[str, list[RequirementLine]] = {}
     for line in lines:
         by_name.setdefault(line.name or hide_credentials(line.url), []).append(line)
@@ -159,13 +159,13 @@ def _wishes(lines: Sequence[RequirementLine]) -> Iterator[tuple[str, str, str]]:
 
 
 _UV_GLIBC = (17, 28, *range(31, 41))
-"""The minor versions of glibc for which uv has a name."""
+"""The minor versions of glibc that uv has a platform name for."""
 _OLD_NAMES = {17: "manylinux2014", 12: "manylinux2010", 5: "manylinux1"}
 
 
 @dataclasses.dataclass(frozen=True)
 class WheelPlatform:
-    """A cluster's Python, as wheels are chosen for it.
+    """The platform of a cluster's Python, by which wheels are chosen.
 
     Attributes:
         python: its full version, "3.11.7".
@@ -179,17 +179,17 @@ class WheelPlatform:
 
     @classmethod
     def of(cls, python: str, platform: str, libc: str) -> WheelPlatform:
-        """From what the cluster says of its Python; platform is such as "cp311-linux_x86_64"."""
+        """The platform from the cluster's facts; `platform` is such as "cp311-linux_x86_64"."""
         return cls(python, platform.partition("linux_")[2] or platform.rpartition("_")[2], libc)
 
     @property
     def version(self) -> str:
-        """Major and minor."""
+        """The major and minor version of Python."""
         return ".".join(self.python.split(".")[:2])
 
     @property
     def uv_platform(self) -> str:
-        """What `uv pip --python-platform` calls it."""
+        """The platform's name for `uv pip --python-platform`."""
         usable = [minor for minor in _UV_GLIBC if minor <= self._glibc]
         if not self._glibc:
             return f"{self.machine}-unknown-linux-musl"
@@ -235,6 +235,6 @@ def local_links(options: Sequence[str]) -> list[str]:
 
 
 def without_wheel(said: str) -> str:
-    """The requirement of which pip says that there is no wheel for the target; "" where it says no such thing."""
+    """The requirement without a wheel for the target, from pip's output; "" where pip names none."""
     found = re.search(r"No matching distribution found for (\S+)", said)
     return found[1] if found else ""

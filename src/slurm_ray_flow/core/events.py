@@ -1,4 +1,4 @@
-"""The events that Prefect gets from us, for automations to react to (docs/prefect.md). Pure."""
+"""Events that this package sends to Prefect, for automations (docs/prefect.md). Pure functions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Resource = dict[str, str]
 
 @dataclass(frozen=True)
 class PrefectEvent:
-    """An event.
+    """An event for Prefect.
 
     Attributes:
         event: its name, one of those above.
@@ -37,26 +37,26 @@ class PrefectEvent:
     related: list[Resource] = field(default_factory=list)
 
     def body(self) -> dict[str, Any]:
-        """As Prefect's API takes it."""
+        """The event as Prefect's API takes it."""
         now = datetime.now(timezone.utc).isoformat()
         known = {"event": self.event, "resource": self.resource, "payload": self.payload, "related": self.related}
         return {"id": str(uuid.uuid4()), "occurred": now, **known}
 
 
 def cluster_down(cluster: str, why: str, advice: str = "") -> PrefectEvent:
-    """A cluster that answered before, or was never asked, does not answer or can't be used."""
+    """The event for a cluster that has become unreachable or unusable."""
     name = short_name(cluster)
     return PrefectEvent(CLUSTER_DOWN, _cluster(name), {"cluster": name, "why": why, "advice": advice})
 
 
 def cluster_up(cluster: str, seconds: float) -> PrefectEvent:
-    """A cluster that was down can be used again; it was down for so many seconds."""
+    """The event for a cluster that can be used again after `seconds`."""
     name = short_name(cluster)
     return PrefectEvent(CLUSTER_UP, _cluster(name), {"cluster": name, "down_seconds": round(seconds)})
 
 
 def run_failed(record: RunRecord, cause: str, message: str) -> PrefectEvent:
-    """A run ended without a value. `cause` is a word of docs/errors.md."""
+    """The event for a run that ended without a value; `cause` is a word of docs/errors.md."""
     name = f"{record.function} on {short_name(record.cluster)}"
     payload = {
         "run_id": record.run_id,
@@ -79,7 +79,7 @@ def run_failed(record: RunRecord, cause: str, message: str) -> PrefectEvent:
 
 
 def warm_idle(one: Warm, cluster: str) -> PrefectEvent:
-    """A Ray cluster that `keep_warm` holds has nothing to do, and costs."""
+    """The event for a warm cluster that idles."""
     name, cost = short_name(cluster), one.cost
     resource = {
         "prefect.resource.id": f"slurm-ray-flow.warm.{one.allocation}",

@@ -1,4 +1,4 @@
-"""Where this package keeps what is its own on the user's machine."""
+"""The folder of this package on the user's machine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def home() -> Path:
-    """The folder of this package's own things: `$SRF_HOME`, else `~/.slurm-ray-flow`.
+    """The folder of this package's own files: `$SRF_HOME`, else `~/.slurm-ray-flow`.
 
     Nothing is created here: whoever writes into it first makes it, readable by its owner alone.
     """

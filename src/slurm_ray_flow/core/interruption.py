@@ -1,4 +1,4 @@
-"""What may end a wait for a cluster, wherever in the program that wait happens."""
+"""Interruption of waits for a cluster, wherever in the program the wait happens."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _check: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextV
 
 @contextlib.contextmanager
 def interruptible(check: Callable[[], None]) -> Iterator[None]:
-    """While the block runs, `check` is called each second or so of a wait; what it raises ends the wait."""
+    """Have each wait inside the block call `check` about once a second; an exception of it ends the wait."""
     token = _check.set(check)
     try:
         yield
@@ -23,14 +23,14 @@ def interruptible(check: Callable[[], None]) -> Iterator[None]:
 
 
 def interrupted() -> None:
-    """Called by whoever waits. Raises what ends the wait, if there is something."""
+    """Raise the exception that ends the present wait, if there is one. Each loop that waits calls this."""
     check = _check.get()
     if check is not None:
         check()
 
 
 def pause(seconds: float) -> None:
-    """Wait so long, unless something ends the wait."""
+    """Wait for some seconds, unless an interruption ends the wait."""
     end = time.monotonic() + seconds
     while (left := end - time.monotonic()) > 0:
         interrupted()

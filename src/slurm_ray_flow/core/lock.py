@@ -1,4 +1,4 @@
-"""The lock of a server that several people share."""
+"""The lock of a server that several people share: its holders, its queue, and its mirror in Prefect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slurm_ray_flow.remote.shared.protocol import is_moment
 
 @dataclass(frozen=True)
 class Lock:
-    """What a run needs to know of it.
+    """The settings of a lock.
 
     Attributes:
         path: the file whose lock is exclusive use of the server.
@@ -26,15 +26,15 @@ class Lock:
 
 
 FORBIDDEN = str.maketrans(dict.fromkeys("/%&<>", "-"))
-"""What Prefect takes in no name."""
+"""Characters that Prefect refuses in names."""
 
 LONGEST = 100
-"""So many letters of what others wrote are shown."""
+"""The most letters that are shown of a text from another user."""
 
 
 @dataclass(frozen=True)
 class LockUser:
-    """Somebody who holds a server or waits for it, as `queue.state` tells of him.
+    """One holder of a lock, or one member of its queue, as the operation `queue.state` describes it.
 
     Attributes:
         user: the account.
@@ -71,49 +71,49 @@ class LockUser:
 
 @dataclass(frozen=True)
 class LockQueue:
-    """Who holds a server and who waits for it, in order."""
+    """The holders and the queue of one server, in order."""
 
     holders: tuple[LockUser, ...] = ()
     waiting: tuple[LockUser, ...] = field(default=())
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> LockQueue:
-        """Read it; parties of another shape are left out."""
+        """Read the answer of `queue.state`; entries of another form are left out."""
         parties = [found if isinstance(found := said.get(key), list) else [] for key in ("holders", "waiting")]
         return cls(*(tuple(LockUser.from_json(one) for one in some if isinstance(one, dict)) for some in parties))
 
 
 def _harmless(text: object) -> str:
-    """What others wrote must not steer a terminal, nor fill it."""
+    """A text from another user, shortened and without control characters."""
     return "".join(letter for letter in str(text) if letter.isprintable())[:LONGEST]
 
 
 def limit_name(label: str) -> str:
-    """The limit of a server."""
+    """The name of the concurrency limit of a server in Prefect."""
     return f"srf-{label.translate(FORBIDDEN)}"
 
 
 def waiting_state(label: str) -> str:
-    """The name of the state of a flow run that waits for its slot in Prefect: by it the others know who waits."""
+    """The state name of a flow run that waits for its slot in Prefect; other launches find it by that name."""
     return f"Waiting for {label}"
 
 
 def queued_state(label: str) -> str:
-    """The name of the state of a flow run that has its slot, and waits for the lock on the server."""
+    """The state name of a flow run that has its slot and waits for the lock on the server."""
     return f"Queued on {label}"
 
 
 def taken_by_others(queue: LockQueue, key: str, slots: int) -> int:
-    """How many slots those hold who did not come through the limit that has this key.
+    """The number of slots whose holders did not come through the limit that has this key.
 
-    Who idles does not count: it gives way to those who wait on the server itself, and to nobody in Prefect.
+    Idle holders do not count: they give way to runs that wait on the server itself, and to none in Prefect.
     """
     others = [holder for holder in queue.holders if holder.foreign or (holder.server != key and not holder.idle)]
     return min(slots, sum(slots if holder.foreign else holder.slots for holder in others))
 
 
 def to_hold(others: int, *, active: int, held: int, slots: int) -> int:
-    """How many slots of the limit the mirror should hold for others.
+    """The number of slots of the limit that the mirror should hold for others.
 
     Our own launches are never pushed out: one that has its slot and waits for the lock behind somebody else keeps it.
 
@@ -127,12 +127,12 @@ def to_hold(others: int, *, active: int, held: int, slots: int) -> int:
 
 
 def place_in_line(waiting: Sequence[str], run_id: str) -> int | None:
-    """How many launches are before this one; None where it is not among them."""
+    """The number of launches before this one; None where it is not in the queue."""
     return list(waiting).index(run_id) if run_id in waiting else None
 
 
 def waiting_text(label: str, queue: LockQueue | None, before: int, now: float) -> str:
-    """What a launch that waits says: who holds the server, since when, and how many come first.
+    """The text of a launch that waits: the holders of the server, since when, and how many launches come first.
 
     Args:
         label: the server.
@@ -147,7 +147,7 @@ def waiting_text(label: str, queue: LockQueue | None, before: int, now: float) -
 
 
 def queued_text(label: str, said: dict[str, Any], now: float) -> str:
-    """The same from a head's event `waiting`."""
+    """The text of a run that waits for the lock, from a head's event `waiting`."""
     holder = said.get("holder")
     holders = (LockUser.from_json(holder),) if isinstance(holder, dict) else ()
     return f"waiting for {label}: {_held_by(holders, now)}, {said.get('ahead') or 0} ahead"

@@ -43,14 +43,14 @@ class Growth:
     most: float | None = None
 
     def after(self, value: float) -> float | None:
-        """What to ask for after `value` was too little; None where the bound is reached."""
+        """The next amount after `value` was too little; None where the bound is reached."""
         grown = value * self.factor + self.more
         if self.most is not None:
             grown = min(grown, self.most)
         return grown if grown > value else None
 
     def written(self, value: float) -> str:
-        """An amount of what grows, as one would write it as the option."""
+        """An amount of the option, as a user would write it."""
         return brief_memory(value) if self.option == "memory" else brief_duration(value)
 
 
@@ -104,7 +104,7 @@ RayUse = Literal["auto", "always", "never"]
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """What a run asks for.
+    """The options of a run.
 
     Attributes:
         cluster: the name of a saved cluster block, or the block itself; "local" is this machine.
@@ -176,7 +176,7 @@ class Options:
 
     @property
     def warn_seconds(self) -> float:
-        """How long before its end a function is told of it."""
+        """How many seconds before its end a function is warned."""
         if self.warn_before is not None:
             return self.warn_before
         return min(60.0, (self.time_limit or 600.0) / 10)
@@ -192,7 +192,7 @@ class Options:
         return changed
 
     def stating(self, **changes: object) -> Options:
-        """The same, before it is known what else holds for the function: each is checked by itself.
+        """These options with some changed, each checked by itself: the settings that complete them are not known yet.
 
         Raises:
             OptionError: an option is unknown, or its value is wrong.
@@ -246,7 +246,7 @@ _WORDS_OF_OTHERS = {
     **dict.fromkeys(("requirements", "packages", "pip"), "environment"),
     "queue": "partition", "project": "account", "image": "container",
 }  # fmt: skip
-"""What Slurm, PBS, Ray and submitit call these options."""
+"""Names of the same options in Slurm, PBS, Ray and submitit, for "did you mean"."""
 
 
 def _meant(name: str, known: Iterable[str]) -> str:
@@ -275,7 +275,7 @@ def _count(least: int, optional: bool = False) -> Any:
 
 
 LEAST_MEMORY = 16 << 20
-"""In less no Python with its packages starts."""
+"""The least memory in bytes that a Python with its packages starts in."""
 
 
 def _memory(name: str, value: object) -> int | None:

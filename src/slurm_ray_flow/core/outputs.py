@@ -1,4 +1,4 @@
-"""Files that a function has written: which of them are meant, and which may come home. Pure."""
+"""The files that a function has written: matching them with patterns, and refusing unsafe names. Pure functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slurm_ray_flow.core.snapshot.entries import printable
 from slurm_ray_flow.core.text import plain
 
 NAMED = 5
-"""So many files are named in a line."""
+"""The most files that are named in one line."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class WrittenFile:
 
 
 def shown(path: str) -> str:
-    """A name that comes from a cluster, in one line; what would steer a terminal is spelled out."""
+    """A file's name from a cluster, in one line, with control characters spelled out."""
     return plain(printable(path)).replace("\n", "\\n").replace("\t", "\\t")
 
 
 def checked_pattern(pattern: object) -> str:
-    """A pattern as it is matched.
+    """A pattern in its normal form.
 
     Raises:
         OptionError: it is no text, is empty, or leads out of the working directory.
@@ -57,7 +57,7 @@ def checked_pattern(pattern: object) -> str:
 
 
 def chosen(files: Iterable[WrittenFile], patterns: Sequence[str]) -> list[WrittenFile]:
-    """Those that a pattern names: a path, a folder with all that is in it, or a glob (`*`, `?`, `[...]`, `**`).
+    """The files that a pattern names: a path, a folder with its content, or a glob (`*`, `?`, `[...]`, `**`).
 
     Raises:
         OptionError: a pattern leads out of the working directory.
@@ -68,16 +68,16 @@ def chosen(files: Iterable[WrittenFile], patterns: Sequence[str]) -> list[Writte
 
 
 def may_come_home(path: str) -> bool:
-    """Whether a name that comes from a cluster stays below the folder that it is brought to, and out of its .git."""
+    """Whether a file's name from a cluster stays inside the target folder, and out of its .git."""
     return "\0" not in path and {"", ".", "..", ".git"}.isdisjoint(path.lower().split("/"))
 
 
 def counted(files: int, size: int) -> str:
-    """How many there are, and how large."""
+    """The number of files and their size, in words."""
     return f"{files} file{'s' if files != 1 else ''}, {format_memory(size)}"
 
 
 def summary(files: Sequence[WrittenFile]) -> str:
-    """What is there, in a line."""
+    """The files in one line."""
     names = [f"{shown(file.path)} ({format_memory(file.size)})" for file in files[:NAMED]]
     return ", ".join(names) + (f" and {len(files) - NAMED} more" if len(files) > NAMED else "")

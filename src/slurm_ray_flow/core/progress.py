@@ -1,4 +1,4 @@
-"""How a launch tells what it does. What shows it (a terminal, nothing) is the caller's choice."""
+"""The reporter of a launch: its caller chooses what shows the progress, a terminal or nothing."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Protocol
 
 
 class Reporter(Protocol):
-    """Receives what happens in a launch, in order."""
+    """The receiver of a launch's progress, in order."""
 
     def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
-        """A run has its id, and a page in the UI."""
+        """A run begins; it has an id, and a page in the UI."""
 
     def step(self, name: str) -> None:
         """A step starts; the one before it has ended."""
@@ -19,16 +19,16 @@ class Reporter(Protocol):
         """The step under way has failed, and the launch goes on with the next all the same."""
 
     def say(self, text: str) -> None:
-        """How far this step is; what it says last is kept."""
+        """Show a text about the present step; the last one stays."""
 
     def warn(self, text: str) -> None:
-        """Something in this step that the user may have to see to."""
+        """Show a warning about the present step."""
 
     def log(self, data: bytes) -> None:
-        """The function wrote this; lines may be cut anywhere."""
+        """Show output of the function; lines may be cut anywhere."""
 
     def again(self, error: BaseException, text: str) -> None:
-        """The step failed, and all begin anew."""
+        """The step has failed, and the next try begins with the first step."""
 
     def end(self, error: BaseException | None) -> None:
         """The run is over."""

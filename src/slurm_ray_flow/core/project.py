@@ -1,4 +1,4 @@
-"""Which folder is the user's project."""
+"""The folder of the user's project."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.machinery import PathFinder
 from pathlib import Path
 
 MARKS = ("pyproject.toml", "uv.lock", "requirements.txt", "setup.py", "setup.cfg", "environment.yml", ".git")
-"""What the top folder of a project has."""
+"""Files and folders that mark the top of a project."""
 
 
 def project_of(file: Path | None, working_directory: Path) -> Path:
@@ -33,17 +33,17 @@ def project_of(file: Path | None, working_directory: Path) -> Path:
 
 
 def beside(project: Path, working_directory: Path) -> Path:
-    """What the function's working directory is a copy of: this process's, where it lies in the project, or that."""
+    """The folder at home of the function's working directory: this process's own if in the project, else that."""
     here, project = working_directory.resolve(), project.resolve()
     return here if here.is_relative_to(project) else project
 
 
 NEEDED = ("cloudpickle", "dill", "ray")
-"""What a launch needs beyond what is imported by then."""
+"""Packages that a launch imports late."""
 
 
 def shadows(names: Iterable[str]) -> Iterator[str]:
-    """Says of each name which file of the script's folder is taken for the installed package.
+    """A warning for each file in the script's folder that hides an installed package.
 
     Args:
         names: of packages and modules.

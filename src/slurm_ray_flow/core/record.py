@@ -1,4 +1,4 @@
-"""Records: dataclasses of plain values that lie as JSON at home, where a loss of power may damage them."""
+"""Records: dataclasses of plain values, as JSON files at home that a loss of power may damage."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Record = TypeVar("Record")
 
 
 def read_record(kind: type[Record], said: Any) -> Record:
-    """A record of this kind; fields that it has none of, as those of later versions, are passed over.
+    """Read a record of this class; unknown fields, as of later versions, are ignored.
 
     Raises:
-        ValueError: it is none: something is missing, or is of another type.
+        ValueError: a field is missing or has another type.
     """
     if not isinstance(said, dict):
         raise ValueError(f"this is no record: a {type(said).__name__}")

@@ -1,4 +1,4 @@
-"""Whether a run that failed is tried again, with what, and why: by the cause of the failure."""
+"""The rules for another try of a failed run, by the cause of the failure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONGEST_TEXT = 300
 
 @dataclasses.dataclass(frozen=True)
 class NextTry:
-    """One more try.
+    """The next try of a run.
 
     Attributes:
         text: what went wrong, what is changed, and which try of how many it is; the failure's type is not in it.
@@ -53,7 +53,7 @@ class Retries:
         self._grown: SlurmRayFlowError | None = None
 
     def after(self, failure: BaseException | None) -> NextTry | None:
-        """What follows on a failure: one more try, or None. The function's own exception is a failure, too.
+        """The next try after a failure, which may be the function's own exception; None for no other try.
 
         A try with more memory or time than the one before goes through all the checks again, since it is a whole one.
         """
@@ -73,7 +73,7 @@ class Retries:
     def explanation(self, error: SlurmRayFlowError) -> SlurmRayFlowError | None:
         """A better error than the one that ended the last try, where there is one.
 
-        A cluster that refuses what a run has grown to does not explain the failure: what it ran out of does.
+        Where a cluster refuses the larger request of a further try, the cause of the try before explains the failure.
         """
         if self._grown is None or not isinstance(error, Rejected):
             return None
@@ -109,7 +109,7 @@ def is_one_of(failure: BaseException, wanted: tuple[type[BaseException] | str, .
 
 
 def names_of(failure: BaseException) -> set[str]:
-    """How the types of an exception may be called. Of one that could not travel, its name counts too."""
+    """The names of an exception's types, and of the exception that it replaces where that could not travel."""
     kinds = type(failure).__mro__
     name = getattr(failure, STANDS_FOR, "")
     stood_for = {name, name.rpartition(".")[2]} - {""}

@@ -1,4 +1,4 @@
-"""Text of others, as it can be shown: nothing in it moves a cursor, names a window or fills a screen. Pure."""
+"""Text from outside, made safe to show: without control characters. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import unicodedata
 
 
 def plain(text: str) -> str:
-    """The text with all that would steer a terminal spelled out: an escape becomes `\\x1b`. Lines stay lines."""
+    """The text with its control characters spelled out: an escape becomes `\\x1b`. Line breaks stay."""
     if text.isprintable():
         return text
     return "".join(letter if _harmless(letter) else _spelled(letter) for letter in text.replace("\r\n", "\n"))
 
 
 def encodable(text: str) -> str:
-    """The text as every encoder takes it: what is no character (a byte of a name that is not UTF-8) is spelled out."""
+    """The text with surrogates spelled out (bytes of a name that is not UTF-8), so that each encoder takes it."""
     return text.encode("utf-8", "backslashreplace").decode()
 
 

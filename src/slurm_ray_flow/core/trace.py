@@ -1,4 +1,4 @@
-"""SRF_LOG=debug: each thing that is done on a cluster, and each program that is started here, with its time.
+"""The trace of SRF_LOG=debug: each operation on a cluster and each program that is started here, with its time.
 
 The lines go to stderr by the logger `slurm_ray_flow`, which Prefect's setting PREFECT_LOGGING_EXTRA_LOGGERS can send to
 its server, too. What is shown of a request are names and places: never contents, variables or log-in data.
@@ -17,20 +17,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 _SHOWN = ("path", "folder", "root", "run_id", "name", "command", "argv")
-"""The arguments of an operation that say what it is about; the others may be anything."""
+"""The arguments of an operation that are shown; the others may hold secrets or much data."""
 _LONGEST = 400
 _CREDENTIALS = re.compile(r"//[^/@\s]+@")
 _EXPORTED = re.compile(r"(--export(?:=|\s+))\S+")
 
 
 def tracing() -> bool:
-    """Whether SRF_LOG asks for it."""
+    """Whether SRF_LOG asks for the trace."""
     return os.environ.get("SRF_LOG", "").lower() == "debug"
 
 
 @contextlib.contextmanager
 def traced(where: str, what: Callable[[], str]) -> Iterator[None]:
-    """Tell what is done in this block, how long it took, and whether it failed.
+    """Log the work of this block, its time, and whether it failed.
 
     Args:
         where: the cluster's name, or "here".
@@ -50,13 +50,13 @@ def traced(where: str, what: Callable[[], str]) -> Iterator[None]:
 
 
 def harmless(text: str) -> str:
-    """A text without what may be a secret in it: log-in data of addresses, variables that sbatch is given."""
+    """A text without possible secrets: credentials in addresses, variables that sbatch is given."""
     shown = _EXPORTED.sub(r"\1...", _CREDENTIALS.sub("//...@", text))
     return shown if len(shown) <= _LONGEST else f"{shown[:_LONGEST]} ..."
 
 
 def requests_shown(requests: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Operations in a line: what each is called, and what it is about."""
+    """Operations in one line: the name of each, and its main arguments."""
     return "; ".join(" ".join([name, *_about(arguments)]) for name, arguments in requests)
 
 

@@ -1,4 +1,4 @@
-"""Warm allocations: what waits on a cluster for a next call, and what that costs."""
+"""Warm allocations, which wait on a cluster for a next call, and their cost."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Warm:
 
     @classmethod
     def from_listed(cls, listed: Any) -> Warm:
-        """Read what the cluster has listed.
+        """Read an entry of the cluster's list.
 
         Raises:
             ConnectionFailed: it is of another shape.
@@ -45,17 +45,17 @@ class Warm:
 
     @property
     def run_id(self) -> str:
-        """The run that it was got for."""
+        """The run that the allocation was submitted for."""
         return self.allocation.partition(".")[0]
 
     @property
     def idles(self) -> bool:
-        """Whether it has nothing to do."""
+        """Whether the allocation idles."""
         return self.idle is not None and not self.calls
 
     @property
     def cost(self) -> Cost:
-        """What it has cost until now, and costs."""
+        """The cost of its idle time until now."""
         idle = self.idle or {}
         since = float(idle.get("time") or time.time())
         return Cost.from_released(idle, more=max(0.0, time.time() - since))
@@ -76,7 +76,7 @@ class Warm:
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What idling costs.
+    """The cost of idle time.
 
     Attributes:
         seconds: how long it idled, between all its calls.
@@ -89,7 +89,7 @@ class Cost:
 
     @classmethod
     def from_released(cls, released: Event, more: float = 0.0) -> Cost:
-        """What it was at the end, or at an event of before and for so many seconds `more`."""
+        """The cost that an event notes, and that of `more` seconds after it."""
         idled, cpus, gpus = (released.get(name) or 0 for name in ("idled", "cpus", "gpus"))
         return cls(float(idled) + more, int(cpus), int(gpus))
 
@@ -103,12 +103,12 @@ class Cost:
 
     @property
     def an_hour(self) -> str:
-        """What each hour costs, in words: "8 core-hours and 2 GPU-hours an hour"."""
+        """The cost of an hour, in words: "8 core-hours and 2 GPU-hours an hour"."""
         return f"{_counted(self.cpus, self.gpus)} an hour"
 
     @property
     def whole(self) -> str:
-        """What it cost in all: "idled 3 min 20 s, 0.44 core-hours"."""
+        """The whole cost, in words: "idled 3 min 20 s, 0.44 core-hours"."""
         return f"idled {format_duration(self.seconds)}, {_counted(self.core_hours, self.gpu_hours)}"
 
     def to_json(self) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""Choose where the wanted packages are written down, and join them with what the run itself needs."""
+"""The file that lists the wanted packages, and their union with the packages that each run needs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from slurm_ray_flow.core.requirements.model import (
 
 
 def read_conda(reading: ReadRequirements, path: Path, python: str) -> None:
-    """Add what stands below `pip:`, and note what conda alone would install.
+    """Read an environment.yml: add the packages below `pip:`, and note those that only conda installs.
 
     Raises:
         DependencyError: it can't be read, or asks for another Python than the cluster's.
@@ -59,7 +59,7 @@ def read_conda(reading: ReadRequirements, path: Path, python: str) -> None:
 
 
 def _check_python(item: str, python: str, where: str) -> None:
-    """conda's `python=3.11` is what others write `python==3.11.*`."""
+    """Check the Python that an environment.yml asks for; conda's `python=3.11` means `python==3.11.*`."""
     pin = re.fullmatch(r"(?:\S+::)?python\s*([\s=<>!~].*)", item)
     bound = re.sub(r"^\s*={0,2}\s*(\d+\.\d+)\b.*", r"==\1.*", pin[1]) if pin else ""
     try:
@@ -72,12 +72,12 @@ def _check_python(item: str, python: str, where: str) -> None:
 
 
 OURS = "slurm-ray-flow"
-"""What the name means on a cluster is sent along with the run; the package itself is for home."""
+"""This package's own name, which is never installed on a cluster: each run brings the part that works there."""
 
 
 PICKLER = "cloudpickle"
 FILES = ("requirements.txt", "pyproject.toml", "environment.yml", "environment.yaml")
-"""What "auto" looks for when there is no lock."""
+"""The files that "auto" looks for when there is no lock."""
 
 
 def wanted(
@@ -90,7 +90,7 @@ def wanted(
     always: Sequence[str] = (),
     travelling: Iterable[Path] = (),
 ) -> Requirements:
-    """What is to be installed for a run; docs/projects.md says it for users.
+    """The packages to install for a run; docs/projects.md explains the choice to users.
 
     Args:
         environment: "auto" takes the project's lock, else its requirements.txt, its pyproject.toml or its
@@ -128,7 +128,7 @@ def wanted(
 def _read_chosen(
     reading: ReadRequirements, environment: str | Sequence[str], python: str, distributions: Sequence[Scanned]
 ) -> str:
-    """Read what says what is wanted; gives its kind."""
+    """Read the file or the lines that list the wanted packages; gives their kind."""
     if not isinstance(environment, str):
         reading.read_text("\n".join(environment), reading.project, "environment=[...]")
         return "given"
@@ -143,7 +143,7 @@ def _read_chosen(
 
 @contextlib.contextmanager
 def _of_known_shape(path: Path) -> Iterator[None]:
-    """What is no file of its kind, such as `name = true` in a pyproject.toml, is told as that."""
+    """Turn the failure of a malformed file, such as `name = true` in a pyproject.toml, into a DependencyError."""
     try:
         yield
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -152,7 +152,7 @@ def _of_known_shape(path: Path) -> Iterator[None]:
 
 
 def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
-    """The file that says what is wanted, with extras and groups of it; None where what is imported says it."""
+    """The file that lists the wanted packages, with its extras and groups; None where the imports decide."""
     lock = lock_of(project)
     if environment in {"auto", "isolated"}:
         there = [path for name in FILES if (path := project / name).is_file()]
@@ -173,7 +173,7 @@ def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
 
 
 def _kind(path: Path) -> str:
-    """What kind of file it is, by its name: "requirements.txt" is what no other name says."""
+    """The kind of a file by its name; an unknown name is a requirements.txt."""
     if path.name in {*LOCKS, "pyproject.toml", "setup.py"}:
         return path.name
     return "environment.yml" if path.suffix in {".yml", ".yaml"} else "requirements.txt"
@@ -212,7 +212,7 @@ def _is_ours(line: RequirementLine, project: Path) -> bool:
 
 
 def _join(reading: ReadRequirements, always: Iterable[RequirementLine], marks: dict[str, str]) -> None:
-    """Add what the run needs, unless the user has a word of his own on it; never two lines for one package."""
+    """Add the packages that each run needs, unless the user names them; never two lines for one package."""
     for needed in always:
         same = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
         bounds = [line for line in reading.constraints if line.name == needed.name and line.applies(marks)]
@@ -231,7 +231,7 @@ def _join(reading: ReadRequirements, always: Iterable[RequirementLine], marks: d
 
 
 def _check_pickler(lines: Iterable[RequirementLine]) -> None:
-    """Another cloudpickle than this package is made for can't read what home writes."""
+    """Refuse a cloudpickle outside of the versions that this package needs: it could not read the pickles of home."""
     own = (Requirement(text) for text in importlib.metadata.requires(OURS) or ())
     bound = next((found.specifier for found in own if found.name == PICKLER), SpecifierSet())
     for line in lines:
@@ -240,13 +240,13 @@ def _check_pickler(lines: Iterable[RequirementLine]) -> None:
 
 
 def _with_extras(line: RequirementLine, needed: RequirementLine) -> RequirementLine:
-    """The user's own pin, with the extras that the run needs; what is locked has what it has."""
+    """The user's own pin with the extras that the run needs; a locked package stays as it is."""
     extras = tuple(sorted({*line.extras, *needed.extras}))
     return line if line.hashes or not line.name else dataclasses.replace(line, extras=extras)
 
 
 def _check(reading: ReadRequirements, marks: dict[str, str]) -> None:
-    """Two lines that can never be met together are told now, with their words, not by the cluster later."""
+    """Refuse two lines that exclude each other, before the cluster would."""
     lines = [line for line in (*reading.lines, *reading.constraints) if line.name and line.applies(marks)]
     by_name: dict[str, list[RequirementLine]] = {}
     for line in lines:

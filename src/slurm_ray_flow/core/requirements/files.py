@@ -38,7 +38,7 @@ _BEST_MATCH = "--index-strategy unsafe-best-match"
 
 @dataclasses.dataclass
 class ReadRequirements:
-    """What was read so far.
+    """The requirements that were read so far.
 
     Attributes:
         project: the user's project; its own folders are no packages, but what they require is wanted.
@@ -59,7 +59,7 @@ class ReadRequirements:
     seen: set[tuple[object, ...]] = dataclasses.field(default_factory=set)
 
     def read_file(self, path: Path, constraint: bool = False, named_in: str = "") -> None:
-        """Add what a file asks for, with its `-r` and `-c`; a file that includes itself is read once.
+        """Add the requirements of a file, with those of its `-r` and `-c`; each file is read once.
 
         Raises:
             DependencyError: it or a line of it can't be read; says where.
@@ -93,7 +93,7 @@ class ReadRequirements:
             self.options.append(_BEST_MATCH)
 
     def required_by(self, folder: Path, names: Sequence[str]) -> list[RequirementLine]:
-        """What a project of the user's asks for with these extras and groups: its code travels as files.
+        """Add the dependencies of a project of the user's, with these extras and groups; its code travels as files.
 
         Raises:
             DependencyError: it can't be read, or has no such extra or group.
@@ -217,13 +217,13 @@ def _marker(item: Any) -> str:
 
 
 def _under(marker: str, lines: Sequence[RequirementLine]) -> list[RequirementLine]:
-    """The lines, wanted only where this marker holds, too."""
+    """The lines, each with this marker added to its own."""
     markers = [f"({line.marker}) and ({marker})" if line.marker and marker else line.marker or marker for line in lines]
     return [dataclasses.replace(line, marker=both) for line, both in zip(lines, markers, strict=True)]
 
 
 def _linked(item: Any, address: str, name: str = "") -> RequirementLine:
-    """A requirement with an address: `#egg=` only ever named it, so the name goes to the front."""
+    """A requirement with an address; the name of an `#egg=` goes to the front."""
     base, _, fragment = address.partition("#")
     parts = urllib.parse.parse_qs(fragment)
     kept = [f"{key}={values[0]}" for key, values in parts.items() if key not in {"egg", "name"}]

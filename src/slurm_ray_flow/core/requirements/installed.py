@@ -1,4 +1,4 @@
-"""Want what is installed here: the scanned distributions, and all that they require."""
+"""Requirements from the packages installed here: the scanned distributions, and all that they require."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def _required(
 
 
 def _origin(distribution: importlib.metadata.Distribution) -> str | None:
-    """Where it came from, by PEP 610."""
+    """The address or path that a distribution was installed from, by PEP 610."""
     text = distribution.read_text("direct_url.json")
     if not text:
         return None

@@ -1,4 +1,4 @@
-"""Packages that are paths on this machine: which belong to the project, and what they hold."""
+"""Packages that are paths on this machine: their relation to the project, and the digest of their content."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from urllib.parse import unquote, urlsplit
 from slurm_ray_flow.core.errors import DependencyError
 
 SKIPPED = {".git", ".hg", ".venv", "venv", "__pycache__", ".mypy_cache", ".ruff_cache", ".pytest_cache", "node_modules"}
-"""Folders that say nothing about what a package holds."""
+"""Folders that do not count for the content of a package."""
 _BUILT = re.compile(r"bdist\..+|(lib|temp)(\..+)?")
-"""What setuptools has in its folder `build`."""
+"""The names in a folder `build` of setuptools."""
 
 
 def path_of(url: str) -> Path | None:
@@ -85,12 +85,12 @@ def content_digest(path: Path, travelling: Collection[Path] = ()) -> str:
 
 
 def _importing(file: Path) -> list[Path]:
-    """A module, and the packages around it."""
+    """The files that an import of a module runs: its own, and those of the packages around it."""
     return [file, *(folder / "__init__.py" for folder in file.parents)]
 
 
 def without_meaning(folder: str, names: Iterable[str]) -> set[str]:
-    """Those of the names in a folder that say nothing about what a package holds: caches, and what a build has left."""
+    """The names in a folder that do not count for the content of a package: caches, and results of a build."""
     found = {name for name in names if name in SKIPPED or name.endswith(".egg-info")}
     build = Path(folder, "build")
     if build.is_dir() and any(_BUILT.fullmatch(each.name) for each in build.iterdir()):

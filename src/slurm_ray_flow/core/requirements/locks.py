@@ -29,7 +29,7 @@ from slurm_ray_flow.core.requirements.local import is_part_of, url_of
 from slurm_ray_flow.core.requirements.model import RequirementLine, Uv, expand_variables, hide_credentials, instead_of
 
 LOCKS = ("uv.lock", "poetry.lock", "pdm.lock", "pylock.toml")
-"""In the order in which they are looked for."""
+"""The names of locks, in the order of the search."""
 _DEFAULT_INDEX = "https://pypi.org/simple"  # never an option: a cluster may have a mirror as its own default
 _EXPORT = (
     *("export", "--frozen", "--quiet", "--no-hashes", "--no-header", "--no-annotate", "--no-default-groups"),
@@ -68,7 +68,7 @@ def read_lock(reading: ReadRequirements, path: Path, names: Sequence[str], pytho
     packages: Sequence[Package] = data.get("packages") or data.get("package") or []
     named = index_options(path.parent / "pyproject.toml").values()
     if path.name in {"poetry.lock", "pdm.lock"} and any("groups" not in package for package in packages):
-        # Of an earlier kind, which does not say what is wanted by whom: it bounds what the project asks for.
+        # Older locks do not say which package wants which: they bound the versions of the project's own dependencies.
         reading.lines += reading.required_by(path.parent, names)
         reading.constraints += _lines(_one_of_each(packages, python), path.parent)
     else:
@@ -133,7 +133,7 @@ def _selected(
 
 
 def _marker(package: Package, groups: Collection[str]) -> str:
-    """When it is wanted; poetry has a marker for each group where they differ."""
+    """The marker of a locked package; poetry has one for each group where they differ."""
     marker = package.get("marker") or package.get("markers") or ""
     if isinstance(marker, str):
         return marker
@@ -142,7 +142,7 @@ def _marker(package: Package, groups: Collection[str]) -> str:
 
 
 def _one_of_each(packages: Sequence[Package], python: str) -> list[Package]:
-    """Those that are locked in one version for this Python."""
+    """The packages that are locked in one version for this Python."""
     bounds = ("python-versions", "requires_python")
     bound = [" ".join(package.get(key, "") for key in bounds).strip(" *") for package in packages]
     fitting = [one for one, text in zip(packages, bound, strict=True) if SpecifierSet(text).contains(f"{python}.99")]
@@ -150,7 +150,7 @@ def _one_of_each(packages: Sequence[Package], python: str) -> list[Package]:
 
 
 def _lines(packages: Sequence[Package], base: Path) -> list[RequirementLine]:
-    """Their pins, without folders of the project itself, which travel as files."""
+    """The pins of the packages, without folders of the project itself, which travel as files."""
     return [line for line in (_line(package, base) for package in packages) if line]
 
 
@@ -203,7 +203,7 @@ finally:
     for path in remains() - before:
         shutil.rmtree(path, ignore_errors=True)
 """
-"""Prints the metadata of a project, by the library made for that; what setuptools leaves in the project goes."""
+"""A script that prints a project's metadata, by the library `build`, and removes the files that setuptools leaves."""
 _POETRY = """
 import json, pathlib, sys
 from poetry.core.factory import Factory
@@ -215,11 +215,11 @@ project["optional-dependencies"] = {name: text(found) for name, found in package
 groups = {name: text(package.dependency_group(name).dependencies) for name in names}
 print(json.dumps({"project": project, "dependency-groups": groups}))
 """
-"""Prints the two tables of a project of poetry's as the standards have them, by poetry's own library."""
+"""A script that prints the two standard tables of a poetry project, by poetry's own library."""
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    """A TOML file; nothing where there is none.
+    """Read a TOML file; empty where there is none.
 
     Raises:
         DependencyError: it can't be read, or is no TOML.
@@ -232,12 +232,12 @@ def read_toml(path: Path) -> dict[str, Any]:
 
 
 def declares_dependencies(path: Path) -> bool:
-    """Whether the file says what the project depends on, be it written out or left to its build backend."""
+    """Whether a pyproject.toml declares dependencies, written out or by its build backend."""
     return "dependencies" in read_toml(path).get("project", {}) or is_dynamic(path.parent)
 
 
 def is_dynamic(folder: Path) -> bool:
-    """Whether its build backend, or poetry, must be asked what a folder's project depends on."""
+    """Whether only the build backend, or poetry, knows the dependencies of a folder's project."""
     data = read_toml(folder / "pyproject.toml")
     poetry = "dependencies" in data.get("tool", {}).get("poetry", {})
     return poetry or "dependencies" in data.get("project", {}).get("dynamic", ())
@@ -249,7 +249,7 @@ def project_name(path: Path) -> str:
 
 
 def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: Uv) -> list[RequirementLine]:
-    """What the project in a folder declares, and what these extras and groups of it add.
+    """The dependencies that the project in a folder declares, and those of these extras and groups.
 
     Args:
         names: of extras and PEP 735 groups; one of both kinds means both.
@@ -284,7 +284,7 @@ def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], u
 
 
 def unknown(names: Collection[str], known: Collection[str], path: Path) -> DependencyError:
-    """The error that names an extra or group that is not there."""
+    """The error about an unknown extra or group."""
     what = f"{path.name} has no extra or dependency group {' or '.join(sorted(names))}"
     return DependencyError(what, where=str(path), advice=f"it has {', '.join(sorted(known)) or 'none'}")
 
@@ -303,7 +303,7 @@ def _group(groups: Mapping[str, Any], name: str, path: Path) -> list[str]:
 
 
 def _declared(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: Uv) -> Mapping[str, Any]:
-    """The `[project]` and `[dependency-groups]` tables of a folder's project, whoever must be asked for them."""
+    """The `[project]` and `[dependency-groups]` tables of a folder's project, from its build backend where needed."""
     data = read_toml(folder / "pyproject.toml")
     poetry = data.get("tool", {}).get("poetry", {})
 
@@ -339,7 +339,7 @@ def _sources(path: Path) -> dict[str, Any]:
 
 
 def _with_source(line: RequirementLine, source: Any, path: Path) -> RequirementLine:
-    """The requirement from where `[tool.uv.sources]` says: never a namesake from the public index.
+    """The requirement with its source from `[tool.uv.sources]`, so that no namesake of the public index is installed.
 
     Raises:
         DependencyError: it says so in a way that only uv itself can follow.

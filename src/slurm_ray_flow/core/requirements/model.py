@@ -1,4 +1,4 @@
-"""What a run wants to have installed, and one requirement of it in its normal form."""
+"""The packages of a run, and one requirement in its normal form."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def expand_variables(text: str) -> str:
 
 
 def instead_of(line: str) -> str:
-    """What to write in place of a line that is no requirement; "" where that is not known."""
+    """The replacement to suggest for a line that is no requirement; "" where none is known."""
     if "\0" in line:
         return "save the file as UTF-8"
     if star := re.search(r"(>=|<=|~=|>|<)\s*([\w.]+)\.\*", line):
@@ -91,12 +91,12 @@ class RequirementLine:
 
     @property
     def text(self) -> str:
-        """As it stands in a requirements file."""
+        """The requirement as a line of a requirements file."""
         return self._text(self.specifier, self.url)
 
     @property
     def identity(self) -> str:
-        """Equal for two spellings of one requirement: `1.0` and `1.0.0`, another password, another order."""
+        """A text that two spellings of one requirement share: `1.0` and `1.0.0`, another password, another order."""
         return self._text(_canonical(self.specifier), without_credentials(self.url))
 
     @property
@@ -106,7 +106,7 @@ class RequirementLine:
         return match[1].strip() if match else None
 
     def applies(self, environment: dict[str, str]) -> bool:
-        """Whether its marker is true there."""
+        """Whether the requirement's marker is true in a marker environment."""
         return not self.marker or Marker(self.marker).evaluate({**environment, "extra": ""})
 
     def _text(self, specifier: str, url: str) -> str:
@@ -158,7 +158,7 @@ class Requirements:
         return "Wanted" + hide_credentials(repr(dataclasses.astuple(self)))
 
     def to_json(self) -> str:
-        """As text. It holds the credentials of index options: keep it where only the owner can read it."""
+        """The requirements as JSON, with credentials of index options: only for files that the owner alone can read."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
@@ -179,7 +179,7 @@ class Requirements:
             raise ValueError(f"this says of no packages: {error!r}") from error
 
     def lines(self) -> list[RequirementLine]:
-        """The requirements that apply on the cluster, read."""
+        """The requirements that apply on the cluster, parsed."""
         environment = marker_environment(self.python)
         return [line for line in map(RequirementLine.parse, self.requirements) if line.applies(environment)]
 

@@ -1,4 +1,4 @@
-"""What a function needs from the machine it was written on, found by reading its sources and never by running them.
+"""The scan: the files and packages that a function needs, found by reading its sources and never by running them.
 
 `target_of` says which source belongs to a function, `scan` follows its imports:
 

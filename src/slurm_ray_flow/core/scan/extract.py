@@ -1,4 +1,4 @@
-"""From the text of one file to what it imports, by its syntax tree.
+"""The imports of one source text, from its syntax tree.
 
 Parsing takes most of a scan's time, making and walking the tree as much again: so a regular expression first finds
 the lines on which anything of interest can stand. Only statements that reach over such a line are visited; and where
@@ -138,7 +138,7 @@ _UNREADABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
 
 class Extract(NamedTuple):
-    """What one source text imports and says about files."""
+    """The imports of one source text, and its notes about files."""
 
     imports: tuple[Imported, ...]
     notes: tuple[Note, ...]
@@ -200,7 +200,7 @@ class _Reader:
 
     @property
     def reads_all(self) -> bool:
-        """Whether every line counts, since a function that opens or imports goes by another name here."""
+        """Whether every line must be read, since a function that opens or imports has another name in this text."""
         return self._lines is None
 
     def extract(self, exports: tuple[str, ...]) -> Extract:
@@ -352,7 +352,7 @@ def _has_hint(data: bytes) -> bool:
 
 
 RULES = 2
-"""Another number whenever `extract` finds more: what was kept by other rules is not used."""
+"""The version of the rules of `extract`: results that were cached under another version are not used."""
 Stamp: TypeAlias = tuple[int, int, int]
 
 

@@ -1,4 +1,4 @@
-"""Where a module lies, by the rules of Python's own path finder but from folder listings alone: nothing is imported."""
+"""A finder of modules by the rules of Python's own, from folder listings alone: nothing is imported."""
 
 # A scan handles tens of thousands of paths, and making a Path costs more than the work on it.
 # ruff: noqa: PTH100, PTH112, PTH113, PTH118, PTH119, PTH120
@@ -40,7 +40,7 @@ class SearchFolder(NamedTuple):
 
 
 class Module(NamedTuple):
-    """What a dotted name stands for.
+    """The module that a dotted name means.
 
     Attributes:
         name: the dotted name.

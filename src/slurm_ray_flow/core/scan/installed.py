@@ -1,4 +1,4 @@
-"""Which installed distribution an import comes from, by the metadata that installers leave (PEP 376, 610, 627)."""
+"""The installed distribution of an import, from the metadata of installers (PEP 376, 610, 627)."""
 
 from __future__ import annotations
 

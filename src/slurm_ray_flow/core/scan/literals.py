@@ -1,4 +1,4 @@
-"""What calls say in literal text: module names, and paths of files."""
+"""Literal arguments of calls: module names, and paths of files."""
 
 from __future__ import annotations
 

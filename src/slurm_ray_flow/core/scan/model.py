@@ -1,4 +1,4 @@
-"""The words of a scan: what goes in (a target), what comes out (files, distributions, findings)."""
+"""The input of a scan (the function's source) and its results (files, distributions, findings)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class FunctionSource:
-    """Where the source of a function is.
+    """The place of a function's source.
 
     Attributes:
         module: the name it is imported by on the cluster; None for a script, a notebook or a REPL.

@@ -1,4 +1,4 @@
-"""Whether a function comes to code that uses Ray: by the names that it mentions, and by those that these mention.
+"""Whether a function may use Ray: by the names in its code, followed from definition to definition.
 
 Names are followed, not objects: whoever mentions `g` reaches all that is called so in the user's own modules. So too
 much is reached rather than too little. Where code may be found by other means (`eval`, a computed `getattr`, a
@@ -17,18 +17,18 @@ from slurm_ray_flow.core.scan import extract
 from slurm_ray_flow.core.scan.model import FunctionSource, LocalFile
 
 MOST_BYTES = 300_000
-"""So much code is read in less time than Ray takes to start."""
+"""The most bytes of code that are read; reading them takes less time than a start of Ray."""
 _DOUBTFUL = frozenset(
     ("", "eval", "exec", "globals", "locals", "vars", "import_module", "__import__", "run_path", "run_module")
 )
-"""Mentioned where code may be found that nothing names; "" stands for a computed `getattr`."""
+"""Names after which the code that runs is not known; "" stands for a computed `getattr`."""
 _HARMLESS = frozenset(
     (
         *("slurm_ray_flow", "flow", "task", "staticmethod", "classmethod", "property", "abstractmethod", "overload"),
         *("dataclass", "wraps", "cache", "lru_cache", "cached_property", "total_ordering", "contextmanager"),
     )
 )
-"""Decorators that give back what they got, or something that calls it."""
+"""Decorators that give back the function, or an object that calls it."""
 _WORD = re.compile(r"[^\W\d]\w{,80}")
 
 IsRay = Callable[[str], bool]
@@ -80,7 +80,7 @@ def reaches_ray(target: FunctionSource, files: Iterable[LocalFile], is_ray: IsRa
 
 
 def _is_met(module: str, imported: Sequence[str]) -> bool:
-    """Whether the live function, or what it is called with, refers to something of a module."""
+    """Whether the live function or its arguments refer to an object of a module."""
     return any(f"{name}.".startswith(f"{module}.") for name in imported)
 
 
@@ -106,7 +106,7 @@ def _follow(parts: Sequence[_Part], names: Sequence[str]) -> bool:
 
 
 class _Parts:
-    """Takes a module to its parts."""
+    """The parts of modules, read once each."""
 
     def __init__(self, is_ray: IsRay, runs: bool) -> None:
         self._is_ray, self._runs = is_ray, runs
@@ -159,7 +159,7 @@ class _Parts:
 
 
 def _inside(node: ast.AST) -> Iterator[ast.stmt]:
-    """The statements of an `if`, a `try`, a loop."""
+    """The statements inside an `if`, a `try`, a loop."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.stmt):
             yield child
@@ -168,7 +168,7 @@ def _inside(node: ast.AST) -> Iterator[ast.stmt]:
 
 
 def _mentions(node: ast.AST) -> frozenset[str]:
-    """Names, attributes, and words of texts, which `getattr` and tables of functions go by; "" for what is computed."""
+    """The names, attributes and words of texts in a piece of code; "" for a computed name."""
     found: set[str] = set()
     for each in ast.walk(node):
         if isinstance(each, ast.Name):
@@ -185,7 +185,7 @@ def _mentions(node: ast.AST) -> frozenset[str]:
 
 
 def _plain_name(node: ast.expr) -> str:
-    """What a decorator or a call goes by: `b` of `a.b(1)`."""
+    """The last name of a decorator or a call: `b` of `a.b(1)`."""
     while isinstance(node, ast.Call):
         node = node.func
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

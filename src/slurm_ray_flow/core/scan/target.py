@@ -1,4 +1,4 @@
-"""From a live function to the source it was written in."""
+"""The source of a live function."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class References:
         return tuple(sorted(self._modules - {"__main__", "builtins"}))
 
     def follow(self, plain: object) -> None:
-        """Take in what a function or class refers to.
+        """Follow the references of a function or class.
 
         What stands in a module's file is found by reading that file, so only its closure is followed; functions
         of a script, notebook or REPL are followed through all their globals.
@@ -53,7 +53,7 @@ class References:
             self.values(getattr(each, "__func__", each) for each in vars(plain).values())
 
     def values(self, values: Iterable[object]) -> None:
-        """Take in the modules that objects come from."""
+        """Note the modules of objects."""
         for value in values:
             self._value(value)
 
@@ -88,7 +88,7 @@ class References:
             self._modules.add(str(name))
 
     def state(self, owner: object) -> None:
-        """Take in an object with what its attributes hold."""
+        """Note the modules of an object and of its attributes' values."""
         self.values([owner, *getattr(owner, "__dict__", {}).values()])
 
     def _closure(self, function: FunctionType) -> None:
@@ -99,7 +99,7 @@ class References:
                 continue
 
     def _annotations(self, function: FunctionType) -> None:
-        """They travel with the function: the objects, or what texts name."""
+        """Follow the annotations, which travel with the function: objects, or texts that name objects."""
         for note in function.__annotations__.values():
             if isinstance(note, str):
                 names = function.__globals__
@@ -162,7 +162,7 @@ def target_of(function: Callable[..., Any], arguments: Iterable[object] = ()) ->
 
 
 def _plain(function: Any, references: References) -> Any:
-    """Return the function or class that was written, under partials, bound methods and decorators."""
+    """Return the function or class in the source, from under partials, bound methods and decorators."""
     for _ in range(1000):
         if isinstance(function, functools.partial):
             references.values([*function.args, *function.keywords.values()])

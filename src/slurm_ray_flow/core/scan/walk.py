@@ -1,4 +1,4 @@
-"""Follows the imports of a function through the user's own modules, to the installed packages at their edge."""
+"""The walk of a scan: from a function's imports through the user's own modules to installed packages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class DistributionCollector:
         return module.file is None or (top not in self._whole and installed.shared(module.root, top))
 
     def install(self, module: Module) -> bool:
-        """Take in the distribution that brought an installed module; False if there is none.
+        """Note the distribution of an installed module; False if there is none.
 
         The name of a namespace package alone needs none.
         """
@@ -274,7 +274,7 @@ def _same_file(module: Module, target: FunctionSource) -> bool:
 
 
 class _Walk:
-    """One scan: modules that wait to be read, and what was found so far."""
+    """One scan: the modules that wait to be read, and the results so far."""
 
     def __init__(
         self,
@@ -332,7 +332,7 @@ class _Walk:
         self._follow_all(content, file, package, 0)
 
     def _refer(self, name: str, target: FunctionSource) -> None:
-        """Need a module that the live function refers to; the last part of the name may be an attribute."""
+        """Note a module that the live function refers to; the last part of the name may be an attribute."""
         found = self._need(name)
         parent = name.rpartition(".")[0]
         if found.kind == "missing" and (not parent or self._need(parent).kind == "missing"):
@@ -391,7 +391,7 @@ class _Walk:
             return ()
 
     def _need(self, name: str) -> Module:
-        """Find a module, remember what it and its parents need, and return it."""
+        """Find a module, queue it and its parent packages for reading, and return it."""
         module = self._finder.find(name)
         if name in self._done:
             return module

@@ -1,4 +1,4 @@
-"""The user's files as they are at launch: which ones, where they go in the snapshot, and its digest."""
+"""The manifest of a snapshot: the user's files at launch, their places in the snapshot, and its digest."""
 
 from slurm_ray_flow.core.snapshot.build import ModuleFile, manifest, refreshed
 from slurm_ray_flow.core.snapshot.entries import Entry, Hashes, Manifest

@@ -1,4 +1,4 @@
-"""What a snapshot holds, and the listing that names it."""
+"""The manifest of a snapshot, its entries, and the listing whose digest names it."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Entry(NamedTuple):
 
     @property
     def record(self) -> str:
-        """Its line in the listing: content, kind (file, executable, link), place."""
+        """The entry's line in the listing: content, kind (file, executable, link), place."""
         kind = "l" if self.link is not None else "x" if self.mode & 0o111 else "f"
         return f"{self.sha256} {kind} {_written(self.place)}"
 
@@ -70,7 +70,7 @@ class LeftOut(NamedTuple):
 
 @dataclass(frozen=True)
 class Manifest:
-    """All that a snapshot is made of.
+    """The content of a snapshot.
 
     Attributes:
         entries: files and links, sorted by place.
@@ -122,7 +122,7 @@ def _written(place: str) -> str:
 
 
 Hashes = MutableMapping[str, tuple[int, int, int, int, str]]
-"""What is known of files by their path: mtime and ctime in nanoseconds, size, inode, SHA-256. The caller keeps it."""
+"""A cache by path: mtime and ctime in nanoseconds, size, inode, SHA-256. The caller keeps it."""
 
 _SETTLED = 2_000_000_000
 _CHUNK = 1 << 20

@@ -1,4 +1,4 @@
-"""What the user's `include` names: files, folders and patterns."""
+"""The files that `include` names, and the data files of packages, by the rules of .gitignore."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ Wanted = Callable[[str], bool]
 
 
 class Selection:
-    """Adds what is included to a layout. `findings` says what was left out."""
+    """Adds the files of `include` to a layout; `findings` lists those that were left out."""
 
     def __init__(self, layout: Layout, rules: Rules) -> None:
         self.findings: list[str] = []
@@ -220,7 +220,7 @@ class PackageData:
         self._found: list[tuple[int, str, PlacedFolder, str]] = []
 
     def add_all(self, packages: Iterable[tuple[PlacedFolder, bool]]) -> None:
-        """Add what lies in the folders of packages, those above first; each with whether it has an `__init__`."""
+        """Add the files of packages' folders, outer folders first; each comes with whether it has an `__init__`."""
         self._waiting += packages
         for folder, is_regular in self._waiting:  # links to folders make it longer
             self._gather(folder, is_regular)
@@ -236,7 +236,7 @@ class PackageData:
         self._layout.linked.clear()
 
     def finding(self) -> list[str]:
-        """What stays at home, in one line; what .gitignore names is not worth it."""
+        """The files that stay at home, in one line, without those that .gitignore names."""
         told = sorted((one for one in self.left if one.why != _IGNORED), key=lambda one: -one.size)
         if not told:
             return []
@@ -288,7 +288,7 @@ class PackageData:
 def walk(
     start: PlacedFolder, level: FolderRules, missed: Callable[[PlacedFolder, SyncError], object] | None = None
 ) -> Iterator[tuple[PlacedFolder, FolderRules, list[os.DirEntry[str]]]]:
-    """Each folder from `start` on, its rules, and what it holds but for caches, bytecode and virtual environments.
+    """Each folder below `start`, its rules, and its content without caches, bytecode and virtual environments.
 
     What .gitignore names is there, but not gone into; nor is what the caller takes out of a list.
 

@@ -1,4 +1,4 @@
-"""Where each file goes in the snapshot, and what becomes of links."""
+"""The layout of a snapshot: the place of each file, and the treatment of links."""
 
 from __future__ import annotations
 
