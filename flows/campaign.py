@@ -1,4 +1,4 @@
-"""A function of yours over a list of values, on a schedule if you like: each value is a run of its own."""
+"""The flow for a function over a list of values, also on a schedule: each value is a run of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slurm_ray_flow.tasks.page import run_page
 def campaign(
     function: str, values: list[Any], max_parallel: int = 8, directory: str = "", options: dict[str, Any] | None = None
 ) -> list[Any]:
-    """Call a decorated function for each value, so many at a time, and show in a table what became of each.
+    """Call a decorated function for each value, at most `max_parallel` at a time, and show the results in a table.
 
     Args:
         function: its module and name, "train:train".

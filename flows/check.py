@@ -1,4 +1,4 @@
-"""Looks whether a cluster can be used, and shows it as an artifact."""
+"""The flow that checks whether a cluster can be used."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slurm_ray_flow.tasks.end_report import told_once
 
 @flow(name="check")
 def check(cluster: str = "local") -> list[CheckResult]:
-    """Look at a cluster: can it be reached, and has it what runs need.
+    """Check whether a cluster can be reached and has what runs need, and show the findings as an artifact.
 
     Args:
         cluster: its name.

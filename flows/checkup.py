@@ -1,4 +1,4 @@
-"""Looks at all clusters: can they be used, who has them, what idles there. What changes becomes an event."""
+"""The flow that checks all clusters: their state, their holders, their idle allocations. A change is an event."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slurm_ray_flow.tasks.end_report import told_once
 
 @flow(name="checkup", flow_run_name="checkup of {cluster}")
 def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[CheckUp]:
-    """Look at one cluster, or at all that are saved and this machine: a table of them, and events where one changed.
+    """Check one cluster, or this machine and all saved clusters, and show them in a table.
 
     Args:
         cluster: its name, or "all".

@@ -1,4 +1,4 @@
-"""Removes from clusters what nobody has used for long: runs, snapshots, environments, old tools, caches."""
+"""The flow that removes unused runs, snapshots, environments, tools and caches from clusters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slurm_ray_flow.tasks.end_report import told_once
 
 @flow(name="cleanup", flow_run_name="cleanup")
 def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = False) -> list[CleanUpReport]:
-    """Clean up one cluster, or all that are saved, this machine with them; each gets an artifact.
+    """Clean up one cluster, or this machine and all saved clusters; each gets an artifact.
 
     Args:
         cluster: its name; empty for all.

@@ -1,4 +1,4 @@
-"""A launch: how a function gets to a cluster, and its value home."""
+"""The launch: the way of a call to a cluster, and of its outcome home."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from slurm_ray_flow.tasks.turn import kept_turn, turn
 
 
 def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
-    """Run a call on a cluster, and again after a failure whose cause the options say so for.
+    """Run a call on a cluster, in further tries after failures for which the options allow them.
 
     Returns:
         The value, or the exception that the function raised.
@@ -58,12 +58,12 @@ def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
 
 
 def _goes_on(run: Run, error: SlurmRayFlowError) -> bool:
-    """Whether the cluster may still be at it, out of our sight: then another try would run beside it."""
+    """Whether the try may still run on an unreachable cluster: then another one would run beside it."""
     return run.handed_over and isinstance(error, ConnectionFailed)
 
 
 def _one_try(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
-    """A try of our own, or the one that an earlier process of this run has left on the cluster."""
+    """One try: a new one, or the one that an earlier process of this run left on the cluster."""
     if left_behind(run, cluster):
         try:
             return go_on(run, cluster, options)
@@ -73,7 +73,7 @@ def _one_try(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcom
 
 
 def go_on(run: Run, cluster: Cluster, options: Options) -> Outcome:
-    """The last steps, with what is on the cluster already."""
+    """The last steps, for a try that is on the cluster already."""
     with kept_turn(run), run.released_at_the_end(cluster):
         see_it_start(run, cluster)
         ended = run.call_ended = execute_call(run, cluster)
@@ -84,7 +84,7 @@ def go_on(run: Run, cluster: Cluster, options: Options) -> Outcome:
 
 
 def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
-    """The seven steps. Whatever ends them early (an error, Ctrl-C, SIGTERM, a cancel) ends the run on the cluster."""
+    """The seven steps of a new try. An early end (an error, Ctrl-C, SIGTERM, a cancel) ends it on the cluster, too."""
     code = scan_imports(call)
     plan = diff_dependencies(code, cluster, options)
     snapshot = sync_files(code, cluster, options)

@@ -1,4 +1,4 @@
-"""Looks who has each shared server, also from outside this Prefect, and makes Prefect show it."""
+"""The flow that shows the holders of shared servers in Prefect, also those from outside this Prefect."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from slurm_ray_flow.tasks.end_report import told_once
 
 @flow(name="mirror", flow_run_name="mirror of {cluster}")
 def mirror(cluster: str = "all") -> list[CheckUp]:
-    """Mirror the lock of one server, or of all that are saved: in Prefect's limit for it, and in an artifact.
+    """Mirror the lock of one server, or of all saved servers, in Prefect's limit for it and in an artifact.
 
     Args:
         cluster: its name, or "all".

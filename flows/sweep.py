@@ -1,4 +1,4 @@
-"""Ends what a killed process left as running. The server's supervisor does it every half minute; this is for others."""
+"""The flow that ends runs whose process was killed. This package's own server sweeps by itself."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from slurm_ray_flow.tasks.end_report import told_once
 
 @flow(name="sweep", flow_run_name="sweep")
 def sweep() -> list[str]:
-    """Sees to all active runs of ours that were launched from this machine, once.
+    """Sweep all active runs that were launched from this machine, once.
 
     Returns:
         A line for each run that was ended or asked to end.

@@ -1,4 +1,4 @@
-"""A question to a cluster, in a thread that nobody waits for any longer than they want."""
+"""A question to a cluster, in a thread of its own, so that the caller chooses how long to wait."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 
 class Asked(SilentReporter, Generic[T]):
-    """It is asked at once. Nobody is asked for a password meanwhile.
+    """A question that is asked at once. No password is asked for meanwhile.
 
     Args:
         question: gives the answer, however long that takes.
@@ -41,12 +41,12 @@ class Asked(SilentReporter, Generic[T]):
         self._thread.start()
 
     def wait(self, deadline: float) -> None:
-        """Wait until it has ended, or until then on the monotonic clock."""
+        """Wait until the question has ended, or until a time of the monotonic clock."""
         self._thread.join(max(0.0, deadline - time.monotonic()))
 
     @property
     def why(self) -> str:
-        """Why there is no answer; "" where there is one."""
+        """The reason that there is no answer; "" where there is one."""
         if self.error is not None:
             known = isinstance(self.error, SlurmRayFlowError)
             return self.error.what if known else f"{type(self.error).__name__}: {self.error}"  # type: ignore[attr-defined]
@@ -55,7 +55,7 @@ class Asked(SilentReporter, Generic[T]):
         return self._last or f"no answer within {time.monotonic() - self._began:.0f} s"
 
     def say(self, text: str) -> None:
-        """What is said while the cluster can't be reached."""
+        """Note a message about the connection."""
         self._last = text
 
     def _ask(self, question: Callable[[], T]) -> None:

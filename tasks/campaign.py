@@ -1,4 +1,4 @@
-"""A function over many values: found by its name, called once for each, and what became of each."""
+"""A function over many values: the search for it by name, one call for each value, and the results."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST_VALUE = 60
 
 @dataclasses.dataclass(frozen=True)
 class CampaignValue:
-    """What became of one value.
+    """The result of the call with one value.
 
     Attributes:
         value: what the function was called with.
@@ -37,7 +37,7 @@ class CampaignValue:
 
 
 def find_function(name: str, directory: str) -> Any:
-    """A decorated function.
+    """Import a decorated function by name.
 
     Args:
         name: its module and name, "train:train".
@@ -83,7 +83,7 @@ def _imported(module: str) -> Any:
 def call_for_each(
     function: Any, values: Sequence[Any], max_parallel: int, tell: Callable[[CampaignValue], object] = lambda _: None
 ) -> list[CampaignValue]:
-    """Call it for each value, so many at a time; what fails for one costs the others nothing.
+    """Call a function for each value, at most `max_parallel` at a time; a failed call does not stop the others.
 
     Each is told when it, and all before it, have ended. An interruption of the wait (Ctrl-C, a cancel in Prefect) ends
     those that are under way.
@@ -115,13 +115,13 @@ def _run_id(handle: Any) -> str:
 
 
 def line_about(one: CampaignValue) -> tuple[int, str]:
-    """The level and the text of what a log says of one."""
+    """The log level and the log line for one value."""
     text = f"{plain(_short(one.value))}: {plain(_outcome(one))}" + (f" (run {one.run_id[:8]})" if one.run_id else "")
     return (logging.WARNING, text) if one.error else (logging.INFO, text)
 
 
 def as_table(ones: Sequence[CampaignValue], page: Callable[[str], str]) -> str:
-    """What became of all of them, as markdown; `page` leads to a run's page."""
+    """The table of all results in markdown; `page` gives the address of a run's page."""
     rows = [f"| {cell(_short(one.value))} | {_state(one)} | {_said(one)} | {_linked(one, page)} |" for one in ones]
     return "\n".join(["| value | state | result | run |", "|---|---|---|---|", *rows])
 

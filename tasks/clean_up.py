@@ -1,4 +1,4 @@
-"""Remove from a cluster what nobody has used for long."""
+"""Removal of unused files from a cluster."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slurm_ray_flow.tasks.retry import ONCE
 
 @task(name="clean_up", task_run_name="clean_up {name}", **ONCE)
 def clean_up(name: str, older_than: str | None, dry_run: bool) -> CleanUpReport:
-    """Clean up a cluster; one that does not answer says so in its report, and the others go on."""
+    """Clean up a cluster; a failure is noted in the report and not raised."""
     try:
         return cleaned_up(find_cluster(name), older_than, dry_run)
     except SlurmRayFlowError as error:

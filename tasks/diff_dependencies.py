@@ -1,4 +1,4 @@
-"""What packages the run wants, against what the cluster's environments hold."""
+"""The step that compares the packages of a run with those of the cluster's environments."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from slurm_ray_flow.tasks.scan_imports import ScannedCode
 def known_wanted(
     environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]
 ) -> Requirements:
-    """`wanted`, from what an earlier launch found where nothing that it depends on has changed.
+    """`wanted`, from a cache where none of its inputs has changed.
 
     Raises:
         DependencyError: the wanted packages can't be read, or exclude each other.
@@ -57,14 +57,14 @@ def known_wanted(
         travelling=[file.path for file in scan.files],
     )
     text = found.to_json()
-    # What it depends on beside the files below is not watched, and index options may hold a password.
+    # Other inputs than the files below are not watched, and index options may hold a password.
     if place is not None and not (found.contents or found.options or found.beyond) and hide_credentials(text) == text:
         write_whole(place, text.encode())
     return found
 
 
 def _place(environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]) -> Path | None:
-    """Named by all that the answer depends on; None where that is not known before reading."""
+    """The cache file, named by all inputs of the answer; None where these are not known before reading."""
     if environment != "auto":
         return None
     project = Path(code.project)
@@ -84,13 +84,13 @@ def _content(file: Path | None) -> str:
 
 
 def _installed() -> list[tuple[str, int]]:
-    """The folders of installed packages, with the time when something was last installed or removed there."""
+    """The folders of installed packages, with the times of their last changes."""
     folders = [Path(entry) for entry in sys.path if entry.endswith(("site-packages", "dist-packages"))]
     return [(str(folder), folder.stat().st_mtime_ns) for folder in folders if folder.is_dir()]
 
 
 DASHBOARD = "aiohttp_cors"
-"""A package that ray[default] has, and ray has not."""
+"""A package that ray[default] requires, and ray alone does not."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,7 +130,7 @@ def diff_dependencies(code: ScannedCode, cluster: Cluster, options: Options) -> 
         return EnvironmentPlan(None, None)
     facts = cluster.facts()
     packed = options.environment == "packed"
-    # Kept as one file it is another thing than kept as a folder: it has a name of its own.
+    # An environment that is kept as one file has another name than the same one as a folder.
     platform = f"{facts.platform}-packed" if packed else facts.platform
     chosen = wanted_by(code, options, facts.version)
     _warn(chosen, code)
@@ -157,7 +157,7 @@ def wanted_by(code: ScannedCode, options: Options, python: str) -> Requirements:
 
 
 def _in(container: Container, cluster: Cluster, options: Options) -> EnvironmentPlan:
-    """The image holds the packages; that they will do is seen when it is started."""
+    """The plan for a container, whose image holds the packages; its start shows whether they fit."""
     if options.environment != "auto":
         raise OptionError(
             f"the cluster's container brings its own packages, and environment={options.environment!r} asks for others",
@@ -170,7 +170,7 @@ def _in(container: Container, cluster: Cluster, options: Options) -> Environment
 
 
 def _warn(chosen: Requirements, code: ScannedCode) -> None:
-    """A lock is complete: what the code imports and the lock has not will be missing there."""
+    """Warn of imported packages that a lock lacks, since nothing else is installed there."""
     texts = list(chosen.notes)
     locked = {*(line.name for line in map(RequirementLine.parse, (*chosen.requirements, *chosen.constraints))), OURS}
     for item in code.scan().distributions if chosen.source in LOCKS else ():
@@ -183,7 +183,7 @@ def _warn(chosen: Requirements, code: ScannedCode) -> None:
 
 
 def _always(code: ScannedCode, options: Options) -> list[str]:
-    """What every run needs: the picklers as they are here, since values travel by them, and Ray where it is used."""
+    """The packages that each run needs: the picklers in home's versions, and Ray where the code uses it."""
     needed = [f"{name}=={importlib.metadata.version(name)}" for name in ("cloudpickle", "dill")]
     if wants_ray(code, options):
         needed.append(f"ray{'[default]' if options.dashboard else ''}=={importlib.metadata.version('ray')}")

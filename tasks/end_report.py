@@ -1,4 +1,4 @@
-"""How a launch failed, told once: one line of the log with all that is known, and an event for automations."""
+"""The end of a launch: one log line and one event for automations about a failure, and the use of resources."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _leaving = threading.Event()
 
 @contextlib.contextmanager
 def in_background(cancelled: threading.Event | None = None) -> Iterator[None]:
-    """What happens in the block need not be waited for when the process ends.
+    """Mark the block's launch as one that the end of the process does not wait for.
 
     Args:
         cancelled: where this is set, the launch in the block ends its run, and itself.
@@ -52,7 +52,7 @@ def in_background(cancelled: threading.Event | None = None) -> Iterator[None]:
 
 
 def stop_if_leaving() -> None:
-    """Called wherever a launch waits: never comes back when the process is about to end.
+    """Stop this thread when the process is about to end; each wait of a launch calls this.
 
     Raises:
         Cancelled: somebody in this process has cancelled the launch.
@@ -77,7 +77,7 @@ def stop_background(patience: float) -> None:
 
 
 def tell_use(ended: CallEnd, cluster: Cluster, options: Options) -> None:
-    """Say it, if there is something to say. Nothing that goes wrong here may cost the value."""
+    """Show the run's use of resources, if there is a report. An error here does not lose the value."""
     if warning := killed_text(ended.usage):
         reporter().warn(warning)
         if flow_run.get_id():
@@ -97,14 +97,14 @@ def tell_use(ended: CallEnd, cluster: Cluster, options: Options) -> None:
 
 
 LAUNCH = "launch"
-"""The cause of what failed at home, before a cluster had anything to do with it."""
+"""The cause of a failure at home, before the cluster was involved."""
 
 _ours: set[str] = set()
-"""Flow runs whose launch tells by itself how it failed."""
+"""Flow runs whose launch reports its own failure."""
 
 
 def tell_outcome(run: Run, outcome: Outcome) -> None:
-    """The function raised an exception, or gave a value; of that there is nothing to tell."""
+    """Report the function's own exception; a value needs no report."""
     error = outcome.exception
     if error is None:
         return
@@ -114,7 +114,7 @@ def tell_outcome(run: Run, outcome: Outcome) -> None:
 
 
 def tell_failure(run: Run, error: BaseException) -> None:
-    """The launch ended by an error that is not the function's own. An interruption Prefect tells by itself."""
+    """Report an error of the launch itself. Prefect reports interruptions."""
     if isinstance(error, Cancelled):
         _tell(logging.WARNING, str(error))
     elif isinstance(error, Exception):
@@ -126,14 +126,14 @@ def tell_failure(run: Run, error: BaseException) -> None:
 
 
 def tell_by_itself(flow_run_id: str) -> None:
-    """From now on Prefect's engine need not tell how this flow run and its tasks failed, with its own frames."""
+    """Keep Prefect's engine from reporting failures of this flow run and its tasks with its own frames."""
     if not tracing():
         _ours.add(flow_run_id)
 
 
 @contextlib.contextmanager
 def told_once() -> Iterator[None]:
-    """An error of ours that ends a flow says all by itself; Prefect's engine would add its own frames."""
+    """Raise an error of this package without the frames that Prefect's engine would add."""
     try:
         yield
     except SlurmRayFlowError as error:
@@ -144,7 +144,7 @@ def told_once() -> Iterator[None]:
 
 
 def emit(notice: PrefectEvent) -> None:
-    """Put an event on its way. One that can't be sent is no reason to fail."""
+    """Send an event in the background; failing to send it is no error."""
     try:
         emit_event(notice.event, resource=notice.resource, related=list(notice.related), payload=notice.payload)
     except Exception as error:
@@ -157,7 +157,7 @@ def _tell(level: int, text: str, exc_info: Any = None) -> None:
 
 
 class _Once(logging.Filter):
-    """Keeps away what Prefect's engine says of a failure that was told, or will be, and of tasks that ended well."""
+    """A log filter against messages of Prefect's engine about reported failures, and about successful tasks."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "flow_run_id", "") not in _ours or record.module not in {"flow_engine", "task_engine"}:

@@ -1,4 +1,4 @@
-"""Run the call in a fresh driver, and pass on what it prints."""
+"""The step that waits for a call's end, and passes on the function's output."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import NO_WORD, Run, gone, life_of, where
 
 LIFE_SECONDS = 1.0
-"""How often to ask whether the head lives."""
+"""Seconds between two questions whether the head lives."""
 LAST_LINES_SECONDS = 2.0
 
 
@@ -49,13 +49,13 @@ def execute_call(run: Run, cluster: Cluster) -> CallEnd:
 
 
 def _last_lines(relay: LogRelay) -> None:
-    """What can be had of the log quickly; the end of the run must not wait for a host that is away."""
+    """Pass on the last lines of the log if they come quickly: the run's end must not wait for a host that is away."""
     with contextlib.suppress(SlurmRayFlowError, TimeoutError), interruptible(lambda: None):
         within(LAST_LINES_SECONDS, relay.finish, TimeoutError)
 
 
 def _is_known(run: Run, cluster: Cluster) -> bool:
-    """Whether the head has begun the call (then the answer to the announcement was lost), or said why it will not."""
+    """Whether the head has begun the call, or refused it; then only the announcement's answer was lost."""
     events = recorded(cluster, run.paths.events)
     return any(find_event(events, name) for name in ("call_started", "call_ended"))
 

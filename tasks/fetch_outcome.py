@@ -1,4 +1,4 @@
-"""Bring the value, or the failure, home."""
+"""The step that brings the outcome home, and the one for the files that the function has written."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def files_of(record: RunRecord, cluster: Cluster, warn: Warn) -> tuple[PurePosix
 def bring(
     record: RunRecord, cluster: Cluster, patterns: Sequence[str], to: Path | None, overwrite: bool, warn: Warn
 ) -> BroughtFiles:
-    """Bring home what the patterns name.
+    """Copy the files home that match the patterns.
 
     Args:
         record: the run.
@@ -71,7 +71,7 @@ def bring(
 
 @task(name="fetch_outputs", task_run_name="fetch_outputs", **ONCE)
 def fetch_outputs(record: RunRecord, cluster: Cluster, options: Options) -> None:
-    """Bring the files that the options name beside the script. That it fails costs no value: they stay with the run."""
+    """Copy the files of the option `outputs` home. A failure is a warning: the files stay with the run."""
 
     def warn(text: str) -> None:
         reporter().warn(text)
@@ -87,7 +87,7 @@ def fetch_outputs(record: RunRecord, cluster: Cluster, options: Options) -> None
 
 @contextlib.contextmanager
 def outputs_brought(run: Run, cluster: Cluster, options: Options) -> Iterator[None]:
-    """When the block ends, and the call has: bring its files home, also those of one that failed."""
+    """Copy the call's files home when the block ends, also after a failed call."""
     try:
         yield
     except Exception as error:
@@ -113,7 +113,7 @@ def _after(run: Run, cluster: Cluster, options: Options) -> None:
 
 @step()
 def fetch_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcome:
-    """Read the outcome, checked against the digest that the events hold.
+    """Read the outcome, and check its digest against that in the events.
 
     Raises:
         RunError: there is none; its type says why.
@@ -123,7 +123,7 @@ def fetch_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcom
 
 
 def outcome_of(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcome:
-    """The outcome of a call that has ended; where it has left none, there is no step to take.
+    """The outcome of a call that has ended; a call without an outcome takes no step in Prefect.
 
     Raises:
         RunError: there is none; its type says why.

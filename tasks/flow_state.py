@@ -1,4 +1,4 @@
-"""What the state of a flow run says beyond its type: Prefect shows its name and its message."""
+"""The name and the message of a flow run's state in Prefect."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from slurm_ray_flow.blocks.server.api import Api
 
 
 def name_state(api: Api, flow_run_id: str, name: str, message: str) -> bool:
-    """Give a flow run that runs another name for that; False where Prefect refuses, since it is being cancelled.
+    """Give the state of a running flow run another name; False where Prefect refuses, since it is being cancelled.
 
     Raises:
         ServerError: Prefect does not answer.
@@ -37,7 +37,7 @@ def runs_in_state(api: Api, name: str) -> list[str]:
 
 
 def flow_runs_in_state(api: Api, name: str) -> list[dict[str, Any]]:
-    """The same, with all that Prefect says of them.
+    """The flow runs whose state has this name, with all their fields.
 
     Raises:
         ServerError: Prefect does not answer.

@@ -1,4 +1,4 @@
-"""The tie between a waiting launch and Prefect: a heartbeat there, the question whether to cancel back."""
+"""The heartbeat that a waiting launch sends to Prefect, and its question whether it is cancelled."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ASK_SECONDS = 5.0
 
 
 class Heartbeat:
-    """Beats at once and then every 30 s; asks every 5 s. A server that is gone never ends a run."""
+    """A heartbeat at once and every 30 s, and a question every 5 s. An unreachable server ends no run."""
 
     def __init__(self) -> None:
         self._id = str(flow_run.get_id() or "")
@@ -69,7 +69,7 @@ class Heartbeat:
 
 @contextlib.contextmanager
 def cancellable(where: str) -> Iterator[None]:
-    """While the block runs, a cancel in Prefect ends every wait for the cluster, also one for a host that is away.
+    """Have a cancel in Prefect end each wait for the cluster inside the block, also for a host that is away.
 
     Raises:
         Cancelled: somebody cancelled the flow run.

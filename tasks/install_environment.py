@@ -1,4 +1,4 @@
-"""Build the environment that is missing."""
+"""The step that builds a missing environment."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from slurm_ray_flow.tasks.retry import RETRIED, step
 
 @dataclasses.dataclass(frozen=True)
 class Environment:
-    """What the function's process runs in.
+    """The environment of the function's process.
 
     Attributes:
         python: the interpreter.
@@ -32,13 +32,13 @@ class Environment:
 
     @property
     def listing(self) -> str:
-        """The file below the root whose time says when it was used last; "" for the running interpreter's own."""
+        """The file below the root whose time is that of the last use; "" for the running interpreter's own."""
         return f"environments/{self.digest}/whole.json" if self.digest else ""
 
 
 @step(**RETRIED)
 def install_environment(plan: EnvironmentPlan, cluster: Cluster) -> Environment:
-    """Build it with uv, once, whatever runs in parallel.
+    """Build the environment with uv, once among parallel launches.
 
     Raises:
         EnvironmentFailed: uv could not; its own words are in the message.

@@ -1,4 +1,4 @@
-"""Brings a run's log home as it grows: at once to the terminal, in large pieces to Prefect."""
+"""The relay of a run's log: at once to the terminal, in large pieces to Prefect."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.progress import reporter
 
 RECORD_BYTES, RECORD_SECONDS = 64 * 1024, 1.0
-"""A log record for Prefect holds many lines: 100,000 lines take 58 s as one record each, 2 s as a hundred records."""
+"""The size and age of a log record for Prefect: 100,000 lines take 58 s as a record each, 2 s as 100 records."""
 PREFECT_BYTES = 16 * 1024 * 1024
-"""So much of one run's log goes to Prefect's database; the file on the cluster has all of it."""
+"""The most bytes of a run's log that go to Prefect; the file on the cluster has all of it."""
 
 
 class LogRelay:
-    """Passes on a log file piece by piece.
+    """A relay of one log file, piece by piece.
 
     Attributes:
         path: the file.
@@ -33,7 +33,7 @@ class LogRelay:
         self._logger: logging.Logger | logging.LoggerAdapter[logging.Logger] = get_run_logger()
 
     def pass_on(self, data: bytes) -> None:
-        """Pass on what was written since the last time."""
+        """Pass on a new piece."""
         if data:
             self.offset += len(data)
             reporter().log(data)

@@ -1,4 +1,4 @@
-"""What a launch shows on its page in Prefect: artifacts, tags, and one line about how it failed."""
+"""The page of a launch in Prefect: artifacts, tags, and one line about a failure."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ def run_page(flow_run_id: str) -> str:
 
 
 PROGRESS_SECONDS = 3.0
-"""A launch that is over sooner needs no bar."""
+"""Seconds after which a launch gets a progress bar."""
 
 
 class Page:
-    """One launch's page. Outside of a flow run it shows nothing."""
+    """The page of one launch; empty outside of a flow run."""
 
     def __init__(self, run: Run, call: Call, cluster: Cluster, options: Options) -> None:
         self._run, self._function, self._options = run, call.label, options
@@ -50,7 +50,7 @@ class Page:
         self._tag(tags_of(call.label, cluster.label, cluster.kind))
 
     def show(self, shown: ArtifactContent) -> None:
-        """Show something, or its newer state. Of the calls of a map, the first one shows what all have in common."""
+        """Show an artifact, or its newer state. The first call of a map shows those that all calls share."""
         key = shown.key(self._function, self._cluster)
         if shown.what in {"files", "dependencies"} and self._map:
             if (self._map, key) in _shown_of_maps:
@@ -61,7 +61,7 @@ class Page:
         self._artifacts.show(Artifact(key, shown.type, data, shown.description, belongs_to))
 
     def waits(self, text: str) -> bool:
-        """The run waits for this now; "" for nothing more. Gives whether that is news, and not only another number."""
+        """Show the reason that the run waits, "" for none; gives whether more than its numbers has changed."""
         now = time.time()
         if not text:
             if shown := self._waits.over(now):
@@ -72,18 +72,18 @@ class Page:
         return news
 
     def started(self, events: list[Event]) -> None:
-        """The run's head lives, or it has a place in a queue: its files are there, and perhaps a job's number."""
+        """Show where the run is, once its head lives or its job is in the queue."""
         self._is_started = True
         self.show(about_run(self._run.record, find_event(events, "allocated"), self._options))
 
     def open(self) -> None:
-        """The launch has made its own requests; it may be one that goes on with what an earlier process began."""
+        """Begin the page; the launch may go on with a try of an earlier process."""
         if not self._is_started:
             self.started([])
         self._artifacts.open()
 
     def close(self) -> None:
-        """It is over."""
+        """End the page."""
         self.waits("")
         self._artifacts.close()
 
@@ -96,18 +96,18 @@ class Page:
 
 
 def _context() -> tuple[Any, Any]:
-    """The flow, and the flow run, that this is; None for each where it is none."""
+    """The ids of the present flow and flow run; None outside of one."""
     context = FlowRunContext.get()
     return (context.flow, context.flow_run) if context else (None, None)
 
 
 _kinds: dict[str, str] = {"local": "local-machine"}
-"""The kinds of the clusters that this process has launched on."""
+"""The kinds of clusters that this process has launched on, by their names."""
 _shown_of_maps: set[tuple[str, str]] = set()
 
 
 def kind_of(cluster: Any) -> str:
-    """The kind of a cluster that need not be loaded yet; "" where that is not known."""
+    """The kind of a cluster that may not be loaded yet; "" where it is not known."""
     if not isinstance(cluster, str):
         return str(getattr(cluster, "kind", ""))
     kind, _, name = cluster.rpartition("/")
@@ -115,7 +115,7 @@ def kind_of(cluster: Any) -> str:
 
 
 class _Nothing:
-    """The page of what is no launch."""
+    """The page outside of a launch."""
 
     def show(self, shown: ArtifactContent) -> None: ...
     def waits(self, text: str) -> bool:
@@ -125,7 +125,7 @@ class _Nothing:
 
 
 class _Watched:
-    """Passes on what a launch tells; Prefect's log gets what each step says last, and a bar shows how far it is."""
+    """A reporter that passes progress on, logs the last text of each step in Prefect, and moves the progress bar."""
 
     def __init__(self, to: Reporter, page: Page) -> None:
         self._to, self._page, self._advance = to, page, LaunchProgress()
@@ -168,7 +168,7 @@ class _Watched:
         self._to.end(error)
 
     def over(self, good: bool) -> None:
-        """The launch is over: the bar says so."""
+        """End the progress bar."""
         self._write_note()
         self._advance.end(good)
         self._show()
@@ -192,7 +192,7 @@ def page() -> Page | _Nothing:
 
 @contextlib.contextmanager
 def shown(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[Callable[[Outcome], Outcome]]:
-    """While the block runs, its launch has a page.
+    """Give the launch inside the block a page.
 
     Yields:
         What the launch gives its outcome to, for the page to tell how it ended.
@@ -220,7 +220,7 @@ def shown(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[
 
 
 def _api() -> Api | None:
-    """The API of the flow run that this is; also that of a server which Prefect started for this run alone."""
+    """The API of the present flow run; also of a server that Prefect started for this run alone."""
     context = FlowRunContext.get()
     if context is None:
         return None

@@ -1,4 +1,4 @@
-"""What a launch would submit and send. Nothing is done, and no host is asked: what only it knows stands in capitals."""
+"""The preview of a launch, without asking a host: values that only the host knows are written in capitals."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ RUN, PROGRAM = "RUN", "PROGRAM"
 
 @dataclasses.dataclass(frozen=True)
 class Preview:
-    """A launch that is not made.
+    """The preview of one launch.
 
     Attributes:
         cluster: what it is called.
@@ -73,7 +73,7 @@ class Preview:
 
 
 def preview(target: FunctionSource, label: str, cluster: Cluster, options: Options) -> Preview:
-    """Look at all that a launch would do.
+    """Make the preview of a launch.
 
     Args:
         target: what the scan starts from.

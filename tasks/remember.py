@@ -1,4 +1,4 @@
-"""Values of earlier runs, for functions whose user asked for them with `cache=`."""
+"""Values of earlier runs, for the option `cache`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slurm_ray_flow.tasks.sync_files import Snapshot
 
 
 def key_of(call: Call, code: ScannedCode, snapshot: Snapshot, environment: Environment, options: Options) -> str:
-    """Names all that the value depends on: function, arguments, files, packages, variables; "" if it can't be told."""
+    """The cache key of a value: function, arguments, files, packages, variables; "" where one has no digest."""
     if not call.content:
         return ""
     parts = [call.content, code.digest, snapshot.digest, environment.digest, environment.python]

@@ -1,4 +1,4 @@
-"""One more try of a run, told wherever somebody may look: terminal, Prefect, `srf runs`."""
+"""The next try of a failed run, and the retries of single steps."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ R = TypeVar("R")
 
 
 def is_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
-    """Whether trying again may help. (Prefect takes a plain function only: a partial would silently mean never.)
+    """Whether another attempt at a step may help. (Prefect takes a plain function only, and ignores a partial.)
 
     A connection has been tried again for long enough when it fails.
     """
@@ -44,14 +44,14 @@ RETRIED: dict[str, Any] = {
     "retry_jitter_factor": 0.5,
     "retry_condition_fn": is_transient,
 }
-"""For tasks that may be done again: up to three more tries, after about 2, 4 and 8 seconds."""
+"""The policy of steps that may be repeated: three more attempts, after about 2, 4 and 8 seconds."""
 
 ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
-"""For tasks whose inputs are not to be hashed and whose result is not to be written."""
+"""The policy of tasks whose inputs are not hashed and whose results are not stored."""
 
 
 def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Makes a step of a launch a task of its name, whose state in Prefect is how it ended.
+    """Make a step of a launch a task of its name in Prefect.
 
     One that somebody cancelled is cancelled there, and one that gives the end of a call without a value has failed,
     while the launch goes on with what it gave.
@@ -95,7 +95,7 @@ LOOK_SECONDS = 0.5
 
 
 def begin_again(run: Run, failure: BaseException, again: NextTry, cluster: Cluster) -> None:
-    """Say why the run is tried again and what is changed, wait if that is wanted, and make room for the next try.
+    """Report the reason for the next try and its changes, wait for its pause, and prepare the run for it.
 
     Raises:
         Cancelled: somebody cancelled the run meanwhile.
@@ -113,7 +113,7 @@ def begin_again(run: Run, failure: BaseException, again: NextTry, cluster: Clust
 
 
 def _pause(run: Run, seconds: float, cluster: Cluster) -> None:
-    """Wait; whoever cancels the run meanwhile finds no try to end, and leaves the file that asks for it."""
+    """Wait between two tries. There is no try to end then: a cancel leaves its file, which ends the wait."""
     until = time.monotonic() + seconds
     while True:
         interrupted()

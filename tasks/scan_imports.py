@@ -1,4 +1,4 @@
-"""Find what the function needs: its own project's modules, and the distributions they import."""
+"""The step that scans a function's sources for its own modules and the distributions they import."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import Call
 
 NAMED = 3
-"""So many packages are named in the terminal."""
+"""The most packages that are named in the terminal."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ScannedCode:
-    """What a scan found. The whole of it is in the store at home.
+    """The summary of a scan; the whole scan is in the store at home.
 
     Attributes:
         digest: of the scan's JSON in the store.
@@ -42,7 +42,7 @@ class ScannedCode:
     script: str = ""
 
     def scan(self) -> Scan:
-        """The whole finding."""
+        """The whole scan."""
         return store.get_scan(self.digest)
 
 
@@ -63,7 +63,7 @@ def scan_imports(call: Call) -> ScannedCode:
 
 
 def code_of(target: FunctionSource) -> tuple[ScannedCode, Scan]:
-    """What a function needs, and the whole finding.
+    """The scan of a function, as summary and as a whole.
 
     Raises:
         ScanError: the source can't be read.
@@ -82,7 +82,7 @@ def code_of(target: FunctionSource) -> tuple[ScannedCode, Scan]:
 
 
 def warn_of(finding: Finding, project: Path, label: str = "the function") -> None:
-    """Say what could not be followed, or does not travel, in the terminal and in Prefect's log."""
+    """Show a finding in the terminal and in Prefect's log."""
     file = finding.file or Path(label)
     text = f"{file.relative_to(project) if file.is_relative_to(project) else file}:{finding.line}: {finding.text}"
     reporter().warn(text)

@@ -1,4 +1,4 @@
-"""Bring the project's files to the cluster, as they are now."""
+"""The step that sends the project's files to the cluster as a snapshot."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class Snapshot:
 
 @step(**RETRIED)
 def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapshot:
-    """Send what changed; a snapshot that is there already costs nothing.
+    """Send the files that have changed; a snapshot that is there already costs nothing.
 
     Raises:
         SyncError: a file can't be sent as it is.
@@ -74,7 +74,7 @@ def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapsho
 
 
 def files_of(code: ScannedCode, options: Options) -> Manifest:
-    """All that a snapshot would hold now.
+    """The manifest of a snapshot of now.
 
     Raises:
         SyncError: a file can't be sent as it is.
@@ -100,7 +100,7 @@ def files_of(code: ScannedCode, options: Options) -> Manifest:
 
 
 def _files_of(found: Scan, name: str) -> tuple[LocalFile, ...]:
-    """The modules of the user's, and the script: child processes of the function run it to find its functions."""
+    """The user's modules, and the script, which child processes of the function run to find its functions."""
     script = Path(name)
     own = (LocalFile(script, script.parent, script.stem),) if name else ()
     return (*found.files, *own)

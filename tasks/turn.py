@@ -1,6 +1,6 @@
 """A launch's turn on a server that several people share: a slot in Prefect, first come, first served.
 
-The lock on the server rules; this is the queue before it, which people see in Prefect and in the terminal.
+The lock on the server decides; this queue comes before it, and is visible in Prefect and in the terminal.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ SHOW_SECONDS = 5.0
 
 
 class QueueReport:
-    """Tells of the wait; a run that need not wait costs nothing."""
+    """The report of a run's wait on the cluster."""
 
     def __init__(self, run: Run, cluster: Cluster) -> None:
         self._run, self._label = run, cluster.label
         self._text, self._shown = "", float("-inf")
 
     def tell(self, events: list[Event], life: Liveness | None) -> None:
-        """Show what the head waits for, when that has changed."""
+        """Show the reason for the head's wait, when it has changed."""
         text = self._now(events, life)
         if text is None:
             return
@@ -60,7 +60,7 @@ class QueueReport:
             self._show(text)
 
     def _now(self, events: list[Event], life: Liveness | None) -> str | None:
-        """What it waits for now: "" for nothing more, None where nothing new is known."""
+        """The present reason for the wait: "" for no wait, None where nothing new is known."""
         if waiting := find_event(events, "waiting"):
             return "" if find_event(events, "lock_held") else queued_text(self._label, waiting, time.time())
         if find_event(events, "allocated"):
@@ -68,7 +68,7 @@ class QueueReport:
         return life.waiting or None if life else None
 
     def over(self) -> None:
-        """The run has its turn."""
+        """Report that the wait has ended."""
         if self._text:
             self._show("")
             reporter().say(f"has {self._label} now")
@@ -88,16 +88,16 @@ class QueueReport:
 
 
 FRONT_SECONDS, BEHIND_SECONDS = 0.5, 1.0
-"""How often the first in the line looks whether it is its turn, and the others."""
+"""Seconds between two looks at the queue, for its first launch and for the others."""
 MIRROR_FRONT_SECONDS, MIRROR_BEHIND_SECONDS = 2.0, 15.0
-"""How often they ask the server who holds it."""
+"""Seconds between two questions to the server about its holders, for the first launch and for the others."""
 KEEP_SECONDS = 3600.0
-"""How often it says that it still needs its files there, which a clean-up would else take in the end."""
+"""Seconds between two touches of the run's files on the server, which keep a clean-up from removing them."""
 SHOW_SECONDS = 5.0
 """How often a waiting run says something new in Prefect, at most."""
 SERVER_FAULT = 500
 WITHOUT_SECONDS = 30.0
-"""So long a launch that waits does without Prefect; then it goes to the server's own queue without a slot."""
+"""Seconds without an answer of Prefect after which a launch goes to the server's own queue without a slot."""
 
 
 @contextlib.contextmanager
@@ -129,7 +129,7 @@ def turn(run: Run, cluster: Cluster, needs: Sequence[str] = ()) -> Iterator[dict
 
 @contextlib.contextmanager
 def kept_turn(run: Run) -> Iterator[None]:
-    """Keep the slot that an earlier process of this run has taken, if it has one, and give it back at the end."""
+    """Hold the slot that an earlier process of this run took, if any, and give it back at the end."""
     api = concurrency_limit.api_here()
     held = next((one for one in concurrency_limit.noted() if one.run_id == run.record.run_id), None)
     slot = Slot(api, replace(held, left=False)) if api is not None and held and held.url == api.url else None
@@ -147,7 +147,7 @@ def _description(run: Run, cluster: Cluster, lock: Lock, key: str) -> dict[str, 
 
 
 def _take_slot(run: Run, cluster: Cluster, lock: Lock, needs: Sequence[str]) -> tuple[str, Slot | None]:
-    """The limit's key, and a slot of it; without Prefect there is neither, and the lock alone rules."""
+    """The limit's key, and a slot of it; without Prefect neither, and the lock alone decides."""
     api = concurrency_limit.api_here()
     if api is None:
         return "", None
@@ -161,7 +161,7 @@ def _take_slot(run: Run, cluster: Cluster, lock: Lock, needs: Sequence[str]) -> 
 
 
 class _Line:
-    """The launches that wait for one server in Prefect, seen from one of them."""
+    """The queue in Prefect for one server, seen from one launch in it."""
 
     def __init__(self, run: Run, cluster: Cluster, lock: Lock, api: Api, needs: Sequence[str]) -> None:
         self._needs, self._kept = needs, time.monotonic()
@@ -172,7 +172,7 @@ class _Line:
         self._text, self._shown, self._mirrored = "", float("-inf"), float("-inf")
 
     def wait(self) -> tuple[str, Slot | None]:
-        """Come back with a slot."""
+        """Wait for a slot."""
         before = 0
         try:
             self._mirror(0.0)
@@ -212,7 +212,7 @@ class _Line:
             pulse.close()
 
     def _look(self) -> int:
-        """How many launches are before this one. Says so, and keeps the mirror true."""
+        """The number of launches before this one; shows it, and refreshes the mirror."""
         before = place_in_line(runs_in_state(self._api, self._state), self._run.record.flow_run_id)
         if before is None:
             before = self._enter_again()
@@ -222,7 +222,7 @@ class _Line:
         return before
 
     def _enter_again(self) -> int:
-        """Somebody gave the flow run another state: a cancel ends the wait, any other must not."""
+        """Enter the queue again after another process changed the flow run's state; a cancel ends the wait instead."""
         if read_state(self._api, self._run.record.flow_run_id) in {"CANCELLING", "CANCELLED"}:
             raise self._cancelled()
         self._text = ""
@@ -249,7 +249,7 @@ class _Line:
                 self._cluster.ask("clean_up.touch", root=root, places=list(self._needs))
 
     def _show(self, before: int) -> None:
-        """In the terminal, in the run's record and in Prefect; there a new text is a new state, so not too often."""
+        """Show the wait in the terminal, the record and Prefect; seldom, since a new text is a new state there."""
         text = waiting_text(self._cluster.label, self._queue, before, time.time())
         if text == self._text or (self._text and time.monotonic() - self._shown < SHOW_SECONDS):
             return

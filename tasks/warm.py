@@ -1,4 +1,4 @@
-"""Warm allocations: heads that wait for a next call."""
+"""Warm allocations, whose heads wait for a next call: finding, joining, listing and ending them."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ ASKED_OF_THE_SCHEDULER = (
     "sbatch_options",
     "preamble",
 )
-"""What two calls must have in common to share an allocation. (Ray's workers have the variables of its start.)"""
+"""Options of the scheduler that two calls must share to share an allocation."""
 _WORDS = {
     "python": "packages or Python",
     "isolated": "packages or Python",
@@ -54,7 +54,7 @@ _WORDS = {
 
 
 def folder_of(spec: dict[str, Any], cluster: Cluster) -> PurePosixPath:
-    """Where the allocations that fit this spec are listed."""
+    """The folder on the cluster that lists the allocations of this spec."""
     asked = spec.get("scheduler") or {}
     wanted = [*(spec[name] for name in NEEDS), *(asked.get(name) for name in ASKED_OF_THE_SCHEDULER), *_lock_of(spec)]
     needs = json.dumps([str(cluster.prepare()), *wanted], sort_keys=True)
@@ -73,7 +73,7 @@ def offer(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
 
 
 def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
-    """Give the call to an allocation that idles; of a scheduler's also to one that is still to begin.
+    """Give the call to an idle allocation, or to one that still waits in a scheduler's queue.
 
     Returns:
         Its id; None where there is none, or another call came first.
@@ -91,7 +91,7 @@ def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
 
 
 def why_not(run: Run, spec: dict[str, Any], cluster: Cluster) -> str:
-    """Why the allocation that is kept warm and fits best does not take this call; "" where there is none."""
+    """The reason that the best fitting warm allocation can't take this call; "" without a warm allocation."""
     root = cluster.root_folder
     listed = [Warm.from_listed(one) for one in cluster.ask("warm.listed", root=str(root))]
     others = [(one, RunPaths(root, one.allocation)) for one in listed if one.allocation != run.record.attempt]
@@ -146,7 +146,7 @@ def _waits(paths: RunPaths, cluster: Cluster) -> bool:
 
 
 def _enter(run: Run, allocation: str, cluster: Cluster) -> bool:
-    """Where two calls came at once, the one whose id sorts first stays; the other withdraws, unless it is taken."""
+    """Enter an allocation's inbox. Of two calls at once the one whose id sorts first stays, if it has not begun."""
     entry = run.paths.inbox(allocation)
     if not cluster.announce(entry):
         return False
@@ -157,21 +157,21 @@ def _enter(run: Run, allocation: str, cluster: Cluster) -> bool:
 
 
 def _was_taken(run: Run, entry: PurePosixPath, cluster: Cluster) -> bool:
-    """An entry that is gone may also be one that was removed, and the answer to that was lost."""
+    """Whether a vanished entry was taken by the head: it may have been removed, and the answer to that lost."""
     return entry.name + TAKEN in cluster.names(entry.parent) or bool(cluster.read(run.paths.events))
 
 
 RELEASE_SECONDS = 20.0
 HARD_SECONDS = 8.0
-"""After so long the cluster itself is asked to end it."""
+"""Seconds after which the cluster's scheduler is asked to end an allocation."""
 NOT_BEFORE = 10.0
-"""A launch notes that its allocation will be warm a little before the cluster knows of it."""
+"""Seconds that a launch may note its allocation as warm before the cluster lists it."""
 
 
 def warm_everywhere(
     records: Iterable[RunRecord], silent: Callable[[ConnectionFailed], None]
 ) -> Iterator[tuple[Warm, Cluster]]:
-    """The warm allocations of all clusters where these runs may have left one; each cluster is asked once.
+    """The warm allocations of all clusters of these runs; each cluster is asked once.
 
     Args:
         records: runs from this machine.
@@ -190,7 +190,7 @@ def warm_everywhere(
 
 
 def warm_on(cluster: Cluster) -> list[Warm]:
-    """The warm allocations of a cluster, from whichever machine.
+    """The warm allocations of a cluster, whichever machine started them.
 
     Raises:
         ConnectionFailed: the cluster does not answer.
@@ -200,7 +200,7 @@ def warm_on(cluster: Cluster) -> list[Warm]:
 
 
 def warm_noted(cluster: Cluster, records: Iterable[RunRecord]) -> list[Warm]:
-    """The same; of these runs it is noted if theirs is over.
+    """The warm allocations of a cluster; records of runs whose allocation has ended are updated.
 
     Raises:
         ConnectionFailed: the cluster does not answer.
@@ -219,7 +219,7 @@ def _lives(one: Warm, cluster: Cluster) -> bool:
 
 
 def end(one: Warm, cluster: Cluster, force: bool) -> Cost | None:
-    """End one that idles; a busy one only by force, with the calls that it has.
+    """End an idle allocation; a busy one only with `force`, and its calls with it.
 
     Returns:
         What it cost while it idled; None where it has a call, which goes on.
