@@ -1,4 +1,4 @@
-"""The function that Prefect's engine calls for a decorated one, and what Prefect asks of it."""
+"""The body of a decorated function's flow: the function that Prefect's engine calls."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from slurm_ray_flow.interface.parameters import hold_default
 from slurm_ray_flow.interface.settings import typed_signature, underlying
 
 OF_PREFECT = {"return_state", "wait_for"}
-"""The arguments that Prefect takes for itself."""
+"""The names of arguments that Prefect takes for itself."""
 
 Run = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 RunAsync = Callable[[tuple[Any, ...], dict[str, Any]], Awaitable[Any]]
 
 
 def name_of(function: Callable[..., Any]) -> str:
-    """What to call it in Prefect."""
+    """The flow's name in Prefect."""
     name = getattr(underlying(function), "__name__", type(function).__name__)
     return type(function).__name__ if name == "__call__" else name.replace("<lambda>", "lambda").replace("_", "-")
 
 
 def body_of(function: Callable[..., Any], run: Run, run_async: RunAsync) -> Callable[..., Any]:
-    """The function that Prefect's engine calls, with the signature and the globals of the user's own.
+    """The body of a flow, with the signature and the globals of the user's function.
 
     Prefect resolves annotations in the globals of the flow's function; a `functools.wraps` wrapper would have ours.
 
@@ -68,7 +68,7 @@ def _signature(function: Callable[..., Any]) -> inspect.Signature:
 
 
 def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-    """Check that a call fits, by calling a function of the same signature that does nothing.
+    """Check a call's arguments, by calling a function of the same signature that does nothing.
 
     Raises:
         TypeError: it does not; the error is the one of a plain call.
@@ -85,7 +85,7 @@ def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def version_of(plain: Any) -> str | None:
-    """A digest of the user's file; Prefect would take ours."""
+    """A digest of the user's file; Prefect would take that of this package's."""
     with contextlib.suppress(TypeError, OSError):
         file = inspect.getsourcefile(plain)
         return file_hash(file) if file else None
@@ -93,7 +93,7 @@ def version_of(plain: Any) -> str | None:
 
 
 def entrypoint_of(plain: Any, fallback: str | None) -> str | None:
-    """Prefect takes the file of the body, which is ours; the user's is what a deployment must load."""
+    """The entrypoint of a deployment, in the user's file; Prefect would take this package's."""
     module = getattr(plain, "__module__", None)
     if module == "__main__" or (module or "").startswith("__prefect_loader_"):
         with contextlib.suppress(TypeError, OSError):

@@ -1,4 +1,4 @@
-"""The calls of a map: begun in order, so many at a time, each a run of its own."""
+"""The calls of a map: begun in order, at most `max_parallel` at a time, each a run of its own."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 CANCEL_SECONDS = 60.0
-"""How long a call that is cancelled may take to end: its launch waits for its cluster for a while."""
+"""Seconds that a cancelled call may take to end, since its launch waits for its cluster for a while."""
 
 
 class MapItem(Handle[R]):
-    """A call of a map that this process begins.
+    """One call of a map that this process begins.
 
     Attributes:
         index: its place among the calls.
@@ -52,16 +52,16 @@ class MapItem(Handle[R]):
 
     @property
     def name(self) -> str:
-        """What to call it in a message."""
+        """The call's name in messages."""
         return f"call {self.index} of {self.calls.name}"
 
     def begin(self, run_id: str) -> None:
-        """It is a run now."""
+        """Note that the call is a run now."""
         self.run_id = run_id
         self._has_begun.set()
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> None:
-        """It has ended."""
+        """Note that the call has ended."""
         if error is None:
             self.future.set_result(value)
         else:
@@ -86,11 +86,11 @@ class MapItem(Handle[R]):
             return super().result(timeout)
 
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether the call has ended."""
         return self.future.done()
 
     def status(self) -> RunState:
-        """Where it is on its way; waiting, if it has not begun."""
+        """The state of the call's run; waiting before it has begun."""
         if self.run_id:
             return super().status()
         if not self.future.done():
@@ -129,7 +129,7 @@ class MapItem(Handle[R]):
         return self.is_gone(CANCEL_SECONDS) and isinstance(self.future.exception(), Cancelled)
 
     def is_gone(self, seconds: float) -> bool:
-        """Wait until its launch has ended; whether nothing of it runs any more."""
+        """Wait until the launch has ended; gives whether nothing of the call runs any more."""
         try:
             self.future.exception(seconds)
         except FutureTimeoutError:
@@ -154,9 +154,9 @@ def _again(map_id: str, index: int, run_id: str) -> Handle[Any]:
 
 
 STARTING_AT_ONCE = 8
-"""So many launches at most are on their way to the cluster at a time: more would only wait for Prefect's server."""
+"""The most launches on their way to the cluster at a time: more would only wait for Prefect's server."""
 SHARED_STEPS = {"turn", "start_ray"}
-"""A launch that has come to one of these has brought there what all calls share."""
+"""The steps by which the files and packages that all calls share are on the cluster."""
 
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
 
@@ -190,7 +190,7 @@ class MapCalls:
         record_map(self.map_id, self.name, where, self._texts)
 
     def start(self) -> None:
-        """Begin the first call, and the others as there is room for them."""
+        """Begin the first call, and each further one when another has ended."""
         see_to(self)
         threading.Thread(target=self._begin_all, name=f"srf-map-{self.name}", daemon=True).start()
 
@@ -215,7 +215,7 @@ class MapCalls:
         return len(self._under_way) < self._max_parallel and len(self._starting) < at_once
 
     def _run(self, item: MapItem[Any]) -> None:
-        """One call, from its begin to its end, in a thread of its own."""
+        """Run one call from its beginning to its end, in a thread of its own."""
         short = self.map_id[:8]
         below = f"outputs/{short}/{item.index}"
         current = Launching(_Told(self, item), lambda: self.has_started(item), (f"map-{short}",), below)
@@ -254,23 +254,23 @@ class MapCalls:
         self._change.notify_all()
 
     def begun(self, item: MapItem[Any], run_id: str) -> None:
-        """A call is a run now."""
+        """Note that a call is a run now."""
         note_begun(self.map_id, item.index, run_id)
         item.begin(run_id)
 
     @property
     def shared(self) -> bool:
-        """Whether what all calls share is there."""
+        """Whether the files and packages that all calls share are on the cluster."""
         return self._shared_is_there
 
     def share(self) -> None:
-        """What all calls share is there."""
+        """Note that the files and packages that all calls share are on the cluster."""
         with self._change:
             self._shared_is_there = True
             self._change.notify_all()
 
     def has_started(self, item: MapItem[Any]) -> None:
-        """From now on a call asks Prefect's server seldom."""
+        """Note that a call has started: it asks Prefect's server seldom from now on."""
         with self._change:
             self._starting.discard(item)
             self._change.notify_all()
@@ -316,7 +316,7 @@ class MapCalls:
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
-        """While somebody waits for calls: how far they are is shown, and Ctrl-C cancels all of them."""
+        """Show the progress of the calls inside the block, and have Ctrl-C cancel all of them."""
         with self.progress.shown():
             try:
                 yield
@@ -328,12 +328,12 @@ class MapCalls:
                 raise
 
     def interrupted(self) -> None:
-        """Ctrl-C ends the process while nobody waits for a call."""
+        """Cancel the calls: Ctrl-C ends the process while no caller waits for them."""
         with contextlib.suppress(SlurmRayFlowError):
             self.cancel()
 
     def leave(self) -> str:
-        """The process ends: the calls that have begun go on, and its user is told of the others."""
+        """End the map with the process: begun calls go on, and a message names the others."""
         with self._change:
             self._stopped = True
             waiting = [item.index for item in self._waiting()]
@@ -354,7 +354,7 @@ class MapCalls:
 
 
 class _Told(SilentReporter):
-    """What one launch of a map tells."""
+    """The reporter of one launch of a map."""
 
     def __init__(self, calls: MapCalls, item: MapItem[Any]) -> None:
         self._calls, self._item = calls, item
@@ -375,7 +375,7 @@ class _Told(SilentReporter):
             self._calls.progress.note(name)
 
     def say(self, text: str) -> None:
-        """What the first call is at; later, what calls wait for on the cluster."""
+        """Show the step of the first call; later, the reason that calls wait on the cluster."""
         if self._step in SHARED_STEPS:
             self._calls.progress.note(text)
         elif not self._calls.shared:

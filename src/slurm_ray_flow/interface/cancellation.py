@@ -1,4 +1,4 @@
-"""The end of a process that launched something.
+"""The end of a process that has launched a run.
 
 Prefect sends logs and events in the background, and holds a process back at its end until all of them are sent. A
 server that is gone would so cost a minute, and what is left to do is told in lines that nobody asked for.
@@ -26,7 +26,7 @@ from slurm_ray_flow.interface.notebook import ipython
 from slurm_ray_flow.tasks.end_report import stop_background
 
 PATIENCE = 10.0
-"""Seconds for the last logs and events, if the server is there."""
+"""Seconds for sending the last logs and events, if the server answers."""
 IMPATIENCE = 0.5
 
 _bounded: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -34,7 +34,7 @@ _guard = threading.Lock()
 
 
 def bound_the_end() -> None:
-    """Let this process end soon, whatever Prefect's background services are at.
+    """Let this process end soon, whatever Prefect's background services still have to do.
 
     The interpreter calls what was registered last first, so this must come after the services have started; it does
     nothing where no new one has.
@@ -63,13 +63,13 @@ def _finish() -> None:
 
 
 class Interruptible(Protocol):
-    """Something that goes on in this process, and can't go on after it."""
+    """Work that ends with this process."""
 
     def interrupted(self) -> None:
-        """Ctrl-C ends the process, or the cell of a notebook, and nobody has seen to it."""
+        """End the work: an unhandled Ctrl-C ends the process, or the cell of a notebook."""
 
     def leave(self) -> str:
-        """The process ends; gives what its user is to know."""
+        """End the work with the process; gives a message for the user."""
         ...
 
 
@@ -77,7 +77,7 @@ _leavers: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def see_to(leaver: Interruptible) -> None:
-    """Have something told when this process ends, or when the cell that it began in is interrupted."""
+    """Have work ended with this process, or when its cell of a notebook is interrupted."""
     _see_to_the_cell(leaver)
     with _guard:
         _see_to_the_process()
@@ -106,7 +106,7 @@ def _see_to_the_cell(leaver: Interruptible) -> None:
 
 
 class _Interrupted:
-    """An exception hook for Ctrl-C in a script; in an interpreter, Ctrl-C ends a line and not the process."""
+    """An exception hook for Ctrl-C in a script; in an interpreter, Ctrl-C ends a line and no process."""
 
     def __init__(self, before: Any) -> None:
         self._before = before

@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 class Decorator(Protocol):
-    """What the decorator with options gives: it keeps the parameters and the type of the value."""
+    """The type of the decorator with options: it keeps the parameters and the type of the value."""
 
     @overload
     def __call__(self, function: Callable[P, Coroutine[Any, Any, T]], /) -> LaunchFlow[P, Coroutine[Any, Any, T]]: ...

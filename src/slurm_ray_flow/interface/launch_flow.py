@@ -48,7 +48,7 @@ T = TypeVar("T")
 
 
 class LaunchFlow(Flow[P, R], Generic[P, R]):
-    """What the decorator makes of a function.
+    """A decorated function.
 
     Calling it runs the function on its cluster and gives the value. All else of `prefect.Flow` works too.
     """
@@ -84,7 +84,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     @cached_property
     def kinds(self) -> Kinds:
-        """What its annotations say; they may name what its file defines only after it."""
+        """The types of its parameters, read late: annotations may name classes that are defined after the function."""
         return kinds_of(typed_signature(self.function))
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override] # Prefect's own options are few
@@ -204,7 +204,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return start_map(self, iterables, same, max_parallel)
 
     def script(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
-        """What a call would submit: the batch script, and below it the sizes, files and packages. Nothing is done.
+        """Preview a call: the batch script, and below it the resources, files and packages. Nothing is submitted.
 
         Raises:
             TypeError: the function does not take such arguments.
@@ -237,14 +237,14 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return made
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """Small plain data as it is, all else as a reference into the store at home."""
+        """The parameters for the API: small plain data as it is, all else as a reference into the store at home."""
         current = session.launching_of(self)
         ready = {name: value for name, value in parameters.items() if not waits(value)}
         given = (current and current.given) or Arguments(self.fn, ready)
         return to_api(self.fn, self.kinds, parameters, given.stored)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """What a call from here gave, as it is. From the API: references resolved, all else cast by the annotations."""
+        """The parameters of a call from here as they are; those from the API resolved and cast by the annotations."""
         if session.launching_of(self) is None:
             parameters = cast_all(self.fn, self.kinds, from_api(parameters))
         return {name: unhold(value) for name, value in parameters.items()}
@@ -295,7 +295,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return made
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Prefect's runner sends a flow to the process that runs it. There, what has the same name is the same."""
+        """Pickle by name where that finds the same flow, else by value: Prefect's runner sends flows to processes."""
         name = (self.plain.__module__, self.plain.__qualname__)
         if _named(*name) is self:
             return _again, (*name, b"" if self.travels_by_name else self._by_value())
@@ -309,14 +309,14 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return buffer.getvalue()
 
     def reduce_for_run(self) -> tuple[Any, ...]:
-        """What our own pickler sends: inside a run, a decorated function is the plain one."""
+        """The form for a run, inside which a decorated function is the plain one."""
         if self.travels_by_name:
             return resolve_function, (self.plain.__module__, self.plain.__qualname__)
         return itself, (self.function,)
 
 
 def _named(module: str, qualified_name: str) -> Any:
-    """What stands under this name in this process; None without."""
+    """The object of this name in this process, or None."""
     try:
         return resolve_function(module, qualified_name)
     except (ImportError, AttributeError, ValueError):
@@ -324,12 +324,12 @@ def _named(module: str, qualified_name: str) -> Any:
 
 
 def _again(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any, Any]:
-    """The decorated function in another process: its own one of that name, or else one that is made again."""
+    """Unpickle a decorated function: the one of that name, or else one made from its value."""
     found = _named(module, qualified_name)
     if isinstance(found, LaunchFlow) or not by_value:
         return cast("LaunchFlow[Any, Any]", found)
     function, options, annotations, state = pickling.load(io.BytesIO(by_value), [])
-    # The names in annotations that are texts did not travel: what they meant did.
+    # Names in textual annotations did not travel, but the objects that they mean did.
     given = {name: kind for name, kind in annotations.items() if kind is not inspect.Parameter.empty}
     underlying(function).__annotations__ = given
     made: LaunchFlow[Any, Any] = LaunchFlow(function, options)
@@ -339,7 +339,7 @@ def _again(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any,
 
 
 _DEPLOYED: dict[str, Any] = {"enforce_parameter_schema": False}
-"""The server would refuse a reference to the store where the schema has a type; the flow checks it all the same."""
+"""Options of each deployment: the server would refuse references to the store, and the flow checks types itself."""
 
 _PREFECT_STATE = (
     "task_runner",
@@ -358,5 +358,5 @@ _PREFECT_STATE = (
     "on_running_hooks",
     "_storage",
 )
-"""What `Flow.with_options` copies, besides what our own options hold."""
+"""The attributes that `Flow.with_options` copies, besides those from this package's own options."""
 _PREFECT_NAMES = {"flow_run_name", "version", "description"}

@@ -1,4 +1,4 @@
-"""Many calls of one function, each a run of its own: what `map` gives, and waiting for whichever ends first."""
+"""Many calls of one function, each a run of its own: the handles of a map, and the wait for the next end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 R = TypeVar("R")
 
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 5.0
-"""How often runs that another process has launched are looked at."""
+"""Seconds between two looks at runs that another process has launched."""
 
 
 class Handles(Sequence[Handle[R]], Generic[R]):
@@ -82,11 +82,11 @@ class Handles(Sequence[Handle[R]], Generic[R]):
 
     @property
     def not_begun(self) -> list[int]:
-        """The places of the calls that have not begun: they wait, or the process that was to begin them is gone."""
+        """The indexes of the calls that have not begun: they wait, or the process that begins them is gone."""
         return [index for index, handle in enumerate(self._handles) if _has_not_begun(handle)]
 
     def done(self) -> bool:
-        """Whether all have ended."""
+        """Whether all calls have ended."""
         return all(handle.done() for handle in self._handles)
 
     def cancel(self) -> int:
@@ -122,7 +122,7 @@ class Handles(Sequence[Handle[R]], Generic[R]):
 
 
 class _NotBegun(Handle[Any]):
-    """A call that no process had begun when somebody attached to its map."""
+    """A call that had not begun when a process attached to its map."""
 
     def __init__(self, record: MapRecord, index: int) -> None:
         super().__init__("")
@@ -165,7 +165,7 @@ class _NotBegun(Handle[Any]):
         return super().cancel() if self._begun() else False
 
     def _why(self) -> str:
-        """Why it has no run and will have none; "" where it may have one."""
+        """The reason that the call will have no run; "" where it may have one."""
         record, index = self._record, self._index
         name = f"call {index} of {record.function} ({record.values[index]})"
         if index in record.failures:
@@ -180,7 +180,7 @@ class _NotBegun(Handle[Any]):
 
 
 def _has_not_begun(handle: Handle[Any]) -> bool:
-    """Whether it has no run; or one that waited in line for a shared server when its process was killed."""
+    """Whether a call has no run, or one that was still in the queue of a shared server when its process was killed."""
     if handle.run_id:
         return store.find_record(handle.run_id).unsent and handle.status() is RunState.LOST
     return handle.status() in (RunState.WAITING, RunState.LOST) and not handle.run_id
@@ -245,7 +245,7 @@ def as_completed(handles: Iterable[Handle[R]], timeout: float | None = None) -> 
 
 
 def _tells(handle: Handle[R], ended: queue.SimpleQueue[Handle[R]]) -> bool:
-    """Have a run that this process has launched tell its end."""
+    """Have a run that this process has launched put its end into a queue."""
     if handle._future is None:
         return False
     handle._future.add_done_callback(lambda _: ended.put(handle))
@@ -255,7 +255,7 @@ def _tells(handle: Handle[R], ended: queue.SimpleQueue[Handle[R]]) -> bool:
 def _next(
     ended: queue.SimpleQueue[Handle[R]], polled: list[Handle[R]], pause: float, deadline: float | None
 ) -> Handle[R] | None:
-    """A run that has ended; None after some time without one."""
+    """The next run that has ended; None after some time without one."""
     for handle in polled:
         if handle.done():
             polled.remove(handle)

@@ -1,4 +1,4 @@
-"""How far a map is: one line for all of its calls."""
+"""The state of a map: its file at home, and its progress in one line."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _short.maxstring = _short.maxother = 60
 
 @dataclasses.dataclass(frozen=True)
 class MapRecord:
-    """One map. Its file has a line for the whole, and one for each call that begins or fails before it has a run.
+    """One map. Its file has a line for the map, and one for each call that begins, or fails before it is a run.
 
     Attributes:
         map_id: names it.
@@ -59,12 +59,12 @@ class MapRecord:
 
     @property
     def alive(self) -> bool:
-        """Whether the process that begins the calls runs, or may do so on another machine with this home."""
+        """Whether the process that begins the calls lives, or may live on another machine with this home."""
         return processes.alive_as_noted(dataclasses.asdict(self)) is not False
 
 
 def record_map(map_id: str, function: str, cluster: str, values: Sequence[str]) -> None:
-    """Remember a map of this process, before any of its calls begins."""
+    """Write the file of a map of this process, before its first call begins."""
     this = processes.this_process()
     record = MapRecord(
         map_id, function, cluster, tuple(values), this.pid, this.started, this.boot_id, created=time.time()
@@ -74,18 +74,18 @@ def record_map(map_id: str, function: str, cluster: str, values: Sequence[str]) 
 
 
 def note_begun(map_id: str, index: int, run_id: str) -> None:
-    """Remember which run a call is."""
+    """Note the run of a call."""
     _append(map_id, {"index": index, "run": run_id})
 
 
 def note_failed(map_id: str, index: int, error: BaseException) -> None:
-    """Remember that a call never became a run."""
+    """Note that a call failed before it was a run."""
     failure = f"{type(error).__name__}: {getattr(error, 'what', error)}"
     _append(map_id, {"index": index, "failure": failure, "cancelled": isinstance(error, Cancelled)})
 
 
 def find_map(map_id: str = "") -> MapRecord:
-    """The map whose id is this, or starts so; without one, the newest of this machine.
+    """The map of this id, or of this start of an id; without one, the newest of this machine.
 
     Raises:
         UnknownRunError: there is none, or there are several.
@@ -102,12 +102,12 @@ def find_map(map_id: str = "") -> MapRecord:
 
 
 def text_of(arguments: Sequence[Any]) -> str:
-    """The arguments of one call in a few letters."""
+    """A short text of one call's arguments."""
     return ", ".join(_short.repr(value) for value in arguments)
 
 
 def places(indexes: Sequence[int]) -> str:
-    """Numbers in a few letters: "0, 3 to 7, 9"."""
+    """A short text of numbers: "0, 3 to 7, 9"."""
     parts: list[list[int]] = []
     for index in sorted(indexes):
         if parts and parts[-1][-1] == index - 1:
@@ -118,7 +118,7 @@ def places(indexes: Sequence[int]) -> str:
 
 
 def _folder() -> Path:
-    """Where the daily clean-up removes what nobody has touched for a month."""
+    """The folder of maps, from which the daily clean-up removes files that are a month old."""
     return home() / "cache" / "maps"
 
 
@@ -145,7 +145,7 @@ def _read(path: Path) -> MapRecord | None:
 
 
 def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The whole lines; a process that was killed may have left half of the last one."""
+    """The complete lines of a map's file; a killed process may have left half of the last one."""
     with contextlib.suppress(OSError):
         for line in path.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):
@@ -155,13 +155,13 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
 
 BAR = 24
 MOST_FAILURES = 5
-"""So many failures are named; the others are counted."""
+"""The most failures that are named; the others are counted."""
 FIRST_PAUSE, LONGEST_PAUSE = 2.0, 60.0
-"""Where no line moves, a line is written when something has changed, after pauses that grow between these."""
+"""The bounds of the growing pause between two lines, where no line moves."""
 
 
 class MapProgress:
-    """Shows the calls of a map, while somebody waits for them.
+    """The progress of a map's calls, shown while a caller waits for them.
 
     Args:
         function, cluster: what is called, and where.
@@ -185,7 +185,7 @@ class MapProgress:
 
     @contextlib.contextmanager
     def shown(self) -> Iterator[None]:
-        """While the block runs, how far the calls are is shown: nothing is written when nobody waits."""
+        """Show the progress while the block runs."""
         with self._lock:
             self._watchers += 1
             if self._watchers == 1:
@@ -212,7 +212,7 @@ class MapProgress:
         self._draw()
 
     def changed(self, under_way: int, ends: Mapping[str, int]) -> None:
-        """So many calls are under way now, and so many have ended: "done", "failed" or "cancelled"."""
+        """Note how many calls are under way, and how many have ended as "done", "failed" or "cancelled"."""
         with self._lock:
             self._under_way, self._ends = under_way, dict(ends)
             if self._ends:
@@ -221,23 +221,23 @@ class MapProgress:
                 self._draw()
 
     def note(self, text: str) -> None:
-        """What the calls are at now."""
+        """Note the present step of the calls."""
         with self._lock:
             self._note = plain(text)
             if self._watchers:
                 self._draw()
 
     def tell(self, text: str) -> None:
-        """Something that stays on the screen."""
+        """Write a line that stays on the screen."""
         self._tell(Text(f"  {plain(text)}", "yellow"))
 
     def warn(self, text: str) -> None:
-        """A warning of a launch; all calls have the same ones."""
+        """Show a warning of a launch once, since all calls have the same ones."""
         if not told_already(plain(text)):
             self.tell(text)
 
     def tell_failure(self, index: int, value: str, error: BaseException) -> None:
-        """A call has failed."""
+        """Show a failed call."""
         with self._lock:
             self._failures += 1
             if self._failures > MOST_FAILURES:

@@ -15,21 +15,21 @@ from slurm_ray_flow.interface.screen import Screen, write_bytes
 
 WIDTH = 110
 CALM_AFTER = 60.0
-"""After so many seconds of one step the moving line moves every five seconds only."""
+"""Seconds of one step after which the moving line moves every five seconds only."""
 STYLE = (
     "white-space:pre-wrap;margin:0;padding-left:var(--jp-code-padding,0);line-height:var(--jp-code-line-height,normal);"
     "font-size:var(--jp-code-font-size,inherit);"
     "font-family:var(--jp-code-font-family,Menlo,'DejaVu Sans Mono',consolas,monospace)"
 )
-"""As JupyterLab shows what a cell writes, so that both are in line; other notebooks take what follows the commas."""
+"""JupyterLab's own style of a cell's output; the values after the commas are for other notebooks."""
 _GREY = (128, 128, 128)
 _COLOURS = [(60, 60, 60), (224, 60, 60), (30, 140, 60), (170, 115, 0), (50, 90, 200), (160, 60, 160), (0, 140, 150)]
 THEME = TerminalTheme((255, 255, 255), (0, 0, 0), [*_COLOURS, _GREY], [*_COLOURS, _GREY])
-"""Colours that can be read on a white page and on a dark one."""
+"""Colours that are legible on a white and on a dark page."""
 
 
 def ipython() -> Any:
-    """The IPython that this process runs in; None where it runs in none."""
+    """The IPython of this process, or None."""
     return getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
 
 
@@ -39,7 +39,7 @@ def in_notebook() -> bool:
 
 
 class NotebookScreen(Screen):
-    """Shows the lines of one launch, or of one map, in one output of the cell; what the function writes is another."""
+    """The lines of one launch or one map, in one output of the cell; the function's output is another one."""
 
     frame_seconds: ClassVar[float] = 1.0
     links: ClassVar[bool] = True
@@ -85,7 +85,7 @@ class NotebookScreen(Screen):
         self._context.run(self._publish, {"text/plain": text.rstrip("\n"), "text/html": html})
 
     def _publish(self, page: dict[str, str]) -> None:
-        """In the context of the cell, also from a thread: else it would be shown below another one."""
+        """Publish in the context of the cell, also from a thread: else the output would appear below another cell."""
         if self._display is None:
             from IPython.display import display
 

@@ -1,4 +1,4 @@
-"""What becomes of a function's arguments on their way through Prefect.
+"""The arguments of a function on their way through Prefect.
 
 A call from this process hands over the very objects it got: until the function's body takes them out, Prefect sees
 closed boxes. Its API gets small plain data as it is, so that it can be read and edited in the UI. All else (large, or
@@ -36,30 +36,30 @@ from slurm_ray_flow.interface.settings import Kinds
 
 
 def shorten(error: BaseException) -> None:
-    """Take away the frames of an error that says by itself what happened; to be raised anew after that."""
+    """Remove the frames of an error whose text is enough, before it is raised anew."""
     if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or is_from_the_cluster(error):
         error.__traceback__ = None
 
 
 MARK = "$srf"
 READ_BY_PREFECT = frozenset({MARK, "$ref", "__prefect_kind"})
-"""A dictionary with one of these keys means something else to Prefect or to us."""
+"""Keys by which Prefect or this package recognizes a dictionary as a reference."""
 BUDGET = 20_000
-"""So many bytes of JSON, about, may go to the API for one argument; its limit for a whole request is 524,288."""
+"""The bytes of JSON, roughly, that one argument may have in the API, whose limit for a whole request is 524,288."""
 ALL_ARGUMENTS = 5 * BUDGET
 
 Parameters = dict[str, Any]
 
 
 class OpaqueValue:
-    """A value that Prefect is not to look into, or a default that is not simply equal to itself, such as an array."""
+    """A wrapper around a value that Prefect must not look into, or around a default that `==` can't compare."""
 
     def __init__(self, value: Any) -> None:
         self.value = value
 
 
 def hold_default(value: Any) -> Any:
-    """The default of a parameter, held where Prefect could not compare it."""
+    """The default of a parameter, wrapped where Prefect could not compare it."""
     try:
         return value if isinstance(value == value, bool) else OpaqueValue(value)  # noqa: PLR0124 - what Prefect does
     except Exception:
@@ -72,7 +72,7 @@ def unhold(value: Any) -> Any:
 
 
 class Arguments:
-    """The arguments of one call. What is left to the function's own defaults is not among them.
+    """The arguments of one call, without those that the function's own defaults give.
 
     Args:
         function: what has the signature.
@@ -90,7 +90,7 @@ class Arguments:
         self._digest = ""
 
     def stored(self) -> str:
-        """Put them into the store, once, in the form that the driver reads; gives the payload's digest.
+        """Put the arguments into the store, once, in the form that the driver reads; gives the payload's digest.
 
         One payload holds all of them: an object that two arguments share stays one object.
 
@@ -112,7 +112,7 @@ def _put(call: dict[str, Any], parameters: Parameters) -> str:
 
 
 def _without_defaults(function: Callable[..., Any], parameters: Parameters) -> Parameters:
-    """Without the defaults that the function must fill in itself: one that is a mark (`x is MISSING`) stays that mark.
+    """The parameters without defaults that the function must fill in itself, such as a mark (`x is MISSING`).
 
     Plain values are sent: what a default is may have been found out at home, such as a time.
     """
@@ -133,7 +133,7 @@ MANY = {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD}
 
 
 def waits(value: Any, seen: set[int] | None = None, depth: int = 50) -> bool:
-    """Whether it holds, in plain collections, what Prefect resolves: a future, a state, an annotation of its own."""
+    """Whether a value holds, in plain collections, a future, a state or an annotation that Prefect resolves."""
     seen = set() if seen is None else seen
     kind = type(value)
     if kind not in _COLLECTIONS or id(value) in seen or depth == 0:
@@ -183,7 +183,7 @@ def _reference(name: str, one: inspect.Parameter, value: Any, stored: Callable[[
 
 
 def _form(kind: TypeAdapter[Any] | None, value: Any) -> Any:
-    """What stands for the value in JSON, if the annotation makes the same value of it again; else what has no form."""
+    """The JSON form of a value, if the annotation makes an equal value of it; else a mark that it has none."""
     form, plain = value, is_small_plain(value)
     if kind is None or not (plain or _is_shown(value)):
         return value
@@ -199,7 +199,7 @@ _SHOWN = (enum.Enum, datetime.date, datetime.time, datetime.timedelta, pathlib.P
 
 
 def _is_shown(value: Any, depth: int = 10) -> bool:
-    """Whether pydantic can write it as JSON and nothing is consumed by that, as an iterator would be."""
+    """Whether pydantic can write a value as JSON without consuming it, as it would an iterator."""
     kind = type(value)
     if kind in _PLAIN or issubclass(kind, _SHOWN):
         return True
@@ -212,14 +212,14 @@ def _is_shown(value: Any, depth: int = 10) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
-    """Whether they are the same to a program, down to 1, 1.0 and True; but a float may stand for a whole number."""
+    """Whether two values are the same to a program, 1 and True being different; a float may be a whole number."""
     if type(one) is float and type(other) is int:
         return one == other
     return type(one) is type(other) and repr(one) == repr(other) and bool(one == other)
 
 
 def from_api(parameters: Parameters) -> Parameters:
-    """Parameters with all references resolved; what they stood for is held.
+    """The parameters with their references resolved to wrapped values.
 
     Raises:
         PayloadError: the store has no such payload any more.
@@ -240,7 +240,7 @@ def from_api(parameters: Parameters) -> Parameters:
 
 
 def _reference_in(value: Any) -> Any:
-    """The reference that a parameter is; `*args` and `**kwargs` have theirs inside."""
+    """The reference in a parameter's value; `*args` and `**kwargs` hold theirs inside."""
     inner: Any = value[0] if isinstance(value, tuple) and len(value) == 1 else value
     if isinstance(inner, dict) and isinstance(inner.get(MARK), dict):
         inner = inner[MARK]
@@ -248,7 +248,7 @@ def _reference_in(value: Any) -> Any:
 
 
 def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str, Any]) -> Parameters:
-    """Parameters from the API, cast by the annotations; those that are held and defaults stay as they are.
+    """The parameters from the API, cast by the annotations; wrapped values and defaults stay as they are.
 
     Raises:
         ParameterTypeError: some are not what the annotations say.
@@ -266,7 +266,7 @@ def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str
 
 
 def cast_by(kind: TypeAdapter[Any] | None, value: Any) -> Any:
-    """The value as its annotation wants it. For an Iterable pydantic would give what can be read only once."""
+    """The value cast by its annotation; pydantic would make an iterator of an Iterable, which can be read only once."""
     if kind is None:
         return value
     made = kind.validate_python(value)
@@ -281,7 +281,7 @@ def _with_block(value: Any) -> Any:
 
 
 def is_small_plain(value: Any) -> bool:
-    """Whether it is small, and the same after a way through JSON."""
+    """Whether a value is small, and equal after a way through JSON."""
     return _weight(value, BUDGET) >= 0
 
 
@@ -292,7 +292,7 @@ def _kind(value: Any) -> str:
 
 
 def _weight(value: Any, budget: int, depth: int = 100) -> int:
-    """What is left of the budget after this value; below zero when it is too large, or JSON would change it."""
+    """The budget minus this value's size; below zero for a value that is too large, or that JSON would change."""
     kind = type(value)
     if kind is str:
         fits = len(value) < budget and "\0" not in value and encodable(value) == value

@@ -1,4 +1,4 @@
-"""The launch in the terminal: seven steps with their times, then the log."""
+"""The progress of a launch in the terminal: seven steps with their times, then the log."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
 
 
 class LogLines:
-    """Reads one log file, line by line.
+    """A log file, read line by line.
 
     Attributes:
         path: the file.
@@ -37,7 +37,7 @@ class LogLines:
         self._offset, self._rest = 0, b""
 
     def new(self) -> Iterator[str]:
-        """The whole lines that have come since the last time."""
+        """The complete lines since the last call."""
         while data := self._cluster.read(self.path, self._offset):
             self._offset += len(data)
             *lines, self._rest = (self._rest + data).split(b"\n")
@@ -50,14 +50,14 @@ class LogLines:
 
 
 MOST_WARNINGS = 5
-"""So many warnings of one step are shown; the run's log in Prefect has all."""
+"""The most warnings of one step that are shown; the run's log in Prefect has all."""
 SLOW_SECONDS = 2.0
 """Where no line moves, a step that takes so long gets a line for each thing that it says, and what it has said for so
 long gets one at once; else the last is the step's own."""
 NOTE_COLUMN = 36
 
 _warned: set[str] = set()
-"""What was shown already: a function that is called in a loop warns once."""
+"""The warnings that were shown: a function that is called in a loop warns once."""
 _screens: dict[tuple[int, bool], Screen] = {}
 
 
@@ -69,13 +69,13 @@ def told_already(warning: str) -> bool:
 
 
 def terminal_reporter() -> Reporter:
-    """What SRF_PROGRESS asks for: "off" is silent, "plain" plain lines; by default a terminal gets colours."""
+    """The reporter of SRF_PROGRESS: "off" is silent, "plain" plain lines; by default a terminal gets colours."""
     screen = screen_to_use()
     return _LogOnly(sys.stdout) if screen is None else TerminalReporter(screen)
 
 
 def screen_to_use() -> Screen | None:
-    """Where progress is shown; None where it is to be silent."""
+    """The screen that shows progress; None for none."""
     mode = os.environ.get("SRF_PROGRESS", "auto").lower()
     if mode in {"off", "0", "no", "false"}:
         return None
@@ -87,7 +87,7 @@ def screen_to_use() -> Screen | None:
 
 
 def _screen(live: bool) -> Screen:
-    """Launches of several threads write to one terminal, so they share what knows its bottom line."""
+    """The screen that all launches of this process share."""
     key = (id(sys.stderr), live)
     if key not in _screens:
         _screens.clear()
@@ -98,7 +98,7 @@ def _screen(live: bool) -> Screen:
 
 
 class _LogOnly(SilentReporter):
-    """Shows what the function prints and nothing else."""
+    """A reporter that shows the function's output alone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -108,7 +108,7 @@ class _LogOnly(SilentReporter):
 
 
 class TerminalReporter:
-    """Writes a line for each step when it has ended; on a terminal, the step under way is the moving bottom line."""
+    """A reporter with a line for each ended step; on a terminal, the present step is the moving bottom line."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
@@ -155,7 +155,7 @@ class TerminalReporter:
                 self._tell_later(text)
 
     def _tell_later(self, note: str) -> None:
-        """Where no line moves, what a step waits for must be seen while it waits."""
+        """Show a step's text while the step waits, where no line moves."""
         self._forget_later()
         self._later = _started(threading.Timer(SLOW_SECONDS, self._tell_note, [note]))
 
@@ -185,7 +185,7 @@ class TerminalReporter:
                 self._warn_of(self._warnings)
 
     def _warn_of(self, warnings: list[str]) -> None:
-        """Show those of a step that are not shown; a step that lasts has them at once, a short one at its end."""
+        """Show new warnings of a step: of a long step at once, of a short one at its end."""
         with self._lock:
             if warnings is self._warnings:
                 for warning in warnings[self._shown : MOST_WARNINGS]:
@@ -212,7 +212,7 @@ class TerminalReporter:
                 self._screen.line(Text(f"{type(error).__name__} after {seconds}{whose}", "bold red"))
 
     def _end_step(self, error: BaseException | None) -> None:
-        """The last step has ended well where it brought the function's own exception home."""
+        """Write the line of the last step; it has succeeded where it brought the function's own exception home."""
         own = self._name in {"fetch_outcome", "fetch_outputs"} and not isinstance(error, SlurmRayFlowError)
         self._close_step(*(("green", self._good) if error is None or own else ("red", self._bad)))
 

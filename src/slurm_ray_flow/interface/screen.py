@@ -1,4 +1,4 @@
-"""The terminal that all launches of this process share: lines above, and one line at the bottom that moves."""
+"""The screen that all launches of this process share: lines, and one moving line at the bottom."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _THEIRS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
 class _LaunchFilter(logging.Filter):
-    """Keeps the records of a launch's flow and tasks from the console. Prefect's API gets them all the same."""
+    """A log filter that keeps records of a launch's flow and tasks from the console, and not from Prefect's API."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         return not (_quiet.get() and record.name.startswith(_THEIRS))
@@ -38,7 +38,7 @@ _filter = _LaunchFilter()
 
 @contextlib.contextmanager
 def quiet_console() -> Iterator[None]:
-    """Show the launch's own progress alone, unless SRF_LOG=debug."""
+    """Keep Prefect's log lines from the console, unless SRF_LOG=debug."""
     if tracing():
         yield
         return
@@ -55,7 +55,7 @@ def quiet_console() -> Iterator[None]:
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 FRAME_SECONDS = 0.12
 QUIET_SECONDS = 0.3
-"""The moving line comes back when the function has written nothing for so long: it must not flicker between lines."""
+"""Seconds without output after which the moving line comes back, so that it does not flicker."""
 START_OF_LINE = "\r\x1b[2K"
 
 
@@ -72,7 +72,7 @@ class Screen:
 
     frame_seconds: ClassVar[float] = FRAME_SECONDS
     links: ClassVar[bool] = False
-    """Whether an address is to be made a link; most terminals see to that by themselves."""
+    """Whether addresses are written as links; most terminals make links by themselves."""
 
     def __init__(self, console: Console, live: bool) -> None:
         self.console, self.live = console, live
@@ -92,7 +92,7 @@ class Screen:
             self.console.print(text, soft_wrap=not self.live)
 
     def log(self, data: bytes) -> None:
-        """Write what the function wrote."""
+        """Write output of the function."""
         with self._lock:
             self._clear()
             write_bytes(sys.stdout, data)
@@ -100,7 +100,7 @@ class Screen:
             self._line_open = not data.endswith(b"\n") and _same_place(sys.stdout, self.console.file)
 
     def busy(self, text: str, since: float) -> None:
-        """Show what is going on, and for how long; "" shows nothing."""
+        """Show a text and its time in the moving line; "" shows none."""
         with self._lock:
             self._clear()
             self._text, self._since = text, since
@@ -112,7 +112,7 @@ class Screen:
             self._wake.set()
 
     def _paint(self) -> None:
-        """Redraw the moving line as long as there is one; wait without a cost while there is none."""
+        """Redraw the moving line as long as there is one, and sleep while there is none."""
         number = 0
         while True:
             with self._lock:
@@ -140,7 +140,7 @@ class Screen:
             self._drawn = False
 
     def _close_line(self) -> None:
-        """A function's last line may lack its end; the next line of ours must not stick to it."""
+        """End a last line of the function's that lacks its line break."""
         if self._line_open:
             sys.stdout.write("\n")
             sys.stdout.flush()
@@ -148,7 +148,7 @@ class Screen:
 
 
 TIME = "\0"
-"""Stands in a moving line where the time that has passed is to be shown."""
+"""The mark in a moving line that is replaced by the elapsed time."""
 
 
 def _same_place(one: IO[str], other: IO[str]) -> bool:
@@ -160,7 +160,7 @@ def _same_place(one: IO[str], other: IO[str]) -> bool:
 
 
 def write_bytes(stream: IO[str], data: bytes) -> None:
-    """Write to a text stream what the function wrote, byte for byte where the stream has bytes."""
+    """Write output of the function to a text stream, byte for byte where the stream has a buffer of bytes."""
     raw = getattr(stream, "buffer", None)
     stream.flush()
     if raw is None:
@@ -174,5 +174,5 @@ _decoders: weakref.WeakKeyDictionary[IO[str], codecs.IncrementalDecoder] = weakr
 
 
 def _decoder(stream: IO[str]) -> codecs.IncrementalDecoder:
-    """What a function writes comes in pieces, which may be cut within a letter."""
+    """The decoder of a stream, since pieces of output may be cut within a letter."""
     return _decoders.setdefault(stream, codecs.getincrementaldecoder("utf-8")(errors="replace"))

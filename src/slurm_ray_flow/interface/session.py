@@ -1,4 +1,4 @@
-"""One launch from this process: its tie to Prefect, its display, and what becomes of it when Prefect fails."""
+"""A launch from this process: its flow run in Prefect, its display, and its result where Prefect fails."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 
 def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
-    """Launch in a thread of this process; come back once the cluster has the run.
+    """Launch in a thread of this process; return once the cluster has the run.
 
     From then on this process may end: the run goes on, and any process can attach to it.
 
@@ -79,7 +79,7 @@ def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, 
 def work_of(
     flow: LaunchFlow[Any, Any], current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[], Any]:
-    """A call, to be made in a thread of its own."""
+    """The function that makes a call in a thread of its own."""
     if flow.isasync:
         return lambda: asyncio.run(flow.called(current, args, kwargs))
     return lambda: flow.called(current, args, kwargs)
@@ -95,7 +95,7 @@ def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
 
 
 class Launching:
-    """What the caller of a flow knows of the launch inside it.
+    """The state of a launch that the caller of the flow and its body share.
 
     Args:
         shown: gets what happens.
@@ -132,7 +132,7 @@ class Launching:
         return self.server.page(run_id) if self.server else ""
 
     def rescue(self, error: BaseException) -> Any:
-        """What the caller gets when Prefect's engine raised `error`.
+        """The result for the caller when Prefect's engine raised `error`.
 
         The launch's own result wins: a server that died under it must not cost the value.
         """
@@ -161,7 +161,7 @@ class Launching:
 
 
 class NoException(Exception):
-    """What Prefect gets to see of a KeyboardInterrupt or the like that the function itself has raised.
+    """A stand-in, for Prefect, for a KeyboardInterrupt or the like that the function itself has raised.
 
     It would take the thing itself for somebody's Ctrl-C or cancel, and the run for one that crashed.
     """
@@ -176,7 +176,7 @@ _launching: contextvars.ContextVar[Launching | None] = contextvars.ContextVar("s
 
 @contextlib.contextmanager
 def launching(current: Launching) -> Iterator[None]:
-    """Everything around a flow run that is started from this process."""
+    """The settings, the server and the reporter around a flow run from this process."""
     token, shown_token = _launching.set(current), use_reporter(current.reporter)
     error: BaseException | None = None
     try:
@@ -198,7 +198,7 @@ def launching(current: Launching) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _server_of(current: Launching) -> Iterator[None]:
-    """Inside another flow's run, its server; that may be one which Prefect started for that run alone."""
+    """Connect to the server; inside another flow run that is its own, which Prefect may have started for it alone."""
     if FlowRunContext.get() is not None:
         yield
         return
@@ -210,13 +210,13 @@ def _server_of(current: Launching) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_the_server() -> Iterator[None]:
-    """For what needs Prefect's API without being a launch."""
+    """Connect to the server without a launch."""
     with connected(ensure_server(terminal_reporter().say)):
         yield
 
 
 def previewed(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Preview:
-    """What a call would do. Only for a saved cluster a server is needed."""
+    """The preview of a call; needs a server only for a saved cluster."""
     from slurm_ray_flow.tasks.preview import preview
 
     parameters = get_call_parameters(flow.fn, args, kwargs)
@@ -236,7 +236,7 @@ def _client_settings() -> dict[Any, Any]:
 
 
 def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """The body of every decorated flow; the caller's process runs it, or a deployment's."""
+    """The body of each decorated function's flow, in the caller's process or in a deployment's."""
     from slurm_ray_flow.flows.launch import launch  # what only a launch needs does not hold the decorator back
 
     run_id = str(flow_run.get_id() or uuid.uuid4())
@@ -265,7 +265,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
 
 
 def _ended(outcome: Outcome) -> Any:
-    """The value; the exception is raised, or is a state where Prefect could not encode its text."""
+    """The value of an outcome; its exception is raised, or given as a state where Prefect could not encode its text."""
     own = outcome.exception
     if own is not None and not isinstance(own, Exception):
         raise NoException(with_note(own, outcome.traceback))
@@ -298,14 +298,14 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
 
 
 def spare_a_dead_server() -> None:
-    """After the run: a server that is gone would be asked again for a minute, and hold the value back."""
+    """Keep Prefect's client from asking a dead server again for a minute after the run, which would delay the value."""
     current = _launching.get()
     if current is not None and not server_listens():
         current.stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
 
 
 def ensure_tags(marks: set[str]) -> None:
-    """The tags by which people and the sweep find a run; what another's deployment started does not have them yet."""
+    """Add the tags by which people and the sweep find a run; a run of a foreign deployment lacks them."""
     context = FlowRunContext.get()
     known = context.flow_run if context else None
     if known is None or TAG in known.tags:
@@ -316,7 +316,7 @@ def ensure_tags(marks: set[str]) -> None:
 
 
 def launching_of(flow: LaunchFlow[Any, Any]) -> Launching | None:
-    """The call from this process that a flow is run for; None where it is run for a deployment."""
+    """The launch from this process that a flow is run for; None for a run of a deployment."""
     current = _launching.get()
     return current if current and current.flow and current.flow.fn is flow.fn else None
 
@@ -341,7 +341,7 @@ def describe_call(flow: LaunchFlow[Any, Any], given: Arguments) -> Call:
 
 
 def _content_of(flow: LaunchFlow[Any, Any], values: dict[str, Any]) -> tuple[str, str]:
-    """The digest of a function and its arguments; or "", and which of them has none and why."""
+    """The digest of a function and its arguments; or "", and the reason that there is none."""
     plain = flow.plain
     function = (plain.__module__, plain.__qualname__) if flow.travels_by_name else flow.function
     try:
@@ -363,7 +363,7 @@ def travels_by_name(function: Any) -> bool:
 
 
 def label(cluster: Any) -> str:
-    """What to call a cluster that need not be loaded yet."""
+    """The name of a cluster, which may not be loaded yet."""
     return cluster if isinstance(cluster, str) else str(cluster.label)
 
 

@@ -1,4 +1,4 @@
-"""What is configured outside of the code for a function (`core/config.py` says in which order)."""
+"""A function's settings from outside of the code (`core/config.py` has their order), and its signature."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from slurm_ray_flow.core.options import Options
 
 Kinds = dict[str, TypeAdapter[Any] | None]
 _one_at_a_time = threading.Lock()
-"""Filters of warnings belong to the process: of two threads that change them, one would leave its own behind."""
+"""A lock around changes of the process's warning filters, which two threads would mix up."""
 
 
 def underlying(function: Callable[..., Any]) -> Any:
-    """The function whose source and globals count: a partial's, a method's, a callable object's."""
+    """The plain function of a partial, a method or a callable object, whose source and globals count."""
     while True:
         if isinstance(function, functools.partial):
             function = function.func
@@ -37,7 +37,7 @@ def underlying(function: Callable[..., Any]) -> Any:
 
 
 def typed_signature(function: Callable[..., Any]) -> inspect.Signature:
-    """The signature of a function, its annotations evaluated as far as they can be: some name what is not there yet.
+    """The signature of a function, its annotations evaluated as far as their names are defined yet.
 
     Raises:
         ValueError: it has none.
@@ -58,7 +58,7 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
 
 
 def kinds_of(signature: inspect.Signature) -> Kinds:
-    """What checks and casts each parameter; None where pydantic has no schema: it is taken unchecked."""
+    """The type adapter of each parameter; None for an unchecked one, where pydantic has no schema."""
     return {name: _kind(one) for name, one in signature.parameters.items()}
 
 
@@ -74,7 +74,7 @@ def _kind(one: inspect.Parameter) -> TypeAdapter[Any] | None:
 
 
 def shown_in_forms(signature: inspect.Signature) -> inspect.Signature:
-    """What Prefect's forms can show of it: no private names, and only annotations that pydantic has a schema for."""
+    """The signature for Prefect's forms: without private names, and with annotations that pydantic has a schema for."""
     kinds = kinds_of(signature)
     shown = [
         one if kinds[one.name] else one.replace(annotation=inspect.Parameter.empty)
@@ -85,7 +85,7 @@ def shown_in_forms(signature: inspect.Signature) -> inspect.Signature:
 
 
 def options_of(function: Callable[..., Any], options: Options) -> Options:
-    """A function's options, with what its project and the environment say of those that the code leaves open.
+    """A function's options, completed from its project and the environment.
 
     Raises:
         OptionError: what is configured is wrong, or does not fit to what the code says.
@@ -94,12 +94,12 @@ def options_of(function: Callable[..., Any], options: Options) -> Options:
 
 
 def settings_for(file: Path | None) -> Settings:
-    """What is configured for the functions of a file, or of the working directory."""
+    """The settings for the functions of a file, or of the working directory."""
     return settings_of(file, Path.cwd(), os.environ)
 
 
 def options_on(cluster: Any, options: Options) -> Options:
-    """A function's options on a cluster, whose block goes before the project and the environment."""
+    """A function's options on a cluster, whose block takes precedence over the project and the environment."""
     return beneath(options, fields_of(cluster))
 
 
@@ -109,7 +109,7 @@ def fields_of(cluster: Any) -> dict[str, Any]:
 
 
 def file_of(function: Callable[..., Any]) -> Path | None:
-    """The file that a function stands in; None for one from a REPL or a notebook."""
+    """The file of a function; None for one from a REPL or a notebook."""
     code = getattr(inspect.unwrap(function), "__code__", None)
     path = Path(code.co_filename) if code else None
     return path if path and path.is_file() else None
