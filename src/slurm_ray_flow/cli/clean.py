@@ -1,4 +1,4 @@
-"""`srf clean`: away with what nobody has used for long."""
+"""`srf clean`: the removal of unused files from a cluster."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`srf clusters`: all that are saved, with their load and queue; or the partitions of one."""
+"""`srf clusters`, `srf check`, `srf forget`: saved clusters, their load, their findings, their removal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def check(cluster: Annotated[str, A_CLUSTER] = "local", *, json: Json = False) -
 
 
 def show_findings(cluster: Cluster, *, json: bool = False) -> bool:
-    """Look at a cluster and write what was found; gives whether it can be used."""
+    """Check a cluster and write the findings; gives whether it can be used."""
     from slurm_ray_flow.tasks.cluster_report import check as findings_of
 
     findings = findings_of(cluster)
@@ -56,7 +56,7 @@ def _summary(label: str, failed: list[str]) -> str:
 
 
 def _rows(findings: list[CheckResult]) -> list[list[str]]:
-    """A line for each, and one for all of which nothing is known."""
+    """A row for each cluster."""
     known = [one for one in findings if one.state != "not known"]
     rows = [[one.name, one.state, one.found, one.advice] for one in known]
     if len(known) < len(findings):
@@ -106,7 +106,7 @@ def clusters(
 
 
 def _loads(saved: list[SavedCluster]) -> list[ClusterLoad | None]:
-    """What each says; None for a block that can't be read."""
+    """The load of each cluster; None for a block that can't be read."""
     from slurm_ray_flow.blocks.clusters import find_cluster
     from slurm_ray_flow.blocks.ssh.authentication import asking_nobody
     from slurm_ray_flow.tasks.cluster_report import loads
@@ -136,7 +136,7 @@ def _row(saved: SavedCluster, load: ClusterLoad | None) -> list[str]:
 
 
 def load_text(load: ClusterLoad) -> str:
-    """How much of a cluster is in use, for people."""
+    """The load of a cluster in words."""
     if load.cpus is None or load.busy is None:
         return ""
     if not load.partition:
@@ -146,7 +146,7 @@ def load_text(load: ClusterLoad) -> str:
 
 
 def queue_text(load: ClusterLoad) -> str:
-    """Who is at work there, and how many wait."""
+    """The holders and the queue of a cluster in words."""
     if load.partition:
         return f"yours: {load.running} running, {load.waiting} waiting"
     if load.slots is None:

@@ -1,4 +1,4 @@
-"""`srf completion`: what makes a shell complete the command."""
+"""`srf completion`: the completion script of a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`srf config`: what each option is, and where that stands."""
+"""`srf config`: the value of each option, and its source."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def config(
 
 
 def _asked(function: str | None) -> tuple[Options, Settings]:
-    """What the code gives, and what stands elsewhere."""
+    """The options of the code, and the settings from elsewhere."""
     from slurm_ray_flow.core.options import Options
     from slurm_ray_flow.interface.settings import file_of, settings_for
 

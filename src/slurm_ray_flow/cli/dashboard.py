@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.run import RunPaths
 
 LOOK_SECONDS = 5.0
-"""How often to look whether the Ray cluster is still there."""
+"""Seconds between two looks whether the Ray cluster is still there."""
 
 
 def dashboard(run: Annotated[str, A_RUN], *, port: int = 0, json: Json = False) -> None:
@@ -64,7 +64,7 @@ def _known(paths: RunPaths, cluster: Cluster) -> dict[str, Any] | None:
 
 
 def _none(paths: RunPaths, cluster: Cluster) -> dict[str, Any]:
-    """Say why there is no dashboard."""
+    """Raise the reason that there is no dashboard."""
     from slurm_ray_flow.blocks.cluster import recorded
     from slurm_ray_flow.core.run import find_event
 

@@ -159,7 +159,7 @@ atexit.register(_end)  # before all others, to be called after them
 
 
 def _of_the_server(error: Exception) -> SlurmRayFlowError | None:
-    """What Prefect's client has thrown about the server, in our words."""
+    """The error about the server for an exception of Prefect's client."""
     if "prefect" not in sys.modules:
         return None
     from slurm_ray_flow.blocks.server.client import server_error
@@ -168,20 +168,20 @@ def _of_the_server(error: Exception) -> SlurmRayFlowError | None:
 
 
 def _leave_prefect_its_options() -> None:
-    """`srf prefect deploy --help` is for Prefect to answer; `srf prefect --help` for us."""
+    """Leave `srf prefect deploy --help` to Prefect; `srf prefect --help` is this command's."""
     if sys.argv[1:2] == ["prefect"] and sys.argv[2:3] not in ([], ["--help"], ["-h"]):
         sys.argv.insert(2, "--")
 
 
 def _tell_of_variables() -> None:
-    """A mistyped SRF_MEMROY would say nothing, for ever; a launch tells by itself, and a shell completes in silence."""
+    """Warn of unknown variables such as SRF_MEMROY; a launch warns by itself, and a completion must be silent."""
     if sys.argv[1:2] not in (["run"], ["__complete"]):
         for text in strange(os.environ):
             tell(text)
 
 
 def _show_progress() -> None:
-    """So that a host that can't be reached is not waited for in silence; help needs none of this."""
+    """Show progress, so that a wait for an unreachable host is not silent; help needs none."""
     if {"--help", "-h", "--version"} & set(sys.argv[1:]) or not sys.argv[1:]:
         return
     from slurm_ray_flow.core.progress import use_reporter
@@ -191,7 +191,7 @@ def _show_progress() -> None:
 
 
 def _leave_soon() -> None:
-    """Prefect's background services may hold a process back for ever at its end."""
+    """Bound the end of the process, which Prefect's background services may delay for ever."""
     if "prefect" in sys.modules:
         from slurm_ray_flow.interface.cancellation import bound_the_end
 

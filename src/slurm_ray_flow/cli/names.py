@@ -1,4 +1,4 @@
-"""What the verbs have in common that look at saved clusters."""
+"""Names of runs and clusters: their completion, and the cluster of a name."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ KINDS = ("local-machine", "ssh-server", "slurm-cluster")
 
 
 def runs() -> Iterator[tuple[str, str]]:
-    """The latest runs, each with what it is."""
+    """The latest runs for completion, each with a description."""
     from slurm_ray_flow.blocks import store
 
     for record in islice(store.records(), MOST_RUNS):
@@ -31,7 +31,7 @@ def runs() -> Iterator[tuple[str, str]]:
 
 
 def clusters() -> list[str]:
-    """The saved clusters; where no server runs, nobody waits for one to start."""
+    """The saved clusters for completion; without a running server none is started."""
     from slurm_ray_flow.blocks.server.address import read_state, serving
     from slurm_ray_flow.blocks.server.api import Api
     from slurm_ray_flow.blocks.server.client import configured_auth, configured_url
@@ -55,7 +55,7 @@ def _saved(api: Api, kind: str) -> list[str]:
 
 
 def _offering(names: Callable[[], Any]) -> Parameter:
-    """An older cyclopts completes options alone."""
+    """The completion of an argument, which an older cyclopts lacks."""
     if "completer" not in inspect.signature(Parameter).parameters:
         return Parameter()
     return Parameter(completer=lambda _: names())

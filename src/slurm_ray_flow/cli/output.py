@@ -1,4 +1,4 @@
-"""How the command writes: tables and words for people, JSON for scripts.
+"""The output of the command: tables and words for people, JSON for scripts.
 
 rich is imported where something is drawn: much of what the command does needs none of it.
 """
@@ -33,7 +33,7 @@ STATES: Styles = {
     **dict.fromkeys(("not",), "dim"),
 }
 PLAIN_WIDTH = 200
-"""Where there is no terminal, a line may be so long before it is wrapped."""
+"""The width of lines where there is no terminal."""
 
 
 def print_json(value: Any, *, compact: bool = False) -> None:
@@ -47,7 +47,7 @@ def print_text(text: str) -> None:
 
 
 def tell(text: str) -> None:
-    """Write a line about what goes on, beside the output."""
+    """Write a line of progress, beside the output."""
     sys.stderr.write(plain(text) + "\n")
 
 
@@ -57,14 +57,14 @@ def print_table(columns: Sequence[str], rows: Rows, styles: Styles | None = None
 
 
 def console() -> Console:
-    """Where tables go."""
+    """The console for tables."""
     from rich.console import Console
 
     return Console(highlight=False, markup=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
 
 
 def table(columns: Sequence[str], rows: Rows, styles: Styles | None = None) -> Table:
-    """A table to be printed."""
+    """A table for the console."""
     from rich.table import Table
     from rich.text import Text
 
@@ -80,7 +80,7 @@ def _style(cell: str, styles: Styles | None) -> str:
 
 
 def print_error(error: SlurmRayFlowError) -> None:
-    """Write what went wrong, where, and what to try."""
+    """Write an error: what went wrong, where, and what to try."""
     from rich.console import Console
 
     written = Console(stderr=True, highlight=False)
@@ -99,7 +99,7 @@ def print_exception(error: BaseException, *, frames: bool = False) -> None:
 
 
 def describe_error(error: BaseException) -> dict[str, Any]:
-    """An error for scripts."""
+    """An error as JSON for scripts."""
     if isinstance(error, SlurmRayFlowError):
         return {
             "type": type(error).__name__,

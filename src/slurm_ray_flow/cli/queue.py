@@ -1,4 +1,4 @@
-"""`srf queue`: who holds a shared server, and who waits for it."""
+"""`srf queue`: the holders and the queue of a shared server."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def _state(cluster: Cluster) -> dict[str, Any]:
 
 
 def _in_prefect(label: str) -> list[dict[str, Any]]:
-    """The launches that wait for their slot in this Prefect; nobody where it does not answer."""
+    """The launches that wait for their slot in this Prefect; none where it does not answer."""
     from slurm_ray_flow.blocks import concurrency_limit
     from slurm_ray_flow.tasks.flow_state import flow_runs_in_state
 

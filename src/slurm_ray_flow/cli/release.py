@@ -67,14 +67,14 @@ def _warm(which: str = "") -> list[Kept]:
 
 
 def concerned(which: str, records: list[RunRecord]) -> list[RunRecord]:
-    """The warm runs on the cluster that is meant: one that does not answer must not hold up another's release."""
+    """The warm runs on the named cluster alone, so that no other cluster is waited for."""
     named = [record for record in records if record.cluster == which]
     begun = {record.cluster for record in records if which and record.run_id.startswith(which)}
     return named or [record for record in records if record.cluster in begun] or records
 
 
 def chosen(which: str, there: list[Kept]) -> list[Kept]:
-    """Those on the cluster of this name, else the one whose run's id begins so.
+    """The warm allocations on the cluster of this name, else the one of the run whose id begins with it.
 
     Raises:
         UnknownRunError: none does, or several do.

@@ -71,7 +71,7 @@ def run(
 
 
 def _finished(value: Any) -> Any:
-    """What a function gave, or what an async one gives in the end."""
+    """The value of a function, awaited for an async one."""
     import asyncio
 
     return asyncio.run(value) if inspect.iscoroutine(value) else value
@@ -95,7 +95,7 @@ def _launchable(found: Callable[..., Any], options: dict[str, Any]) -> Callable[
 
 
 def _typed(launched: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The arguments as the function's annotations want them.
+    """The arguments cast by the function's annotations.
 
     Raises:
         OptionError: it takes none such.
@@ -157,7 +157,7 @@ def _import(file: Path) -> Any:
 
 
 def _from_their_frames(error: Exception) -> Exception:
-    """The error without the frames of this command and of Python's own import."""
+    """The error with the frames of the user's file alone."""
     trace = error.__traceback__
     while trace is not None and (
         "importlib" in trace.tb_frame.f_code.co_filename or trace.tb_frame.f_globals is globals()
@@ -167,7 +167,7 @@ def _from_their_frames(error: Exception) -> Exception:
 
 
 def _pairs(given: tuple[str, ...], option: str, is_text: Callable[[str], bool] = lambda _: False) -> dict[str, Any]:
-    """What is given as NAME=VALUE; as JSON where it is JSON, but for a number of what `is_text` wants as it stands."""
+    """Parse NAME=VALUE texts: a value is read as JSON where it is JSON, unless `is_text` wants its number as text."""
     from json import loads
 
     pairs = {}

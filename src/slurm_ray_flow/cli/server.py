@@ -1,4 +1,4 @@
-"""`srf up`, `srf down`, `srf status`: the Prefect server."""
+"""`srf up`, `srf down`, `srf status`: the start, the end and the state of the Prefect server."""
 
 from __future__ import annotations
 
@@ -132,7 +132,7 @@ def status(*, json: Json = False) -> None:
 
 
 def server_status() -> ServerStatus:
-    """Asks the server that launches would use; starts none."""
+    """The state of the server that launches would use; starts none."""
     from slurm_ray_flow.blocks.server import ServerAddress
     from slurm_ray_flow.blocks.server.address import read_state
     from slurm_ray_flow.blocks.server.api import Api

@@ -81,7 +81,7 @@ def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
 def agreement(
     ask: Callable[[], bool], fingerprints: Sequence[str], shown: Callable[[str], None] = print_text
 ) -> Callable[[ShownKey], bool]:
-    """What shows a key, and says whether it is the right one.
+    """The function that shows a key and asks whether it is the right one.
 
     Args:
         ask: asks somebody; not where fingerprints are given.
@@ -118,7 +118,7 @@ def _connection(host: str) -> SshConnection:
 
 
 def _saved(host: str) -> SshConnection | None:
-    """How a saved cluster of this name is reached."""
+    """The connection of the saved cluster of this name."""
     try:
         found: SshConnection | None = getattr(cluster_named(host, to_look=True), "connection", None)
     except SlurmRayFlowError:  # no cluster of this name, or no server that would know
