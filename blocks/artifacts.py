@@ -1,4 +1,4 @@
-"""Artifacts of a flow run, made and changed by a thread of their own: no launch waits for them, or fails by them."""
+"""Artifacts of a flow run, sent by a thread of their own: no launch waits for them, or fails by them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.core.errors import ServerError
 
 BEGIN_SECONDS = 2.0
-"""After so long a launch that is not at its function yet shows what it has."""
+"""Seconds after which a launch shows its first artifacts, even if the function has not begun."""
 PACE_SECONDS, LONGEST_PACE = 5.0, 60.0
-"""An artifact changes no more often; of a run that goes on for long, more seldom."""
+"""The least seconds between two changes of an artifact, and their bound in long runs."""
 MOST_FAILURES = 3
-"""After so many answers that say no, nothing is shown any more."""
+"""The number of refusals after which no artifact is sent any more."""
 LEAVE_SECONDS = 5.0
-"""How long the end of the process waits for what is still to be sent."""
+"""Seconds that the end of the process waits for artifacts that are still to be sent."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class Artifact:
 
 
 class Artifacts:
-    """What one flow run shows. `show` comes back at once; the newest of each key counts."""
+    """The artifacts of one flow run. `show` returns at once; the newest of each key counts."""
 
     def __init__(self, api: Api | None, flow_run_id: str) -> None:
         self._api, self._flow_run_id = api, flow_run_id
@@ -53,7 +53,7 @@ class Artifacts:
             _under_way.add(self)
 
     def show(self, artifact: Artifact) -> None:
-        """Show it, or its newer state."""
+        """Send an artifact, or its newer state."""
         with self._changed:
             self._newest[artifact.key] = artifact
             self._changed.notify()
@@ -65,19 +65,19 @@ class Artifacts:
             self._changed.notify()
 
     def open(self) -> None:
-        """Nothing is kept back any more for the launch's own requests."""
+        """Send from now on: the launch has made its own requests."""
         with self._changed:
             self._open = True
             self._changed.notify()
 
     def close(self) -> None:
-        """The launch is over: what is left is sent now, without anybody waiting for it."""
+        """Send the rest now, in the background: the launch has ended."""
         with self._changed:
             self._open = self._closed = True
             self._changed.notify()
 
     def wait(self, seconds: float) -> None:
-        """Until all is sent, but not for longer."""
+        """Wait until all is sent, at most so many seconds."""
         if self._thread is not None:
             self._thread.join(max(0.0, seconds))
 
@@ -94,7 +94,7 @@ class Artifacts:
         _under_way.discard(self)
 
     def _next(self) -> tuple[list[str] | None, list[Artifact], bool]:
-        """Wait for something to send: tags, artifacts; and whether it is the last."""
+        """Wait for the next tags and artifacts to send, and whether they are the last."""
         with self._changed:
             while True:
                 now = time.monotonic()
@@ -139,7 +139,7 @@ _under_way: weakref.WeakSet[Artifacts] = weakref.WeakSet()
 
 
 def _finish() -> None:
-    """The process ends: what its launches still have to show is sent, if that is quick."""
+    """Send what the process's launches still have to show at its end, if that is quick."""
     deadline = time.monotonic() + LEAVE_SECONDS
     for one in list(_under_way):
         one.close()
@@ -151,7 +151,7 @@ atexit.register(_finish)
 
 
 def keep(api: Api, artifact: Artifact, flow_run_id: object) -> None:
-    """Show what is looked at again and again: a new artifact only where it is not as it was.
+    """Send an artifact of a periodic check, only where its content has changed.
 
     Raises:
         ServerError: the server can't be reached.

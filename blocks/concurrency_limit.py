@@ -1,4 +1,4 @@
-"""The slot of a run in its server's limit: kept while the run lives, whoever of ours is there to keep it.
+"""The slot of a run in the concurrency limit of its server, held as long as the run lives.
 
 The launch renews the lease while it lives. Each lease is noted at home, so that after the launch's death the server's
 supervisor renews it as long as the run goes on, and gives it back when the run has ended.
@@ -24,7 +24,7 @@ from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
 LEASE_SECONDS = 300.0
-"""How long a slot stays taken that nobody renews: long enough for a server's restart, or for its supervisor's."""
+"""Seconds that a slot stays taken without renewal: enough for a restart of the server or its supervisor."""
 RENEW_SECONDS = 60.0
 _PATH = "/v2/concurrency_limits"
 MISSING, CONFLICT, GONE, REFUSED, LOCKED = 404, 409, 410, 422, 423
@@ -32,7 +32,7 @@ MISSING, CONFLICT, GONE, REFUSED, LOCKED = 404, 409, 410, 422, 423
 
 @dataclass(frozen=True)
 class ConcurrencyLimit:
-    """One limit as Prefect knows it.
+    """One concurrency limit in Prefect.
 
     Attributes:
         key: its id, the same for all who use this Prefect server, and no other one's.
@@ -109,7 +109,7 @@ def take(api: Api, name: str, run_id: str = "", seconds: float = LEASE_SECONDS) 
 
 
 def renew(api: Api, lease: str, seconds: float = LEASE_SECONDS) -> bool:
-    """Keep a slot for longer; False where its lease has ended."""
+    """Renew a slot; False where its lease has ended."""
     try:
         api.post(f"{_PATH}/leases/{lease}/renew", {"lease_duration": seconds})
     except ServerError as error:
@@ -157,7 +157,7 @@ class HeldSlot:
 
 
 def folder() -> Path:
-    """Where slots are noted, a file for each run."""
+    """The folder at home with a note of each run's slot."""
     return home() / "slots"
 
 
@@ -169,17 +169,17 @@ def noted() -> Iterator[HeldSlot]:
 
 
 def note(held: HeldSlot) -> None:
-    """Remember a slot."""
+    """Note a slot."""
     write_whole(folder() / f"{held.run_id}.json", json.dumps(dataclasses.asdict(held)).encode())
 
 
 def forget(run_id: str) -> None:
-    """Forget a run's slot."""
+    """Remove the note of a run's slot."""
     (folder() / f"{run_id}.json").unlink(missing_ok=True)
 
 
 def keep(api: Api, held: HeldSlot) -> HeldSlot:
-    """Renew a slot; where its lease has ended in spite of all, take a new one if there is one.
+    """Renew a slot; where its lease has ended all the same, take a free one.
 
     Raises:
         ServerError: Prefect does not answer.
@@ -218,7 +218,7 @@ class Slot:
         self._thread.start()
 
     def leave(self, run_is_over: bool) -> None:
-        """Give the slot back; or, where the run goes on without this launch, leave it to the server's supervisor."""
+        """Give the slot back, or leave it to the server's supervisor where the run goes on without this launch."""
         self._over.set()
         self._thread.join(RENEW_SECONDS)
         with contextlib.suppress(ServerError):  # the supervisor gives back what could not be given back now

@@ -26,7 +26,7 @@ def private_folder(path: Path) -> Path:
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one."""
+    """Write a file beside its place and rename it, so that a reader sees the old file or the new one."""
     with _told():
         files.write_whole(str(path), data, mode)
 
@@ -61,6 +61,6 @@ def load_cache(path: Path) -> dict[Any, Any]:
 
 
 def save_cache(path: Path, cache: dict[Any, Any]) -> None:
-    """Keep a cache of our own for the next process. A cache that can't be written is none: not an error."""
+    """Save a cache for the next process; a failure is no error."""
     with contextlib.suppress(OSError, SlurmRayFlowError):
         write_whole(path, pickle.dumps(cache, protocol=5))

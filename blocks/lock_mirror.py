@@ -1,4 +1,4 @@
-"""Makes Prefect's limit for a server show who holds its lock, also when they do not launch through this Prefect.
+"""The mirror of a server's lock in Prefect's limit, which shows holders from outside of this Prefect, too.
 
 What others hold is taken from the limit by leases like everybody's, never written into it as a number: so no slot of a
 launch of ours can be freed by it, whatever happens at the same time. Where the mirror's own leases are noted is a
@@ -15,11 +15,11 @@ from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.lock import Lock, LockQueue, limit_name, taken_by_others, to_hold
 
 HELD_SECONDS = 150.0
-"""The lease of what the mirror holds for others; the checkup comes each minute, a launch that waits more often."""
+"""The lease in seconds of slots that the mirror holds for others; it is renewed each minute or more often."""
 
 
 def mirror(cluster: Cluster, lock: Lock, api: Api) -> tuple[ConcurrencyLimit, LockQueue | None]:
-    """Ask the server who holds it, and make the limit show it.
+    """Ask the server for its holders, and take their slots of the limit.
 
     Returns:
         The limit; and what the server said, None where it did not answer.
@@ -37,7 +37,7 @@ def mirror(cluster: Cluster, lock: Lock, api: Api) -> tuple[ConcurrencyLimit, Lo
 
 
 def ask(cluster: Cluster, lock: Lock) -> LockQueue:
-    """Who holds a server and who waits.
+    """The holders and the queue of a server.
 
     Raises:
         SlurmRayFlowError: it does not answer, or what lies in the lock's place is none.
@@ -46,7 +46,7 @@ def ask(cluster: Cluster, lock: Lock) -> LockQueue:
 
 
 def show_queue(api: Api, limit: ConcurrencyLimit, queue: LockQueue) -> None:
-    """Make a limit show who holds its server."""
+    """Make a limit show the holders of its server."""
     others = taken_by_others(queue, limit.key, limit.slots)
     if others or limit.active:
         show(api, limit, others)

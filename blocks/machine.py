@@ -1,4 +1,4 @@
-"""What kinds of cluster have in common whose files lie on a POSIX machine that our programs can run on."""
+"""The base of kinds of cluster whose files are on a POSIX machine that runs this package's programs."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from slurm_ray_flow.core.run import ALIVE, GONE, Event, Liveness, RunPaths, find
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
 FOLDERS = ("cache", "environments", "runs", "slurm", "snapshots", "tools", "warm", "wheelhouses")
-"""What lies right in the root."""
+"""The folders of the root."""
 
 Request = tuple[str, Mapping[str, Any]]
 """An operation's name and its arguments."""
 
 
 class Machine:
-    """Does everything by operations (`remote/agent/operations.py`); a kind of cluster says how they are asked.
+    """The methods of a cluster, all by operations (`remote/agent/operations.py`), which a subclass sends in `ask_all`.
 
     A mixin: a block with `label`, `root_folder` and `ask_all`.
     """
@@ -51,11 +51,11 @@ class Machine:
         return ""
 
     def facts(self) -> Facts:
-        """Ask the cluster what it is."""
+        """The properties of the machine."""
         raise NotImplementedError
 
     def check(self, options: Options) -> None:
-        """See that the machine has what a run asks for.
+        """Check that the machine has the resources of a run.
 
         Raises:
             Rejected: it has less.
@@ -116,7 +116,7 @@ class Machine:
         return found
 
     def reach(self, host: str, port: int) -> Any:
-        """A socket, or what can do the same, that leads to a port as the machine reaches it."""
+        """A socket, or an object with its methods, to a port as the machine reaches it."""
         raise NotImplementedError
 
     def announce(self, path: PurePosixPath) -> bool:
@@ -146,7 +146,7 @@ class Machine:
         return ALIVE if alive else GONE
 
     def lives(self, allocated: Event) -> bool | None:
-        """Whether the process still runs that wrote this event; None where that can't be seen."""
+        """Whether the process that wrote an event still runs; None where it can't be seen."""
         noted = {
             name: allocated[name] for name in ("pid", "started", "boot_id", "host", "namespace") if name in allocated
         }
@@ -161,6 +161,6 @@ class Machine:
 
 
 def failure(error: OperationError, label: str) -> SlurmRayFlowError:
-    """What people get to see of an operation that could not be done."""
+    """The error of home for an operation that failed."""
     kind = CAUSES.get(error.cause, SlurmRayFlowError)
     return kind(error.what, where=f"{label}, {error.where}" if error.where else label, advice=error.advice)

@@ -1,4 +1,4 @@
-"""Puts files of a run in their places at home: nothing that a cluster says leads out of the folder they go to.
+"""Files of a run that are brought home: no name from a cluster leads out of the target folder.
 
 They come to a private folder beside their places, and each is renamed from there when its way and its place are free.
 """
@@ -26,7 +26,7 @@ TELL_SECONDS = 1.0
 
 
 class Source(Protocol):
-    """Where the files are."""
+    """The source of the files."""
 
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
         """Have rsync copy files of a folder into one at home."""
@@ -34,7 +34,7 @@ class Source(Protocol):
 
 @dataclass
 class BroughtFiles:
-    """What became of the files: the paths of those that are at home now, and why the others are not, by their names."""
+    """The result: the paths of the files that are at home now, and by name the reason that others are not."""
 
     paths: list[Path] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
@@ -48,7 +48,7 @@ def bring_home(
     keep_since: float,
     tell: Callable[[str], None],
 ) -> BroughtFiles:
-    """Bring files of a folder of a cluster.
+    """Bring files home from a folder of a cluster.
 
     Args:
         source: the cluster.
@@ -91,7 +91,7 @@ def bring_home(
 
 
 def _obstacle(target: Path, file: WrittenFile, keep_since: float) -> str:
-    """Why a file can't go to its place; "" where it can. No link is followed."""
+    """The reason that a file can't be put in its place; "" for none. No link is followed."""
     if not may_come_home(file.path):
         return "its name leads elsewhere"
     try:
@@ -112,7 +112,7 @@ def _obstacle(target: Path, file: WrittenFile, keep_since: float) -> str:
 
 
 def _placed(staging: Path, target: Path, file: WrittenFile, keep_since: float) -> str:
-    """Put a file that has come into its place; gives why it is not there."""
+    """Put a file that has arrived in its place; gives the reason of a failure."""
     came = staging / file.path
     try:
         if not stat.S_ISREG((here := came.lstat()).st_mode):

@@ -1,4 +1,4 @@
-"""Our programs for a cluster: the files of `remote/`, as a package of their own."""
+"""The programs for a cluster: the files of `remote/`, as a package of their own."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def files() -> dict[str, bytes]:
 
 @functools.cache
 def digest() -> str:
-    """Names the content of all files."""
+    """The digest of all files."""
     return loader.digest_of(files())
 
 

@@ -1,4 +1,4 @@
-"""The rsync program: its options, its answers, and what it says when it fails."""
+"""The rsync program: its options, its output, and its errors."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from slurm_ray_flow.blocks.processes import PRIVATE, Completed, inherited, run
 from slurm_ray_flow.core.errors import SyncError
 
 FILES = ("--times", "--perms", "--copy-links", "--chmod=D700,Fu=rX,Fgo=")
-"""Contents, times and the owner's right to execute; nobody may write."""
+"""Options for files of snapshots: contents, times and the owner's right to execute, without write permission."""
 WRITTEN = ("--times", "--no-links", "--executability")
-"""Plain files with their times; whoever may read them is as for any file that is written here."""
+"""Options for files that a function has written: plain files, their times, and permissions by the umask."""
 LINKS = ("--links", "--omit-link-times")
-"""Links as they are."""
+"""Options for links as they are."""
 _OLDEST = (3, 1, 0)
 _TRANSFER_SECONDS = 7 * 86400.0
 _SILENT_SECONDS = 600
@@ -43,14 +43,14 @@ _ADVICE = {
 
 @dataclass(frozen=True)
 class Copied:
-    """What rsync did: the files that travelled, relative to the source, and the bytes it sent."""
+    """The result of rsync: the files that it sent, relative to the source, and their bytes."""
 
     names: tuple[str, ...]
     bytes_sent: int
 
 
 def copy(source: str, destination: str, names: Sequence[str], options: Sequence[str], umask: int = PRIVATE) -> Copied:
-    """Copy some files of a folder; those that are the same there already don't travel.
+    """Copy some files of a folder, without those that are equal at the destination.
 
     Args:
         source, destination: folders, as rsync writes them.
@@ -95,7 +95,7 @@ def copy_file(source: str, destination: str, options: Sequence[str], most: int |
 
 
 def copy_folder(source: str, destination: str, options: Sequence[str]) -> None:
-    """Copy what lies in a folder, private to its user; what is at the destination already stays.
+    """Copy the content of a folder, private to its user; existing files stay.
 
     Args:
         source, destination: folders, as rsync writes them.
@@ -115,7 +115,7 @@ def _copied(arguments: Sequence[str], destination: str, start: Sequence[str] = (
 
 
 def parsed(output: str) -> Copied:
-    """What `--out-format="%i %n" --stats --no-human-readable` printed.
+    """Parse the output of `--out-format="%i %n" --stats --no-human-readable`.
 
     Raises:
         SyncError: it is not what rsync prints.
@@ -130,7 +130,7 @@ def parsed(output: str) -> Copied:
 
 
 def checked_version(text: str) -> None:
-    """Look at what `rsync --version` printed.
+    """Check the output of `rsync --version`.
 
     Raises:
         SyncError: it is older than 3.1, or another program of that name, such as the openrsync of macOS.
@@ -147,7 +147,7 @@ def checked_version(text: str) -> None:
 
 @lru_cache(maxsize=1)
 def program() -> str:
-    """Where rsync is; looked at once per process.
+    """The path of rsync; checked once per process.
 
     Raises:
         SyncError: it is missing, or too old.
@@ -164,7 +164,7 @@ def program() -> str:
 
 
 def _environment() -> dict[str, str]:
-    """In the C locale rsync escapes all but ASCII in names, so that they come back as they are."""
+    """The environment of rsync: in the C locale it escapes all but ASCII in names, which can be read back exactly."""
     return {**inherited(), "LC_ALL": "C"}
 
 

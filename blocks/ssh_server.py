@@ -1,4 +1,4 @@
-"""A server that has SSH and nothing else, shared by people under a lock."""
+"""A server without a scheduler, reached by SSH, and shared under a lock."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.ssh.agent import Agent
 
 INLINE_BYTES = 64 * 1024
-"""What is not larger travels with the questions; the rest by rsync."""
+"""The most bytes of a file that travels in a message to the agent; larger ones go by rsync."""
 
 
 class SshServer(Machine, Block):
@@ -108,14 +108,14 @@ class SshServer(Machine, Block):
         return self._block_document_name or self.connection.host
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other settings; it may lead elsewhere, so it knows nothing of the place yet."""
+        """A copy with other settings, which may lead to another host: it has no open connection."""
         copied = super().model_copy(update=update, deep=deep)
         copied._agent, copied._facts, copied._prepared = None, None, False
         return copied
 
     @property
     def agent(self) -> Agent:
-        """The program of ours that answers there; the first use logs in."""
+        """The agent on the server; its first use logs in."""
         if self._agent is None:
             self._agent = self.connection.agent(root=self.root, python=self.python, label=self.label)
         return self._agent

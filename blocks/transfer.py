@@ -1,4 +1,4 @@
-"""Brings a snapshot to a cluster (remote/agent/snapshots.py): what is there already stays there.
+"""The transfer of a snapshot to a cluster (remote/agent/snapshots.py), without files that are there already.
 
 A small edit travels with the questions, in two round trips; the rest is rsync's, with hard links to earlier snapshots.
 """
@@ -28,19 +28,19 @@ from slurm_ray_flow.remote.agent.snapshots import PLACE, by_place
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
 STALE_MINUTES = 60
-"""Age at which what a broken transfer left is removed."""
+"""Minutes after which the files of a broken transfer are removed."""
 INLINE_BYTES = 32 * 1024
-"""So much changed content travels with the questions; rsync needs some round trips to begin with."""
+"""The most bytes of changed content that travel in messages, since rsync needs some round trips to begin."""
 
 _RESENT = 3
 
 
 class SnapshotTarget(Protocol):
-    """Where snapshots go."""
+    """The target of snapshots."""
 
     @property
     def root(self) -> PurePosixPath:
-        """The folder on the target that holds all of ours, absolute."""
+        """The root on the target, absolute."""
         ...
 
     def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> Copied:
@@ -54,7 +54,7 @@ class SnapshotTarget(Protocol):
 
 @dataclass(frozen=True)
 class LocalTarget:
-    """This machine."""
+    """This machine as a target."""
 
     root: PurePosixPath
 
@@ -72,7 +72,7 @@ class LocalTarget:
 
 @dataclass(frozen=True)
 class Transfer:
-    """What a transfer did.
+    """The result of a transfer.
 
     Attributes:
         manifest: what the snapshot holds; newer than the one that was given if files changed while they were sent.
@@ -94,7 +94,7 @@ class Transfer:
 
     @property
     def files(self) -> int:
-        """How many files travelled."""
+        """The number of files that were sent."""
         return len(self.places)
 
 
@@ -106,7 +106,7 @@ def send_snapshot(
     stale_minutes: float = STALE_MINUTES,
     inline_bytes: int = INLINE_BYTES,
 ) -> Transfer:
-    """Bring a snapshot to a target. One that is there already is used as it is.
+    """Send a snapshot to a target. One that is there already is used as it is.
 
     Whatever travelled is checked against the manifest. A file that changed in the meantime is read and sent again, up
     to three times; the snapshot then has another digest than `manifest` (see `Transfer.manifest`).
@@ -147,7 +147,7 @@ class _Sending:
         self._earlier: dict[str, dict[str, str]] = {}
 
     def begin(self, stale_minutes: float) -> bool:
-        """Make the folder beside, and learn of earlier snapshots; True if the snapshot is there already."""
+        """Make the temporary folder, and list earlier snapshots; True if the snapshot is there already."""
         which = {"folder": self.folder, "digest": self.manifest.digest}
         roots = [place for place, _ in self.manifest.roots]
         begun = {**which, "beside": self._beside, "roots": roots, "stale_minutes": stale_minutes}
@@ -159,7 +159,7 @@ class _Sending:
         return bool(reused)
 
     def send_inline(self, limit: int) -> bool:
-        """Send what changed with the request that makes the snapshot; False where it is too much, or does not hold."""
+        """Send the changes in the request that makes the snapshot; False where they are too large, or change again."""
         changed = self._beyond(self._nearest)
         if sum(entry.size for entry in changed) > limit:
             return False
@@ -174,7 +174,7 @@ class _Sending:
         return True
 
     def send_by_rsync(self) -> None:
-        """Send links and files, until all that travelled is as the manifest says."""
+        """Send links and files by rsync, until all sent files are as the manifest says."""
         self._send_links()
         pending: Sequence[str] = [entry.place for entry in self.manifest.entries if entry.link is None]
         doubtful = self._changed()
@@ -193,23 +193,23 @@ class _Sending:
         )
 
     def discard(self) -> None:
-        """Remove what was begun; what can't be removed now is, later, as stale."""
+        """Remove the temporary folder; where that fails, it is removed later as stale."""
         with contextlib.suppress(SlurmRayFlowError):
             self._ask(("snapshots.discard", {"folder": self.folder, "beside": self._beside}))
 
     @property
     def _nearest(self) -> str:
-        """The earlier snapshot that this one has most in common with; "" where there is none."""
+        """The most similar earlier snapshot; "" where there is none."""
         return min(self._earlier, key=lambda digest: len(self._beyond(digest)), default="")
 
     def _beyond(self, digest: str) -> list[Entry]:
-        """What of this snapshot an earlier one does not have."""
+        """The entries that an earlier snapshot lacks."""
         earlier = self._earlier.get(digest, {})
         pairs = zip(self.manifest.entries, self.manifest.records, strict=False)
         return [entry for entry, record in pairs if earlier.get(record[PLACE:]) != record]
 
     def _wrong(self, check: Collection[str]) -> list[str]:
-        """Have the snapshot named; or gives those of the files whose content there is not the manifest's."""
+        """Have the snapshot renamed to its place, or gives the files whose content there is not the manifest's."""
         wrong = self._finish(check)
         if wrong is None:  # a clean-up has taken the earlier snapshot
             self._earlier.clear()
@@ -265,7 +265,7 @@ class _Sending:
         return set(moved.names)
 
     def _changed(self) -> set[str]:
-        """Files that differ from an earlier snapshot: rsync takes one of the same size and second for the same."""
+        """The files that differ from an earlier snapshot; rsync takes one of the same size and second for equal."""
         changed: set[str] = set()
         for earlier in self._earlier.values():
             for entry, record in zip(self.manifest.entries, self.manifest.records, strict=False):
@@ -287,7 +287,7 @@ class _Sending:
 
 
 def _content(entry: Entry) -> bytes | None:
-    """What is in a file, or where a link points; None where that is not what the manifest says any more."""
+    """The content of a file, or the target of a link; None where it is no longer as the manifest says."""
     if entry.link is not None:
         return entry.link.encode("utf-8", "surrogateescape")
     try:

@@ -1,4 +1,4 @@
-"""What saved clusters have executed is confirmed on this machine, where others can write Prefect's blocks.
+"""Confirmation of the commands in saved clusters, where others can write Prefect's blocks.
 
 A block names set-up lines, a Python, a container, a configuration of OpenSSH: whoever can change it runs code as its
 user, on the cluster or at home. On the server that this package started only its user can.
@@ -23,11 +23,11 @@ Executed = dict[str, str]
 
 
 class Unconfirmed(OptionError):
-    """What a saved cluster has executed is not what its user confirmed."""
+    """The commands of a saved cluster are not those that its user confirmed."""
 
 
 def executed(block: Any) -> Executed:
-    """The fields of a cluster, and of its connection, that lead to what is executed, and where; each as text."""
+    """The fields of a cluster and its connection that decide which commands run, and where; each as text."""
     found = {name: getattr(block, name, None) for name in CLUSTER}
     connection = getattr(block, "connection", None)
     found.update({name: getattr(connection, name, None) for name in CONNECTION})
@@ -35,7 +35,7 @@ def executed(block: Any) -> Executed:
 
 
 def confirm(slug: str, block: Any) -> None:
-    """Remember that this is what a cluster may have executed.
+    """Save the present fields of a cluster as confirmed.
 
     Args:
         slug: its kind and name, "slurm-cluster/curnagl".
@@ -46,7 +46,7 @@ def confirm(slug: str, block: Any) -> None:
 
 
 def check_confirmed(slug: str, block: Any) -> None:
-    """See that what a saved cluster has executed is what was confirmed here; ask where it is not.
+    """Check that the commands of a saved cluster are confirmed on this machine, and ask where they are not.
 
     Raises:
         Unconfirmed: it is not, and nobody agrees in a terminal.
@@ -63,19 +63,19 @@ def check_confirmed(slug: str, block: Any) -> None:
 
 
 def changes(slug: str, block: Any) -> Executed:
-    """What differs from what was confirmed, as it is now; all of it where nothing was."""
+    """The present fields that differ from the confirmed ones; all fields where none were confirmed."""
     now, known = executed(block), _confirmed().get(_key(slug), {})
     return {name: now.get(name, "nothing") for name in (*CONNECTION, *CLUSTER) if now.get(name) != known.get(name)}
 
 
 def described(slug: str, changed: Executed) -> str:
-    """A sentence for people, with a line for each field."""
+    """The fields in words, with a line for each."""
     lines = "".join(f"\n    {name}: {value}" for name, value in changed.items())
     return f"the cluster {slug!r}, as Prefect has it, is not what you confirmed on this machine:{lines}"
 
 
 def others_can_write() -> bool:
-    """Whether the Prefect server in use is another one than ours, which only its user can write."""
+    """Whether the Prefect server in use is not this package's own, which only its user can write."""
     from prefect.settings import get_current_settings
 
     url, state = get_current_settings().api.url, read_state(server_files())

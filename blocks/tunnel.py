@@ -1,4 +1,4 @@
-"""A web page of a cluster, shown to this machine's user alone: a listener on loopback that leads to it.
+"""A tunnel to a web page of a cluster, for this machine's user alone: a listener on loopback.
 
 The cluster's token is added on the way, so a browser needs none. Others on this machine can reach the listener, too,
 and so can pages of other sites in the same browser: only who comes with the key of the printed URL is let through.
@@ -22,11 +22,11 @@ LONGEST_HEAD = 64 * 1024
 PIECE = 64 * 1024
 END = b"\r\n\r\n"
 Reach = Callable[[str, int], Any]
-"""Gives a socket, or what can do the same, that leads to a host and port as the cluster reaches them."""
+"""A function that opens a socket to a host and port as the cluster reaches them."""
 
 
 class Tunnel:
-    """Serves from the moment that it is made.
+    """A tunnel that serves from its creation on.
 
     Args:
         reach: leads to the cluster.
@@ -48,11 +48,11 @@ class Tunnel:
 
     @property
     def url(self) -> str:
-        """What to open; it holds the key."""
+        """The address for the browser, with the key in it."""
         return f"http://127.0.0.1:{self._own_port}/?srf={self._key}"
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening."""
         with contextlib.suppress(OSError):
             self._listening.shutdown(socket.SHUT_RDWR)
         self._listening.close()
@@ -91,7 +91,7 @@ class Tunnel:
 
 
 def join(visitor: socket.socket, far: Any, first: bytes = b"") -> None:
-    """Pass on what comes, in both directions, until one of the two has gone; `first` goes to the far end before."""
+    """Copy bytes in both directions until one end closes; `first` is sent to the far end before."""
     try:
         far.settimeout(None)
         visitor.settimeout(None)
@@ -125,7 +125,7 @@ def _parsed(head: bytes) -> tuple[str, list[tuple[str, str]]]:
 
 
 def _rewritten(line: str, headers: list[tuple[str, str]], token: str) -> bytes:
-    """The request with the token, and as the only one of its connection, unless that becomes a web socket."""
+    """The request with the token added, and closing its connection unless that becomes a web socket."""
     upgrade = any(name.lower() == "upgrade" for name, _ in headers)
     left_out = {"authorization"} if upgrade else {"authorization", "connection", "keep-alive"}
     kept = [f"{name}: {value}" for name, value in headers if name.lower() not in left_out]
@@ -140,7 +140,7 @@ def _answer(status: str, *headers: str, text: str = "") -> bytes:
 
 
 def _pump(source: Any, target: Any) -> None:
-    """Copy until one of the two has gone."""
+    """Copy bytes until one end closes."""
     with contextlib.suppress(Exception):  # paramiko has several exceptions for that
         while data := source.recv(PIECE):
             send_all(target, data)

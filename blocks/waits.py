@@ -1,4 +1,4 @@
-"""Waits for something no longer than one can wait, whatever it is at when the time is over."""
+"""Waits with a bound, and messages about long waits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SLOW_SECONDS = 4.0
 
 
 def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException]) -> T:
-    """What `do` gives, in a thread that neither this one nor the end of the process waits for any longer.
+    """The result of `do`, run in a thread that is abandoned when the time is over.
 
     A lost connection can hold its user back at any point (a look-up, a log-in, a lock that another thread has), so what
     must come to an end is not done where the end is wanted. Ctrl-C gets through at once.
@@ -50,7 +50,7 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
 
 @contextlib.contextmanager
 def told_if_slow(text: str) -> Iterator[None]:
-    """What is done in the block may take long without a word of its own: then this is said of it."""
+    """Show a text if the work in the block takes long."""
     timer = threading.Timer(SLOW_SECONDS, reporter().say, (text,))
     timer.daemon = True
     timer.start()
@@ -61,7 +61,7 @@ def told_if_slow(text: str) -> Iterator[None]:
 
 
 class _Hushable:
-    """A reporter that passes on what it is told as long as somebody waits."""
+    """A reporter that is silent once its caller no longer waits."""
 
     def __init__(self, shown: Reporter) -> None:
         self._shown = shown

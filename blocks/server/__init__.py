@@ -1,4 +1,4 @@
-"""The Prefect server that the first launch starts when none is configured, and all that watches over it.
+"""The Prefect server that the first launch starts where none is configured, and its supervisor.
 
 The supervisor and `srf status` import from here: nothing in this package imports Prefect before it is used.
 """

@@ -1,4 +1,4 @@
-"""Where the server is, and whether it lives: answered in a millisecond, without a request."""
+"""The address of the server, and whether it is alive, found in a millisecond without a request."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from slurm_ray_flow.remote.shared.protocol import parse_json
 
 HOST = "127.0.0.1"
 LANDING = "srf.html"
-"""A page of ours among those of the UI: it leads on to them, and logs in where that is needed."""
+"""This package's page in the UI: it logs in where needed, and leads on."""
 CONNECT_SECONDS = 1.0
 BEAT_SECONDS, BEATS_WITHIN = 5.0, 25.0
 """So often a supervisor touches the file of its server's state; and so long another host waits to see that: a mount of
 sshfs shows for 20 s what it knew."""
 FAR_SECONDS = 5.0
-"""To a server elsewhere a packet may get lost, and is sent again after a second or three."""
+"""Seconds for a connection to a server on another host, where a lost packet is sent again after one to three."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ServerAddress:
     started: bool = False
 
     def page(self, run_id: str = "") -> str:
-        """Where a browser gets to the UI, or to a run there; ours lets it in, Prefect's own show an error."""
+        """The address of the UI or of a run's page, through this package's page, which logs in."""
         if self.owned:
             return f"{self.ui_url}/{LANDING}" + (f"?run={run_id}" if run_id else "")
         return f"{self.ui_url}/runs/flow-run/{run_id}" if run_id else self.ui_url
@@ -77,7 +77,7 @@ class ServerState:
 
     @property
     def url(self) -> str:
-        """Of the API."""
+        """The address of the API."""
         return f"http://{HOST}:{self.port}/api"
 
     @property
@@ -91,17 +91,17 @@ class ServerState:
         return Process(self.supervisor_pid, self.supervisor_started, self.boot_id)
 
     def address(self, *, started: bool = False) -> ServerAddress:
-        """What others need to use it."""
+        """The server's address for its clients."""
         return ServerAddress(self.url, f"http://{HOST}:{self.port}", owned=True, started=started)
 
 
 def read_state(files: ServerFiles) -> ServerState | None:
-    """How our server is reached from this host; None where nothing is known, or nothing that can be read."""
+    """The state of the server or of the tunnel to it; None where no file can be read."""
     return state_in(state_file(files))
 
 
 def state_file(files: ServerFiles) -> Path:
-    """Where that stands: with the server, if it is on this host, or with the tunnel of this host that leads to it."""
+    """The state file: the server's, if it is on this host, else that of this host's tunnel to it."""
     return files.tunnel if _elsewhere(state_in(files.state)) else files.state
 
 
@@ -130,31 +130,31 @@ def _elsewhere(state: ServerState | None) -> bool:
 
 
 def _touched(path: Path) -> float:
-    """When a file was changed; it is opened, since network file systems ask their server only then."""
+    """The time of a file's last change; the file is opened, since network file systems refresh it only then."""
     with contextlib.suppress(OSError), path.open("rb") as stream:
         return os.fstat(stream.fileno()).st_mtime
     return 0.0
 
 
 def state_in(path: Path) -> ServerState | None:
-    """What such a file says; None where there is nothing, or nothing that can be read."""
+    """Read a state file; None where it is missing or can't be read."""
     with contextlib.suppress(OSError, ValueError):
         return read_record(ServerState, parse_json(path.read_bytes()))
     return None
 
 
 def write_state(path: Path, state: ServerState) -> None:
-    """Keeps where the server is, or the tunnel to it."""
+    """Write a state file."""
     write_whole(path, json.dumps({"url": state.url, **asdict(state)}, indent=1).encode())
 
 
 def versions() -> tuple[str, str]:
-    """Of Prefect and of this package, as they are installed here."""
+    """The installed versions of Prefect and of this package."""
     return version("prefect"), version("slurm-ray-flow")
 
 
 def listening(port: int, host: str = HOST, patience: float = CONNECT_SECONDS) -> bool:
-    """Whether something takes connections there. Prefect's server does so once it is ready, not before."""
+    """Whether a port takes connections, as Prefect's server does once it is ready."""
     try:
         socket.create_connection((host, port), timeout=patience).close()
     except OSError:

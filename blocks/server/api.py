@@ -1,4 +1,4 @@
-"""A few requests to Prefect's API without Prefect's client: importing that costs two seconds and 150 MB."""
+"""A small client of Prefect's API: an import of Prefect's own costs two seconds and 150 MB."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Api:
         return self._ask("POST", path, json.dumps(body).encode())
 
     def patch(self, path: str, body: object) -> None:
-        """Change something.
+        """Send a PATCH request.
 
         Raises:
             ServerError: no answer, or one that says no.
@@ -49,7 +49,7 @@ class Api:
         self._ask("PATCH", path, json.dumps(body).encode())
 
     def put(self, path: str, body: object) -> None:
-        """Put something into the place of what is there.
+        """Send a PUT request.
 
         Raises:
             ServerError: no answer, or one that says no.
@@ -57,7 +57,7 @@ class Api:
         self._ask("PUT", path, json.dumps(body).encode())
 
     def healthy(self) -> bool:
-        """Whether the server answers that it is well."""
+        """Whether the server answers that it is healthy."""
         try:
             return self.get("/health") is True
         except ServerError:
@@ -85,7 +85,7 @@ class Api:
 
 
 def status_of(error: ServerError) -> int | None:
-    """The HTTP status of an answer that says no; None where there was no answer."""
+    """The HTTP status of a refusal; None where there was no answer."""
     cause = error.__cause__
     return cause.code if isinstance(cause, urllib.error.HTTPError) else None
 

@@ -1,4 +1,4 @@
-"""The server's own rule that ends runs of ours that nobody has heard of."""
+"""The automation on the server that ends runs without a heartbeat."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def definition() -> dict[str, Any]:
 
 
 def ensure_automation(api: Api) -> None:
-    """Puts the automation on the server, once.
+    """Create the automation on the server, once.
 
     Raises:
         ServerError: the server can't be reached or refuses it.
@@ -58,7 +58,7 @@ def ensure_automation(api: Api) -> None:
 
 
 def emit_heartbeat(flow_run: FlowRun | None = None) -> None:
-    """Puts one heartbeat of a flow run on its way and returns at once; Prefect sends it in the background.
+    """Send one heartbeat of a flow run in the background.
 
     The server's automation counts a run as crashed that is silent for 90 s, so do this at least every 30 s.
 

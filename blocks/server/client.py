@@ -1,4 +1,4 @@
-"""Makes Prefect in this process use our server."""
+"""Settings that make Prefect in this process use the server."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def configured_url() -> str | None:
 
 
 def configured_auth() -> str:
-    """What the user configured for log-in, "user:password"; empty without."""
+    """The configured credentials, "user:password"; empty without."""
     from prefect.settings import get_current_settings
 
     found = get_current_settings().api.auth_string
@@ -46,7 +46,7 @@ def configured_auth() -> str:
 
 
 def server_error(error: BaseException) -> ServerError | None:
-    """What an exception of Prefect's client says of the server; None for one that says nothing of it."""
+    """The error about the server for an exception of Prefect's client; None for another exception."""
     from httpx import HTTPError
 
     cause: BaseException | None = error
@@ -59,7 +59,7 @@ def server_error(error: BaseException) -> ServerError | None:
 
 
 def no_answer(why: str, status: int | None = None) -> ServerError:
-    """The error for a server that is not there, or does not answer as Prefect's does."""
+    """The error for a server that is missing, or does not answer as Prefect's does."""
     url = urlsplit(configured_url() or "")
     if not url.geturl():
         advice = "`srf status` shows whether it runs, `srf up` starts it"
@@ -72,13 +72,13 @@ def no_answer(why: str, status: int | None = None) -> ServerError:
 
 
 def ui_url_of(api_url: str) -> str:
-    """Where the UI of a server is that is reached at `api_url`."""
+    """The address of a server's UI from that of its API."""
     parts = urlsplit(api_url)
     return urlunsplit((parts.scheme, parts.netloc, parts.path.rstrip("/").removesuffix("/api"), "", ""))
 
 
 def connect(address: ServerAddress) -> None:
-    """Makes Prefect use the server in all threads of this process from now on.
+    """Make Prefect use the server in all threads of this process from now on.
 
     Where the user configured a server, or a block of `temporary_settings` names one, nothing changes. The process's
     environment stays as it is: what the user starts from here, or sends elsewhere, must not carry the password.
@@ -122,7 +122,7 @@ def _refuse_strangers(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _end_services() -> None:
-    """Have Prefect begin anew with what it sends in the background; what waits there is still sent where it was meant.
+    """End Prefect's background services, which send what they hold; new ones begin with the new server.
 
     Its service for events, by which tasks get to their page, stays for ever with the server that it began with.
     """
@@ -135,7 +135,7 @@ def _end_services() -> None:
 
 
 def pass_by_proxies() -> None:
-    """A site's proxy has no way to this machine's loopback; Prefect's events would be lost there, with a warning each.
+    """Exclude loopback from proxies, which can't reach it: Prefect's events would be lost, with a warning each.
 
     What the user has said of proxies stays: loopback is added to what they are not for.
     """

@@ -18,7 +18,7 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.remote.shared.files import lock_if_possible
 
 USER = "srf"
-"""The user's half of what the server asks for; the random secret is the other."""
+"""The user's name for the server; the password is random."""
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,12 @@ class ServerFiles:
 
     @property
     def state(self) -> Path:
-        """Where the server is and which processes it is made of."""
+        """The state file: the server's address and its processes."""
         return self.folder / "server.json"
 
     @property
     def tunnel(self) -> Path:
-        """As `state`, of the tunnel by which this host reaches the server on another host with the same home."""
+        """The state file of the tunnel by which this host reaches the server on another host with the same home."""
         return self.folder / f"tunnel-{socket.gethostname()}.json"
 
     @property
@@ -59,17 +59,17 @@ class ServerFiles:
 
     @property
     def temporary(self) -> Path:
-        """What the runners of deployments make for a time."""
+        """Temporary files of the runners of deployments."""
         return self.folder / "tmp"
 
     @property
     def log(self) -> Path:
-        """What server and supervisor print."""
+        """The log of server and supervisor."""
         return self.folder / "log"
 
     @property
     def lock(self) -> Path:
-        """Held by whoever starts or stops the server."""
+        """The lock of processes that start or stop the server."""
         return self.folder / "lock"
 
     @property
@@ -84,12 +84,12 @@ class ServerFiles:
 
 
 def server_files() -> ServerFiles:
-    """The server's files of this user. Makes nothing."""
+    """The server's files of this user, whether or not they exist."""
     return ServerFiles(home() / "server")
 
 
 def make_folders(files: ServerFiles) -> None:
-    """Makes the folders; makes them private also where somebody had opened them."""
+    """Make the folders, and make existing ones private."""
     for folder in (files.folder.parent, files.folder, files.prefect_home):
         private_folder(folder).chmod(0o700)
 
@@ -100,7 +100,7 @@ def password(files: ServerFiles) -> str:
 
 
 def auth_string(files: ServerFiles) -> str:
-    """User and password as Prefect's settings want them."""
+    """User and password in the form of Prefect's settings."""
     return f"{USER}:{password(files)}"
 
 
@@ -111,7 +111,7 @@ def encryption_key(files: ServerFiles) -> str:
 
 @contextlib.contextmanager
 def locked(files: ServerFiles) -> Iterator[None]:
-    """Alone among all processes of this user while the block runs."""
+    """Hold the lock against all processes of this user while the block runs."""
     make_folders(files)
     files.lock.touch(mode=0o600)
     with files.lock.open("a") as stream:

@@ -1,4 +1,4 @@
-"""Leads from this host to the Prefect server that runs on another host with the same home.
+"""The tunnel from this host to the Prefect server on another host with the same home.
 
     python -m slurm_ray_flow.blocks.server.lead HOST PORT DESCRIPTOR
 
@@ -22,7 +22,7 @@ from slurm_ray_flow.core.errors import SlurmRayFlowError
 
 
 def main() -> int:
-    """Lead visitors there until the supervisor ends it, or no way leads there any more."""
+    """Serve connections until the supervisor ends this process, or the server can't be reached any more."""
     host, port, descriptor = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
     connection = SshConnection(host=host, reconnect_within=0).open()
     try:

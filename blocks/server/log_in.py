@@ -1,4 +1,4 @@
-"""Opens the UI, and logs the browser in.
+"""The UI in the browser, logged in.
 
 The UI asks for "user:password" and keeps it in the browser's local storage; its own pages know nothing of where the
 password is. A page of ours among its files leads on to the UI, or to a run's page there, where the browser is logged
@@ -59,7 +59,7 @@ location.replace("{address}");
 
 
 def write_landing_page(files: ServerFiles) -> None:
-    """Puts our page among the UI's files, which Prefect writes when it starts."""
+    """Write this package's page into the folder of the UI's files, which Prefect fills when it starts."""
     folder = files.user_interface / "v1"
     if folder.is_dir():
         page = _LANDING_PAGE.replace("SECRET", html.escape(str(files.secret)))
@@ -67,7 +67,7 @@ def write_landing_page(files: ServerFiles) -> None:
 
 
 def open_ui(address: ServerAddress, run_id: str = "") -> bool:
-    """Opens the UI, or a run's page, in the user's browser, logged in where the server is ours.
+    """Open the UI, or a run's page, in the user's browser, logged in on this package's own server.
 
     Returns:
         Whether there is a browser.

@@ -1,4 +1,4 @@
-"""What Prefect's runner needs, which is in `serve` and in workers; `python -m` of this module is Prefect's command."""
+"""Temporary files of Prefect's runner, in `serve` and in workers; `python -m` of this module is Prefect's command."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from slurm_ray_flow.blocks.server.files import server_files
 
 @contextlib.contextmanager
 def temporary_files_of_our_own() -> Iterator[None]:
-    """Have this process, and not those that it starts, make temporary files in a folder of its user.
+    """Have this process, and not its children, make temporary files in a folder of its user.
 
     The runner of Prefect 3.8 keeps its files in /tmp/runner_storage, which belongs to the first user of a machine who
     runs one; everybody else's fails.

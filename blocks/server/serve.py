@@ -1,4 +1,4 @@
-"""Prefect's server as we start it: `python -m slurm_ray_flow.blocks.server.serve`.
+"""The process of Prefect's server: `python -m slurm_ray_flow.blocks.server.serve`.
 
 Two things about its SQLite file have no settings, and many launches at once fail for them. It answers up to 100
 requests at once with 15 connections: when 15 writers wait for their turn, the one whose turn it is may need one more,
@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, create
 from slurm_ray_flow.blocks.server.settings import DATABASE_SETTING
 
 MORE_CONNECTIONS = 200
-"""Twice as many as there are requests: its services need some, too. They are made when they are needed."""
+"""The database connections: twice as many as requests, since its services need some. Each is made when needed."""
 SQLITE = configurations.AioSqliteConfiguration
 _begin = getattr(SQLITE, "begin_transaction", None)
 
@@ -33,14 +33,14 @@ def begin_as_writer(
     session: AsyncSession,
     with_for_update: bool = False,  # noqa: ARG001 - it is what is always done here
 ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
-    """Begin a transaction that has its turn to write from the start."""
+    """Begin a transaction as a writer from its start."""
     assert _begin is not None
     begun: AbstractAsyncContextManager[AsyncSessionTransaction] = _begin(database, session, with_for_update=True)
     return begun
 
 
 def main() -> None:
-    """Be the server, at the socket whose descriptor is the argument."""
+    """Run the server at the socket whose descriptor is the argument."""
     listener = socket.socket(fileno=int(sys.argv[1]))
     run = uvicorn.Server.run
 

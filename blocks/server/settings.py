@@ -1,4 +1,4 @@
-"""The settings that our server runs with."""
+"""The settings of this package's own server."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, encrypt
 from slurm_ray_flow.core.errors import ServerError
 
 LOCAL_DISK = "/var/tmp"  # noqa: S108 - a folder of no known name is made there
-"""It outlives a restart; systemd removes there what nobody has touched for thirty days."""
+"""A folder that outlives a restart; systemd removes files there that are unused for thirty days."""
 NETWORK = {
     "9p", "afs", "beegfs", "beegfs_nodev", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gpfs",
     "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2", "smb3", "virtiofs", "wekafs",
@@ -28,7 +28,7 @@ NETWORK = {
 
 
 def local_file(files: ServerFiles) -> Path | None:
-    """The file on a local disk that the server is to work with; None where Prefect's own folder is on one."""
+    """The server's database file on a local disk; None where Prefect's own folder is on one."""
     if not on_network(files.prefect_home):
         return None
     folder = _noted(files)
@@ -42,7 +42,7 @@ def local_file(files: ServerFiles) -> Path | None:
 
 
 def keep_copy(files: ServerFiles, *, ended: bool = False) -> Iterator[str]:
-    """Keep a copy of the local file, if there is one, in our folder; after the server has `ended`, that alone stays."""
+    """Copy the local database file, if there is one, into the server's folder; once `ended`, only the copy stays."""
     folder = _noted(files)
     if folder is None or not (folder / "prefect.db").exists():
         return
@@ -68,7 +68,7 @@ def on_network(folder: Path, mounts: str = "") -> bool:
 
 
 def _noted(files: ServerFiles) -> Path | None:
-    """The folder on this host's disk that the last server has left, or works in."""
+    """The noted folder on this host's disk that the last server used, or the present one uses."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         noted = json.loads(_note(files).read_text())
         folder = Path(noted["folder"])
@@ -141,7 +141,7 @@ def server_environment(files: ServerFiles, port: int) -> dict[str, str]:
 
 
 def _database(files: ServerFiles) -> dict[str, str]:
-    """Where Prefect keeps everything; without an address that is a file of SQLite in its folder."""
+    """The address of Prefect's database; by default a SQLite file in its folder."""
     url = os.environ.get(DATABASE_VARIABLE, "")
     if url == "sqlite":
         files.database.unlink(missing_ok=True)
@@ -158,7 +158,7 @@ def _database(files: ServerFiles) -> dict[str, str]:
 
 
 def checked_database(url: str) -> str:
-    """The address of a database as Prefect wants it.
+    """The address of a database, checked, in Prefect's form.
 
     Raises:
         ServerError: it is none of PostgreSQL. The error does not show it, since a password may be in it.

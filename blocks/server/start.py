@@ -1,4 +1,4 @@
-"""Finds the Prefect server to use, and starts one where there is none."""
+"""The search for the Prefect server to use, its start and its end."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from slurm_ray_flow.blocks.server.settings import DATABASE_VARIABLE, checked_dat
 from slurm_ray_flow.core.errors import ServerError
 
 START_SECONDS = 180.0
-"""Some 10 s are usual; the first start on PostgreSQL makes all tables, and a machine may be busy."""
+"""Seconds for a start; 10 are usual, but a first start on PostgreSQL makes all tables, and a machine may be busy."""
 LOOK_SECONDS = 0.1
 END_SECONDS = 20.0
-"""For a supervisor to end its tunnel."""
+"""Seconds for a supervisor to end its tunnel."""
 
 
 def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
@@ -62,7 +62,7 @@ def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
 
 
 def _ready(files: ServerFiles) -> ServerState | None:
-    """The server, if it can be used as it is. That a tunnel takes connections says little: only an answer does."""
+    """The server, if it can be used as it is; one behind a tunnel must answer a request."""
     state = read_state(files)
     if state is None or not serving(state) or not alive(state.supervisor):
         return None
@@ -99,7 +99,7 @@ def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress
 
 
 def _supervisor(files: ServerFiles) -> Process | None:
-    """The supervisor that is at work already, or a new one."""
+    """The running supervisor, or a new one."""
     state = read_state(files)
     if state is not None and alive(state.supervisor):
         return state.supervisor
@@ -111,7 +111,7 @@ def _supervisor(files: ServerFiles) -> Process | None:
 
 
 def _wait(files: ServerFiles, supervisor: Process | None, deadline: float) -> ServerState | None:
-    """The state of a server that is well; None when its supervisor gave up or time is over."""
+    """The state of a healthy server; None when its supervisor gave up or time is over."""
     while supervisor is not None and alive(supervisor) and time.monotonic() < deadline:
         state = read_state(files)
         if state is not None and state.supervisor == supervisor and serving(state) and Api(state.url).healthy():

@@ -1,4 +1,4 @@
-"""Owns the Prefect server: starts it, ends with it and ends it, and sweeps every half minute.
+"""The supervisor: the process that owns the Prefect server, ends with it, and sweeps every half minute.
 
     python -m slurm_ray_flow.blocks.server.supervisor
 
@@ -50,10 +50,10 @@ from slurm_ray_flow.remote.agent.operations import perform
 
 
 def clean_up(root: Path) -> Iterator[str]:
-    """Removes it, and says in a line what it was.
+    """Clean up this machine; gives a line for each removed item.
 
     Args:
-        root: the folder of everything of ours.
+        root: the root.
     """
     report = clean_up_place(CleanUpRoot("local", LOCAL, str(root), _perform), KEPT_DAYS * DAY)
     for thing in report.things:
@@ -72,7 +72,7 @@ LOOK_SECONDS = 0.5
 STOP_SECONDS = 10.0
 LARGEST_LOG = 10_000_000
 BACKLOG = 2048
-"""As many connections as uvicorn would have wait."""
+"""The connections that may wait at the socket, uvicorn's own default."""
 
 
 def main() -> int:
@@ -110,7 +110,7 @@ def _leave(_number: int, _frame: FrameType | None) -> None:
 
 
 def _adopt(files: ServerFiles) -> ServerState | None:
-    """A server whose supervisor was killed goes on under this one."""
+    """Take over a running server whose supervisor was killed."""
     state = read_state(files)
     if state is None or not alive(state.server):
         return None
@@ -132,7 +132,7 @@ def _start(files: ServerFiles) -> ServerState | None:
 
 
 def _lead(files: ServerFiles, other: ServerState) -> ServerState | None:
-    """A tunnel to the server on another host, with an end on this one; at the port of the last, if that is free."""
+    """Start a tunnel to the server on another host, at the port of the last one if that is free."""
     last = other.port
     try:
         listener = socket.create_server((HOST, last), backlog=BACKLOG)
@@ -200,7 +200,7 @@ def _watch(files: ServerFiles, state: ServerState, other: ServerState | None) ->
 
 @dataclass(frozen=True)
 class PeriodicTask:
-    """What is done again and again: how often, in seconds, and what; and whether it may take long."""
+    """A periodic task: its interval in seconds, its function, and whether it may take long."""
 
     every: float
     begin: Callable[[], Iterator[str]]
@@ -208,7 +208,7 @@ class PeriodicTask:
 
 
 def begin_chore(chore: PeriodicTask) -> None:
-    """Does a chore; one that may take long goes on beside the others, whose heartbeats must not wait for it."""
+    """Run a periodic task; a long one in a thread, so that heartbeats need not wait for it."""
     if chore.long:
         threading.Thread(target=lambda: _carry_out(chore.begin()), daemon=True, name="srf-chore").start()
     else:
@@ -216,7 +216,7 @@ def begin_chore(chore: PeriodicTask) -> None:
 
 
 def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[PeriodicTask]:
-    """Each host sees to its own runs; the one with the server sees to the rest."""
+    """The periodic tasks: each host sweeps its own runs, and the one with the server does all else."""
     shared = [
         PeriodicTask(SWEEP_SECONDS, lambda: sweep(api)),
         PeriodicTask(SWEEP_SECONDS, lambda: ensure_watch(files, api)),
@@ -233,7 +233,7 @@ def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Per
 
 
 def rotate(files: ServerFiles) -> Iterator[str]:
-    """A log that has grown large begins anew, with the one before beside it. Its writers append, so they go on."""
+    """Rotate a large log, keeping the one before. Its writers append, so they go on."""
     for log in (files.log, files.folder / "orphans.log"):
         if log.exists() and log.stat().st_size > LARGEST_LOG:
             shutil.copyfile(log, log.with_name(f"{log.name}.1"))
@@ -242,13 +242,13 @@ def rotate(files: ServerFiles) -> Iterator[str]:
 
 
 def _beat(files: ServerFiles) -> None:
-    """Let other hosts with this home see that this one's supervisor lives."""
+    """Show other hosts with this home that this one's supervisor lives."""
     with contextlib.suppress(OSError):
         os.utime(state_file(files))
 
 
 def _slots(files: ServerFiles, api: Api) -> Iterator[str]:
-    """What others wait for comes back within seconds; where no launch has died, this asks nobody."""
+    """Renew or give back the slots of dead launches within seconds; without such launches nothing is asked."""
     see_to_slots(api)
     if orphan_slots(api):
         yield from ensure_watch(files, api)

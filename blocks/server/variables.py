@@ -1,4 +1,4 @@
-"""Small facts that all who use one Prefect server share: its variables, one for each cluster."""
+"""Variables of the Prefect server, one for each cluster, which all its users share."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slurm_ray_flow.core.errors import ServerError
 
 
 def recall(api: Api, what: str, cluster: str) -> Any:
-    """What was remembered; None for nothing.
+    """The value of a variable, or None.
 
     Raises:
         ServerError: the server can't be reached.
@@ -25,7 +25,7 @@ def recall(api: Api, what: str, cluster: str) -> Any:
 
 
 def remember(api: Api, what: str, cluster: str, value: object) -> None:
-    """Remember it from now on.
+    """Set a variable.
 
     Raises:
         ServerError: the server can't be reached.

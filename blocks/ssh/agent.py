@@ -1,4 +1,4 @@
-"""Asks our program on a host; asks again when the connection was lost in between."""
+"""The client of the agent on a host; a request whose connection was lost is sent again."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ from slurm_ray_flow.core.trace import requests_shown, traced
 from slurm_ray_flow.remote.shared import framing
 
 _LEASE = 90.0
-"""Seconds of home's silence after which the program there ends: a link that was cut may leave it behind."""
+"""Seconds without a message from home after which the agent ends, since a cut link may leave it behind."""
 _SILENCE, _PROBE = 5.0, 10.0
-"""Seconds without our word after which it is tried whether the shell comes to commands at all, and for how long."""
+"""Seconds without a greeting after which another command is tried, and the seconds for that."""
 _READ = 1024 * 1024
 _Answer = tuple[dict[str, Any], bytes] | None
 
 
 class Agent:
-    """Our program on a host, for all threads of this process.
+    """The agent on a host, for all threads of this process.
 
     Args:
         connection: how to get there.
@@ -52,13 +52,13 @@ class Agent:
 
     @property
     def hello(self) -> dict[str, Any]:
-        """What the host says of itself: root (absolute), home, user, host, python, version, pid."""
+        """The agent's greeting: root (absolute), home, user, host, python, version, pid."""
         hello: dict[str, Any] = self._patiently(lambda conversation: conversation.hello)
         return hello
 
     @property
     def root(self) -> PurePosixPath:
-        """The folder of everything of ours there, absolute."""
+        """The root on the host, absolute."""
         if self._root is None:
             self._root = PurePosixPath(self.hello["root"])
         return self._root
@@ -70,23 +70,23 @@ class Agent:
 
     @property
     def target(self) -> SnapshotTarget:
-        """Where snapshots go."""
+        """The target of snapshots."""
         return SshTarget(self, self.root)
 
     def copy_to(self, source: Path, path: PurePosixPath) -> None:
-        """Bring a file there: whole or not at all, private, and going on where an interrupted try ended."""
+        """Copy a file there: whole or not at all, private, and continuing an interrupted copy."""
         copy_to(self, source, path)
 
     def copy_folder(self, source: Path, path: PurePosixPath) -> None:
-        """Bring what lies in a folder into one there, private; what is there stays."""
+        """Copy the content of a folder into one there, private; existing files stay."""
         copy_folder(self, source, path)
 
     def copy_from(self, path: PurePosixPath, target: Path, most: int) -> None:
-        """Bring a file of at most so many bytes home, in the same way."""
+        """Copy a file of at most so many bytes home, in the same way."""
         copy_from(self, path, target, most)
 
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
-        """Bring files of a folder into one at home."""
+        """Copy files of a folder into one at home."""
         bring(self, folder, names, target)
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
@@ -100,14 +100,14 @@ class Agent:
         return results
 
     def close(self) -> None:
-        """End the program there; the next question starts it again."""
+        """End the agent; the next request starts it again."""
         with self._lock:
             if self._conversation is not None:
                 self._conversation.close()
                 self._conversation = None
 
     def forget(self) -> None:
-        """Leave it to the parent of this process, which has been forked."""
+        """Leave the agent to the parent of this process, which has been forked."""
         self._lock, self._conversation = threading.Lock(), None
         self.connection.sessions.aside.append(self._step_aside)
 
@@ -157,11 +157,11 @@ def _next(answers: queue.Queue[_Answer]) -> _Answer:
 
 
 class _Aside(ConnectionLost):
-    """The channel was needed for files."""
+    """The agent's channel was closed, since files needed one."""
 
 
 class _Conversation:
-    """One channel with the agent at its end."""
+    """One channel to the agent."""
 
     def __init__(self, channel: Any, command: str, word: bytes, root: str, agent: Agent) -> None:
         self._channel, self._root, self._agent = channel, root, agent
@@ -176,7 +176,7 @@ class _Conversation:
         self._thread(self._listen)
 
     def ask(self, requests: Sequence[Request], tell: Callable[[Any], None]) -> list[Any]:
-        """Ask once.
+        """Send a request once.
 
         Raises:
             Lost: the channel ended before the answer came.
@@ -249,7 +249,7 @@ class _Conversation:
         return hello
 
     def _probe(self) -> None:
-        """Where our word is late, see what another command does that has nothing to read.
+        """Try another command where the greeting is late.
 
         A shell that a start file has begun in place of the command ends then. One that is slow comes to it.
         """
@@ -306,7 +306,7 @@ class _Conversation:
             raise framing.NotAMessage("it answers what nobody asked")
 
     def _drain(self) -> None:
-        """Take what is written to stderr, or it would stop the channel."""
+        """Read stderr, which would block the channel otherwise."""
         read = reading_errors(self._channel)
         with contextlib.suppress(OSError):
             while data := read(_READ):

@@ -1,4 +1,4 @@
-"""What our program on a host answered, looked at before it is believed: the host may be broken, or mean harm."""
+"""Checks of the agent's answers: the host may be broken, or hostile."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slurm_ray_flow.remote.shared import framing
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
 LARGEST_TEXT, LARGEST_DATA = 32 * 1024 * 1024, 256 * 1024 * 1024
-"""What an answer may have at most: nobody there is to fill home's memory. Files are read in pieces of a mebibyte."""
+"""The largest text and data of an answer, to protect home's memory. Files are read in pieces of a mebibyte."""
 _GREETING = {"root": str, "home": str, "user": str, "host": str, "python": str, "version": str, "pid": int}
 _ERROR = ("what", "where", "advice", "cause")
 _LONGEST = 4096
@@ -23,7 +23,7 @@ _RESULTS: dict[str, type | dict[str, type]] = {
     "commands.run": {"exit_code": int, "stdout": str},
     "workplace.written": {"folder": str, "files": list},
 }
-"""What some operations give, and the fields of it: what is taken for that without a further look."""
+"""The types of the results of operations that home uses without a further check."""
 
 
 def checked_message(read: framing.Read) -> tuple[dict[str, Any], bytes]:
@@ -37,7 +37,7 @@ def checked_message(read: framing.Read) -> tuple[dict[str, Any], bytes]:
 
 
 def greeting(hello: Any) -> dict[str, Any]:
-    """What the host says of itself.
+    """Check the agent's greeting.
 
     Raises:
         frames.Foreign: it is something else.
@@ -54,7 +54,7 @@ def _is(value: Any, kind: type) -> bool:
 
 
 def results(said: dict[str, Any], data: bytes, asked: Sequence[str], label: str, python: str) -> list[Any]:
-    """The results of so many operations.
+    """Check the results of operations.
 
     Args:
         said, data: the message.
@@ -94,7 +94,7 @@ def _is_result(result: Any, kind: type | dict[str, type]) -> bool:
 
 
 def telling(tell: Callable[[Any], None], label: str) -> Callable[[Any], None]:
-    """Pass on what an operation says while it works; what can't be understood is an error that says so."""
+    """Pass on the messages of an operation while it works; an unknown form is an error."""
 
     def passed_on(said: Any) -> None:
         try:
@@ -112,7 +112,7 @@ def _error(said: Any, label: str) -> OperationError:
 
 
 def not_ours(label: str, heard: str) -> ConnectionFailed:
-    """Something answers that is not our program, or not as it should."""
+    """The error for an answer that is not the agent's, or malformed."""
     return ConnectionFailed(
         f"what answers on {label} is not our program: {heard}",
         where=label,

@@ -1,4 +1,4 @@
-"""Proves who we are, in OpenSSH's order: keys, questions (keyboard-interactive), password.
+"""Authentication in OpenSSH's order: keys, questions (keyboard-interactive), password.
 
 A server may want several steps.
 """
@@ -28,11 +28,11 @@ from slurm_ray_flow.core.errors import LogInFailed
 from slurm_ray_flow.core.text import plain
 
 PREFECT_SECONDS = 100
-"""Servers close a log-in that takes longer than two minutes."""
+"""Seconds for an answer in Prefect's UI: servers close a log-in after two minutes."""
 
 
 class Unasked:
-    """What the user was not asked for.
+    """Whether a server's question was left unasked.
 
     Attributes:
         wanted: whether a server wanted to know something.
@@ -46,7 +46,7 @@ _nobody: contextvars.ContextVar[Unasked | None] = contextvars.ContextVar("slurm_
 
 @contextlib.contextmanager
 def asking_nobody() -> Iterator[Unasked]:
-    """What is done in this block asks the user for nothing: where a server wants to know something, that is its end."""
+    """Ask the user nothing inside the block: a log-in with a question fails there."""
     unasked = Unasked()
     token = _nobody.set(unasked)
     try:
@@ -56,7 +56,7 @@ def asking_nobody() -> Iterator[Unasked]:
 
 
 def unasked() -> bool:
-    """Whether this context has failed at a question that the user could answer in another one."""
+    """Whether this context has failed at a question that the user could have answered."""
     return (nobody := _nobody.get()) is not None and nobody.wanted
 
 
@@ -87,12 +87,12 @@ def ask(text: str, seen: bool, variable: str = "") -> str:
 
 
 def agreed(text: str) -> bool:
-    """Whether somebody types yes in the terminal; False where there is none, and where nobody is to be asked."""
+    """Whether the user types yes in the terminal; False without a terminal, or where no question is allowed."""
     return _nobody.get() is None and terminal() and _in_terminal(text, seen=True).strip().lower() == "yes"
 
 
 def terminal() -> bool:
-    """Whether there is one to ask in."""
+    """Whether there is a terminal for questions."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -109,7 +109,7 @@ def _in_terminal(text: str, seen: bool) -> str:
 
 
 def _asks_for_lasting(text: str) -> bool:
-    """Prefect keeps what is typed into its form: good for a code that is void afterwards, not for a password."""
+    """Whether a question may ask for a password, which must not be typed into Prefect's form: Prefect stores it."""
     return any(word in text.lower() for word in ("passphrase", "password", "mot de passe", "passwort"))
 
 
@@ -138,17 +138,17 @@ def _in_prefect(text: str) -> str:
 
 
 Prompt = Callable[[str, bool], str]
-"""Asks the user: the text, and whether the answer may be seen. Raises LogInFailed when nobody can be asked."""
+"""A function that asks the user: the text, and whether the answer may be seen. Raises LogInFailed where it can't."""
 
 _ORDER = ("publickey", "keyboard-interactive", "password")
 _TYPED = 3
 _STEPS = 6
 _LONGEST = 4000
-"""Letters of a question: a server is not to fill the screen."""
+"""The most letters of a server's question that are shown."""
 
 
 class Secrets:
-    """What proves who the user is on one server; what was typed is kept for when the connection is made again."""
+    """The secrets of the user on one server; typed ones are kept for a reconnection."""
 
     def __init__(self, password: str, prompt: Prompt, password_variable: str) -> None:
         self.password, self.prompt, self.password_variable = password, prompt, password_variable
@@ -159,7 +159,7 @@ class Secrets:
 
 
 def log_in(server: OpenConnection, endpoint: Endpoint, secrets: Secrets, again: bool = False) -> None:
-    """Prove who the user is.
+    """Authenticate on a server.
 
     Args:
         again: it has let us in before. Then a connection that it closes is a lost one: it may be just starting.
@@ -194,7 +194,7 @@ class _Attempt:
         self._password_given = False
 
     def step(self, methods: Sequence[str]) -> Sequence[str]:
-        """Take one step; gives the methods of the next one, none when we are in."""
+        """Take one step; gives the methods of the next one, none after success."""
         proofs = {"publickey": self._keys, "keyboard-interactive": self._questions, "password": self._passwords}
         for method in _ORDER:
             if method not in methods:
@@ -205,7 +205,7 @@ class _Attempt:
         raise self.failed(methods)
 
     def with_tried(self, error: LogInFailed) -> LogInFailed:
-        """That nobody can be asked may mean that a key was not taken, or is locked."""
+        """The error with the keys that were tried: the real cause may be a refused or locked key."""
         tried = "; ".join(dict.fromkeys(self._tried))
         if not tried or tried in error.where:
             return error
@@ -267,7 +267,7 @@ class _Attempt:
             raise LogInFailed("the key file is not there", where=str(path), advice="name another one in the block")
 
     def _unlocked(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """A key with a passphrase: asked for when nothing that is at hand opens the door."""
+        """A key with a passphrase, which is asked for after all other keys have failed."""
         if self._secrets.password and not self._endpoint.keys_named:
             self._tried.append(f"key {path} not, it has a passphrase")
             return

@@ -90,18 +90,18 @@ class SshConnection(Block):
         return value
 
     def endpoint(self) -> Endpoint:
-        """Where this leads, with what OpenSSH's configuration adds."""
+        """The endpoint of the block's settings and of OpenSSH's configuration."""
         return resolved(self.wanted())
 
     def wanted(self) -> SshSettings:
-        """What the user has said."""
+        """The settings of the block."""
         through = None if self.proxy_jump is None else tuple(self.proxy_jump)
         return SshSettings(
             self.host, self.user, self.port, self.key_file, self.known_hosts, through or None, self.config_file
         )
 
     def open(self, label: str = "") -> Connection:
-        """The connection of this process, not made before it is used.
+        """The connection of this process, which its first use opens.
 
         Args:
             label: what the user calls the cluster; names the variable of its password.
@@ -146,7 +146,7 @@ class SshConnection(Block):
         return secrets
 
     def agent(self, root: str, python: str = "", label: str = "") -> Agent:
-        """Our program on the host, not started before it is asked.
+        """The agent on the host, which the first request starts.
 
         Args:
             root: the folder of everything of ours there: absolute, or "~/...".

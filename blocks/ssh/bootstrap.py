@@ -1,4 +1,4 @@
-"""Starts our program at the other end of a channel, whatever shell the user has there and whatever that one prints."""
+"""The start of the agent over a channel, whatever the user's shell there is, and prints."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def after_noise(script: str) -> tuple[str, bytes]:
 
 
 def skip_noise(read: framing.Read, word: bytes) -> None:
-    """Drop what a login shell has printed.
+    """Skip the output of a login shell.
 
     Raises:
         frames.Cut: the word never came.
@@ -69,12 +69,12 @@ def skip_noise(read: framing.Read, word: bytes) -> None:
 
 
 def _begun(tail: bytes, word: bytes) -> int:
-    """How much of the word may have come already: the rest is read, and no byte of what follows it."""
+    """The length of the word's beginning that has come already: only the rest may be read, and no byte after it."""
     return next(size for size in range(len(word), -1, -1) if tail.endswith(word[:size]))
 
 
 def agent_command(root: str, python: str, patience: float) -> tuple[str, bytes]:
-    """What starts the agent, and the word after which it speaks.
+    """The command that starts the agent, and the word that precedes the agent's output.
 
     Args:
         root: the folder of everything of ours: absolute, or "~/...".
@@ -89,7 +89,7 @@ def agent_command(root: str, python: str, patience: float) -> tuple[str, bytes]:
 
 
 def checked_root(root: str) -> str:
-    """The root as it was given, if it can be meant."""
+    """The root, checked."""
     if not (root.startswith(("/", "~/")) or root == "~") or "\0" in root:
         raise OptionError(f"{root!r} is no root folder", advice='write it from "/" or from "~/" on')
     return root
@@ -110,7 +110,7 @@ def _finding(python: str) -> str:
 
 
 def greeted(read: framing.Read, write: Any, name: str, root: str, python: str) -> dict[str, Any]:
-    """Talk with the loader until the agent says hello; gives what it says.
+    """Send the programs that the loader lacks, until the agent's greeting; gives that.
 
     Raises:
         SlurmRayFlowError: there is no Python, or the root can't be used.
@@ -146,7 +146,7 @@ def _failure(message: dict[str, Any], name: str, root: str, python: str) -> Slur
 
 
 def nothing_came(error: framing.StreamEnded, name: str, said: str, by_hand: str) -> SlurmRayFlowError:
-    """The shell ended before our word: an account without a shell, a broken rc file."""
+    """The error for a shell that ended early: an account without a shell, a broken rc file."""
     heard = " | ".join(text for text in (str(error), said.strip()[-500:]) if text and text != "the stream ended")
     shell = "; the account's log-in shell may run none (/bin/false, nologin), or a start file ends with `exit`"
     return ConnectionFailed(
@@ -157,7 +157,7 @@ def nothing_came(error: framing.StreamEnded, name: str, said: str, by_hand: str)
 
 
 def does_not_return(name: str, by_hand: str) -> SlurmRayFlowError:
-    """The shell does not come to our command: its start file has begun another program, or waits for something."""
+    """The error for a shell that never runs the command: its start file runs another program, or waits."""
     return ConnectionFailed(
         "the log-in works, but the start file of the shell there does not return, so no command can be run",
         where=name,

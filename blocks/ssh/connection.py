@@ -1,4 +1,4 @@
-"""The one connection of a process to a host: made when it is needed, watched, and made again when it was lost."""
+"""The one connection of a process to a host: opened at its first use, watched, and opened again after a loss."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Sessions:
         self._narrow = False
         self._transfers = 0
         self.aside: list[Callable[[], None]] = []
-        """What ends the channels of our programs."""
+        """Functions that close the channels of agents."""
 
     @contextlib.contextmanager
     def transfer(self) -> Iterator[Any]:
@@ -52,7 +52,7 @@ class Sessions:
             self._leave()
 
     def talk(self) -> Any:
-        """A channel for our program; where there can be only one, when no files travel."""
+        """A channel for an agent; where the server allows one channel, it waits for files."""
         end = time.monotonic() + _PATIENCE
         while True:
             with self._changed:
@@ -90,7 +90,7 @@ class Sessions:
 
 @dataclass
 class ConnectionTimeouts:
-    """How long things may take, in seconds.
+    """The timeouts of a connection, in seconds.
 
     Attributes:
         connect: one try to connect, without the log-in.
@@ -148,7 +148,7 @@ class Connection:
 
     @property
     def password(self) -> str:
-        """What opened the server itself, if it was a password; "" else."""
+        """The password that the server accepted; "" for another method."""
         held = self._held.get(self.endpoint)
         return held.password if held else ""
 
@@ -157,7 +157,7 @@ class Connection:
         return bool(self._wires) and all(wire.alive for wire in self._wires)
 
     def wire(self) -> OpenConnection:
-        """The open connection, made if there is none.
+        """The open connection, opened where there is none.
 
         Raises:
             SlurmRayFlowError: it must not be made: an unknown key, a log-in that failed.
@@ -169,18 +169,18 @@ class Connection:
             return self._wires[-1]
 
     def talk(self) -> Any:
-        """A channel for our program. Raises what `wire` raises."""
+        """A channel for an agent. Raises the errors of `wire`."""
         with _lost():
             return self.sessions.talk()
 
     @contextlib.contextmanager
     def transfer(self) -> Iterator[Any]:
-        """A channel for files. Raises what `wire` raises."""
+        """A channel for files. Raises the errors of `wire`."""
         with _lost(), self.sessions.transfer() as channel:
             yield channel
 
     def reach(self, host: str, port: int) -> Any:
-        """A channel that leads on to a port as the server reaches it. Raises what `wire` raises."""
+        """A channel to a port as the server reaches it. Raises the errors of `wire`."""
         with _lost():
             return self.wire().tunnel(host, port, self.limits.connect)
 
@@ -188,7 +188,7 @@ class Connection:
         return self.wire().channel()
 
     def close(self, patience: float = -1) -> None:
-        """End it; the next use makes it anew.
+        """Close the connection; the next use opens it again.
 
         Args:
             patience: seconds to wait for whoever connects just now; without an end where it is negative.
@@ -201,7 +201,7 @@ class Connection:
                 self._lock.release()
 
     def forget(self) -> None:
-        """Leave the connection to the parent of this process, which has been forked; the next use makes an own one."""
+        """Leave the connection to the parent of this process, which has been forked; the next use opens another one."""
         self._wires, self._lock, self.sessions = [], threading.RLock(), Sessions(self._channel)
         for agent in self.agents.values():
             agent.forget()
@@ -320,7 +320,7 @@ def check_host_key(wire: OpenConnection, server: Endpoint, lines: list[known_hos
 
 
 def _watch(wire: OpenConnection, limits: ConnectionTimeouts) -> None:
-    """Ask for signs of life: a link that was cut tells nobody."""
+    """Ask the server for signs of life, since a cut link gives no error."""
     wire.socket.patience = limits.patience
     while wire.alive:
         silence = time.monotonic() - wire.socket.heard
@@ -345,7 +345,7 @@ def shared(
 
 
 def connections() -> list[Connection]:
-    """All that this process has, or had."""
+    """All connections of this process, also closed ones."""
     return list(_all.values())
 
 
@@ -377,7 +377,7 @@ os.register_at_fork(after_in_child=_forget_all)
 
 
 def unreachable(name: str, why: str, seconds: float) -> ConnectionFailed:
-    """The end of patience."""
+    """The error for a host that can't be reached for too long."""
     return ConnectionFailed(
         f"{name} can't be reached: {why}",
         where=f"tried for {seconds:.0f} s",
@@ -386,7 +386,7 @@ def unreachable(name: str, why: str, seconds: float) -> ConnectionFailed:
 
 
 class Outage:
-    """The time in which a host can't be reached: tries again, tells the user, and gives up in the end."""
+    """An outage of a host: waits between attempts, informs the user, and gives up in the end."""
 
     def __init__(self, connection: Connection, label: str) -> None:
         self._connection, self._label = connection, label
@@ -416,7 +416,7 @@ class Outage:
         self._pause = min(self._pause * 2, 15.0)
 
     def over(self) -> None:
-        """Say that it is there again, if it was away."""
+        """Show that the host is reachable again, if it was not."""
         if self._began is not None:
             reporter().say(f"{self._label} is there again after {time.monotonic() - self._began:.0f} s")
             self._began = None

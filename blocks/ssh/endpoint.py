@@ -1,4 +1,4 @@
-"""Where to connect, as whom and with which keys: what the block says, else what OpenSSH's configuration says.
+"""The endpoint of a connection (host, user, keys), from the block and from OpenSSH's configuration.
 
 OpenSSH itself is asked (`ssh -G`), so that Include, Match and its defaults mean here what they mean there.
 """
@@ -68,7 +68,7 @@ class Endpoint:
 
 @dataclass(frozen=True)
 class SshSettings:
-    """What the user said of a server; empty for what OpenSSH's configuration says.
+    """The user's settings of a server; empty ones are left to OpenSSH's configuration.
 
     Attributes:
         host: a name, an address, or a Host of the configuration.
@@ -95,7 +95,7 @@ def password_variable(name: str) -> str:
 
 
 def resolved(wanted: SshSettings, depth: int = 0) -> Endpoint:
-    """Ask OpenSSH for what the user has not said.
+    """Ask OpenSSH for the settings that the user has left empty.
 
     Raises:
         OptionError: the host's name can't be meant, the configuration is wrong, or OpenSSH is not installed.
@@ -168,7 +168,7 @@ def _through(wanted: SshSettings, said: dict[str, list[str]]) -> Sequence[str]:
 
 
 def _algorithms(said: dict[str, list[str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """What is not as OpenSSH has it by itself: our own choice is no worse than that, and has newer ones."""
+    """The algorithms that the configuration sets; OpenSSH's defaults are left to paramiko's, which are no worse."""
     set_ = [name for name in ALGORITHMS if name in said and said[name] != _usual().get(name)]
     return tuple((name, tuple(said[name][0].split(","))) for name in set_)
 
@@ -199,7 +199,7 @@ def _known_hosts_command(wanted: SshSettings, said: dict[str, list[str]], tokens
 
 
 def _expanded(text: str, tokens: Mapping[str, str]) -> str:
-    """`ssh -G` leaves tokens such as %r as they are."""
+    """A text with tokens such as %r expanded, which `ssh -G` leaves."""
     return re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text)
 
 
@@ -240,7 +240,7 @@ def _said(wanted: SshSettings) -> dict[str, list[str]]:
 
 @cache
 def _usual() -> dict[str, list[str]]:
-    """What OpenSSH does where no configuration says otherwise."""
+    """OpenSSH's defaults."""
     return _settings(run([_program(), "-F", "none", "-G", "host"], timeout=30).stdout)
 
 
@@ -316,6 +316,6 @@ def _words(line: str) -> list[str]:
 
 
 def _included(patterns: list[str]) -> list[Path]:
-    """As in ssh_config(5): relative to ~/.ssh."""
+    """The files of an Include, by ssh_config(5) relative to ~/.ssh."""
     paths = [str(Path(CONFIG.expanduser().parent, Path(pattern).expanduser())) for pattern in patterns]
     return [Path(path) for pattern in paths for path in sorted(glob.glob(pattern))]  # noqa: PTH207 - it is absolute

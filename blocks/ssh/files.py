@@ -1,4 +1,4 @@
-"""Files over the connection: rsync through one of its channels, going on after a cut with what has arrived."""
+"""Files over the connection: rsync through a channel, which continues after a cut."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class SshTarget:
     root: PurePosixPath
 
     def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> rsync.Copied:
-        """Bring files of a folder there. After a cut all count as moved: what the first try sent is not known."""
+        """Copy files of a folder there. After a cut all count as sent: those of the first attempt are not known."""
         tries: list[Sequence[str]] = []
 
         def once(way: Sequence[str]) -> rsync.Copied:
@@ -45,12 +45,12 @@ class SshTarget:
         return copied if len(tries) == 1 else rsync.Copied(tuple(names), copied.bytes_sent)
 
     def ask_all(self, requests: Sequence[Request]) -> list[Any]:
-        """Have them done there."""
+        """Have operations done there."""
         return self.agent.ask_all(requests)
 
 
 def copy_to(agent: Agent, source: Path, path: PurePosixPath) -> None:
-    """Bring a file there: beside, then renamed."""
+    """Copy a file there: beside its place, then renamed."""
     beside = path.parent / f".{path.name}.{secrets.token_hex(6)}"
     agent.ask_all([("files.folders", {"root": str(path.parent), "names": [""]})])
     try:
@@ -63,14 +63,14 @@ def copy_to(agent: Agent, source: Path, path: PurePosixPath) -> None:
 
 
 def copy_folder(agent: Agent, source: Path, path: PurePosixPath) -> None:
-    """Bring what lies in a folder into one there; what is there stays."""
+    """Copy the content of a folder into one there; existing files stay."""
     agent.ask_all([("files.folders", {"root": str(path), "names": [""]})])
     patiently(agent, lambda way: rsync.copy_folder(str(source), f"{_HOST}:{path}", way))
     agent.ask_all([("files.sync_all", {"folder": str(path)})])
 
 
 def copy_from(agent: Agent, path: PurePosixPath, target: Path, most: int) -> None:
-    """Bring a file of at most so many bytes home: beside, then renamed."""
+    """Copy a file of at most so many bytes home: beside its place, then renamed."""
     beside = private_folder(target.parent) / f".{target.name}.{secrets.token_hex(6)}"
     try:
         try:
@@ -86,7 +86,7 @@ def copy_from(agent: Agent, path: PurePosixPath, target: Path, most: int) -> Non
 
 
 def bring(agent: Agent, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
-    """Bring files of a folder home; after a cut, those that are not there yet."""
+    """Copy files of a folder home; after a cut, the missing ones."""
     patiently(agent, lambda way: rsync.copy(f"{_HOST}:{folder}", str(target), names, (*way, *rsync.WRITTEN), umask=-1))
 
 

@@ -1,4 +1,4 @@
-"""Which host keys are known: the format of OpenSSH's known_hosts files. Pure."""
+"""Known host keys: the format of OpenSSH's known_hosts files, and the verdict about a key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from slurm_ray_flow.core.errors import HostKeyFailed
 
 
 class KeyVerdict(enum.Enum):
-    """What the files say of a key."""
+    """The verdict of the files about a key."""
 
     KNOWN = "known"
     UNKNOWN = "unknown"
@@ -91,12 +91,12 @@ def _hash_matches(hashed: str, host: str) -> bool:
 
 
 def lines_of(lines: Sequence[KnownHostLine], host: str) -> list[KnownHostLine]:
-    """Those that mean a host."""
+    """The lines for a host."""
     return [line for line in lines if names_match(line.names, host)]
 
 
 def judge(lines: Sequence[KnownHostLine], host: str, key: bytes) -> KeyVerdict:
-    """What the lines say of the key that a host has shown."""
+    """The verdict of lines about the key that a host has shown."""
     meant = lines_of(lines, host)
     if any(line.marker == "@revoked" and line.key == key for line in meant):
         return KeyVerdict.REVOKED
@@ -116,7 +116,7 @@ def algorithms(lines: Sequence[KnownHostLine], host: str) -> list[str]:
 
 
 def fingerprint(key: bytes) -> str:
-    """As ssh-keygen prints it."""
+    """The fingerprint of a key, as ssh-keygen prints it."""
     return "SHA256:" + base64.b64encode(hashlib.sha256(key).digest()).decode().rstrip("=")
 
 
@@ -127,11 +127,11 @@ def written(host: str, kind: str, key: bytes) -> str:
 
 _SECONDS = 30.0
 _KRL = b"SSHKRL\n\0"
-"""What a list of revoked keys begins with that ssh-keygen has made."""
+"""The first bytes of a binary list of revoked keys."""
 
 
 def known_lines(server: Endpoint) -> list[KnownHostLine]:
-    """The lines of known_hosts that are looked at.
+    """The lines of all known_hosts files of a server.
 
     Raises:
         HostKeyFailed: the configuration's own command for them fails.
@@ -150,7 +150,7 @@ def known_lines(server: Endpoint) -> list[KnownHostLine]:
 
 
 def judged(server: Endpoint, lines: list[KnownHostLine], kind: str, key: bytes) -> KeyVerdict:
-    """What is held of the key that a server has shown.
+    """The verdict about the key that a server has shown, with lists of revoked keys.
 
     Raises:
         HostKeyFailed: a list of revoked keys can't be read.

@@ -1,4 +1,4 @@
-"""A connection that is open, its log-in, its channels, and the keys that it takes."""
+"""An open connection, its log-in, its channels, and private keys."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def reading_errors(channel: Any) -> Callable[[int], bytes]:
 
 
 def send_all(channel: Any, data: bytes | memoryview) -> None:
-    """Send it whole. Paramiko's own sendall copies what is left each time.
+    """Send all data. Paramiko's own sendall copies the rest each time.
 
     Raises:
         OSError: it can't be sent.
@@ -66,7 +66,7 @@ def send_all(channel: Any, data: bytes | memoryview) -> None:
 
 
 WINDOW = 8 * 1024 * 1024
-"""What the other side may send before we have read it. Read as much at once: paramiko moves all that is left."""
+"""The window in bytes, which is also the size of one read, since paramiko moves all that is left after each."""
 PACKET = 1024 * 1024
 _AGENT, _TOUCH = 5.0, 120.0
 """Seconds for an SSH agent to list its keys, and to sign: it may ask its user, or for a touch of a key."""
@@ -74,7 +74,7 @@ _WORDS = 500
 _LOGGER = "paramiko.slurm_ray_flow"
 
 Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
-"""Answers a server's questions: title, instructions, and each question with whether its answer may be seen."""
+"""A function that answers a server's questions: title, instructions, questions with whether answers may be seen."""
 
 
 class OpenConnectionError(Exception):
@@ -94,7 +94,7 @@ class Refused(Exception):
 
 
 class Denied(Exception):
-    """The server did not take this proof. `methods` are those that it takes now."""
+    """The server refused a key, an answer or a password. `methods` are those that it takes now."""
 
     def __init__(self, methods: Sequence[str]) -> None:
         super().__init__(", ".join(methods))
@@ -102,11 +102,11 @@ class Denied(Exception):
 
 
 class Dismissed(OpenConnectionError):
-    """The server ended the log-in with a word: more tries are of no use."""
+    """The server ended the log-in with a message: more attempts are of no use."""
 
 
 class Closed(OpenConnectionError):
-    """The server took a proof, and closed the connection: the account is not to log in, or the link was lost."""
+    """The server closed the connection after a success: the account may not log in, or the link was lost."""
 
 
 class OpenConnection:
@@ -135,7 +135,7 @@ class OpenConnection:
 
     @property
     def host_key(self) -> tuple[str, bytes]:
-        """Its type and its bytes."""
+        """The server's host key: its type and its bytes."""
         key = self._transport.get_remote_server_key()
         return key.get_name(), key.asbytes()
 
@@ -146,7 +146,7 @@ class OpenConnection:
     # ---- log-in: each gives the methods that are still needed, none when we are in
 
     def methods(self, user: str) -> Sequence[str]:
-        """What the server takes from this user."""
+        """The log-in methods of the server for this user."""
         with self._told():
             try:
                 self._transport.auth_none(user)
@@ -206,7 +206,7 @@ class OpenConnection:
                 raise Denied(()) from None
 
     def _said_since(self, before: bytes | None) -> str:
-        """That it has closed the connection, with its last word: PAM says there why it refuses an account."""
+        """The error for a closed connection, with the server's last message, in which PAM gives its reason."""
         last = self._transport.auth_handler.banner
         words = (last or b"").decode(errors="replace").strip() if last != before else ""
         return "the server closed the connection during the log-in" + (f": {words[:_WORDS]}" if words else "")
@@ -223,7 +223,7 @@ class OpenConnection:
         return self._opened(lambda: self._transport.open_session(timeout=timeout))
 
     def tunnel(self, host: str, port: int, timeout: float) -> Any:
-        """A channel that leads on to another server."""
+        """A channel to another server."""
         return self._opened(
             lambda: self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=timeout)
         )
@@ -236,7 +236,7 @@ class OpenConnection:
                 raise Refused(error.text) from None
 
     def sign_of_life(self) -> None:
-        """Ask for one, and wait for it, or for the end of the connection if nothing comes."""
+        """Ask for a sign of life and wait for it; without one the connection is closed."""
         self.socket.asked = time.monotonic()
         with contextlib.suppress(Exception):
             self._transport.global_request("keepalive@openssh.com", wait=True)
@@ -265,7 +265,7 @@ class OpenConnection:
 
 
 def execute(channel: Any, command: str) -> None:
-    """Have a command run. Paramiko's own waits for the server's consent without a bound. A refusal ends the channel."""
+    """Run a command, without paramiko's unbounded wait for the server's consent. A refusal ends the channel."""
     message = paramiko.Message()
     message.add_byte(paramiko.common.cMSG_CHANNEL_REQUEST)
     message.add_int(channel.remote_chanid)
@@ -327,7 +327,7 @@ def _loaded(path: Path, passphrase: bytes | None) -> Any:
 
 
 def keys_from_agent(path: Path | None) -> list[Any]:
-    """What the SSH agent at this socket holds; nothing where there is none, or where it does not answer."""
+    """The keys of the SSH agent at a socket; none where it is missing, or does not answer."""
     if path is None:
         return []
     agent, connected = paramiko.agent.AgentSSH(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -1,4 +1,4 @@
-"""Lets rsync use a channel of the connection, by a private Unix socket and `remote/agent/rsync_shell.py`."""
+"""A private Unix socket by which rsync uses a channel of the connection, with `remote/agent/rsync_shell.py`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST = 80  # the whole path of a Unix socket has at most 107 bytes
 
 
 class RsyncSocket:
-    """A place that rsync's pipes are brought to.
+    """The socket that rsync's pipes are passed to.
 
     Attributes:
         lost: why the connection was lost under rsync; "" if it was not.
@@ -47,7 +47,7 @@ class RsyncSocket:
 
     @property
     def rsync_options(self) -> tuple[str, ...]:
-        """What makes rsync come here; `-s` keeps all names out of command lines."""
+        """The options that lead rsync to the socket; `-s` keeps all names out of command lines."""
         program = Path(remote.__path__[0]) / "agent" / "rsync_shell.py"
         return "-s", "-e", " ".join(_quoted(text) for text in (sys.executable, "-I", str(program), str(self._path)))
 
@@ -118,7 +118,7 @@ class RsyncSocket:
 
 @contextlib.contextmanager
 def opened(channel: Callable[[], AbstractContextManager[Any]]) -> Iterator[RsyncSocket]:
-    """A door for as long as the block lasts.
+    """A socket for as long as the block lasts.
 
     Args:
         channel: gives a new channel of the connection.
@@ -158,5 +158,5 @@ def _feed(channel: Any, pipe: int) -> None:
 
 
 def _quoted(text: str) -> str:
-    """As rsync reads `-e`: a quote within quotes is doubled."""
+    """A text quoted for rsync's `-e`: a quote within quotes is doubled."""
     return '"' + text.replace('"', '""') + '"' if set(text) & set(" \t\"'") else text

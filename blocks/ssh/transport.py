@@ -1,4 +1,4 @@
-"""The one file that imports paramiko, and what of it is ours because its own would hang, fail or believe too much."""
+"""Sockets and paramiko's transport, with replacements where paramiko would hang, fail or trust too much."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from slurm_ray_flow.blocks.processes import Joined, joined
 from slurm_ray_flow.core.errors import OptionError
 
 STRANGERS_BYTES = 1024 * 1024
-"""What is read from a server before its key is known; paramiko itself would keep a line of any length."""
+"""The most bytes that are read from a server before its key is known; paramiko would keep a line of any length."""
 
 
 LARGEST_PACKET = 4 * 1024 * 1024
-"""We ask for packets of at most one mebibyte; paramiko would read four gigabytes."""
+"""The largest packet in bytes; paramiko would read four gigabytes."""
 
 
 class Socket:
-    """A socket, or a channel of another connection, that knows when it was heard last."""
+    """A socket, or a channel of another connection, with the time of its last bytes."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
@@ -91,7 +91,7 @@ def connected_socket(host: str, port: int, timeout: float) -> socket.socket:
 
 
 class Proxied(socket.socket):
-    """A connection through a command of a shell, which OpenSSH calls a ProxyCommand; that ends when this is closed."""
+    """A connection through a ProxyCommand, which ends when the connection is closed."""
 
     _process: Joined | None = None
 
@@ -113,7 +113,7 @@ class Proxied(socket.socket):
         return self._process is not None and self._process.exit_code(within=0.2) in {126, 127}
 
     def words(self) -> str:
-        """What the command has said on stderr."""
+        """The output of the command on stderr."""
         return os.pread(self._errors.fileno(), 1000, 0).decode(errors="replace").strip()
 
 
@@ -121,9 +121,9 @@ paramiko: Any = _paramiko  # it has no types of its own, and typeshed's are of a
 
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _KINDS = {"kexalgorithms": "kex", "ciphers": "ciphers", "macs": "digests", "hostkeyalgorithms": "key_types"}
-"""What paramiko calls what OpenSSH's configuration allows."""
+"""Paramiko's names of the kinds of algorithms in OpenSSH's configuration."""
 _DISMISSED = (2, 14)
-"""Why servers end a log-in: a protocol error, which too many tries are to OpenSSH, or no further way to log in."""
+"""The codes with which servers end a log-in: a protocol error (OpenSSH's "too many"), or no further method."""
 _QUESTIONS = 20
 
 
@@ -159,7 +159,7 @@ class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
     """Paramiko's, which waits without an end for the first answer, and a tenth of a second more than it needs."""
 
     farewell = ""
-    """What the server said when it ended the connection."""
+    """The server's message when it ended the connection."""
 
     def restrict(self, allowed: Mapping[str, Sequence[str]]) -> None:
         """Use no other algorithms than these.

@@ -1,4 +1,4 @@
-"""Makes host keys known: shows each one that is not, and writes it down when it is said to be right."""
+"""Trust in host keys: each unknown key is shown, and saved after a confirmation."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def trust(
     limits: ConnectionTimeouts,
     label: str,
 ) -> list[ShownKey]:
-    """Look at the keys of a server and of those on the way there; gives what was shown, in order.
+    """Check the keys of a server and of those on the way there; gives the shown keys, in order.
 
     Args:
         endpoint: the server.
