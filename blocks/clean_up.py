@@ -8,12 +8,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from time import time
 from typing import Any
 
-from slurm_ray_flow.blocks.server.sweep import launch_alive
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.run_facts import LOCAL, launch_alive
 from slurm_ray_flow.core.clean_up import RECORD_SECONDS, CleanUpReport, StaleItem, removed
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.home import home
@@ -21,7 +22,6 @@ from slurm_ray_flow.core.run import RunRecord
 
 Ask = Callable[..., Any]
 """Has an operation done on the cluster: `ask("clean_up.find", root=..., ...)`."""
-LOCAL = "local-machine"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +59,7 @@ def clean_up(
     Raises:
         SlurmRayFlowError: the cluster can't be reached, or the run lives.
     """
-    records = list(_records())
+    records = list(store.records_with_paths())
     if run and any(path.stem == run and _launching(record) for path, record in records):
         raise OptionError(f"run {run} still lives", where=place.label, advice=f"end it: srf cancel {run[:8]}")
     asked = {"root": place.root, "seconds": seconds, "run": run, "known": _known(place, records)}
@@ -83,7 +83,7 @@ def _known(place: CleanUpRoot, records: Iterable[tuple[Path, RunRecord]]) -> dic
     launching: set[str] = set()
     kept: set[str] = set()
     for path, record in records:
-        age = time() - _changed(path)
+        age = time() - store.changed(path)
         # A run that was given another one's remembered value shows that one's log.
         named = {_run_id(name) for name in (record.run_id, record.attempt, record.allocation)}
         if place.has(record):
@@ -105,18 +105,12 @@ def _forget(
 ) -> None:
     """Remove home's records of runs that are not on the cluster any more."""
     for path, record in records:
-        old = time() - _changed(path) > seconds and not record.keep and not _launching(record)
+        old = time() - store.changed(path) > seconds and not record.keep and not _launching(record)
         wanted = record.run_id == run if run else old
         if place.has(record) and wanted and _run_id(record.run_id) not in there:
             with contextlib.suppress(OSError):
                 path.unlink()
             shutil.rmtree(path.with_suffix(".result"), ignore_errors=True)
-
-
-def _records() -> Iterator[tuple[Path, RunRecord]]:
-    for path in (home() / "runs").glob("[!.]*.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError):
-            yield path, RunRecord.from_json(path.read_text())
 
 
 def _launching(record: RunRecord) -> bool:
@@ -126,10 +120,3 @@ def _launching(record: RunRecord) -> bool:
 
 def _run_id(name: str) -> str:
     return name.partition(".")[0]
-
-
-def _changed(path: Path) -> float:
-    try:
-        return path.lstat().st_mtime
-    except OSError:
-        return 0.0

@@ -15,14 +15,13 @@ from prefect.blocks.core import Block
 from pydantic import Field
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import environments, processes, programs, rsync, transfer
+from slurm_ray_flow.blocks import environments, programs, rsync, transfer
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
 from slurm_ray_flow.blocks.processes import withheld
 from slurm_ray_flow.core.cluster_facts import Facts
 from slurm_ray_flow.core.errors import EnvironmentFailed
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.core.run import Event
 from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.core.trace import requests_shown, traced
 from slurm_ray_flow.remote.agent.operations import perform
@@ -127,9 +126,6 @@ class LocalMachine(Machine, Block):
 
     def reach(self, host: str, port: int) -> socket.socket:
         return socket.create_connection((host, port), REACH_SECONDS)
-
-    def lives(self, allocated: Event) -> bool | None:
-        return processes.alive_as_noted(allocated)  # macOS has no /proc to ask
 
 
 def _link(source: Path, target: Path) -> None:

@@ -136,11 +136,11 @@ class Machine:
         self.ask("runs.submit", root=str(paths.root), run_id=paths.run_id)
 
     def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:  # noqa: ARG002 - its process is noted in its events
-        allocated = find_event(list(events), "allocated")
+        allocated = find_event(events, "allocated")
         if allocated is None:
             return GONE
         alive = self.lives(allocated)
-        if alive is None and not find_event(list(events), "released"):
+        if alive is None and not find_event(events, "released"):
             unseen = f"the run's head is on {allocated.get('host')} and can't be seen from where {self.label} leads"
             return Liveness(alive=True, waiting=f"{unseen}: its own word is waited for")
         return ALIVE if alive else GONE

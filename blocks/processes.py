@@ -12,7 +12,6 @@ import shlex
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,7 +22,7 @@ from typing import Any
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.trace import traced
-from slurm_ray_flow.remote.shared import processes
+from slurm_ray_flow.remote.shared import liveness, processes
 from slurm_ray_flow.remote.shared.files import write_whole
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
@@ -261,12 +260,9 @@ def _too_slow(command: Sequence[str], timeout: float) -> SlurmRayFlowError:
     )
 
 
-_LINUX = sys.platform == "linux"
-
-
 @dataclass(frozen=True)
 class Process:
-    """One process for ever. `started` counts clock ticks since boot (macOS: seconds since 1970)."""
+    """One process for ever, as home notes it: `boot_id` has the boot, the namespace of pids and the host's name."""
 
     pid: int
     started: int
@@ -276,12 +272,8 @@ class Process:
 @cache
 def boot_id() -> str:
     """Where pids mean what they mean here: the boot of the machine, the pid namespace, and the host's name."""
-    boot = processes.boot_id() if _LINUX else run(["sysctl", "-n", "kern.bootsessionuuid"], timeout=10).stdout.strip()
-    return _place(str(boot), processes.namespace(), socket.gethostname())
-
-
-def _place(boot: str, namespace: str, host: str) -> str:
-    return f"{boot} {namespace or '-'} {host.replace(' ', '-') or '-'}"
+    host = socket.gethostname().replace(" ", "-")
+    return f"{processes.boot_id()} {processes.namespace() or '-'} {host or '-'}"
 
 
 def elsewhere(noted: str) -> bool:
@@ -289,15 +281,16 @@ def elsewhere(noted: str) -> bool:
 
     What older versions noted is the boot alone; then it is taken for a boot of this host.
     """
-    (boot, *place), (boot_here, *place_here) = noted.split(" "), boot_id().split(" ")
-    if len(place) != len(place_here):
-        return False
-    return place[0] != place_here[0] if boot == boot_here else place[1] != place_here[1]
+    return liveness.elsewhere(_parts(noted), _parts(boot_id()))
+
+
+def _parts(noted: str) -> dict[str, str]:
+    return dict(zip(("boot_id", "namespace", "host"), noted.split(" "), strict=False))
 
 
 def identify(pid: int) -> Process | None:
     """The process that has this pid now; None where there is none, or only what is left of a dead one."""
-    started = processes.started(pid) if _LINUX else _started_elsewhere(pid)
+    started = processes.started(pid)
     return None if started is None else Process(pid, started, boot_id())
 
 
@@ -310,25 +303,14 @@ def this_process() -> Process:
 
 def alive(process: Process) -> bool:
     """Whether it still runs here; a zombie does not, and one that is `elsewhere` can't be seen."""
-    if process.boot_id.split(" ")[0] != boot_id().split(" ")[0] or elsewhere(process.boot_id):
-        return False
-    now = identify(process.pid)
-    return now is not None and now.started == process.started
+    return alive_as_noted(vars(process)) is True
 
 
 def alive_as_noted(noted: Mapping[str, Any]) -> bool | None:
-    """Whether the process still runs that noted its own `pid`, `started` and `boot_id`; None if it is `elsewhere`.
-
-    Where the system told it only its pid, whoever has that pid now counts.
-    """
-    boot = str(noted["boot_id"])
-    if "namespace" in noted:  # as our program on a cluster writes it
-        boot = _place(boot, noted["namespace"], noted["host"])
-    if elsewhere(boot):
-        return None
-    if noted["started"] is None:
-        return identify(noted["pid"]) is not None
-    return alive(Process(noted["pid"], noted["started"], boot))
+    """Whether the process still runs that noted its own `pid`, `started` and `boot_id`; None if it is `elsewhere`."""
+    known = {name: noted[name] for name in ("pid", "started")}
+    known |= {name: noted[name] for name in ("namespace", "host") if name in noted}  # as our program on a cluster does
+    return liveness.noted_alive({**known, **_parts(str(noted["boot_id"]))})
 
 
 def end(process: Process, *, patience: float) -> bool:
@@ -357,11 +339,3 @@ def wait_gone(process: Process, seconds: float) -> bool:
 def _reap(pid: int) -> None:
     with contextlib.suppress(ChildProcessError):
         os.waitpid(pid, os.WNOHANG)
-
-
-def _started_elsewhere(pid: int) -> int | None:
-    answer = run(["ps", "-o", "stat=,lstart=", "-p", str(pid)], timeout=10, env={**inherited(), "LC_ALL": "C"}).stdout
-    state, _, started = answer.strip().partition(" ")
-    if not state or state.startswith("Z"):
-        return None
-    return int(time.mktime(time.strptime(started.strip(), "%a %b %d %H:%M:%S %Y")))

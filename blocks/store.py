@@ -112,19 +112,34 @@ def no_longer_warm(record: RunRecord) -> None:
 
 def records() -> Iterator[RunRecord]:
     """All runs that home remembers, the newest first."""
-    found = sorted((home() / "runs").glob("*.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    return (record for _, record in records_with_paths())
+
+
+def records_with_paths() -> Iterator[tuple[Path, RunRecord]]:
+    """The same, each after its file; one that is damaged is passed over."""
+    found = sorted((home() / "runs").glob("[!.]*.json"), key=changed, reverse=True)
     for path in found:
-        try:
-            yield RunRecord.from_json(path.read_text())
-        except (OSError, ValueError):
-            continue
+        if record := _read(path):
+            yield path, record
+
+
+def changed(path: Path) -> float:
+    """When a file was written last, in seconds since 1970; 0 where it is gone."""
+    try:
+        return path.lstat().st_mtime
+    except OSError:
+        return 0.0
 
 
 def known_record(run_id: str) -> RunRecord | None:
     """The run of exactly this id, if home remembers it."""
+    return _read(record_path(run_id))
+
+
+def _read(path: Path) -> RunRecord | None:
     try:
-        return RunRecord.from_json(record_path(run_id).read_text())
-    except (OSError, ValueError):
+        return RunRecord.from_json(path.read_text())
+    except (OSError, ValueError, TypeError):
         return None
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from prefect import task
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks.clean_up import LOCAL, CleanUpRoot
+from slurm_ray_flow.blocks.clean_up import CleanUpRoot
 from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import find_cluster
+from slurm_ray_flow.blocks.run_facts import LOCAL
 from slurm_ray_flow.core.artifacts import short_name
 from slurm_ray_flow.core.clean_up import KEPT_DAYS, CleanUpReport, retention_seconds
 from slurm_ray_flow.core.errors import SlurmRayFlowError

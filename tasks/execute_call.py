@@ -8,15 +8,17 @@ import time
 from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster, recorded
+from slurm_ray_flow.blocks.run_facts import life_of
 from slurm_ray_flow.blocks.waits import within
 from slurm_ray_flow.core.errors import Lost, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import CallEnd, Event, find_event, parse_events
+from slurm_ray_flow.core.run_state import NO_WORD
 from slurm_ray_flow.tasks.log_relay import LogRelay
 from slurm_ray_flow.tasks.retry import step
-from slurm_ray_flow.tasks.run import NO_WORD, Run, gone, life_of, where
+from slurm_ray_flow.tasks.run import Run, gone, where
 
 LIFE_SECONDS = 1.0
 """Seconds between two questions whether the head lives."""

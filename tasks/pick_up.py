@@ -13,10 +13,11 @@ from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.run_facts import ask
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.run import find_event
+from slurm_ray_flow.core.run_state import run_state
 from slurm_ray_flow.tasks import warm
-from slurm_ray_flow.tasks.run import Run, look
+from slurm_ray_flow.tasks.run import Run
 from slurm_ray_flow.tasks.start_ray import wait_ready
 
 
@@ -62,12 +63,13 @@ def offer_what_is_warm(run: Run, cluster: Cluster) -> None:
 def _is_there(run: Run, cluster: Cluster) -> bool:
     if run.paths.cancel.name in cluster.names(run.paths.folder):
         return False
-    events, life = look(run.record, cluster)
-    if ended := find_event(events, "call_ended"):
-        return ended.get("outcome") is not None
-    if life.alive and cluster.queues and run.record.allocation == run.record.attempt and not events:
+    facts = ask(run.record, cluster)
+    if call_end := run_state(facts).call_end:
+        return call_end.outcome is not None
+    own = run.record.allocation == run.record.attempt
+    if facts.head_alive and cluster.queues and own and not facts.events:
         cluster.submit(run.paths, json.loads(cluster.read(run.paths.spec)))  # the process may have died before that
-    return life.alive
+    return facts.head_alive
 
 
 def _tell(text: str) -> None:

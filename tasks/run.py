@@ -9,30 +9,20 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from slurm_ray_flow.blocks import processes, store
-from slurm_ray_flow.blocks.cluster import Cluster, recorded
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.run_facts import ask
 from slurm_ray_flow.blocks.waits import within
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, ResultError, RunError, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interruptible
 from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.core.run import (
-    GONE,
-    CallEnd,
-    Event,
-    Liveness,
-    RunPaths,
-    RunRecord,
-    RunState,
-    error_of,
-    failed_state,
-    find_event,
-)
+from slurm_ray_flow.core.run import CallEnd, Event, Liveness, RunPaths, RunRecord, RunState, error_of, find_event
+from slurm_ray_flow.core.run_state import NO_WORD, RunFacts, RunStatus, run_state
 from slurm_ray_flow.core.scan import FunctionSource
 
 CANCEL_SECONDS = 15.0
 """How long a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""
 HARD_SECONDS = 8.0
 """After so long the cluster itself is asked to end it, where there is somebody to be asked."""
-NO_WORD = "the program that ran the function is gone and left no word"
 ANSWER_SECONDS = 12.0
 """How long whoever ends a run waits for a cluster that does not answer."""
 _LEFT = ("attempt", "allocation", "warm", "handed_over", "handed_over_at", "created")
@@ -138,18 +128,15 @@ class Run:
             cause = getattr(error, "cause", "") if isinstance(error, Exception) else "cancelled"
             self.note(failure=getattr(error, "what", str(error)) or type(error).__name__, failure_cause=cause)
             if self.over:
-                self._note_end(failed_state(cause))
+                self._note_end(CallEnd(None, cause))
             raise
-        self._note_end(RunState.SUCCEEDED)
+        self._note_end(CallEnd("value"))
 
-    def _note_end(self, otherwise: RunState) -> None:
+    def _note_end(self, otherwise: CallEnd) -> None:
         """The call's own end counts, also where the launch failed or was interrupted after it."""
-        ended = self.call_ended
-        state = otherwise
-        if ended is not None:
-            state = RunState.SUCCEEDED if ended.outcome == "value" else failed_state(ended.cause)
-        usage = ended.usage if ended is not None else None
-        self.note(ended=state.value, ended_at=time.time(), waiting="", usage=usage, handed_over=False)
+        status = run_state(RunFacts(self.record, call_end=self.call_ended or otherwise))
+        usage = self.call_ended.usage if self.call_ended is not None else None
+        self.note(ended=status.state.value, ended_at=time.time(), waiting="", usage=usage, handed_over=False)
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:
@@ -214,17 +201,19 @@ def _ended_events(record: RunRecord, cluster: Cluster) -> list[Event] | None:
         return ConnectionFailed(what, where=where(record), advice=_later(record))
 
     with interruptible(lambda: None):
-        events, life = within(ANSWER_SECONDS, lambda: look(record, cluster), silent)
-        return within(CANCEL_SECONDS + 1, lambda: _end(record, cluster), silent) if life.alive else events
+        facts = within(ANSWER_SECONDS, lambda: ask(record, cluster), silent)
+        if not facts.head_alive:
+            return list(facts.events)
+        return within(CANCEL_SECONDS + 1, lambda: _end(record, cluster), silent)
 
 
 def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     cluster.cancel(record.paths)
     started, hard = time.monotonic(), False
     while time.monotonic() - started < CANCEL_SECONDS:
-        events, life = look(record, cluster)
-        if not life.alive:
-            return events
+        facts = ask(record, cluster)
+        if not facts.head_alive:
+            return list(facts.events)
         if not hard and time.monotonic() - started > HARD_SECONDS:
             cluster.cancel(record.paths, hard=True)
             hard = True
@@ -232,49 +221,20 @@ def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     return None
 
 
-def life_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> Liveness:
-    """Whether the head that takes this run's call lives, or may still begin.
-
-    Args:
-        record: the run.
-        cluster: its cluster.
-        events: the run's own, where they are known already.
-    """
-    if events is None or record.allocation != record.attempt:
-        events = events_of(record, cluster, record.allocation)
-    return cluster.life(RunPaths(record.paths.root, record.allocation), events)
-
-
 def gone(life: Liveness, otherwise: str, place: str) -> RunError:
     """The error for a head that is gone: what the cluster knows of it, else that it left no word."""
     return error_of(life.cause, life.message, place) if life.cause else Lost(otherwise, where=place)
 
 
-def left(record: RunRecord, life: Liveness) -> RunError:
-    """The error for a run whose launch and head are gone, and whose events tell of no end."""
-    if record.ended == RunState.SUCCEEDED.value:
+def error_without_outcome(record: RunRecord, status: RunStatus) -> RunError:
+    """The error for a run that has ended, of whose call the cluster tells no end."""
+    if status.state is RunState.SUCCEEDED:
         what = f"run {record.run_id[:8]} has succeeded, but {record.cluster} no longer has what it kept of that"
         return ResultError(what, where=where(record), advice="start the function again; cache=... keeps its next value")
-    if not record.unsent:
-        return gone(life, NO_WORD, where(record))
-    what = f"the process that launched run {record.run_id[:8]} is gone, and {record.cluster} never had it"
-    return Lost(what, advice="start the function again")
-
-
-def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Event]:
-    """The events of a run, or of its allocation."""
-    return recorded(cluster, RunPaths(record.paths.root, run_id or record.attempt).events)
-
-
-def look(record: RunRecord, cluster: Cluster) -> tuple[list[Event], Liveness]:
-    """A run's events, and whether its head lives; that is not asked where the call has ended."""
-    events = events_of(record, cluster)
-    if find_event(events, "call_ended"):
-        return events, GONE
-    life = life_of(record, cluster, events)
-    if life.alive:
-        return events, life
-    return events_of(record, cluster), life  # what it wrote last may have come between the two questions
+    if record.unsent and status.state is RunState.LOST:
+        return Lost(status.message, advice="start the function again")
+    cause = status.cause or status.state.value  # what is no cause of its own is told as a crash
+    return error_of(cause, status.message or NO_WORD, where(record))
 
 
 def where(record: RunRecord) -> str:

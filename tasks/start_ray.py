@@ -11,6 +11,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.run_facts import life_of
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import reporter
@@ -20,7 +21,7 @@ from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.retry import step
-from slurm_ray_flow.tasks.run import Call, Run, gone, life_of, where
+from slurm_ray_flow.tasks.run import Call, Run, gone, where
 from slurm_ray_flow.tasks.scan_imports import ScannedCode
 from slurm_ray_flow.tasks.sync_files import Snapshot
 from slurm_ray_flow.tasks.turn import QueueReport

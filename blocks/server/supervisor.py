@@ -22,9 +22,10 @@ from types import FrameType
 from typing import Any
 
 from slurm_ray_flow.blocks import processes
-from slurm_ray_flow.blocks.clean_up import LOCAL, CleanUpRoot
+from slurm_ray_flow.blocks.clean_up import CleanUpRoot
 from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_process
+from slurm_ray_flow.blocks.run_facts import LOCAL
 from slurm_ray_flow.blocks.server.address import (
     BEAT_SECONDS,
     BEATS_WITHIN,

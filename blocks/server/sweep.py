@@ -14,18 +14,19 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from slurm_ray_flow.blocks import concurrency_limit, processes
+from slurm_ray_flow.blocks import concurrency_limit, processes, run_facts, store
 from slurm_ray_flow.blocks.concurrency_limit import HeldSlot
-from slurm_ray_flow.blocks.processes import Process, alive, alive_as_noted, elsewhere
+from slurm_ray_flow.blocks.processes import alive
+from slurm_ray_flow.blocks.run_facts import LOCAL, launch_alive
 from slurm_ray_flow.blocks.server.address import read_state
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
 from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, server_files
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError
 from slurm_ray_flow.core.events import run_failed
-from slurm_ray_flow.core.home import home
-from slurm_ray_flow.core.run import CallEnd, RunPaths, RunRecord, find_event, parse_events
-from slurm_ray_flow.core.sweep import SILENT, TAG, Action, ClusterState, HeadState, SweepDecision, slot_is_free, verdict
+from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.core.run_state import RunFacts
+from slurm_ray_flow.core.sweep import TAG, Action, SweepDecision, slot_is_free, verdict
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -34,8 +35,6 @@ if TYPE_CHECKING:
 ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
 PAGE = 200
 """So many flow runs Prefect gives with one answer."""
-LOCAL = "local-machine"
-"""The kind of cluster that can be asked from here: its folders are this machine's."""
 
 
 def sweep(api: Api) -> Iterator[str]:
@@ -47,7 +46,7 @@ def sweep(api: Api) -> Iterator[str]:
     for flow_run, record in known_runs(api):
         cancel = partial(Path(record.paths.cancel).touch, mode=0o600)
         try:
-            yield from judge(api, flow_run, record, cluster_state(record), cancel)
+            yield from judge(api, flow_run, run_facts.read_here(record), cancel)
         except ServerError:
             raise
         except Exception as error:  # of one run whose files are damaged; the others are seen to all the same
@@ -55,21 +54,16 @@ def sweep(api: Api) -> Iterator[str]:
     see_to_slots(api)
 
 
-def judge(
-    api: Api, flow_run: dict[str, Any], record: RunRecord, cluster: ClusterState, cancel: Callable[[], None]
-) -> Iterator[str]:
+def judge(api: Api, flow_run: dict[str, Any], facts: RunFacts, cancel: Callable[[], None]) -> Iterator[str]:
     """Decides about one run and does it; `cancel` has its cluster end it."""
-    decided = verdict(
-        record, cluster, flow_state=flow_run["state_type"], launch_alive=launch_alive(record), now=time.time()
-    )
+    decided = verdict(facts, flow_state=flow_run["state_type"])
     if decided.action is Action.CANCEL:
         cancel()
     carry_out(api, flow_run, decided)
     if decided.action is Action.END and decided.state in {"FAILED", "CRASHED"}:
-        cause, _, message = decided.message.partition(": ")
-        api.post("/events", [run_failed(record, cause, message).body()])
+        api.post("/events", [run_failed(facts.record, decided.cause, decided.message).body()])
     if decided.action in {Action.CANCEL, Action.END}:
-        yield f"run {record.run_id}: {decided.action.value} {decided.state} {decided.message}".rstrip()
+        yield f"run {facts.record.run_id}: {decided.action.value} {decided.state} {decided.text}".rstrip()
 
 
 def known_runs(api: Api) -> Iterator[tuple[dict[str, Any], RunRecord]]:
@@ -78,7 +72,7 @@ def known_runs(api: Api) -> Iterator[tuple[dict[str, Any], RunRecord]]:
     Those launched elsewhere, or not yet noted, are seen to by the server's automation.
     """
     for flow_run in active_runs(api):
-        record = read_record(flow_run["id"])
+        record = store.known_record(flow_run["id"])
         if record is not None:
             yield flow_run, record
 
@@ -90,60 +84,25 @@ def see_to_slots(api: Api) -> None:
         ServerError: the server can't be reached.
     """
     for held in concurrency_limit.noted():
-        found = read_record(held.run_id)
-        if found is None or found.kind == LOCAL:
-            see_to_slot(api, held, found, cluster_state(found) if found else ClusterState("unknown"))
+        record = store.known_record(held.run_id)
+        if record is None or record.kind == LOCAL:
+            see_to_slot(api, held, run_facts.read_here(record) if record else None)
 
 
-def see_to_slot(api: Api, held: HeldSlot, record: RunRecord | None, cluster: ClusterState) -> None:
+def see_to_slot(api: Api, held: HeldSlot, facts: RunFacts | None) -> None:
     """Keep the slot of a run whose launch is gone, or give it back when the run has ended."""
-    if held.url != api.url or (record is not None and launch_alive(record) is not False and not held.left):
+    if held.url != api.url or (facts is not None and facts.launch_alive is not False and not held.left):
         return
-    if slot_is_free(record, cluster, time.time()):
+    if slot_is_free(facts):
         concurrency_limit.end(api, held)
-    elif cluster.silent is None or cluster.silent < SILENT:
+    else:
         concurrency_limit.keep(api, held)
-
-
-def read_record(run_id: str) -> RunRecord | None:
-    """What the launch of this run noted at home; None where it noted nothing that can be read."""
-    try:
-        return RunRecord.from_json((home() / "runs" / f"{run_id}.json").read_text())
-    except (OSError, ValueError, TypeError):
-        return None
-
-
-def launch_alive(record: RunRecord) -> bool | None:
-    """Whether the process that launched the run lives; None where it can't be seen, since it is another host's."""
-    if record.started is None or record.boot_id is None:
-        return False
-    if elsewhere(record.boot_id):
-        return None
-    return alive(Process(record.pid, record.started, record.boot_id))
-
-
-def launch_goes_on(record: RunRecord) -> bool:
-    """Whether a launch is worth waiting for: it lives, or it is another host's and has not had its time yet."""
-    launched = launch_alive(record)
-    if launched is None:
-        return bool(record.waiting) or record.is_new(time.time())
-    return launched
-
-
-def cluster_state(record: RunRecord) -> ClusterState:
-    """What the run's folders say; `unknown` for a cluster that is not this machine."""
-    if record.kind != LOCAL:
-        return ClusterState("unknown")
-    ended = find_event(_events(record.paths), "call_ended")
-    return ClusterState(
-        head_state(RunPaths(record.paths.root, record.allocation)), CallEnd.from_event(ended) if ended else None
-    )
 
 
 def carry_out(api: Api, flow_run: dict[str, Any], decided: SweepDecision) -> None:
     """Tells Prefect what the verdict says."""
     if decided.action is Action.END:
-        state = {"type": decided.state, "message": decided.message}
+        state = {"type": decided.state, "message": decided.text}
         api.post(f"/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
         _end_tasks(api, flow_run["id"], state)
         return
@@ -174,24 +133,6 @@ def active_runs(api: Api) -> list[dict[str, Any]]:
             return found
 
 
-def head_state(paths: RunPaths) -> HeadState:
-    """What became of the head of an allocation on this machine."""
-    allocated = find_event(_events(paths), "allocated")
-    if allocated is None:
-        return "absent"
-    if allocated.get("started") is None:
-        return "unknown"
-    alive = alive_as_noted(allocated)
-    return "unknown" if alive is None else "alive" if alive else "dead"
-
-
-def _events(paths: RunPaths) -> list[dict[str, Any]]:
-    try:
-        return parse_events(Path(paths.events).read_bytes())[0]
-    except OSError:
-        return []
-
-
 def _heartbeat(flow_run: dict[str, Any]) -> dict[str, Any]:
     tags = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in flow_run["tags"]]
     return {
@@ -220,21 +161,21 @@ class Clusters:
         self._silent: dict[str, float] = {}
         self._again: dict[str, float] = {}
 
-    def state(self, record: RunRecord) -> ClusterState:
+    def facts(self, record: RunRecord) -> RunFacts:
         """What its cluster says of a run."""
         name, now = f"{record.kind}/{record.cluster}", time.monotonic()
         if now < self._again.get(name, 0.0):
-            return self._unanswered(name)
+            return self._unanswered(name, record)
         try:
-            found = asked_state(record, self._cluster(name, record))
+            facts = run_facts.ask(record, self._cluster(name, record))
         except Exception as error:  # whatever it is, the other clusters are asked all the same
             refused = isinstance(error, ConnectionFailed) and not error.transient
             self._again[name] = now + (LOG_IN_SECONDS if refused else AGAIN_SECONDS)
             self._known.pop(name, None)
             sys.stderr.write(f"orphans: {name} gives no answer: {error}\n")
-            return self._unanswered(name)
+            return self._unanswered(name, record)
         self._silent.pop(name, None)
-        return found
+        return facts
 
     def cancel(self, record: RunRecord) -> None:
         """Ask a run's head to cancel it."""
@@ -249,28 +190,9 @@ class Clusters:
             self._known[name] = cluster_of(record)
         return self._known[name]
 
-    def _unanswered(self, name: str) -> ClusterState:
+    def _unanswered(self, name: str, record: RunRecord) -> RunFacts:
         since = self._silent.setdefault(name, time.monotonic())
-        return ClusterState("unknown", silent=time.monotonic() - since)
-
-
-def asked_state(record: RunRecord, cluster: Cluster) -> ClusterState:
-    """What a cluster says of a run, in two questions; one where the run has ended.
-
-    Raises:
-        SlurmRayFlowError: it does not answer.
-    """
-    from slurm_ray_flow.blocks.cluster import recorded
-
-    events = recorded(cluster, record.paths.events)
-    if ended := find_event(events, "call_ended"):
-        return ClusterState("unknown", CallEnd.from_event(ended))
-    paths = RunPaths(record.paths.root, record.allocation)
-    if record.allocation != record.attempt:
-        events = recorded(cluster, paths.events)
-    if cluster.life(paths, events).alive:
-        return ClusterState("alive")
-    return ClusterState("dead" if find_event(events, "allocated") else "absent")
+        return RunFacts(record, silent=time.monotonic() - since, launch_alive=launch_alive(record))
 
 
 def look(api: Api, clusters: Clusters) -> Iterator[str]:
@@ -282,9 +204,9 @@ def look(api: Api, clusters: Clusters) -> Iterator[str]:
     for flow_run, record in known_runs(api):
         if _orphan(record):
             with contextlib.suppress(ConnectionFailed):
-                yield from judge(api, flow_run, record, clusters.state(record), partial(clusters.cancel, record))
-    for held, found in orphan_slots(api):
-        see_to_slot(api, held, found, clusters.state(found))
+                yield from judge(api, flow_run, clusters.facts(record), partial(clusters.cancel, record))
+    for held, record in orphan_slots(api):
+        see_to_slot(api, held, clusters.facts(record))
 
 
 def _orphan(record: RunRecord) -> bool:
@@ -296,7 +218,7 @@ def orphan_slots(api: Api) -> list[tuple[HeldSlot, RunRecord]]:
     found = [
         (held, record)
         for held in concurrency_limit.noted()
-        if held.url == api.url and (record := read_record(held.run_id))
+        if held.url == api.url and (record := store.known_record(held.run_id))
     ]
     return [
         (held, record) for held, record in found if record.kind != LOCAL and (held.left or not launch_alive(record))

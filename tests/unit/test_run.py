@@ -1,14 +1,19 @@
+import dataclasses
 import json
 from pathlib import PurePosixPath
 
 import pytest
 
 from slurm_ray_flow import Crashed, Lost, OutOfMemory, ResultError, RunState, TimeLimit
-from slurm_ray_flow.core.run import GONE, Liveness, RunPaths, RunRecord, error_of, parse_events, state_of
-from slurm_ray_flow.tasks.run import left
+from slurm_ray_flow.core.run import ALIVE, GONE, Liveness, RunPaths, RunRecord, error_of, parse_events
+from slurm_ray_flow.core.run_state import RunFacts, run_state
+from slurm_ray_flow.tasks.run import error_without_outcome
 
 ALLOCATED = {"event": "allocated", "pid": 1, "started": 2, "boot_id": "b"}
 STARTED = {"event": "call_started", "pid": 3}
+
+
+RECORD = RunRecord("id", "id", "desi", "k", "/r", "id", "id", "f", 1, 2, "b", created=0.0)
 
 
 def ended(outcome, cause=None):
@@ -18,7 +23,7 @@ def ended(outcome, cause=None):
 @pytest.mark.parametrize(
     ("events", "alive", "state"),
     [
-        ([], False, RunState.PREPARING),
+        ([], False, RunState.LOST),
         ([], True, RunState.WAITING),
         ([ALLOCATED], True, RunState.STARTING),
         ([ALLOCATED, STARTED], True, RunState.RUNNING),
@@ -34,7 +39,38 @@ def ended(outcome, cause=None):
     ],
 )
 def test_the_state_follows_from_the_events_and_the_heads_life(events, alive, state):
-    assert state_of(events, Liveness(alive)) is state
+    assert run_state(RunFacts(RECORD, events, Liveness(alive))).state is state
+
+
+@pytest.mark.parametrize(
+    ("noted", "events", "life", "launch", "state", "cause"),
+    [
+        ({}, [], GONE, True, RunState.PREPARING, ""),
+        ({"waiting": "behind ann"}, [], None, True, RunState.WAITING, ""),
+        ({"waiting": "behind ann"}, [], None, False, RunState.LOST, "lost"),
+        ({"waiting": "behind ann"}, [], None, None, RunState.WAITING, ""),
+        ({"failure": "no", "failure_cause": "rejected"}, [], GONE, True, RunState.FAILED, "rejected"),
+        ({"failure": "no", "failure_cause": "cancelled"}, [ALLOCATED], GONE, False, RunState.CANCELLED, "cancelled"),
+        ({"failure": "away", "failure_cause": "connection"}, [ALLOCATED], ALIVE, False, RunState.STARTING, ""),
+        ({"ended": "succeeded"}, [], None, False, RunState.SUCCEEDED, ""),
+        ({"ended": "lost"}, [ended("value")], GONE, False, RunState.SUCCEEDED, ""),
+        ({}, [ended("exception", "user_code")], GONE, True, RunState.STARTING, ""),
+        ({"ended": "failed"}, [ended("exception", "user_code")], GONE, True, RunState.FAILED, "user_code"),
+        ({}, [ALLOCATED, STARTED], None, False, RunState.RUNNING, ""),
+        ({}, [], Liveness(alive=False, cause="time_limit"), False, RunState.FAILED, "time_limit"),
+        ({}, [], Liveness(alive=False, cause="time_limit"), True, RunState.STARTING, ""),
+    ],
+)
+def test_what_home_noted_and_what_the_cluster_says_give_one_state(noted, events, life, launch, state, cause):
+    status = run_state(RunFacts(dataclasses.replace(RECORD, **noted), events, life, launch_alive=launch))
+    assert (status.state, status.cause) == (state, cause)
+
+
+def test_a_run_that_was_launched_a_moment_ago_is_not_lost_for_good():
+    young = dataclasses.replace(RECORD, handed_over_at=1000.0)
+    assert not run_state(RunFacts(young, [], GONE, now=1001.0)).settled
+    assert run_state(RunFacts(young, [], GONE, now=2000.0)).settled
+    assert run_state(RunFacts(young, [ALLOCATED], GONE, now=1001.0)).settled
 
 
 def test_a_line_that_is_not_whole_yet_is_left_for_later():
@@ -90,4 +126,4 @@ def test_what_the_head_advises_is_the_errors_advice():
 @pytest.mark.parametrize(("ended", "kind"), [("succeeded", ResultError), ("lost", Lost), ("", Lost)])
 def test_a_run_that_succeeded_is_not_told_as_lost_when_its_events_are(ended, kind):
     record = RunRecord("id", "id", "local", "k", "/r", "id", "id", "f", 1, 2, "b", handed_over=True, ended=ended)
-    assert type(left(record, GONE)) is kind
+    assert type(error_without_outcome(record, run_state(RunFacts(record, [], GONE)))) is kind

@@ -33,7 +33,8 @@ from slurm_ray_flow.core.environment import HeldEnvironment
 from slurm_ray_flow.core.errors import ConnectionFailed, DependencyError, SlurmRayFlowError
 from slurm_ray_flow.core.requirements import Requirements, wanted
 from slurm_ray_flow.core.requirements.locks import read_toml
-from slurm_ray_flow.core.run import GONE, CallEnd, RunRecord, error_of, find_event, parse_events, state_of
+from slurm_ray_flow.core.run import GONE, CallEnd, RunRecord, error_of, find_event, parse_events
+from slurm_ray_flow.core.run_state import RunFacts, run_state
 from slurm_ray_flow.core.slurm import (
     accounting,
     queue,
@@ -87,7 +88,7 @@ def _text(data: bytes) -> str:
 def _events(data: bytes) -> None:
     events, taken = parse_events(data)
     assert taken <= len(data)
-    state_of(events, GONE)
+    run_state(RunFacts(RECORD, events, GONE))
     for event in events:
         lock.queued_text("desi", event, NOW)
         Cost.from_released(event)

@@ -37,7 +37,7 @@ class Liveness:
 ALIVE, GONE = Liveness(alive=True), Liveness(alive=False)
 
 
-__all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events", "state_of"]
+__all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events"]
 
 NOT_YET = 60.0
 """Seconds that a head may take from its launch until it says that it lives."""
@@ -180,32 +180,6 @@ class RunRecord:
 
 
 Event = dict[str, Any]
-
-
-def state_of(events: list[Event], life: Liveness) -> RunState:
-    """What the events say, and whether the head that writes them still lives, or is to come."""
-    ended = find_event(events, "call_ended")
-    if ended is not None:
-        return _ended_state(ended)
-    if life.cause and not life.alive:
-        return failed_state(life.cause)
-    begun = find_event(events, "call_started") is not None
-    if not begun and find_event(events, "allocated") is None:
-        return RunState.WAITING if life.alive else RunState.PREPARING
-    if not life.alive:
-        return RunState.LOST
-    if find_event(events, "waiting") and not find_event(events, "lock_held"):
-        return RunState.WAITING
-    return RunState.RUNNING if begun else RunState.STARTING
-
-
-def _ended_state(ended: Event) -> RunState:
-    return RunState.SUCCEEDED if ended.get("outcome") == "value" else failed_state(ended.get("cause"))
-
-
-def failed_state(cause: str | None) -> RunState:
-    """The state of a run that has ended without a value."""
-    return {"cancelled": RunState.CANCELLED, "lost": RunState.LOST}.get(cause or "", RunState.FAILED)
 
 
 _ADVICE = {

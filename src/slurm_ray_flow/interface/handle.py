@@ -24,14 +24,15 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.files import private_folder
-from slurm_ray_flow.blocks.server.sweep import launch_goes_on
+from slurm_ray_flow.blocks.run_facts import ask, launch_alive
 from slurm_ray_flow.core.errors import Cancelled, ResultError, RunError, UnknownRunError
 from slurm_ray_flow.core.outputs import WrittenFile
-from slurm_ray_flow.core.run import CallEnd, RunRecord, RunState, error_of, failed_state, find_event, state_of
+from slurm_ray_flow.core.run import RunRecord, RunState
+from slurm_ray_flow.core.run_state import RunFacts, run_state
 from slurm_ray_flow.interface.parameters import is_small_plain, shorten
 from slurm_ray_flow.interface.progress import LogLines
 from slurm_ray_flow.tasks.fetch_outcome import bring, files_of, read_outcome
-from slurm_ray_flow.tasks.run import left, look, release, where
+from slurm_ray_flow.tasks.run import error_without_outcome, release, where
 
 
 def keep_with_run(run_id: str) -> None:
@@ -138,21 +139,14 @@ class Handle(Generic[R]):
         A cluster is asked only about a run whose end home does not know.
         """
         record = store.find_record(self.run_id)
-        if record.ended:
-            return RunState(record.ended), record.ended_at or None
-        launched = launch_goes_on(record)
-        if record.waiting and launched:
-            return RunState.WAITING, None
-        events, life = look(record, cluster_of(record))
-        state, ended = state_of(events, life), find_event(events, "call_ended")
-        if state is RunState.PREPARING:
-            state = _without_head(record, launched)
-        if state in {RunState.FAILED, RunState.LOST} and _goes_on(record, launched):
-            return RunState.STARTING, None
-        when = ended.get("time") if ended else None
-        if state.final and not launched and not record.is_new(time.time()):
-            store.save_record(dataclasses.replace(record, ended=state.value, ended_at=when or 0.0, waiting=""))
-        return state, when
+        facts = RunFacts(record, launch_alive=launch_alive(record))
+        if not record.ended and not (record.waiting and facts.launch_goes_on):
+            facts = ask(record, cluster_of(record))
+        status = run_state(facts)
+        if status.state.final and not (record.ended or facts.launch_goes_on or record.is_new(facts.now)):
+            ended = dataclasses.replace(record, ended=status.state.value, ended_at=status.ended_at or 0.0, waiting="")
+            store.save_record(dataclasses.replace(ended, failure_cause=status.cause))
+        return status.state, status.ended_at
 
     def logs(self, follow: bool = False) -> Iterator[str]:
         """The lines that the function wrote.
@@ -221,14 +215,13 @@ class Handle(Generic[R]):
         record, cluster = self._found()
         if not release(record, cluster):
             raise RunError("it is not sure that the run has ended", where=where(record), advice="try again")
-        if launch_goes_on(record):
-            self._keep_from_trying_again(record, cluster)
+        self._keep_from_trying_again(cluster)
         return True
 
-    def _keep_from_trying_again(self, record: RunRecord, cluster: Cluster) -> None:
+    def _keep_from_trying_again(self, cluster: Cluster) -> None:
         """A launch that waits for its next try looks for this file; one whose try was ended needs none."""
         until = time.monotonic() + LAUNCH_SECONDS
-        while time.monotonic() < until and _goes_on(newest := store.find_record(self.run_id), launch_goes_on(record)):
+        while time.monotonic() < until and _may_try_again(newest := store.find_record(self.run_id)):
             cluster.write(newest.paths.cancel, b"")
             time.sleep(LONGEST_WAIT)
 
@@ -250,16 +243,12 @@ class Handle(Generic[R]):
         wait = SHORTEST_WAIT
         while True:
             record, cluster = self._found()
-            launched = launch_goes_on(record)
-            events, life = look(record, cluster)
-            ended = find_event(events, "call_ended")
-            if ended and (ended.get("outcome") == "value" or not _goes_on(record, launched)):
-                value: R = read_outcome(record, CallEnd.from_event(ended), cluster).unwrap()
+            status = run_state(ask(record, cluster))
+            if status.state.final:
+                if status.call_end is None:
+                    raise error_without_outcome(record, status)
+                value: R = read_outcome(record, status.call_end, cluster).unwrap()
                 return value
-            if record.failure and not life.alive:
-                raise error_of(record.failure_cause, record.failure, where(record))
-            if not life.alive and not launched:
-                raise left(record, life)
             if deadline is not None and time.monotonic() >= deadline:
                 raise self._not_yet(timeout)
             time.sleep(wait)
@@ -292,16 +281,10 @@ def attach(run_id: str | None = None) -> Handle[Any]:
     return Handle(newest.run_id)
 
 
-def _goes_on(record: RunRecord, launched: bool) -> bool:
+def _may_try_again(record: RunRecord) -> bool:
     """Whether the launch may try again, or has not yet noted that it does not."""
-    return launched and not record.ended and not record.failure
-
-
-def _without_head(record: RunRecord, launched: bool) -> RunState:
-    """The state of a run of which the cluster knows nothing."""
-    if record.failure:
-        return failed_state(record.failure_cause)
-    return RunState.PREPARING if launched else RunState.LOST
+    over = record.ended or record.failure
+    return not over and RunFacts(record, launch_alive=launch_alive(record)).launch_goes_on
 
 
 __all__ = ["Cancelled", "Handle", "attach"]

@@ -34,18 +34,28 @@ def alive_or_unknown(noted: Dict[str, Any], silent: float) -> bool:
 
 
 def noted_alive(noted: Dict[str, Any]) -> Optional[bool]:
-    """Whether the process still runs that noted what it is (`processes.this`).
+    """Whether the process still runs that noted what it is (`processes.this`); None where it is `elsewhere`.
 
-    None where that can't be seen from here: it is another host's, or of another namespace of processes.
+    Where the system told it only its pid, whoever has that pid now counts.
     """
     here = processes.this()
-    if noted.get("boot_id") != here["boot_id"]:
-        return None if noted.get("host", here["host"]) != here["host"] else False  # this host was started again
-    if noted.get("namespace") and here["namespace"] not in ("", noted["namespace"]):
+    if elsewhere(noted, here):
         return None
+    if noted.get("boot_id") != here["boot_id"]:
+        return False  # this host was started again
     if noted.get("started") is None:
         return processes.is_alive(noted.get("pid", 0))
     return bool(processes.started(noted.get("pid", 0)) == noted["started"])
+
+
+def elsewhere(noted: Dict[str, Any], here: Dict[str, Any]) -> bool:
+    """Whether a process is another host's, or of another namespace of processes: then it can't be seen from here.
+
+    What says nothing of its host or its namespace is taken for this one's.
+    """
+    if noted.get("boot_id") != here["boot_id"]:
+        return bool(noted.get("host", here["host"]) != here["host"])
+    return bool(noted.get("namespace")) and here["namespace"] not in ("", noted["namespace"])
 
 
 def texts(value: Any) -> List[str]:

@@ -7,6 +7,7 @@ killed notices it only by itself.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import signal
 import socket
@@ -18,12 +19,13 @@ from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 WITHHELD: Set[str] = {"PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"}
 """Variables with secrets that no program which is started from here needs."""
 _DEAD = ("Z", "X")
+_LINUX = sys.platform.startswith("linux")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 
 
 def _prctl(option: int, value: int) -> bool:
-    if not sys.platform.startswith("linux"):
+    if not _LINUX:
         return False
     import ctypes
 
@@ -53,9 +55,19 @@ def inherited() -> Dict[str, str]:
 
 
 def started(pid: int) -> Optional[int]:
-    """When the process started, in clock ticks since boot; None if it is gone or dead, or the system does not say."""
+    """When the process started, in clock ticks since boot (macOS: seconds since 1970); None if it is gone or dead."""
+    if not _LINUX:
+        return _started_by_ps(pid)
     fields = _stat(pid)
     return int(fields[19]) if fields and fields[0] not in _DEAD else None
+
+
+def _started_by_ps(pid: int) -> Optional[int]:
+    command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
+    state, _, began = (said_by(command, 10, {**inherited(), "LC_ALL": "C"}) or "").strip().partition(" ")
+    if not state or state.startswith("Z"):
+        return None
+    return int(time.mktime(time.strptime(began.strip(), "%a %b %d %H:%M:%S %Y")))
 
 
 def this() -> Dict[str, Any]:
@@ -72,8 +84,11 @@ def namespace() -> str:
     return ""
 
 
+@functools.lru_cache(maxsize=None)
 def boot_id() -> Optional[str]:
     """The identity of this boot of the machine, or None where the system has none."""
+    if not _LINUX:
+        return (said_by(["sysctl", "-n", "kern.bootsessionuuid"], 10) or "").strip() or None
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()

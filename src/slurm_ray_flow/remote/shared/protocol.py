@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Any, Callable, Dict, List, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 
 class OperationError(Exception):
@@ -138,6 +138,6 @@ def parse_submitted(output: str) -> str:
     return ""
 
 
-def find_event(events: List[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
+def find_event(events: Sequence[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:
     """The last event of this name."""
     return next((event for event in reversed(events) if event["event"] == name), None)

@@ -1,0 +1,90 @@
+"""What is known of a run: asked of its cluster, or read from the folders of this machine. It imports no Prefect."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from slurm_ray_flow.blocks.processes import Process, alive, alive_as_noted, elsewhere
+from slurm_ray_flow.core.run import ALIVE, GONE, Event, Liveness, RunPaths, RunRecord, find_event, parse_events
+from slurm_ray_flow.core.run_state import RunFacts
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.cluster import Cluster
+
+LOCAL = "local-machine"
+"""The kind of cluster whose folders are this machine's."""
+
+
+def launch_alive(record: RunRecord) -> bool | None:
+    """Whether the process that launched the run lives; None where it can't be seen, since it is another host's."""
+    if record.started is None or record.boot_id is None:
+        return False
+    if elsewhere(record.boot_id):
+        return None
+    return alive(Process(record.pid, record.started, record.boot_id))
+
+
+def ask(record: RunRecord, cluster: Cluster) -> RunFacts:
+    """What a cluster knows of a run; whether its head lives is not asked where the call has ended.
+
+    Raises:
+        SlurmRayFlowError: the cluster does not answer.
+    """
+    events = events_of(record, cluster)
+    if find_event(events, "call_ended"):
+        return RunFacts(record, events, GONE, launch_alive=launch_alive(record))
+    head_events = events if _has_own_head(record) else events_of(record, cluster, record.allocation)
+    life = cluster.life(RunPaths(record.paths.root, record.allocation), head_events)
+    if not life.alive:  # what it wrote last may have come between the two questions
+        events = events_of(record, cluster)
+    return _facts(record, events, head_events, life)
+
+
+def read_here(record: RunRecord) -> RunFacts:
+    """What the folders of this machine say of a run; of one on another machine, no more than what home noted."""
+    if record.kind != LOCAL:
+        return RunFacts(record, launch_alive=launch_alive(record))
+    head_events = _read(RunPaths(record.paths.root, record.allocation))
+    allocated = find_event(head_events, "allocated")
+    lives = False if allocated is None else alive_as_noted(allocated)
+    life = None if lives is None else ALIVE if lives else GONE
+    return _facts(record, _read(record.paths), head_events, life)
+
+
+def _facts(record: RunRecord, events: list[Event], head_events: list[Event], life: Liveness | None) -> RunFacts:
+    """The facts in one; that a warm head had started, which is gone now, only its own events tell."""
+    if life is not None and not life.alive and not _has_own_head(record):
+        events = [*(event for event in head_events if event["event"] == "allocated"), *events]
+    return RunFacts(record, events, life, launch_alive=launch_alive(record))
+
+
+def _has_own_head(record: RunRecord) -> bool:
+    return record.allocation == record.attempt
+
+
+def life_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> Liveness:
+    """Whether the head that takes this run's call lives, or may still begin.
+
+    Args:
+        record: the run.
+        cluster: its cluster.
+        events: the run's own, where they are known already.
+    """
+    if events is None or record.allocation != record.attempt:
+        events = events_of(record, cluster, record.allocation)
+    return cluster.life(RunPaths(record.paths.root, record.allocation), events)
+
+
+def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Event]:
+    """The events of a run, or of its allocation."""
+    from slurm_ray_flow.blocks.cluster import recorded
+
+    return recorded(cluster, RunPaths(record.paths.root, run_id or record.attempt).events)
+
+
+def _read(paths: RunPaths) -> list[Event]:
+    try:
+        return parse_events(Path(paths.events).read_bytes())[0]
+    except OSError:
+        return []
