@@ -64,6 +64,8 @@ def test_of_a_script_what_stands_beside_the_functions_does_not_run_there(tmp_pat
     assert uses_ray(tmp_path, module=None, label="other") is True
     assert uses_ray(tmp_path, module=None, imported=("ray",)) is True
     assert uses_ray(tmp_path, label="f") is True
+    write("main.py", "def f():\n    return TABLE['a']()\n" + OTHER + "TABLE = {'a': other}\n")
+    assert uses_ray(tmp_path, module=None) is True
 
 
 @pytest.mark.parametrize("label", ["f.<locals>.g", "<lambda>", "unknown"])
