@@ -1,4 +1,4 @@
-"""Files that a try of a run leaves for the next one."""
+"""Checkpoints: files that one try of a run keeps for the next one."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _of_this_process() -> str:
 
 
 def folder_of(run_folder: str) -> str:
-    """Where the checkpoints of a run lie: its tries are ID, ID.2, ID.3, and share the first one's folder.
+    """The folder of a run's checkpoints: its tries are ID, ID.2, ID.3, and share the first one's folder.
 
     Args:
         run_folder: the folder of a try.

@@ -1,4 +1,4 @@
-"""The process that runs one call. It boots ahead of time and waits on its stdin for orders, one JSON object a line.
+"""The driver: the process that runs one call. It boots ahead of time and waits on its stdin for orders, a line each.
 
 `{"prepare": run folder, "folder": where to, "ray": address, "allocation": run folder}` readies it for a next call: it
 joins Ray, and copies that run's project into the folder;
@@ -110,7 +110,7 @@ class Driver:
         return execution.execute(run)
 
     def _know(self, run: RunFiles) -> None:
-        """Have what a function may ask of its run answered: where its checkpoints are, and when it will be ended."""
+        """Prepare answers to the function: the folder of its checkpoints, and the warning of its end."""
         os.environ["SRF_RUN_ID"] = run.id
         os.environ[checkpoints.FOLDER] = folder = checkpoints.folder_of(run.folder)
         end_warning.listen(run.warning)
@@ -150,7 +150,7 @@ def _setting(spec: Dict[str, Any], folder: str) -> Dict[str, Any]:
 
 
 def _take_on_the_program(spec: Dict[str, Any], folder: str) -> None:
-    """Have the command line and the recursion limit of home's program, and know where its files are here."""
+    """Take on the command line, the recursion limit and the folders of home's program."""
     rebuilding.map_folders([(home, os.path.join(folder, place)) for home, place in spec.get("folders") or ()])
     sys.setrecursionlimit(spec.get("recursion_limit") or sys.getrecursionlimit())
     program, *arguments = spec.get("argv") or ["slurm-ray-flow"]
@@ -158,7 +158,7 @@ def _take_on_the_program(spec: Dict[str, Any], folder: str) -> None:
 
 
 def _redirect(log: str) -> None:
-    """From here on, stdout and stderr of this process and its children are the run's log."""
+    """Redirect stdout and stderr of this process and its children to the run's log."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):

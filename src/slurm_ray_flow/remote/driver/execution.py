@@ -1,4 +1,4 @@
-"""One call inside the driver: read it, run it, write its outcome, say what became of it."""
+"""One call inside the driver: read it, run it, write its outcome, report its end."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OF_LOST_PROCESSES = {
     "ObjectReconstructionFailedMaxAttemptsExceededError", "OwnerDiedError", "RaySystemError", "RpcError",
     "TaskUnschedulableError", "WorkerCrashedError",
 }  # fmt: skip
-"""What Ray raises in the function when processes of its own have gone."""
+"""Exceptions of Ray about lost processes of its own."""
 _OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 

@@ -27,7 +27,7 @@ _FOR_A_NEW_CLUSTER = {"num_cpus", "num_gpus", "resources", "labels", "object_sto
 
 
 class RaySession:
-    """Joins a Ray cluster before the function runs, and makes the function's own `ray.init(...)` mean that one.
+    """The connection to a Ray cluster, which the function's own `ray.init(...)` then means.
 
     Args:
         tools: the folder from which `slurm_ray_flow` is imported; workers need it too.
@@ -70,7 +70,7 @@ class RaySession:
         self.note(_SETTING, json.dumps({**setting, "environment_variables": variables}))
 
     def note(self, name: str, value: str) -> None:
-        """Let this job's workers know something; they ask for it with `noted`."""
+        """Set a value that this job's workers read with `noted`."""
         self._notes[name] = value
         self._write_notes()
 
@@ -112,7 +112,7 @@ class RaySession:
         worker.print_worker_logs = counting
 
     def _printed(self) -> int:
-        """How many lines this job's workers on this host have printed."""
+        """The number of lines that this job's workers on this host have printed."""
         worker = self._ray._private.worker
         logs, job = worker._global_node.get_logs_dir_path(), worker.global_worker.current_job_id.hex()
         # A worker that was started before it had a job keeps its file's name; the job stands in the file.
@@ -182,7 +182,7 @@ def _enter(setting: Dict[str, Any]) -> None:
 
 
 def noted(name: str) -> Optional[str]:
-    """In a worker: what the driver of its job has noted; None where it has not."""
+    """The value, in a worker, that the driver of its job has noted, or None."""
     from ray.experimental.internal_kv import _internal_kv_get
 
     value = _internal_kv_get(_key(name))
@@ -200,7 +200,7 @@ def _nothing() -> None:
 
 
 def _lines_of(path: str, job: bytes) -> int:
-    """How many whole lines a worker's log holds besides Ray's own markers; none if it is another job's."""
+    """The number of complete lines in a worker's log without Ray's markers; 0 for another job's."""
     try:
         with open(path, "rb") as file:
             if job not in os.path.basename(path).encode() and b":job_id:" + job not in file.read(4096):
@@ -233,7 +233,7 @@ def _watch() -> None:
 
 
 def _state() -> Tuple[List[Sizes], int, List[Tuple[str, List[Sizes]]]]:
-    """What each living node has, how many have gone, and what is waited for; the strategy is "" of no group."""
+    """The resources of each living node, the number of lost nodes, and the pending requests."""
     worker: Any = importlib.import_module("ray._private.worker")
     messages: Any = importlib.import_module("ray.core.generated.autoscaler_pb2")
     data = worker.global_worker.gcs_client.get_cluster_resource_state(timeout_s=LOOK_SECONDS)
@@ -268,7 +268,7 @@ def in_vain(nodes: List[Sizes], lost: int, wants: List[Tuple[str, List[Sizes]]])
 
 
 def _can(strategy: str, bundles: List[Sizes], nodes: List[Sizes]) -> bool:
-    """Whether the nodes may do: where this says no, they can't."""
+    """Whether the nodes may fulfil a request; False is certain."""
     together = {name: sum(bundle.get(name, 0.0) for bundle in bundles) for bundle in bundles for name in bundle}
     whole = {name: sum(node.get(name, 0.0) for node in nodes) for name in together}
     if strategy == "STRICT_PACK":
@@ -283,7 +283,7 @@ def _fits(bundle: Sizes, node: Sizes) -> bool:
 
 
 def _counted(each: List[Sizes], one: str, several: str) -> str:
-    """Equal ones together: `2 times CPU 1, GPU 1`."""
+    """Bundles in words, equal ones together: `2 times CPU 1, GPU 1`."""
     counts = Counter(", ".join(_described(name, size) for name, size in sorted(sizes.items())) for sizes in each)
     return " and ".join(
         "{}{}{}".format("{} ".format(n) if n > 1 or one else "", several if n > 1 else one, text)

@@ -1,4 +1,4 @@
-"""The inner head: starts Ray, takes calls from the inbox one at a time, and ends everything that it started."""
+"""The inner head of an allocation: starts Ray, takes calls from the inbox one at a time, and ends all it started."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ NEXT_STANDBY_AFTER = 1.0
 LOSS_WITHIN = 5.0
 SIGN_OF_LIFE_EVERY = 10.0
 PREEMPTED_WITHIN = 30.0
-"""What a job has after its warning, by Slurm's defaults; sites differ, and don't say."""
+"""Seconds that a job has after its warning, by Slurm's defaults; sites differ."""
 
 
 class Allocation:
-    """What a cluster gave us for a while, and the calls that run in it.
+    """An allocation, and the calls that run in it.
 
     Args:
         run: the allocation's own run.
@@ -91,7 +91,7 @@ class Allocation:
             self.stop("cancelled", "The head was told to end by {}.".format(signal.Signals(number).name))
 
     def _on_warning(self, *_: object) -> None:
-        """Slurm ends the job soon. Its time limit is known, and told by ourselves."""
+        """Warn the call of a preemption: Slurm ends the job soon, and not for its time limit, which is known."""
         if self._call is not None and not self._call.near_its_end(time.monotonic()):
             self._call.warn("preempted", PREEMPTED_WITHIN)
 
@@ -117,7 +117,7 @@ class Allocation:
         self._check_end()
 
     def _give_sign_of_life(self) -> None:
-        """In a job: Slurm may call it running for long when all its processes are gone."""
+        """Touch the events in a job, which Slurm may call running long after all its processes are gone."""
         if time.monotonic() >= self._next_sign and job.in_job(self._spec):
             self._next_sign = time.monotonic() + SIGN_OF_LIFE_EVERY
             with contextlib.suppress(OSError):
@@ -175,7 +175,7 @@ class Allocation:
         self._standby.boot(self._ray)
 
     def _prepare_standby(self) -> None:
-        """Ready the standby for the next call, unless that is there to be run already."""
+        """Prepare the standby driver for the next call, unless that waits already."""
         if self._standby.unprepared and self._ready and not self._inbox.entries():
             folder = working_directory.ahead(self._run, self._last)
             self._standby.prepare(self._last, {**self._place(), "folder": folder})
@@ -227,7 +227,7 @@ class Allocation:
             self._call.count_kills(self._tenure.kills)
 
     def _deadline(self, run: RunFiles, spec: Dict[str, Any]) -> Optional[float]:
-        """When the call's own time is over; in a job, no later than the job's."""
+        """The deadline of a call; in a job, no later than the job's."""
         own = run.id == self._run.id
         limit = (self._spec if own else spec).get("time_limit")
         ends = [float(limit) + (self._began if own else self._call_began)] if limit is not None else []
@@ -239,7 +239,7 @@ class Allocation:
         return [*(self._ray.pids if self._ray else []), *self._standby.pids]
 
     def _call_family(self) -> Set[int]:
-        """The pids whose memory is the call's: its driver's and Ray's workers', not Ray's own nor the standby's."""
+        """The pids that count for a call's memory: its driver and Ray's workers, without Ray's own and the standby."""
         own = self._ray.own_processes if self._ray else set()
         return processes.descendants(os.getpid(), self._standby.pids) - own
 
@@ -249,7 +249,7 @@ class Allocation:
             self._close_call(ended)
 
     def _close_call(self, ended: Dict[str, Any]) -> None:
-        """End what the call left behind, then say how it ended: after that, its files do not change."""
+        """End the call's other processes, then record its end: after that, its files do not change."""
         assert self._call is not None
         call, self._call = self._call, None
         lost = bool(ended.pop("lost_processes", False))
@@ -277,7 +277,7 @@ class Allocation:
         return {"nodes": nodes, "cpus": cpus, "gpus": told.get("gpus") or nodes * int(self._spec.get("gpus") or 0)}
 
     def _with_true_cause(self, ended: Dict[str, Any], used: Dict[str, Any]) -> Dict[str, Any]:
-        """Where processes of Ray were lost under the call, why they were; Ray may know of that a moment before us."""
+        """The call's end with the cause of the loss of Ray's processes, which Ray may know a moment before the head."""
         assert self._ray is not None
         deadline = time.monotonic() + LOSS_WITHIN
         while self._ray.others and not self._ray.lost and time.monotonic() < deadline:
@@ -308,7 +308,7 @@ class Allocation:
             self.stop("lost", "No call arrived.")
 
     def _check_idle(self) -> None:
-        """End where there is a reason to wait no longer; a call that came at this moment is run before."""
+        """End an idle allocation that has no reason to wait; a call that comes at this moment is run before."""
         gone = not os.path.isdir(self._run.folder)
         why = "The run's folder is gone." if gone else self._idling.why_leave()
         if why is not None and (gone or close_if_nobody_waits(self._run)):
@@ -320,7 +320,7 @@ class Allocation:
 
     def _finish(self, reason: Dict[str, str]) -> None:
         if self._call is not None:
-            # Whoever killed the keeper meant it: the lock is to be free at once.
+            # The keeper was killed: the lock must be free at once.
             self._call.end(reason["cause"], reason["message"], grace=0.0 if reason["cause"] == "lost" else GRACE)
         while self._call is not None:
             self._wait()

@@ -1,4 +1,4 @@
-"""A call as the head sees it: its driver process, its limits, and the verdict when it has ended."""
+"""A call in the head: its driver process, its limits, and the verdict about its end."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ class DriverProcess:
 
     @staticmethod
     def _fork(spec: Dict[str, Any], environment: Dict[str, str], arguments: List[str], descriptors: List[int]) -> int:
-        """Have the nursery make it; 0 where that can't be. In a container it would not become this process's child."""
+        """Fork the driver from the nursery; 0 where it would not be this process's child, as in a container."""
         if spec.get("container"):
             return 0
         wish = {"arguments": arguments, "environment": environment, "folder": os.getcwd(), "orphan": True}
@@ -76,7 +76,7 @@ class DriverProcess:
             os.write(self._orders, json.dumps(order).encode() + b"\n")
 
     def report(self) -> Optional[Dict[str, Any]]:
-        """What the driver has reported, or None so far; sets `waits_for`, what it has been waiting for since."""
+        """The driver's report, or None before it; sets `waits_for`, which the driver still waits for after it."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data = os.read(self.report_descriptor, 65536)
@@ -143,7 +143,7 @@ class RunningCall:
         )
 
     def count_kills(self, kills: Callable[[], Optional[int]]) -> None:
-        """Have the kernel's kills counted where only this run's are: then each of them is this call's."""
+        """Count the kernel's kills in the run's own group, where each of them is of this call."""
         now = kills()
         if now is not None:
             self._kills, self._kills_before, self._confined = lambda: kills() or 0, now, True
@@ -184,7 +184,7 @@ class RunningCall:
             self.driver.signal(signal.SIGTERM if grace else signal.SIGKILL)
 
     def warn(self, reason: str, seconds_left: float) -> None:
-        """Let the function know that it will be ended; once for each reason.
+        """Warn the function of its end, once for each reason.
 
         Args:
             reason: "time_limit", "preempted" or "cancelled".
@@ -196,11 +196,11 @@ class RunningCall:
             self._untold = True
 
     def near_its_end(self, now: float) -> bool:
-        """Whether its time limit is so near that a warning from outside means that; Slurm's may come a minute early."""
+        """Whether its time limit is so near that Slurm's warning, which may come a minute early, means that."""
         return self._deadline is not None and now > self._deadline - (self._warn_seconds or 0.0) - 70.0
 
     def used(self, spec: Dict[str, Any], others: Callable[[], List[usage.Use]], failed: bool) -> usage.Use:
-        """What the call has used until now, here and on other hosts, against what the allocation's spec gives.
+        """The call's use of resources until now, here and on other hosts, with those of the allocation's spec.
 
         The others are asked after a call that was long enough to be worth the wait, or one that failed.
         """
@@ -224,7 +224,7 @@ class RunningCall:
             self._check_memory(self._memory, now)
 
     def _check_memory(self, limit: int, now: float) -> None:
-        """Look quickly, and closely where that finds too much, but no longer than a tenth of the time."""
+        """Measure memory quickly, and closely where that finds too much, for at most a tenth of the time."""
         spent = time.process_time()
         found = limits.bounds(self._family())
         bound, shared = sum(found.values()), limits.may_share(found)
@@ -245,7 +245,7 @@ class RunningCall:
             self.end("out_of_memory", message, grace=0.0)
 
     def _verdict(self, report: Optional[Dict[str, Any]], code: int) -> Dict[str, Any]:
-        """A value that was just in time counts; any other report is only how our own SIGTERM showed."""
+        """The fields of `call_ended`. A value in time counts; any other report after the head's SIGTERM does not."""
         how = {"exit_code": code} if code >= 0 else {"signal": -code}
         if self._ending is not None and not self._cut_off and (report is None or report["outcome"] != "value"):
             return {**self._ending, **how}
@@ -317,13 +317,13 @@ class Standby:
             self._prepared = False
 
     def prepare(self, like: str, place: Dict[str, Any]) -> None:
-        """Ready the driver for a call like that of the run in the folder `like`."""
+        """Prepare the driver for a call like that of the run in the folder `like`."""
         assert self.driver is not None
         self._prepared = True
         self.driver.order(prepare=like, **place)
 
     def take(self, ray: Optional[RayNodes]) -> DriverProcess:
-        """Give the driver away; one that was killed while it waited is replaced."""
+        """Hand over the driver; one that was killed while it waited is replaced."""
         if self.driver is not None and self.driver.code is not None and self.driver.report() is None:
             self.driver.close()
             self.driver = None

@@ -1,4 +1,4 @@
-"""Where an allocation's calls are announced: a folder with an entry for each, named by the call's run."""
+"""The inbox of an allocation: a folder with an entry for each announced call, named by the call's run."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Inbox:
         return True
 
     def leave(self, run: RunFiles) -> None:
-        """Take away the entry of a call that has ended."""
+        """Remove the entry of a call that has ended."""
         with contextlib.suppress(OSError):
             os.unlink(os.path.join(self._folder, run.id + TAKEN))
 
@@ -71,11 +71,11 @@ class Idling:
 
     @property
     def ends(self) -> Optional[float]:
-        """When its job is over, by `time.monotonic`; None where it is in none."""
+        """The end of its job, by `time.monotonic`; None outside of a job."""
         return None if self._lasts is None else self._began + float(self._lasts)
 
     def begin(self, size: Dict[str, Any]) -> None:
-        """A call has ended.
+        """Note that a call has ended.
 
         Args:
             size: the CPUs and GPUs of the allocation.
@@ -86,7 +86,7 @@ class Idling:
             self._note(IDLE, idled=round(self._total, 3), keep_warm=self._keep_warm, **left, **size)
 
     def end(self, call: str) -> None:
-        """A call begins."""
+        """Note that a call begins."""
         if self._idles and self._keep_warm:
             self._note(BUSY, call=call)
         self._count()
@@ -100,7 +100,7 @@ class Idling:
             self._idles, self._total = False, self._total + time.monotonic() - self._since
 
     def why_leave(self) -> Optional[str]:
-        """Why it is to wait no longer; None where it may."""
+        """The reason to wait no longer; None for none."""
         idle = time.monotonic() - self._since
         if os.path.exists(self._run.cancel):
             return "released"
@@ -113,19 +113,19 @@ class Idling:
         return None
 
     def told(self) -> Dict[str, Any]:
-        """What the event `released` says of it."""
+        """The fields of the event `released` about idling."""
         self._count()
         return {"idled": round(self._total, 3), **self._size} if self._keep_warm and self._size else {}
 
 
 def record_end(run: RunFiles, cause: str, message: str) -> None:
-    """Say that a call ended without an outcome."""
+    """Record that a call ended without an outcome."""
     run.make_room()
     run.record("call_ended", outcome=None, cause=cause, message=message)
 
 
 def close_if_nobody_waits(run: RunFiles) -> bool:
-    """Take no more calls, unless one has come already; says whether none has."""
+    """Close the inbox, unless a call has come already; gives whether it is closed."""
     closed = _closed(run)
     with contextlib.suppress(OSError):
         os.rename(run.inbox, closed)
@@ -141,7 +141,7 @@ def _closed(run: RunFiles) -> str:
 
 
 def close(run: RunFiles, reason: Dict[str, str], ray_folder: str, **told: Any) -> None:
-    """Say for each call that will not run that it won't, and release the allocation.
+    """Record the end of each call that will not run, and release the allocation.
 
     Args:
         run: the allocation's own run.

@@ -1,4 +1,4 @@
-"""Processes that begin with Ray imported, which takes a processor 0.7 s: forks of one that has done it, on each host.
+"""The nursery: a process on each host that has imported Ray (0.7 s of a processor), and is forked for new processes.
 
 `ray_node.py` forks the nursery off before it starts Ray. It listens on a socket in Ray's private folder. Whoever wants
 a process sends its descriptors and a wish as JSON: module (its `main` gets the arguments), arguments, environment,
@@ -28,7 +28,7 @@ _READ_AT_START = ("PYTHON", "LD_")
 
 
 def ask(module: str, descriptors: List[int], **wish: Any) -> Optional[Tuple[int, socket.socket]]:
-    """Have a process made.
+    """Have the nursery fork a process.
 
     Args:
         module: what it is to run.

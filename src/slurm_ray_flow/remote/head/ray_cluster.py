@@ -1,4 +1,4 @@
-"""The Ray cluster of one allocation, as the head sees it: started, probed until it is ready, ended with the head."""
+"""Ray on one host of an allocation: started, probed until it is ready, ended with the head."""
 
 from __future__ import annotations
 
@@ -117,14 +117,14 @@ class RayCluster:
         self._go_on()
 
     def _go_on(self) -> None:
-        """Tell the process, which has imported Ray meanwhile, what to do."""
+        """Send Ray's arguments to the process, which has imported Ray meanwhile."""
         assert self.process is not None and self.process.stdin is not None
         with contextlib.suppress(OSError):  # it has ended, which is seen elsewhere
             self.process.stdin.write(json.dumps(self._arguments()).encode() + b"\n")
             self.process.stdin.close()
 
     def poll(self) -> bool:
-        """Look whether Ray is ready, without waiting. `failure` says why it never will be."""
+        """Whether Ray is ready, without waiting; `failure` has the reason that it never will be."""
         if self.address is None and self.failure is None and os.path.exists(self._address_file):
             with open(self._address_file, encoding="ascii") as file:
                 self.address = file.read().strip() or None
@@ -210,7 +210,7 @@ class RayCluster:
 
 
 def _free_port(host: str) -> int:
-    """A port that nobody has now; where another one takes it first, Ray's next try gets another."""
+    """A free port; where another process takes it first, Ray's next start gets another one."""
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])

@@ -1,4 +1,4 @@
-"""Starts Ray on this host and stays its parent: `ray_node.py PARENT_PID -`, with the environment's Python.
+"""The process that starts Ray on a host and stays its parent: `ray_node.py PARENT_PID -`, by the environment's Python.
 
 The arguments of `ray` come by stdin, a list of JSON: what takes long, Ray's import, need not wait for them.
 """
@@ -52,13 +52,13 @@ def main(arguments: List[str]) -> None:
 
 
 def _without_client_server(scripts: Any) -> None:
-    """Keeps Ray from taking port 10001 where it could serve its clients: where grpc is installed."""
+    """Keep Ray from port 10001 for its clients, which it takes where grpc is installed."""
     if hasattr(scripts, "get_ray_client_dependency_error"):
         scripts.get_ray_client_dependency_error = lambda: ImportError("it is not wanted")
 
 
 def _with_our_worker() -> None:
-    """Workers are to be started by `ray_worker.py`; they inherit the folder that this process is in."""
+    """Have Ray start workers by `ray_worker.py`; they inherit this process's folder."""
     from ray._private.node import Node
 
     from slurm_ray_flow.remote.driver.ray_session import STARTED_IN
@@ -74,7 +74,7 @@ def _with_our_worker() -> None:
 
 
 def _without_dashboard() -> None:
-    """Ray starts and awaits the dashboard's process even when there is to be no dashboard: a second for nothing."""
+    """Keep Ray from starting the dashboard's process, which takes a second even without a dashboard."""
     from ray._private.node import Node
 
     if hasattr(Node, "start_api_server"):
@@ -82,7 +82,7 @@ def _without_dashboard() -> None:
 
 
 def _dashboard_in(folder: str) -> None:
-    """The dashboard leaves folders of its own where temporary files go; they are to go with the run."""
+    """Have the dashboard make its temporary folders in a folder that ends with the run."""
     from ray._private.node import Node
 
     start = getattr(Node, "start_api_server", None)

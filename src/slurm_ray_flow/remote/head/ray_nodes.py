@@ -43,7 +43,7 @@ class RayNodes:
         self._head.start()
 
     def poll(self) -> bool:
-        """Look whether Ray is ready everywhere, without waiting."""
+        """Whether Ray is ready on all hosts, without waiting."""
         if self.address is None and self._head.poll():
             assert self._head.address is not None
             if self._nodes is None:
@@ -62,12 +62,12 @@ class RayNodes:
         return {name: self.lost[name] for name in self._nodes.listen()} if self._nodes and self.address else {}
 
     def call_begins(self) -> None:
-        """Have the other nodes look at what a call uses."""
+        """Have the other nodes measure a call's use."""
         if self._nodes is not None:
             self._nodes.call_begins()
 
     def uses(self) -> List[Dict[str, Any]]:
-        """What the call used on each of the other nodes."""
+        """The call's use on each of the other nodes."""
         return self._nodes.uses() if self._nodes is not None else []
 
     def ended(self, pid: int, code: int) -> None:
@@ -93,12 +93,12 @@ class RayNodes:
 
     @property
     def lost(self) -> Dict[str, str]:
-        """Why each lost node is lost."""
+        """The lost nodes, with the reason of each."""
         return self._nodes.lost if self._nodes else {}
 
     @property
     def started(self) -> float:
-        """When it was started, by `time.monotonic`."""
+        """The time of the start, by `time.monotonic`."""
         return self._head.started
 
     @property
@@ -108,12 +108,12 @@ class RayNodes:
 
     @property
     def variables(self) -> Dict[str, str]:
-        """What a driver needs to join."""
+        """The variables by which a driver joins."""
         return self._head.variables
 
     @property
     def pids(self) -> List[int]:
-        """The children of this process that Ray is."""
+        """Ray's processes that are children of this one."""
         found = [self._head.pid, self._nodes.pid if self._nodes else None]
         return [pid for pid in found if pid is not None]
 
@@ -123,7 +123,7 @@ class RayNodes:
         return self._head.own_processes | ({self._nodes.pid} if self._nodes else set())
 
     def described(self) -> Dict[str, Any]:
-        """What the event `ray_ready` says."""
+        """The fields of the event `ray_ready`."""
         cpus = {name: said["cpus"] for name, said in self._nodes.ready.items()} if self._nodes else {}
         whole: Dict[str, Any] = {"address": self.address, "cpus": self._head.cpus + sum(cpus.values())}
         if self._head.dashboard:

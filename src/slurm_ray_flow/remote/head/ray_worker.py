@@ -19,7 +19,7 @@ from slurm_ray_flow.remote.shared import limits
 
 
 def main(arguments: List[str]) -> None:
-    """Be a worker to the end of its job."""
+    """Run a worker to the end of its job."""
     import ray
     from ray._private import function_manager
 
@@ -32,7 +32,7 @@ def main(arguments: List[str]) -> None:
 
 
 def start(arguments: List[str]) -> None:
-    """Have a fork be the worker, and end with it; else be it."""
+    """Have a fork run the worker, and end with it; without a nursery, run it here."""
     made = nursery.ask(
         "slurm_ray_flow.remote.head.ray_worker", [0, 1, 2], arguments=arguments, environment=dict(os.environ),
         folder=os.getcwd(), executable=sys.executable, orphan=False,

@@ -1,4 +1,4 @@
-"""What a call uses of what it was given: processors, memory, graphics cards. Looked at seldom: it costs nothing."""
+"""The use of processors, memory and GPUs by a call, measured so seldom that it costs nothing."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from slurm_ray_flow.remote.shared.limits import CardMeter
 
 LOOK_SECONDS = 1.0
 SHARE = 0.01
-"""So much of a processor looking may take, at most: on a machine with many processes it happens less often."""
+"""The largest part of a processor for measuring, which is seldom on a machine with many processes."""
 
 Use = Dict[str, Any]
 
 
 class UsageMeter:
-    """Watches one call from its start to its end.
+    """The meter of one call, from its start to its end.
 
     Processes below the driver leave their times to their parents and so to this one, which reaps the driver. Ray's
     workers leave theirs to Ray, which is not the call's: of them, what was seen last counts.
@@ -43,7 +43,7 @@ class UsageMeter:
         self._before = {key: seconds for key, (_, seconds) in self._times(family()).items()}
 
     def look(self, now: float) -> None:
-        """Look, if it is time to."""
+        """Measure, if it is time to."""
         if now >= self._next:
             before = time.process_time()
             family = self._family()
@@ -55,11 +55,11 @@ class UsageMeter:
             self._next = now + max(LOOK_SECONDS, (time.process_time() - before) / SHARE)
 
     def saw_memory(self, used: int) -> None:
-        """Note what somebody else has found the call to hold."""
+        """Note a measurement of the call's memory from elsewhere."""
         self._peak = max(self._peak, used)
 
     def use(self, spec: Dict[str, Any]) -> Use:
-        """All that was used on this host, against what the spec gave.
+        """The use on this host, with the resources of the spec.
 
         Args:
             spec: the allocation's, with what it was given.

@@ -1,4 +1,4 @@
-"""Holding a run to its processors and its memory: by a control group where we may make one, else as well as it goes.
+"""Confinement of a run to its processors and its memory, by a control group where this user may make one.
 
 Where there is none, the processors are kept by affinity, and memory by the head's own look at it (`calls.Call`) and,
 without Ray, by a limit of the driver's data (RLIMIT_DATA). Ray reserves far more address space than it uses, and dies
@@ -15,7 +15,7 @@ import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 RAY_NEEDS, HEAD_NEEDS = 1 << 30, 128 << 20
-"""What Ray's own processes, and the head's, may take beside the memory that the call was given."""
+"""Bytes for Ray's own processes and for the head's, beside the memory of the call."""
 PREFIX = "srf-"
 _V1_MEMORY = ("memory.limit_in_bytes", "memory.memsw.limit_in_bytes")
 
@@ -28,14 +28,14 @@ class ControlGroup(NamedTuple):
     limits: Tuple[str, ...]
 
     def join(self) -> bool:
-        """Put this process into it, and with it all that it will start."""
+        """Put this process, and all that it will start, into the group."""
         with contextlib.suppress(OSError):
             _write(self.folder, "cgroup.procs", str(os.getpid()))
             return True
         return False
 
     def kills(self) -> int:
-        """How often the kernel has ended a process in it for want of memory."""
+        """The number of processes in the group that the kernel has ended for want of memory."""
         name = "memory.events" if self.version == 2 else "memory.oom_control"
         with contextlib.suppress(OSError, ValueError):
             lines = _read(self.folder, name).splitlines()
@@ -43,13 +43,13 @@ class ControlGroup(NamedTuple):
         return 0
 
     def processes(self) -> List[int]:
-        """Who is in it."""
+        """The pids in the group."""
         with contextlib.suppress(OSError, ValueError):
             return [int(line) for line in _read(self.folder, "cgroup.procs").split()]
         return []
 
     def remove(self, seconds: float = 2.0) -> bool:
-        """End whoever is still in it, and remove it. Says whether it is gone."""
+        """End the processes in the group, and remove it; gives whether it is gone."""
         deadline = time.monotonic() + seconds
         while os.path.isdir(self.folder):
             for pid in self.processes():
@@ -65,7 +65,7 @@ class ControlGroup(NamedTuple):
 
 
 def own_kills() -> Optional[int]:
-    """How often the kernel has ended a process of this run for want of memory; None where our group is others', too."""
+    """The number of this run's processes that the kernel has ended for want of memory; None in a shared group."""
     in_job = "SLURM_JOB_ID" in os.environ
     for version, folder in _own_folders():
         if os.path.basename(folder).startswith(PREFIX) or (in_job and "/job_" in folder):
@@ -110,7 +110,7 @@ def _made(group: ControlGroup, limit: int, cpus: List[int]) -> ControlGroup:
 
 
 def _parents() -> Iterator[Tuple[int, str]]:
-    """Where a group with a memory limit may be made: in our own group, by either version of the kernel's interface."""
+    """The parents of a group with a memory limit: this process's groups, by both versions of the kernel's interface."""
     for version, folder in _own_folders():
         if version == 1 and os.access(folder, os.W_OK):
             yield version, folder
@@ -119,7 +119,7 @@ def _parents() -> Iterator[Tuple[int, str]]:
 
 
 def _own_folders() -> Iterator[Tuple[int, str]]:
-    """The group of this process that bounds memory, by either version of the kernel's interface."""
+    """The group of this process that bounds memory, by both versions of the kernel's interface."""
     mounted = {kind: (root, place) for kind, root, place in _mounts()}
     for controllers, path in _own_groups():
         version = 2 if controllers == "" else 1
@@ -130,7 +130,7 @@ def _own_folders() -> Iterator[Tuple[int, str]]:
 
 
 def _shares_memory(folder: str) -> bool:
-    """Whether we may make groups below this one that have a memory limit.
+    """Whether this user may make groups with a memory limit below this one.
 
     In version 2 a group that shares its memory out has no processes of its own, so that it is mostly the parent of
     ours: what a user was delegated (`user@1000.service` and below).
@@ -162,7 +162,7 @@ def _mounts() -> Iterator[Tuple[str, str, str]]:
 
 
 def _remove_old(version: int, parent: str) -> None:
-    """Remove groups of runs that are gone: those that nobody is in."""
+    """Remove the empty groups of ended runs."""
     with contextlib.suppress(OSError):
         for name in os.listdir(parent):
             if name.startswith(PREFIX) and not ControlGroup(os.path.join(parent, name), version, ()).processes():
@@ -193,7 +193,7 @@ def limit_data(pid: int, memory: int) -> bool:
 def enforced(
     group: Optional[ControlGroup], by_affinity: bool, memory: Optional[int], with_rlimit: bool
 ) -> Dict[str, str]:
-    """By what each limit is kept, in words for people."""
+    """The means by which each limit is kept, in words."""
     cpus = "cgroup" if group and "cpus" in group.limits else "affinity" if by_affinity else "nothing"
     if memory is None:
         return {"cpus": cpus}

@@ -28,7 +28,7 @@ LOCKS = "/run/lock"
 
 
 class HeldLock(NamedTuple):
-    """A lock file that is held: open where it was found, under `path`, and found there `again` if it was removed."""
+    """A lock file that is held: its open file, its `path`, and the file opened `again` there after a removal."""
 
     descriptor: int
     mode: int
@@ -50,7 +50,7 @@ class LockFiles:
         return True
 
     def keep(self, part: Tuple[int, int]) -> List[str]:
-        """Let what removes old files see that these are in use, and take again those that were removed all the same.
+        """Touch the files, so that no clean-up of old files removes them, and lock removed ones again.
 
         Returns:
             The paths of those that somebody else has by now.
@@ -71,7 +71,7 @@ class LockFiles:
         return lost
 
     def divide(self) -> None:
-        """Leave the parts of this run's other processes to them."""
+        """Unlock the parts of this run's other processes."""
         for held in self._held:
             fcntl.lockf(held.descriptor, fcntl.LOCK_UN, 0, sum(KEEPER))
 
@@ -92,7 +92,7 @@ class LockFiles:
         self._held.clear()
 
     def identities(self) -> Set[Tuple[int, int]]:
-        """What the files are, whatever they are called."""
+        """Device and inode of each file."""
         return {identity(os.fstat(held.descriptor)) for held in self._held}
 
 
@@ -107,7 +107,7 @@ def _lock(descriptor: int, mode: int, part: Tuple[int, int]) -> bool:
 
 
 def identity(status: os.stat_result) -> Tuple[int, int]:
-    """What a file is, whatever it is called."""
+    """Device and inode of a file."""
     return status.st_dev, status.st_ino
 
 

@@ -1,4 +1,4 @@
-"""Operations: what is to be seen of a lock and its queue. They only look; nobody is disturbed."""
+"""The queue of a lock: a folder with a ticket for each run, and the operation that describes holders and queue."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Ticket(NamedTuple):
         return self.entry.startswith(HOLDS)
 
     def describe(self) -> Dict[str, Any]:
-        """What people and programs get to know of it."""
+        """The ticket's fields for people and programs."""
         who = {"user": lock.user_name(self.uid), "since": self.order / 1e9, "pid": self.pid, "foreign": False}
         who["idle"] = self.idle
         return {**{name: self.text.get(name, "") for name in FIELDS}, **who}
@@ -94,7 +94,7 @@ class QueueFolder:
         self._entry = held
 
     def keep(self) -> None:
-        """Let what removes old files see that folder and ticket are in use. A ticket that waits is read: to touch it
+        """Keep clean-ups of old files from folder and ticket. A waiting ticket is only read: to touch it
         would cost this process its place."""
         with contextlib.suppress(OSError):
             os.utime(self.folder)
@@ -104,7 +104,7 @@ class QueueFolder:
                 os.pread(self._descriptor, 1, 0)
 
     def show_idle(self, idle: bool) -> None:
-        """Say whether this process has the lock and does nothing with it: then it gives way to whoever waits."""
+        """Show whether this process holds the lock and idles: then it gives way to a run that waits."""
         with contextlib.suppress(OSError):  # then others wait for it elsewhere until it ends
             if idle:
                 os.close(os.open(_idle(self._entry), os.O_WRONLY | os.O_CREAT | _FLAGS, 0o644, dir_fd=self.folder))
@@ -126,7 +126,7 @@ class QueueFolder:
         return os.fstat(self._descriptor).st_ctime_ns
 
     def is_lost(self) -> bool:
-        """Whether somebody removed this process's ticket."""
+        """Whether this process's ticket was removed."""
         return self._descriptor >= 0 and os.fstat(self._descriptor).st_nlink == 0
 
     def tickets(self) -> List[Ticket]:
@@ -135,7 +135,7 @@ class QueueFolder:
         return sorted((ticket for ticket in found if ticket), key=lambda ticket: (ticket.order, ticket.entry))
 
     def ahead(self) -> List[Ticket]:
-        """Who waits and came before this process."""
+        """The waiting tickets before this process's."""
         own = (self.order, self._entry)
         return [ticket for ticket in self.tickets() if not ticket.holds and (ticket.order, ticket.entry) < own]
 
@@ -143,7 +143,7 @@ class QueueFolder:
         return any(not ticket.holds for ticket in self.tickets())
 
     def peek(self, entry: str) -> Optional[int]:
-        """The process that holds one of the folder's files; None if nobody does, or it is no such file."""
+        """The process that holds one of the folder's files; None without one, or for another file."""
         with self._opened(entry) as (_, descriptor):
             return None if descriptor is None else lock.holder(descriptor)
 
@@ -240,7 +240,7 @@ def _make_folder(path: str) -> None:
 
 
 def _is_everybodys(descriptor: int) -> bool:
-    """Whether all may write in it and only remove their own; whoever makes it needs a moment for that."""
+    """Whether all users may write in the folder, and remove only their own files; a new folder needs a moment."""
     for _ in range(20):
         if stat.S_IMODE(os.fstat(descriptor).st_mode) == 0o1777:
             return True
@@ -284,12 +284,12 @@ def _holder_of(name: str, queue: QueueFolder) -> Optional[int]:
 
 
 def part_is_free(name: str, queue: Optional[QueueFolder]) -> bool:
-    """Whether nobody holds this slot or card."""
+    """Whether a slot or GPU is free."""
     return queue is None or _holder_of(name, queue) is None
 
 
 def _stranger(pid: int) -> Dict[str, Any]:
-    """A process that took the lock without us: who runs it, and since when it runs."""
+    """A holder that is no run: its user, and its start."""
     user, since = UNKNOWN, None
     with contextlib.suppress(OSError):
         user, since = lock.user_name(os.stat("/proc/{}".format(pid)).st_uid), _started_at(pid)
@@ -314,7 +314,7 @@ def _started_at(pid: int) -> Optional[float]:
 
 
 def state(path: str, slots: int = 1) -> Dict[str, Any]:
-    """Who holds the lock at this path, who waits for it in which order, how many slots there are and are free.
+    """The holders of the lock at a path, its queue in order, and its slots, all and free.
 
     Raises:
         OperationError: what lies there is no lock.

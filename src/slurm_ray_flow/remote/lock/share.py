@@ -1,4 +1,4 @@
-"""What a run has of a server under a lock, from its turn to the end of its last process."""
+"""The share of one run in a server under a lock: its slots, its GPUs and its confinement."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LOOK_FOR_FILES_EVERY = 60.0
 
 
 class LockShare:
-    """The lock, its slots and cards, and what holds the run to them. Made in the keeper, entered in the inner head.
+    """The share of one run, made in the keeper and entered in the inner head.
 
     Args:
         run: the allocation's run.
@@ -39,7 +39,7 @@ class LockShare:
         self.warden = Watchdog(run.id, lambda: turn.files.join(lock.WARDEN), self._end, self._group)
 
     def enter(self) -> Dict[str, Any]:
-        """In the inner head: hold its part, be confined, say so; gives the spec.json with what the run was given."""
+        """Hold the inner head's part of the lock, and confine the run; gives the spec.json with the run's resources."""
         self._turn.files.join(lock.INNER)
         os.environ.update(self._grant.variables())
         affinity = confinement.keep_to(self._grant.cpus)
@@ -54,11 +54,11 @@ class LockShare:
             confinement.limit_data(driver, self._grant.memory or 0)
 
     def kills(self) -> Optional[int]:
-        """How often the kernel ended a process of this run for want of memory; None if that can't be told."""
+        """The number of this run's processes that the kernel ended for want of memory; None where it is not known."""
         return self._group.kills() if self._group else None
 
     def keep(self) -> None:
-        """Now and then, keep the lock's files from being taken for old ones; say so if somebody removed them."""
+        """Touch the lock's files now and then, and record it if another user has removed them."""
         if time.monotonic() < self._next_keep:
             return
         self._next_keep = time.monotonic() + LOOK_FOR_FILES_EVERY
@@ -68,14 +68,14 @@ class LockShare:
             self._run.record("lock_lost", files=lost)
 
     def is_wanted(self) -> bool:
-        """Whether somebody else waits in the queue."""
+        """Whether another run waits in the queue."""
         if time.monotonic() >= self._next_look:
             self._next_look = time.monotonic() + LOOK_FOR_WAITERS_EVERY
             self._wanted = self._turn.queue.somebody_waits()
         return self._wanted
 
     def show_idle(self, idle: bool) -> None:
-        """Let others see whether the run only waits for another call."""
+        """Show others whether the run only waits for another call."""
         if idle != self._idles:
             self._idles = idle
             self._turn.queue.show_idle(idle)
@@ -92,7 +92,7 @@ class LockShare:
         return {**given, "enforced": limits}
 
     def _end(self) -> None:
-        """In the warden, when no process of the run is left."""
+        """End the share: the watchdog calls this when no process of the run is left."""
         if self._group:
             self._group.remove()
         self._last()

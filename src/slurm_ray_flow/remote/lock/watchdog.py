@@ -1,4 +1,4 @@
-"""The third process of a run under a lock: it outlives keeper and inner head by a moment.
+"""The watchdog: the third process of a run under a lock, which outlives keeper and inner head by a moment.
 
 It only waits. When both are gone, however that came, it ends what is left of the run and then lets the lock go. So
 the next run never begins beside a process of this one.
@@ -21,7 +21,7 @@ GIVE_UP = 10.0
 
 
 class Watchdog:
-    """Starts the warden, and knows which process it is.
+    """The watchdog's process, as the keeper knows it.
 
     Args:
         run_id: the run, as its processes carry it in SRF_ALLOCATION.
@@ -73,7 +73,7 @@ class Watchdog:
             time.sleep(0.005)
 
     def _left(self) -> Set[int]:
-        """What carries the run's id from its start on, or is in its group."""
+        """The processes that carry the run's id since their start, or are in its group."""
         known = set(self._group.processes()) if self._group else set()
         marked = {pid for pid in _pids() if self._is_marked(pid)}
         return {pid for pid in known | marked if pid != os.getpid() and processes.is_alive(pid)}
@@ -91,7 +91,7 @@ def _pids() -> Iterator[int]:
 
 
 def _leaving() -> Set[int]:
-    """This user's processes that are just being ended: they show no variables any more, and still are there."""
+    """This user's processes that are just ending: they exist, but show no variables any more."""
     found = set()
     for pid in _pids():
         with contextlib.suppress(OSError, IndexError, ValueError):

@@ -1,4 +1,4 @@
-"""What lies on a cluster's root, who used it last, and whether something still needs it."""
+"""The files of a root in groups, with the time of their last use and whether a run still needs them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _ASIDE = re.compile(
 
 @dataclass(frozen=True)
 class StaleFiles:
-    """Files and folders that stay and go together.
+    """Files and folders that are kept or removed together.
 
     Attributes:
         kind: "run", "snapshot", "environment", ...
@@ -47,13 +47,13 @@ class StaleFiles:
 
 
 def expired(left: Sequence[StaleFiles], now: float, seconds: float) -> List[StaleFiles]:
-    """What goes: what nothing that runs needs, and nobody has used for so long; never what is younger than a day."""
+    """The groups to remove: unused for so long, not needed by a run, and older than a day."""
     kept = max(seconds, DAY)
     return [one for one in left if one.alive is None or (not one.alive and now - one.used > kept)]
 
 
 class RootListing:
-    """Looks through a root.
+    """The listing of a root.
 
     Args:
         root: the folder of everything of ours.
@@ -79,7 +79,7 @@ class RootListing:
         self.runs: Set[str] = set()
 
     def all(self) -> List[StaleFiles]:
-        """Everything; the runs first, since they say what they need of the rest."""
+        """All groups; the runs first, since they name what they need of the rest."""
         runs = list(self._runs())
         self._needed += in_use({self._root, os.path.realpath(self._root)})
         others = (
@@ -221,7 +221,7 @@ class RootListing:
                     yield StaleFiles("warm entry", ("warm/{}/{}".format(folder, name),), status.st_mtime, None)
 
     def _remains(self) -> Iterator[StaleFiles]:
-        """What an interrupted clean-up or transfer left."""
+        """The files that an interrupted clean-up or transfer left."""
         places = ["runs", "environments", "wheelhouses", "tools", "tools/uv"]
         places += ["snapshots/" + project for project in self._folders("snapshots")]
         for place in places:
@@ -254,7 +254,7 @@ class RootListing:
 
 
 def node_folders() -> Iterator[StaleFiles]:
-    """What heads and builders have in the folders for temporary files, which are everybody's."""
+    """The folders of heads and builders among the machine's temporary files."""
     for base in temporary_folders():
         for name, status in sorted(_ours(base).items()):
             if _ASIDE.fullmatch(name):
@@ -266,7 +266,7 @@ def node_folders() -> Iterator[StaleFiles]:
 
 
 def _ours(base: str) -> Dict[str, os.stat_result]:
-    """This user's folders that are named as heads name theirs, or as one is that was being removed."""
+    """This user's folders with the names that heads give, or that folders get before their removal."""
     found = {}
     with contextlib.suppress(OSError):
         for name, status in tree.entries(base, "").items():
@@ -277,7 +277,7 @@ def _ours(base: str) -> Dict[str, os.stat_result]:
 
 
 def temporary_folders() -> List[str]:
-    """Where heads make such folders."""
+    """The folders of temporary files in which heads make theirs."""
     return sorted(
         {os.path.realpath(path) for path in ("/tmp", tempfile.gettempdir(), os.environ.get("TMPDIR", "/tmp"))}
     )
