@@ -1,5 +1,5 @@
 # Every target does its own set-up: scripts/setup makes .venv with what uv.lock says, and is quick when nothing changed.
-.PHONY: help setup check docs test test-pythons demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
+.PHONY: help setup check docs test test-all test-fast test-pythons demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
 .DEFAULT_GOAL := help
 # (Without the variable each build tells of mkdocs-material's successor.)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs
@@ -22,11 +22,20 @@ check: setup ## Formatting, types, import rules, links of the documentation
 docs: setup ## The documentation, on loopback (PORT=8000)
 	$(MKDOCS) serve --dev-addr 127.0.0.1:$(or $(PORT),8000)
 
-# Four at a time, a file each, since most of them wait: each worker has a home, a Prefect server and hosts of its own.
-# In the order of the folders: the short files come last, so that no worker ends long after the others.
-test: setup ## All tests
+# Four at a time, since most of them wait; what needs the same hosts one after the other (tests/lanes.py).
+TOGETHER := -n 4 --dist loadgroup --no-loadscope-reorder --durations=30
+
+test: setup ## All tests but a few long ones
 	@scripts/setup --hosts
-	.venv/bin/pytest -n 4 --dist loadfile --no-loadscope-reorder --durations=30
+	.venv/bin/pytest $(TOGETHER) -m "not long"
+
+test-all: setup ## All tests (tests/selection.py says which ones `make test` leaves out, and why)
+	@scripts/setup --hosts
+	SRF_FUZZ=1 .venv/bin/pytest $(TOGETHER)
+
+# Nothing of it needs a Prefect server, hosts or Ray. (Most of end_to_end/head needs none either, and takes two minutes.)
+test-fast: setup ## What can be known within a minute
+	.venv/bin/pytest -n 2 --dist loadgroup -m "not long and not server and not ray" -k "not ssh-server and not slurm-cluster" tests/unit tests/contract
 
 # Some minutes for each; not a part of `make test`.
 test-pythons: setup ## Unit, recorded and local tests on the other Pythons that this machine has (VERSIONS="3.10 3.13")

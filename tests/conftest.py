@@ -2,18 +2,19 @@
 
 import os
 import signal
-import subprocess
-import sys
-import tempfile
 
 import pytest
 
-pytest_plugins = ["hosts.plugin"]
+import lanes
+import selection
+import shared_server
+
+pytest_plugins = ["hosts.plugin", "hangs"]
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &`: all that the tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-HOME = tempfile.mkdtemp(prefix="srf-test-")
+HOME = shared_server.home_of_this_process()
 OTHER_HOME = f"{HOME}-other"
 os.environ["SRF_HOME"] = HOME
 os.environ["SRF_PROGRESS"] = "off"
@@ -21,31 +22,26 @@ os.environ["PREFECT_HOME"] = os.path.join(HOME, "prefect")
 for name in ("PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_PROFILE"):
     os.environ.pop(name, None)
 
-# Begun with the session, for one that is interrupted or killed leaves its servers, too. They go after it: Prefect's
-# client holds a process back for a minute at its end when the server has gone before it.
-LAST = """
-import os, shutil, sys, time
-while os.path.exists(f"/proc/{sys.argv[1]}") and os.getppid() == int(sys.argv[1]):
-    time.sleep(0.2)
-from slurm_ray_flow.blocks.server import stop_server
-for home in filter(os.path.isdir, sys.argv[2:]):
-    os.environ["SRF_HOME"] = home
-    stop_server()
-    os.system(f"chmod -R u+w {home}")
-    shutil.rmtree(home, ignore_errors=True)
-"""
+
+pytest_xdist_make_scheduler = lanes.pytest_xdist_make_scheduler
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    subprocess.Popen([sys.executable, "-c", LAST, str(os.getpid()), OTHER_HOME, HOME], start_new_session=True)
+    shared_server.clear_after(os.getpid(), HOME, OTHER_HOME)
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        config.pluginmanager.register(selection.Tried())
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    selection.mark(items)
+    if config.getoption("loadgroup", default=False):
+        lanes.arrange(items)
 
 
 @pytest.fixture(scope="session")
 def server():
-    """One Prefect server for all tests that need one, on a home of its own."""
-    from slurm_ray_flow.blocks.server import ensure_server
-
-    return ensure_server(print)
+    """The Prefect server of all tests, on a home of this process's own."""
+    return shared_server.join()
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +53,7 @@ def other_home():
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)
+        shared_server.begin_empty(OTHER_HOME)
         ensure_server(print)
     return variables
 
@@ -66,6 +63,4 @@ def srf():
     """The `srf` command; gives its completed process."""
     from srf_command import Command
 
-    command = Command()
-    yield command
-    command.close()
+    return Command()

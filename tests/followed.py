@@ -9,6 +9,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import prepared
+
 TOP = Path(__file__).parents[1]
 SECONDS = 300
 
@@ -48,7 +50,6 @@ def _commands(text: str) -> Iterator[list[str]]:
 
 def _run(words: list[str], folder: Path) -> str:
     program = Path(sys.executable).with_name(words[0])
-    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    done = subprocess.run([program, *words[1:]], cwd=folder, check=False, timeout=SECONDS, **pipes)  # type: ignore[call-overload]
+    done = prepared.run([program, *words[1:]], cwd=folder, stdin=subprocess.DEVNULL, timeout=SECONDS)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}{done.stderr}"
     return str(done.stdout + done.stderr)

@@ -111,7 +111,7 @@ def processes_of(marker):
     return [pid for pid in found if pid != os.getpid()]
 
 
-def nothing_left(name, seconds=3.0):
+def nothing_left(name, seconds=10.0):
     """Wait until no process of this run is left."""
     until(lambda: not processes_of(f"SRF_RUN_ID={name}"), seconds)
     return True

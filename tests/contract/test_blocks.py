@@ -1,8 +1,6 @@
 """Clusters as Prefect blocks: what Prefect asks of a block, and saved ones on a real server."""
 
 import dataclasses
-import subprocess
-import sys
 
 import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
@@ -58,7 +56,7 @@ def test_a_saved_cluster_is_found_by_its_name(server, tmp_path):
 
 
 @pytest.mark.server
-def test_a_run_on_a_saved_cluster_is_found_from_another_process(server, tmp_path):
+def test_a_run_on_a_saved_cluster_is_found_from_another_process(server, srf, tmp_path):
     @slurm_ray_flow
     def answer():
         print("in the lab")
@@ -68,12 +66,8 @@ def test_a_run_on_a_saved_cluster_is_found_from_another_process(server, tmp_path
         LocalMachine(root=tmp_path / "other").save("other", overwrite=True)
     handle = answer.with_options(cluster="other").submit()
     assert handle.result(timeout=180) == 42
-    done = subprocess.run(
-        [sys.executable, "-m", "slurm_ray_flow.cli.main", "attach", handle.run_id],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = srf("attach", handle.run_id)
+    assert done.returncode == 0, done.stderr
     assert "in the lab" in done.stdout
     assert "42" in done.stdout
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+import prepared
+
 PROJECT = Path(__file__).parent / "project"
 
 
@@ -22,20 +24,19 @@ def work(server, monkeypatch):
 
 @pytest.fixture
 def script(server, tmp_path):
-    """Runs text as a user's script, in a process of its own; gives its completed process."""
+    """Runs text as a user's script, in a process of its own; gives its completed process.
+
+    With `imports=True` it does its own imports, where these are what the test looks at.
+    """
     import subprocess
 
-    def run(text, *arguments, timeout=180, wait=True):
+    def run(text, *arguments, timeout=180, wait=True, imports=False):
         file = tmp_path / "script.py"
         file.write_text(text)
-        process = subprocess.Popen(
-            [sys.executable, str(file), *map(str, arguments)],
-            cwd=tmp_path,
-            env=dict(os.environ),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        command = [sys.executable, str(file), *map(str, arguments)]
+        pipes = {"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        start = subprocess.Popen if imports else prepared.start
+        process = start(command, **pipes)
         if not wait:
             return process
         stdout, stderr = process.communicate(timeout=timeout)
@@ -72,7 +73,7 @@ def served(server, taken_runner_storage):
     def start(*arguments):
         command = [sys.executable, str(PROJECT / "served.py"), *map(str, arguments)]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        started.append(subprocess.Popen(command, cwd=PROJECT, env=env, **pipes))
+        started.append(prepared.start(command, cwd=PROJECT, env=env, **pipes))
         return started[-1]
 
     yield start

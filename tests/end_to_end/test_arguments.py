@@ -3,7 +3,6 @@
 import asyncio
 import collections
 import os
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterable, Sequence
@@ -13,6 +12,7 @@ import numpy
 import prefect
 import pytest
 
+import prepared
 from slurm_ray_flow import PayloadError, slurm_ray_flow
 from support import wait_for
 
@@ -185,8 +185,8 @@ def test_a_project_in_a_folder_that_is_not_utf8(server, tmp_path):
     (folder / "pyproject.toml").touch()
     (folder / "helper.py").write_text("NAME = 'helper'\n")
     (folder / "script.py").write_text(IN_A_FOLDER)
-    done = subprocess.run([sys.executable, "script.py"], cwd=folder, capture_output=True, timeout=180, check=False)
-    assert done.stdout.decode().strip() == ascii(("helper", [NOT_UTF8])), done.stderr
+    done = prepared.run([sys.executable, "script.py"], cwd=folder)
+    assert done.stdout.strip() == ascii(("helper", [NOT_UTF8])), done.stderr
 
 
 def test_what_people_write_on_the_command_line_is_cast(srf, server, tmp_path):

@@ -1,4 +1,4 @@
-"""The `srf` command, as processes of its own, against the session's server."""
+"""The `srf` command against the session's server: `started` is it as a shell starts it, `srf` with its imports done."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from prepared import SRF
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunRecord
+from srf_command import Command
 from support import wait_for
 
 pytestmark = pytest.mark.server
-
-SRF = [os.path.join(os.path.dirname(sys.executable), "srf")]
 
 JOB = """
 from ..base import two
@@ -40,9 +40,12 @@ def boom():
 """
 
 
-def srf(*arguments, cwd=None, **changes):
+srf = Command()
+
+
+def started(*arguments, cwd=None, **changes):
     return subprocess.run(
-        [*SRF, *arguments],
+        [SRF, *arguments],
         check=False,
         cwd=cwd,
         env={**os.environ, **changes},
@@ -77,7 +80,7 @@ def asleep(work, tmp_path):
 def test_help_is_complete_and_imports_no_prefect():
     check = "import sys, slurm_ray_flow.cli.main; sys.exit(bool({'prefect', 'ray'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
-    shown = srf("--help").stdout
+    shown = started("--help").stdout
     verbs = (
         "check clean clusters forget init queue trust attach cancel dashboard fetch logs release run runs "
         "completion config down prefect status up"
@@ -100,9 +103,9 @@ def test_each_verb_has_examples_that_are_commands():
 
 
 def test_prefects_own_command_knows_the_server(server):
-    assert "deploy" in srf("prefect", "--help").stdout
-    assert "--prefect-file" in srf("prefect", "deploy", "--help").stdout
-    shown = json.loads(srf("prefect", "config", "view", "--output", "json").stdout)
+    assert "deploy" in started("prefect", "--help").stdout
+    assert "--prefect-file" in started("prefect", "deploy", "--help").stdout
+    shown = json.loads(started("prefect", "config", "view", "--output", "json").stdout)
     assert server.url in json.dumps(shown)
 
 
@@ -139,7 +142,7 @@ def test_what_is_no_run_is_refused(server, run_id):
 
 
 def test_a_function_of_a_package_runs(package):
-    done = srf("run", "pack/inner/job.py:job", "--arg", "n=3", "--arg", "text=word", cwd=package)
+    done = started("run", "pack/inner/job.py:job", "--arg", "n=3", "--arg", "text=word", cwd=package)
     assert done.stdout.splitlines() == ["job 3 word", "6"], done.stderr
 
 
@@ -155,7 +158,7 @@ def test_an_async_function_runs_in_silence(package):
 
 
 def test_the_functions_exception_is_shown_with_its_traceback(package):
-    done = srf("run", "pack/inner/job.py:boom", cwd=package)
+    done = started("run", "pack/inner/job.py:boom", cwd=package)
     assert done.returncode == 1
     assert "Boom: loud" in done.stderr
     assert 'raise Boom("loud")' in done.stderr
@@ -276,7 +279,7 @@ def test_logs_and_attach_of_a_run_that_has_ended(work):
 def test_a_closed_pipe_is_no_error(work):
     handle = work.chatter.submit(20_000)
     assert handle.result(timeout=180) == 20_000
-    shell = f"set -o pipefail; {' '.join(SRF)} logs {handle.run_id} | head -n 1"
+    shell = f"set -o pipefail; {SRF} logs {handle.run_id} | head -n 1"
     done = subprocess.run(["bash", "-c", shell], check=False, capture_output=True, text=True, timeout=180)
     assert done.stdout == "line 0\n"
     assert done.stderr == ""
@@ -285,7 +288,7 @@ def test_a_closed_pipe_is_no_error(work):
 
 def test_leaving_attach_leaves_the_run(asleep):
     attached = subprocess.Popen(
-        [*SRF, "attach", asleep.run_id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [SRF, "attach", asleep.run_id], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert attached.stdout.readline() == "asleep\n"
     attached.send_signal(signal.SIGINT)
@@ -297,7 +300,7 @@ def test_leaving_attach_leaves_the_run(asleep):
 
 
 def test_cancel_ends_the_run_and_attach_says_so(asleep):
-    done = srf("cancel", asleep.run_id)
+    done = started("cancel", asleep.run_id)
     assert done.returncode == 0, done.stderr
     assert "is cancelled" in done.stdout
     assert asleep.status().value == "cancelled"
@@ -307,7 +310,7 @@ def test_cancel_ends_the_run_and_attach_says_so(asleep):
 
 def test_status_without_a_server_is_1_and_makes_nothing(tmp_path):
     home = tmp_path / "none"
-    done = srf("status", "--json", SRF_HOME=str(home))
+    done = started("status", "--json", SRF_HOME=str(home))
     assert (done.returncode, json.loads(done.stdout)["state"]) == (1, "stopped")
     assert json.loads(srf("runs", "--json", SRF_HOME=str(home)).stdout) == []
     assert not home.exists()
@@ -341,6 +344,6 @@ def test_nothing_is_reported_to_prefects_makers(work):
 
 
 def test_status_of_the_sessions_server(server):
-    found = json.loads(srf("status", "--json").stdout)
+    found = json.loads(started("status", "--json").stdout)
     assert (found["state"], found["url"]) == ("running", server.url)
     assert json.loads(srf("up", "--json").stdout)["url"] == server.url

@@ -5,15 +5,15 @@ import re
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+import prepared
+from prepared import SRF
 from support import wait_for
 from terminal import Terminal
 
 pytestmark = pytest.mark.server
-SRF = str(Path(sys.executable).with_name("srf"))
 TABLE = "from slurm_ray_flow.cli.output import STATES, print_table; print_table(['A', 'B'], [['one', 'ok']], STATES)"
 
 
@@ -45,7 +45,7 @@ def test_a_live_table_follows_a_run_and_ends_well(work, tmp_path):
     handle = work.sleep.submit(60, str(mark))
     wait_for(mark.exists)
     live = Terminal(SRF, "runs", "--watch", "--last", "1")
-    piped = subprocess.Popen([SRF, "runs", "--watch", "--last", "1", "--json"], stdout=subprocess.PIPE, text=True)
+    piped = prepared.start([SRF, "runs", "--watch", "--last", "1", "--json"], stdout=subprocess.PIPE)
     try:
         live.until("running")
         assert json.loads(piped.stdout.readline())[0]["state"] == "running"

@@ -2,13 +2,13 @@
 
 import json
 import subprocess
-import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
 
+import prepared
 from slurm_ray_flow import DependencyError, LocalMachine
 
 pytestmark = [pytest.mark.server, pytest.mark.ray]
@@ -33,8 +33,7 @@ def test_it_is_led_to_through_a_url_that_needs_no_token(seen, tmp_path, srf):
     assert handle.result(180) == 1
     left = set(Path("/tmp").glob("pymp-*")) - before
     assert left == set()
-    command = [str(Path(sys.executable).with_name("srf")), "dashboard", handle.run_id]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with prepared.start([prepared.SRF, "dashboard", handle.run_id], stdout=subprocess.PIPE) as process:
         url = process.stdout.readline().strip()
         browser = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with browser.open(url, timeout=180) as page:

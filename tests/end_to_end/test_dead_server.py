@@ -5,13 +5,14 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import threading
 import time
 
 import pytest
 
+import prepared
+from shared_server import begin_empty
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -39,6 +40,7 @@ ASYNC = (
 
 @pytest.mark.parametrize("text", [SCRIPT, "import asyncio\n" + ASYNC], ids=["sync", "async"])
 def test_the_value_comes_home_all_the_same(script, tmp_path, monkeypatch, text):
+    begin_empty(tmp_path / "home")
     monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("SRF_PROGRESS", "plain")
     process = script(text, tmp_path / "go", wait=False)
@@ -141,7 +143,7 @@ def test_a_configured_server_that_is_not_there_is_told_in_a_few_lines(script, co
 def test_a_verb_that_needs_a_configured_server_says_that_it_is_not_there(configured, verb, status):
     configured(status)
     command = [sys.executable, "-m", "slurm_ray_flow.cli.main", *verb.split()]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=180)
+    done = prepared.run(command)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith("ServerError: ")
     assert len(done.stderr.splitlines()) == 3

@@ -34,7 +34,7 @@ class Waiting:
         assert str(self.pid) in self.left()
 
     def _runs(self):
-        return self.api.post("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 5})
+        return self.api.post("/flow_runs/filter", {"sort": "START_TIME_DESC", "limit": 100})
 
     def state(self):
         return self.api.get(f"/flow_runs/{self.id}")["state_type"]

@@ -13,13 +13,14 @@ from urllib.parse import urlsplit
 import pytest
 
 import postgres
+import prepared
+from prepared import SRF
 from slurm_ray_flow.blocks.server.address import ServerState
 from slurm_ray_flow.blocks.server.api import Api
 from support import wait_for
 
 TOP = Path(__file__).parents[2]
 UNITS = sorted((TOP / "deployments" / "lab-server").glob("*.service"))
-SRF = str(Path(sys.executable).with_name("srf"))
 SECONDS = 240
 CAMPAIGN = """
 from slurm_ray_flow import slurm_ray_flow
@@ -60,15 +61,9 @@ class LabServer:
         return self.srf("prefect", *words)
 
     def _run(self, command, **variables):
-        return subprocess.run(
-            command,
-            env={**self.env, **variables},
-            cwd=self.folder,
-            check=True,
-            capture_output=True,
-            text=True,
-            timeout=SECONDS,
-        ).stdout
+        done = prepared.run(command, env={**self.env, **variables}, cwd=self.folder, timeout=SECONDS)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
 
     def worker(self):
         command = [SRF, "prefect", "worker", "start", "--pool", "srf"]

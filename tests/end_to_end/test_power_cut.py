@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+import prepared
+from shared_server import begin_empty
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -58,6 +60,7 @@ class Cut:
         self.chance, self.home = random.Random(seed), folder / "home"
         self.said = folder / "said"
         (folder / "launches.py").write_text(SCRIPT)
+        begin_empty(self.home)
         self.environment = {**os.environ, "SRF_HOME": str(self.home), "PREFECT_HOME": str(self.home / "prefect")}
         with self.said.open("w") as said, (folder / "errors").open("w") as errors:
             command = [sys.executable, "launches.py", str(RUNS)]
@@ -118,15 +121,13 @@ class Cut:
 
     def srf(self, *arguments):
         """A command afterwards: it ends, and shows no traceback."""
-        command = [sys.executable, "-m", "slurm_ray_flow.cli.main", *arguments]
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=BOUND, check=False)
+        done = prepared.run([prepared.SRF, *arguments], env=self.environment, timeout=BOUND)
         assert TRACEBACK not in done.stdout + done.stderr, f"{arguments}: {done.stderr}"
         return done
 
     def end(self):
         with contextlib.suppress(subprocess.TimeoutExpired):
-            command = [sys.executable, "-m", "slurm_ray_flow.cli.main", "down"]
-            subprocess.run(command, env=self.environment, capture_output=True, timeout=BOUND, check=False)
+            prepared.run([prepared.SRF, "down"], env=self.environment, timeout=BOUND)
         wait_for(self._kill)
         shutil.rmtree(self.home, ignore_errors=True)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import subprocess
 import sys
 import uuid
 from pathlib import Path
@@ -11,6 +10,7 @@ import numpy
 import prefect
 import pytest
 
+import prepared
 from slurm_ray_flow import Handle, slurm_ray_flow
 from slurm_ray_flow.core.home import home
 from support import wait_for
@@ -122,7 +122,7 @@ def test_another_process_gets_the_value_from_prefect(work, api):
     work.give_back(DEFAULT)
     large = newest(api, "give-back")["id"]
     command = [sys.executable, "-c", LATER, small, large]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    found = prepared.run(command)
     assert found.stdout.split() == ["list", "ndarray"], found.stderr
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from uv import find_uv_bin
 
+import prepared
 from recorded_projects import check, recorded, write
 from slurm_ray_flow import DependencyError, LocalMachine
 from slurm_ray_flow.blocks.environments import ask_uv
@@ -104,16 +105,14 @@ def workspace(server, tmp_path):
 def test_a_member_of_a_workspace_runs_with_what_the_root_locks(workspace: Path, environment, six):
     import sys
 
-    done = subprocess.run(
-        [sys.executable, "app/job.py", environment], cwd=workspace, capture_output=True, text=True, check=False
-    )
+    done = prepared.run([sys.executable, "app/job.py", environment], cwd=workspace)
     assert f"value {(42, '2.0.0', six)}" in done.stdout, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", ["prefect", "rich", "random"])
 def test_a_file_with_the_name_of_a_package_is_named_as_the_cause(script, tmp_path, name):
     (tmp_path / f"{name}.py").touch()
-    done = script("from slurm_ray_flow import slurm_ray_flow")
+    done = script("from slurm_ray_flow import slurm_ray_flow", imports=True)
     assert f"{tmp_path}/{name}.py for the package {name!r}" in done.stderr
     assert len(done.stderr.splitlines()) < 15
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import paramiko
 import pytest
 
+import prepared
 from pretended import LIMITS, endpoint, showing
 from slurm_ray_flow import SshServer
 from slurm_ray_flow.blocks.server import connected
@@ -87,8 +87,7 @@ def stranger(server, tmp_path):
     }
 
     def srf(*arguments):
-        environment, command = {**os.environ, **variables}, [Path(sys.executable).with_name("srf"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+        return prepared.run([prepared.SRF, *arguments], stdin=subprocess.DEVNULL, env={**os.environ, **variables})
 
     return srf
 

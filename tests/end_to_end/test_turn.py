@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import prepared
 from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.core.home import home
@@ -85,7 +86,7 @@ class Shared:
         command = [sys.executable, "-W", "ignore", str(self.folder / "script.py"), who, str(self.notes), str(count)]
         env = {**os.environ, "TEST_LABEL": self.label, "TEST_LOCK": str(self.lock), "SRF_PROGRESS": "plain"}
         with open(self.folder / f"{who}.err", "wb") as errors:
-            process = subprocess.Popen(
+            process = prepared.start(
                 [*command, str(self.go) if go else ""],
                 cwd=self.folder,
                 env={**env, **environment},

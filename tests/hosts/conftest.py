@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from hosts.launcher import own
+
+CLUSTERS = ("desi-launches", "pretend-launches")
+"""As the functions in `project/` call them."""
 PROJECT = Path(__file__).parent / "project"
 
 ASKED = """#!/bin/sh
@@ -37,8 +41,12 @@ def ssh(hosts_lab, tmp_path):
 
 @pytest.fixture(scope="session")
 def project(tmp_path_factory):
-    """The user's project, where this session's launches start from."""
-    return shutil.copytree(PROJECT, tmp_path_factory.mktemp("launches") / "project")
+    """The user's project, where this session's launches start from, with the clusters as they are called here."""
+    folder = shutil.copytree(PROJECT, tmp_path_factory.mktemp("launches") / "project")
+    for file in folder.glob("*.py"):
+        for name in CLUSTERS:
+            file.write_text(file.read_text().replace(f'"{name}"', f'"{own(name)}"'))
+    return folder
 
 
 @pytest.fixture
@@ -69,7 +77,7 @@ def slurm_launches_session(server, slurm_lab, project):
     """The same on a Slurm cluster that keeps no accounts."""
     from hosts.slurm_launch_lab import SlurmLaunchLab
 
-    return SlurmLaunchLab(slurm_lab, project, "pretend-launches")
+    return SlurmLaunchLab(slurm_lab, project, own("pretend-launches"))
 
 
 @pytest.fixture
@@ -84,7 +92,7 @@ def accounted_launches_session(server, accounting_lab, project):
     """And on one that keeps accounts."""
     from hosts.slurm_launch_lab import SlurmLaunchLab
 
-    return SlurmLaunchLab(accounting_lab, project, "accounted-launches")
+    return SlurmLaunchLab(accounting_lab, project, own("accounted-launches"))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 from hosts.host import inner_pid
 from hosts.lab import Lab
-from hosts.launcher import USER, Launcher
+from hosts.launcher import USER, Launcher, own
 from hosts.layout import ALICE
 from hosts.road import Road
 from slurm_ray_flow import SshServer
@@ -22,7 +22,7 @@ from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.interface.handle import Handle
 from support import wait_for
 
-NAME, SHARED, BY_ROAD = "desi-launches", "desi-launches-shared", "desi-launches-by-road"
+NAME, SHARED, BY_ROAD = (own(name) for name in ("desi-launches", "desi-launches-shared", "desi-launches-by-road"))
 
 
 class LaunchLab(Launcher):

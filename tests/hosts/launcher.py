@@ -10,11 +10,18 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import prepared
 from hosts.host import Host
 from hosts.layout import ALICE
+from prepared import SRF
 
-SRF, PREFECT = (str(Path(sys.executable).with_name(name)) for name in ("srf", "prefect"))
+PREFECT = str(Path(sys.executable).with_name("prefect"))
 USER = ALICE.name
+
+
+def own(name: str) -> str:
+    """A cluster's name as this process saves it: others of the run use the same Prefect server."""
+    return f"{name}-{os.getpid()}"
 
 
 class Launcher:
@@ -65,7 +72,7 @@ class Launcher:
             "text": True,
         }
         environment = {**os.environ, "SRF_PROGRESS": "plain", **variables}
-        self._started.append(subprocess.Popen(command, cwd=self.project, env=environment, **pipes))
+        self._started.append(prepared.start(command, cwd=self.project, env=environment, **pipes))
         return self._started[-1]
 
     def end_scripts(self) -> None:

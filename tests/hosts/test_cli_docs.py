@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 
+import prepared
 from hosts.lab import Lab
+from prepared import SRF
 from srf_command import Command
 
 pytestmark = pytest.mark.server
 TEXT = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-SRF = str(Path(sys.executable).with_name("srf"))
 LINES = re.findall(r"^\$ srf (.+)$", TEXT, re.MULTILINE)
 
 
@@ -60,7 +61,7 @@ def test_every_command_of_the_document_does_what_it_says(project: Path, desi: li
 
 def watched(project: Path, words: list[str]) -> None:
     """It goes on until Ctrl-C."""
-    process = subprocess.Popen([SRF, *words], cwd=project, stdout=subprocess.PIPE, text=True)
+    process = prepared.start([SRF, *words], cwd=project, stdout=subprocess.PIPE)
     try:
         assert process.stdout is not None
         assert "until Ctrl-C" in process.stdout.readline()

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+import prepared
 from followed import Page
 from slurm_ray_flow import SlurmCluster
 from slurm_ray_flow.blocks.server import connected, ensure_server
 
 TOP = Path(__file__).parents[2]
 DOCUMENTS = [TOP / "README.md", *sorted((TOP / "docs").rglob("*.md"))]
-SRF = str(Path(sys.executable).with_name("srf"))
 pytestmark = pytest.mark.server
 
 
@@ -27,8 +27,7 @@ def examples():
 
 def without_a_terminal(*words):
     """The command in a session of its own."""
-    pipes = {"stdin": subprocess.DEVNULL, "capture_output": True, "text": True}
-    return subprocess.run([SRF, *words], check=False, timeout=180, start_new_session=True, **pipes)
+    return prepared.run([prepared.SRF, *words], stdin=subprocess.DEVNULL, start_new_session=True)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +80,7 @@ def test_the_quick_start_on_a_slurm_cluster(slurm_lab, server, tmp_path):
 def test_an_example_runs_on_the_server(desi, tmp_path, text):
     (tmp_path / "script.py").write_text(text)
     command = [sys.executable, str(tmp_path / "script.py")]
-    done = subprocess.run(command, check=False, cwd=tmp_path, capture_output=True, text=True, timeout=180)
+    done = prepared.run(command, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     values = re.findall(r"^    print\(.*\)  # (.+)$", text, re.MULTILINE)
     assert values

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+import prepared
 from slurm_ray_flow import LockFailed, SshServer
 from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.server import connected, ensure_server
@@ -110,7 +111,7 @@ class Desi:
         environment = {**os.environ, "SRF_PROGRESS": "off", **environment}
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True, "bufsize": 1}
         command = [sys.executable, str(self.script), self.name]
-        return subprocess.Popen(command, cwd=self.script.parent, env=environment, **pipes)
+        return prepared.start(command, cwd=self.script.parent, env=environment, **pipes)
 
     def stranger(self, notes: str, until: str) -> threading.Thread:
         command = ["python3.11", "-c", STRANGER, self.lock, notes, until]

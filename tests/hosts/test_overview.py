@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+import prepared
 from hosts import faults
-from hosts.launcher import SRF
+from prepared import SRF
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.run import RunRecord
 from terminal import Terminal
@@ -72,7 +73,7 @@ def test_runs_on_a_cluster_that_does_not_answer_hide_no_others(server, srf, host
 
 def watched() -> Any:
     pipe = subprocess.PIPE
-    return subprocess.Popen([SRF, "runs", "--last", "2", "--json", "--watch"], stdout=pipe, stderr=pipe, text=True)
+    return prepared.start([SRF, "runs", "--last", "2", "--json", "--watch"], stdout=pipe, stderr=pipe)
 
 
 def record(cluster, kind, ended=""):

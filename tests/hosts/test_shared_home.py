@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from hosts.launcher import SRF
 from hosts.twin import twins
+from prepared import SRF
+from shared_server import begin_empty
 from support import wait_for
 
 SCRIPT = """
@@ -36,22 +37,23 @@ def script(tmp_path):
 
 def test_one_server_and_nobody_else_ends_what_lives(hosts_lab, tmp_path, script):
     word = tmp_path / "word"
+    begin_empty(tmp_path / "shared")
     with twins(hosts_lab, ["desi", "offline"], tmp_path, tmp_path / "shared") as (one, other):
         waits = one.python(script, "4", str(word))
-        wait_for(lambda: states(one) == ["running"], 60)
+        wait_for(lambda: states(one) == ["running"])
         at_once = [other.python(script, "21"), one.python(script, "22")]
-        assert [process.communicate(timeout=120)[0] for process in at_once] == ["42\n", "44\n"]
+        assert [process.communicate(timeout=180)[0] for process in at_once] == ["42\n", "44\n"]
         assert states(other) == states(one) == ["running", "succeeded", "succeeded"]
         assert flow_states(other) == {"completed": 2, "running": 1}
         assert "desi's" in other.srf("down")
         assert flow_states(one) == {"completed": 2, "running": 1}
         word.touch()
-        assert waits.communicate(timeout=120)[0] == "8\n"
+        assert waits.communicate(timeout=180)[0] == "8\n"
 
         one.kill()  # the server, too
-        assert other.python(script, "3").communicate(timeout=120)[0] == "6\n"
+        assert other.python(script, "3").communicate(timeout=180)[0] == "6\n"
         assert flow_states(other) == {"completed": 4}
-        assert one.python(script, "5").communicate(timeout=120)[0] == "10\n"
+        assert one.python(script, "5").communicate(timeout=180)[0] == "10\n"
         assert states(one) == states(other) == ["succeeded"] * 5
         other.srf("down")
 
@@ -67,11 +69,12 @@ def test_a_tunnel_to_a_server_that_died_with_its_host_costs_no_launch(hosts_lab,
 
 
 def test_where_no_way_leads_to_the_server_it_says_who_has_it(hosts_lab, tmp_path):
+    begin_empty(tmp_path / "shared")
     with twins(hosts_lab, ["desi", "offline"], tmp_path, tmp_path / "shared") as (one, other):
         one.srf("up")
         other.run("mount", "--bind", "/dev/null", "/etc/ssh/ssh_config")
         process = other.start(SRF, "up")
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=180)[1]
         assert process.returncode == 1
         assert "runs on desi" in errors and "export SRF_HOME=" in errors and "Traceback" not in errors
         one.srf("down")
@@ -84,7 +87,7 @@ def test_a_network_file_system_without_locks_across_hosts_holds_no_database(host
     mounts = BY_SSH.format(**{name: shlex.quote(str(text)) for name, text in quoted.items()})
     with twins(hosts_lab, ["desi", "offline"], tmp_path, home, mounts) as (one, other):
         at_once = [one.python(script, "21"), other.python(script, "22")]
-        assert [process.communicate(timeout=120)[0] for process in at_once] == ["42\n", "44\n"]
+        assert [process.communicate(timeout=180)[0] for process in at_once] == ["42\n", "44\n"]
         assert states(one) == states(other) == ["succeeded", "succeeded"]
         noted = json.loads(one.run("cat", f"{home}/server/database.json"))
         owner = next(twin for twin in (one, other) if twin.host.name == noted["host"])

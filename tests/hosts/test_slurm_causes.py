@@ -109,7 +109,7 @@ def test_a_job_that_is_put_back_into_the_queue_comes_again_once(jobs, silent):
 def test_a_node_that_dies_is_told(jobs):
     import held
 
-    with jobs.slurm.settings(*QUICKLY):
+    with jobs.slurm.settings(*QUICKLY, restart=True):
         run = jobs.begun(held.wait, resubmit=0)
         with jobs.without(run.node), pytest.raises(NodeFailed):
             run.handle.result(BOUND)
@@ -119,7 +119,7 @@ def test_a_node_that_dies_is_told(jobs):
 @contextlib.contextmanager
 def on_what_is_left(jobs, function):
     """A run on two nodes that gets its word once one of them, not its first, has no power and is known to be lost."""
-    with jobs.slurm.settings(*QUICKLY):
+    with jobs.slurm.settings(*QUICKLY, restart=True):
         run = jobs.begun(function)
         [other] = [host for host in jobs.slurm.nodes.values() if host != run.node]
         with jobs.without(other):
@@ -227,7 +227,7 @@ def test_a_job_whose_processes_are_killed_with_slurms_own_gets_its_verdict(jobs)
 def test_accounting_knows_what_the_queue_has_forgotten(accounted):
     import held
 
-    with accounted.slurm.settings("MinJobAge=2", *QUICKLY):
+    with accounted.slurm.settings("MinJobAge=2", *QUICKLY, restart=True):
         with accounted.full():
             waiting = accounted.waiting(held.wait)
             job = waiting.job

@@ -32,8 +32,8 @@ def test_its_wait_is_one_artifact_and_lines_of_the_log_and_then_its_job_is_shown
     run.handle.result(BOUND)
     wait_for(lambda: artifacts(api, run.id)["waiting"]["description"].startswith("waited "))
     flow_run = api.get(f"/flow_runs/{run.id}")
-    assert flow_run["name"].endswith("on pretend-launches, 2 nodes")
-    assert {"pretend-launches", "slurm-cluster", "wait"} <= set(flow_run["tags"])
+    assert flow_run["name"].endswith(f"on {jobs.name}, 2 nodes")
+    assert {jobs.name, "slurm-cluster", "wait"} <= set(flow_run["tags"])
     told = api.post("/logs/filter", {"logs": {"flow_run_id": {"any_": [run.id]}}, "limit": 200})
     waits = [line for line in told if line["message"].startswith("waits")]
     assert waits and {line["level"] for line in waits} == {20}

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hosts.host import Host
 from hosts.lab import Lab
-from hosts.launcher import SRF
+from prepared import SRF
 
 NAMESPACES = ("-u", "-i", "-n", "-p")
 SET_UP = """

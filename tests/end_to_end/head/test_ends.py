@@ -98,8 +98,8 @@ def test_a_killed_head_leaves_nothing_and_says_so(lab, name, victim):
     sleep = sleeper()
     head = start(lab, name, with_daemon)
     os.kill(head.pid if victim == "keeper" else child_of(head.pid), signal.SIGKILL)
-    assert lab.wait_for(name, "call_ended", 3.0)["cause"] == "lost"
-    assert lab.wait_for(name, "released", 3.0)
+    assert lab.wait_for(name, "call_ended", 10.0)["cause"] == "lost"
+    assert lab.wait_for(name, "released", 10.0)
     assert nothing_left(name)
 
 
@@ -152,7 +152,7 @@ def test_a_warm_head_whose_folder_is_removed_ends(lab, name):
         if head.poll() is not None:
             break
         time.sleep(0.1)
-    assert head.wait(1) == 0
+    assert head.wait(10) == 0
     assert nothing_left(name)
 
 

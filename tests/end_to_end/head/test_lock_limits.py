@@ -91,9 +91,9 @@ def test_a_killed_head_leaves_no_group(locked, name, victims):
     assert inner in members
     for pid in {"keeper": [head.pid], "inner": [inner], "both": [inner, head.pid]}[victims]:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not locked.state()["holders"], 3.0)
+    until(lambda: not locked.state()["holders"], 10.0)
     assert [pid for pid in members if not zombie(pid)] == []
-    until(lambda: not groups(name), 3.0)
+    until(lambda: not groups(name), 10.0)
 
 
 def test_a_run_keeps_to_the_processors_that_it_asked_for(locked, name):
@@ -134,7 +134,7 @@ def test_ray_is_gone_before_the_next_one_begins(locked, name, victims):
         os.kill(pid, signal.SIGKILL)
     assert held(stranger)
     assert [pid for pid in family if not zombie(pid)] == []
-    assert time.monotonic() - killed < 2.0
+    assert time.monotonic() - killed < 5
     assert not [folder for folder in folders if os.path.exists(folder)]
 
 
@@ -163,7 +163,7 @@ def test_a_packed_environment_is_there_for_the_run_and_gone_with_it(locked, name
     prefix = Path(locked.lab().outcome(name, ended)["value"])
     assert prefix.parent.name.startswith(installation.PREFIX)
     locked.lab().wait_for(name, "released")
-    until(lambda: not prefix.parent.exists(), 3.0)
+    until(lambda: not prefix.parent.exists(), 10.0)
 
 
 def test_a_packed_environment_that_is_damaged_is_told(lab, name, tmp_path):

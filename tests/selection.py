@@ -1,0 +1,85 @@
+"""Which tests `make test` leaves to `make test-all`: the one table of them, each with its reason.
+
+The tests of the hosts themselves are left out, too, as long as the files that make the hosts are those that they have
+passed with: their digest is in hosts/tried.txt. A run in which all of them pass writes it anew.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+
+SPEED = "its bound is a part of a second: it needs a machine with little else to do"
+LONG = {
+    "contract/test_cluster.py::test_a_root_with_an_odd_name[[]ssh-server-*": (
+        "six names; the odd ones are tried on this machine, the first one on each kind of cluster"
+    ),
+    "contract/test_cluster.py::test_a_root_with_an_odd_name[[]slurm-cluster-*": "the same, and each name is a job",
+    "contract/test_cluster.py::test_ray_starts_below_a_root_whose_path_is_too_long_for_a_socket[[]ssh-server]": (
+        "the same code as on this machine; on Slurm it has another folder"
+    ),
+    'hosts/test_slurm_exactly_once.py::test_a_site_that_says_it_in_its_own_words[[]*d."]': (
+        "one of three wordings; the strictest stays, and tests/unit reads them all"
+    ),
+    "end_to_end/head/test_lock.py::test_the_next_one_follows_within_a_fifth_of_a_second": SPEED,
+    "end_to_end/head/test_ray.py::test_a_second_call_is_answered_at_once": SPEED,
+    "hosts/test_environments.py::test_what_is_there_costs_one_short_question": SPEED,
+    "unit/test_slurm_numbers.py::test_a_broken_answer_breaks_no_reader[[][3-9]]": "seven of ten seeds",
+    "end_to_end/test_power_cut.py::test_each_run_has_its_value_or_its_cause[[]2]": "the second of two chances",
+}
+"""Patterns of test ids below tests/, and why. Besides, `make test` tries a quarter of the texts of strangers
+(SRF_FUZZ, unit/test_strangers.py)."""
+KEPT = ("contract/test_cluster.py::test_a_root_with_an_odd_name[[]*-it's; rm -rf $HOME]",)
+"""Those that stay all the same."""
+OF_HOSTS = ("hosts/test_lab.py", "hosts/test_slurm_lab.py", "hosts/test_faults.py", "hosts/test_log_in.py")
+TESTS = Path(__file__).parent
+TRIED = TESTS / "hosts" / "tried.txt"
+USERS = {"conftest.py", "launcher.py", "launch_lab.py", "slurm_launch_lab.py", "ssh_lab.py", "twin.py"}
+"""Files beside the hosts' own that only use hosts."""
+
+
+def digest() -> str:
+    """Of all files that make the hosts."""
+    found = hashlib.sha256()
+    for file in sorted((TESTS / "hosts").glob("*.py")):
+        if file.name not in USERS and not file.name.startswith("test_"):
+            found.update(f"{file.name}\0{file.read_text()}\0".encode())
+    return found.hexdigest()
+
+
+def mark(items: list[pytest.Item]) -> None:
+    """Mark what is left to `make test-all`."""
+    tried = TRIED.exists() and TRIED.read_text().strip() == digest()
+    for item in items:
+        name = _name(item.nodeid)
+        if (tried and name.startswith(OF_HOSTS)) or (
+            any(fnmatchcase(name, one) for one in LONG) and not any(fnmatchcase(name, one) for one in KEPT)
+        ):
+            item.add_marker("long")
+
+
+def _name(nodeid: str) -> str:
+    return nodeid.removeprefix("tests/")
+
+
+class Tried:
+    """Writes the digest when all tests of the hosts have passed, in whichever processes."""
+
+    def __init__(self) -> None:
+        self.outcomes: Counter[tuple[str, str]] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if _name(report.nodeid).startswith(OF_HOSTS) and (report.when == "call" or report.outcome != "passed"):
+            self.outcomes[_name(report.nodeid).partition("::")[0], report.outcome] += 1
+
+    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+        config = session.config
+        whole = not config.getoption("keyword") and not any("::" in argument for argument in config.args)
+        passed = all(self.outcomes[file, "passed"] for file in OF_HOSTS)
+        bad = any(count for (_, outcome), count in self.outcomes.items() if outcome != "passed")
+        if whole and passed and not bad:
+            TRIED.write_text(f"{digest()}\n")
