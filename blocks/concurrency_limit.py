@@ -11,13 +11,12 @@ import dataclasses
 import json
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from slurm_ray_flow.blocks.files import write_whole
-from slurm_ray_flow.blocks.server.api import Api, status_of
+from slurm_ray_flow.blocks.server.api import Api, status_of, unless
 from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.record import read_record
@@ -30,7 +29,7 @@ _PATH = "/v2/concurrency_limits"
 MISSING, CONFLICT, GONE, REFUSED, LOCKED = 404, 409, 410, 422, 423
 
 
-@dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True)
 class ConcurrencyLimit:
     """One concurrency limit in Prefect.
 
@@ -59,8 +58,10 @@ def api_here() -> Api | None:
 
 def read(api: Api, name: str) -> ConcurrencyLimit | None:
     """The limit of this name, if there is one."""
-    found = _unless(MISSING, api.get, f"{_PATH}/{quote(name, safe='')}")
-    return _limit(found) if found else None
+    answer = unless({MISSING}, lambda: api.get(f"{_PATH}/{quote(name, safe='')}"))
+    if answer is None:
+        return None
+    return ConcurrencyLimit(str(answer["id"]), answer["name"], int(answer["limit"]), int(answer["active_slots"]))
 
 
 def ensure(api: Api, name: str, slots: int) -> ConcurrencyLimit:
@@ -69,20 +70,15 @@ def ensure(api: Api, name: str, slots: int) -> ConcurrencyLimit:
     Raises:
         ServerError: the server can't be reached or refuses it.
     """
-    found = read(api, name) or _make(api, name, slots)
-    if found.slots == slots:
-        return found
-    api.patch(f"{_PATH}/{found.key}", {"limit": slots})
-    return ConcurrencyLimit(found.key, name, slots, found.active)
-
-
-def _make(api: Api, name: str, slots: int) -> ConcurrencyLimit:
-    try:
-        return _limit({"active_slots": 0, **api.post(f"{_PATH}/", {"name": name, "limit": slots})})
-    except ServerError as error:
-        if status_of(error) == CONFLICT and (found := read(api, name)):  # somebody was first
-            return found
-        raise
+    limit = read(api, name)
+    if limit is None:
+        unless({CONFLICT}, lambda: api.post(f"{_PATH}/", {"name": name, "limit": slots}))  # or somebody was first
+        limit = read(api, name)
+    if limit is None:
+        raise ServerError(f"Prefect made no limit {name!r}", where=api.url, advice="`srf status` shows the server")
+    if limit.slots != slots:
+        api.patch(f"{_PATH}/{limit.key}", {"limit": slots})
+    return dataclasses.replace(limit, slots=slots)
 
 
 def take(api: Api, name: str, run_id: str = "", seconds: float = LEASE_SECONDS) -> str | None:
@@ -100,12 +96,8 @@ def take(api: Api, name: str, run_id: str = "", seconds: float = LEASE_SECONDS) 
     wanted: dict[str, Any] = {"names": [name], "slots": 1, "mode": "concurrency", "lease_duration": seconds}
     if run_id:
         wanted["holder"] = {"type": "flow_run", "id": run_id}
-    try:
-        return str(api.post(f"{_PATH}/increment-with-lease", wanted)["lease_id"])
-    except ServerError as error:
-        if status_of(error) in {LOCKED, REFUSED}:
-            return None
-        raise
+    taken = unless({LOCKED, REFUSED}, lambda: api.post(f"{_PATH}/increment-with-lease", wanted))
+    return str(taken["lease_id"]) if taken else None
 
 
 def renew(api: Api, lease: str, seconds: float = LEASE_SECONDS) -> bool:
@@ -122,19 +114,6 @@ def renew(api: Api, lease: str, seconds: float = LEASE_SECONDS) -> bool:
 def give_back(api: Api, lease: str) -> None:
     """Give a slot back; nothing happens where its lease has ended."""
     api.post(f"{_PATH}/decrement-with-lease", {"lease_id": lease})
-
-
-def _limit(found: dict[str, Any]) -> ConcurrencyLimit:
-    return ConcurrencyLimit(str(found["id"]), found["name"], int(found["limit"]), int(found["active_slots"]))
-
-
-def _unless(status: int, request: Any, path: str) -> Any:
-    try:
-        return request(path)
-    except ServerError as error:
-        if status_of(error) == status:
-            return None
-        raise
 
 
 @dataclasses.dataclass(frozen=True)

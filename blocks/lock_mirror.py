@@ -10,8 +10,9 @@ from __future__ import annotations
 from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.concurrency_limit import ConcurrencyLimit
-from slurm_ray_flow.blocks.server.api import Api, status_of
-from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
+from slurm_ray_flow.blocks.server import variables
+from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.lock import Lock, LockQueue, limit_name, taken_by_others, to_hold
 
 HELD_SECONDS = 150.0
@@ -46,45 +47,18 @@ def ask(cluster: Cluster, lock: Lock) -> LockQueue:
 
 
 def show_queue(api: Api, limit: ConcurrencyLimit, queue: LockQueue) -> None:
-    """Make a limit show the holders of its server."""
+    """Hold as many slots of a server's limit as others hold on the server."""
     others = taken_by_others(queue, limit.key, limit.slots)
-    if others or limit.active:
-        show(api, limit, others)
-
-
-def show(api: Api, limit: ConcurrencyLimit, others: int) -> None:
-    """Hold as many slots of a limit as others hold on the server."""
-    noted = _noted(api, limit)
-    held = [lease for lease in noted if concurrency_limit.renew(api, lease, HELD_SECONDS)]
-    wanted = to_hold(others, active=limit.active, held=len(held), slots=limit.slots)
-    for lease in held[wanted:]:
+    if not others and not limit.active:
+        return
+    known = variables.recall(api, "mirror", limit.key)
+    noted = [str(lease) for lease in known] if isinstance(known, list) else []
+    leases = [lease for lease in noted if concurrency_limit.renew(api, lease, HELD_SECONDS)]
+    wanted = to_hold(others, active=limit.active, held=len(leases), slots=limit.slots)
+    for lease in leases[wanted:]:
         concurrency_limit.give_back(api, lease)
-    held = held[:wanted]
-    while len(held) < wanted and (more := concurrency_limit.take(api, limit.name, seconds=HELD_SECONDS)):
-        held.append(more)
-    if held != noted:
-        _note(api, limit, held)
-
-
-def _noted(api: Api, limit: ConcurrencyLimit) -> list[str]:
-    try:
-        value = api.get(f"/variables/name/{_variable(limit)}")["value"]
-    except ServerError as error:
-        if status_of(error) == concurrency_limit.MISSING:
-            return []
-        raise
-    return [str(lease) for lease in value] if isinstance(value, list) else []
-
-
-def _note(api: Api, limit: ConcurrencyLimit, leases: list[str]) -> None:
-    name = _variable(limit)
-    try:
-        api.patch(f"/variables/name/{name}", {"value": leases})
-    except ServerError as error:
-        if status_of(error) != concurrency_limit.MISSING:
-            raise
-        api.post("/variables/", {"name": name, "value": leases})
-
-
-def _variable(limit: ConcurrencyLimit) -> str:
-    return f"srf-mirror-{limit.key}"
+    leases = leases[:wanted]
+    while len(leases) < wanted and (more := concurrency_limit.take(api, limit.name, seconds=HELD_SECONDS)):
+        leases.append(more)
+    if leases != noted:
+        variables.remember(api, "mirror", limit.key, leases)

@@ -7,11 +7,13 @@ import json
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from slurm_ray_flow.core.errors import ServerError
 
+T = TypeVar("T")
 TIMEOUT = 20.0
 BUSY, BUSY_PAUSES = 503, (0.05, 0.1, 0.2)
 """Prefect's answer when its SQLite database is locked for a moment: nothing was done."""
@@ -88,6 +90,16 @@ def status_of(error: ServerError) -> int | None:
     """The HTTP status of a refusal; None where there was no answer."""
     cause = error.__cause__
     return cause.code if isinstance(cause, urllib.error.HTTPError) else None
+
+
+def unless(statuses: set[int], request: Callable[[], T]) -> T | None:
+    """What a request gives; None where the server answers with one of these statuses."""
+    try:
+        return request()
+    except ServerError as error:
+        if status_of(error) in statuses:
+            return None
+        raise
 
 
 def _opener() -> urllib.request.OpenerDirector:

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 from slurm_ray_flow.blocks.concurrency_limit import MISSING
-from slurm_ray_flow.blocks.server.api import Api, status_of
+from slurm_ray_flow.blocks.server.api import Api, status_of, unless
 from slurm_ray_flow.core.errors import ServerError
 
 
@@ -16,12 +16,8 @@ def recall(api: Api, what: str, cluster: str) -> Any:
     Raises:
         ServerError: the server can't be reached.
     """
-    try:
-        return api.get(f"/variables/name/{_name(what, cluster)}")["value"]
-    except ServerError as error:
-        if status_of(error) == MISSING:
-            return None
-        raise
+    variable = unless({MISSING}, lambda: api.get(f"/variables/name/{_name(what, cluster)}"))
+    return variable and variable["value"]
 
 
 def remember(api: Api, what: str, cluster: str, value: object) -> None:
