@@ -22,8 +22,8 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 HOLDS_A_TICKET = """
 import sys
 sys.path.insert(0, sys.argv[1])
-from slurm_ray_flow.remote.lock.queue import Queue
-queue = Queue(sys.argv[2])
+from slurm_ray_flow.remote.lock.queue import QueueFolder
+queue = QueueFolder(sys.argv[2])
 queue.enter({"run": sys.argv[3]})
 print("in", flush=True)
 sys.stdin.readline()
