@@ -81,7 +81,7 @@ class CleanUpReport:
 
 def rows(report: CleanUpReport, now: float) -> list[dict[str, str]]:
     """The report's table: the largest first."""
-    found = sorted(report.things, key=lambda thing: -thing.bytes)
+    largest_first = sorted(report.things, key=lambda thing: -thing.bytes)
     lines = [
         {
             "kind": thing.kind,
@@ -90,7 +90,7 @@ def rows(report: CleanUpReport, now: float) -> list[dict[str, str]]:
             "size": format_memory(thing.bytes),
             "files": str(thing.files),
         }
-        for thing in found
+        for thing in largest_first
     ]
     return [*lines, *({"kind": "left alone", "what": text} for text in report.stayed)]
 

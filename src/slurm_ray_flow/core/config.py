@@ -81,13 +81,13 @@ def configured(options: Options, settings: Settings) -> Options:
         OptionError: the options do not fit to each other.
     """
     given = {name: getattr(options, name) for name in options.given}
-    found = settings.of(cluster_name(_cluster(options, settings)))
-    others = {name: setting.value for name, setting in found.items() if name not in given}
+    configured_settings = settings.of(cluster_name(_cluster(options, settings)))
+    others = {name: setting.value for name, setting in configured_settings.items() if name not in given}
     made = dataclasses.replace(Options(**given, given=options.given), **others)
     try:
         check_together(made)
     except OptionError as error:
-        raise _with_origins(error, others, found) from None
+        raise _with_origins(error, others, configured_settings) from None
     return made
 
 
@@ -111,7 +111,7 @@ def origins(options: Options, settings: Settings, block: Mapping[str, Any], labe
         label: what the user calls the cluster.
     """
     resolved = configured(options, settings)
-    found = settings.of(cluster_name(resolved.cluster))
+    cluster_settings = settings.of(cluster_name(resolved.cluster))
     rows = {}
     for name in filter(is_option, vars(resolved)):
         if name in options.given:
@@ -119,7 +119,7 @@ def origins(options: Options, settings: Settings, block: Mapping[str, Any], labe
         elif block.get(name):
             rows[name] = Setting(block[name], f"block {label}")
         else:
-            rows[name] = found.get(name, Setting(getattr(resolved, name), DEFAULT))
+            rows[name] = cluster_settings.get(name, Setting(getattr(resolved, name), DEFAULT))
     return rows
 
 
@@ -205,14 +205,14 @@ def parse_table(table: Any, path: Path) -> Settings:
 
 
 def _named(options: Mapping[str, Any], path: Path, table: str) -> dict[str, Setting]:
-    found = {}
+    named = {}
     for key, value in options.items():
         name, where = key.replace("-", "_"), f"{path}, [{table}] {key}"
         try:
-            found[name] = Setting(checked({name: value})[name], f"{path.name} [{table}]")
+            named[name] = Setting(checked({name: value})[name], f"{path.name} [{table}]")
         except OptionError as error:
             raise OptionError(error.what, where=where, advice=error.advice) from None
-    return found
+    return named
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
@@ -221,12 +221,12 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
     Raises:
         OptionError: a value can't be meant; names the variable.
     """
-    found = {}
+    options = {}
     for variable, text in environment.items():
         name = variable.removeprefix(PREFIX).lower()
         if variable == PREFIX + name.upper() and is_option(name) and text:
-            found[name] = Setting(_from_text(name, text, variable), variable)
-    return found
+            options[name] = Setting(_from_text(name, text, variable), variable)
+    return options
 
 
 def _from_text(name: str, text: str, variable: str) -> Any:
@@ -252,16 +252,16 @@ def _from_text(name: str, text: str, variable: str) -> Any:
 
 def strange(environment: Mapping[str, str]) -> list[str]:
     """Warnings about variables `SRF_...` that are unknown or have a wrong value."""
-    known = [*PROGRAM, *OTHERS, *(name.upper() for name in vars(Options()) if is_option(name))]
-    told = []
+    known_names = [*PROGRAM, *OTHERS, *(name.upper() for name in vars(Options()) if is_option(name))]
+    warnings = []
     for variable, text in sorted(environment.items()):
         name = variable.removeprefix(PREFIX)
         if name == variable or name.endswith("PASSWORD"):  # of a cluster that is called so
             continue
         _, meant, words = PROGRAM.get(name, ("", ".*", ""))
-        if name not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            told.append(f"{variable} says nothing" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
+        if name not in known_names:
+            near = difflib.get_close_matches(name.upper(), known_names, n=1)
+            warnings.append(f"{variable} says nothing" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
         elif text and not re.fullmatch(meant, text, re.IGNORECASE | re.DOTALL):
-            told.append(f"{variable}={text!r} can't be meant: it is {words}")
-    return told
+            warnings.append(f"{variable}={text!r} can't be meant: it is {words}")
+    return warnings

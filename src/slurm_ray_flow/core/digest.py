@@ -42,12 +42,12 @@ def digest_of(value: object) -> str:
         raise Undigestible(f"{type(error).__name__}: {error}") from error
 
 
-def _digest(value: object, known: Known) -> bytes:
-    if id(value) not in known:
+def _digest(value: object, digests: Known) -> bytes:
+    if id(value) not in digests:
         hashed = hashlib.sha256()
-        _Content(types.SimpleNamespace(write=hashed.update), known).dump(value)
-        known[id(value)] = hashed.digest(), value  # kept, so that no other object gets its id
-    return known[id(value)][0]
+        _Content(types.SimpleNamespace(write=hashed.update), digests).dump(value)
+        digests[id(value)] = hashed.digest(), value  # kept, so that no other object gets its id
+    return digests[id(value)][0]
 
 
 _Pickler: Any = pickle._Pickler  # the one in C asks nobody
@@ -107,7 +107,7 @@ def _is_value(obj: Any) -> bool:
     return own is not None and own is not object.__hash__ and not isinstance(obj, type)
 
 
-def _content(obj: Any, known: Known) -> Any:
+def _content(obj: Any, digests: Known) -> Any:
     """The content of an object that pickle would write in another way; None for all others."""
     kind = type(obj)
     if kind in (list, tuple, dict):  # marshal's version 0 knows neither shared nor interned strings
@@ -120,18 +120,18 @@ def _content(obj: Any, known: Known) -> Any:
     if hasattr(kind, "reduce_for_run"):  # a decorated function counts as the plain one
         return obj.reduce_for_run()
     if kind in (set, frozenset):
-        return sorted(_element(part, known) for part in obj)
+        return sorted(_element(part, digests) for part in obj)
     is_array = kind.__name__ == "ndarray" and kind.__module__ == "numpy"
     found = _of_array if is_array else _CONTENT.get(kind)
     return found and found(obj)
 
 
-def _element(part: Any, known: Known) -> tuple[str, str]:
+def _element(part: Any, digests: Known) -> tuple[str, str]:
     if type(part) in PLAIN:
         return type(part).__name__, repr(part)
     if not _is_value(part) and not isinstance(part, (type, types.FunctionType)):
         raise Undigestible(f"a set of {type(part).__qualname__} objects, which equal nothing but themselves")
-    return "", _digest(part, known).hex()
+    return "", _digest(part, digests).hex()
 
 
 def _has_its_name(obj: Any) -> bool:

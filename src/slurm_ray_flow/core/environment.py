@@ -136,16 +136,16 @@ def same_version(held: str, wanted_specifier: str) -> bool:
 
 def _compare(name: str, present: bool, lines: Sequence[RequirementLine], packages: Mapping[str, str]) -> Difference:
     there: dict[str, str] = {canonicalize_name(package): version for package, version in packages.items()}
-    found: dict[str, list[tuple[str, ...]]] = {"add": [], "change": [], "keep": []}
+    changes: dict[str, list[tuple[str, ...]]] = {"add": [], "change": [], "keep": []}
     for package, specifier, address in _wishes(lines):
         version, wish = there.get(package), address or specifier or "any"
         if present or (version is not None and not address and same_version(version, specifier)):
-            found["keep"].append((package, version or "", wish))
+            changes["keep"].append((package, version or "", wish))
         elif version is None:
-            found["add"].append((package, wish))
+            changes["add"].append((package, wish))
         else:
-            found["change"].append((package, version, wish))
-    return Difference(name, present, **{kind: tuple(sorted(rows)) for kind, rows in found.items()})  # type: ignore[arg-type]
+            changes["change"].append((package, version, wish))
+    return Difference(name, present, **{kind: tuple(sorted(rows)) for kind, rows in changes.items()})  # type: ignore[arg-type]
 
 
 def _wishes(lines: Sequence[RequirementLine]) -> Iterator[tuple[str, str, str]]:
@@ -200,12 +200,12 @@ class WheelPlatform:
         """The platform tags of its wheels, the best first."""
         if not self._glibc:
             return [f"musllinux_1_{minor}_{self.machine}" for minor in (2, 1)]
-        found = []
+        tags = []
         for minor in range(self._glibc, 4, -1):
-            found.append(f"manylinux_2_{minor}_{self.machine}")
+            tags.append(f"manylinux_2_{minor}_{self.machine}")
             if minor in _OLD_NAMES:
-                found.append(f"{_OLD_NAMES[minor]}_{self.machine}")
-        return [*found, f"linux_{self.machine}"]
+                tags.append(f"{_OLD_NAMES[minor]}_{self.machine}")
+        return [*tags, f"linux_{self.machine}"]
 
     def takes(self, wheel: str) -> bool:
         """Whether a wheel of this file name can be used there."""

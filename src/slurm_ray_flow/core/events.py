@@ -78,21 +78,21 @@ def run_failed(record: RunRecord, cause: str, message: str) -> PrefectEvent:
     return PrefectEvent(RUN_FAILED, resource, payload, related)
 
 
-def warm_idle(one: Warm, cluster: str) -> PrefectEvent:
+def warm_idle(allocation: Warm, cluster: str) -> PrefectEvent:
     """The event for a warm cluster that idles."""
-    name, cost = short_name(cluster), one.cost
+    name, cost = short_name(cluster), allocation.cost
     resource = {
-        "prefect.resource.id": f"slurm-ray-flow.warm.{one.allocation}",
-        "prefect.resource.name": f"run {one.run_id[:8]} on {name}",
+        "prefect.resource.id": f"slurm-ray-flow.warm.{allocation.allocation}",
+        "prefect.resource.name": f"run {allocation.run_id[:8]} on {name}",
     }
     payload = {
-        "run_id": one.run_id,
+        "run_id": allocation.run_id,
         "cluster": name,
         "idle": format_duration(cost.seconds),
         "costs": cost.an_hour,
         "core_hours_an_hour": cost.cpus,
         "gpu_hours_an_hour": cost.gpus,
-        "release": f"srf release {one.run_id[:8]}",
+        "release": f"srf release {allocation.run_id[:8]}",
         **cost.to_json(),
     }
     return PrefectEvent(WARM_IDLE, resource, payload, [{**_cluster(name), "prefect.resource.role": "cluster"}])

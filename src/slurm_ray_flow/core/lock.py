@@ -57,14 +57,14 @@ class LockUser:
     idle: bool = False
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> LockUser:
-        since, slots = said.get("since"), said.get("slots")
-        texts = {key: _harmless(said[key]) for key in ("user", "name", "run", "server") if said.get(key)}
+    def from_json(cls, fields: dict[str, Any]) -> LockUser:
+        since, slots = fields.get("since"), fields.get("slots")
+        texts = {key: _harmless(fields[key]) for key in ("user", "name", "run", "server") if fields.get(key)}
         return cls(
             **texts,
             since=float(since) if since is not None and is_moment(since) else None,
-            foreign=bool(said.get("foreign")),
-            idle=bool(said.get("idle")),
+            foreign=bool(fields.get("foreign")),
+            idle=bool(fields.get("idle")),
             slots=slots if isinstance(slots, int) and slots > 0 else 1,
         )
 
@@ -146,11 +146,11 @@ def waiting_text(label: str, queue: LockQueue | None, before: int, now: float) -
     return f"waiting for {label}: {_held_by(queue.holders, now)}, {ahead} ahead"
 
 
-def queued_text(label: str, said: dict[str, Any], now: float) -> str:
+def queued_text(label: str, waiting: dict[str, Any], now: float) -> str:
     """The text of a run that waits for the lock, from a head's event `waiting`."""
-    holder = said.get("holder")
+    holder = waiting.get("holder")
     holders = (LockUser.from_json(holder),) if isinstance(holder, dict) else ()
-    return f"waiting for {label}: {_held_by(holders, now)}, {said.get('ahead') or 0} ahead"
+    return f"waiting for {label}: {_held_by(holders, now)}, {waiting.get('ahead') or 0} ahead"
 
 
 def _held_by(holders: Sequence[LockUser], now: float) -> str:

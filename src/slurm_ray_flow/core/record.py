@@ -11,21 +11,21 @@ from typing import Any, TypeVar
 Record = TypeVar("Record")
 
 
-def read_record(kind: type[Record], said: Any) -> Record:
+def read_record(kind: type[Record], fields: Any) -> Record:
     """Read a record of this class; unknown fields, as of later versions, are ignored.
 
     Raises:
         ValueError: a field is missing or has another type.
     """
-    if not isinstance(said, dict):
-        raise ValueError(f"this is no record: a {type(said).__name__}")
+    if not isinstance(fields, dict):
+        raise ValueError(f"this is no record: a {type(fields).__name__}")
     kinds = _hints(kind)  # type: ignore[arg-type]
-    known = {field.name: said[field.name] for field in dataclasses.fields(kind) if field.name in said}  # type: ignore[arg-type]
-    wrong = [name for name, value in known.items() if not _is(value, kinds[name])]
+    values = {field.name: fields[field.name] for field in dataclasses.fields(kind) if field.name in fields}  # type: ignore[arg-type]
+    wrong = [name for name, value in values.items() if not _is(value, kinds[name])]
     if wrong:
         raise ValueError(f"this is no record: {', '.join(wrong)} of another type")
     try:
-        return kind(**known)
+        return kind(**values)
     except TypeError as error:
         raise ValueError(f"this is no record: {error}") from None
 

@@ -102,25 +102,25 @@ class ReadRequirements:
             return []
         self.seen.add(key)
         self.beyond = self.beyond or folder.resolve() != self.project.resolve() or locks.is_dynamic(folder)
-        found: list[RequirementLine] = []
+        lines: list[RequirementLine] = []
         for line in locks.dependencies(folder, names, self.marks, self.uv):
             path = local.path_of(line.url) if line.url.startswith("file:") else None
             if path is None or not local.is_part_of(path, self.project):
-                found.append(line)
+                lines.append(line)
             else:
-                found += _under(line.marker, self.required_by(path, line.extras))
-        return found
+                lines += _under(line.marker, self.required_by(path, line.extras))
+        return lines
 
-    def _add(self, parsed: Any, place: _Place) -> None:
+    def _add(self, parsed: Any, origin: _Place) -> None:
         # In the order of the file: of two index options the first one is asked first.
-        found = [(item.line_number, self._add_requirement, item) for item in parsed.requirements]
-        found += [(item.line_number, self._add_option, item) for item in parsed.options]
-        found += [(item.line_number, self._add_unknown, item) for item in parsed.invalid_lines]
-        for _, add, item in sorted(found, key=lambda one: one[0]):
-            add(item, place)
+        items = [(item.line_number, self._add_requirement, item) for item in parsed.requirements]
+        items += [(item.line_number, self._add_option, item) for item in parsed.options]
+        items += [(item.line_number, self._add_unknown, item) for item in parsed.invalid_lines]
+        for _, add, item in sorted(items, key=lambda one: one[0]):
+            add(item, origin)
         self.add_options([])
 
-    def _add_unknown(self, item: Any, place: _Place) -> None:
+    def _add_unknown(self, item: Any, origin: _Place) -> None:
         """A line that pip does not know: an option of uv's own, or an error."""
         option = re.fullmatch(r"(--[\w-]+)[=\s]+([^\s#]+)\s*(#.*)?", item.line.strip())
         if option is None or option[1] not in UV_OPTIONS:
@@ -128,17 +128,17 @@ class ReadRequirements:
             known = ", ".join(sorted({*_INDEX_OPTIONS.values(), *UV_OPTIONS}))
             options = f"write one option to a line; those that are passed on to uv are {known}"
             advice = options if item.line.lstrip().startswith("-") else instead_of(item.line)
-            raise DependencyError(what, where=place.at(item.line_number), advice=advice)
+            raise DependencyError(what, where=origin.at(item.line_number), advice=advice)
         self.options.append(f"{option[1]} {option[2]}")
 
-    def _add_option(self, item: Any, place: _Place) -> None:
-        where = place.at(item.line_number)
-        for kind, constraint in (("requirements", place.constraint), ("constraints", True)):
+    def _add_option(self, item: Any, origin: _Place) -> None:
+        where = origin.at(item.line_number)
+        for kind, constraint in (("requirements", origin.constraint), ("constraints", True)):
             for name in item.options.get(kind, ()):
-                self._include(name, place.base, constraint, where)
+                self._include(name, origin.base, constraint, where)
         for kind, option in _INDEX_OPTIONS.items():
             for value in _values(item.options.get(kind)):
-                shown = _find_links(value, place.base, self.project, where) if kind == "find_links" else value
+                shown = _find_links(value, origin.base, self.project, where) if kind == "find_links" else value
                 self.options.append(f"{option} {expand_variables(shown)}".strip())
 
     def _include(self, name: str, base: Path, constraint: bool, where: str) -> None:
@@ -151,14 +151,14 @@ class ReadRequirements:
             )
         self.read_file(base / (local.path_of(name) or name), constraint, where)
 
-    def _add_requirement(self, item: Any, place: _Place) -> None:
-        where = place.at(item.line_number)
+    def _add_requirement(self, item: Any, origin: _Place) -> None:
+        where = origin.at(item.line_number)
         if item.install_options or item.global_options:
             raise DependencyError("--install-option and --global-option are not supported by uv", where=where)
-        lines = self._lines(item, place, where)
-        (self.constraints if place.constraint else self.lines).extend(lines)
+        lines = self._lines(item, origin, where)
+        (self.constraints if origin.constraint else self.lines).extend(lines)
 
-    def _lines(self, item: Any, place: _Place, where: str) -> list[RequirementLine]:
+    def _lines(self, item: Any, origin: _Place, where: str) -> list[RequirementLine]:
         if item.link is None:
             return [
                 dataclasses.replace(RequirementLine.of(item.req), marker=_marker(item), hashes=tuple(item.hash_options))
@@ -166,7 +166,7 @@ class ReadRequirements:
         address = _address(item)
         if item.link.is_vcs or (named := local.path_of(address)) is None:
             return [_linked(item, address)]
-        path = local.resolve(str(named) if "://" in address else address, place.base, self.project, where)
+        path = local.resolve(str(named) if "://" in address else address, origin.base, self.project, where)
         if not local.is_part_of(path, self.project):
             return [_linked(item, local.url_of(path), locks.project_name(path / "pyproject.toml"))]
         return _under(_marker(item), self.required_by(path, sorted(item.extras)))

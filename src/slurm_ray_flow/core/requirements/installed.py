@@ -45,12 +45,12 @@ def read_installed(
     Args:
         left_out: the name of a distribution that is neither wanted nor followed.
     """
-    found: dict[str, RequirementLine | None] = {left_out: None}
+    pins: dict[str, RequirementLine | None] = {left_out: None}
     followed: set[tuple[str, str]] = set()
     pending: list[tuple[str, Sequence[str]]] = []
     for item in distributions:
         scanned = str(canonicalize_name(item.name))
-        found.setdefault(scanned, _line(scanned, item.version, item.origin, project))
+        pins.setdefault(scanned, _line(scanned, item.version, item.origin, project))
         pending.append((scanned, ()))
     while pending:
         name, extras = pending.pop()
@@ -59,9 +59,9 @@ def read_installed(
         if distribution is None:
             continue
         followed |= new
-        found.setdefault(name, _line(name, distribution.version, _origin(distribution), project))
+        pins.setdefault(name, _line(name, distribution.version, _origin(distribution), project))
         pending += _required(distribution, [extra for _, extra in new], environment)
-    return [line for line in found.values() if line]
+    return [line for line in pins.values() if line]
 
 
 def _installed(name: str) -> importlib.metadata.Distribution | None:
@@ -74,7 +74,7 @@ def _installed(name: str) -> importlib.metadata.Distribution | None:
 def _required(
     distribution: importlib.metadata.Distribution, extras: Sequence[str], environment: dict[str, str]
 ) -> list[tuple[str, Sequence[str]]]:
-    found: list[tuple[str, Sequence[str]]] = []
+    requirements: list[tuple[str, Sequence[str]]] = []
     for text in distribution.requires or ():
         try:
             requirement = Requirement(text)
@@ -82,8 +82,8 @@ def _required(
             continue  # uv reads the same line when it installs, and is the better judge
         marker = requirement.marker
         if marker is None or any(marker.evaluate({**environment, "extra": extra}) for extra in extras):
-            found.append((canonicalize_name(requirement.name), sorted(requirement.extras)))
-    return found
+            requirements.append((canonicalize_name(requirement.name), sorted(requirement.extras)))
+    return requirements
 
 
 def _origin(distribution: importlib.metadata.Distribution) -> str | None:

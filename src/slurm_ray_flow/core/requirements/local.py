@@ -91,18 +91,18 @@ def _importing(file: Path) -> list[Path]:
 
 def without_meaning(folder: str, names: Iterable[str]) -> set[str]:
     """The names in a folder that do not count for the content of a package: caches, and results of a build."""
-    found = {name for name in names if name in SKIPPED or name.endswith(".egg-info")}
+    skipped = {name for name in names if name in SKIPPED or name.endswith(".egg-info")}
     build = Path(folder, "build")
     if build.is_dir() and any(_BUILT.fullmatch(each.name) for each in build.iterdir()):
-        found.add("build")
-    return found
+        skipped.add("build")
+    return skipped
 
 
 def _files(path: Path) -> list[Path]:
     if not path.is_dir():
         return [path]
-    found: list[Path] = []
+    paths: list[Path] = []
     for folder, names, files in os.walk(path):
         names[:] = sorted({*names} - without_meaning(folder, names))
-        found += [Path(folder) / file for file in sorted(files) if (Path(folder) / file).is_file()]
-    return found
+        paths += [Path(folder) / file for file in sorted(files) if (Path(folder) / file).is_file()]
+    return paths

@@ -122,12 +122,12 @@ def _selected(
     if missing := {*names} - there:
         raise unknown(missing, there, path)
     groups = {"main", "default", *data.get("default-groups", ()), *names}
-    known: dict[str, Any] = {**marks, "extras": frozenset(names), "dependency_groups": frozenset(groups)}
+    environment: dict[str, Any] = {**marks, "extras": frozenset(names), "dependency_groups": frozenset(groups)}
 
     def wanted(package: Package) -> bool:
         marker = _marker(package, groups)
         asked = not groups.isdisjoint(package.get("groups", groups))
-        return asked and (not marker or any(Marker(marker).evaluate({**known, "extra": e}) for e in ("", *names)))
+        return asked and (not marker or any(Marker(marker).evaluate({**environment, "extra": e}) for e in ("", *names)))
 
     return [package for package in packages if wanted(package)]
 
@@ -267,26 +267,26 @@ def dependencies(folder: Path, names: Sequence[str], marks: Mapping[str, str], u
     wanted: set[str] = {canonicalize_name(name) for name in names}
     if missing := wanted - {*optional, *groups}:
         raise unknown(missing, {*optional, *groups}, path)
-    found: list[RequirementLine] = []
+    lines: list[RequirementLine] = []
     pending, seen = [*project.get("dependencies", [])], {*wanted}
     for name in sorted(wanted):
         pending += [*optional.get(name, []), *_group(groups, name, path)]
     while pending:
         line = _declared_line(pending.pop(0), path)
         if line.name != canonicalize_name(project.get("name", "")):
-            found.append(_with_source(line, sources.get(line.name), path))
+            lines.append(_with_source(line, sources.get(line.name), path))
             continue
         # A project may name its own extras: all = ["project[plots,tests]"].
         for extra in set(line.extras) - seen:
             seen.add(extra)
             pending += optional.get(extra, [])
-    return found
+    return lines
 
 
-def unknown(names: Collection[str], known: Collection[str], path: Path) -> DependencyError:
+def unknown(names: Collection[str], defined: Collection[str], path: Path) -> DependencyError:
     """The error about an unknown extra or group."""
     what = f"{path.name} has no extra or dependency group {' or '.join(sorted(names))}"
-    return DependencyError(what, where=str(path), advice=f"it has {', '.join(sorted(known)) or 'none'}")
+    return DependencyError(what, where=str(path), advice=f"it has {', '.join(sorted(defined)) or 'none'}")
 
 
 def _by_name(table: Mapping[str, Any]) -> dict[str, Any]:
@@ -322,15 +322,15 @@ def _declared(folder: Path, names: Sequence[str], marks: Mapping[str, str], uv: 
 
 def _from_metadata(text: str, marks: Mapping[str, str]) -> dict[str, Any]:
     """The metadata of a package as a `[project]` table; its markers are evaluated, and gone."""
-    found, _ = parse_email(text)
-    lines = [Requirement(line) for line in found.get("requires_dist", [])]
+    metadata, _ = parse_email(text)
+    lines = [Requirement(line) for line in metadata.get("requires_dist", [])]
 
     def holding(extra: str) -> list[str]:
         kept = [line for line in lines if not line.marker or line.marker.evaluate({**marks, "extra": extra})]
         return [str(line).partition(";")[0].strip() for line in kept]
 
-    extras = {extra: holding(extra) for extra in found.get("provides_extra", [])}
-    return {"name": found.get("name", ""), "dependencies": holding(""), "optional-dependencies": extras}
+    extras = {extra: holding(extra) for extra in metadata.get("provides_extra", [])}
+    return {"name": metadata.get("name", ""), "dependencies": holding(""), "optional-dependencies": extras}
 
 
 def _sources(path: Path) -> dict[str, Any]:
@@ -374,7 +374,7 @@ def index_options(path: Path) -> dict[str, str]:
     tool = read_toml(path).get("tool", {})
     uv = tool.get("uv", {})
     tables = (uv.get("index", []), *(tool.get(name, {}).get("source", []) for name in ("pdm", "poetry")))
-    found = {
+    options = {
         index["url"]: f"--index-url {expand_variables(index['url'])}"
         if index.get("default") or index.get("name") == "pypi"
         else f"--extra-index-url {expand_variables(index['url'])}"
@@ -383,5 +383,5 @@ def index_options(path: Path) -> dict[str, str]:
         if "url" in index
     }
     if "index-url" in uv:
-        found[uv["index-url"]] = f"--index-url {expand_variables(uv['index-url'])}"
-    return found | {url: f"--extra-index-url {expand_variables(url)}" for url in uv.get("extra-index-url", [])}
+        options[uv["index-url"]] = f"--index-url {expand_variables(uv['index-url'])}"
+    return options | {url: f"--extra-index-url {expand_variables(url)}" for url in uv.get("extra-index-url", [])}

@@ -80,12 +80,12 @@ class Finder:
 
     def find(self, name: str) -> Module:
         """Return what `import name` would find."""
-        known = self._known.get(name)
-        if known is None:
+        module = self._known.get(name)
+        if module is None:
             parent, _, last = name.rpartition(".")
-            known = self._submodule(self.find(parent), name, last) if parent else self._top(name)
-            self._known[name] = known
-        return known
+            module = self._submodule(self.find(parent), name, last) if parent else self._top(name)
+            self._known[name] = module
+        return module
 
     def extensions(self, folder: str) -> Iterator[tuple[str, str]]:
         """Yield (module's last name, file) of the compiled modules in a folder."""
@@ -105,8 +105,8 @@ class Finder:
 
     def _listing(self, folder: str) -> tuple[frozenset[str], frozenset[str]]:
         """Return the names of the files and of the folders in a folder."""
-        known = self._listings.get(folder)
-        if known is None:
+        listing = self._listings.get(folder)
+        if listing is None:
             try:
                 with os.scandir(folder) as entries:
                     # (`entry.is_dir` raises where a link leads to itself.)
@@ -114,18 +114,18 @@ class Finder:
             except OSError:
                 kinds = []
             files = frozenset(name for name, is_folder in kinds if not is_folder)
-            known = self._listings[folder] = files, frozenset(name for name, is_folder in kinds if is_folder)
-        return known
+            listing = self._listings[folder] = files, frozenset(name for name, is_folder in kinds if is_folder)
+        return listing
 
     def _top(self, name: str) -> Module:
         if name == OURS:
             return Module(name, "ours")
         if name in sys.builtin_module_names or name == "__main__":
             return Module(name, "standard")
-        found = self._search(name, name, self._places)
-        if found is None and name in sys.stdlib_module_names:
+        module = self._search(name, name, self._places)
+        if module is None and name in sys.stdlib_module_names:
             return Module(name, "standard")
-        return found or self._mapped(name) or self._search(name, name, self._projects()) or Module(name, "missing")
+        return module or self._mapped(name) or self._search(name, name, self._projects()) or Module(name, "missing")
 
     def _submodule(self, parent: Module, name: str, last: str) -> Module:
         if parent.kind in {"standard", "ours", "missing"}:
@@ -169,25 +169,25 @@ class Finder:
         return None
 
     def _regular(self, name: str, last: str, file: str, places: Sequence[SearchFolder]) -> Module:
-        place = places[0]
-        kind = place.kind
+        first = places[0]
+        kind = first.kind
         if kind == "mixed":
-            kind = "site" if installed.owners(place.root, file) else "local"
+            kind = "site" if installed.owners(first.root, file) else "local"
         whose: Kind = "installed" if kind == "site" else "local"
-        if dirname(file) == place.folder:
-            return Module(name, whose, file, place.root)
-        inner = [SearchFolder(join(place.folder, last), place.root, kind)]
+        if dirname(file) == first.folder:
+            return Module(name, whose, file, first.root)
+        inner = [SearchFolder(join(first.folder, last), first.root, kind)]
         others = [other for other in places[1:] if other.kind != "standard" and last in self._listing(other.folder)[1]]
         if others and _merges(file):
             inner += [SearchFolder(join(other.folder, last), other.root, other.kind) for other in others]
-        return Module(name, whose, file, place.root, tuple(inner))
+        return Module(name, whose, file, first.root, tuple(inner))
 
     def _mapped(self, name: str) -> Module | None:
-        for known in self._editable:
-            for mapped, path in known.modules:
+        for site in self._editable:
+            for mapped, path in site.modules:
                 if mapped == name:
                     return self._at(name, path)
-        folders = [path for known in self._editable for mapped, path in known.namespaces if mapped == name]
+        folders = [path for site in self._editable for mapped, path in site.namespaces if mapped == name]
         portions = tuple(SearchFolder(folder, _root_above(name, folder), "local") for folder in folders)
         return Module(name, "local", None, portions[0].root, portions) if portions else None
 

@@ -63,14 +63,14 @@ def origin(metadata: Metadata) -> str | None:
 
 def editable_folders(folder: str) -> list[str]:
     """Return the project folders of the editable installs that are recorded in a site folder."""
-    found: list[str] = []
+    folders: list[str] = []
     for metadata in importlib.metadata.distributions(path=[folder]):
         record = _direct_url(metadata)
         information = record.get("dir_info")
         url = str(record.get("url", ""))
         if isinstance(information, dict) and information.get("editable") and url.startswith("file://"):
-            found.append(_path_of(url))
-    return found
+            folders.append(_path_of(url))
+    return folders
 
 
 def _path_of(url: str) -> str:
@@ -132,11 +132,11 @@ def _changed(folder: str) -> int:
 def _by_top_name(folder: str, changed: int) -> dict[str, tuple[Metadata, ...]]:  # noqa: ARG001
     # `changed` is part of the cache's key. importlib.metadata.packages_distributions() tells the same four times
     # slower, because it makes an object of every line of every RECORD.
-    found: dict[str, tuple[Metadata, ...]] = {}
+    distributions: dict[str, tuple[Metadata, ...]] = {}
     for metadata in importlib.metadata.distributions(path=[folder]):
         for name in _top_names(metadata):
-            found[name] = (*found.get(name, ()), metadata)
-    return found
+            distributions[name] = (*distributions.get(name, ()), metadata)
+    return distributions
 
 
 def _top_names(metadata: Metadata) -> set[str]:
@@ -249,12 +249,12 @@ def _assigned(path: Path, variable: str) -> list[tuple[str, str]]:
 
 def _pairs(table: ast.Dict) -> list[tuple[str, str]]:
     """Return (name, path) for each path of a literal {name: path} or {name: [path, ...]}."""
-    found: list[tuple[str, str]] = []
+    pairs: list[tuple[str, str]] = []
     for key, value in zip(table.keys, table.values, strict=True):
         name = text(key)
         paths = map(text, getattr(value, "elts", (value,)))
-        found += [(name, path) for path in paths if name is not None and path is not None]
-    return found
+        pairs += [(name, path) for path in paths if name is not None and path is not None]
+    return pairs
 
 
 def _mapped(path: Path) -> list[tuple[str, str]]:

@@ -60,12 +60,12 @@ class DistributionCollector:
         top = module.name.partition(".")[0]
         if module.file is None or top in self._whole:
             return True
-        found = installed.owners(module.root, module.file)
+        owners = installed.owners(module.root, module.file)
         if not installed.shared(module.root, top):
             self._whole.add(top)
-        for metadata in found:
+        for metadata in owners:
             self._take(metadata, top)
-        return bool(found)
+        return bool(owners)
 
     def means_ray(self, module: str) -> bool:
         """Whether a module that is not the user's own is Ray's, or that of a distribution which requires Ray."""

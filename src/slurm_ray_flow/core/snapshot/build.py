@@ -102,11 +102,11 @@ class _Modules:
     def add_all(
         self, files: Sequence[ModuleFile], packages: Sequence[LocalPackage], search_path: Sequence[str]
     ) -> tuple[str, ...]:
-        found = [(os.fspath(file.path), os.fspath(file.root)) for file in files]
-        roots = {root for _, root in found} | {root for _, root, _ in packages}
+        modules = [(os.fspath(file.path), os.fspath(file.root)) for file in files]
+        roots = {root for _, root in modules} | {root for _, root, _ in packages}
         for root in _in_order(roots, search_path):
             self._roots[root] = self._layout.tree(os.path.realpath(root))
-        for path, root in found:
+        for path, root in modules:
             self._add(path, root)
         places = (f"{tree.place}/{relative}".rstrip("/") for tree, relative in self._roots.values())
         return tuple(dict.fromkeys(places))

@@ -70,10 +70,10 @@ class Rules:
 
     def level(self, folder: str) -> FolderRules:
         """The rules that hold in a folder: its own .gitignore and those above, up to the repository's top."""
-        known = self._levels.get(folder)
-        if known is None:
-            known = self._levels[folder] = self._read(folder)
-        return known
+        rules = self._levels.get(folder)
+        if rules is None:
+            rules = self._levels[folder] = self._read(folder)
+        return rules
 
     def named(self, folder: str) -> FolderRules:
         """The rules in a folder that the user named: if the ones above leave it out, only those inside it count."""
@@ -184,10 +184,10 @@ class Selection:
 
     def _walk(self, start: PlacedFolder, wanted: Wanted | None) -> None:
         rules = self._rules.named if wanted is None else self._rules.level
-        for folder, level, found in walk(start, rules(start.source)):
+        for folder, level, entries in walk(start, rules(start.source)):
             if wanted is None:
                 self._seen.add(folder.source)
-            for entry in found:
+            for entry in entries:
                 if not entry.is_dir(follow_symlinks=False) and self._belongs(entry, level, wanted):
                     self._layout.add(folder, entry.name)
 
@@ -237,24 +237,26 @@ class PackageData:
 
     def finding(self) -> list[str]:
         """The files that stay at home, in one line, without those that .gitignore names."""
-        told = sorted((one for one in self.left if one.why != _IGNORED), key=lambda one: -one.size)
-        if not told:
+        left_out = sorted((one for one in self.left if one.why != _IGNORED), key=lambda one: -one.size)
+        if not left_out:
             return []
-        more = f" and {len(told) - 1} more (the run's page lists them)" if told[1:] else ""
+        more = f" and {len(left_out) - 1} more (the run's page lists them)" if left_out[1:] else ""
         larger = f', package_data="{brief_memory(self._needed)}" sends all' if self._needed > self._limit else ""
-        file, size = printable(told[0].file), format_memory(told[0].size)
-        return [f"{file!r} stays at home, {size}: {told[0].why}{more}; include=[{file!r}] sends it{larger}"]
+        file, size = printable(left_out[0].file), format_memory(left_out[0].size)
+        return [f"{file!r} stays at home, {size}: {left_out[0].why}{more}; include=[{file!r}] sends it{larger}"]
 
     def _gather(self, start: PlacedFolder, is_regular: bool) -> None:
-        for folder, level, found in walk(start, self._rules.level(start.source), self._unlisted):
+        for folder, level, entries in walk(start, self._rules.level(start.source), self._unlisted):
             if folder.place in self._seen:
-                found.clear()
+                entries.clear()
             self._seen.add(folder.place)
             # A regular package inside a namespace comes along if it is imported; and in a folder of data a .py is data.
-            is_code = not is_regular or any(entry.name == "__init__.py" for entry in found)
+            is_code = not is_regular or any(entry.name == "__init__.py" for entry in entries)
             if not is_regular:
-                found[:] = [one for one in found if one.is_symlink() or not os.path.lexists(f"{one.path}/__init__.py")]
-            for entry in found:
+                entries[:] = [
+                    one for one in entries if one.is_symlink() or not os.path.lexists(f"{one.path}/__init__.py")
+                ]
+            for entry in entries:
                 known = f"{folder.place}/{entry.name}" in self._layout.entries
                 if not known and not (is_code and entry.name.endswith(".py")):
                     self._look(folder, level, entry, start)
@@ -303,20 +305,20 @@ def walk(
         folder, level = pending.pop()
         try:
             with os.scandir(folder.source) as listing:
-                found = [entry for entry in listing if entry.name not in _NEVER and not entry.name.endswith(".pyc")]
+                entries = [entry for entry in listing if entry.name not in _NEVER and not entry.name.endswith(".pyc")]
         except OSError as problem:
             error = unreadable(folder.source, problem)
             if missed is None:
                 raise error from problem
             missed(folder, error)
             continue
-        if folder is not start and not _ENVIRONMENT_MARKS.isdisjoint(entry.name for entry in found):
+        if folder is not start and not _ENVIRONMENT_MARKS.isdisjoint(entry.name for entry in entries):
             continue
-        found = [entry for entry in found if not (entry.is_symlink() and _is_environment(entry.path))]
-        yield folder, level, found
+        entries = [entry for entry in entries if not (entry.is_symlink() and _is_environment(entry.path))]
+        yield folder, level, entries
         pending += [
             (PlacedFolder(entry.path, f"{folder.place}/{entry.name}", folder.tree), level.child(entry.name))
-            for entry in found
+            for entry in entries
             if entry.is_dir(follow_symlinks=False) and not level.ignores(entry.name, is_folder=True)
         ]
 
