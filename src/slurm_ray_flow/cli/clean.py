@@ -46,10 +46,10 @@ def clean(
     from slurm_ray_flow.blocks.store import find_record
 
     record = find_record(run) if run else None
-    found = _cluster_of(record) if record else cluster_named(cluster)
+    target = _cluster_of(record) if record else cluster_named(cluster)
     from slurm_ray_flow.tasks.clean_up import cleaned_up
 
-    report = cleaned_up(found, older_than, dry_run, record.run_id if record else "")
+    report = cleaned_up(target, older_than, dry_run, record.run_id if record else "")
     if json:
         print_json(report.to_json())
     else:

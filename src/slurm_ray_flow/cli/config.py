@@ -47,13 +47,13 @@ def config(
         options = options.stating(cluster=cluster)
     name = configured(options, settings).cluster
     block, label, own = _block(name)
-    found = origins(options, settings, block, label)
+    values = origins(options, settings, block, label)
     if cluster is not None:
-        found["cluster"] = dataclasses.replace(found["cluster"], origin="--cluster")
+        values["cluster"] = dataclasses.replace(values["cluster"], origin="--cluster")
     if json:
-        print_json(_values(settings, label, found, own))
+        print_json(_values(settings, label, values, own))
         return
-    print_table(["OPTION", "VALUE", "FROM"], [[key, _shown(key, one.value), one.origin] for key, one in found.items()])
+    print_table(["OPTION", "VALUE", "FROM"], [[key, _shown(key, one.value), one.origin] for key, one in values.items()])
     if own:
         rows = [["  " + key, _shown(key, one.value), one.origin] for key, one in own.items()]
         print_table([f"\n{label.upper()}", "\nVALUE", "\nFROM"], rows)
@@ -71,10 +71,10 @@ def _asked(function: str | None) -> tuple[Options, Settings]:
     from slurm_ray_flow.cli.run import load
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
 
-    found = load(function)
-    if isinstance(found, LaunchFlow):
-        return found.options, settings_for(file_of(found.plain))
-    return Options(), settings_for(file_of(found))
+    loaded = load(function)
+    if isinstance(loaded, LaunchFlow):
+        return loaded.options, settings_for(file_of(loaded.plain))
+    return Options(), settings_for(file_of(loaded))
 
 
 def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Setting]]:
@@ -86,10 +86,10 @@ def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Setting]]:
     from slurm_ray_flow.cli.names import cluster_named
     from slurm_ray_flow.interface.settings import fields_of
 
-    found = cluster_named(cluster) if isinstance(cluster, str) else cluster
-    fields = fields_of(found)
+    block = cluster_named(cluster) if isinstance(cluster, str) else cluster
+    fields = fields_of(block)
     connection = fields.pop("connection", None)
-    saved, defaults = f"block {found.label}", getattr(type(found), "model_fields", {})
+    saved, defaults = f"block {block.label}", getattr(type(block), "model_fields", {})
     own = {
         name: Setting(value, DEFAULT if value == defaults[name].get_default() else saved)
         for name, value in fields.items()
@@ -98,7 +98,7 @@ def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Setting]]:
     if connection is not None:
         reached = {name: getattr(connection, name) for name in ("host", "user") if getattr(connection, name)}
         own = {**{name: Setting(value, saved) for name, value in reached.items()}, **own}
-    return fields, found.label, own
+    return fields, block.label, own
 
 
 def _program() -> dict[str, tuple[str, str]]:
@@ -128,13 +128,15 @@ def _named(value: Any) -> str:
     return str(getattr(value, "__qualname__", value))
 
 
-def _values(settings: Settings, label: str, found: dict[str, Setting], own: dict[str, Setting]) -> dict[str, Any]:
-    plain = {name: _plain(name, one.value) for name, one in found.items()}
+def _values(settings: Settings, label: str, chosen: dict[str, Setting], own: dict[str, Setting]) -> dict[str, Any]:
+    plain = {name: _plain(name, setting.value) for name, setting in chosen.items()}
     return {
         "project": str(settings.file) if settings.file else None,
         "cluster": label,
-        "options": {name: {"value": plain[name], "from": one.origin} for name, one in found.items()},
-        "block": {name: {"value": _plain(name, one.value), "from": one.origin} for name, one in own.items()},
+        "options": {name: {"value": plain[name], "from": setting.origin} for name, setting in chosen.items()},
+        "block": {
+            name: {"value": _plain(name, setting.value), "from": setting.origin} for name, setting in own.items()
+        },
         "program": {PREFIX + name: {"value": value, "from": source} for name, (value, source) in _program().items()},
     }
 

@@ -41,10 +41,10 @@ def dashboard(run: Annotated[str, A_RUN], *, port: int = 0, json: Json = False) 
     record = store.find_record(run)
     cluster = cluster_of(record)
     paths = RunPaths(PurePosixPath(record.root), record.allocation)
-    known = _known(paths, cluster) or _none(paths, cluster)
-    host, _, far_port = known["address"].rpartition(":")
+    page = _known(paths, cluster) or _none(paths, cluster)
+    host, _, far_port = page["address"].rpartition(":")
     try:
-        tunnel = Tunnel(cluster.reach, host, int(far_port), known["token"], port)
+        tunnel = Tunnel(cluster.reach, host, int(far_port), page["token"], port)
     except OSError as error:
         raise OptionError(f"port {port} can't be listened on: {error.strerror}", advice="leave --port out") from None
     if json:

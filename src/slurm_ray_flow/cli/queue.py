@@ -38,14 +38,14 @@ def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] 
         cluster: Its name.
         watch: Go on, and show each change, until Ctrl-C.
     """
-    found = cluster_named(cluster)
-    state = _state(found)
-    _show(found.label, state, json)
+    server = cluster_named(cluster)
+    state = _state(server)
+    _show(server.label, state, json)
     while watch:
         time.sleep(WATCH_SECONDS)
-        before, state = state, _state(found)
+        before, state = state, _state(server)
         if state != before:
-            _show(found.label, state, json)
+            _show(server.label, state, json)
             sys.stdout.flush()
 
 

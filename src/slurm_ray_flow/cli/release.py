@@ -43,12 +43,14 @@ def release(
     if (which is None) is not all:
         raise OptionError("say which: a run, a cluster, or --all", advice="`srf runs` shows which runs are warm")
     found = _warm() if which is None else chosen(which, _warm(which))
-    ended = [(one, cluster, function, _end(one, cluster, force)) for one, cluster, function in found]
+    ended = [
+        (allocation, cluster, function, _end(allocation, cluster, force)) for allocation, cluster, function in found
+    ]
     if json:
-        print_json([_described(one, cluster, cost) for one, cluster, _, cost in ended])
+        print_json([_described(allocation, cluster, cost) for allocation, cluster, _, cost in ended])
     else:
-        for one, cluster, function, cost in ended:
-            print_text(_told(one, cluster, function, cost))
+        for allocation, cluster, function, cost in ended:
+            print_text(_told(allocation, cluster, function, cost))
         if not ended:
             print_text("Nothing is kept warm.")
     if not all and not any(cost for *_, cost in ended):
@@ -81,19 +83,19 @@ def chosen(which: str, there: list[Kept]) -> list[Kept]:
     """
     advice = "`srf runs` shows which runs are warm"
     on_cluster = [each for each in there if each[1].label == which]
-    found = on_cluster or [each for each in there if which and each[0].allocation.startswith(which)]
-    if not found:
+    matching = on_cluster or [each for each in there if which and each[0].allocation.startswith(which)]
+    if not matching:
         raise UnknownRunError(f"no warm allocation is called {which!r}", advice=advice)
-    if len(found) > 1 and not on_cluster:
-        named = ", ".join(each[0].allocation[: len(which) + 8] for each in found[:4])
-        raise UnknownRunError(f"{len(found)} warm allocations start with {which!r}: {named}", advice=advice)
-    return found
+    if len(matching) > 1 and not on_cluster:
+        named = ", ".join(each[0].allocation[: len(which) + 8] for each in matching[:4])
+        raise UnknownRunError(f"{len(matching)} warm allocations start with {which!r}: {named}", advice=advice)
+    return matching
 
 
-def _end(one: Warm, cluster: Cluster, force: bool) -> Cost | None:
+def _end(allocation: Warm, cluster: Cluster, force: bool) -> Cost | None:
     from slurm_ray_flow.tasks.warm import end
 
-    return end(one, cluster, force)
+    return end(allocation, cluster, force)
 
 
 def _told(one: Warm, cluster: Cluster, function: str, cost: Cost | None) -> str:

@@ -84,13 +84,13 @@ def _preview(launched: Any, positional: tuple[Any, ...], named: dict[str, Any], 
     print_json(dataclasses.asdict(found)) if json else print_text(str(found).rstrip())
 
 
-def _launchable(found: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def _launchable(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
 
-    if isinstance(found, LaunchFlow):
-        return found.with_options(**options)
-    launched: Callable[..., Any] = slurm_ray_flow(**options)(found)
+    if isinstance(function, LaunchFlow):
+        return function.with_options(**options)
+    launched: Callable[..., Any] = slurm_ray_flow(**options)(function)
     return launched
 
 
@@ -125,15 +125,15 @@ def load(where: str) -> Callable[..., Any]:
     if not file.is_file():
         raise OptionError("there is no such file", where=str(file), advice="write path/to/file.py:function")
     module = _import(file)
-    found: Any = module
+    loaded: Any = module
     for part in name.split("."):
-        found = getattr(found, part, None)
-    if not callable(found):
+        loaded = getattr(loaded, part, None)
+    if not callable(loaded):
         near = difflib.get_close_matches(name, [key for key in vars(module) if callable(vars(module)[key])], n=1)
         raise OptionError(
             f"there is no function {name!r}", where=str(file), advice=f"did you mean {near[0]!r}?" if near else ""
         )
-    return found  # type: ignore[no-any-return]
+    return loaded  # type: ignore[no-any-return]
 
 
 def _import(file: Path) -> Any:

@@ -119,15 +119,15 @@ def status(*, json: Json = False) -> None:
 
         srf status --json
     """
-    found = server_status()
+    server = server_status()
     if json:
-        print_json(asdict(found))
+        print_json(asdict(server))
     else:
-        shown = {"UI": found.ui_url, "API": found.url, "version": found.version, "process": found.pid or ""}
-        runs = {f"{name} runs": number for name, number in found.runs.items()}
-        rows = {**shown, "database": _size(found.database_bytes), **runs}
-        print_table(["Prefect server", found.state], [[name, str(value)] for name, value in rows.items() if value])
-    if found.state != "running":
+        shown = {"UI": server.ui_url, "API": server.url, "version": server.version, "process": server.pid or ""}
+        runs = {f"{name} runs": number for name, number in server.runs.items()}
+        rows = {**shown, "database": _size(server.database_bytes), **runs}
+        print_table(["Prefect server", server.state], [[name, str(value)] for name, value in rows.items() if value])
+    if server.state != "running":
         sys.exit(1)
 
 

@@ -50,11 +50,11 @@ def trust(
         _confirm_block(host, yes=yes, json=json)
         return
     agreed = agreement(lambda: yes or _agreed(), fingerprint, shown=tell if json else print_text)
-    found = _connection(host).trust(agreed)
+    keys = _connection(host).trust(agreed)
     if json:
-        print_json([{**dataclasses.asdict(one), "file": str(one.file)} for one in found])
+        print_json([{**dataclasses.asdict(one), "file": str(one.file)} for one in keys])
         return
-    for shown in found:
+    for shown in keys:
         state = "was known already" if shown.known else f"is known now, in {shown.file}"
         print_text(f"The {shown.kind} key {shown.fingerprint} of {shown.name} {state}.")
 
@@ -64,14 +64,14 @@ def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
     from slurm_ray_flow.blocks.clusters import find_cluster, slug_of
 
     use_server()
-    found = find_cluster(name, to_look=True)
-    slug = slug_of(found)
-    changed = trusted.changes(slug, found)
+    block = find_cluster(name, to_look=True)
+    slug = slug_of(block)
+    changed = trusted.changes(slug, block)
     if changed and not yes:
         (tell if json else print_text)(trusted.described(slug, changed))
         if not _agreed("Use it? Type yes: ", instead="--yes, once you have looked at what stands above"):
             raise OptionError("it was not confirmed", where=slug)
-    trusted.confirm(slug, found)
+    trusted.confirm(slug, block)
     if json:
         print_json({"cluster": slug, "changed": changed})
     else:
@@ -89,12 +89,12 @@ def agreement(
         shown: where to write.
     """
 
-    def confirm(one: ShownKey) -> bool:
-        shown(f"{one.server} shows the {one.kind} key {one.fingerprint}")
-        if fingerprints and one.fingerprint not in fingerprints:
+    def confirm(key: ShownKey) -> bool:
+        shown(f"{key.server} shows the {key.kind} key {key.fingerprint}")
+        if fingerprints and key.fingerprint not in fingerprints:
             raise HostKeyFailed(
-                f"{one.server} shows a key whose fingerprint you did not give",
-                where=f"{one.kind} {one.fingerprint}",
+                f"{key.server} shows a key whose fingerprint you did not give",
+                where=f"{key.kind} {key.fingerprint}",
                 advice="ask the people who run the server: somebody may stand in between. Nothing was written down",
             )
         return bool(fingerprints) or ask()
@@ -120,7 +120,7 @@ def _connection(host: str) -> SshConnection:
 def _saved(host: str) -> SshConnection | None:
     """The connection of the saved cluster of this name."""
     try:
-        found: SshConnection | None = getattr(cluster_named(host, to_look=True), "connection", None)
+        connection: SshConnection | None = getattr(cluster_named(host, to_look=True), "connection", None)
     except SlurmRayFlowError:  # no cluster of this name, or no server that would know
         return None
-    return found
+    return connection

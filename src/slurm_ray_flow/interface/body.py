@@ -58,13 +58,13 @@ def body_of(function: Callable[..., Any], run: Run, run_async: RunAsync) -> Call
 
 def _signature(function: Callable[..., Any]) -> inspect.Signature:
     try:
-        found = typed_signature(function)
+        signature = typed_signature(function)
     except ValueError:
         raise OptionError(f"{function!r} has no signature", advice="wrap it in a function of your own") from None
-    if taken := sorted(OF_PREFECT.intersection(found.parameters)):
+    if taken := sorted(OF_PREFECT.intersection(signature.parameters)):
         raise OptionError(f"Prefect takes no parameter that is called {taken[0]!r}", advice="give it another name")
-    given = (found_one.replace(default=hold_default(found_one.default)) for found_one in found.parameters.values())
-    return found.replace(parameters=list(given))
+    given = (parameter.replace(default=hold_default(parameter.default)) for parameter in signature.parameters.values())
+    return signature.replace(parameters=list(given))
 
 
 def bind(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -234,14 +234,14 @@ def as_completed(handles: Iterable[Handle[R]], timeout: float | None = None) -> 
     pause = SHORTEST_WAIT
     while left:
         with _watched(waiting):
-            found = _next(ended, polled, pause, deadline)
-        if found is None:
+            ended_handle = _next(ended, polled, pause, deadline)
+        if ended_handle is None:
             if deadline is not None and time.monotonic() >= deadline:
                 raise TimeoutError(f"{left} of {len(waiting)} runs have not ended within {timeout} s; they go on")
             pause = min(pause * 1.5, LONGEST_WAIT)
             continue
         left -= 1
-        yield found
+        yield ended_handle
 
 
 def _tells(handle: Handle[R], ended: queue.SimpleQueue[Handle[R]]) -> bool:

@@ -90,14 +90,14 @@ def find_map(map_id: str = "") -> MapRecord:
     Raises:
         UnknownRunError: there is none, or there are several.
     """
-    found = [record for path in _folder().glob(f"{map_id}*.jsonl") if (record := _read(path))]
-    newest = sorted(found, key=lambda record: record.created)[-1:] if not map_id else found
+    matching = [record for path in _folder().glob(f"{map_id}*.jsonl") if (record := _read(path))]
+    newest = sorted(matching, key=lambda record: record.created)[-1:] if not map_id else matching
     if len(newest) == 1:
         return newest[0]
-    if not found:
+    if not matching:
         what = f"there is no map {map_id!r}" if map_id else "no map was started from this machine"
     else:
-        what = f"{len(found)} maps start with {map_id!r}"
+        what = f"{len(matching)} maps start with {map_id!r}"
     raise UnknownRunError(what, where=str(_folder()), advice="`Handles.map_id` is the whole id")
 
 

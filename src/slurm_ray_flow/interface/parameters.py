@@ -116,16 +116,18 @@ def _without_defaults(function: Callable[..., Any], parameters: Parameters) -> P
 
     Plain values are sent: what a default is may have been found out at home, such as a time.
     """
-    found = dict(parameters)
+    remaining = dict(parameters)
     needed = False  # as something positional comes after it
-    for name, one in reversed(list(inspect.signature(function).parameters.items())):
-        value = unhold(found.get(name))
-        as_default = value is unhold(one.default) and (one.kind is one.POSITIONAL_ONLY or not _is_shown(value))
-        if (as_default or (one.kind in MANY and not value)) and not (needed and one.kind in _BY_PLACE):
-            found.pop(name, None)
+    for name, parameter in reversed(list(inspect.signature(function).parameters.items())):
+        value = unhold(remaining.get(name))
+        as_default = value is unhold(parameter.default) and (
+            parameter.kind is parameter.POSITIONAL_ONLY or not _is_shown(value)
+        )
+        if (as_default or (parameter.kind in MANY and not value)) and not (needed and parameter.kind in _BY_PLACE):
+            remaining.pop(name, None)
         else:
-            needed |= one.kind in (one.POSITIONAL_ONLY, one.VAR_POSITIONAL)
-    return found
+            needed |= parameter.kind in (parameter.POSITIONAL_ONLY, parameter.VAR_POSITIONAL)
+    return remaining
 
 
 _BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
@@ -159,27 +161,27 @@ def to_api(function: Callable[..., Any], kinds: Kinds, parameters: Parameters, s
     Raises:
         PayloadError: one that must go to the store can't be pickled.
     """
-    found: Parameters = {}
+    api_parameters: Parameters = {}
     left = ALL_ARGUMENTS
-    for name, one in inspect.signature(function).parameters.items():
+    for name, parameter in inspect.signature(function).parameters.items():
         if name not in parameters:
             continue
         value = unhold(parameters[name])
-        form = _form(kinds.get(name), list(value) if one.kind is inspect.Parameter.VAR_POSITIONAL else value)
+        form = _form(kinds.get(name), list(value) if parameter.kind is inspect.Parameter.VAR_POSITIONAL else value)
         after = _weight(form, min(left, BUDGET))
         if after >= 0:
-            found[name], left = form, left - min(left, BUDGET) + after
-        elif value is not unhold(one.default):  # else the function fills it in itself
-            found[name] = _reference(name, one, value, stored)
-    return found
+            api_parameters[name], left = form, left - min(left, BUDGET) + after
+        elif value is not unhold(parameter.default):  # else the function fills it in itself
+            api_parameters[name] = _reference(name, parameter, value, stored)
+    return api_parameters
 
 
-def _reference(name: str, one: inspect.Parameter, value: Any, stored: Callable[[], str]) -> Any:
+def _reference(name: str, parameter: inspect.Parameter, value: Any, stored: Callable[[], str]) -> Any:
     reference = {MARK: "" if waits(value) else stored(), "name": name, "type": _kind(value)}
     # Of these two, Prefect takes the parts as arguments of their own when it starts the run again.
-    if one.kind is inspect.Parameter.VAR_POSITIONAL:
+    if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
         return [reference]
-    return {MARK: reference} if one.kind is inspect.Parameter.VAR_KEYWORD else reference
+    return {MARK: reference} if parameter.kind is inspect.Parameter.VAR_KEYWORD else reference
 
 
 def _form(kind: TypeAdapter[Any] | None, value: Any) -> Any:
@@ -225,7 +227,7 @@ def from_api(parameters: Parameters) -> Parameters:
         PayloadError: the store has no such payload any more.
     """
     payloads: dict[str, Parameters] = {}
-    found = dict(parameters)
+    resolved = dict(parameters)
     for name, value in parameters.items():
         if (reference := _reference_in(value)) is None:
             continue
@@ -235,8 +237,8 @@ def from_api(parameters: Parameters) -> Parameters:
             raise PayloadError(what, advice="start the flow that called the function again")
         if digest not in payloads:
             payloads[digest] = store.get(digest)["parameters"]
-        found[name] = OpaqueValue(payloads[digest][reference["name"]])
-    return found
+        resolved[name] = OpaqueValue(payloads[digest][reference["name"]])
+    return resolved
 
 
 def _reference_in(value: Any) -> Any:
@@ -253,16 +255,16 @@ def cast_all(function: Callable[..., Any], kinds: Kinds, parameters: Mapping[str
     Raises:
         ParameterTypeError: some are not what the annotations say.
     """
-    signature, problems, found = inspect.signature(function).parameters, [], dict(parameters)
+    signature, problems, cast_values = inspect.signature(function).parameters, [], dict(parameters)
     for name, value in parameters.items():
         try:
             if not isinstance(value, OpaqueValue) and value is not signature[name].default:
-                found[name] = cast_by(kinds.get(name), visit_collection(value, _with_block, return_data=True))
+                cast_values[name] = cast_by(kinds.get(name), visit_collection(value, _with_block, return_data=True))
         except ValidationError as error:
             problems += [f"{'.'.join(map(str, [name, *one['loc']]))}: {one['msg']}" for one in error.errors()]
     if problems:
         raise ParameterTypeError("\n - ".join(["Flow run received invalid parameters:", *problems]))
-    return found
+    return cast_values
 
 
 def cast_by(kind: TypeAdapter[Any] | None, value: Any) -> Any:

@@ -307,12 +307,12 @@ def spare_a_dead_server() -> None:
 def ensure_tags(marks: set[str]) -> None:
     """Add the tags by which people and the sweep find a run; a run of a foreign deployment lacks them."""
     context = FlowRunContext.get()
-    known = context.flow_run if context else None
-    if known is None or TAG in known.tags:
+    current_run = context.flow_run if context else None
+    if current_run is None or TAG in current_run.tags:
         return
-    known.tags = sorted({*known.tags, *marks})
+    current_run.tags = sorted({*current_run.tags, *marks})
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # the run itself needs no tag
-        client.update_flow_run(known.id, tags=known.tags)
+        client.update_flow_run(current_run.id, tags=current_run.tags)
 
 
 def launching_of(flow: LaunchFlow[Any, Any]) -> Launching | None:

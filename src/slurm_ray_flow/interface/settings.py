@@ -42,10 +42,10 @@ def typed_signature(function: Callable[..., Any]) -> inspect.Signature:
     Raises:
         ValueError: it has none.
     """
-    found = inspect.signature(function)
+    signature = inspect.signature(function)
     names = getattr(inspect.unwrap(underlying(function)), "__globals__", {})
-    evaluated = [one.replace(annotation=_evaluated(one.annotation, names)) for one in found.parameters.values()]
-    return found.replace(parameters=evaluated)
+    evaluated = [one.replace(annotation=_evaluated(one.annotation, names)) for one in signature.parameters.values()]
+    return signature.replace(parameters=evaluated)
 
 
 def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
@@ -62,13 +62,13 @@ def kinds_of(signature: inspect.Signature) -> Kinds:
     return {name: _kind(one) for name, one in signature.parameters.items()}
 
 
-def _kind(one: inspect.Parameter) -> TypeAdapter[Any] | None:
-    many = one.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    if many or one.annotation is inspect.Parameter.empty or one.annotation is Any:
+def _kind(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
+    many = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if many or parameter.annotation is inspect.Parameter.empty or parameter.annotation is Any:
         return None
     with _one_at_a_time, warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        found: TypeAdapter[Any] = TypeAdapter(one.annotation)
+        found: TypeAdapter[Any] = TypeAdapter(parameter.annotation)
         return found if found.pydantic_complete else None
     return None
 
