@@ -38,8 +38,8 @@ def campaign(
         called = find_function(function, directory).with_options(**(options or {}))
         log = get_run_logger()
         log.info("%s: %d values, at most %d at a time", function, len(values), max_parallel)
-        ended = call_for_each(called, values, max_parallel, lambda one: log.log(*line_about(one)))
-        failed = [one for one in ended if one.error]
+        ended = call_for_each(called, values, max_parallel, lambda call: log.log(*line_about(call)))
+        failed = [call for call in ended if call.error]
         text = f"{len(ended) - len(failed)} of {len(ended)} done" + (f", {len(failed)} failed" if failed else "")
         log.info("%s: %s; the artifact has a table of them", function, text)
         key = artifact_key("campaign", function)
@@ -47,4 +47,4 @@ def campaign(
         if failed:
             first = f"{failed[0].value!r}: {type(failed[0].error).__name__}: {failed[0].error}"
             raise SlurmRayFlowError(f"{text}; the first: {first}", where=function, advice="the artifact has them all")
-        return [one.result for one in ended]
+        return [call.result for call in ended]

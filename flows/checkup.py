@@ -30,22 +30,22 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[CheckUp]:
     with told_once():
         every = cluster in {"", "all"}
         names = ["local", *(saved.slug for saved in saved_clusters())] if every else [cluster]
-        found = [check_up(name, idle_minutes) for name in names]
-        for down in (seen for seen in found if seen.down):
+        check_ups = [check_up(name, idle_minutes) for name in names]
+        for down in (seen for seen in check_ups if seen.down):
             get_run_logger().warning("%s can't be used: %s", down.cluster, down.why)
-        _show(found)
-        if not every and found[0].down:
-            advice = found[0].advice or f"srf check {cluster} says more"
-            raise ConnectionFailed(found[0].why, where=cluster, advice=advice)
-        return found
+        _show(check_ups)
+        if not every and check_ups[0].down:
+            advice = check_ups[0].advice or f"srf check {cluster} says more"
+            raise ConnectionFailed(check_ups[0].why, where=cluster, advice=advice)
+        return check_ups
 
 
-def _show(found: list[CheckUp]) -> None:
+def _show(check_ups: list[CheckUp]) -> None:
     now = time.time()
-    down = [seen.cluster for seen in found if seen.down]
-    number = "1 cluster" if len(found) == 1 else f"{len(found)} clusters"
+    down = [seen.cluster for seen in check_ups if seen.down]
+    number = "1 cluster" if len(check_ups) == 1 else f"{len(check_ups)} clusters"
     text = f"{number}: {', '.join(down)} down" if down else f"{number}, none is down"
-    create_table_artifact(table=[_row(seen, now) for seen in found], key="checkup", description=text)
+    create_table_artifact(table=[_row(seen, now) for seen in check_ups], key="checkup", description=text)
 
 
 def _row(seen: CheckUp, now: float) -> dict[str, str]:

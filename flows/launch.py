@@ -33,10 +33,10 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     Raises:
         SlurmRayFlowError: the function did not get to an end; the error says why.
     """
-    with run.end_noted(), cancellable(where(run.record)), shown(run, call, cluster, options) as told:
+    with run.end_noted(), cancellable(where(run.record)), shown(run, call, cluster, options) as show_outcome:
         with outputs_brought(run, cluster, options):
             outcome = _tried(run, call, cluster, options)
-        return told(outcome)
+        return show_outcome(outcome)
 
 
 def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:

@@ -23,7 +23,7 @@ def mirror(cluster: str = "all") -> list[CheckUp]:
     with told_once():
         every = cluster in {"", "all"}
         names = [saved.slug for saved in saved_clusters() if saved.kind == SshServer.kind] if every else [cluster]
-        found = [seen for name in names if (seen := mirror_lock(name)) is not None]
-        for down in (seen for seen in found if seen.down):
+        check_ups = [seen for name in names if (seen := mirror_lock(name)) is not None]
+        for down in (seen for seen in check_ups if seen.down):
             get_run_logger().warning("%s gave no answer: %s", down.cluster, down.why)
-        return found
+        return check_ups

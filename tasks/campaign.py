@@ -51,13 +51,13 @@ def find_function(name: str, directory: str) -> Any:
         raise OptionError(f"{name!r} does not name a function", advice="write module:function, such as train:train")
     if directory:
         _enter(directory)
-    found: Any = _imported(module)
+    loaded: Any = _imported(module)
     for part in function.split("."):
-        found = getattr(found, part, None)
-    if not hasattr(found, "map"):
-        what = "is not decorated with @slurm_ray_flow" if callable(found) else "is not there"
+        loaded = getattr(loaded, part, None)
+    if not hasattr(loaded, "map"):
+        what = "is not decorated with @slurm_ray_flow" if callable(loaded) else "is not there"
         raise OptionError(f"{function} {what}", where=name, advice="see docs/prefect.md, Schedules")
-    return found
+    return loaded
 
 
 def _enter(directory: str) -> None:
@@ -114,10 +114,12 @@ def _run_id(handle: Any) -> str:
     return str(getattr(handle, "run_id", None) or "")
 
 
-def line_about(one: CampaignValue) -> tuple[int, str]:
+def line_about(call: CampaignValue) -> tuple[int, str]:
     """The log level and the log line for one value."""
-    text = f"{plain(_short(one.value))}: {plain(_outcome(one))}" + (f" (run {one.run_id[:8]})" if one.run_id else "")
-    return (logging.WARNING, text) if one.error else (logging.INFO, text)
+    text = f"{plain(_short(call.value))}: {plain(_outcome(call))}" + (
+        f" (run {call.run_id[:8]})" if call.run_id else ""
+    )
+    return (logging.WARNING, text) if call.error else (logging.INFO, text)
 
 
 def as_table(ones: Sequence[CampaignValue], page: Callable[[str], str]) -> str:
@@ -134,10 +136,10 @@ def _said(one: CampaignValue) -> str:
     return cell(_outcome(one))
 
 
-def _outcome(one: CampaignValue) -> str:
-    if one.error is None:
-        return _short(one.result)
-    return f"{type(one.error).__name__}: {getattr(one.error, 'what', one.error)}"
+def _outcome(call: CampaignValue) -> str:
+    if call.error is None:
+        return _short(call.result)
+    return f"{type(call.error).__name__}: {getattr(call.error, 'what', call.error)}"
 
 
 def _short(value: Any) -> str:

@@ -42,12 +42,12 @@ def known_wanted(
     Raises:
         DependencyError: the wanted packages can't be read, or exclude each other.
     """
-    place = _place(environment, code, python, always)
-    if place is not None:
+    cache = _place(environment, code, python, always)
+    if cache is not None:
         with contextlib.suppress(OSError, ValueError):
-            return Requirements.from_json(place.read_text())
+            return Requirements.from_json(cache.read_text())
     scan = code.scan()
-    found = wanted(
+    requirements = wanted(
         environment,
         Path(code.project),
         scan.distributions,
@@ -56,11 +56,15 @@ def known_wanted(
         always=always,
         travelling=[file.path for file in scan.files],
     )
-    text = found.to_json()
+    text = requirements.to_json()
     # Other inputs than the files below are not watched, and index options may hold a password.
-    if place is not None and not (found.contents or found.options or found.beyond) and hide_credentials(text) == text:
-        write_whole(place, text.encode())
-    return found
+    if (
+        cache is not None
+        and not (requirements.contents or requirements.options or requirements.beyond)
+        and hide_credentials(text) == text
+    ):
+        write_whole(cache, text.encode())
+    return requirements
 
 
 def _place(environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]) -> Path | None:
@@ -137,13 +141,13 @@ def diff_dependencies(code: ScannedCode, cluster: Cluster, options: Options) -> 
     if options.dashboard and chosen.source == "uv.lock":
         locked = canonicalize_name(DASHBOARD) in {line.name for line in chosen.lines()}
         _check_dashboard(locked, "uv.lock gives ray without it", "uv add")
-    found = difference(chosen, cluster.environments(digest(chosen, platform)), platform)
-    _show(found.rows())
-    if not found.present:
+    changes = difference(chosen, cluster.environments(digest(chosen, platform)), platform)
+    _show(changes.rows())
+    if not changes.present:
         reporter().say(
-            f"packages to add: {len(found.add)}, to change: {len(found.change)}, there already: {len(found.keep)}"
+            f"packages to add: {len(changes.add)}, to change: {len(changes.change)}, there already: {len(changes.keep)}"
         )
-    return EnvironmentPlan(chosen, found, packed)
+    return EnvironmentPlan(chosen, changes, packed)
 
 
 def wanted_by(code: ScannedCode, options: Options, python: str) -> Requirements:

@@ -82,16 +82,16 @@ def tell_use(ended: CallEnd, cluster: Cluster, options: Options) -> None:
         reporter().warn(warning)
         if flow_run.get_id():
             get_run_logger().warning(warning)
-    found = report(ended.usage, options)
-    if found is None:
+    use = report(ended.usage, options)
+    if use is None:
         return
-    reporter().say(found.line)
+    reporter().say(use.line)
     if not flow_run.get_id():
         return
     try:
-        get_run_logger().info(found.line)
+        get_run_logger().info(use.line)
         key = artifact_key("use", short_name(cluster.label))
-        create_markdown_artifact(markdown=found.markdown(), key=key, description=found.line)
+        create_markdown_artifact(markdown=use.markdown(), key=key, description=use.line)
     except Exception as error:
         get_run_logger().debug("no artifact: %s", error)
 
@@ -162,13 +162,13 @@ class _Once(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, "flow_run_id", "") not in _ours or record.module not in {"flow_engine", "task_engine"}:
             return True
-        said = str(record.msg)
-        if record.module == "task_engine" and said.startswith("Finished in state"):
+        message = str(record.msg)
+        if record.module == "task_engine" and message.startswith("Finished in state"):
             record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
-            return "Completed" not in said
+            return "Completed" not in message
         return not (
             record.levelno >= logging.ERROR
-            and said.startswith(("Encountered exception during", "Engine execution exited", "Task run failed with"))
+            and message.startswith(("Encountered exception during", "Engine execution exited", "Task run failed with"))
         )
 
 

@@ -29,11 +29,11 @@ Warn = Callable[[str], object]
 
 def files_of(record: RunRecord, cluster: Cluster, warn: Warn) -> tuple[PurePosixPath, list[WrittenFile]]:
     """The working directory of a run's newest try, and what the function has written there."""
-    found = cluster.ask("workplace.written", root=record.root, run_id=record.attempt)
-    files = [WrittenFile(*file) for file in found["files"]]
-    if found["more"]:
+    written = cluster.ask("workplace.written", root=record.root, run_id=record.attempt)
+    files = [WrittenFile(*file) for file in written["files"]]
+    if written["more"]:
         warn(f"the run has written still more files than the first {len(files)}, which are all that can be had")
-    return PurePosixPath(found["folder"]), files
+    return PurePosixPath(written["folder"]), files
 
 
 def bring(
@@ -140,13 +140,13 @@ def read_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcome
     """
     if ended.outcome is None:
         raise error_of(ended.cause or "crashed", ended.message, where(record))
-    found = _read(record, ended, cluster)
+    content = _read(record, ended, cluster)
     if ended.outcome == "value":
-        return Outcome(value=found["value"])
-    exception = failures.unpack(found)
+        return Outcome(value=content["value"])
+    exception = failures.unpack(content)
     if ended.cause != "user_code":
         raise error_of(ended.cause or "crashed", ended.message, where(record)) from exception
-    return Outcome(exception=exception, traceback=found["traceback"])
+    return Outcome(exception=exception, traceback=content["traceback"])
 
 
 def _read(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Any:

@@ -88,15 +88,15 @@ class Page:
         self._artifacts.close()
 
     def _tag(self, tags: set[str]) -> None:
-        _, known = _context()
-        self._map = next((tag for tag in known.tags if tag.startswith("map-")), "") if known else ""
-        if known is not None and not tags <= set(known.tags):
-            known.tags = sorted({*known.tags, *tags})
-            self._artifacts.tag(set(known.tags))
+        _, current_run = _context()
+        self._map = next((tag for tag in current_run.tags if tag.startswith("map-")), "") if current_run else ""
+        if current_run is not None and not tags <= set(current_run.tags):
+            current_run.tags = sorted({*current_run.tags, *tags})
+            self._artifacts.tag(set(current_run.tags))
 
 
 def _context() -> tuple[Any, Any]:
-    """The ids of the present flow and flow run; None outside of one."""
+    """The present flow and its run; None for each outside of one."""
     context = FlowRunContext.get()
     return (context.flow, context.flow_run) if context else (None, None)
 

@@ -45,16 +45,16 @@ def recall(key: str, call: Call, run: Run, options: Options) -> Outcome | None:
     if not key:
         return None
     try:
-        known = json.loads(_place(key).read_text())
-        age = time.time() - known["time"]
+        entry = json.loads(_place(key).read_text())
+        age = time.time() - entry["time"]
         if options.cache is None or age > options.cache:
             return None
-        value = store.get(known["digest"])["value"]
+        value = store.get(entry["digest"])["value"]
         os.utime(_place(key))  # what is in use does not expire
-        run.note(attempt=known["attempt"], allocation=known["attempt"])
+        run.note(attempt=entry["attempt"], allocation=entry["attempt"])
     except (OSError, ValueError, KeyError, PayloadError):
         return None
-    reporter().say(f"gives back the value of run {known['run_id'][:8]}, {format_duration(age)} old (cache=...)")
+    reporter().say(f"gives back the value of run {entry['run_id'][:8]}, {format_duration(age)} old (cache=...)")
     return Outcome(value=value)
 
 

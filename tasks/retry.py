@@ -101,10 +101,10 @@ def begin_again(run: Run, failure: BaseException, again: NextTry, cluster: Clust
         Cancelled: somebody cancelled the run meanwhile.
     """
     reporter().again(failure, again.text)
-    told = f"{type(failure).__name__}: {again.text}"
+    reason = f"{type(failure).__name__}: {again.text}"
     if flow_run.get_id():
-        get_run_logger().warning(told)
-    run.note(again=told)
+        get_run_logger().warning(reason)
+    run.note(again=reason)
     _pause(run, again.pause, cluster)
     if again.changed and run.record.allocation == run.record.attempt:
         with contextlib.suppress(SlurmRayFlowError):  # it leaves by itself, later

@@ -54,11 +54,11 @@ def scan_imports(call: Call) -> ScannedCode:
         ScanError: the source can't be read.
     """
     reporter().step("scan_imports")
-    code, found = code_of(call.target)
-    for finding in found.findings:
+    code, scanned = code_of(call.target)
+    for finding in scanned.findings:
         if finding.data is None:  # whether it travels is not known yet
             warn_of(finding, Path(code.project), call.label)
-    reporter().say(_summary(found))
+    reporter().say(_summary(scanned))
     return code
 
 
@@ -72,13 +72,13 @@ def code_of(target: FunctionSource) -> tuple[ScannedCode, Scan]:
     cache = home() / "cache" / "scan" / f"{store.short_digest(str(project))}.{RULES}.pickle"
     parsed = load_cache(cache)
     before = dict(parsed)
-    found = scan(target, search_path=sys.path, project=project, parsed=parsed)
+    scanned = scan(target, search_path=sys.path, project=project, parsed=parsed)
     if parsed != before:
         save_cache(cache, parsed)
-    digest = store.put_scan(found)
+    digest = store.put_scan(scanned)
     script = "" if target.file is None or importable(target.module or "__main__") else str(target.file)
-    code = ScannedCode(digest, str(project), len(found.files), len(found.distributions), found.uses_ray, script)
-    return code, found
+    code = ScannedCode(digest, str(project), len(scanned.files), len(scanned.distributions), scanned.uses_ray, script)
+    return code, scanned
 
 
 def warn_of(finding: Finding, project: Path, label: str = "the function") -> None:
@@ -89,9 +89,9 @@ def warn_of(finding: Finding, project: Path, label: str = "the function") -> Non
     get_run_logger().warning(text)
 
 
-def _summary(found: Scan) -> str:
+def _summary(scanned: Scan) -> str:
     """The function's modules and packages in a few words."""
-    modules = "1 module" if len(found.files) == 1 else f"{len(found.files) or 'no'} modules"
-    names = [distribution.name for distribution in found.distributions]
+    modules = "1 module" if len(scanned.files) == 1 else f"{len(scanned.files) or 'no'} modules"
+    names = [distribution.name for distribution in scanned.distributions]
     more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
     return f"{modules} of yours" + (f"; {', '.join(names[:NAMED])}{more}" if names else "")

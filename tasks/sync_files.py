@@ -53,12 +53,12 @@ def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapsho
         SyncError: a file can't be sent as it is.
     """
     reporter().step("sync_files")
-    project, found = Path(code.project), code.scan()
+    project, scanned = Path(code.project), code.scan()
     files = files_of(code, options)
     for text in files.findings:
         reporter().warn(text)
     travels = {entry.file for entry in files.entries}
-    for finding in found.findings:
+    for finding in scanned.findings:
         if finding.data and os.path.realpath(finding.data) not in travels and str(finding.data) not in travels:
             warn_of(finding, project)
     sent = cluster.send(files, store.short_digest(code.project))
@@ -82,15 +82,15 @@ def files_of(code: ScannedCode, options: Options) -> Manifest:
     cache = home() / "cache" / "hashes" / f"{store.short_digest(code.project)}.pickle"
     hashes = load_cache(cache)
     before = dict(hashes)
-    found = code.scan()
+    scanned = code.scan()
     files = manifest(
-        _files_of(found, code.script),
+        _files_of(scanned, code.script),
         project=Path(code.project),
         working_directory=Path.cwd(),
         include=options.include,
-        packages=found.packages,
+        packages=scanned.packages,
         package_data=options.package_data,
-        tracked=tracked(sorted({os.path.realpath(folder) for folder, _, _ in found.packages})),
+        tracked=tracked(sorted({os.path.realpath(folder) for folder, _, _ in scanned.packages})),
         search_path=sys.path,
         hashes=hashes,
     )
@@ -99,11 +99,11 @@ def files_of(code: ScannedCode, options: Options) -> Manifest:
     return files
 
 
-def _files_of(found: Scan, name: str) -> tuple[LocalFile, ...]:
+def _files_of(scanned: Scan, name: str) -> tuple[LocalFile, ...]:
     """The user's modules, and the script, which child processes of the function run to find its functions."""
     script = Path(name)
     own = (LocalFile(script, script.parent, script.stem),) if name else ()
-    return (*found.files, *own)
+    return (*scanned.files, *own)
 
 
 def _summary(sent: Transfer, files: int) -> str:
