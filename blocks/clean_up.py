@@ -1,4 +1,4 @@
-"""Cleans up one root, on this machine or elsewhere, and what home remembers of its runs.
+"""The clean-up of one root, on this machine or elsewhere, and of home's records of its runs.
 
 It imports no Prefect: the server's supervisor uses it, too.
 """
@@ -21,12 +21,12 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunRecord
 
 Ask = Callable[..., Any]
-"""Has an operation done on the cluster: `ask("clean_up.find", root=..., ...)`."""
+"""A function that has a cluster do an operation: `ask("clean_up.find", root=..., ...)`."""
 
 
 @dataclasses.dataclass(frozen=True)
 class CleanUpRoot:
-    """What is cleaned up: a cluster's name, its kind, its root, and how it is asked."""
+    """The root to clean up: the cluster's name, its kind, its root, and the function that asks it."""
 
     label: str
     kind: str
@@ -39,7 +39,7 @@ class CleanUpRoot:
         return self.kind == LOCAL and Path(self.root) == home()
 
     def has(self, record: RunRecord) -> bool:
-        """Whether a run of home's is one of its."""
+        """Whether a record is of a run below this root."""
         same = record.kind == self.kind and record.root == self.root
         return same and (self.at_home or record.cluster == self.label)
 
@@ -47,7 +47,7 @@ class CleanUpRoot:
 def clean_up(
     place: CleanUpRoot, seconds: float, *, dry_run: bool = False, run: str = "", uv: str = ""
 ) -> CleanUpReport:
-    """Remove what nobody has used for so long, and what is of no use to anybody.
+    """Remove files that were unused for so long, and files without any use.
 
     Args:
         place: where.
@@ -78,7 +78,7 @@ def clean_up(
 
 
 def _known(place: CleanUpRoot, records: Iterable[tuple[Path, RunRecord]]) -> dict[str, Any]:
-    """What home knows of the runs there: when each was used last, and which must stay."""
+    """The runs there that home has records of: the time of each one's last use, and those that must stay."""
     ages: dict[str, float] = {}
     launching: set[str] = set()
     kept: set[str] = set()
@@ -114,7 +114,7 @@ def _forget(
 
 
 def _launching(record: RunRecord) -> bool:
-    """Whether its launch is under way; a notebook lives long after its runs have ended."""
+    """Whether a run's launch is under way; a notebook lives long after its runs have ended."""
     return not record.ended and bool(launch_alive(record))
 
 

@@ -1,4 +1,4 @@
-"""Processes by name: a pid alone is used again by another process, with its start and its boot it is not.
+"""Processes of this machine: running commands, and identities (pid, start, boot) that are never used again.
 
 A home may be shared by several hosts, or by containers. A process of another one can't be seen from here: it is
 neither alive nor dead, and `elsewhere` says so.
@@ -27,14 +27,14 @@ from slurm_ray_flow.remote.shared.files import write_whole
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
 PRIVATE = 0o077
-"""The umask of what is started here: what it writes is its user's alone, whatever the caller's own."""
+"""The umask of started processes: the files that they write are their user's alone."""
 _NAMES = "password_variables"
 _started: list[subprocess.Popen[bytes]] = []  # kept so that what has ended gets reaped
 
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command left: its exit code (negative: the signal that ended it) and its output."""
+    """The exit code of a command (negative: the signal that ended it) and its output."""
 
     command: tuple[str, ...]
     exit_code: int
@@ -48,7 +48,7 @@ class Completed:
 
 
 def withhold(name: str) -> None:
-    """Keep a variable that may hold a password from all that is started here from now on, by later processes, too."""
+    """Keep a variable that may hold a password from all processes that are started from now on."""
     processes.WITHHELD.add(name)
     known = _remembered()
     if name not in known:
@@ -69,7 +69,7 @@ def _remembered() -> set[str]:
 
 
 def inherited() -> dict[str, str]:
-    """This process's environment without what is withheld."""
+    """This process's environment without the withheld variables."""
     withheld()
     return processes.inherited()
 
@@ -271,7 +271,7 @@ class Process:
 
 @cache
 def boot_id() -> str:
-    """Where pids mean what they mean here: the boot of the machine, the pid namespace, and the host's name."""
+    """The scope of this process's pids: the boot of the machine, the pid namespace, and the host's name."""
     host = socket.gethostname().replace(" ", "-")
     return f"{processes.boot_id()} {processes.namespace() or '-'} {host or '-'}"
 
@@ -279,7 +279,7 @@ def boot_id() -> str:
 def elsewhere(noted: str) -> bool:
     """Whether a process that noted this as its `boot_id` is on another host, or in another pid namespace.
 
-    What older versions noted is the boot alone; then it is taken for a boot of this host.
+    Older versions noted the boot alone, which is taken for a boot of this host.
     """
     return liveness.elsewhere(_parts(noted), _parts(boot_id()))
 
@@ -289,20 +289,20 @@ def _parts(noted: str) -> dict[str, str]:
 
 
 def identify(pid: int) -> Process | None:
-    """The process that has this pid now; None where there is none, or only what is left of a dead one."""
+    """The process that has this pid now; None for no process, or a zombie."""
     started = processes.started(pid)
     return None if started is None else Process(pid, started, boot_id())
 
 
 def this_process() -> Process:
-    """The process that asks."""
+    """The identity of this process."""
     process = identify(os.getpid())
     assert process is not None, "a process that runs can be seen"
     return process
 
 
 def alive(process: Process) -> bool:
-    """Whether it still runs here; a zombie does not, and one that is `elsewhere` can't be seen."""
+    """Whether a process runs on this host; a zombie does not, and one that is `elsewhere` can't be seen."""
     return alive_as_noted(vars(process)) is True
 
 

@@ -29,7 +29,7 @@ class Stored:
 
 
 def object_path(digest: str) -> Path:
-    """Where the payload of this digest lies, or would lie."""
+    """The path of the payload of this digest, whether or not it is there."""
     return home() / "store" / digest[:2] / digest[2:]
 
 
@@ -74,7 +74,7 @@ def get(digest: str) -> Any:
 
 
 def put_bytes(data: bytes, digest: str) -> None:
-    """Keep bytes under their digest."""
+    """Put bytes into the store under their digest."""
     try:
         os.utime(object_path(digest))  # what is in use does not expire
     except FileNotFoundError:
@@ -87,22 +87,22 @@ def get_bytes(digest: str) -> bytes:
 
 
 def record_path(run_id: str) -> Path:
-    """Where home remembers a run."""
+    """The path of a run's record."""
     return home() / "runs" / f"{run_id}.json"
 
 
 def result_folder(run_id: str) -> Path:
-    """What Prefect keeps of its value; beside the record, with whose name it goes."""
+    """The folder of the value that Prefect keeps of a run; it is beside the record, and removed with it."""
     return record_path(run_id).with_suffix(".result")
 
 
 def save_record(record: RunRecord) -> None:
-    """Remember a run."""
+    """Save the record of a run."""
     write_whole(record_path(record.run_id), record.to_json().encode())
 
 
 def no_longer_warm(record: RunRecord) -> None:
-    """Remember that a run's allocation has ended; among the other runs it stays where it is."""
+    """Note that a run's allocation has ended; the run keeps its place in the order of runs."""
     path = record_path(record.run_id)
     with contextlib.suppress(OSError):
         times = path.stat()
@@ -111,7 +111,7 @@ def no_longer_warm(record: RunRecord) -> None:
 
 
 def records() -> Iterator[RunRecord]:
-    """All runs that home remembers, the newest first."""
+    """All records, the newest first."""
     return (record for _, record in records_with_paths())
 
 
@@ -132,7 +132,7 @@ def changed(path: Path) -> float:
 
 
 def known_record(run_id: str) -> RunRecord | None:
-    """The run of exactly this id, if home remembers it."""
+    """The record of exactly this id, or None."""
     return _read(record_path(run_id))
 
 
@@ -144,7 +144,7 @@ def _read(path: Path) -> RunRecord | None:
 
 
 def find_record(run_id: str) -> RunRecord:
-    """The run whose id is this, or starts so.
+    """The record of this id, or of this start of an id.
 
     Raises:
         UnknownRunError: none does, or several do.
@@ -176,7 +176,7 @@ _scans: dict[str, Scan] = {}
 
 
 def put_scan(found: Scan) -> str:
-    """Keep a scan; gives its digest."""
+    """Put a scan into the store; gives its digest."""
     data = json.dumps(found.to_json(), sort_keys=True).encode()
     digest = hashlib.sha256(data).hexdigest()
     put_bytes(data, digest)
@@ -186,5 +186,5 @@ def put_scan(found: Scan) -> str:
 
 
 def get_scan(digest: str) -> Scan:
-    """A scan that `put_scan` kept."""
+    """The scan of a digest that `put_scan` gave."""
     return _scans.get(digest) or Scan.from_json(json.loads(get_bytes(digest)))

@@ -1,4 +1,4 @@
-"""The run that a launch belongs to: its record, its folders, and its one way to end early."""
+"""The run of a launch: its record, its tries, and its early end."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from slurm_ray_flow.core.run_state import NO_WORD, RunFacts, RunStatus, run_stat
 from slurm_ray_flow.core.scan import FunctionSource
 
 CANCEL_SECONDS = 15.0
-"""How long a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""
+"""Seconds that a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""
 HARD_SECONDS = 8.0
-"""After so long the cluster itself is asked to end it, where there is somebody to be asked."""
+"""Seconds after which the cluster's scheduler, if there is one, is asked to end a cancelled run."""
 ANSWER_SECONDS = 12.0
-"""How long whoever ends a run waits for a cluster that does not answer."""
+"""Seconds that the end of a run waits for a cluster that does not answer."""
 _LEFT = ("attempt", "allocation", "warm", "handed_over", "handed_over_at", "created")
-"""What a run goes on with that is picked up."""
+"""The fields of an earlier record that a picked-up run keeps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Call:
 
 
 class Run:
-    """One launch, under one id that Prefect, the cluster's folders and home's record share.
+    """The run of one launch, under one id that Prefect, the cluster's folders and home's record share.
 
     Attributes:
         handed_over: the cluster may have started this try already.
@@ -85,7 +85,7 @@ class Run:
         store.save_record(self.record)
 
     def _follow(self, before: RunRecord) -> None:
-        """Come after an earlier process: with a try of our own, or with the one that it left on the cluster."""
+        """Follow an earlier process of this run: go on with its try on the cluster, or begin a new one."""
         place = (before.kind, before.cluster, before.root)
         if before.handed_over and place == (self.record.kind, self.record.cluster, self.record.root):
             known = {name: getattr(before, name) for name in _LEFT}
@@ -100,25 +100,25 @@ class Run:
         return self.record.paths
 
     def note(self, **changes: Any) -> None:
-        """Change the record: a new attempt, another allocation."""
+        """Change fields of the record, and save it."""
         self.record = dataclasses.replace(self.record, **changes)
         store.save_record(self.record)
 
     def begin_again(self) -> None:
-        """A new try has a folder of its own: nothing of the ones before can be taken for its outcome."""
+        """Begin a new try, with a folder of its own: no file of an earlier try can be taken for its outcome."""
         _, _, number = self.record.attempt.partition(".")
         attempt = f"{self.record.run_id}.{int(number or 1) + 1}"
         self.note(attempt=attempt, allocation=attempt, handed_over=False)
         self.handed_over, self.over, self.call_ended = False, True, None
 
     def hand_over(self) -> None:
-        """From now on the cluster may have this try, also if this process ends."""
+        """Note that the cluster may have this try from now on, even if this process ends."""
         self.handed_over = True
         self.note(handed_over=True, handed_over_at=time.time())
 
     @contextlib.contextmanager
     def end_noted(self) -> Iterator[None]:
-        """Remember how the run ended, so that nobody need ask the cluster.
+        """Note in the record how the run ended, so that the cluster need not be asked.
 
         And why the launch failed: where it got no further than home, no event on the cluster says so.
         """
@@ -133,14 +133,14 @@ class Run:
         self._note_end(CallEnd("value"))
 
     def _note_end(self, otherwise: CallEnd) -> None:
-        """The call's own end counts, also where the launch failed or was interrupted after it."""
+        """Note the end: the call's own where there is one, even if the launch failed after it."""
         status = run_state(RunFacts(self.record, call_end=self.call_ended or otherwise))
         usage = self.call_ended.usage if self.call_ended is not None else None
         self.note(ended=status.state.value, ended_at=time.time(), waiting="", usage=usage, handed_over=False)
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:
-        """End the run on the cluster when what stands in the block ends early, whatever ends it.
+        """End the run on the cluster when the block ends early, whatever ends it.
 
         A connection that was lost for good ends nothing: the run goes on there, and `srf attach` finds it.
         """
@@ -156,7 +156,7 @@ class Run:
         self.over = True
 
     def _release(self, cluster: Cluster) -> None:
-        """End the run on the cluster, and say so if that can't be verified."""
+        """End the run on the cluster, and warn if that can't be verified."""
         doubtful.add(self.record.run_id)
         reporter().say(f"ends the run on {cluster.label}")
         try:
@@ -174,7 +174,7 @@ class Run:
 
 
 doubtful: set[str] = set()
-"""Runs of this process whose end could not be verified: nobody waits for that a second time."""
+"""Runs of this process whose end could not be verified, and is not waited for a second time."""
 
 
 def _later(record: RunRecord) -> str:
@@ -222,7 +222,7 @@ def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
 
 
 def gone(life: Liveness, otherwise: str, place: str) -> RunError:
-    """The error for a head that is gone: what the cluster knows of it, else that it left no word."""
+    """The error for a head that is gone: by the cluster's cause, else a `Lost`."""
     return error_of(life.cause, life.message, place) if life.cause else Lost(otherwise, where=place)
 
 
@@ -238,5 +238,5 @@ def error_without_outcome(record: RunRecord, status: RunStatus) -> RunError:
 
 
 def where(record: RunRecord) -> str:
-    """Cluster, run and log, for an error."""
+    """The place of an error: cluster, run and log."""
     return f"{record.cluster}, run {record.run_id[:8]}, log {record.paths.log}"

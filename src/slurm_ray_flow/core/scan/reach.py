@@ -1,4 +1,4 @@
-"""Whether a function comes to code that uses Ray: by the names that it mentions, and by those that these mention.
+"""Whether a function may use Ray: by the names in its code, followed from definition to definition.
 
 Names are followed, not objects: whoever mentions `g` reaches all that is called so in the user's own modules. So too
 much is reached rather than too little. Where code may be found by other means (`eval`, a computed `getattr`, a
@@ -16,7 +16,7 @@ from slurm_ray_flow.core.scan import extract
 from slurm_ray_flow.core.scan.model import FunctionSource, LocalFile
 
 MOST_BYTES = 300_000
-"""So much code is read in less time than Ray takes to start."""
+"""The most bytes of code that are read; reading them takes less time than a start of Ray."""
 RAY = "import ray"
 """Stands for Ray among the names."""
 _DOUBTFUL = frozenset((RAY, "eval", "exec", "globals", "locals", "vars", "import_module", "__import__", "run_path"))
@@ -27,7 +27,7 @@ _HARMLESS = frozenset(
         *("dataclass", "wraps", "cache", "lru_cache", "cached_property", "total_ordering", "contextmanager"),
     )
 )
-"""Decorators that give back what they got, or something that calls it."""
+"""Decorators that give back the function, or an object that calls it."""
 _WORD = re.compile(r"[^\W\d]\w{,80}")
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -128,7 +128,7 @@ class _Names:
 
 
 def _plain_name(node: ast.expr) -> str:
-    """What a decorator or a call goes by: `b` of `a.b(1)`."""
+    """The last name of a decorator or a call: `b` of `a.b(1)`."""
     while isinstance(node, ast.Call):
         node = node.func
     return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""
