@@ -121,14 +121,14 @@ class Artifacts:
         self._failures = 0
         return True
 
-    def _send(self, one: Artifact) -> None:
-        shown = {"type": one.type, "data": one.data, "description": one.description}
-        if known := self._ids.get(one.key):
-            self._ask().patch(f"/artifacts/{known}", {"data": one.data, "description": one.description})
+    def _send(self, artifact: Artifact) -> None:
+        shown = {"type": artifact.type, "data": artifact.data, "description": artifact.description}
+        if known := self._ids.get(artifact.key):
+            self._ask().patch(f"/artifacts/{known}", {"data": artifact.data, "description": artifact.description})
         else:
-            place = {"flow_run_id": self._flow_run_id, "task_run_id": one.task_run_id}
-            self._ids[one.key] = self._ask().post("/artifacts/", {"key": one.key, **shown, **place})["id"]
-        self._sent[one.key] = one
+            place = {"flow_run_id": self._flow_run_id, "task_run_id": artifact.task_run_id}
+            self._ids[artifact.key] = self._ask().post("/artifacts/", {"key": artifact.key, **shown, **place})["id"]
+        self._sent[artifact.key] = artifact
 
     def _ask(self) -> Api:
         assert self._api is not None, "there is no thread without an API"
@@ -141,10 +141,10 @@ _under_way: weakref.WeakSet[Artifacts] = weakref.WeakSet()
 def _finish() -> None:
     """Send what the process's launches still have to show at its end, if that is quick."""
     deadline = time.monotonic() + LEAVE_SECONDS
-    for one in list(_under_way):
-        one.close()
-    for one in list(_under_way):
-        one.wait(deadline - time.monotonic())
+    for artifacts in list(_under_way):
+        artifacts.close()
+    for artifacts in list(_under_way):
+        artifacts.wait(deadline - time.monotonic())
 
 
 atexit.register(_finish)

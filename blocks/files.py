@@ -41,23 +41,23 @@ def _told() -> Iterator[None]:
 
 def tracked(folders: Sequence[str]) -> list[str]:
     """Files in these folders that git tracks although a .gitignore names them; none where there is no git."""
-    found: list[str] = []
+    paths: list[str] = []
     for folder in folders:
         if any(folder.startswith(f"{other}/") for other in folders):
             continue
         with contextlib.suppress(SlurmRayFlowError):
             asked = ["git", "-C", folder, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
-            found += [f"{folder}/{name}" for name in run(asked, timeout=10).stdout.split("\0") if name]
-    return found
+            paths += [f"{folder}/{name}" for name in run(asked, timeout=10).stdout.split("\0") if name]
+    return paths
 
 
 def load_cache(path: Path) -> dict[Any, Any]:
     """A cache that `save_cache` wrote; empty where there is none or it can't be read."""
     try:
-        found = pickle.loads(path.read_bytes())
+        cache = pickle.loads(path.read_bytes())
     except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError, IndexError, TypeError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return cache if isinstance(cache, dict) else {}
 
 
 def save_cache(path: Path, cache: dict[Any, Any]) -> None:

@@ -152,15 +152,15 @@ def program() -> str:
     Raises:
         SyncError: it is missing, or too old.
     """
-    found = shutil.which("rsync")
-    if found is None:
+    path = shutil.which("rsync")
+    if path is None:
         raise SyncError(
             "The program rsync is not installed here.",
             where=os.environ.get("PATH", ""),
             advice="Install the package rsync: apt install rsync, dnf install rsync, or brew install rsync.",
         )
-    checked_version(run((found, "--version"), timeout=60).stdout)
-    return found
+    checked_version(run((path, "--version"), timeout=60).stdout)
+    return path
 
 
 def _environment() -> dict[str, str]:

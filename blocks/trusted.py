@@ -28,10 +28,10 @@ class Unconfirmed(OptionError):
 
 def executed(block: Any) -> Executed:
     """The fields of a cluster and its connection that decide which commands run, and where; each as text."""
-    found = {name: getattr(block, name, None) for name in CLUSTER}
+    fields = {name: getattr(block, name, None) for name in CLUSTER}
     connection = getattr(block, "connection", None)
-    found.update({name: getattr(connection, name, None) for name in CONNECTION})
-    return {name: _text(value) for name, value in found.items() if value not in (None, "", [])}
+    fields.update({name: getattr(connection, name, None) for name in CONNECTION})
+    return {name: _text(value) for name, value in fields.items() if value not in (None, "", [])}
 
 
 def confirm(slug: str, block: Any) -> None:

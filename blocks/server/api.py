@@ -108,11 +108,11 @@ def _opener() -> urllib.request.OpenerDirector:
 
 
 def _no_answer(where: str, problem: Exception) -> ServerError:
-    said = ""
+    detail = ""
     if isinstance(problem, urllib.error.HTTPError):
-        said = problem.read().decode(errors="replace")[:500]
+        detail = problem.read().decode(errors="replace")[:500]
     return ServerError(
-        f"The Prefect server gave no useful answer: {problem} {said}".strip(),
+        f"The Prefect server gave no useful answer: {problem} {detail}".strip(),
         where=where,
         advice="`srf status` shows whether it runs, `srf up` starts it.",
     )

@@ -163,11 +163,11 @@ def checked_database(url: str) -> str:
     Raises:
         ServerError: it is none of PostgreSQL. The error does not show it, since a password may be in it.
     """
-    found = re.fullmatch(r"postgres(?:ql)?(?:\+asyncpg)?(://.+)", url.strip())
-    if found is None:
+    match = re.fullmatch(r"postgres(?:ql)?(?:\+asyncpg)?(://.+)", url.strip())
+    if match is None:
         advice = "write postgresql://user:password@host/name, or sqlite for Prefect's own file"
         raise ServerError(f"{DATABASE_VARIABLE} is no address of a PostgreSQL database", advice=advice)
-    return f"postgresql+asyncpg{found[1]}"
+    return f"postgresql+asyncpg{match[1]}"
 
 
 def _others(name: str) -> bool:

@@ -184,7 +184,7 @@ class _Conversation:
         """
         number, label = next(self._numbers), self._agent.label
         waiting = self._waiting[number] = queue.Queue()
-        told = answers.telling(tell, label)
+        tell_checked = answers.telling(tell, label)
         try:
             if not self.alive:
                 raise self._ended()
@@ -193,7 +193,7 @@ class _Conversation:
             while (answer := _next(waiting)) is not None:
                 message, received = answer
                 if "tell" in message:
-                    told(message["tell"])
+                    tell_checked(message["tell"])
                 else:
                     self._agent.connection.round_trips += 1
                     return answers.results(

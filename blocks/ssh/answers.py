@@ -53,7 +53,7 @@ def _is(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and (not isinstance(value, str) or len(value) <= _LONGEST)
 
 
-def results(said: dict[str, Any], data: bytes, asked: Sequence[str], label: str, python: str) -> list[Any]:
+def results(message: dict[str, Any], data: bytes, asked: Sequence[str], label: str, python: str) -> list[Any]:
     """Check the results of operations.
 
     Args:
@@ -66,25 +66,25 @@ def results(said: dict[str, Any], data: bytes, asked: Sequence[str], label: str,
         SlurmRayFlowError: it could not be done.
         ConnectionFailed: it is no answer.
     """
-    if "crash" in said:
-        crash = str(said["crash"]).strip()
+    if "crash" in message:
+        crash = str(message["crash"]).strip()
         raise SlurmRayFlowError(
             f"our program on {label} failed: {(crash.splitlines() or ['it does not say why'])[-1]}",
             where=f"{label}, {python}",
             advice=crash,
         )
-    if "error" in said:
-        raise failure(_error(said["error"], label), label)
+    if "error" in message:
+        raise failure(_error(message["error"], label), label)
     try:
-        found = framing.results_unpacked(said["results"], data)
+        answers = framing.results_unpacked(message["results"], data)
     except (KeyError, TypeError) as error:
         raise not_ours(label, f"its results are of another shape ({error!r})") from None
-    if len(found) != len(asked):
-        raise not_ours(label, f"it gave {len(found)} results for {len(asked)} operations")
-    for operation, result in zip(asked, found, strict=True):
+    if len(answers) != len(asked):
+        raise not_ours(label, f"it gave {len(answers)} results for {len(asked)} operations")
+    for operation, result in zip(asked, answers, strict=True):
         if not _is_result(result, _RESULTS.get(operation, object)):
             raise not_ours(label, f"it answers {operation} in another shape")
-    return found
+    return answers
 
 
 def _is_result(result: Any, kind: type | dict[str, type]) -> bool:
@@ -105,10 +105,10 @@ def telling(tell: Callable[[Any], None], label: str) -> Callable[[Any], None]:
     return passed_on
 
 
-def _error(said: Any, label: str) -> OperationError:
-    if not isinstance(said, dict) or any(not isinstance(said.get(name), str) for name in _ERROR):
+def _error(fields: Any, label: str) -> OperationError:
+    if not isinstance(fields, dict) or any(not isinstance(fields.get(name), str) for name in _ERROR):
         raise not_ours(label, "its error is of another shape")
-    return OperationError(*(said[name] for name in _ERROR))
+    return OperationError(*(fields[name] for name in _ERROR))
 
 
 def not_ours(label: str, heard: str) -> ConnectionFailed:

@@ -219,14 +219,14 @@ class _Attempt:
             "just now: ask the people who run the server",
         )
 
-    def failed(self, methods: Sequence[str], said: str = "") -> LogInFailed:
+    def failed(self, methods: Sequence[str], message: str = "") -> LogInFailed:
         tried = "; ".join(dict.fromkeys(self._tried)) or "nothing"
         variable, user, name = self._secrets.password_variable, self._endpoint.user, self._endpoint.name
         given = "; the password or the code that was given was not taken" if self._password_given else ""
         if any(method.startswith("gssapi") for method in methods):
             given += "; tickets of Kerberos (GSSAPI) are not used here"
         return LogInFailed(
-            f"{name} does not let {user} in: it takes {', '.join(methods)}{given}{said}",
+            f"{name} does not let {user} in: it takes {', '.join(methods)}{given}{message}",
             where=f"{self._endpoint} (tried: {tried})",
             advice=f"try `{self._endpoint.by_hand}`; name the right user and key_file in the block, "
             f"or give {'the right' if given else 'a'} password in the block or in ${variable}",

@@ -130,10 +130,10 @@ def greeted(read: framing.Read, write: Any, name: str, root: str, python: str) -
 
 def _failure(message: dict[str, Any], name: str, root: str, python: str) -> SlurmRayFlowError:
     if "python" in message:
-        found = str(message["python"]).strip() or "none"
+        pythons = str(message["python"]).strip() or "none"
         return EnvironmentFailed(
             "there is no Python 3.9 or later" + (f" at python={python!r}" if python else ""),
-            where=f"{name} (found: {found})",
+            where=f"{name} (found: {pythons})",
             advice='name one in the block: a path, or "module:NAME" where Python comes from an environment module',
         )
     if "error" in message:

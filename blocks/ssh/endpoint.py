@@ -102,12 +102,12 @@ def resolved(wanted: SshSettings, depth: int = 0) -> Endpoint:
     """
     if depth > 8:
         raise OptionError("the ProxyJump of this host leads to itself", where=wanted.host, advice="see ~/.ssh/config")
-    said = _said(wanted)
-    names = _through(wanted, said)
+    config = _said(wanted)
+    names = _through(wanted, config)
     hops = tuple(resolved(_hop(name, wanted), depth + 1) for name in names)
     flattened = tuple(each for hop in hops for each in (*hop.through, hop))
-    host, port, user = said["hostname"][0], wanted.port or int(said["port"][0]), wanted.user or said["user"][0]
-    known_as = said.get("hostkeyalias", [host if port == 22 else f"[{host}]:{port}"])[0]
+    host, port, user = config["hostname"][0], wanted.port or int(config["port"][0]), wanted.user or config["user"][0]
+    known_as = config.get("hostkeyalias", [host if port == 22 else f"[{host}]:{port}"])[0]
     tokens = _tokens(wanted.host, host, port, user)
     return Endpoint(
         name=wanted.host,
@@ -115,16 +115,18 @@ def resolved(wanted: SshSettings, depth: int = 0) -> Endpoint:
         port=port,
         user=user,
         known_as=known_as,
-        key_files=(wanted.key_file.expanduser(),) if wanted.key_file else _paths(said.get("identityfile", []), tokens),
+        key_files=(wanted.key_file.expanduser(),)
+        if wanted.key_file
+        else _paths(config.get("identityfile", []), tokens),
         keys_named=wanted.key_file is not None,
-        only_key_files=wanted.key_file is not None or said.get("identitiesonly") == ["yes"],
-        agent=_agent(said.get("identityagent", ["SSH_AUTH_SOCK"])[0], tokens),
-        known_hosts=_known_hosts(wanted, said, tokens),
+        only_key_files=wanted.key_file is not None or config.get("identitiesonly") == ["yes"],
+        agent=_agent(config.get("identityagent", ["SSH_AUTH_SOCK"])[0], tokens),
+        known_hosts=_known_hosts(wanted, config, tokens),
         through=flattened,
-        proxy_command=_proxy_command(wanted, said, tokens),
-        known_hosts_command=_known_hosts_command(wanted, said, {**tokens, "H": known_as, "I": "HOSTNAME"}),
-        revoked=_paths(said.get("revokedhostkeys", []), tokens),
-        algorithms=_algorithms(said),
+        proxy_command=_proxy_command(wanted, config, tokens),
+        known_hosts_command=_known_hosts_command(wanted, config, {**tokens, "H": known_as, "I": "HOSTNAME"}),
+        revoked=_paths(config.get("revokedhostkeys", []), tokens),
+        algorithms=_algorithms(config),
         by_hand=_by_hand(wanted),
     )
 
@@ -137,10 +139,10 @@ def _by_hand(wanted: SshSettings) -> str:
     return shlex.join(["ssh", *given, f"{wanted.user}@{wanted.host}" if wanted.user else wanted.host])
 
 
-def _known_hosts(wanted: SshSettings, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:
+def _known_hosts(wanted: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:
     if wanted.known_hosts:
         return (wanted.known_hosts.expanduser(),)
-    texts = (said.get("userknownhostsfile", [""])[0] + " " + said.get("globalknownhostsfile", [""])[0]).split()
+    texts = (config.get("userknownhostsfile", [""])[0] + " " + config.get("globalknownhostsfile", [""])[0]).split()
     return _paths(texts, tokens)
 
 
@@ -160,24 +162,24 @@ def _tokens(name: str, host: str, port: int, user: str) -> dict[str, str]:
     return {"%": "%", "h": host, "n": name, "p": str(port), "r": user, "k": host, **here}
 
 
-def _through(wanted: SshSettings, said: dict[str, list[str]]) -> Sequence[str]:
+def _through(wanted: SshSettings, config: dict[str, list[str]]) -> Sequence[str]:
     if wanted.through is not None:
         return wanted.through
-    jump = said.get("proxyjump", ["none"])[0]
+    jump = config.get("proxyjump", ["none"])[0]
     return [] if jump == "none" else jump.split(",")
 
 
-def _algorithms(said: dict[str, list[str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
+def _algorithms(config: dict[str, list[str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """The algorithms that the configuration sets; OpenSSH's defaults are left to paramiko's, which are no worse."""
-    set_ = [name for name in ALGORITHMS if name in said and said[name] != _usual().get(name)]
-    return tuple((name, tuple(said[name][0].split(","))) for name in set_)
+    set_ = [name for name in ALGORITHMS if name in config and config[name] != _usual().get(name)]
+    return tuple((name, tuple(config[name][0].split(","))) for name in set_)
 
 
-def _proxy_command(wanted: SshSettings, said: dict[str, list[str]], tokens: Mapping[str, str]) -> str:
-    command = said.get("proxycommand", ["none"])[0]
+def _proxy_command(wanted: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]) -> str:
+    command = config.get("proxycommand", ["none"])[0]
     if command == "none" or wanted.through is not None:
         return ""
-    if said.get("proxyusefdpass") == ["yes"]:
+    if config.get("proxyusefdpass") == ["yes"]:
         raise OptionError(
             "ProxyUseFdpass is not supported", where=wanted.host, advice="write a ProxyCommand that passes data on"
         )
@@ -187,8 +189,10 @@ def _proxy_command(wanted: SshSettings, said: dict[str, list[str]], tokens: Mapp
     return whole
 
 
-def _known_hosts_command(wanted: SshSettings, said: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[str, ...]:
-    command = said.get("knownhostscommand", ["none"])[0]
+def _known_hosts_command(
+    wanted: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]
+) -> tuple[str, ...]:
+    command = config.get("knownhostscommand", ["none"])[0]
     if re.search("%[fKt]", command):
         raise OptionError(
             "a KnownHostsCommand that asks for the key (%f, %K, %t) is not supported",
@@ -245,21 +249,21 @@ def _usual() -> dict[str, list[str]]:
 
 
 def _settings(text: str) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
+    settings: dict[str, list[str]] = {}
     for line in text.splitlines():
         name, _, value = line.partition(" ")
-        found.setdefault(name, []).append(value)
-    return found
+        settings.setdefault(name, []).append(value)
+    return settings
 
 
 def _program() -> str:
-    found = shutil.which("ssh")
-    if found is None:
+    path = shutil.which("ssh")
+    if path is None:
         raise OptionError(
             "OpenSSH's client is not installed here",
             advice="install it: apt install openssh-client, or dnf install openssh-clients",
         )
-    return found
+    return path
 
 
 CONFIG = Path("~/.ssh/config")

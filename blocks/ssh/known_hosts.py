@@ -53,7 +53,7 @@ def read(files: Iterable[Path]) -> list[KnownHostLine]:
 
 def parsed(text: str, file: Path) -> list[KnownHostLine]:
     """The lines of one file."""
-    found = []
+    lines = []
     for number, line in enumerate(text.splitlines(), 1):
         fields = line.split()
         marker = fields.pop(0) if fields and fields[0].startswith("@") else ""
@@ -63,8 +63,8 @@ def parsed(text: str, file: Path) -> list[KnownHostLine]:
             key = base64.b64decode(fields[2], validate=True)
         except (binascii.Error, ValueError):
             continue
-        found.append(KnownHostLine(marker, fields[0], fields[1], key, file, number))
-    return found
+        lines.append(KnownHostLine(marker, fields[0], fields[1], key, file, number))
+    return lines
 
 
 def names_match(names: str, host: str) -> bool:
@@ -108,11 +108,11 @@ def judge(lines: Sequence[KnownHostLine], host: str, key: bytes) -> KeyVerdict:
 
 def algorithms(lines: Sequence[KnownHostLine], host: str) -> list[str]:
     """The host key algorithms to prefer: those of the keys that are known."""
-    found: list[str] = []
+    names: list[str] = []
     for line in lines_of(lines, host):
         if not line.marker:
-            found += ["rsa-sha2-512", "rsa-sha2-256"] if line.kind == "ssh-rsa" else [line.kind]
-    return list(dict.fromkeys(found))
+            names += ["rsa-sha2-512", "rsa-sha2-256"] if line.kind == "ssh-rsa" else [line.kind]
+    return list(dict.fromkeys(names))
 
 
 def fingerprint(key: bytes) -> str:

@@ -177,14 +177,14 @@ class OpenConnection:
 
         threading.Thread(target=prove, daemon=True, name="srf-log-in").start()
         while True:
-            told = asked.get(timeout=660)
-            if isinstance(told, BaseException):
-                raise told
-            if not (isinstance(told, tuple) and len(told) == 3 and isinstance(told[2], list)):
-                rest: Sequence[str] = told
+            message = asked.get(timeout=660)
+            if isinstance(message, BaseException):
+                raise message
+            if not (isinstance(message, tuple) and len(message) == 3 and isinstance(message[2], list)):
+                rest: Sequence[str] = message
                 return rest
             try:
-                given.put(answers(*told))
+                given.put(answers(*message))
             except BaseException:
                 self.close()
                 raise

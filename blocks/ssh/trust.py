@@ -59,13 +59,13 @@ def trust(
         HostKeyFailed: a key has changed, is revoked, or was not confirmed.
         ConnectionFailed: a server can't be reached.
     """
-    found: list[ShownKey] = []
+    keys: list[ShownKey] = []
     wires: list[OpenConnection] = []
     try:
         for server in (*endpoint.through, endpoint):
             lines = known_hosts.known_lines(server)
             wires.append(open_wire(server, wires, lines, limits))
-            found.append(_judged(wires[-1], server, lines, confirm, label))
+            keys.append(_judged(wires[-1], server, lines, confirm, label))
             if server != endpoint:
                 log_in(wires[-1], server, secrets(server))
     except OpenConnectionError as error:
@@ -75,7 +75,7 @@ def trust(
     finally:
         for wire in reversed(wires):
             wire.close()
-    return found
+    return keys
 
 
 def _judged(
@@ -115,13 +115,13 @@ def keep(file: Path, line: str) -> None:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with open(
             os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "rb+", buffering=0
-        ) as known:
+        ) as known_hosts:
             with contextlib.suppress(OSError):  # a file system without locks: appending alone is nearly as good
-                fcntl.flock(known, fcntl.LOCK_EX)
-            if known.seek(0, os.SEEK_END):
-                known.seek(-1, os.SEEK_END)
-                line = line if known.read(1) == b"\n" else f"\n{line}"
-            known.write(line.encode())
+                fcntl.flock(known_hosts, fcntl.LOCK_EX)
+            if known_hosts.seek(0, os.SEEK_END):
+                known_hosts.seek(-1, os.SEEK_END)
+                line = line if known_hosts.read(1) == b"\n" else f"\n{line}"
+            known_hosts.write(line.encode())
     except OSError as error:
         raise _not_kept(file, error.strerror or str(error)) from None
 
