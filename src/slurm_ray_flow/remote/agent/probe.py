@@ -143,10 +143,10 @@ def _can_write(folder: str) -> bool:
 
 def existing(path: str) -> str:
     """The path, or the nearest folder above it that is there."""
-    found = os.path.abspath(os.path.expanduser(path))
-    while not os.path.isdir(found):
-        found = os.path.dirname(found)
-    return found
+    folder = os.path.abspath(os.path.expanduser(path))
+    while not os.path.isdir(folder):
+        folder = os.path.dirname(folder)
+    return folder
 
 
 def disk(path: str) -> Answer:
@@ -249,7 +249,7 @@ def survey() -> Dict[str, Any]:
         user can write in.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
-        found = pool.submit(_pythons)
+        pythons = pool.submit(_pythons)
         modules = pool.submit(_modules)
         slurm = pool.submit(_slurm)
         facts = machine.machine_facts()
@@ -258,7 +258,7 @@ def survey() -> Dict[str, Any]:
             "cpus": facts["cpus"], "gpus": facts["gpus"], "memory": facts["memory"],
             "home_bytes": _room(os.path.expanduser("~")),
             "slurm": slurm.result(),
-            "modules": modules.result(), "pythons": found.result(),
+            "modules": modules.result(), "pythons": pythons.result(),
             "scratch": _scratch(),
         }  # fmt: skip
 
@@ -271,12 +271,12 @@ def _user() -> str:
 
 def _pythons() -> List[Dict[str, str]]:
     """Every CPython of 3.9 or later that starts, one for each version."""
-    found: Dict[str, Dict[str, str]] = {}
+    by_path: Dict[str, Dict[str, str]] = {}
     for path in pythons.candidates("3"):
         answer = pythons.ask([path, "-I", "-c", pythons.QUESTION])
         if answer is not None and answer.implementation == "CPython" and _release(answer.version) >= [3, 9]:
-            found.setdefault(answer.version, {"path": answer.python, "version": answer.version})
-    return sorted(found.values(), key=lambda one: _release(one["version"]), reverse=True)
+            by_path.setdefault(answer.version, {"path": answer.python, "version": answer.version})
+    return sorted(by_path.values(), key=lambda one: _release(one["version"]), reverse=True)
 
 
 def _release(version: str) -> List[int]:
@@ -303,12 +303,12 @@ def _scratch() -> List[Dict[str, Any]]:
     named = [os.environ.get(name, "") for name in _SCRATCH_VARIABLES]
     for folder in _SCRATCH_FOLDERS:
         named += [os.path.join(folder, user), *sorted(glob.glob(os.path.join(folder, "*", glob.escape(user)))), folder]
-    found: List[Dict[str, Any]] = []
+    folders: List[Dict[str, Any]] = []
     for path in dict.fromkeys(os.path.normpath(path) for path in named if path):
         room = _room(path)
         if room is not None:
-            found.append({"path": path, "bytes": room})
-    return found
+            folders.append({"path": path, "bytes": room})
+    return folders
 
 
 def _room(path: str) -> Optional[int]:

@@ -104,13 +104,13 @@ def earlier(folder: str, digest: str) -> bytes:
     """The listings of the newest snapshots by their digests, as compressed JSON; nothing where this one is there."""
     if os.path.isdir(os.path.join(folder, digest)):
         return b""
-    found: Dict[str, str] = {}
+    digests: Dict[str, str] = {}
     for name in _newest_first(folder):
         with contextlib.suppress(FileNotFoundError), open(_list(folder, name), encoding="ascii") as stream:
-            found[name] = stream.read()
-        if len(found) == EARLIER:
+            digests[name] = stream.read()
+        if len(digests) == EARLIER:
             break
-    return zlib.compress(json.dumps(found).encode())
+    return zlib.compress(json.dumps(digests).encode())
 
 
 def _newest_first(folder: str) -> List[str]:
@@ -189,12 +189,12 @@ def unzipped(data: bytes) -> bytes:
     """
     stream = zlib.decompressobj()
     try:
-        found = stream.decompress(data, LARGEST)
+        content = stream.decompress(data, LARGEST)
     except zlib.error as error:
         raise ValueError("it is damaged: {}".format(error)) from error
     if not stream.eof:
         raise ValueError("it is cut short, or more than {} bytes".format(LARGEST))
-    return found
+    return content
 
 
 def _unpacked(data: bytes) -> Tuple[Dict[str, Any], bytes]:

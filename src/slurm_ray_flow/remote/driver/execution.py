@@ -57,10 +57,10 @@ def _ended_by_an_import(error: SystemExit, run: RunFiles) -> str:
 
 
 def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
-    found: Any = resolve_function(module, qualified_name)
-    while type(found).__module__.startswith(("prefect.", "slurm_ray_flow.")) and hasattr(found, "local"):
-        found = found.local
-    return cast(Callable[..., Any], found)
+    function: Any = resolve_function(module, qualified_name)
+    while type(function).__module__.startswith(("prefect.", "slurm_ray_flow.")) and hasattr(function, "local"):
+        function = function.local
+    return cast(Callable[..., Any], function)
 
 
 def _value_of(result: Any) -> Any:

@@ -58,15 +58,15 @@ class RaySession:
             os.environ["RAY_ADDRESS"] = address
             self._connect({})
 
-    def enter(self, setting: Dict[str, Any], known: Dict[str, str]) -> None:
+    def enter(self, setting: Dict[str, Any], inherited: Dict[str, str]) -> None:
         """Have each worker of this job take on a call's setting before its first task.
 
         Args:
             setting: path, working directory and variables of the call.
-            known: the variables that the cluster was started with, and which its workers therefore have already.
+            inherited: the variables that the cluster was started with, and which its workers therefore have already.
         """
         given = setting["environment_variables"]
-        variables = {name: given[name] for name in given if given[name] != known.get(name)}
+        variables = {name: given[name] for name in given if given[name] != inherited.get(name)}
         self.note(_SETTING, json.dumps({**setting, "environment_variables": variables}))
 
     def note(self, name: str, value: str) -> None:
@@ -222,13 +222,13 @@ def watch() -> None:
 
 
 def _watch() -> None:
-    told: Set[str] = set()
+    reported: Set[str] = set()
     while True:
         time.sleep(LOOK_SECONDS)
         with contextlib.suppress(Exception):  # the function may be leaving Ray just now
             for text in in_vain(*_state()):
-                if text not in told:
-                    told.add(text)
+                if text not in reported:
+                    reported.add(text)
                     os.write(2, "slurm-ray-flow: {}\n".format(text).encode())
 
 
@@ -282,11 +282,11 @@ def _fits(bundle: Sizes, node: Sizes) -> bool:
     return all(node.get(name, 0.0) >= size for name, size in bundle.items())
 
 
-def _counted(each: List[Sizes], one: str, several: str) -> str:
+def _counted(each: List[Sizes], single: str, several: str) -> str:
     """Bundles in words, equal ones together: `2 times CPU 1, GPU 1`."""
     counts = Counter(", ".join(_described(name, size) for name, size in sorted(sizes.items())) for sizes in each)
     return " and ".join(
-        "{}{}{}".format("{} ".format(n) if n > 1 or one else "", several if n > 1 else one, text)
+        "{}{}{}".format("{} ".format(n) if n > 1 or single else "", several if n > 1 else single, text)
         for text, n in counts.items()
     )
 

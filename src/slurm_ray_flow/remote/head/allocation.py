@@ -271,10 +271,10 @@ class Allocation:
 
     def _size(self) -> Dict[str, Any]:
         """The CPUs and GPUs of all nodes."""
-        told = self._ray.described() if self._ray else {}
+        described = self._ray.described() if self._ray else {}
         nodes = int(self._spec.get("nodes") or 1)
-        cpus = told.get("cpus") or nodes * int(self._spec.get("cpus") or limits.processors())
-        return {"nodes": nodes, "cpus": cpus, "gpus": told.get("gpus") or nodes * int(self._spec.get("gpus") or 0)}
+        cpus = described.get("cpus") or nodes * int(self._spec.get("cpus") or limits.processors())
+        return {"nodes": nodes, "cpus": cpus, "gpus": described.get("gpus") or nodes * int(self._spec.get("gpus") or 0)}
 
     def _with_true_cause(self, ended: Dict[str, Any], used: Dict[str, Any]) -> Dict[str, Any]:
         """The call's end with the cause of the loss of Ray's processes, which Ray may know a moment before the head."""

@@ -226,13 +226,13 @@ class RunningCall:
     def _check_memory(self, limit: int, now: float) -> None:
         """Measure memory quickly, and closely where that finds too much, for at most a tenth of the time."""
         spent = time.process_time()
-        found = limits.bounds(self._family())
-        bound, shared = sum(found.values()), limits.may_share(found)
+        sizes = limits.bounds(self._family())
+        bound, shared = sum(sizes.values()), limits.may_share(sizes)
         if shared and bound > limit:
-            found, shared = limits.parts(found), False
-            if sum(found.values()) > limit:  # one that ends between two of them leaves its part to the others
-                found = min(found, limits.held(self._family()), key=lambda parts: sum(parts.values()))
-        used = sum(found.values())
+            sizes, shared = limits.parts(sizes), False
+            if sum(sizes.values()) > limit:  # one that ends between two of them leaves its part to the others
+                sizes = min(sizes, limits.held(self._family()), key=lambda parts: sum(parts.values()))
+        used = sum(sizes.values())
         if not shared:
             self._meter.saw_memory(used)
         grown = max(used - self._used, bound - self._bound)  # a fork that writes to what it shared adds to `used` alone
@@ -241,7 +241,7 @@ class RunningCall:
         self._used, self._bound, self._looked = used, bound, now
         if used > limit:
             text = "The call used {} of memory, its limit is {}. Its largest processes: {}."
-            message = text.format(limits.readable(used), limits.readable(limit), limits.largest(found))
+            message = text.format(limits.readable(used), limits.readable(limit), limits.largest(sizes))
             self.end("out_of_memory", message, grace=0.0)
 
     def _verdict(self, report: Optional[Dict[str, Any]], code: int) -> Dict[str, Any]:

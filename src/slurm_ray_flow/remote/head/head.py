@@ -293,11 +293,11 @@ class _Teller:
         now = time.monotonic()
         if now < self._next:
             return
-        said = waits_for(turn)
-        self._next = now + (LOOK_EVERY if said == self._said else max(TELL_EVERY, LATE * (now - self._began)))
-        if said != self._said:
-            self._said = said
-            self._run.record("waiting", **said)
+        waiting = waits_for(turn)
+        self._next = now + (LOOK_EVERY if waiting == self._said else max(TELL_EVERY, LATE * (now - self._began)))
+        if waiting != self._said:
+            self._said = waiting
+            self._run.record("waiting", **waiting)
 
 
 if __name__ == "__main__":

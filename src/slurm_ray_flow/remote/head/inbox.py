@@ -140,14 +140,14 @@ def _closed(run: RunFiles) -> str:
     return run.inbox + ".closed"
 
 
-def close(run: RunFiles, reason: Dict[str, str], ray_folder: str, **told: Any) -> None:
+def close(run: RunFiles, reason: Dict[str, str], ray_folder: str, **fields: Any) -> None:
     """Record the end of each call that will not run, and release the allocation.
 
     Args:
         run: the allocation's own run.
         reason: cause and message.
         ray_folder: Ray's private folder, or an empty string.
-        told: what else the event says.
+        fields: what else the event says.
     """
     closed = _closed(run)
     with contextlib.suppress(OSError):
@@ -164,4 +164,4 @@ def close(run: RunFiles, reason: Dict[str, str], ray_folder: str, **told: Any) -
     with contextlib.suppress(OSError):
         os.unlink(run.dashboard)
     with contextlib.suppress(FileNotFoundError):
-        run.record("released", reason=reason["message"].partition("\n")[0], **told)
+        run.record("released", reason=reason["message"].partition("\n")[0], **fields)

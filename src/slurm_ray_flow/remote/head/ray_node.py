@@ -34,10 +34,10 @@ def main(arguments: List[str]) -> None:
 
     from slurm_ray_flow.remote.driver.ray_session import keep_on_loopback
 
-    told = sys.stdin.readline()
-    if not told:  # whoever was to tell has gone
+    line = sys.stdin.readline()
+    if not line:  # whoever was to tell has gone
         return None
-    chosen: List[str] = json.loads(told)
+    chosen: List[str] = json.loads(line)
     if "--node-ip-address=127.0.0.1" in chosen:
         keep_on_loopback()
     _with_our_worker()

@@ -322,13 +322,13 @@ def state(path: str, slots: int = 1) -> Dict[str, Any]:
     queue = _queue(path)
     try:
         with _looked_at(path) as descriptors:
-            found = holders(descriptors, queue) if descriptors else []
+            lock_holders = holders(descriptors, queue) if descriptors else []
             waiting = [ticket for ticket in queue.tickets() if not ticket.holds] if queue else []
-            free = _free(found, queue, slots) if descriptors else slots
+            free = _free(lock_holders, queue, slots) if descriptors else slots
     finally:
         if queue:
             os.close(queue.folder)
-    return {"holders": found, "waiting": list(map(Ticket.describe, waiting)), "slots": slots, "free": free}
+    return {"holders": lock_holders, "waiting": list(map(Ticket.describe, waiting)), "slots": slots, "free": free}
 
 
 def _queue(path: str) -> Optional[QueueFolder]:
@@ -340,18 +340,18 @@ def _queue(path: str) -> Optional[QueueFolder]:
 @contextlib.contextmanager
 def _looked_at(path: str) -> Iterator[List[int]]:
     opened = [lock.open_to_look(name) for name in lock.names(path)]
-    found = [descriptor for descriptor in opened if descriptor is not None]
+    descriptors = [descriptor for descriptor in opened if descriptor is not None]
     try:
-        yield found
+        yield descriptors
     finally:
-        for descriptor in found:
+        for descriptor in descriptors:
             os.close(descriptor)
 
 
-def _free(found: Any, queue: Optional[QueueFolder], slots: int) -> int:
-    if slots == 1 or any(holder["foreign"] for holder in found):
-        return 0 if found else slots
-    return sum(part_is_free("slot-{}".format(number), queue) for number in range(slots)) if found else slots
+def _free(lock_holders: Any, queue: Optional[QueueFolder], slots: int) -> int:
+    if slots == 1 or any(holder["foreign"] for holder in lock_holders):
+        return 0 if lock_holders else slots
+    return sum(part_is_free("slot-{}".format(number), queue) for number in range(slots)) if lock_holders else slots
 
 
 OPERATIONS: Dict[str, Any] = {"queue.state": state}

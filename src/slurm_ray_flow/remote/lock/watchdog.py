@@ -92,11 +92,11 @@ def _pids() -> Iterator[int]:
 
 def _leaving() -> Set[int]:
     """This user's processes that are just ending: they exist, but show no variables any more."""
-    found = set()
+    pids = set()
     for pid in _pids():
         with contextlib.suppress(OSError, IndexError, ValueError):
             with open("/proc/{}/stat".format(pid), encoding="utf-8", errors="replace") as file:
                 flags = int(processes.stat_fields(file.read())[6])
             if flags & _EXITING and os.stat("/proc/{}".format(pid)).st_uid in (os.geteuid(), 0):
-                found.add(pid)
-    return found
+                pids.add(pid)
+    return pids

@@ -102,25 +102,27 @@ def examine(spec: Dict[str, Any]) -> None:
     except subprocess.TimeoutExpired as error:
         raise _unusable(container, "it did not start within {:.0f} s".format(START_LIMIT)) from error
     try:
-        found = json.loads(done.stdout.decode("utf-8", "replace").strip().splitlines()[-1])
+        versions = json.loads(done.stdout.decode("utf-8", "replace").strip().splitlines()[-1])
     except (ValueError, IndexError):
         said = done.stderr.decode("utf-8", "replace").strip()[-1500:]
         words = "its {} does not start (exit code {})\n{}".format(container["python"], done.returncode, said)
         raise _unusable(container, words) from None
-    _judge(container, found, bool(spec.get("ray")))
+    _judge(container, versions, bool(spec.get("ray")))
 
 
-def _judge(container: Dict[str, Any], found: Dict[str, str], ray: bool) -> None:
+def _judge(container: Dict[str, Any], versions: Dict[str, str], ray: bool) -> None:
     wanted = container["wants"]
-    if found["python"] != wanted["python"]:
-        words = "its Python is {}, and the function was pickled by {}".format(found["python"], wanted["python"])
+    if versions["python"] != wanted["python"]:
+        words = "its Python is {}, and the function was pickled by {}".format(versions["python"], wanted["python"])
         raise _unusable(container, words, "choose an image with Python {}".format(wanted["python"]))
     for name in ("cloudpickle", "dill", *(["ray"] if ray else [])):
         add = "add `pip install {}=={}` to what the image is built from".format(name, wanted[name])
-        if not found[name]:
+        if not versions[name]:
             raise _unusable(container, "it has no {}".format(name), add)
-        if name == "ray" and _release(found["ray"]) < OLDEST_RAY:
-            words = "its Ray {} can't keep other users out: that needs {}.{} or later".format(found["ray"], *OLDEST_RAY)
+        if name == "ray" and _release(versions["ray"]) < OLDEST_RAY:
+            words = "its Ray {} can't keep other users out: that needs {}.{} or later".format(
+                versions["ray"], *OLDEST_RAY
+            )
             raise _unusable(container, words, add)
 
 
@@ -162,14 +164,14 @@ def look(image: str) -> Dict[str, Any]:
     path = os.path.join(os.path.expanduser("~"), os.path.expanduser(image))
     advice = "give the path of an image that is there; `apptainer pull NAME.sif docker://...` makes one"
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except OSError as error:
         raise OperationError(
             "there is no container image: {}".format(error.strerror), path, advice, "rejected"
         ) from None
     if not os.access(path, os.R_OK):
         raise OperationError("the container image can't be read", path, "ask whose it is", "rejected")
-    return {"image": path, "changed": found.st_mtime_ns, "size": found.st_size}
+    return {"image": path, "changed": status.st_mtime_ns, "size": status.st_size}
 
 
 OPERATIONS: Dict[str, Callable[..., Any]] = {"container.look": look}

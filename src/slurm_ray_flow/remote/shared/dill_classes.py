@@ -9,10 +9,10 @@ from typing import Any, Dict, Tuple
 
 def resolve_class(module: str, qualified_name: str, by_value: type) -> type:
     """The class of this process that has this name, or else the one that came by value."""
-    found: Any = sys.modules.get(module)
+    value: Any = sys.modules.get(module)
     for part in qualified_name.split("."):
-        found = getattr(found, part, None)
-    return found if isinstance(found, type) else by_value
+        value = getattr(value, part, None)
+    return value if isinstance(value, type) else by_value
 
 
 def new_class(meta: type, name: str, bases: Tuple[type, ...], first: Dict[str, Any]) -> type:

@@ -75,12 +75,12 @@ class _Listener:
 
     def tell(self) -> None:
         """Call the handlers, once for each warning; what they raise goes through the function."""
-        found = _read(self.path) if self.path and self.handlers else None
-        if found is None or found["reason"] == self._heard:
+        warning = _read(self.path) if self.path and self.handlers else None
+        if warning is None or warning["reason"] == self._heard:
             return
-        self._heard = found["reason"]
+        self._heard = warning["reason"]
         for handler in self.handlers:
-            handler(EndWarning(found["reason"], max(0.0, found["until"] - time.monotonic())))
+            handler(EndWarning(warning["reason"], max(0.0, warning["until"] - time.monotonic())))
 
 
 _listener = _Listener()

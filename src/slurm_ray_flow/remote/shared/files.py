@@ -61,10 +61,10 @@ def _refuse_planted(path: str) -> None:
     if above == path:
         return
     _refuse_planted(above)
-    found, around = os.lstat(path), os.stat(above)
+    status, around = os.lstat(path), os.stat(above)
     if around.st_uid == os.geteuid() and around.st_mode & 0o022:
-        _refuse_foreign(path, {found.st_uid})
-    if stat.S_ISLNK(found.st_mode):
+        _refuse_foreign(path, {status.st_uid})
+    if stat.S_ISLNK(status.st_mode):
         _refuse_planted(os.path.normpath(os.path.join(above, os.readlink(path))))
 
 

@@ -51,10 +51,10 @@ def parts(bound: Held) -> Held:
     return {pid: _part(pid, size) for pid, size in bound.items()} if may_share(bound) else bound
 
 
-def largest(found: Held) -> str:
+def largest(sizes: Held) -> str:
     """The processes that hold most, for people: their names, pids and sizes."""
-    most = sorted(found, key=lambda pid: -found[pid])[:_NAMED]
-    return ", ".join("{} ({}) {}".format(processes.name(pid), pid, readable(found[pid])) for pid in most)
+    most = sorted(sizes, key=lambda pid: -sizes[pid])[:_NAMED]
+    return ", ".join("{} ({}) {}".format(processes.name(pid), pid, readable(sizes[pid])) for pid in most)
 
 
 def _bound(pid: int) -> int:
@@ -70,12 +70,12 @@ def _bound(pid: int) -> int:
 
 
 def _part(pid: int, bound: int) -> int:
-    known = _read(pid, "smaps_rollup")
-    if not known:  # gone meanwhile, not ours to look into, or Linux before 4.14
+    rollup = _read(pid, "smaps_rollup")
+    if not rollup:  # gone meanwhile, not ours to look into, or Linux before 4.14
         return bound if processes.is_alive(pid) else 0
-    if "Pss_Anon" not in known:  # Linux before 5.4 counts files, too
-        return min(bound, known["Pss"])
-    return min(bound, known["Pss_Anon"] + known["Pss_Shmem"])
+    if "Pss_Anon" not in rollup:  # Linux before 5.4 counts files, too
+        return min(bound, rollup["Pss"])
+    return min(bound, rollup["Pss_Anon"] + rollup["Pss_Shmem"])
 
 
 def _has_the_store(pid: int, known: Dict[str, int]) -> bool:
@@ -262,9 +262,9 @@ def _visible() -> Set[str]:
 
 def _parsed(text: bytes) -> List[Tuple[Set[str], int, int]]:
     """Of each card: what it may be called, how many percent it is busy, how many MiB it holds."""
-    found = []
+    cards = []
     for line in text.decode("utf-8", "replace").splitlines():
         with contextlib.suppress(ValueError):  # a card that can't say answers "[N/A]"
             index, name, busy, memory = (field.strip() for field in line.split(","))
-            found.append(({index, name}, int(busy), int(memory)))
-    return found
+            cards.append(({index, name}, int(busy), int(memory)))
+    return cards

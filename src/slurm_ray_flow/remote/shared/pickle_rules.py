@@ -200,10 +200,10 @@ def _is_marker(obj: Any) -> bool:
 def _places_of(obj: Any) -> List[Tuple[str, str]]:
     """Where a module holds this very object: its class's own module, or any for a plain `object()`."""
     modules = sorted(sys.modules) if type(obj) is object else [type(obj).__module__]
-    found = ((name, sys.modules.get(name)) for name in modules)
+    candidates = ((name, sys.modules.get(name)) for name in modules)
     return [
         (module_name, name)
-        for module_name, module in found
+        for module_name, module in candidates
         if isinstance(module, ModuleType)
         for name, value in list(vars(module).items())
         if value is obj

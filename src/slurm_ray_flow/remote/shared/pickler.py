@@ -91,16 +91,16 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
 
     def _base(self, names: Dict[str, Any], module: Optional[ModuleType]) -> Any:
         """What stands for a function's globals; one object for all functions that share them."""
-        known = self.globals_ref.get(id(names))
-        if known is None:
+        base = self.globals_ref.get(id(names))
+        if base is None:
             if rebuilding.ORIGIN in names:
-                known = _Globals(*names[rebuilding.ORIGIN])
+                base = _Globals(*names[rebuilding.ORIGIN])
             elif module is None:
-                known = {key: names[key] for key in ("__name__", *FACTS) if key in names}
+                base = {key: names[key] for key in ("__name__", *FACTS) if key in names}
             else:
-                known = _Globals(module.__name__, facts_of(module), by_name(module))
-            self.globals_ref[id(names)] = known
-        return known
+                base = _Globals(module.__name__, facts_of(module), by_name(module))
+            self.globals_ref[id(names)] = base
+        return base
 
     def _used_globals(self, function: FunctionType, module: Optional[ModuleType], imported: bool) -> Dict[str, Any]:
         """The globals that a function uses. What can't travel is left to a module that is imported there."""

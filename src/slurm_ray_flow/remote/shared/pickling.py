@@ -183,10 +183,10 @@ def by_name(module: ModuleType) -> bool:
 
 def found(module: str, qualified_name: str) -> Any:
     """What this process has under a name; None without."""
-    found: Any = sys.modules.get(module)
+    value: Any = sys.modules.get(module)
     for part in qualified_name.split("."):
-        found = getattr(found, part, None)
-    return found
+        value = getattr(value, part, None)
+    return value
 
 
 def has_name(obj: Any, module: Optional[str], qualified_name: str) -> bool:
@@ -197,10 +197,10 @@ def has_name(obj: Any, module: Optional[str], qualified_name: str) -> bool:
 
 def resolve_function(module: str, qualified_name: str) -> Any:
     """What stands under this name: at home the decorated function, inside a run the plain one."""
-    found: Any = importlib.import_module(module)
+    value: Any = importlib.import_module(module)
     for part in qualified_name.split("."):
-        found = getattr(found, part)
-    return found
+        value = getattr(value, part)
+    return value
 
 
 def itself(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -157,10 +157,10 @@ def make_class(where: Where, meta: Any, name: str, bases: Tuple[Any, ...], body:
 def _known_class(where: Where) -> Optional[type]:
     module, qualified_name, tracker = where
     cloudpickle: Any = importlib.import_module("cloudpickle.cloudpickle")
-    found = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
-    if found is None and qualified_name:
-        found = pickling.found(module, qualified_name)
-    return found if isinstance(found, type) else None
+    known_class = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
+    if known_class is None and qualified_name:
+        known_class = pickling.found(module, qualified_name)
+    return known_class if isinstance(known_class, type) else None
 
 
 def _adopted(where: Where, made: type) -> type:
@@ -262,10 +262,10 @@ def make_typed_dict(
 
 def make_named(module: str, name: str, maker: Callable[..., Any], args: Tuple[Any, ...], named: Dict[str, Any]) -> Any:
     """An object that is known by its name (a NewType, a ParamSpec): this process's own, else a new one."""
-    found = pickling.found(module, name)
+    value = pickling.found(module, name)
     made = maker(*args, **named)
-    if type(found) is type(made):
-        return found
+    if type(value) is type(made):
+        return value
     with contextlib.suppress(AttributeError, TypeError):
         made.__module__ = module
     return made

@@ -138,21 +138,21 @@ def _copy_folder(source: str, target: str) -> int:
 def _copy_file(source: str, target: str) -> int:
     """Copy a file: cloned where the file system can, read and written where it can't."""
     with open(os.open(source, os.O_RDONLY), "rb", buffering=0) as reading:
-        found = os.fstat(reading.fileno())
-        mode = 0o700 if found.st_mode & 0o100 else 0o600
+        status = os.fstat(reading.fileno())
+        mode = 0o700 if status.st_mode & 0o100 else 0o600
         with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb", buffering=0) as writing:
             try:
-                if found.st_size > _SMALL:
+                if status.st_size > _SMALL:
                     fcntl.ioctl(writing, _FICLONE, reading.fileno())
                 else:
                     writing.write(reading.read(_SMALL))
             except OSError as error:
                 if error.errno in _FULL:
                     raise OSError(error.errno, error.strerror, target) from None
-            if os.fstat(writing.fileno()).st_size != found.st_size:
+            if os.fstat(writing.fileno()).st_size != status.st_size:
                 _copy_content(reading, writing, target)
-            os.utime(writing.fileno(), ns=(found.st_mtime_ns, found.st_mtime_ns))
-    return found.st_size
+            os.utime(writing.fileno(), ns=(status.st_mtime_ns, status.st_mtime_ns))
+    return status.st_size
 
 
 def _copy_content(reading: Any, writing: Any, target: str) -> None:
@@ -227,30 +227,30 @@ class Written:
 
     def files(self) -> Iterator[Tuple[str, int, int]]:
         """Path, size and time in nanoseconds of each file that the run has made or changed in its working directory."""
-        for place in self._folders(self._inner):
-            for name, status in sorted(self._entries(place).items()):
-                is_changed = status.st_ctime_ns >= self._made and not self._is_copy(place, name, status)
-                if tree.is_file(status) and is_changed and not place.endswith("/__pycache__"):
-                    yield os.path.relpath(place + "/" + name, self._inner), status.st_size, status.st_mtime_ns
+        for folder in self._folders(self._inner):
+            for name, status in sorted(self._entries(folder).items()):
+                is_changed = status.st_ctime_ns >= self._made and not self._is_copy(folder, name, status)
+                if tree.is_file(status) and is_changed and not folder.endswith("/__pycache__"):
+                    yield os.path.relpath(folder + "/" + name, self._inner), status.st_size, status.st_mtime_ns
 
     def told(self) -> Dict[str, Any]:
         """What the event of the call's end says of them; nothing where there are none."""
-        found = sorted(((size, name) for name, size, _ in itertools.islice(self.files(), MOST)), reverse=True)
-        largest = [[name, size] for size, name in found[:NAMED]]
-        files = {"count": len(found), "bytes": sum(size for size, _ in found), "largest": largest}
-        return {"files": files} if found else {}
+        by_size = sorted(((size, name) for name, size, _ in itertools.islice(self.files(), MOST)), reverse=True)
+        largest = [[name, size] for size, name in by_size[:NAMED]]
+        files = {"count": len(by_size), "bytes": sum(size for size, _ in by_size), "largest": largest}
+        return {"files": files} if by_size else {}
 
     def forget_the_rest(self) -> None:
         """Remove what is as it is in the snapshot; new bytecode goes there, as Python looks whether it fits."""
-        for place in reversed(list(self._folders(WORK))):
-            with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, place) as descriptor:
-                for name, status in self._entries(place).items():
-                    if self._is_copy(place, name, status):
+        for folder in reversed(list(self._folders(WORK))):
+            with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, folder) as descriptor:
+                for name, status in self._entries(folder).items():
+                    if self._is_copy(folder, name, status):
                         os.unlink(name, dir_fd=descriptor)
-                    elif place.endswith("/__pycache__") and name.endswith(".pyc") and tree.is_file(status):
-                        os.rename(name, self._origin(place, name), src_dir_fd=descriptor)
-            parent, _, name = place.rpartition("/")
-            if place != self._inner and os.path.isdir(self._origin(place)):
+                    elif folder.endswith("/__pycache__") and name.endswith(".pyc") and tree.is_file(status):
+                        os.rename(name, self._origin(folder, name), src_dir_fd=descriptor)
+            parent, _, name = folder.rpartition("/")
+            if folder != self._inner and os.path.isdir(self._origin(folder)):
                 with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, parent) as descriptor:
                     os.rmdir(name, dir_fd=descriptor)
 
@@ -267,14 +267,14 @@ class Written:
             return tree.entries(self._folder, place)
         return {}
 
-    def _is_copy(self, place: str, name: str, status: os.stat_result) -> bool:
+    def _is_copy(self, folder: str, name: str, status: os.stat_result) -> bool:
         """Whether the snapshot has the same: a file that was written has another time."""
-        origin = self._origin(place, name)
+        origin = self._origin(folder, name)
         with contextlib.suppress(OSError):  # the snapshot has none, or one of them is no link
             there = os.lstat(origin)
             if tree.is_file(status) and tree.is_file(there):
                 return (status.st_size, status.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
-            return os.readlink(os.path.join(self._folder, place, name)) == os.readlink(origin)
+            return os.readlink(os.path.join(self._folder, folder, name)) == os.readlink(origin)
         return False
 
     def _origin(self, place: str, name: str = "") -> str:

@@ -94,12 +94,12 @@ class RootListing:
         Raises:
             OperationError: something of it lives.
         """
-        found = [left for left in self._runs() if left.places[0].partition("/")[2].partition(".")[0] == run_id]
-        for left in found:
+        matching = [left for left in self._runs() if left.places[0].partition("/")[2].partition(".")[0] == run_id]
+        for left in matching:
             names = [place.partition("/")[2] for place in left.places]
             if any(head_alive(self._events(name), self._now - left.used) for name in names):
                 raise OperationError("run {} still lives".format(run_id), left.places[0], "end it with `srf cancel`")
-        return [replace(left, alive=None) for left in found]
+        return [replace(left, alive=None) for left in matching]
 
     # ---- runs
 
@@ -148,24 +148,24 @@ class RootListing:
 
     def _snapshots(self) -> Iterator[StaleFiles]:
         for project in self._folders("snapshots"):
-            place = "snapshots/" + project
-            found = self._entries(place)
-            for digest in sorted({name[:-5] if name.endswith(".list") else name for name in found}):
+            folder = "snapshots/" + project
+            entries = self._entries(folder)
+            for digest in sorted({name[:-5] if name.endswith(".list") else name for name in entries}):
                 if not digest.startswith("."):
-                    names = [name for name in (digest, digest + ".list") if name in found]
-                    used = found[names[-1]].st_mtime  # each launch touches the listing of the one it uses
-                    places = tuple("{}/{}".format(place, name) for name in names)
-                    yield StaleFiles("snapshot", places, used, self._is_needed(place + "/" + digest))
+                    names = [name for name in (digest, digest + ".list") if name in entries]
+                    used = entries[names[-1]].st_mtime  # each launch touches the listing of the one it uses
+                    places = tuple("{}/{}".format(folder, name) for name in names)
+                    yield StaleFiles("snapshot", places, used, self._is_needed(folder + "/" + digest))
 
     def _environments(self) -> Iterator[StaleFiles]:
         """A folder, or one file where it is packed, and what lies beside it under the same name."""
-        found = self._entries("environments")
+        entries = self._entries("environments")
         groups: Dict[str, List[str]] = {}
-        for name in found:
+        for name in entries:
             if not name.startswith("."):
                 groups.setdefault(name.partition(".")[0], []).append(name)
         for digest, names in sorted(groups.items()):
-            used = [found[name].st_mtime for name in names]
+            used = [entries[name].st_mtime for name in names]
             used += [inner["whole.json"].st_mtime for inner in map(self._inside, names) if "whole.json" in inner]
             places = tuple("environments/" + name for name in sorted(names))
             yield StaleFiles("environment", places, max(used), self._is_needed("environments/" + digest))
@@ -184,29 +184,27 @@ class RootListing:
         """Our programs by their digest, and uv by its version, of which the newest stays."""
         running = os.path.abspath(__file__)
         for name, status in sorted(self._entries("tools").items()):
-            place = "tools/" + name
+            path = "tools/" + name
             if _TOOLS.fullmatch(name):
-                yield StaleFiles(
-                    "tool", (place,), status.st_mtime, self._is_needed(place) or "/" + place + "/" in running
-                )
+                yield StaleFiles("tool", (path,), status.st_mtime, self._is_needed(path) or "/" + path + "/" in running)
         if "uv" in self._folders("tools"):
-            found = {name: status for name, status in self._entries("tools/uv").items() if not name.startswith(".")}
-            for name in sorted(found, key=lambda name: found[name].st_mtime)[:-1]:
+            versions = {name: status for name, status in self._entries("tools/uv").items() if not name.startswith(".")}
+            for name in sorted(versions, key=lambda name: versions[name].st_mtime)[:-1]:
                 yield StaleFiles(
-                    "tool", ("tools/uv/" + name,), found[name].st_mtime, self._is_needed("tools/uv/" + name)
+                    "tool", ("tools/uv/" + name,), versions[name].st_mtime, self._is_needed("tools/uv/" + name)
                 )
 
     # ---- caches, and what is of use no more
 
     def _caches(self) -> Iterator[StaleFiles]:
         for folder in self._folders("cache"):
-            found = self._entries("cache/" + folder)
+            entries = self._entries("cache/" + folder)
             if folder == "uv":
-                times = [status.st_mtime for status in found.values()]
+                times = [status.st_mtime for status in entries.values()]
                 times += [status.st_mtime for status in self._entries("environments").values()]
                 yield StaleFiles("uv cache", ("cache/uv",), max(times, default=0.0), self._is_needed("cache/uv"))
                 continue
-            for name, status in found.items():
+            for name, status in entries.items():
                 yield StaleFiles("remembered value", ("cache/{}/{}".format(folder, name),), status.st_mtime)
 
     def _store(self) -> Iterator[StaleFiles]:
@@ -224,12 +222,12 @@ class RootListing:
         """The files that an interrupted clean-up or transfer left."""
         places = ["runs", "environments", "wheelhouses", "tools", "tools/uv"]
         places += ["snapshots/" + project for project in self._folders("snapshots")]
-        for place in places:
-            for name, status in self._entries(place).items():
+        for path in places:
+            for name, status in self._entries(path).items():
                 gone = name.endswith(tree.EXPIRED)
-                if name.startswith(".") and (gone or (place.startswith("snapshots/") and tree.is_folder(status))):
+                if name.startswith(".") and (gone or (path.startswith("snapshots/") and tree.is_folder(status))):
                     alive = None if gone else False
-                    yield StaleFiles("remains", ("{}/{}".format(place, name),), status.st_mtime, alive)
+                    yield StaleFiles("remains", ("{}/{}".format(path, name),), status.st_mtime, alive)
 
     def _is_needed(self, place: str) -> bool:
         return any("/" + place in text for text in self._needed)
@@ -238,18 +236,18 @@ class RootListing:
         found = self._entries(place)
         return sorted(name for name, status in found.items() if tree.is_folder(status) and not name.startswith("."))
 
-    def _entries(self, place: str) -> Dict[str, os.stat_result]:
-        if place not in self._seen:
-            self._seen[place] = self._look(place)
-        return self._seen[place]
+    def _entries(self, folder: str) -> Dict[str, os.stat_result]:
+        if folder not in self._seen:
+            self._seen[folder] = self._look(folder)
+        return self._seen[folder]
 
-    def _look(self, place: str) -> Dict[str, os.stat_result]:
+    def _look(self, folder: str) -> Dict[str, os.stat_result]:
         try:
-            return tree.entries(self._root, place)
+            return tree.entries(self._root, folder)
         except tree.NotOurs as problem:
-            self._tell("{}: left alone: {}".format(place, problem))
+            self._tell("{}: left alone: {}".format(folder, problem))
         except OSError as error:
-            self._tell("{}: can't be read: {}".format(place, error.strerror))
+            self._tell("{}: can't be read: {}".format(folder, error.strerror))
         return {}
 
 
@@ -267,13 +265,13 @@ def node_folders() -> Iterator[StaleFiles]:
 
 def _ours(base: str) -> Dict[str, os.stat_result]:
     """This user's folders with the names that heads give, or that folders get before their removal."""
-    found = {}
+    folders = {}
     with contextlib.suppress(OSError):
         for name, status in tree.entries(base, "").items():
             named = name.startswith(FOLDER_PREFIX) or _ASIDE.fullmatch(name)
             if named and tree.is_folder(status) and status.st_uid == os.geteuid():
-                found[name] = status
-    return found
+                folders[name] = status
+    return folders
 
 
 def temporary_folders() -> List[str]:
