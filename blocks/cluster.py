@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from slurm_ray_flow.blocks.machine import Request
+from slurm_ray_flow.blocks.scheduler import Scheduler
 from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.cluster_facts import Container, Facts
 from slurm_ray_flow.core.environment import HeldEnvironment
@@ -46,8 +47,10 @@ class Cluster(Protocol):
         """The lock under which its runs are; None where a scheduler, or nobody, sees to that."""
 
     @property
-    def queues(self) -> bool:
-        """Whether a run may wait there for long before its head begins: its call is announced before that."""
+    def scheduler(self) -> Scheduler | None:
+        """What gives out its nodes; a run may wait there for long before its head begins, so that its call is announced
+        before that. None where runs begin at once, or under the lock.
+        """
 
     @property
     def preamble(self) -> str:

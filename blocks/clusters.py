@@ -91,13 +91,12 @@ def _saved_or_host(record: RunRecord, name: str) -> Cluster:
     except Unconfirmed:
         raise
     except OptionError:
-        if record.kind not in (SshServer.kind, SlurmCluster.kind):
+        block_type = next((kind for kind in KINDS if kind.get_block_type_slug() == record.kind), LocalMachine)
+        if block_type is LocalMachine:
             raise
-        here = record.cluster == SlurmCluster.UNNAMED
+        here = record.cluster == getattr(block_type, "UNNAMED", None)
         connection = None if here else SshConnection(host=record.cluster)
-        if record.kind == SlurmCluster.kind:
-            return SlurmCluster(connection=connection, root=record.root)
-        return SshServer(connection=SshConnection(host=record.cluster), root=record.root)
+        return cast(Cluster, block_type(connection=connection, root=record.root))
 
 
 def remember(cluster: Cluster) -> None:

@@ -6,7 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from slurm_ray_flow.core.cluster_facts import Container, Facts
 from slurm_ray_flow.core.environment import HeldEnvironment
@@ -16,6 +16,9 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import ALIVE, GONE, Event, Liveness, RunPaths, find_event
 from slurm_ray_flow.remote.shared.protocol import OperationError
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.scheduler import Scheduler
 
 FOLDERS = ("cache", "environments", "runs", "slurm", "snapshots", "tools", "warm", "wheelhouses")
 """The folders of the root."""
@@ -43,8 +46,8 @@ class Machine:
         return None
 
     @property
-    def queues(self) -> bool:
-        return False
+    def scheduler(self) -> Scheduler | None:
+        return None
 
     @property
     def preamble(self) -> str:

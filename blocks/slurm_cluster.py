@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import getpass
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
-from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import ConfigDict, Field
 
-from slurm_ray_flow.blocks.local_machine import LocalMachine
-from slurm_ray_flow.blocks.machine import Machine, Request
-from slurm_ray_flow.blocks.slurm import submission
-from slurm_ray_flow.blocks.slurm.queue import JobQueue
-from slurm_ray_flow.blocks.slurm.sites import check_request
-from slurm_ray_flow.blocks.slurm.submission import request_of, wanted
+from slurm_ray_flow.blocks.scheduler_cluster import SchedulerCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
-from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.blocks.transfer import Transfer
-from slurm_ray_flow.core.cluster_facts import IMAGE_PYTHON, Container, Facts
-from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.run import Event, Liveness, RunPaths
-from slurm_ray_flow.core.slurm.request import sbatch_command
-from slurm_ray_flow.core.snapshot import Manifest
-
-if TYPE_CHECKING:
-    from typing_extensions import Self
+from slurm_ray_flow.core.cluster_facts import IMAGE_PYTHON
+from slurm_ray_flow.core.scheduler import Dialect
+from slurm_ray_flow.core.slurm.dialect import SLURM
 
 
-class SlurmCluster(Machine, Block):
+class SlurmCluster(SchedulerCluster):
     """A Slurm cluster.
 
     Attributes:
@@ -128,116 +111,9 @@ class SlurmCluster(Machine, Block):
 
     kind: ClassVar[str] = "slurm-cluster"
     UNNAMED: ClassVar[str] = "slurm"
-    reuses_environment: ClassVar[bool] = False
-    watch_seconds: ClassVar[float] = 2.0
-    queues: ClassVar[bool] = True
-    _machine: Machine | None = PrivateAttr(default=None)
-    _queue: JobQueue | None = PrivateAttr(default=None)
+    dialect: ClassVar[Dialect] = SLURM
 
     @property
-    def label(self) -> str:
-        return self._block_document_name or (self.connection.host if self.connection else self.UNNAMED)
-
-    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other settings; it may lead elsewhere, so it knows nothing of the place yet."""
-        copied = super().model_copy(update=update, deep=deep)
-        copied._machine = copied._queue = None
-        return copied
-
-    @property
-    def login(self) -> Machine:
-        """The login node: where commands run and files lie."""
-        if self._machine is None:
-            if self.connection is None:
-                machine: Machine = LocalMachine(root=Path(self.root))
-            else:
-                machine = SshServer(
-                    connection=self.connection, root=self.root, python=self.python, wheels=self.wheels, lock_path=""
-                )
-            cast(Block, machine)._block_document_name = self.label
-            self._machine = machine
-        return self._machine
-
-    @property
-    def queue(self) -> JobQueue:
-        """What is in the queue; one for all blocks of this process that reach it over the same connection."""
-        if self._queue is None:
-            place = self.login.agent if isinstance(self.login, SshServer) else str(self.root_folder)
-            self._queue = _queues.setdefault(place, JobQueue(self.login, self.user))
-        return self._queue
-
-    @property
-    def user(self) -> str:
-        """Whose jobs they are."""
-        return str(self.login.agent.hello["user"]) if isinstance(self.login, SshServer) else getpass.getuser()
-
-    # ---- as its login node
-
-    @property
-    def root_folder(self) -> PurePosixPath:
-        return self.login.root_folder
-
-    def facts(self) -> Facts:
-        return self.login.facts()
-
-    def prepare(self) -> PurePosixPath:
-        return self._files.prepare()
-
-    def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
-        return self.login.ask_all(requests, tell)
-
-    def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
-        self._files.place(files)
-
-    def fetched(self, path: PurePosixPath, most: int) -> AbstractContextManager[Path]:
-        return self._files.fetched(path, most)
-
-    def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
-        self._files.bring(folder, names, target)
-
-    def send(self, manifest: Manifest, project_key: str) -> Transfer:
-        return self._files.send(manifest, project_key)
-
-    def reach(self, host: str, port: int) -> Any:
-        return self.login.reach(host, port)
-
-    def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        self._files.build(spec, tell)
-
-    @property
-    def _files(self) -> LocalMachine | SshServer:
-        return cast(LocalMachine | SshServer, self.login)
-
-    # ---- as Slurm
-
-    @property
-    def preamble(self) -> str:
-        """What a job's script does first."""
-        loads = ". /etc/profile >/dev/null 2>&1\n" if self.modules else ""
-        for module in self.modules:
-            loads += f"module load {shlex.quote(module)} || exit 97\n"
-        scratch = f"export TMPDIR={shlex.quote(self.scratch)}\n" if self.scratch else ""
-        return loads + "".join(f"{line}\n" for line in self.setup) + scratch
-
-    def container_for(self, options: Options) -> Container | None:
-        image = self.container if options.container is None else options.container
-        return Container(image, tuple(self.container_options), self.container_python) if image else None
-
-    def check(self, options: Options) -> None:
-        request = wanted(self, options)
-        sbatch_command(request)  # refuses options of sbatch that a run can't have
-        check_request(self.login, request)
-
-    def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:
-        request = request_of(self, paths, spec)
-        submission.submit(self.login, self.queue, paths, request.name, sbatch_command(request))
-        self.queue.submitted()
-
-    def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
-        return self.queue.life(paths, events)
-
-    def cancel(self, paths: RunPaths, hard: bool = False) -> None:
-        submission.cancel(self.login, self.queue, paths, hard)
-
-
-_queues: dict[object, JobQueue] = {}
+    def job_defaults(self) -> Mapping[str, Any]:
+        names = ("partition", "account", "qos", "constraint", "reservation", "exclude")
+        return {**{name: getattr(self, name) for name in names}, "extra": tuple(self.sbatch_options)}

@@ -22,19 +22,15 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import find_cluster
 from slurm_ray_flow.blocks.lock_mirror import ask, show_queue
 from slurm_ray_flow.blocks.processes import run
+from slurm_ray_flow.blocks.scheduler import Scheduler
 from slurm_ray_flow.blocks.server import variables
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.slurm.sites import FRESH_SECONDS, site
-from slurm_ray_flow.blocks.slurm.submission import wanted
-from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.core.artifacts import artifact_key, short_name
 from slurm_ray_flow.core.cluster_report import CheckResult, Health, HomeFacts, judged, logged_in, looked, not_logged_in
 from slurm_ray_flow.core.config import beneath, configured, settings_of
 from slurm_ray_flow.core.errors import ConnectionFailed, LogInFailed, ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.lock import LockQueue, limit_name, rows
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.slurm.queue import parse_queue, queue_command
-from slurm_ray_flow.core.slurm.site import NAME, slurm_finding
 from slurm_ray_flow.core.warm import Warm
 from slurm_ray_flow.tasks.asked import Asked
 from slurm_ray_flow.tasks.end_report import emit
@@ -51,7 +47,7 @@ class ClusterLoad:
     Attributes:
         state: "up", "away" (it can't be reached) or "locked" (it wants to know something that a user would type).
         why: why it is not up; "" where it is.
-        cpus: how many there are, of a Slurm cluster in the partition that jobs go to; None where that is not known.
+        cpus: how many there are, of a scheduler's in the partition that jobs go to; None where that is not known.
         busy: how many of them are in use.
         partition: that partition; "" elsewhere.
         gpus, gpus_taken: of that partition.
@@ -93,8 +89,8 @@ def load(cluster: Cluster) -> ClusterLoad:
     Raises:
         SlurmRayFlowError: it can't be asked.
     """
-    if isinstance(cluster, SlurmCluster):
-        return _of_slurm(cluster)
+    if cluster.scheduler is not None:
+        return _of_scheduler(cluster.scheduler)
     machine = cluster.ask("machines.load")
     known = ClusterLoad(cpus=machine["cpus"], busy=machine["busy"])
     if cluster.lock is None:
@@ -110,25 +106,11 @@ def load(cluster: Cluster) -> ClusterLoad:
     )
 
 
-def _of_slurm(cluster: SlurmCluster) -> ClusterLoad:
+def _of_scheduler(scheduler: Scheduler) -> ClusterLoad:
     """The load of the partition that jobs go to, and one's own jobs; both as somebody asked a moment ago."""
-    found = site(cluster.login)
-    name = cluster.partition.partition(",")[0] or (found.default.name if found.default else "")
-    partition = found.partitions.get(name)
-    kinds = [kind for kind in partition.kinds if not kind.away] if partition else []
-    command = queue_command(cluster.user)
-    root = str(cluster.root_folder)
-    answer = cluster.ask("slurm.query", root=root, name="queue", command=command, age=FRESH_SECONDS)
-    groups = [job.group for job in parse_queue(answer["text"]).values()]
-    return ClusterLoad(
-        cpus=sum(kind.cpus_used + kind.cpus_idle for kind in kinds),
-        busy=sum(kind.cpus_used for kind in kinds),
-        partition=name,
-        gpus=sum(kind.gpus * kind.count for kind in kinds),
-        gpus_taken=sum(kind.gpus_used for kind in kinds),
-        running=groups.count("running"),
-        waiting=groups.count("waiting"),
-    )
+    taken, groups = scheduler.load(), scheduler.groups()
+    known = ClusterLoad(running=groups.count("running"), waiting=groups.count("waiting"))
+    return dataclasses.replace(known, **taken._asdict()) if taken else known
 
 
 LOCAL = "local-machine"
@@ -166,18 +148,18 @@ def _with_container(cluster: Cluster, findings: list[CheckResult]) -> list[Check
 
 def _scheduler(cluster: Cluster) -> list[CheckResult]:
     """What is to be said of the scheduler, where there is one."""
-    if not isinstance(cluster, SlurmCluster):
+    if cluster.scheduler is None:
         return []
     try:
-        return [slurm_finding(site(cluster.login), wanted(cluster, _configured(cluster)))]
+        return [cluster.scheduler.finding(_configured(cluster))]
     except SlurmRayFlowError as error:
-        return [CheckResult(NAME, "failed", error.what, error.advice)]
+        return [CheckResult(cluster.scheduler.check_name, "failed", error.what, error.advice)]
 
 
-def _configured(cluster: SlurmCluster) -> Options:
+def _configured(cluster: Cluster) -> Options:
     """What a function of the working directory's project asks for that says nothing itself."""
     settings = settings_of(None, Path.cwd(), os.environ)
-    fields = {name: getattr(cluster, name) for name in type(cluster).model_fields}
+    fields = {name: getattr(cluster, name) for name in getattr(type(cluster), "model_fields", ())}
     return beneath(configured(Options().stating(cluster=cluster), settings), fields)
 
 
@@ -268,9 +250,9 @@ def _looked(name: str, short: str, api: Api) -> tuple[CheckUp, bool]:
 
 
 def _see_scheduler(cluster: Cluster) -> None:
-    if not isinstance(cluster, SlurmCluster):
+    if cluster.scheduler is None:
         return
-    finding = slurm_finding(site(cluster.login), wanted(cluster, Options()))
+    finding = cluster.scheduler.finding(Options())
     if finding.state == "failed":
         raise SlurmRayFlowError(finding.found, where=cluster.label, advice=finding.advice)
 

@@ -34,7 +34,7 @@ def execute_call(run: Run, cluster: Cluster) -> CallEnd:
         Lost: the head is gone and left no word.
     """
     reporter().step("execute_call")
-    own = run.record.allocation == run.record.attempt and not cluster.queues  # there it was announced before
+    own = run.record.allocation == run.record.attempt and cluster.scheduler is None  # there it was announced before
     if own and not cluster.announce(run.paths.inbox(run.record.allocation)) and not _is_known(run, cluster):
         raise Lost("the allocation ended before it took the call", where=where(run.record))
     run.submitted()

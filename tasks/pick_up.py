@@ -56,7 +56,7 @@ def see_it_start(run: Run, cluster: Cluster) -> None:
 
 def offer_what_is_warm(run: Run, cluster: Cluster) -> None:
     """List the picked-up run's warm allocation for later calls: its process may have died before it came to that."""
-    if run.record.warm and run.record.allocation == run.record.attempt and not cluster.queues:
+    if run.record.warm and run.record.allocation == run.record.attempt and cluster.scheduler is None:
         warm.offer(run, json.loads(cluster.read(run.paths.spec)), cluster)
 
 
@@ -67,7 +67,7 @@ def _is_there(run: Run, cluster: Cluster) -> bool:
     if call_end := run_state(facts).call_end:
         return call_end.outcome is not None
     own = run.record.allocation == run.record.attempt
-    if facts.head_alive and cluster.queues and own and not facts.events:
+    if facts.head_alive and cluster.scheduler is not None and own and not facts.events:
         cluster.submit(run.paths, json.loads(cluster.read(run.paths.spec)))  # the process may have died before that
     return facts.head_alive
 

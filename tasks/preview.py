@@ -3,23 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import sys
 from pathlib import PurePosixPath
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
-from slurm_ray_flow.blocks.slurm.submission import wanted
-from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.core.artifacts import asked
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outputs import counted
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.requirements import hide_credentials
-from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.scan import FunctionSource
-from slurm_ray_flow.core.slurm.queue import job_name
-from slurm_ray_flow.core.slurm.request import sbatch_arguments
 from slurm_ray_flow.core.snapshot.entries import printable
 from slurm_ray_flow.core.text import plain
 from slurm_ray_flow.tasks.diff_dependencies import wanted_by, wants_ray
@@ -38,7 +32,7 @@ class Preview:
         cluster: what it is called.
         asks_for: the sizes, in words; "" for what the cluster gives by default.
         ray: whether it gets a Ray cluster.
-        script: what starts it there; on Slurm the whole batch script.
+        script: what starts it there; where a scheduler is the whole batch script.
         files: what would travel, each with its bytes.
         left: what of packages stays at home, each with why.
         packages: what its environment would hold.
@@ -123,16 +117,6 @@ def _script(label: str, cluster: Cluster, options: Options) -> str:
         root = PurePosixPath(str(getattr(cluster, "root", "ROOT")).replace("~", "HOME", 1))
         python = "PYTHON"
     head = root / "tools" / PROGRAM / "slurm_ray_flow" / "remote" / "head" / "head.py"
-    script = script_of(cluster, [python, "-I", str(head), str(root), RUN])
-    if not isinstance(cluster, SlurmCluster):
-        return script
-    request = dataclasses.replace(
-        wanted(cluster, options),
-        name=job_name(label, RUN),
-        output=str(RunPaths(root, RUN).head_log),
-        chdir=str(root),
-        warn_seconds=int(options.warn_seconds or 0),
-    )
-    first, _, rest = script.partition("\n")
-    given = [f"#SBATCH {shlex.quote(one)}" for one in sbatch_arguments(request) if one != "--parsable"]
-    return "\n".join([first, *given, rest])
+    first, _, rest = script_of(cluster, [python, "-I", str(head), str(root), RUN]).partition("\n")
+    directives = cluster.scheduler.directives(options, root, label, RUN) if cluster.scheduler else []
+    return "\n".join([first, *directives, rest])

@@ -63,7 +63,7 @@ def start_ray(
     run.note(warm=bool(options.keep_warm))
     cluster.submit(run.paths, spec)
     page().started([])
-    if cluster.queues:  # its call is there already: it needs nobody at home any more
+    if cluster.scheduler is not None:  # its call is there already: it needs nobody at home any more
         run.submitted()
     if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
         cluster.announce(run.paths.inbox(run.record.allocation))
@@ -105,9 +105,9 @@ def _spec(
 
 def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, Any] | None:
     """What the scheduler is asked for besides sizes, by the run or its cluster's block; None where there is none."""
-    if not cluster.queues:
+    if cluster.scheduler is None:
         return None
-    asked = {name: getattr(options, name, None) or getattr(cluster, name) for name in warm.ASKED_OF_THE_SCHEDULER}
+    asked = {name: getattr(options, name, None) or getattr(cluster, name, None) for name in warm.ASKED_OF_THE_SCHEDULER}
     return {"name": run.record.function, **{name: value for name, value in asked.items() if value}}
 
 
@@ -133,7 +133,7 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], script: str, cluster:
         run.paths.function: store.object_path(call.function),
         run.paths.arguments: store.object_path(call.arguments),
     }
-    if cluster.queues:  # by the time that the head begins, nobody may be there to announce the call
+    if cluster.scheduler is not None:  # by the time that the head begins, nobody may be there to announce the call
         files[run.paths.inbox(run.record.attempt)] = b""
     cluster.place(files)
 

@@ -79,7 +79,7 @@ def take(run: Run, spec: dict[str, Any], cluster: Cluster) -> str | None:
         Its id; None where there is none, or another call came first.
     """
     folder = folder_of(spec, cluster)
-    if cluster.queues:
+    if cluster.scheduler is not None:
         return _join_or_offer(run, folder, cluster, spec.get("time_limit"))
     for allocation in cluster.names(folder):
         paths = RunPaths(cluster.root_folder, allocation)

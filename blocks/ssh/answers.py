@@ -19,7 +19,7 @@ _RESULTS: dict[str, type | dict[str, type]] = {
     "files.read": bytes,
     **dict.fromkeys(("files.names", "environments.held", "warm.listed"), list),
     "queue.state": {"holders": list, "waiting": list, "slots": int, "free": int},
-    "slurm.query": {"text": str, "error": str},
+    "scheduler.query": {"text": str, "error": str},
     "commands.run": {"exit_code": int, "stdout": str},
     "workplace.written": {"folder": str, "files": list},
 }

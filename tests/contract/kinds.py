@@ -123,11 +123,11 @@ class Lab:
         if joins:
             assert cluster.announce(paths.inbox(joins))
             return paths
-        if announce and cluster.queues:  # nobody may be there when its head begins
+        if announce and cluster.scheduler:  # nobody may be there when its head begins
             cluster.write(paths.inbox(run_id), b"")
         cluster.submit(paths, spec)
         self.runs.append(paths)
-        assert not announce or cluster.queues or cluster.announce(paths.inbox(run_id))
+        assert not announce or cluster.scheduler or cluster.announce(paths.inbox(run_id))
         return paths
 
     def event(self, paths, name):

@@ -164,7 +164,7 @@ def test_an_environment_is_listed_when_it_is_whole(cluster):
 
 def test_a_run_lives_ends_and_leaves_its_value(lab, cluster):
     paths = lab.start("one", _double, 21)
-    assert cluster.queues or lab.event(paths, "allocated")
+    assert cluster.scheduler or lab.event(paths, "allocated")
     assert lab.value(paths) == 42
     lab.gone(paths)
 
@@ -195,7 +195,7 @@ def test_an_id_that_was_used_is_refused_or_harmless(lab, cluster):
 @pytest.mark.parametrize("name", ODD)
 def test_a_root_with_an_odd_name(kind, tmp_path, name):
     cluster = kind.make(kind.folder / name)
-    if cluster.queues and not name.isprintable():
+    if cluster.scheduler and not name.isprintable():
         pytest.skip("no option of sbatch can hold it; it is refused before anything is submitted")
     lab = Lab(cluster, kind, tmp_path)
     paths = lab.start("one", _double, 4)

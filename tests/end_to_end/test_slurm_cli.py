@@ -12,7 +12,7 @@ import pytest
 from hosts.lab import Lab
 from slurm_ray_flow import SlurmCluster
 from slurm_ray_flow.blocks.server import connected
-from slurm_ray_flow.core.slurm.request import FIELDS
+from slurm_ray_flow.deployments.profiles import FIELDS
 from srf_command import Command
 
 pytestmark = pytest.mark.server

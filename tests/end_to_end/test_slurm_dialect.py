@@ -12,13 +12,15 @@ from hosts.host import Host
 from hosts.lab import Lab
 from hosts.machine import until
 from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.scheduler import JobRequest
 from slurm_ray_flow.core.slurm import accounting, queue, site
-from slurm_ray_flow.core.slurm.request import Request, rejected, sbatch_command
-from slurm_ray_flow.remote.scheduler.slurm import variables
-from slurm_ray_flow.remote.shared.protocol import parse_submitted
+from slurm_ray_flow.core.slurm.dialect import SLURM
+from slurm_ray_flow.core.slurm.request import rejected, sbatch_command
+from slurm_ray_flow.remote.scheduler.commands import job_id_in, variables
 
 USER = "alice"
 MIB = 1024**2
+RULES = SLURM.rules.of(JobRequest("any"))
 
 
 @pytest.fixture(name="lab")
@@ -33,9 +35,9 @@ def end_jobs(lab: Lab) -> None:
 
 
 def submit(
-    login: Host, request: Request, script: str = "sleep 300", env: Mapping[str, str] | None = None
+    login: Host, request: JobRequest, script: str = "sleep 300", env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    kept = variables(dict(env or {}))
+    kept = variables(dict(env or {}), RULES)
     return login.run(USER, sbatch_command(request), stdin=f"#!/bin/sh\n{script}\n", env=kept, check=False)
 
 
@@ -49,7 +51,7 @@ def site_of(login: Host) -> site.Site:
 
 def test_a_job_gets_all_that_it_asks_for(lab: Lab) -> None:
     login = lab["login"]
-    request = Request(
+    request = JobRequest(
         name="all.of-it; $(x) 100%",
         nodes=2,
         cpus_per_node=2,
@@ -64,7 +66,7 @@ def test_a_job_gets_all_that_it_asks_for(lab: Lab) -> None:
         warn_seconds=30,
     )
     done = submit(login, request, "pwd; echo $CUDA_VISIBLE_DEVICES; sleep 300")
-    job = lab.slurm.job(parse_submitted(done.stdout))
+    job = lab.slurm.job(job_id_in(done.stdout, RULES))
     assert {
         "JobName": request.name,
         "CPUs/Task": "2",
@@ -84,8 +86,8 @@ def test_a_job_gets_all_that_it_asks_for(lab: Lab) -> None:
 def test_the_queue_shows_it_whatever_the_users_variables_say(lab: Lab) -> None:
     login = lab["login"]
     inside = {"SBATCH_ARRAY_INX": "1-3", "SBATCH_WAIT": "1", "SLURM_MEM_PER_CPU": "10", "SLURM_JOB_ID": "1"}
-    done = submit(login, Request("in.variables", memory=100 * MIB), env=inside)
-    job_id = parse_submitted(done.stdout)
+    done = submit(login, JobRequest("in.variables", memory=100 * MIB), env=inside)
+    job_id = job_id_in(done.stdout, RULES)
     filters = {
         "SQUEUE_PARTITION": "gpu",
         "SQUEUE_STATES": "PENDING",
@@ -105,7 +107,7 @@ def test_the_queue_shows_it_whatever_the_users_variables_say(lab: Lab) -> None:
 def test_who_waits_is_told_by_one_question(lab: Lab) -> None:
     login = lab["login"]
     for name in ("first.1", "second.2"):
-        assert submit(login, Request(name, nodes=2, memory=3900 * MIB)).returncode == 0
+        assert submit(login, JobRequest(name, nodes=2, memory=3900 * MIB)).returncode == 0
     until(lambda: {"first.1"} == {job.name for job in jobs_of(login).values() if job.group == "running"}, "one runs")
     pending = queue.parse_queue(login.run("bob", queue.pending_command("cpu,gpu")).stdout)
     assert [job.name for job in pending.values()] == ["second.2"]
@@ -130,19 +132,19 @@ WANTED: list[dict[str, Any]] = [
 
 @pytest.mark.parametrize("wanted", WANTED, ids=str)
 def test_the_check_before_a_submission_says_what_slurm_would_say(lab: Lab, wanted: dict[str, Any]) -> None:
-    done = submit(lab["login"], Request("check.1", **wanted), "true")
+    done = submit(lab["login"], JobRequest("check.1", **wanted), "true")
     try:
-        site.check(Request("check.1", **wanted), site_of(lab["login"]))
+        site.check(JobRequest("check.1", **wanted), site_of(lab["login"]))
     except Rejected as error:
         assert done.returncode != 0, f"Slurm took it: {error}"
         assert "sbatch failed" not in str(rejected(done.stderr))
     else:
-        assert parse_submitted(done.stdout), done.stderr
+        assert job_id_in(done.stdout, RULES), done.stderr
 
 
 def test_a_partition_that_is_down_is_known(lab: Lab) -> None:
     with pytest.raises(Rejected, match="starts no jobs now"):
-        site.check(Request("x", partition="closed"), site_of(lab["login"]))
+        site.check(JobRequest("x", partition="closed"), site_of(lab["login"]))
 
 
 def test_a_site_is_seen_as_it_is(lab: Lab) -> None:
@@ -151,7 +153,7 @@ def test_a_site_is_seen_as_it_is(lab: Lab) -> None:
     assert (cpu.default, cpu.nodes, cpu.cpus_per_node, cpu.gpus_per_node, cpu.max_time) == (True, 2, 4, 2, 3600)
     assert found.version
     assert found.groups == {"alice"}
-    assert submit(lab["login"], Request("x", cpus_per_node=4, gpus_per_node=1)).returncode == 0
+    assert submit(lab["login"], JobRequest("x", cpus_per_node=4, gpus_per_node=1)).returncode == 0
     until(lambda: site_of(lab["login"]).partitions["cpu"].load == 0.5, "half of the processors are taken")
     assert sum(kind.gpus_used for kind in site_of(lab["login"]).partitions["cpu"].kinds) == 1
 
@@ -159,7 +161,7 @@ def test_a_site_is_seen_as_it_is(lab: Lab) -> None:
 def test_the_accounts_tell_how_a_job_ended_and_what_it_used(accounting_lab: Lab) -> None:
     login = accounting_lab["login"]
     spin = "end=$(($(date +%s) + 3)); while [ $(date +%s) -lt $end ]; do :; done"
-    job_id = parse_submitted(submit(login, Request("spins.1", memory=200 * MIB), f"{spin}; exit 7").stdout)
+    job_id = job_id_in(submit(login, JobRequest("spins.1", memory=200 * MIB), f"{spin}; exit 7").stdout, RULES)
     until(lambda: jobs_of(login)[job_id].group == "ended", "it has ended")
 
     def records(*names: str) -> dict[str, accounting.AccountingRecord]:

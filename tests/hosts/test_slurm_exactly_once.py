@@ -15,7 +15,7 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunPaths
-from slurm_ray_flow.core.slurm.queue import run_of
+from slurm_ray_flow.core.scheduler import run_of
 from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server

@@ -6,7 +6,9 @@ import os
 
 import pytest
 
-from slurm_ray_flow.remote.scheduler import slurm, warm
+from slurm_ray_flow.core.scheduler import JobRequest
+from slurm_ray_flow.core.slurm.dialect import SLURM
+from slurm_ray_flow.remote.scheduler import commands, warm
 from slurm_ray_flow.remote.shared import events
 from slurm_ray_flow.remote.shared.events import RunFiles
 
@@ -32,9 +34,10 @@ def test_a_run_has_one_head(run, monkeypatch):
 
 
 def test_a_job_is_submitted_and_the_queue_is_asked(run):
-    answer = slurm.submit(run.root, run.id, ["sh", "-c", "echo Submitted batch job 7", "--job-name=f.one"])
+    command, rules = ["sh", "-c", "echo Submitted batch job 7"], SLURM.rules.of(JobRequest("f.one"))
+    answer = commands.submit(run.root, run.id, command, "f.one", rules)
     assert answer["job"] == "7"
-    assert slurm.query(run.root, "queue", ["echo", "here"], 0.0)["text"] == "here\n"
+    assert commands.query(run.root, "queue", ["echo", "here"], 0.0)["text"] == "here\n"
 
 
 def test_a_warm_allocation_is_offered_and_joined(run, tmp_path):
@@ -49,8 +52,8 @@ def test_a_warm_allocation_is_offered_and_joined(run, tmp_path):
 @pytest.mark.parametrize("left", ["[1]", '{"began": "x", "time": 1, "error": ""}', '{"text": 1}', "\0\0\0"])
 def test_a_damaged_answer_of_slurm_is_asked_for_again(tmp_path, left):
     root = str(tmp_path / "root")
-    assert slurm.query(root, "queue", ["echo", "first"], 60.0)["text"] == "first\n"
-    assert slurm.query(root, "queue", ["echo", "second"], 60.0)["text"] == "first\n"
+    assert commands.query(root, "queue", ["echo", "first"], 60.0)["text"] == "first\n"
+    assert commands.query(root, "queue", ["echo", "second"], 60.0)["text"] == "first\n"
     (tmp_path / "root/slurm/queue.json").write_text(left)
     (tmp_path / "root/slurm/lock").write_bytes(bytes(20))
-    assert slurm.query(root, "queue", ["echo", "again"], 60.0)["text"] == "again\n"
+    assert commands.query(root, "queue", ["echo", "again"], 60.0)["text"] == "again\n"

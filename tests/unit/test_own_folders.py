@@ -8,7 +8,7 @@ import time
 import pytest
 
 from slurm_ray_flow.blocks.machine import FOLDERS
-from slurm_ray_flow.remote.scheduler import slurm
+from slurm_ray_flow.remote.scheduler import commands
 from slurm_ray_flow.remote.shared import files
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
@@ -47,7 +47,7 @@ def test_every_folder_of_ours_is_looked_at_before_a_launch(root, name):
 def test_an_answer_that_a_stranger_wrote_is_not_believed(root):
     answer = {"text": "planted", "error": "", "began": time.time(), "time": time.time()}
     (planted(root / "slurm") / "queue.json").write_text(json.dumps(answer))
-    assert refused(slurm.query, str(root), "queue", ["echo", "asked"], 60.0)
+    assert refused(commands.query, str(root), "queue", ["echo", "asked"], 60.0)
 
 
 @needs_root

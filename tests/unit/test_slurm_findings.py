@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from slurm_ray_flow.core.slurm.request import Request
+from slurm_ray_flow.core.scheduler import JobRequest
 from slurm_ray_flow.core.slurm.site import Site, parse_site, slurm_finding
 from slurm_recorded import REAL, recorded
 
@@ -29,16 +29,18 @@ def site(version: str = REAL) -> Site:
 def test_a_site_is_judged_by_what_the_block_asks_for(
     wanted: dict[str, Any], state: str, found: str, advice: str
 ) -> None:
-    finding = slurm_finding(site(), Request("check", **wanted))
+    finding = slurm_finding(site(), JobRequest("check", **wanted))
     assert (finding.name, finding.state) == ("slurm", state)
     assert found in finding.found
     assert advice in finding.advice
 
 
 def test_hidden_partitions_do_not_count() -> None:
-    assert slurm_finding(site("composed/20.11"), Request("check")).found.startswith("20.11.9, 2 partitions")
+    assert slurm_finding(site("composed/20.11"), JobRequest("check")).found.startswith("20.11.9, 2 partitions")
 
 
 def test_a_site_that_shows_nothing_is_a_warning() -> None:
-    assert slurm_finding(Site({}), Request("check")).state == "warning"
-    assert "where the site puts them" in slurm_finding(Site({"cpu": site().partitions["gpu"]}), Request("check")).found
+    assert slurm_finding(Site({}), JobRequest("check")).state == "warning"
+    assert (
+        "where the site puts them" in slurm_finding(Site({"cpu": site().partitions["gpu"]}), JobRequest("check")).found
+    )

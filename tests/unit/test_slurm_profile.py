@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from slurm_ray_flow import OptionError
-from slurm_ray_flow.core.slurm.request import parse_profile
-from slurm_ray_flow.deployments.profiles import load_profile, profile_names
+from slurm_ray_flow.deployments.profiles import load_profile, parse_profile, profile_names
 
 
 def test_a_profile_gives_the_fields_it_sets() -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from slurm_ray_flow.core.errors import CAUSES
 from slurm_ray_flow.core.slurm.queue import (
-    Job,
+    SlurmJob,
     cause_of,
     full_state,
     group_of,
@@ -65,7 +65,7 @@ def test_a_site_that_enforces_no_limits_lets_jobs_wait_that_can_never_start(vers
 
 def test_a_job_that_runs_has_all_that_the_queue_says() -> None:
     jobs = {job.name: job for job in parse_queue(recorded("squeue-waiting")).values()}
-    assert jobs["runs"] == Job(
+    assert jobs["runs"] == SlurmJob(
         job_id="15",
         name="runs",
         state="RUNNING",

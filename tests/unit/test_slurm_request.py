@@ -7,15 +7,17 @@ from typing import Any
 import pytest
 
 from slurm_ray_flow import OptionError
-from slurm_ray_flow.core.slurm.request import Request, escaped_path, sbatch_arguments
-from slurm_ray_flow.remote.scheduler.slurm import variables
-from slurm_ray_flow.remote.shared.protocol import parse_submitted
+from slurm_ray_flow.core.scheduler import JobRequest
+from slurm_ray_flow.core.slurm.dialect import SLURM
+from slurm_ray_flow.core.slurm.request import escaped_path, sbatch_arguments
+from slurm_ray_flow.remote.scheduler.commands import job_id_in, variables
 
+RULES = SLURM.rules.of(JobRequest("train.1"))
 ALWAYS = ["--parsable", "--nodes=1", "--ntasks-per-node=1", "--no-requeue", "--open-mode=append"]
 
 
 def arguments(**wanted: Any) -> list[str]:
-    return sbatch_arguments(Request("train.1", **wanted))
+    return sbatch_arguments(JobRequest("train.1", **wanted))
 
 
 def test_a_job_that_asks_for_nothing_takes_the_defaults_of_the_partition() -> None:
@@ -48,7 +50,7 @@ def test_what_a_job_asks_for_is_one_option_each(wanted: dict[str, Any], options:
 
 
 def test_a_name_with_a_sign_of_the_shell_stays_one_argument() -> None:
-    assert "--job-name=$(reboot); a|b" in sbatch_arguments(Request("$(reboot); a|b"))
+    assert "--job-name=$(reboot); a|b" in sbatch_arguments(JobRequest("$(reboot); a|b"))
 
 
 def test_extra_options_come_last() -> None:
@@ -132,7 +134,7 @@ def test_a_control_character_is_refused(wanted: dict[str, Any]) -> None:
     ],
 )
 def test_variables_that_would_change_the_job_are_dropped(name: str, counts: bool) -> None:
-    assert (name in variables({name: "1"})) is counts
+    assert (name in variables({name: "1"}, RULES)) is counts
 
 
 # Each right side was tried: a job with this --output wrote to the file on the left side.
@@ -164,4 +166,4 @@ def test_a_path_is_escaped_as_slurm_reads_it(path: str, written: str) -> None:
     ],
 )
 def test_the_id_is_found_among_what_a_site_prints(printed: str, job: str) -> None:
-    assert parse_submitted(printed) == job
+    assert job_id_in(printed, RULES) == job

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.scheduler import JobRequest
 from slurm_ray_flow.core.slurm.partitions import Partition, gpu_count, gpu_types
-from slurm_ray_flow.core.slurm.request import Request
 from slurm_ray_flow.core.slurm.site import Site, check, parse_site, would_do
 from slurm_recorded import REAL, REALS, VERSIONS, recorded
 
@@ -121,7 +121,7 @@ FITS: list[tuple[str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize(("version", "wanted"), FITS)
 def test_what_fits_is_let_through(version: str, wanted: dict[str, Any]) -> None:
-    check(Request("x", **wanted), site(version))
+    check(JobRequest("x", **wanted), site(version))
 
 
 REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
@@ -160,23 +160,23 @@ def test_what_does_not_fit_is_refused_with_limit_and_what_would_do(
     version: str, wanted: dict[str, Any], what: str, advice: str
 ) -> None:
     with pytest.raises(Rejected) as caught:
-        check(Request("x", **wanted), site(version, groups="users chemistry"), where="desi")
+        check(JobRequest("x", **wanted), site(version, groups="users chemistry"), where="desi")
     assert what in caught.value.what
     assert advice in caught.value.advice
     assert caught.value.where == "desi"
 
 
 def test_groups_that_are_not_known_refuse_nobody() -> None:
-    check(Request("x", partition="private-lab"), site("composed/25.05"))
+    check(JobRequest("x", partition="private-lab"), site("composed/25.05"))
 
 
 def test_a_site_that_shows_no_default_leaves_the_choice_to_slurm() -> None:
-    check(Request("x", nodes=99), Site({"cpu": Partition("cpu")}))
+    check(JobRequest("x", nodes=99), Site({"cpu": Partition("cpu")}))
 
 
 def test_a_site_that_shows_nothing_refuses_nothing() -> None:
-    check(Request("x", partition="cpu", nodes=99), Site({}))
+    check(JobRequest("x", partition="cpu", nodes=99), Site({}))
 
 
 def test_partitions_that_would_do_are_no_hidden_ones() -> None:
-    assert would_do(Request("x"), site("composed/20.11", groups="users")) == ["batch"]
+    assert would_do(JobRequest("x"), site("composed/20.11", groups="users")) == ["batch"]

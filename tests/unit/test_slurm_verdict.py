@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 
 from slurm_ray_flow.core.slurm.accounting import verdict
-from slurm_ray_flow.core.slurm.queue import Job
+from slurm_ray_flow.core.slurm.queue import SlurmJob
 
 
-def ended(state: str, reason: str = "None") -> Job:
-    return Job(job_id="7", name="train.r1", state=state, reason=reason, nodelist="c1")
+def ended(state: str, reason: str = "None") -> SlurmJob:
+    return SlurmJob(job_id="7", name="train.r1", state=state, reason=reason, nodelist="c1")
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ def ended(state: str, reason: str = "None") -> Job:
         (None, "", True, "lost"),
     ],
 )
-def test_what_slurm_says_and_then_what_the_log_says(job: Job | None, words: str, began: bool, cause: str) -> None:
+def test_what_slurm_says_and_then_what_the_log_says(job: SlurmJob | None, words: str, began: bool, cause: str) -> None:
     assert verdict(job, words, began=began)[0] == cause
 
 

@@ -7,7 +7,7 @@ import datetime
 
 import pytest
 
-from slurm_ray_flow.core.slurm.queue import Job, parse_queue
+from slurm_ray_flow.core.slurm.queue import SlurmJob, parse_queue
 from slurm_ray_flow.core.slurm.waiting import ahead_of, explain, waiting_text
 from slurm_recorded import recorded
 
@@ -82,7 +82,7 @@ VAIN = (
     "waits in vain: its time limit is more than the partition's: it will not start by itself; "
     "cancel it and ask for less; `srf clusters NAME` shows what there is"
 )
-JOB = Job("7", "train.1", "PENDING", reason="Resources", partition="cpu", priority=50, start=NOW + 720)
+JOB = SlurmJob("7", "train.1", "PENDING", reason="Resources", partition="cpu", priority=50, start=NOW + 720)
 FREE = "waits for free nodes in partition cpu"
 
 
@@ -123,7 +123,7 @@ FREE = "waits for free nodes in partition cpu"
         ),
     ],
 )
-def test_one_line_for_people(job: Job, ahead: int | None, now: float | None, text: str) -> None:
+def test_one_line_for_people(job: SlurmJob, ahead: int | None, now: float | None, text: str) -> None:
     assert waiting_text(job, ahead, now) == text
 
 
@@ -146,7 +146,7 @@ def test_who_is_ahead_in_a_real_queue() -> None:
         ([dataclasses.replace(JOB, job_id="6", reason="PartitionTimeLimit")], 0),
     ],
 )
-def test_ahead_are_those_of_the_same_partition_that_come_first(others: list[Job], ahead: int) -> None:
+def test_ahead_are_those_of_the_same_partition_that_come_first(others: list[SlurmJob], ahead: int) -> None:
     assert ahead_of(JOB, [JOB, *others]) == ahead
 
 

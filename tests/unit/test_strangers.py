@@ -46,11 +46,13 @@ from slurm_ray_flow.core.slurm import (
     queue as slurm_queue,
 )
 from slurm_ray_flow.core.warm import Cost, Warm
+from slurm_ray_flow.deployments import profiles
 from slurm_ray_flow.interface import map_state
 from slurm_ray_flow.remote.environment import builder
 from slurm_ray_flow.remote.lock import queue as lock_queue
+from slurm_ray_flow.remote.scheduler.commands import job_id_in
 from slurm_ray_flow.remote.shared import framing, leftovers
-from slurm_ray_flow.remote.shared.protocol import OperationError, parse_submitted
+from slurm_ray_flow.remote.shared.protocol import OperationError
 from slurm_recorded import RECORDED
 
 NOW = 1795290058.0
@@ -287,10 +289,10 @@ READERS = {
         lambda data: slurm_queue.expanded(_text(data)), [b"c[1-3,07],login", b"r[1-2]n[08-9].site"], broke=BROKEN_HOSTS
     ),
     "sbatch's id": Reader(
-        lambda data: parse_submitted(_text(data)), [b"banner\nSubmitted batch job 31 on cluster c\n"]
+        lambda data: job_id_in(_text(data), vars(request.RULES)), [b"banner\nSubmitted batch job 31 on cluster c\n"]
     ),
     "sbatch's refusal": Reader(lambda data: str(request.rejected(_text(data))), [b"sbatch: error: Invalid qos\n"]),
-    "profile": Reader(lambda data: request.parse_profile(_text(data)), [PROFILE]),
+    "profile": Reader(lambda data: profiles.parse_profile(_text(data)), [PROFILE]),
     "frames": Reader(
         _frames,
         [_framed({"id": 1, "results": [{"size": 4}]}), _framed({"hello": HELLO}), _framed({"id": 1, "error": ERROR})],
@@ -478,7 +480,7 @@ def _memory_below(size: int) -> Iterator[None]:
     [
         ("files.read", "text"),
         ("files.names", None),
-        ("slurm.query", {"text": 3, "error": ""}),
+        ("scheduler.query", {"text": 3, "error": ""}),
         ("commands.run", {"stdout": ""}),
         ("workplace.written", []),
     ],

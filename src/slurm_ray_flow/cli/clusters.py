@@ -160,18 +160,14 @@ def queue_text(load: ClusterLoad) -> str:
 
 def _partitions(name: str, json: bool) -> None:
     cluster = cluster_named(name)
-    from slurm_ray_flow.blocks.slurm.sites import site
-    from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
-    from slurm_ray_flow.core.slurm.site import COLUMNS as SITE_COLUMNS
-    from slurm_ray_flow.core.slurm.site import site_rows, site_values
-
-    if not isinstance(cluster, SlurmCluster):
+    scheduler = cluster.scheduler
+    if scheduler is None or scheduler.dialect.site is None:
         raise OptionError(f"{name!r} has no partitions", advice=f"`srf check {name}` says what it has")
-    found = site(cluster.login)
+    found, tells = scheduler.site(), scheduler.dialect.site
     if json:
-        print_json({"name": name, **site_values(found)})
-    elif found.partitions:
-        print_table(SITE_COLUMNS, site_rows(found))
+        print_json({"name": name, **tells.values(found)})
+    elif rows := tells.rows(found):
+        print_table(tells.columns, rows)
     else:
         print_text(f"{name} shows no partitions.")
 

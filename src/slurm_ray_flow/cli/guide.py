@@ -374,14 +374,13 @@ def _partition(connection: SshConnection | None, name: str, fields: Fields, ques
     """Where jobs run; nothing for the site's default."""
     if "partition" in fields:
         return {}
-    from slurm_ray_flow.blocks.slurm.sites import site as read_site
     from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
     from slurm_ray_flow.core.slurm.site import COLUMNS, site_rows
 
     cluster = SlurmCluster(connection=connection, root=fields.get("root", ROOT))
     cluster._block_document_name = name
     try:
-        site = read_site(cluster.login)
+        site = cluster.scheduler.site()
     except SlurmRayFlowError as error:
         print_error(error)
         return {}

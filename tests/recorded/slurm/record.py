@@ -15,9 +15,9 @@ from hosts.lab import Lab
 from hosts.layout import SLURM
 from hosts.machine import until
 from hosts.slurm import Slurm
+from slurm_ray_flow.core.scheduler import JobRequest
 from slurm_ray_flow.core.slurm import accounting, queue, request, site
-from slurm_ray_flow.core.slurm.request import Request
-from slurm_ray_flow.remote.shared import protocol
+from slurm_ray_flow.remote.scheduler.commands import job_id_in
 
 HERE = Path(__file__).parent
 USER = "alice"
@@ -44,9 +44,9 @@ class Recorder:
 
     def submit(self, name: str, script: str, *options: str, **wanted: object) -> str:
         """A job named by what is to be seen of it; its script comes from standard input."""
-        argv = request.sbatch_command(Request(name=name, **{"output": "/dev/null", **wanted}))  # type: ignore[arg-type]
+        argv = request.sbatch_command(JobRequest(name=name, **{"output": "/dev/null", **wanted}))  # type: ignore[arg-type]
         done = self.login.run(USER, [*argv, *options], stdin=f"#!/bin/sh\n{script}\n", check=False)
-        return protocol.parse_submitted(done.stdout)
+        return job_id_in(done.stdout, request.RULES.of(JobRequest(name)))
 
     def refuse(self, name: str, *options: str) -> None:
         done = self.login.run(USER, ["sbatch", "--parsable", *options], stdin="#!/bin/sh\n", check=False)

@@ -7,7 +7,8 @@ import re
 from collections.abc import Sequence
 
 from slurm_ray_flow.core.quantities import format_duration, format_memory
-from slurm_ray_flow.core.slurm.queue import Job, cause_of, count, duration, full_state, memory, moment, text_of
+from slurm_ray_flow.core.scheduler import Job
+from slurm_ray_flow.core.slurm.queue import SlurmJob, cause_of, count, duration, full_state, memory, moment, text_of
 
 SEPARATOR = "\x1f"
 # All of these are in every version from 20.11 to 25.x; a field that is not known would be an error.
@@ -18,7 +19,7 @@ _FIELDS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class AccountingRecord(Job):
+class AccountingRecord(SlurmJob):
     """One job in the accounts, its steps summed up. None is what they do not say.
 
     A job may be RUNNING in the accounts although the queue has forgotten it: they lag behind.
@@ -140,7 +141,7 @@ _TEXTS = {
 }
 
 
-def verdict(job: Job | AccountingRecord | None, words: str, *, began: bool) -> tuple[str, str]:
+def verdict(job: Job | None, words: str, *, began: bool) -> tuple[str, str]:
     """Cause and message.
 
     Args:
@@ -158,12 +159,11 @@ def verdict(job: Job | AccountingRecord | None, words: str, *, began: bool) -> t
     return cause, _message(cause, job, words)
 
 
-def _message(cause: str, job: Job | AccountingRecord | None, words: str) -> str:
+def _message(cause: str, job: Job | None, words: str) -> str:
     text = _TEXTS.get(cause, cause)
     if job is not None:
         place = f" on {job.nodelist}" if job.nodelist else ""
-        reason = job.reason if isinstance(job, Job) else ""
-        why = f", {reason}" if reason not in ("", "None") else ""
+        why = f", {job.reason}" if job.reason not in ("", "None") else ""
         text += f" (job {job.job_id}{place}: {job.state}{why})"
     shown = words.strip()[-1500:] if cause in ("lost", "environment", "node_failed") else ""
     return f"{text}\n{shown}".strip()

@@ -8,10 +8,10 @@ an id that Slurm has forgotten it fails.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Iterator
-from typing import Literal
+
+from slurm_ray_flow.core.scheduler import Group, Job
 
 _TIME = re.compile(r"(?:(\d{1,12})-)?(?:(\d{1,12}):)?(\d{1,12}):(\d{1,12})(\.\d+)?")
 _AMOUNT = re.compile(r"(\d{1,20}(?:\.\d+)?)([KMGTP]?)[nc]?", re.IGNORECASE)
@@ -70,20 +70,6 @@ def limit(text: str) -> float | None:
     return NO_LIMIT if text.strip().upper() in {"UNLIMITED", "INFINITE"} else count(text)
 
 
-_LONGEST = 40
-
-
-def job_name(function: str, run_id: str) -> str:
-    """The name under which a run is in the queue: "train.6f1c..."."""
-    plain = re.sub("[^A-Za-z0-9_-]+", "-", function.rpartition(":")[2].rpartition(".")[2]).strip("-")
-    return f"{plain[:_LONGEST] or 'run'}.{run_id}"
-
-
-def run_of(name: str) -> str:
-    """The run that a job of this name belongs to; "" for a job that is none of ours."""
-    return name.partition(".")[2]
-
-
 MOST = 100_000
 """More names than any cluster has; a text from a cluster must not fill the memory."""
 _LETTERS, _DIGITS, _RANGES = 10_000_000, 20, 8
@@ -137,7 +123,6 @@ _ENVIRONMENT = [
     *("-u", "SLURM_CLUSTERS", "SLURM_TIME_FORMAT=%s"),
 ]
 
-Group = Literal["waiting", "running", "ended", "unknown"]
 _WAITING = (
     *("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"),
     *("POWER_UP_NODE", "EXPEDITING"),
@@ -189,35 +174,8 @@ _SHORT = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Job:
-    """One job as the queue shows it. None and "" are what Slurm does not say.
-
-    Attributes:
-        job_id: the number; "7_1" for a task of an array, "7+1" for a part of a heterogeneous job.
-        state: Slurm's own word, in full: "PENDING".
-        reason: why it waits, or why it failed.
-        nodes: how many.
-        nodelist: which ones, once it has them.
-        priority: a higher one starts earlier.
-        start, end: seconds since 1970; of a job that waits, what Slurm expects.
-        used, limit: seconds; an infinite limit is none.
-        submitted: seconds since 1970.
-    """
-
-    job_id: str
-    name: str
-    state: str
-    reason: str = ""
-    partition: str = ""
-    nodes: int | None = None
-    nodelist: str = ""
-    priority: int | None = None
-    start: float | None = None
-    end: float | None = None
-    used: float | None = None
-    limit: float | None = None
-    submitted: float | None = None
+class SlurmJob(Job):
+    """A job of Slurm's."""
 
     @property
     def group(self) -> Group:
@@ -225,7 +183,6 @@ class Job:
 
     @property
     def cause(self) -> str | None:
-        """Why it has no outcome of ours, if it has ended: one of the words of `CAUSES`."""
         return cause_of(self.state, self.reason)
 
 
@@ -242,15 +199,20 @@ def pending_command(partition: str) -> list[str]:
     ]
 
 
-def parse_queue(text: str) -> dict[str, Job]:
+def processes_command(job_id: str) -> list[str]:
+    """Shows a line where the job's node knows processes of its script; not every site lets it."""
+    return ["sstat", "--noheader", "--parsable2", f"--jobs={job_id}.batch", "--format=JobID"]
+
+
+def parse_queue(text: str) -> dict[str, SlurmJob]:
     """The jobs by their ids, in the order of the answer. Lines that are no job are noise and left out."""
     jobs = [_job(line.split(SEPARATOR)) for line in text.splitlines() if line.count(SEPARATOR) >= len(_COLUMNS) - 1]
     return {job.job_id: job for job in jobs if job.job_id[:1].isdecimal()}
 
 
-def _job(cells: list[str]) -> Job:
+def _job(cells: list[str]) -> SlurmJob:
     of = dict(zip(_COLUMNS, (cell.strip() for cell in cells), strict=False))
-    return Job(
+    return SlurmJob(
         job_id=of["i"],
         name=of["j"],
         state=full_state(of["T"]),

@@ -3,60 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
 import re
-from typing import Any
-
-import yaml
 
 from slurm_ray_flow.core.errors import OptionError, Rejected
+from slurm_ray_flow.core.scheduler import JobRequest, SubmissionRules
 
 MIB = 1024**2
 LONGEST_WARNING = 65535
 
 
-@dataclasses.dataclass(frozen=True)
-class Request:
-    """What one job asks for. "" and None ask for nothing: the partition's or the site's default counts.
-
-    Attributes:
-        name: the job's name, by which it is found again.
-        nodes: how many nodes, exactly.
-        cpus_per_node, gpus_per_node: of each node.
-        memory: bytes of each node.
-        time_limit: seconds.
-        partition, account, qos, constraint, reservation, exclude: as sbatch takes them.
-        extra: more options of sbatch, each one text: "--mail-type=END" or "-w c1".
-        output: the file that gets both outputs of the job, an absolute path.
-        chdir: where the job starts.
-        warn_seconds: how long before its end the job's script gets SIGUSR1; 0 for no warning.
-    """
-
-    name: str
-    nodes: int = 1
-    cpus_per_node: int | None = None
-    gpus_per_node: int = 0
-    memory: int | None = None
-    time_limit: float | None = None
-    partition: str = ""
-    account: str = ""
-    qos: str = ""
-    constraint: str = ""
-    reservation: str = ""
-    exclude: str = ""
-    extra: tuple[str, ...] = ()
-    output: str = ""
-    chdir: str = ""
-    warn_seconds: int = 0
+RULES = SubmissionRules(
+    job_id=(r"Submitted batch job (\d+)\b", r"^(\d+)(?:;\S+)?$"),
+    dropped=("SBATCH_", "SRUN_", "SLURM_"),
+    kept="SLURM_(CONF|JWT|SACK|MPI_TYPE|PMIX|ROOT$|HOME$|DIR$|PREFIX$)|SBATCH_(ACCOUNT|PARTITION|QOS)$",
+    defaults={"SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos"},
+)
+"""Slurm's commands take nearly each of their options from a variable, too, and hand all variables on to the job."""
 
 
-def sbatch_command(request: Request) -> list[str]:
-    """The whole command but the script's path; `remote/scheduler/slurm.py` drops variables that would change it."""
+def sbatch_command(request: JobRequest) -> list[str]:
+    """The whole command but the script's path; `remote/scheduler/commands.py` drops variables that would change it."""
     return ["sbatch", *sbatch_arguments(request)]
 
 
-def sbatch_arguments(request: Request) -> list[str]:
+def sbatch_arguments(request: JobRequest) -> list[str]:
     """What follows `sbatch`, one argument each, no shell in between; the script's path comes after it.
 
     GPUs are asked for by `--gres`, which every Slurm knows; `--gpus-per-node` needs select/cons_tres.
@@ -72,7 +43,7 @@ def sbatch_arguments(request: Request) -> list[str]:
     return [*_own(request), *_limits(request), *_gres(request), *extra]
 
 
-def _own(request: Request) -> list[str]:
+def _own(request: JobRequest) -> list[str]:
     path = escaped_path(request.output) if request.output else ""
     return [
         "--parsable",
@@ -86,7 +57,7 @@ def _own(request: Request) -> list[str]:
     ]
 
 
-def _limits(request: Request) -> list[str]:
+def _limits(request: JobRequest) -> list[str]:
     warning = min(request.warn_seconds, LONGEST_WARNING)
     return _given(
         {
@@ -117,7 +88,7 @@ def escaped_path(path: str) -> str:
 # One --gres is all that sbatch hears, the last one: ours and an extra one are joined.
 
 
-def _gres(request: Request) -> list[str]:
+def _gres(request: JobRequest) -> list[str]:
     items = [item for option in request.extra if _name(option) == "gres" for item in _value(option).split(",")]
     cards = [item for item in items if item.split(":")[0] == "gpu"]
     if any(_count(item) != request.gpus_per_node for item in cards):
@@ -282,6 +253,18 @@ _CHATTER = re.compile(r"^sbatch: (?!error|fatal)|retrying", re.IGNORECASE)
 _TITLE = re.compile(r"^(?:Batch job submission failed|allocation failure): ")
 
 
+def scancel_command(number: str, name: str = "", gently: bool = False) -> list[str]:
+    """Ends one job. The name beside its id: an id that Slurm has given to another job ends nothing.
+
+    Args:
+        number: the job's id.
+        name: its name, where that is known.
+        gently: tell its script only, which ends the job in order.
+    """
+    softly = ["--batch", "--signal=TERM"] if gently else []
+    return ["scancel", *softly, *([f"--name={name}"] if name else []), number]
+
+
 def answer_unknown(stderr: str) -> bool:
     """Whether the job may be in the queue although sbatch has failed: its answer was lost on the way."""
     return _has(stderr, _UNANSWERED)
@@ -320,62 +303,3 @@ def words(stderr: str) -> str:
 def _has(text: str, parts: tuple[str, ...]) -> bool:
     lower = text.lower()
     return any(part in lower for part in parts)
-
-
-TEXTS = (
-    *("host", "partition", "account", "qos", "constraint", "reservation", "exclude", "scratch", "python", "root"),
-    *("wheels", "container", "container_python"),
-)
-LISTS = ("modules", "setup", "sbatch_options", "container_options")
-FIELDS = (*TEXTS, *LISTS)
-
-
-def parse_profile(text: str, where: str = "") -> dict[str, Any]:
-    """The fields that a profile sets.
-
-    Args:
-        text: the YAML.
-        where: the file's name, for errors.
-
-    Returns:
-        Each field's value: a text, or a list of texts. What is empty in the file is left out.
-
-    Raises:
-        OptionError: it is no YAML, no table, or has a field that there is none of or that has another shape.
-    """
-    try:
-        loaded = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise OptionError(
-            f"the profile is no YAML: {_short(error)}", where=where, advice="write `field: value` on each line"
-        ) from error
-    if loaded is not None and not isinstance(loaded, dict):
-        raise OptionError("the profile is no table", where=where, advice="write `field: value` on each line")
-    return {
-        str(name): _checked_field(str(name), value, where)
-        for name, value in (loaded or {}).items()
-        if value is not None or name not in FIELDS
-    }
-
-
-def _checked_field(name: str, value: object, where: str) -> str | list[str]:
-    if name not in FIELDS:
-        raise OptionError(
-            f"the profile has a field {name!r}, which there is none of", where=where, advice=_suggested_field(name)
-        )
-    if name in TEXTS:
-        if isinstance(value, str):
-            return value
-        raise OptionError(f"{name} must be a text, not {value!r}", where=where, advice=f'write {name}: "..."')
-    if isinstance(value, list) and all(isinstance(item, str) for item in value):
-        return [str(item) for item in value]
-    raise OptionError(f"{name} must be a list of texts, not {value!r}", where=where, advice=f'write {name}: ["..."]')
-
-
-def _suggested_field(name: str) -> str:
-    near = difflib.get_close_matches(name, FIELDS, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(FIELDS)}"
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

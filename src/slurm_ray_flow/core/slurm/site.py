@@ -14,6 +14,7 @@ from typing import Any
 from slurm_ray_flow.core.cluster_report import CheckResult
 from slurm_ray_flow.core.errors import OptionError, Rejected
 from slurm_ray_flow.core.quantities import format_duration, format_memory
+from slurm_ray_flow.core.scheduler import JobRequest
 from slurm_ray_flow.core.slurm.partitions import (
     NODES_COMMAND,
     PARTITIONS_COMMAND,
@@ -23,7 +24,7 @@ from slurm_ray_flow.core.slurm.partitions import (
     parse_partitions,
 )
 from slurm_ray_flow.core.slurm.queue import NO_LIMIT
-from slurm_ray_flow.core.slurm.request import Request, sbatch_arguments
+from slurm_ray_flow.core.slurm.request import sbatch_arguments
 
 Problem = tuple[str, str]  # what is wrong, and what to try
 
@@ -68,7 +69,7 @@ def parse_site(partitions: str, nodes: str, version: str = "", groups: str = "")
     )
 
 
-def check(request: Request, site: Site, where: str = "") -> None:
+def check(request: JobRequest, site: Site, where: str = "") -> None:
     """See that a request fits to the partition it names, or to the default one; of several, one has to do.
 
     What the site does not show is not judged.
@@ -89,7 +90,7 @@ def check(request: Request, site: Site, where: str = "") -> None:
         raise Rejected(what, where=where, advice=_advised(advice, would_do(request, site)))
 
 
-def would_do(request: Request, site: Site) -> list[str]:
+def would_do(request: JobRequest, site: Site) -> list[str]:
     """The partitions that the request fits to."""
     return [
         partition.name
@@ -113,7 +114,7 @@ def _advised(advice: str, names: list[str]) -> str:
     return f"{advice}, or take partition={names[0]!r}{others}, which would do"
 
 
-def _problem(request: Request, partition: Partition, site: Site) -> Problem | None:
+def _problem(request: JobRequest, partition: Partition, site: Site) -> Problem | None:
     checks: list[Callable[[], Problem | None]] = [
         lambda: _open(partition),
         lambda: _allowed(request, partition, site),
@@ -135,7 +136,7 @@ def _open(partition: Partition) -> Problem | None:
     return f"partition {partition.name} {words.get(partition.state, f'is {partition.state}')}", "try again later"
 
 
-def _allowed(request: Request, partition: Partition, site: Site) -> Problem | None:
+def _allowed(request: JobRequest, partition: Partition, site: Site) -> Problem | None:
     name = partition.name
     if partition.root_only:
         return f"partition {name} is for administrators only", "take another one"
@@ -161,7 +162,7 @@ def _listed(names: frozenset[str]) -> str:
     return ", ".join(few) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _time(request: Request, partition: Partition) -> Problem | None:
+def _time(request: JobRequest, partition: Partition) -> Problem | None:
     if request.time_limit is None or partition.max_time is None or request.time_limit <= partition.max_time:
         return None
     wanted, most = format_duration(request.time_limit), format_duration(partition.max_time)
@@ -169,7 +170,7 @@ def _time(request: Request, partition: Partition) -> Problem | None:
     return what, "ask for less time; what keep_warm adds counts, too"
 
 
-def _node_count(request: Request, partition: Partition) -> Problem | None:
+def _node_count(request: JobRequest, partition: Partition) -> Problem | None:
     most = min(partition.max_nodes, partition.nodes) if partition.kinds else partition.max_nodes
     if request.nodes > most:
         kind = "a job may have" if partition.max_nodes <= partition.nodes else "there are"
@@ -184,7 +185,7 @@ def _node_count(request: Request, partition: Partition) -> Problem | None:
     return None
 
 
-def _node_size(request: Request, partition: Partition) -> Problem | None:
+def _node_size(request: JobRequest, partition: Partition) -> Problem | None:
     if not partition.kinds:
         return None
     name = partition.name
@@ -203,7 +204,7 @@ def _node_size(request: Request, partition: Partition) -> Problem | None:
     return _together(request, partition)
 
 
-def _together(request: Request, partition: Partition) -> Problem | None:
+def _together(request: JobRequest, partition: Partition) -> Problem | None:
     fitting = sum(kind.count for kind in partition.kinds if _fits(request, kind))
     if fitting >= request.nodes:
         return None
@@ -215,7 +216,7 @@ def _together(request: Request, partition: Partition) -> Problem | None:
     return f"nodes={request.nodes}, but {has} {' and '.join(wanted)}", "ask for others"
 
 
-def _fits(request: Request, kind: NodeKind) -> bool:
+def _fits(request: JobRequest, kind: NodeKind) -> bool:
     return (
         kind.cpus >= (request.cpus_per_node or 0)
         and kind.memory >= (request.memory or 0)
@@ -329,7 +330,7 @@ def _finite(value: float | None) -> float | None:
 NAME = "slurm"
 
 
-def slurm_finding(site: Site, request: Request) -> CheckResult:
+def slurm_finding(site: Site, request: JobRequest) -> CheckResult:
     """Whether the site would take a job that asks for nothing but what the cluster's block says.
 
     Args:
@@ -350,7 +351,7 @@ def slurm_finding(site: Site, request: Request) -> CheckResult:
     )
 
 
-def _place(site: Site, request: Request) -> str:
+def _place(site: Site, request: JobRequest) -> str:
     if request.partition:
         return request.partition
     return f"{site.default.name}, the default" if site.default else "where the site puts them"

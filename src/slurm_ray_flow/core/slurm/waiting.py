@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from slurm_ray_flow.core.slurm.queue import Job
+from slurm_ray_flow.core.scheduler import Job
 
 
 class Explanation(NamedTuple):

@@ -36,7 +36,7 @@ MODULES = {
     "pythons": "environment.pythons",
     "queue": "lock.queue",
     "runs": "agent.operations",
-    "slurm": "scheduler.slurm",
+    "scheduler": "scheduler.commands",
     "snapshots": "agent.snapshots",
     "survey": "agent.probe",
     "uv_tool": "environment.uv_tool",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 
@@ -123,19 +122,6 @@ _SHAPES: Dict[str, Dict[str, Callable[[Any], bool]]] = {
     "released": _IDLING,
 }
 """What home reads of an event, and what it must be; those of all events stand under ""."""
-
-
-_SUBMITTED, _PARSABLE = re.compile(r"Submitted batch job (\d+)\b"), re.compile(r"(\d+)(?:;\S+)?")
-
-
-def parse_submitted(output: str) -> str:
-    """The job's id in what sbatch printed, or "": the last line that tells one, since sites print more than that."""
-    lines = [line.strip() for line in output.splitlines()]
-    for told in (map(_SUBMITTED.search, lines), map(_PARSABLE.fullmatch, lines)):
-        found = [match[1] for match in told if match]
-        if found:
-            return found[-1]
-    return ""
 
 
 def find_event(events: Sequence[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:

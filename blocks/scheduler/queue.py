@@ -1,4 +1,4 @@
-"""What is in the queue of a Slurm cluster: asked once for all runs of this process, and seldom."""
+"""What is in the queue of a cluster: asked once for all runs of this process, and seldom."""
 
 from __future__ import annotations
 
@@ -6,29 +6,24 @@ import contextlib
 import contextvars
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
 from slurm_ray_flow.core.run import GONE, Event, Liveness, RunPaths, find_event
-from slurm_ray_flow.core.slurm.accounting import AccountingRecord, accounting_command, parse_accounting, verdict
-from slurm_ray_flow.core.slurm.queue import Job, expanded, parse_queue, pending_command, queue_command, run_of
-from slurm_ray_flow.core.slurm.waiting import ahead_of, waiting_text
+from slurm_ray_flow.core.scheduler import Dialect, Job, run_of
 from slurm_ray_flow.remote.shared.protocol import TRY
 
 SHORTEST_PACE, LONGEST_PACE = 2.0, 25.0
 """Seconds between two questions: growing while nothing changes, and short enough for a verdict within 30 s."""
 PENDING_PACE = 30.0
-SCANCEL_SECONDS = 20.0
+CANCEL_SECONDS = 20.0
 LAST_WORDS_SECONDS = 2.0
 """What a job wrote last may take so long from its node to the login node."""
 DISAGREEING_SECONDS = 300.0
 """So long a job that the accounts have as running counts as such, although the queue does not name it."""
-NEVER_SUBMITTED = (
-    f"the run was never submitted to Slurm: the program that launched it is gone{TRY}start the function again"
-)
 SIGN_PACE, SILENT_SECONDS = 10.0, 20.0
 """How often a job's program is looked for; it shows itself as often, and one that is silent so long may be gone."""
 ABSENT_SECONDS = 8.0
@@ -41,17 +36,18 @@ class JobQueue:
     Args:
         machine: where the commands run.
         user: whose jobs.
+        dialect: how the scheduler is spoken to.
 
     Attributes:
-        answers: whether Slurm answered the last question.
+        answers: whether the scheduler answered the last question.
     """
 
-    def __init__(self, machine: Machine, user: str) -> None:
-        self._machine, self._user = machine, user
+    def __init__(self, machine: Machine, user: str, dialect: Dialect) -> None:
+        self._machine, self._user, self.dialect = machine, user, dialect
         self._asking = threading.Lock()
         self._jobs: dict[str, Job] | None = None
         self._pace, self._due = SHORTEST_PACE, 0.0
-        self._ahead: dict[str, tuple[float, dict[str, Job]]] = {}
+        self._ahead: dict[str, tuple[float, Mapping[str, Job]]] = {}
         self._since: dict[str, float] = {}
         self._signs: dict[str, tuple[float | None, float, float]] = {}
         self._steps_are_seen: bool | None = None
@@ -62,7 +58,7 @@ class JobQueue:
     # ---- one run
 
     def fresh(self, run_id: str) -> Job | None:
-        """The job of a run, as Slurm says now; one question serves all who want to know at the same time."""
+        """The job of a run, as the scheduler says now; one question serves all who want to know at the same time."""
         wanted = time.monotonic()
         with self._asking:
             if self._asked_anew < wanted:
@@ -83,8 +79,13 @@ class JobQueue:
         self._refresh()
         job = (self._jobs or {}).get(paths.run_id)
         if not self.answers:
-            return Liveness(alive=True, waiting=f"Slurm on {self._machine.label} does not answer ({self._trouble})")
-        if job is not None and job.group != "ended" and not _without_head(job, events) and not _put_back(job, events):
+            return Liveness(alive=True, waiting=self._silence)
+        if (
+            job is not None
+            and job.group != "ended"
+            and not self._without_head(job, events)
+            and not _put_back(job, events)
+        ):
             self._since.pop(paths.run_id, None)
             if job.group == "running" and self._is_killed(paths, job):
                 return self._judged(paths, events, job)
@@ -96,30 +97,32 @@ class JobQueue:
         return self._judged(paths, events, job)
 
     def _judged(self, paths: RunPaths, events: Sequence[Event], job: Job | None) -> Liveness:
-        left = self._machine.ask("slurm.words", root=str(paths.root), run_id=paths.run_id)
+        left = self._machine.ask("scheduler.words", root=str(paths.root), run_id=paths.run_id)
         accounted = {run_of(one.name): one for one in self._accounted()} if job is None else {}
         known = accounted.get(paths.run_id)
         absent = time.monotonic() - self._since.get(paths.run_id, time.monotonic())
         if known is not None and known.group != "ended" and absent < DISAGREEING_SECONDS:
             return Liveness(alive=True)
         began = find_event(list(events), "allocated") is not None
-        cause, message = verdict(job or known, left["words"], began=began)
+        cause, message = self.dialect.verdict(job or known, left["words"], began=began)
         if job is None and known is None and not left["submitted"]:
-            cause, message = "lost", NEVER_SUBMITTED
-            self._machine.ask("slurm.cancel", root=str(paths.root), run_id=paths.run_id)  # nor will it be
+            cause, message = "lost", self._never_submitted
+            self._machine.ask("scheduler.cancel", root=str(paths.root), run_id=paths.run_id)  # nor will it be
         if cause == "cancelled" and left["cancelled"]:
             message = "The run was cancelled."
         if job is not None and job.group != "ended":
-            cause, message = _without_us(job, events)
-            self._machine.ask("commands.run", argv=scancel_command(job.job_id, job.name), timeout=SCANCEL_SECONDS)
+            cause, message = self._without_us(job, events)
+            self._machine.ask(
+                "commands.run", argv=self.dialect.cancel_command(job.job_id, job.name, False), timeout=CANCEL_SECONDS
+            )
         elif job is None and left["job"] and left["name"]:  # what the queue does not name may run all the same
-            command = scancel_command(left["job"], left["name"])
-            self._machine.ask("commands.run", argv=command, timeout=SCANCEL_SECONDS)
-        self._machine.ask("slurm.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
+            command = self.dialect.cancel_command(left["job"], left["name"], False)
+            self._machine.ask("commands.run", argv=command, timeout=CANCEL_SECONDS)
+        self._machine.ask("scheduler.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
         return Liveness(alive=False, cause=cause, message=message)
 
     def _is_killed(self, paths: RunPaths, job: Job) -> bool:
-        """Whether nothing of a job runs any more that Slurm calls running: what Slurm has there was killed as well.
+        """Whether nothing of a job runs any more that counts as running: the scheduler's own was killed as well.
 
         Its program gives no sign of life, and its node knows no process of it; that is asked only then.
         """
@@ -127,7 +130,7 @@ class JobQueue:
         sign, since, looked = self._signs.get(paths.run_id, (None, now, now - SIGN_PACE))
         if now - looked < SIGN_PACE:
             return False
-        found = self._machine.ask("slurm.sign_of_life", root=str(paths.root), run_id=paths.run_id)
+        found = self._machine.ask("scheduler.sign_of_life", root=str(paths.root), run_id=paths.run_id)
         since = since if found == sign else now
         self._signs[paths.run_id] = found, since, now
         if found is None:
@@ -138,11 +141,40 @@ class JobQueue:
 
     def _has_processes(self, job: Job) -> bool | None:
         """Whether a job's node knows processes of its script; None where it does not say."""
-        command = ["sstat", "--noheader", "--parsable2", f"--jobs={job.job_id}.batch", "--format=JobID"]
+        if self.dialect.processes_command is None:
+            return None
         with contextlib.suppress(SlurmRayFlowError):
-            done = self._machine.ask("commands.run", argv=command, timeout=SCANCEL_SECONDS)
+            command = self.dialect.processes_command(job.job_id)
+            done = self._machine.ask("commands.run", argv=command, timeout=CANCEL_SECONDS)
             return None if done["exit_code"] or done["stderr"].strip() else bool(done["stdout"].strip())
         return None
+
+    def _without_head(self, job: Job, events: Sequence[Event]) -> bool:
+        """Whether the head's node has been taken out of the job: it counts as down."""
+        began = find_event(list(events), "allocated")
+        node = began.get("node") if began else None
+        nodes = self.dialect.nodes_of(job.nodelist) if node and job.group == "running" else []
+        return bool(nodes) and node not in nodes
+
+    def _without_us(self, job: Job, events: Sequence[Event]) -> tuple[str, str]:
+        """Cause and message for a job that the scheduler goes on with, although our program is gone."""
+        name, number = self.dialect.name, job.job_id
+        if job.group == "waiting":
+            return "preempted", f"job {number} was put back into the queue, by an administrator or by {name} itself"
+        if not self._without_head(job, events):
+            killed = f"all processes of job {number} were killed, {name}'s own too, which still calls it running"
+            return "node_failed", killed
+        # Slurm keeps the other nodes for a job that has lost its first.
+        return "node_failed", f"the first node of job {number} failed, with our program on it"
+
+    @property
+    def _silence(self) -> str:
+        return f"{self.dialect.name} on {self._machine.label} does not answer ({self._trouble})"
+
+    @property
+    def _never_submitted(self) -> str:
+        never = f"the run was never submitted to {self.dialect.name}: the program that launched it is gone"
+        return f"{never}{TRY}start the function again"
 
     # ---- accounting
 
@@ -151,10 +183,12 @@ class JobQueue:
         found = self._accounted(name)
         return found[-1].job_id if found else None
 
-    def _accounted(self, *names: str) -> list[AccountingRecord]:
-        command = accounting_command(self._user, names)
-        answer = self._machine.ask("slurm.query", root=self._root, name="accounting", command=command, age=0.0)
-        return [] if answer["error"] else list(parse_accounting(answer["text"]).values())
+    def _accounted(self, *names: str) -> list[Job]:
+        if self.dialect.accounting_command is None:
+            return []
+        command = self.dialect.accounting_command(self._user, names)
+        answer = self._machine.ask("scheduler.query", root=self._root, name="accounting", command=command, age=0.0)
+        return [] if answer["error"] else list(self.dialect.parse_accounting(answer["text"]).values())
 
     # ---- questions
 
@@ -190,11 +224,12 @@ class JobQueue:
             self._asking.release()
 
     def _ask(self, age: float) -> None:
-        command, began = queue_command(self._user), time.monotonic()
-        answer = self._machine.ask("slurm.query", root=self._root, name="queue", command=command, age=age)
+        command, began = self.dialect.queue_command(self._user), time.monotonic()
+        answer = self._machine.ask("scheduler.query", root=self._root, name="queue", command=command, age=age)
         self.answers, self._trouble, self._clock = not answer["error"], answer["error"], answer["time"]
         if self.answers:
-            jobs = {run_of(job.name): job for job in parse_queue(answer["text"]).values() if job.cause != "rejected"}
+            listed = self.dialect.parse_queue(answer["text"]).values()
+            jobs = {run_of(job.name): job for job in listed if job.cause != "rejected"}
             changed = self._jobs is None or _states(jobs) != _states(self._jobs)
             self._pace = SHORTEST_PACE if changed else min(1.5 * self._pace, LONGEST_PACE)
             self._jobs, self._taken = jobs, began
@@ -203,19 +238,21 @@ class JobQueue:
         self._due = time.monotonic() + self._pace
 
     def _explained(self, job: Job) -> str:
-        return waiting_text(job, ahead_of(job, self._pending(job.partition).values()), self._clock)
+        return self.dialect.explain(job, self._pending(job.partition).values(), self._clock)
 
-    def _pending(self, partition: str) -> dict[str, Job]:
+    def _pending(self, partition: str) -> Mapping[str, Job]:
+        if self.dialect.pending_command is None:
+            return {}
         asked, known = self._ahead.get(partition, (float("-inf"), {}))
         if time.monotonic() - asked < PENDING_PACE:
             return known
         self._ahead[partition] = time.monotonic(), known
-        command, name = pending_command(partition), f"pending-{partition.replace('/', '-')}"
+        command, name = self.dialect.pending_command(partition), f"pending-{partition.replace('/', '-')}"
         try:
-            answer = self._machine.ask("slurm.query", root=self._root, name=name, command=command, age=PENDING_PACE)
+            answer = self._machine.ask("scheduler.query", root=self._root, name=name, command=command, age=PENDING_PACE)
         except SlurmRayFlowError:
             return known
-        self._ahead[partition] = time.monotonic(), parse_queue(answer["text"])
+        self._ahead[partition] = time.monotonic(), self.dialect.parse_queue(answer["text"])
         return self._ahead[partition][1]
 
 
@@ -226,41 +263,9 @@ def _patience(job: Job | None) -> float:
     return LAST_WORDS_SECONDS if job.nodelist else 0.0  # one that never had a node has nothing to say
 
 
-def _without_head(job: Job, events: Sequence[Event]) -> bool:
-    """Whether Slurm has taken the head's node out of the job: it counts as down."""
-    began = find_event(list(events), "allocated")
-    node = began.get("node") if began else None
-    return bool(node and job.group == "running" and job.nodelist and node not in expanded(job.nodelist))
-
-
 def _put_back(job: Job, events: Sequence[Event]) -> bool:
     """Whether a job waits again whose program had begun: it would not begin a second time."""
     return job.group == "waiting" and find_event(list(events), "allocated") is not None
-
-
-def _without_us(job: Job, events: Sequence[Event]) -> tuple[str, str]:
-    """Cause and message for a job that Slurm goes on with, although our program is gone."""
-    if job.group == "waiting":
-        return "preempted", f"job {job.job_id} was put back into the queue, by an administrator or by Slurm itself"
-    if not _without_head(job, events):
-        return (
-            "node_failed",
-            f"all processes of job {job.job_id} were killed, Slurm's own too, which still calls it running",
-        )
-    # Slurm keeps the other nodes for a job that has lost its first.
-    return "node_failed", f"the first node of job {job.job_id} failed, with our program on it"
-
-
-def scancel_command(number: str, name: str = "", gently: bool = False) -> list[str]:
-    """Ends one job. The name beside its id: an id that Slurm has given to another job ends nothing.
-
-    Args:
-        number: the job's id.
-        name: its name, where that is known.
-        gently: tell its script only, which ends the job in order.
-    """
-    softly = ["--batch", "--signal=TERM"] if gently else []
-    return ["scancel", *softly, *([f"--name={name}"] if name else []), number]
 
 
 def _states(jobs: dict[str, Job]) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Slurm's commands, as home has them run on a login node: a submission that happens once, questions that don't crowd.
+"""A scheduler's commands, run on a login node for home: a submission that happens once, questions that don't crowd.
 
-What the commands say is read at home (core/slurm); here stands only what must happen where the files are.
+What they are and say is known at home (`core/scheduler.py`); here stands only what must happen where the files are.
 """
 
 from __future__ import annotations
@@ -21,38 +21,37 @@ from slurm_ray_flow.remote.shared import processes
 from slurm_ray_flow.remote.shared.events import RunFiles, tail
 from slurm_ray_flow.remote.shared.files import lock_if_possible, private_folder, write
 from slurm_ray_flow.remote.shared.liveness import noted_alive
-from slurm_ray_flow.remote.shared.protocol import OperationError, is_moment, parse_json, parse_submitted
+from slurm_ray_flow.remote.shared.protocol import OperationError, is_moment, parse_json
 
 SUBMIT_SECONDS = 60.0
-"""`sbatch` itself tries for long when its controller is away; home tries again, and can say so meanwhile."""
+"""`sbatch`, for one, tries for long when its controller is away; home tries again, and can say so meanwhile."""
 QUERY_SECONDS = 30.0
 NO_ANSWER = "it did not answer"
+QUESTIONS = "slurm"
+"""The folder of answers in the root, as it has always been called, whatever the scheduler."""
 SPACING = 2.0
 """Seconds between two questions to the scheduler, whoever asks: all launches of a root folder share them."""
-DEFAULTS = {"SBATCH_ACCOUNT": "account", "SBATCH_PARTITION": "partition", "SBATCH_QOS": "qos"}
-"""Variables that a user has for all his jobs. They count where the run names nothing else, and are told."""
-_OF_SLURM = ("SBATCH_", "SRUN_", "SLURM_")
-_NOT_OF_JOBS = re.compile("SLURM_(CONF|JWT|SACK|MPI_TYPE|PMIX|ROOT$|HOME$|DIR$|PREFIX$)")
 
 
-# ---- submission
-
-
-def submit(root: str, run_id: str, command: List[str], again: str = "") -> Dict[str, Any]:
+def submit(
+    root: str, run_id: str, command: List[str], name: str, rules: Dict[str, Any], again: str = ""
+) -> Dict[str, Any]:
     """Submit a run's script, once.
 
-    A mark is written before `sbatch` starts, and its answer goes to a file whoever lives to see it. A run with a mark
-    and no answer may be in the queue: then nothing is submitted, unless home has looked there and names that mark.
+    A mark is written before the command starts, and its answer goes to a file whoever lives to see it. A run with a
+    mark and no answer may be in the queue: then nothing is submitted, unless home has looked there and names that mark.
 
     Args:
         root: the root folder.
         run_id: the run.
-        command: `sbatch` with its arguments, without the script.
+        command: what submits, with its arguments, without the script.
+        name: the job's.
+        rules: `SubmissionRules.of` of the scheduler's dialect.
         again: the mark of a submission that did not reach the queue.
 
     Returns:
-        job: its id, or None; told: what may be one although sbatch failed, or ""; defaults: the variables that count;
-        code, out, err: of sbatch, code None where it is not known how it ended; mark.
+        job: its id, or None; told: what may be one although the command failed, or "";
+        defaults: the variables that count; code, out, err: of the command, code None where its end is not known; mark.
     """
     run = RunFiles(root, run_id)
     with _alone(os.path.join(run.folder, "submit.lock"), SUBMIT_SECONDS + 10):
@@ -61,10 +60,10 @@ def submit(root: str, run_id: str, command: List[str], again: str = "") -> Dict[
             return {"job": known, "told": known, "code": 0, "out": "", "err": "", "mark": ""}
         mark = _read(_mark_file(run))
         if mark and mark.get("id") != again:
-            return _earlier(run, mark)
+            return _earlier(run, mark, rules)
         if os.path.exists(run.cancel):
             raise OperationError("the run was cancelled", cause="cancelled")
-        return _submit(run, command)
+        return _submit(run, command, name, rules)
 
 
 def note(root: str, run_id: str, job: str) -> None:
@@ -79,15 +78,14 @@ def job_of(run: RunFiles) -> Optional[str]:
     return str(known["job"]) if known else None
 
 
-def _submit(run: RunFiles, command: List[str]) -> Dict[str, Any]:
-    name = next((word.partition("=")[2] for word in command if word.startswith("--job-name=")), "")
+def _submit(run: RunFiles, command: List[str], name: str, rules: Dict[str, Any]) -> Dict[str, Any]:
     here = {key: value for key, value in processes.this().items() if key in ("host", "boot_id", "namespace")}
     mark = {"id": secrets.token_hex(8), "name": name, **here}
     write(_mark_file(run), json.dumps(mark).encode())
     with open(_out(run), "wb") as out, open(_err(run), "wb") as err:
         process = subprocess.Popen(
             [*command, run.script], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True,
-            env=variables(processes.inherited()),
+            env=variables(processes.inherited(), rules),
         )  # fmt: skip
     write(_mark_file(run), json.dumps({**mark, "pid": process.pid, "started": processes.started(process.pid)}).encode())
     code: Optional[int] = None
@@ -97,42 +95,48 @@ def _submit(run: RunFiles, command: List[str]) -> Dict[str, Any]:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    named = {word.partition("=")[0][2:] for word in command}
-    defaults = {name: os.environ[name] for name, field in DEFAULTS.items() if name in os.environ and field not in named}
-    return {**_answer(run, str(mark["id"]), code), "defaults": defaults}
+    defaults = {variable: os.environ[variable] for variable in rules["defaults"] if variable in os.environ}
+    return {**_answer(run, str(mark["id"]), code, rules), "defaults": defaults}
 
 
-def variables(given: Dict[str, str]) -> Dict[str, str]:
-    """Those of a start file or of a job around this, without what would change the job that is asked for, or its steps.
-
-    Slurm's commands take nearly each of their options from a variable, too, and hand all variables on to the job.
-    """
+def variables(given: Dict[str, str], rules: Dict[str, Any]) -> Dict[str, str]:
+    """Those of a start file or of a job around this, without what would change the new job, or its steps."""
     return {
         name: value
         for name, value in given.items()
-        if not name.startswith(_OF_SLURM) or name in DEFAULTS or _NOT_OF_JOBS.match(name)
+        if not name.startswith(tuple(rules["dropped"])) or (rules["kept"] and re.match(rules["kept"], name))
     }
 
 
-def _earlier(run: RunFiles, mark: Dict[str, Any]) -> Dict[str, Any]:
-    """What became of a submission whose client is gone; its `sbatch` may still be at it."""
+def _earlier(run: RunFiles, mark: Dict[str, Any], rules: Dict[str, Any]) -> Dict[str, Any]:
+    """What became of a submission whose client is gone; its command may still be at it."""
     deadline = time.monotonic() + SUBMIT_SECONDS
     while _runs(mark) and time.monotonic() < deadline:
         time.sleep(0.1)
-    return _answer(run, str(mark["id"]), None)
+    return _answer(run, str(mark["id"]), None, rules)
 
 
 def _runs(mark: Dict[str, Any]) -> bool:
     return "pid" in mark and bool(noted_alive(mark))
 
 
-def _answer(run: RunFiles, mark: str, code: Optional[int]) -> Dict[str, Any]:
+def _answer(run: RunFiles, mark: str, code: Optional[int], rules: Dict[str, Any]) -> Dict[str, Any]:
     out, err = tail(_out(run), 10000), tail(_err(run), 10000)
-    told = parse_submitted(out)
+    told = job_id_in(out, rules)
     job = told if told and code in (0, None) else None
     if job:
         note(run.root, run.id, job)
     return {"job": job, "told": told, "code": code, "out": out, "err": err, "mark": mark}
+
+
+def job_id_in(output: str, rules: Dict[str, Any]) -> str:
+    """The job's id in what was printed, or "": the last line that tells one, since sites print more than that."""
+    lines = [line.strip() for line in output.splitlines()]
+    for pattern in rules["job_id"]:
+        found = [match[1] for match in (re.search(pattern, line) for line in lines) if match]
+        if found:
+            return str(found[-1])
+    return ""
 
 
 def _mark_file(run: RunFiles) -> str:
@@ -162,7 +166,7 @@ def query(root: str, name: str, command: List[str], age: float) -> Dict[str, Any
     Returns:
         text; error ("" where the command succeeded); time, in seconds since 1970 by this host's clock.
     """
-    folder = private_folder(os.path.join(root, "slurm"))
+    folder = private_folder(os.path.join(root, QUESTIONS))
     file, began = os.path.join(folder, name + ".json"), time.time()
     known = _read(file)
     if _is_young(known, began, age):
@@ -198,7 +202,9 @@ def _asked(command: List[str]) -> Dict[str, Any]:
         )
     except OSError as error:
         raise OperationError(
-            "{} can't be started: {}".format(command[0], error.strerror), "", "is this host a login node of Slurm?"
+            "{} can't be started: {}".format(command[0], error.strerror),
+            "",
+            "is this host a login node?",
         ) from error
     except subprocess.TimeoutExpired:
         text, error_text = "", "{} within {:g} s".format(NO_ANSWER, QUERY_SECONDS)
@@ -234,7 +240,7 @@ def close(root: str, run_id: str, cause: str, message: str) -> None:
 
 
 def words(root: str, run_id: str) -> Dict[str, Any]:
-    """The last lines that the job wrote, Slurm's own too; whether it was submitted and cancelled; its id and name."""
+    """The last lines of the job's log, the scheduler's too; whether it was submitted and cancelled; its id and name."""
     run = RunFiles(root, run_id)
     mark = _read(_mark_file(run))
     known = {"job": job_of(run), "name": mark.get("name", ""), "submitted": bool(mark)}
@@ -288,11 +294,11 @@ def _read(path: str) -> Dict[str, Any]:
 
 
 OPERATIONS: Dict[str, Any] = {
-    "slurm.submit": submit,
-    "slurm.note": note,
-    "slurm.query": query,
-    "slurm.cancel": cancel,
-    "slurm.close": close,
-    "slurm.words": words,
-    "slurm.sign_of_life": sign_of_life,
+    "scheduler.submit": submit,
+    "scheduler.note": note,
+    "scheduler.query": query,
+    "scheduler.cancel": cancel,
+    "scheduler.close": close,
+    "scheduler.words": words,
+    "scheduler.sign_of_life": sign_of_life,
 }

@@ -1,1 +1,0 @@
-"""Slurm through a shell: submission, the queue, the end of a job."""

@@ -1,0 +1,220 @@
+"""The seam to schedulers: what a job asks for, what a queue says of it, and a scheduler's dialect.
+
+A dialect is pure: commands as lists of arguments, and what their answers mean. `core/slurm` has the first one. The
+commands are run by `blocks/scheduler` at home and `remote/scheduler/commands.py` on the login node, the same for all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
+
+from slurm_ray_flow.core.cluster_report import CheckResult
+from slurm_ray_flow.core.errors import Rejected
+
+Group = Literal["waiting", "running", "ended", "unknown"]
+Argv = list[str]
+
+
+@dataclasses.dataclass(frozen=True)
+class JobRequest:
+    """What one job asks for. "" and None ask for nothing: the partition's or the site's default counts.
+
+    Attributes:
+        name: the job's name, by which it is found again.
+        nodes: how many nodes, exactly.
+        cpus_per_node, gpus_per_node: of each node.
+        memory: bytes of each node.
+        time_limit: seconds.
+        partition, account, qos, constraint, reservation, exclude: as the scheduler takes them.
+        extra: more options of the command that submits, each one text: "--mail-type=END" or "-w c1".
+        output: the file that gets both outputs of the job, an absolute path.
+        chdir: where the job starts.
+        warn_seconds: how long before its end the job's script gets SIGUSR1; 0 for no warning.
+    """
+
+    name: str
+    nodes: int = 1
+    cpus_per_node: int | None = None
+    gpus_per_node: int = 0
+    memory: int | None = None
+    time_limit: float | None = None
+    partition: str = ""
+    account: str = ""
+    qos: str = ""
+    constraint: str = ""
+    reservation: str = ""
+    exclude: str = ""
+    extra: tuple[str, ...] = ()
+    output: str = ""
+    chdir: str = ""
+    warn_seconds: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One job as the queue shows it; each dialect has a class of its own. None and "" are what is not said.
+
+    Attributes:
+        job_id: the number; in Slurm "7_1" for a task of an array, "7+1" for a part of a heterogeneous job.
+        state: the scheduler's own word, in full: "PENDING".
+        reason: why it waits, or why it failed.
+        nodes: how many.
+        nodelist: which ones, once it has them.
+        priority: a higher one starts earlier.
+        start, end: seconds since 1970; of a job that waits, what the scheduler expects.
+        used, limit: seconds; an infinite limit is none.
+        submitted: seconds since 1970.
+    """
+
+    job_id: str
+    name: str
+    state: str
+    reason: str = ""
+    partition: str = ""
+    nodes: int | None = None
+    nodelist: str = ""
+    priority: int | None = None
+    start: float | None = None
+    end: float | None = None
+    used: float | None = None
+    limit: float | None = None
+    submitted: float | None = None
+
+    @property
+    def group(self) -> Group:
+        """Where it is; "unknown" for a state that nobody knows."""
+        raise NotImplementedError
+
+    @property
+    def cause(self) -> str | None:
+        """Why it has no outcome of ours, if it has ended: one of the words of `CAUSES`."""
+        raise NotImplementedError
+
+
+_LONGEST = 40
+
+
+def job_name(function: str, run_id: str) -> str:
+    """The name under which a run is in the queue: "train.6f1c..."."""
+    plain = re.sub("[^A-Za-z0-9_-]+", "-", function.rpartition(":")[2].rpartition(".")[2]).strip("-")
+    return f"{plain[:_LONGEST] or 'run'}.{run_id}"
+
+
+def run_of(name: str) -> str:
+    """The run that a job of this name belongs to; "" for a job that is none of ours."""
+    return name.partition(".")[2]
+
+
+@dataclasses.dataclass(frozen=True)
+class SubmissionRules:
+    """What the login node must know to run the command that submits.
+
+    Attributes:
+        job_id: patterns whose first group is the job's id in a line of its output; an earlier pattern counts more.
+        dropped: beginnings of the names of variables that would change the job: it does not get these.
+        kept: a pattern of names that are kept although they begin so.
+        defaults: variables that a user has for all jobs, with the field of a request that overrules each.
+    """
+
+    job_id: Sequence[str]
+    dropped: Sequence[str] = ()
+    kept: str = ""
+    defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def of(self, request: JobRequest) -> dict[str, Any]:
+        """The rules for one submission, as JSON can hold them."""
+        counting = [variable for variable, field in self.defaults.items() if not getattr(request, field)]
+        return {"job_id": self.job_id, "dropped": self.dropped, "kept": self.kept, "defaults": counting}
+
+
+class PartitionLoad(NamedTuple):
+    """How much of the partition is taken that jobs go to."""
+
+    partition: str
+    cpus: int = 0
+    busy: int = 0
+    gpus: int = 0
+    gpus_taken: int = 0
+
+
+class _Verdict(Protocol):
+    def __call__(self, job: Job | None, words: str, *, began: bool) -> tuple[str, str]: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class SiteDialect:
+    """How a scheduler tells what a site has. A site is what `parse` makes of the answers.
+
+    Attributes:
+        commands: the questions, by the names of `parse`'s parameters.
+        counted: those of them that the scheduler's controller answers; they take their turn.
+        parse: the site of the answers.
+        check: see that a request fits to it; a `Rejected` names the limit, `where`, and what would do.
+        finding: whether it would take such a job, as a line of `srf check`.
+        load: how much is taken of this partition, or of the default one.
+        columns, rows, values: what it has, as a table and for scripts.
+        advice: what to try where it does not answer.
+    """
+
+    commands: Mapping[str, Argv]
+    counted: Sequence[str]
+    parse: Callable[..., Any]
+    check: Callable[[JobRequest, Any, str], None]
+    finding: Callable[[Any, JobRequest], CheckResult]
+    load: Callable[[Any, str], PartitionLoad]
+    columns: Sequence[str]
+    rows: Callable[[Any], list[list[str]]]
+    values: Callable[[Any], dict[str, Any]]
+    advice: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Dialect:
+    """What one scheduler is told, and what its answers mean.
+
+    Attributes:
+        name: what people call the scheduler: "Slurm".
+        submit_command: the whole command but the script's path; an `OptionError` where no job can be asked for so.
+        rules: how the login node runs it.
+        answer_unknown: whether the job may be in the queue although the command failed with this text.
+        is_transient: whether the same submission may succeed a moment later.
+        words: what the command itself said in its output.
+        rejected: the refusal of a text of errors, and where.
+        submitted_nothing: the error for output and errors of a command that succeeds and leaves no job, and where.
+        queue_command: the one question for all jobs of a user, those that have just ended among them.
+        parse_queue: the jobs of the answer, by their ids.
+        cancel_command: ends the job of an id and, unless "", of this name; True tells its script only.
+        verdict: cause and message of a job's end, from the last lines of its log and whether our program had begun.
+        directives: the lines of a script that ask for the same.
+        explain: why a job waits, in a line, by the jobs that `pending_command` shows and the cluster's time.
+        pending_command: the question for who waits in a partition.
+        nodes_of: the names of a node list.
+        accounting_command: the question for a user's jobs of the last days, or those of these names; None without.
+        parse_accounting: the jobs of the answer, by their ids.
+        processes_command: tells on standard output that a job's node knows processes of it; None where nothing can.
+        site: how it tells what it has; None where it does not.
+    """
+
+    name: str
+    submit_command: Callable[[JobRequest], Argv]
+    rules: SubmissionRules
+    answer_unknown: Callable[[str], bool]
+    is_transient: Callable[[str], bool]
+    words: Callable[[str], str]
+    rejected: Callable[[str, str], Rejected]
+    submitted_nothing: Callable[[str, str, str], Rejected]
+    queue_command: Callable[[str], Argv]
+    parse_queue: Callable[[str], Mapping[str, Job]]
+    cancel_command: Callable[[str, str, bool], Argv]
+    verdict: _Verdict
+    directives: Callable[[JobRequest], list[str]] = lambda _: []
+    explain: Callable[[Job, Iterable[Job], float], str] = lambda job, _, __: f"waits: {job.reason or job.state}"
+    pending_command: Callable[[str], Argv] | None = None
+    nodes_of: Callable[[str], list[str]] = str.split
+    accounting_command: Callable[[str, Sequence[str]], Argv] | None = None
+    parse_accounting: Callable[[str], Mapping[str, Job]] = lambda _: {}
+    processes_command: Callable[[str], Argv] | None = None
+    site: SiteDialect | None = None
