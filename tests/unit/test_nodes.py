@@ -1,49 +1,82 @@
-"""The head's view of its other nodes, with a stand-in for srun that speaks as their workers do."""
-
-import os
+"""The head's view of its other nodes, with a launcher whose programs speak as their workers do."""
 
 import pytest
 
 from slurm_ray_flow.remote.driver import ray_session
 from slurm_ray_flow.remote.scheduler import node_launcher
+from slurm_ray_flow.remote.scheduler.node_launcher import NodeLauncher, NodeWorkers, Srun
 from slurm_ray_flow.remote.shared.events import RunFiles
 from support import wait_for
 
-STAND_IN = """#!/bin/sh
-echo '{"node": "c2", "what": "ready", "cpus": 1}'
-echo '{"node": "c3", "what": "ready", "cpus": 1}'
-exec cat > /dev/null
-"""
+READY = """echo '{"node": "c2", "what": "ready", "cpus": 1}'; echo '{"node": "c3", "what": "ready", "cpus": 1}';"""
+STAYS = "exec cat > /dev/null"
 
 
-def test_nodes_that_have_become_silent_are_lost_and_the_head_goes_on(tmp_path, monkeypatch):
-    srun = tmp_path / "srun"
-    srun.write_text(STAND_IN)
-    srun.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
+class Shell(NodeLauncher):
+    """Runs a line of shell for each node, or one for all of them."""
+
+    def __init__(self, script, together=False):
+        self.script, self.together = script, together
+
+    def commands(self, names, program):
+        return {tuple(names): self.command("", program)} if self.together else super().commands(names, program)
+
+    def command(self, name, program):
+        return ["/bin/sh", "-c", self.script, name]
+
+
+@pytest.fixture
+def others(tmp_path):
+    started = []
+
+    def start(launcher):
+        started.append(NodeWorkers(RunFiles(str(tmp_path), "run"), ["c2", "c3"], launcher))
+        return started[0]
+
+    yield start
+    started[0].end()
+
+
+def test_nodes_that_have_become_silent_are_lost_and_the_head_goes_on(others, monkeypatch):
     monkeypatch.setattr(node_launcher, "SILENT_SECONDS", 0.2)
-    others = node_launcher.NodeWorkers(RunFiles(str(tmp_path), "run"), ["c2", "c3"])
-    lost = []
-    wait_for(lambda: lost.extend(others.listen()) or len(lost) == 2)
+    workers, lost = others(Shell(READY + STAYS, together=True)), []
+    wait_for(lambda: lost.extend(workers.listen()) or len(lost) == 2)
     assert sorted(lost) == ["c2", "c3"]
-    assert all("silent" in why for why in others.lost.values())
-    assert others.listen() == []
-    others.end()
+    assert all("silent" in why for why in workers.lost.values())
+    assert workers.listen() == []
 
 
-def test_a_node_whose_last_word_is_read_when_the_step_has_ended_is_news(tmp_path, monkeypatch):
+def test_a_node_whose_last_word_is_read_when_the_step_has_ended_is_news(others):
     """It is read where the step's end is noted, a moment before anybody listens."""
-    srun = tmp_path / "srun"
-    srun.write_text("""#!/bin/sh
-echo '{"node": "c2", "what": "ready", "cpus": 1}'
-echo '{"node": "c2", "what": "ended", "why": "Slurm told it to end"}'
-""")
-    srun.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    others = node_launcher.NodeWorkers(RunFiles(str(tmp_path), "run"), ["c2"])
-    wait_for(lambda: node_launcher._has_ended(others.pid))
-    others.ended(0)
-    assert others.listen() == ["c2"]
+    script = """echo '{"node": "c2", "what": "ended", "why": "it was told to end"}'; sleep 0.1"""
+    workers = others(Shell(READY + script, together=True))
+    (pid,) = workers.pids
+    wait_for(workers._channels[0].has_ended)
+    workers.ended(pid, 0)
+    assert sorted(workers.listen()) == ["c2", "c3"]
+    assert workers.lost["c2"] == "it was told to end"
+
+
+def test_of_nodes_with_a_process_each_one_is_lost_with_its_own(others):
+    workers = others(Shell("""echo '{"node": "'$0'", "what": "ready", "cpus": 1}'; """ + STAYS))
+    wait_for(lambda: workers.listen() or workers.all_ready)
+    workers.ended(workers.pids[1], 255)
+    assert workers.listen() == ["c3"]
+    assert list(workers.lost) == ["c3"]
+
+
+def test_no_process_speaks_for_a_node_that_it_does_not_serve(others):
+    workers = others(Shell("[ $0 = c3 ] || { " + READY + " }; " + STAYS))
+    wait_for(lambda: workers.listen() or "c2" in workers.ready)
+    assert list(workers.ready) == ["c2"]
+
+
+def test_srun_starts_one_step_on_all_nodes_but_the_first():
+    ((names, command),) = Srun().commands(["c2", "c3"], ["python", "-I"]).items()
+    assert names == ("c2", "c3")
+    assert command[0] == "srun"
+    assert command[-2:] == ["python", "-I"]
+    assert {"--relative=1", "--nodes=2", "--ntasks=2"} < set(command)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ from slurm_ray_flow.remote.head.calls import GRACE, RunningCall, Standby
 from slurm_ray_flow.remote.head.inbox import Idling, Inbox, close, close_if_nobody_waits, record_end
 from slurm_ray_flow.remote.head.ray_nodes import RayNodes
 from slurm_ray_flow.remote.lock.share import LockShare
-from slurm_ray_flow.remote.scheduler import job
+from slurm_ray_flow.remote.scheduler.contexts import context_of
+from slurm_ray_flow.remote.scheduler.job import NoJob
 from slurm_ray_flow.remote.shared import limits, processes, script_end, working_directory
 from slurm_ray_flow.remote.shared.events import RunFiles
 from slurm_ray_flow.remote.shared.protocol import find_event
@@ -53,6 +54,7 @@ class Allocation:
         self._last = run.folder
         self._stop: Optional[Dict[str, str]] = None
         self._keeper = os.getppid()
+        self._job = context_of(spec)
         self._wake, self._wake_end = os.pipe()
         self._filling, self._next_sign = 0, 0.0
 
@@ -85,10 +87,8 @@ class Allocation:
     def _on_signal(self, number: int, _: object) -> None:
         if os.getppid() != self._keeper:
             self.stop("lost", "The head's keeper was killed.")
-        elif job.in_job(self._spec):
-            self.stop(*job.why_ended(self._run))
         else:
-            self.stop("cancelled", "The head was told to end by {}.".format(signal.Signals(number).name))
+            self.stop(*self._job.why_ended(self._run, signal.Signals(number).name))
 
     def _on_warning(self, *_: object) -> None:
         """Warn the call of a preemption: Slurm ends the job soon, and not for its time limit, which is known."""
@@ -118,7 +118,7 @@ class Allocation:
 
     def _give_sign_of_life(self) -> None:
         """Touch the events in a job, which Slurm may call running long after all its processes are gone."""
-        if time.monotonic() >= self._next_sign and job.in_job(self._spec):
+        if time.monotonic() >= self._next_sign and not isinstance(self._job, NoJob):
             self._next_sign = time.monotonic() + SIGN_OF_LIFE_EVERY
             with contextlib.suppress(OSError):
                 os.utime(self._run.events)
@@ -284,7 +284,7 @@ class Allocation:
             self._reap()
             self._watch_ray()
             time.sleep(POLL)
-        return ray_nodes.blamed(ended, used, self._ray, job.in_job(self._spec))
+        return ray_nodes.blamed(ended, used, self._ray, self._job)
 
     # ---- the end
 

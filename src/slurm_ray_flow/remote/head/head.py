@@ -31,7 +31,7 @@ from slurm_ray_flow.remote.head.allocation import Allocation
 from slurm_ray_flow.remote.head.inbox import close
 from slurm_ray_flow.remote.lock.share import LockShare
 from slurm_ray_flow.remote.lock.turn import Turn, waits_for
-from slurm_ray_flow.remote.scheduler import job
+from slurm_ray_flow.remote.scheduler.contexts import context_of
 from slurm_ray_flow.remote.shared import container, limits, processes, working_directory
 from slurm_ray_flow.remote.shared.events import RunFiles, claim, tail
 from slurm_ray_flow.remote.shared.files import private_folder
@@ -120,7 +120,7 @@ def keep(run: RunFiles, spec: Dict[str, Any], ready: Optional[int] = None) -> in
         processes.become_subreaper()
         private_folder(run.inbox)
         run.keep_reserve()
-        run.record("allocated", **processes.this(), **(job.described() if job.in_job(spec) else {}))
+        run.record("allocated", **processes.this(), **context_of(spec).described())
     if ready is not None:
         os.write(ready, b"1")
         os.close(ready)
@@ -169,7 +169,7 @@ def _be_inner(run: RunFiles, spec: Dict[str, Any], note: SharedNote, tenure: Opt
     code = 1
     try:
         processes.become_subreaper()
-        spec = _with_environment(tenure.enter() if tenure else job.with_share(spec), note)
+        spec = _with_environment(tenure.enter() if tenure else context_of(spec).with_share(spec), note)
         if spec.get("container"):
             container.examine(spec)
         allocation = Allocation(run, spec, note, tenure)

@@ -6,8 +6,9 @@ import json
 from typing import Any, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote.head.ray_cluster import LOOPBACK, RayCluster
-from slurm_ray_flow.remote.scheduler import job
-from slurm_ray_flow.remote.scheduler.node_launcher import NodeWorkers, others
+from slurm_ray_flow.remote.scheduler.contexts import context_of
+from slurm_ray_flow.remote.scheduler.job import JobContext, own_address
+from slurm_ray_flow.remote.scheduler.node_launcher import NodeWorkers
 from slurm_ray_flow.remote.shared.events import RunFiles
 from slurm_ray_flow.remote.shared.files import write
 
@@ -21,24 +22,26 @@ class RayNodes:
         environment: the variables that Ray's processes get.
 
     Attributes:
-        others: the other hosts, as Slurm calls them.
+        others: the other hosts, as the scheduler calls them.
         address: host:port of its head, once all nodes are ready.
         failure: why there is no Ray; None where there is, or may be.
     """
 
     def __init__(self, run: RunFiles, spec: Dict[str, Any], environment: Dict[str, str]) -> None:
         self._run, self._spec = run, spec
-        self.others = others() if int(spec.get("nodes") or 1) > 1 and job.in_job(spec) else []
+        self._job = context_of(spec)
+        self.others = self._job.others() if int(spec.get("nodes") or 1) > 1 else []
         self._nodes: Optional[NodeWorkers] = None
-        own_address = job.own_address(self.others[0]) if self.others else LOOPBACK
-        host = _dashboard_host(spec) if spec.get("dashboard") else ""
-        self._head = RayCluster(spec, environment, own_address, dashboard_host=host)
+        address = own_address(self.others[0]) if self.others else LOOPBACK
+        # In a job the address that the login node can reach, where Ray's token keeps others out; else loopback.
+        host = self._job.address_for_login() if spec.get("dashboard") else ""
+        self._head = RayCluster(spec, environment, address, dashboard_host=host)
         self.address: Optional[str] = None
 
     def start(self) -> None:
         """Start Ray; `poll` says when it is ready."""
         if self.others:
-            self._nodes = NodeWorkers(self._run, self.others)
+            self._nodes = NodeWorkers(self._run, self.others, self._job.launcher())
             self._nodes.prepare(self._head.token, self._head.folder)
         self._head.start()
 
@@ -74,8 +77,8 @@ class RayNodes:
         """Note that a process has ended, if it is Ray's."""
         if pid == self._head.pid:
             self._head.ended(code)
-        elif self._nodes is not None and pid == self._nodes.pid:
-            self._nodes.ended(code)
+        elif self._nodes is not None:
+            self._nodes.ended(pid, code)
 
     def end(self) -> None:
         """Have the other nodes leave."""
@@ -114,13 +117,13 @@ class RayNodes:
     @property
     def pids(self) -> List[int]:
         """Ray's processes that are children of this one."""
-        found = [self._head.pid, self._nodes.pid if self._nodes else None]
+        found = [self._head.pid, *(self._nodes.pids if self._nodes else [])]
         return [pid for pid in found if pid is not None]
 
     @property
     def own_processes(self) -> Set[int]:
         """Ray's own processes on this host."""
-        return self._head.own_processes | ({self._nodes.pid} if self._nodes else set())
+        return self._head.own_processes | set(self._nodes.pids if self._nodes else [])
 
     def described(self) -> Dict[str, Any]:
         """The fields of the event `ray_ready`."""
@@ -129,22 +132,17 @@ class RayNodes:
         if self._head.dashboard:
             whole["dashboard"] = self._head.dashboard
         whole["gpus"] = int(self._spec.get("gpus") or 0) * (1 + len(cpus))
-        return {**whole, "nodes": [job.node_name(), *cpus]} if cpus else whole
+        return {**whole, "nodes": [self._job.node_name(), *cpus]} if cpus else whole
 
 
-def _dashboard_host(spec: Dict[str, Any]) -> str:
-    """In a job the address that the login node can reach, where Ray's token keeps others out; else loopback."""
-    return job.address_for_login() if job.in_job(spec) else LOOPBACK
-
-
-def blamed(ended: Dict[str, Any], used: Dict[str, Any], ray: RayNodes, in_job: bool) -> Dict[str, Any]:
+def blamed(ended: Dict[str, Any], used: Dict[str, Any], ray: RayNodes, job: JobContext) -> Dict[str, Any]:
     """The fields of `call_ended` with the cause that the loss had.
 
     Args:
         ended: the fields as the call itself gave them.
         used: what the call used, with `memory_kills`.
         ray: the allocation's Ray.
-        in_job: whether this is a job of Slurm's.
+        job: the job that this is.
     """
     what = "; ".join("node {} was lost: {}".format(*one) for one in ray.lost.items())
     if ray.starved or used["memory_kills"]:
@@ -153,5 +151,5 @@ def blamed(ended: Dict[str, Any], used: Dict[str, Any], ray: RayNodes, in_job: b
         return ended
     else:
         # A preemption with grace ends the other nodes' steps first, and tells the batch script only afterwards.
-        cause = "preempted" if in_job and job.is_preempted() else "node_failed"
+        cause = "preempted" if job.is_preempted() else "node_failed"
     return {**ended, "cause": cause, "message": "{}\n{}".format(what, ended["message"])}

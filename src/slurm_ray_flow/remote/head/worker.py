@@ -1,4 +1,4 @@
-"""A node of a Ray cluster that is not its head: `python -I worker.py ROOT RUN_ID`, one for each node of a Slurm step.
+"""A node of a Ray cluster that is not its head: `python -I worker.py ROOT RUN_ID`, started by a `NodeLauncher`.
 
 It reads from stdin where Ray's head is, starts Ray beside it, and says on stdout what becomes of that. It ends, with
 all that it started, when stdin does: the head of the run is gone then.
@@ -26,7 +26,8 @@ from typing import Any, Dict, List, Optional, Set
 from slurm_ray_flow.remote.head.head import prepare_environment
 from slurm_ray_flow.remote.head.ray_cluster import RayCluster
 from slurm_ray_flow.remote.head.usage import UsageMeter
-from slurm_ray_flow.remote.scheduler import job
+from slurm_ray_flow.remote.scheduler.contexts import context_of
+from slurm_ray_flow.remote.scheduler.job import own_address
 from slurm_ray_flow.remote.shared import limits, processes, working_directory
 from slurm_ray_flow.remote.shared.events import RunFiles
 
@@ -38,7 +39,9 @@ class Worker:
     """Ray on this node."""
 
     def __init__(self, run: RunFiles) -> None:
-        self._spec = job.with_share(working_directory.placed(run.read_spec(), run.folder))
+        spec = working_directory.placed(run.read_spec(), run.folder)
+        self._job = context_of(spec)
+        self._spec = self._job.with_share(spec)
         self._out = os.dup(1)
         os.dup2(2, 1)
         prepare_environment(run, self._spec)
@@ -68,8 +71,8 @@ class Worker:
         self.leave()
 
     def on_end(self, *_: object) -> None:
-        """Slurm ends the step: on this node alone, or before the rest of a job that is preempted."""
-        self._say("ended", why="Slurm told it to end")
+        """The scheduler ends this: on this node alone, or before the rest of a job that is preempted."""
+        self._say("ended", why="{} told it to end".format(self._job.name))
         sys.exit(0)
 
     def leave(self) -> None:
@@ -93,7 +96,7 @@ class Worker:
         elif "token" in told:
             self._ray.prepare(told["token"], told["folder"])
         elif not self._ray.joined:
-            self._ray.join(told["address"], job.own_address(told["head"]))
+            self._ray.join(told["address"], own_address(told["head"]))
 
     def _family(self) -> Set[int]:
         """What a call has here: Ray's workers."""
@@ -105,7 +108,7 @@ class Worker:
             self._say("lives")
 
     def _say(self, what: str, **fields: Any) -> None:
-        line: Dict[str, Any] = {"node": job.node_name(), "what": what, **fields}
+        line: Dict[str, Any] = {"node": self._job.node_name(), "what": what, **fields}
         with contextlib.suppress(OSError):
             os.write(self._out, json.dumps(line).encode() + b"\n")
 

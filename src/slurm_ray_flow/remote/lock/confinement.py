@@ -14,6 +14,8 @@ import signal
 import time
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+from slurm_ray_flow.remote.scheduler.contexts import job_here
+
 RAY_NEEDS, HEAD_NEEDS = 1 << 30, 128 << 20
 """Bytes for Ray's own processes and for the head's, beside the memory of the call."""
 PREFIX = "srf-"
@@ -66,9 +68,9 @@ class ControlGroup(NamedTuple):
 
 def own_kills() -> Optional[int]:
     """The number of this run's processes that the kernel has ended for want of memory; None in a shared group."""
-    in_job = "SLURM_JOB_ID" in os.environ
+    of_job = job_here().control_group
     for version, folder in _own_folders():
-        if os.path.basename(folder).startswith(PREFIX) or (in_job and "/job_" in folder):
+        if os.path.basename(folder).startswith(PREFIX) or (of_job and of_job in folder):
             return ControlGroup(folder, version, ()).kills()
     return None
 

@@ -1,7 +1,7 @@
-"""The other nodes of an allocation, as the head sees them: one step of Slurm that starts Ray's workers there.
+"""The other nodes of an allocation, as the head sees them, and what starts Ray's workers there.
 
-The step is a child of the head. What the workers must know goes through its stdin, what they say comes by its stdout,
-so nothing of it needs a file that all nodes see, and all of it ends with the head.
+Whatever starts them is a child of the head. What the workers must know goes through its stdin, what they say comes by
+its stdout, so nothing of it needs a file that all nodes see, and all of it ends with the head.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ import os
 import subprocess
 import sys
 import time
-from typing import Any, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Optional, Tuple
 
 from slurm_ray_flow.remote import path_of
-from slurm_ray_flow.remote.scheduler import job
 from slurm_ray_flow.remote.shared.events import RunFiles
 
 START_LIMIT = 180.0
@@ -25,12 +24,97 @@ LEAVE_SECONDS = 5.0
 USED_SECONDS = 2.0
 
 
+class NodeLauncher:
+    """Starts a program on other nodes; a kind of it says by which command. Each word arrives as it is."""
+
+    variables: ClassVar[Dict[str, str]] = {}
+    """What the command gets besides the head's own variables."""
+
+    def commands(self, names: List[str], program: List[str]) -> Dict[Tuple[str, ...], List[str]]:
+        """The commands that start it on all of these nodes, by the nodes that each one serves: one for each."""
+        return {(name,): self.command(name, program) for name in names}
+
+    def command(self, name: str, program: List[str]) -> List[str]:
+        """What starts it on one node."""
+        raise NotImplementedError
+
+    def start(self, names: List[str], program: List[str]) -> List[Channel]:
+        """Start it on all of these nodes."""
+        started = []
+        for served, command in self.commands(names, program).items():
+            process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **self.variables}
+            )
+            started.append(Channel(process, served))
+        return started
+
+
+class Srun(NodeLauncher):
+    """One step of Slurm: a task on each of the other nodes, with all that the job has there.
+
+    A node that fails ends no other one.
+    """
+
+    variables: ClassVar[Dict[str, str]] = {"SLURM_CPU_BIND": "none", "SLURM_EXPORT_ENV": "ALL", "SRUN_DEBUG": "3"}
+
+    def commands(self, names: List[str], program: List[str]) -> Dict[Tuple[str, ...], List[str]]:
+        count = len(names)
+        step = [
+            "srun", "--relative=1", "--nodes={0}".format(count), "--ntasks={0}".format(count), "--ntasks-per-node=1",
+            "--cpu-bind=none", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered", "--mpi=none",
+            "--input=all",
+        ]  # fmt: skip
+        return {tuple(names): [*step, *program]}
+
+
+class Channel:
+    """One process that a launcher has started: the way to the workers of some nodes, and back."""
+
+    def __init__(self, process: "subprocess.Popen[bytes]", names: Tuple[str, ...]) -> None:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        self.process, self.names = process, names
+        self.over = False
+        self._in, self._out, self._rest = process.stdin, process.stdout.fileno(), b""
+        os.set_blocking(self._out, False)
+
+    def say(self, line: bytes) -> None:
+        """Have all its workers read a line."""
+        with contextlib.suppress(OSError):
+            self._in.write(line)
+            self._in.flush()
+
+    def lines(self) -> List[bytes]:
+        """What its workers have said since the last time."""
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                data = os.read(self._out, 65536)
+                if not data:
+                    break
+                self._rest += data
+        *lines, self._rest = self._rest.split(b"\n")
+        return lines
+
+    def close(self) -> None:
+        """Have its workers leave."""
+        with contextlib.suppress(OSError):
+            self._in.close()
+
+    def has_ended(self) -> bool:
+        """Whether its process has, without taking its exit code from whoever waits for that."""
+        try:
+            return self.over or os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+        except ChildProcessError:
+            return True
+
+
 class NodeWorkers:
     """The workers on the other nodes.
 
     Args:
         run: the allocation's run.
-        names: the nodes as Slurm calls them.
+        names: the nodes as the scheduler calls them.
+        launcher: what starts them.
 
     Attributes:
         ready: what each node that is ready has said, by its name.
@@ -38,7 +122,7 @@ class NodeWorkers:
         starved: one of them is lost for want of memory.
     """
 
-    def __init__(self, run: RunFiles, names: List[str]) -> None:
+    def __init__(self, run: RunFiles, names: List[str], launcher: NodeLauncher) -> None:
         self.names = names
         self.ready: Dict[str, Dict[str, Any]] = {}
         self.lost: Dict[str, str] = {}
@@ -46,20 +130,14 @@ class NodeWorkers:
         self.used: List[Dict[str, Any]] = []
         self._news: List[str] = []
         self._heard: Dict[str, float] = {}
-        self._rest, self._told, self._over = b"", False, False
+        self._told = False
         self._began = time.monotonic()
-        program = path_of("head/worker.py")
-        self._process = subprocess.Popen(
-            [*_step(len(names)), sys.executable, "-I", program, run.root, run.id],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **_VARIABLES},
-        )  # fmt: skip
-        assert self._process.stdout is not None
-        self._out = self._process.stdout.fileno()
-        os.set_blocking(self._out, False)
+        program = [sys.executable, "-I", path_of("head/worker.py"), run.root, run.id]
+        self._channels = launcher.start(names, program)
 
     @property
-    def pid(self) -> int:
-        return self._process.pid
+    def pids(self) -> List[int]:
+        return [channel.process.pid for channel in self._channels]
 
     def prepare(self, token: str, folder: str) -> None:
         """Have the workers make ready for a head that is still to come."""
@@ -85,14 +163,15 @@ class NodeWorkers:
             time.sleep(0.005)
         return list(self.used)
 
-    def ended(self, code: int) -> None:
-        """Note that the step has ended: all nodes that were not lost before are now."""
-        self._process.returncode = code
-        self._over = True
-        self.listen_later()
-        for name in self.names:
-            if name not in self.lost:
-                self._lose(name, "its step ended with {}".format(code))
+    def ended(self, pid: int, code: int) -> None:
+        """Note that a process of the launcher has ended: the nodes that it served and were not lost before are now."""
+        for channel in self._channels:
+            if channel.process.pid == pid:
+                channel.process.returncode, channel.over = code, True
+                self.listen_later()
+                for name in channel.names:
+                    if name not in self.lost:
+                        self._lose(name, "its step ended with {}".format(code))
 
     def listen(self) -> List[str]:
         """Hear what the workers say; the names of the nodes that have been lost since the last time."""
@@ -102,16 +181,10 @@ class NodeWorkers:
 
     def listen_later(self) -> None:
         """Hear what the workers say, and keep the news for whoever listens next."""
-        with contextlib.suppress(BlockingIOError):
-            while True:
-                data = os.read(self._out, 65536)
-                if not data:
-                    break
-                self._rest += data
-        *lines, self._rest = self._rest.split(b"\n")
-        for line in lines:
-            with contextlib.suppress(ValueError, KeyError, TypeError):
-                self._hear(json.loads(line))
+        for channel in self._channels:
+            for line in channel.lines():
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    self._hear(json.loads(line), channel.names)
         now = time.monotonic()
         for name, heard in list(self._heard.items()):
             if now - heard > SILENT_SECONDS and name not in self.lost:
@@ -135,20 +208,17 @@ class NodeWorkers:
 
     def end(self) -> None:
         """Have the workers leave in order, for a moment; whoever is left ends with the job."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.close()
+        for channel in self._channels:
+            channel.close()
         deadline = time.monotonic() + LEAVE_SECONDS
-        while not self._over and time.monotonic() < deadline:
-            if _has_ended(self.pid):
-                break
+        while not all(channel.has_ended() for channel in self._channels) and time.monotonic() < deadline:
             self.listen()
             time.sleep(0.01)
         self.listen()
 
-    def _hear(self, said: Dict[str, Any]) -> None:
+    def _hear(self, said: Dict[str, Any], names: Tuple[str, ...]) -> None:
         name, what = str(said["node"]), said["what"]
-        if name not in self.names:
+        if name not in names:
             return
         self._heard[name] = time.monotonic()
         if what == "ready":
@@ -165,31 +235,5 @@ class NodeWorkers:
         self._news.append(name)
 
     def _say(self, message: Dict[str, Any]) -> None:
-        assert self._process.stdin is not None
-        with contextlib.suppress(OSError):
-            self._process.stdin.write(json.dumps(message).encode() + b"\n")
-            self._process.stdin.flush()
-
-
-def others() -> List[str]:
-    """The nodes of this job besides this one."""
-    return [name for name in job.nodes() if name != job.node_name()]
-
-
-_VARIABLES = {"SLURM_CPU_BIND": "none", "SLURM_EXPORT_ENV": "ALL", "SRUN_DEBUG": "3"}
-
-
-def _step(count: int) -> List[str]:
-    """One task on each of the other nodes, with all that the job has there. A node that fails ends no other one."""
-    return [
-        "srun", "--relative=1", "--nodes={0}".format(count), "--ntasks={0}".format(count), "--ntasks-per-node=1",
-        "--cpu-bind=none", "--no-kill", "--kill-on-bad-exit=0", "--wait=0", "--unbuffered", "--mpi=none",
-        "--input=all",
-    ]  # fmt: skip
-
-
-def _has_ended(pid: int) -> bool:
-    try:
-        return os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-    except ChildProcessError:
-        return True
+        for channel in self._channels:
+            channel.say(json.dumps(message).encode() + b"\n")

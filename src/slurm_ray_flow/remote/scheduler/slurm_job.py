@@ -1,0 +1,113 @@
+"""What a head knows of the Slurm job that it runs in."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import Any, Dict, List, Optional, Tuple
+
+from slurm_ray_flow.remote.scheduler.job import JobContext
+from slurm_ray_flow.remote.scheduler.node_launcher import NodeLauncher, Srun
+from slurm_ray_flow.remote.shared.events import RunFiles, tail
+from slurm_ray_flow.remote.shared.processes import said_by
+
+ASK_SECONDS = 10.0
+_MIB = 1 << 20
+
+
+class SlurmJob(JobContext):
+    """A job of Slurm's, by its variables, by `scontrol`, and by what Slurm writes into the job's log."""
+
+    name = "Slurm"
+    VARIABLE = "SLURM_JOB_ID"
+    control_group = "/job_"
+
+    def described(self) -> Dict[str, Any]:
+        names = {"job": self.VARIABLE, "nodelist": "SLURM_JOB_NODELIST", "partition": "SLURM_JOB_PARTITION"}
+        found = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
+        return {**found, "node": self.node_name()}
+
+    def node_name(self) -> str:
+        return os.environ.get("SLURMD_NODENAME") or super().node_name()
+
+    def nodes(self) -> List[str]:
+        listed = os.environ.get("SLURM_JOB_NODELIST", "")
+        return (said_by(["scontrol", "show", "hostnames", listed], ASK_SECONDS) or "").split() or super().nodes()
+
+    def launcher(self) -> NodeLauncher:
+        return Srun()
+
+    def submit_host(self) -> str:
+        return os.environ.get("SLURM_SUBMIT_HOST", "")
+
+    def cpus(self) -> Optional[int]:
+        return _number("SLURM_CPUS_ON_NODE")
+
+    def memory(self, cpus: Optional[int]) -> Optional[int]:
+        whole, each = _number("SLURM_MEM_PER_NODE"), _number("SLURM_MEM_PER_CPU")
+        if whole:
+            return whole * _MIB
+        return each * cpus * _MIB if each and cpus else None
+
+    def granted(self, seconds: float) -> float:
+        """Slurm counts in minutes."""
+        return 60.0 * math.ceil(seconds / 60)
+
+    def remaining(self) -> Optional[float]:
+        end = _number("SLURM_JOB_END_TIME")
+        return end - time.time() if end else _duration(_fields().get("TimeLimit", ""))
+
+    def is_preempted(self) -> bool:
+        return _fields().get("PreemptTime", "None") not in ("None", "Unknown")
+
+    def why_ended(self, run: RunFiles, signal_name: str) -> Tuple[str, str]:  # noqa: ARG002 - Slurm says more
+        """Home's own cancel, or what Slurm wrote into the job's log before it sent the signal.
+
+        A job that was put back into the queue is taken out of it: a run that has begun does not begin a second time.
+        """
+        if os.path.exists(run.cancel):
+            return "cancelled", "The run was cancelled."
+        said = [line for line in tail(run.head_log).splitlines() if "CANCELLED AT" in line]
+        for words, cause, message in _ENDS:
+            if said and words in said[-1]:
+                if words == _PUT_BACK:
+                    said_by(["scancel", os.environ.get(self.VARIABLE, "")], ASK_SECONDS)
+                return cause, message
+        if self.is_preempted():
+            return "preempted", _PREEMPTED
+        number = os.environ.get(self.VARIABLE, "")
+        return "cancelled", "Job {} was cancelled in Slurm by somebody, not through this package.".format(number)
+
+
+_PREEMPTED = "Slurm took the nodes back for a job with a higher priority."
+_PUT_BACK = "DUE TO JOB REQUEUE"
+_ENDS = (
+    ("DUE TO TIME LIMIT", "time_limit", "Slurm ended the job: its time limit passed."),
+    ("DUE TO PREEMPTION", "preempted", _PREEMPTED),
+    (_PUT_BACK, "preempted", "The job was put back into the queue, by an administrator or by Slurm itself."),
+    ("DUE TO NODE FAILURE", "node_failed", "Slurm ended the job: one of its nodes failed."),
+)
+
+
+def _fields() -> Dict[str, str]:
+    """What Slurm says of this job now."""
+    said = said_by(["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")], ASK_SECONDS) or ""
+    return {name: value for name, is_one, value in (part.partition("=") for part in said.split()) if is_one}
+
+
+def _number(variable: str) -> Optional[int]:
+    text = os.environ.get(variable, "")
+    return int(text) if text.isdigit() and int(text) else None
+
+
+def _duration(text: str) -> Optional[float]:
+    """Slurm's "1-02:03:04", "02:03", as seconds."""
+    days, _, rest = text.rpartition("-")
+    try:
+        seconds = 0
+        for part in rest.split(":"):
+            seconds = 60 * seconds + int(part)
+        return float(86400 * int(days or 0) + seconds)
+    except ValueError:
+        return None
