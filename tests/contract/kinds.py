@@ -7,6 +7,7 @@ import secrets
 import shlex
 from pathlib import Path, PurePosixPath
 
+from contract.toy import ToyCluster
 from slurm_ray_flow import LocalMachine
 from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
 from slurm_ray_flow.remote.shared import payload, pickling
@@ -90,7 +91,21 @@ class Pretend(Remote):
         return SlurmCluster(connection=self.connection(), root=str(root), **fields)
 
 
-KINDS = {"local-machine": ThisMachine, "ssh-server": Desi, "slurm-cluster": Pretend}
+class Toy(ThisMachine):
+    """A cluster of the toy scheduler, used from its login node: this machine."""
+
+    def __init__(self, request):
+        super().__init__(request)
+        request.getfixturevalue("monkeypatch").setenv("TOY_SPOOL", str(self.folder.with_name("spool")))
+
+    def make(self, root):
+        return ToyCluster(root=str(root))
+
+    def interpreter(self, cluster, ray):
+        return {**super().interpreter(cluster, ray), "scheduler": {"name": "contract"}}
+
+
+KINDS = {"local-machine": ThisMachine, "ssh-server": Desi, "slurm-cluster": Pretend, "toy-cluster": Toy}
 
 
 class Lab:
