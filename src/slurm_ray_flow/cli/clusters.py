@@ -6,7 +6,7 @@ import dataclasses
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named, use_server
+from slurm_ray_flow.cli.names import A_CLUSTER, KINDS, cluster_named, use_server
 from slurm_ray_flow.cli.output import STATES, Json, Switch, print_json, print_table, print_text
 from slurm_ray_flow.core.cluster_report import clock
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
@@ -66,7 +66,6 @@ def _rows(findings: list[CheckResult]) -> list[list[str]]:
 
 
 COLUMNS = ["NAME", "KIND", "HOST", "STATE", "LOAD", "QUEUE"]
-KINDS = {"local-machine": "local", "ssh-server": "SSH", "slurm-cluster": "Slurm"}
 
 
 def clusters(

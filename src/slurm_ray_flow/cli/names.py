@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 
 MOST_RUNS = 50
-KINDS = ("local-machine", "ssh-server", "slurm-cluster")
+KINDS = {"local-machine": "local", "ssh-server": "SSH", "slurm-cluster": "Slurm"}
+"""The kinds of cluster, each with its word for tables."""
 
 
 def runs() -> Iterator[tuple[str, str]]:

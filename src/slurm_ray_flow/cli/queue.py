@@ -18,10 +18,6 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
 
 WATCH_SECONDS = 2.0
-_WITHOUT_LOCK = {
-    "local-machine": "name a server: `srf clusters` lists them",
-    "slurm-cluster": "Slurm has one: `srf runs` says what your runs wait for, `srf clusters NAME` what is taken",
-}
 
 
 def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] = False, json: Json = False) -> None:
@@ -51,10 +47,18 @@ def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] 
 
 def _state(cluster: Cluster) -> dict[str, Any]:
     if cluster.lock is None:
-        advice = _WITHOUT_LOCK.get(cluster.kind, "give its block a lock_path if several people share it")
-        raise OptionError(f"{cluster.label} has no lock, and so no queue", advice=advice)
+        raise OptionError(f"{cluster.label} has no lock, and so no queue", advice=_without_lock(cluster))
     state: dict[str, Any] = cluster.ask("queue.state", path=cluster.lock.path, slots=cluster.lock.slots)
     return {**state, "in_prefect": _in_prefect(cluster.label)}
+
+
+def _without_lock(cluster: Cluster) -> str:
+    if cluster.scheduler is not None:
+        name = cluster.scheduler.dialect.name
+        return f"{name} has one: `srf runs` says what your runs wait for, `srf clusters NAME` what is taken"
+    if cluster.kind == "local-machine":
+        return "name a server: `srf clusters` lists them"
+    return "give its block a lock_path if several people share it"
 
 
 def _in_prefect(label: str) -> list[dict[str, Any]]:
