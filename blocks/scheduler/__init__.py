@@ -42,9 +42,8 @@ class Scheduler:
     def queue(self) -> JobQueue:
         """What is in the queue; one for all blocks of this process that reach it over the same connection."""
         where = self.login.agent if isinstance(self.login, SshServer) else str(self.login.root_folder)
-        if where not in _queues:
-            _queues[where] = JobQueue(self.login, self.user, self.dialect)
-        return _queues[where]
+        known = _queues.get((where, self.dialect.name))
+        return known or _queues.setdefault((where, self.dialect.name), JobQueue(self.login, self.user, self.dialect))
 
     # ---- a run's job
 
@@ -140,7 +139,7 @@ class Scheduler:
         return [job.group for job in self.dialect.parse_queue(answer["text"]).values()]
 
 
-_queues: dict[object, JobQueue] = {}
+_queues: dict[tuple[object, str], JobQueue] = {}
 
 
 def _of_run(paths: RunPaths, function: str) -> dict[str, str]:

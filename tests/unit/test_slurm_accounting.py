@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from slurm_ray_flow.core.slurm.accounting import AccountingRecord, accounting_command, parse_accounting, usage_line
+from slurm_ray_flow.core.slurm.accounting import AccountingRecord, accounting_command, parse_accounting
 from slurm_recorded import ACCOUNTED, REAL, recorded
 
 GIB, MIB = 1024**3, 1024**2
@@ -92,11 +92,6 @@ def test_an_old_slurm_has_the_cpu_time_in_the_steps_alone() -> None:
 def test_a_newer_slurm_has_it_in_the_job_and_the_memory_of_all_nodes() -> None:
     record = parse_accounting(recorded("sacct", "composed/21.08"))["700"]
     assert (record.cpu_seconds, record.memory, record.max_memory) == (400, 32 * GIB, 8 * GIB)
-    assert usage_line(record) == ("used 4.0 of 8 CPUs (50 %) and at most 8.0 GiB of 32.0 GiB in one task in 1 min 40 s")
-
-
-def test_nothing_is_said_of_what_was_not_measured() -> None:
-    assert usage_line(AccountingRecord("1", "x", "FAILED", used=10.0)) == ""
 
 
 def test_a_job_that_was_started_again_counts_with_its_last_start() -> None:

@@ -80,8 +80,6 @@ def test_a_broken_answer_breaks_no_reader(seed: int) -> None:
         for job in [*jobs.values(), *accounting.parse_accounting(text).values()]:
             assert waiting.waiting_text(job, waiting.ahead_of(job, jobs.values()), 1795290058.0)
             assert job.cause is None or job.group == "ended"
-        for record in accounting.parse_accounting(text).values():
-            accounting.usage_line(record)
         found = site.parse_site(text, broken(text, chance), text, text)
         assert len(site.site_rows(found)) <= len(found.partitions)
         assert site.site_values(found)

@@ -109,7 +109,6 @@ def _queue(data: bytes) -> None:
 
 def _accounting(data: bytes) -> None:
     for record in accounting.parse_accounting(_text(data)).values():
-        accounting.usage_line(record)
         accounting.verdict(record, "", began=True)
 
 

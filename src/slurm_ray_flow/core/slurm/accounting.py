@@ -6,7 +6,6 @@ import dataclasses
 import re
 from collections.abc import Sequence
 
-from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.scheduler import Job
 from slurm_ray_flow.core.slurm.queue import SlurmJob, cause_of, count, duration, full_state, memory, moment, text_of
 
@@ -108,19 +107,6 @@ def _asked_memory(text: str, nodes: int, cpus: int) -> int | None:
     if amount is None or text.endswith("n"):
         return amount
     return amount * cpus // nodes if text.endswith("c") else amount // nodes
-
-
-def usage_line(record: AccountingRecord) -> str:
-    """What it used of what it had, for people; "" where the accounts do not say."""
-    parts = []
-    if record.used and record.cpu_seconds is not None and record.cpus:
-        used = record.cpu_seconds / record.used
-        parts.append(f"{used:.1f} of {record.cpus} CPUs ({100 * used / record.cpus:.0f} %)")
-    if record.max_memory is not None:
-        asked = f" of {format_memory(record.memory)}" if record.memory else ""
-        parts.append(f"at most {format_memory(record.max_memory)}{asked} in one task")
-    took = f" in {format_duration(record.used)}" if record.used else ""
-    return f"used {' and '.join(parts)}{took}" if parts else ""
 
 
 _IN_THE_LOG = (
