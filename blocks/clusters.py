@@ -202,7 +202,7 @@ def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields
         OptionError: a field is wrong, or the name is taken or none.
     """
     valid_name(name)
-    block_type = _type_of(kind)
+    block_type = next(block_type for block_type in KINDS if block_type.get_block_type_slug() == kind)
     others = [other for other in KINDS if other is not block_type and name in saved_names(other)]
     if others:
         what = f"there is a cluster {name!r} already, of the kind {others[0].get_block_type_name()}"
@@ -246,10 +246,6 @@ def forget_cluster(name: str) -> None:
     kind.delete(name)
     if name in saved_names(SshConnection):
         SshConnection.delete(name)
-
-
-def _type_of(kind: str) -> type[Block]:
-    return next(block_type for block_type in KINDS if block_type.get_block_type_slug() == kind)
 
 
 def _fields(block: Block) -> Fields:

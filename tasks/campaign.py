@@ -122,18 +122,14 @@ def line_about(call: CampaignValue) -> tuple[int, str]:
     return (logging.WARNING, text) if call.error else (logging.INFO, text)
 
 
-def as_table(ones: Sequence[CampaignValue], page: Callable[[str], str]) -> str:
+def as_table(calls: Sequence[CampaignValue], page: Callable[[str], str]) -> str:
     """The table of all results in markdown; `page` gives the address of a run's page."""
-    rows = [f"| {cell(_short(one.value))} | {_state(one)} | {_said(one)} | {_linked(one, page)} |" for one in ones]
+    rows = [
+        f"| {cell(_short(call.value))} | {'failed' if call.error else 'done'} "
+        f"| {cell(_outcome(call))} | {_linked(call, page)} |"
+        for call in calls
+    ]
     return "\n".join(["| value | state | result | run |", "|---|---|---|---|", *rows])
-
-
-def _state(one: CampaignValue) -> str:
-    return "failed" if one.error else "done"
-
-
-def _said(one: CampaignValue) -> str:
-    return cell(_outcome(one))
 
 
 def _outcome(call: CampaignValue) -> str:

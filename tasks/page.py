@@ -124,7 +124,7 @@ class _Nothing:
     def started(self, events: list[Event]) -> None: ...
 
 
-class _Watched:
+class _Watched(Reporter):
     """A reporter that passes progress on, logs the last text of each step in Prefect, and moves the progress bar."""
 
     def __init__(self, to: Reporter, page: Page) -> None:

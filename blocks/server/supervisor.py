@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.blocks.clean_up import CleanUpRoot
@@ -56,14 +55,13 @@ def clean_up(root: Path) -> Iterator[str]:
     Args:
         root: the root.
     """
-    report = clean_up_place(CleanUpRoot("local", LOCAL, str(root), _perform), KEPT_DAYS * DAY)
+    report = clean_up_place(
+        CleanUpRoot("local", LOCAL, str(root), lambda operation, **arguments: perform(operation, arguments)),
+        KEPT_DAYS * DAY,
+    )
     for thing in report.things:
         yield f"removed {thing.name}"
     yield from report.stayed
-
-
-def _perform(operation: str, **arguments: Any) -> Any:
-    return perform(operation, arguments)
 
 
 SWEEP_SECONDS = 30.0

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextvars
-from typing import Protocol
 
 
-class Reporter(Protocol):
-    """The receiver of a launch's progress, in order."""
+class Reporter:
+    """The receiver of a launch's progress, in order. Each kind says what it shows."""
 
     def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
         """A run begins; it has an id, and a page in the UI."""
@@ -34,17 +33,8 @@ class Reporter(Protocol):
         """The run is over."""
 
 
-class SilentReporter:
+class SilentReporter(Reporter):
     """A reporter that shows nothing."""
-
-    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None: ...
-    def step(self, name: str) -> None: ...
-    def fail(self) -> None: ...
-    def say(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-    def log(self, data: bytes) -> None: ...
-    def again(self, error: BaseException, text: str) -> None: ...
-    def end(self, error: BaseException | None) -> None: ...
 
 
 _current: contextvars.ContextVar[Reporter | None] = contextvars.ContextVar("slurm_ray_flow_reporter", default=None)

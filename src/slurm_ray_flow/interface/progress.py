@@ -107,7 +107,7 @@ class _LogOnly(SilentReporter):
         write_bytes(self._stream, data)
 
 
-class TerminalReporter:
+class TerminalReporter(Reporter):
     """A reporter with a line for each ended step; on a terminal, the present step is the moving bottom line."""
 
     def __init__(self, screen: Screen) -> None:

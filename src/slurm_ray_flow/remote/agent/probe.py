@@ -254,19 +254,13 @@ def survey() -> Dict[str, Any]:
         slurm = pool.submit(_slurm)
         facts = machine.machine_facts()
         return {
-            "user": _user(), "home": os.path.expanduser("~"), "host": facts["host"],
+            "user": getpass.getuser(), "home": os.path.expanduser("~"), "host": facts["host"],
             "cpus": facts["cpus"], "gpus": facts["gpus"], "memory": facts["memory"],
             "home_bytes": _room(os.path.expanduser("~")),
             "slurm": slurm.result(),
             "modules": modules.result(), "pythons": pythons.result(),
             "scratch": _scratch(),
         }  # fmt: skip
-
-
-def _user() -> str:
-    import getpass
-
-    return getpass.getuser()
 
 
 def _pythons() -> List[Dict[str, str]]:
@@ -299,7 +293,7 @@ def _modules() -> bool:
 
 def _scratch() -> List[Dict[str, Any]]:
     """Folders with room that are not the home, the user's own before those of all."""
-    user = _user()
+    user = getpass.getuser()
     named = [os.environ.get(name, "") for name in _SCRATCH_VARIABLES]
     for folder in _SCRATCH_FOLDERS:
         named += [os.path.join(folder, user), *sorted(glob.glob(os.path.join(folder, "*", glob.escape(user)))), folder]
