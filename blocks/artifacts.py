@@ -150,7 +150,7 @@ def _finish() -> None:
 atexit.register(_finish)
 
 
-def keep(api: Api, artifact: Artifact, flow_run_id: object) -> None:
+def update_artifact(api: Api, artifact: Artifact, flow_run_id: object) -> None:
     """Send an artifact of a periodic check, only where its content has changed.
 
     Raises:

@@ -30,14 +30,14 @@ def mirror(cluster: Cluster, lock: Lock, api: Api) -> tuple[ConcurrencyLimit, Lo
     """
     limit = concurrency_limit.ensure(api, limit_name(cluster.label), lock.slots)
     try:
-        queue = ask(cluster, lock)
+        queue = ask_for_queue(cluster, lock)
     except SlurmRayFlowError:
         return limit, None
     show_queue(api, limit, queue)
     return limit, queue
 
 
-def ask(cluster: Cluster, lock: Lock) -> LockQueue:
+def ask_for_queue(cluster: Cluster, lock: Lock) -> LockQueue:
     """The holders and the queue of a server.
 
     Raises:

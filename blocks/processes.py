@@ -191,7 +191,7 @@ class Joined:
             _terminate_group(self._process)
 
 
-def joined(command: Sequence[str], descriptor: int, errors: int) -> Joined:
+def start_on_socket(command: Sequence[str], descriptor: int, errors: int) -> Joined:
     """Starts a process whose input and output is a socket's.
 
     Args:

@@ -49,7 +49,7 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
 
 
 @contextlib.contextmanager
-def told_if_slow(text: str) -> Iterator[None]:
+def message_if_slow(text: str) -> Iterator[None]:
     """Show a text if the work in the block takes long."""
     timer = threading.Timer(SLOW_SECONDS, reporter().say, (text,))
     timer.daemon = True

@@ -10,7 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from slurm_ray_flow.core.artifacts import artifact_key
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function, line_about
-from slurm_ray_flow.tasks.end_report import told_once
+from slurm_ray_flow.tasks.end_report import reported_once
 from slurm_ray_flow.tasks.page import run_page
 
 
@@ -34,7 +34,7 @@ def campaign(
         OptionError: there is no such function, or it is not decorated, or an option is wrong.
         SlurmRayFlowError: some failed; the others have ended, and the table has them all.
     """
-    with told_once():
+    with reported_once():
         called = find_function(function, directory).with_options(**(options or {}))
         log = get_run_logger()
         log.info("%s: %d values, at most %d at a time", function, len(values), max_parallel)

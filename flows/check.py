@@ -12,7 +12,7 @@ from slurm_ray_flow.core.artifacts import artifact_key, short_name
 from slurm_ray_flow.core.cluster_report import CheckResult
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.cluster_report import check as findings_of
-from slurm_ray_flow.tasks.end_report import told_once
+from slurm_ray_flow.tasks.end_report import reported_once
 
 
 @flow(name="check")
@@ -25,7 +25,7 @@ def check(cluster: str = "local") -> list[CheckResult]:
     Raises:
         SlurmRayFlowError: something is as it must not be; the artifact says what to do.
     """
-    with told_once():
+    with reported_once():
         findings = findings_of(find_cluster(cluster))
         table = [dataclasses.asdict(finding) for finding in findings]
         failed = [finding for finding in findings if finding.state == "failed"]

@@ -12,7 +12,7 @@ from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.lock import clock
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.tasks.cluster_report import CheckUp, check_up
-from slurm_ray_flow.tasks.end_report import told_once
+from slurm_ray_flow.tasks.end_report import reported_once
 
 
 @flow(name="checkup", flow_run_name="checkup of {cluster}")
@@ -27,7 +27,7 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[CheckUp]:
         ConnectionFailed: the one cluster that was named can't be used.
         ServerError: Prefect has no API that others can reach.
     """
-    with told_once():
+    with reported_once():
         every = cluster in {"", "all"}
         names = ["local", *(saved.slug for saved in saved_clusters())] if every else [cluster]
         check_ups = [check_up(name, idle_minutes) for name in names]

@@ -9,10 +9,10 @@ from prefect.artifacts import create_table_artifact
 
 from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.core.artifacts import artifact_key
-from slurm_ray_flow.core.clean_up import CleanUpReport, rows
+from slurm_ray_flow.core.clean_up import CleanUpReport, report_rows
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.clean_up import clean_up
-from slurm_ray_flow.tasks.end_report import told_once
+from slurm_ray_flow.tasks.end_report import reported_once
 
 
 @flow(name="cleanup", flow_run_name="cleanup")
@@ -27,7 +27,7 @@ def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = Fa
     Raises:
         SlurmRayFlowError: a cluster could not be cleaned up; the others were.
     """
-    with told_once():
+    with reported_once():
         names = [cluster] if cluster else ["local", *(saved.slug for saved in saved_clusters())]
         reports = [clean_up(name, older_than, dry_run) for name in names]
         for report in reports:
@@ -39,5 +39,5 @@ def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = Fa
 
 def _show(report: CleanUpReport) -> None:
     create_table_artifact(
-        table=rows(report, time.time()), key=artifact_key("cleanup", report.cluster), description=report.total
+        table=report_rows(report, time.time()), key=artifact_key("cleanup", report.cluster), description=report.total
     )

@@ -7,7 +7,7 @@ from prefect import flow, get_run_logger
 from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.tasks.cluster_report import CheckUp, mirror_lock
-from slurm_ray_flow.tasks.end_report import told_once
+from slurm_ray_flow.tasks.end_report import reported_once
 
 
 @flow(name="mirror", flow_run_name="mirror of {cluster}")
@@ -20,7 +20,7 @@ def mirror(cluster: str = "all") -> list[CheckUp]:
     Raises:
         ServerError: Prefect has no API that others can reach.
     """
-    with told_once():
+    with reported_once():
         every = cluster in {"", "all"}
         names = [saved.slug for saved in saved_clusters() if saved.kind == SshServer.kind] if every else [cluster]
         check_ups = [seen for name in names if (seen := mirror_lock(name)) is not None]

@@ -11,7 +11,7 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.sweep import Clusters, look
 from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
 from slurm_ray_flow.core.errors import ServerError
-from slurm_ray_flow.tasks.end_report import told_once
+from slurm_ray_flow.tasks.end_report import reported_once
 
 
 @flow(name="sweep", flow_run_name="sweep")
@@ -24,7 +24,7 @@ def sweep() -> list[str]:
     Raises:
         ServerError: no API is configured, or it can't be reached.
     """
-    with told_once():
+    with reported_once():
         settings = get_current_settings().api
         if settings.url is None:
             raise ServerError(

@@ -17,19 +17,19 @@ from prefect import task
 from prefect.runtime import flow_run
 
 from slurm_ray_flow.blocks import concurrency_limit
-from slurm_ray_flow.blocks.artifacts import Artifact, keep
+from slurm_ray_flow.blocks.artifacts import Artifact, update_artifact
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import find_cluster
-from slurm_ray_flow.blocks.lock_mirror import ask, show_queue
+from slurm_ray_flow.blocks.lock_mirror import ask_for_queue, show_queue
 from slurm_ray_flow.blocks.processes import run
 from slurm_ray_flow.blocks.scheduler import Scheduler
 from slurm_ray_flow.blocks.server import variables
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.core.artifacts import artifact_key, short_name
 from slurm_ray_flow.core.cluster_report import CheckResult, Health, HomeFacts, judged, logged_in, looked, not_logged_in
-from slurm_ray_flow.core.config import beneath, configured, settings_of
+from slurm_ray_flow.core.config import configured, settings_of, with_block_fields
 from slurm_ray_flow.core.errors import ConnectionFailed, LogInFailed, ServerError, SlurmRayFlowError
-from slurm_ray_flow.core.lock import LockQueue, limit_name, rows
+from slurm_ray_flow.core.lock import LockQueue, limit_name, queue_rows
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.warm import Warm
 from slurm_ray_flow.tasks.asked import Asked
@@ -160,7 +160,7 @@ def _configured(cluster: Cluster) -> Options:
     """What a function of the working directory's project asks for that says nothing itself."""
     settings = settings_of(None, Path.cwd(), os.environ)
     fields = {name: getattr(cluster, name) for name in getattr(type(cluster), "model_fields", ())}
-    return beneath(configured(Options().stating(cluster=cluster), settings), fields)
+    return with_block_fields(configured(Options().stating(cluster=cluster), settings), fields)
 
 
 def _wanted(cluster: Cluster) -> dict[str, Any]:
@@ -283,7 +283,7 @@ def _queue(cluster: Cluster, api: Api) -> LockQueue | None:
         cluster.ask("runs.clock")
         return None
     limit = concurrency_limit.ensure(api, limit_name(cluster.label), cluster.lock.slots)
-    queue = ask(cluster, cluster.lock)
+    queue = ask_for_queue(cluster, cluster.lock)
     show_queue(api, limit, queue)
     _write_down(api, short_name(cluster.label), queue)
     return queue
@@ -292,8 +292,8 @@ def _queue(cluster: Cluster, api: Api) -> LockQueue | None:
 def _write_down(api: Api, name: str, queue: LockQueue) -> None:
     who = ", ".join(holder.user for holder in queue.holders)
     text = f"{name}: " + (f"held by {who}, {len(queue.waiting)} wait" if who else "free")
-    table: list[dict[str, Any]] = rows(queue, time.time())
-    keep(api, Artifact(artifact_key("queue", name), "table", table, text), flow_run.get_id())
+    table: list[dict[str, Any]] = queue_rows(queue, time.time())
+    update_artifact(api, Artifact(artifact_key("queue", name), "table", table, text), flow_run.get_id())
 
 
 def _api() -> Api:

@@ -132,7 +132,7 @@ def tell_by_itself(flow_run_id: str) -> None:
 
 
 @contextlib.contextmanager
-def told_once() -> Iterator[None]:
+def reported_once() -> Iterator[None]:
     """Raise an error of this package without the frames that Prefect's engine would add."""
     try:
         yield

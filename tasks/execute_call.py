@@ -18,7 +18,7 @@ from slurm_ray_flow.core.run import CallEnd, Event, find_event, parse_events
 from slurm_ray_flow.core.run_state import NO_WORD
 from slurm_ray_flow.tasks.log_relay import LogRelay
 from slurm_ray_flow.tasks.retry import step
-from slurm_ray_flow.tasks.run import Run, gone, where
+from slurm_ray_flow.tasks.run import Run, error_of_lost_head, where
 
 LIFE_SECONDS = 1.0
 """Seconds between two questions whether the head lives."""
@@ -80,7 +80,7 @@ def _wait(run: Run, cluster: Cluster, relay: LogRelay) -> Event:
         if life is not None:
             looked = time.monotonic()
             if not life.alive:
-                raise gone(life, NO_WORD, where(run.record))
+                raise error_of_lost_head(life, NO_WORD, where(run.record))
             if life.waiting and life.waiting != trouble:
                 reporter().say(life.waiting)
             trouble = life.waiting

@@ -16,7 +16,7 @@ from slurm_ray_flow.blocks.output_files import CHANGED, BroughtFiles, bring_home
 from slurm_ray_flow.core.artifacts import about_outputs
 from slurm_ray_flow.core.errors import Cancelled, ConnectionFailed, ResultError, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outputs import WrittenFile, chosen, counted, shown, summary
+from slurm_ray_flow.core.outputs import WrittenFile, counted, matching_files, printable_name, summary
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import CallEnd, Outcome, RunRecord, error_of
 from slurm_ray_flow.remote.shared import failures, payload, pickling
@@ -54,15 +54,15 @@ def bring(
         SyncError: they can't be written here, or rsync fails.
         ConnectionFailed: the cluster does not answer.
     """
-    chosen((), patterns)  # they are looked at before the cluster is asked
+    matching_files((), patterns)  # they are looked at before the cluster is asked
     folder, files = files_of(record, cluster, warn)
     for pattern in patterns:
-        if not chosen(files, [pattern]):
+        if not matching_files(files, [pattern]):
             warn(f"the run has written no {pattern!r}; it has written {summary(files) or 'no files at all'}")
     target, since = to or Path(record.home_folder or Path.cwd()), float("inf") if overwrite else record.created
-    brought = bring_home(cluster, folder, chosen(files, patterns), target, since, reporter().say)
+    brought = bring_home(cluster, folder, matching_files(files, patterns), target, since, reporter().say)
     for path, why in brought.left.items():
-        warn(f"{shown(path)} stays with the run: {why}")
+        warn(f"{printable_name(path)} stays with the run: {why}")
     if CHANGED in brought.left.values():
         typed = shlex.join(["srf", "fetch", record.run_id[:8], *patterns, "--overwrite"])
         warn(f"`{typed}` brings it over what is here")

@@ -221,7 +221,7 @@ def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     return None
 
 
-def gone(life: Liveness, otherwise: str, place: str) -> RunError:
+def error_of_lost_head(life: Liveness, otherwise: str, place: str) -> RunError:
     """The error for a head that is gone: by the cluster's cause, else a `Lost`."""
     return error_of(life.cause, life.message, place) if life.cause else Lost(otherwise, where=place)
 

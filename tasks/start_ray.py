@@ -21,7 +21,7 @@ from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
 from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.retry import step
-from slurm_ray_flow.tasks.run import Call, Run, gone, where
+from slurm_ray_flow.tasks.run import Call, Run, error_of_lost_head, where
 from slurm_ray_flow.tasks.scan_imports import ScannedCode
 from slurm_ray_flow.tasks.sync_files import Snapshot
 from slurm_ray_flow.tasks.turn import QueueReport
@@ -165,7 +165,7 @@ def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
         if life is not None:
             looked = time.monotonic()
             if not life.alive:
-                raise gone(life, "the head ended while it started", where(run.record))
+                raise error_of_lost_head(life, "the head ended while it started", where(run.record))
         queued.tell(events, life)
 
 

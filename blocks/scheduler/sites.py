@@ -11,7 +11,7 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.blocks.scheduler.submission import LONGEST_PAUSE
-from slurm_ray_flow.blocks.waits import told_if_slow
+from slurm_ray_flow.blocks.waits import message_if_slow
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.interruption import pause
@@ -68,7 +68,7 @@ def _asked(machine: Machine, dialect: Dialect, name: str, command: list[str]) ->
     advice = dialect.site.advice if dialect.site else ""
     root, deadline, seconds = str(machine.root_folder), time.monotonic() + GIVE_UP_SECONDS, 1.0
     while True:
-        with told_if_slow(f"{dialect.name} does not say yet what the site has; waits for its answer"):
+        with message_if_slow(f"{dialect.name} does not say yet what the site has; waits for its answer"):
             answer = machine.ask("scheduler.query", root=root, name=f"site-{name}", command=command, age=FRESH_SECONDS)
         said = dialect.words(answer["error"])
         if answer["text"] or not said:

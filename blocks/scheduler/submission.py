@@ -6,7 +6,7 @@ import time
 
 from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.blocks.scheduler.queue import CANCEL_SECONDS, JobQueue
-from slurm_ray_flow.blocks.waits import told_if_slow
+from slurm_ray_flow.blocks.waits import message_if_slow
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.interruption import pause
 from slurm_ray_flow.core.progress import reporter
@@ -44,7 +44,7 @@ def submit(machine: Machine, queue: JobQueue, paths: RunPaths, request: JobReque
     command, rules = dialect.submit_command(request), dialect.rules.of(request)
     known = {"root": str(paths.root), "run_id": paths.run_id}
     while True:
-        with told_if_slow(f"{dialect.name} has not taken the job yet; waits for its answer"):
+        with message_if_slow(f"{dialect.name} has not taken the job yet; waits for its answer"):
             asked = {**known, "command": command, "name": request.name, "rules": rules, "again": again}
             answer = machine.ask("scheduler.submit", **asked)
         counts = ", ".join(f"{variable}={value}" for variable, value in answer.get("defaults", {}).items())
@@ -56,7 +56,7 @@ def submit(machine: Machine, queue: JobQueue, paths: RunPaths, request: JobReque
         # A site's own command may end with 0 and words of its own, or with an id and the error of what comes after it.
         refused = answer["code"] not in (0, None) and not answer["told"] and not dialect.answer_unknown(said)
         for_good = refused and not dialect.is_transient(said)
-        with told_if_slow(f"{dialect.name} did not say what became of the job; looks whether it has it"):
+        with message_if_slow(f"{dialect.name} did not say what became of the job; looks whether it has it"):
             job = _named(queue, paths.run_id) if for_good else None
             job = job if refused else _found(queue, paths.run_id, request.name, deadline)
         if job:

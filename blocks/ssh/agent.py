@@ -18,7 +18,7 @@ from slurm_ray_flow.blocks.ssh.connection import Connection, ConnectionLost, Out
 from slurm_ray_flow.blocks.ssh.files import SshTarget, bring, copy_folder, copy_from, copy_to
 from slurm_ray_flow.blocks.ssh.open_connection import execute, reading, reading_errors, send_all
 from slurm_ray_flow.blocks.transfer import SnapshotTarget
-from slurm_ray_flow.blocks.waits import told_if_slow
+from slurm_ray_flow.blocks.waits import message_if_slow
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.trace import requests_shown, traced
@@ -224,7 +224,7 @@ class _Conversation:
             execute(self._channel, command)
             self._thread(self._drain)
             self._thread(self._probe)
-            with told_if_slow(f"the shell on {label} has not come to our command yet; waits for its start file"):
+            with message_if_slow(f"the shell on {label} has not come to our command yet; waits for its start file"):
                 bootstrap.skip_noise(read, word)
             self._in_command.set()
             hello = bootstrap.greeted(read, self._send, label, self._root, self._agent.python)

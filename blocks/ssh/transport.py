@@ -13,7 +13,7 @@ from typing import Any
 
 import paramiko as _paramiko
 
-from slurm_ray_flow.blocks.processes import Joined, joined
+from slurm_ray_flow.blocks.processes import Joined, start_on_socket
 from slurm_ray_flow.core.errors import OptionError
 
 STRANGERS_BYTES = 1024 * 1024
@@ -101,7 +101,7 @@ class Proxied(socket.socket):
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - it goes with this
         with theirs:
             shell = os.environ.get("SHELL") or "/bin/sh"
-            self._process = joined([shell, "-c", f"exec {command}"], theirs.fileno(), self._errors.fileno())
+            self._process = start_on_socket([shell, "-c", f"exec {command}"], theirs.fileno(), self._errors.fileno())
 
     def close(self) -> None:
         super().close()

@@ -99,13 +99,13 @@ def _judged(
                 where=f"{shown.kind} {shown.fingerprint}",
                 advice="ask the people who run the server for its fingerprint",
             )
-        keep(file, known_hosts.written(server.known_as, kind, key))
+        append_line(file, known_hosts.written(server.known_as, kind, key))
         if known_hosts.judge(known_hosts.read(server.known_hosts), server.known_as, key) is not KeyVerdict.KNOWN:
             raise _not_kept(file, "it is not there when it is read again")
     return shown
 
 
-def keep(file: Path, line: str) -> None:
+def append_line(file: Path, line: str) -> None:
     """Append a line to a private file, whoever else does so at the same time.
 
     Raises:

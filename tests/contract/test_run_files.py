@@ -7,7 +7,7 @@ import shlex
 import pytest
 
 from slurm_ray_flow.core.errors import SyncError
-from slurm_ray_flow.core.outputs import shown
+from slurm_ray_flow.core.outputs import printable_name
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.snapshot import manifest
 from slurm_ray_flow.tasks.fetch_outcome import bring, files_of
@@ -170,7 +170,7 @@ def test_odd_names_come_home_as_they_are(lab, cluster, sent, tmp_path):
     assert all(name == content for name, content in found.items())
     assert set(brought.left) == {".git/config"}
     _, files = files_of(record, cluster, warned.append)
-    assert all(shown(file.path).isprintable() for file in files)
+    assert all(printable_name(file.path).isprintable() for file in files)
 
 
 def test_a_run_that_has_written_nothing_leaves_nothing_but_its_own(lab, kind, sent):

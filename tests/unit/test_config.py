@@ -7,7 +7,7 @@ import types
 import pytest
 
 from slurm_ray_flow import OptionError, slurm_ray_flow
-from slurm_ray_flow.core.config import beneath, configured, origins, settings_of, strange
+from slurm_ray_flow.core.config import configured, origins, settings_of, strange, with_block_fields
 from slurm_ray_flow.core.options import Options
 
 GIB = 1024**3
@@ -35,7 +35,7 @@ def project(tmp_path):
 def memory(settings, block=None, **given):
     """The memory in GiB that counts."""
     options = configured(Options().stating(**given), settings)
-    return (beneath(options, block or {}).memory or 0) / GIB
+    return (with_block_fields(options, block or {}).memory or 0) / GIB
 
 
 def test_the_first_who_says_it_counts(project):

@@ -10,8 +10,8 @@ from slurm_ray_flow.core.lock import (
     LockUser,
     limit_name,
     place_in_line,
+    queue_rows,
     queued_text,
-    rows,
     taken_by_others,
     to_hold,
     waiting_text,
@@ -74,7 +74,7 @@ def test_what_a_server_says_may_lack_anything(said):
     queue = LockQueue.from_json(said)
     assert all(party.slots == 1 for party in queue.holders + queue.waiting)
     assert waiting_text("desi", queue, 0, 0.0)
-    assert len(rows(queue, 0.0)) == len(queue.holders) + len(queue.waiting)
+    assert len(queue_rows(queue, 0.0)) == len(queue.holders) + len(queue.waiting)
 
 
 def test_the_line_is_the_order_of_arrival():

@@ -8,14 +8,14 @@ import pytest
 from slurm_ray_flow.blocks.output_files import bring_home
 from slurm_ray_flow.core.errors import ConnectionFailed, OptionError
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outputs import WrittenFile, checked_pattern, chosen, may_come_home, shown
-from slurm_ray_flow.core.project import beside
+from slurm_ray_flow.core.outputs import WrittenFile, checked_pattern, matching_files, may_come_home, printable_name
+from slurm_ray_flow.core.project import folder_at_home
 
 FILES = ["model.pt", "a.csv", "results/a.csv", "results/deep/b.csv", "results/[1].csv", "log/x.txt", "#note", "!odd"]
 
 
 def named(*patterns):
-    return {file.path for file in chosen([WrittenFile(name, 1, 1) for name in FILES], patterns)}
+    return {file.path for file in matching_files([WrittenFile(name, 1, 1) for name in FILES], patterns)}
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_a_name_that_leads_elsewhere_does_not_come_home(name, tmp_path):
 )
 def test_other_names_come_and_are_shown_in_one_harmless_line(name):
     assert may_come_home(name)
-    assert shown(name).isprintable()
+    assert printable_name(name).isprintable()
 
 
 class _Hostile:
@@ -158,7 +158,7 @@ def test_what_came_before_a_failure_is_in_its_place(tmp_path):
 def test_where_outputs_go(tmp_path):
     project, inner = tmp_path / "project", tmp_path / "project" / "inner"
     inner.mkdir(parents=True)
-    assert beside(project, inner) == inner
-    assert beside(project, project) == project
-    assert beside(project, tmp_path) == project
-    assert beside(inner, Path("/")) == inner
+    assert folder_at_home(project, inner) == inner
+    assert folder_at_home(project, project) == project
+    assert folder_at_home(project, tmp_path) == project
+    assert folder_at_home(inner, Path("/")) == inner

@@ -48,11 +48,11 @@ def test_what_comes_late_is_not_waited_for_and_not_heard(said):
 
 def test_what_takes_long_without_a_word_is_told(said, monkeypatch):
     monkeypatch.setattr(waits, "SLOW_SECONDS", 0.01)
-    with waits.told_if_slow("waits"):
+    with waits.message_if_slow("waits"):
         while not said:
             time.sleep(0.001)
     assert said == ["waits"]
     monkeypatch.setattr(waits, "SLOW_SECONDS", 60)
-    with waits.told_if_slow("waits again"):
+    with waits.message_if_slow("waits again"):
         pass
     assert said == ["waits"]

@@ -12,7 +12,7 @@ import pytest
 
 from slurm_ray_flow.blocks.ssh import known_hosts
 from slurm_ray_flow.blocks.ssh.known_hosts import KeyVerdict
-from slurm_ray_flow.blocks.ssh.trust import keep
+from slurm_ray_flow.blocks.ssh.trust import append_line
 from slurm_ray_flow.core.errors import HostKeyFailed
 
 KEY, OTHER = b"\0\0\0\x0bssh-ed25519" + b"k" * 36, b"\0\0\0\x0bssh-ed25519" + b"o" * 36
@@ -97,7 +97,7 @@ def test_lines_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
     def add(one: int) -> None:
         together.wait(20)
         for number in range(50):
-            keep(file, f"host-{one}-{number} ssh-ed25519 KEY\n")
+            append_line(file, f"host-{one}-{number} ssh-ed25519 KEY\n")
 
     adding = [forked.Process(target=add, args=(one,)) for one in range(4)]
     for process in adding:
@@ -115,11 +115,11 @@ def test_lines_that_are_added_at_once_are_all_there(tmp_path: Path) -> None:
 def test_a_file_of_known_hosts_is_made_private_and_one_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     before = os.umask(0)
     try:
-        keep(tmp_path / "ssh" / "known_hosts", "desi ssh-ed25519 KEY\n")
+        append_line(tmp_path / "ssh" / "known_hosts", "desi ssh-ed25519 KEY\n")
     finally:
         os.umask(before)
     assert (tmp_path / "ssh").stat().st_mode & 0o777 == 0o700
     assert (tmp_path / "ssh" / "known_hosts").stat().st_mode & 0o777 == 0o600
     with pytest.raises(HostKeyFailed, match="can't be kept") as caught:
-        keep(tmp_path, "desi ssh-ed25519 KEY\n")
+        append_line(tmp_path, "desi ssh-ed25519 KEY\n")
     assert caught.value.where == str(tmp_path)

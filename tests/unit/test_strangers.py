@@ -129,7 +129,7 @@ def _frames(data: bytes) -> None:
 def _listed(data: bytes) -> None:
     """What an agent answers of queues and of warm clusters, whose JSON is as the other side wants it."""
     said = _json(data)
-    lock.rows(lock.LockQueue.from_json(said), NOW)
+    lock.queue_rows(lock.LockQueue.from_json(said), NOW)
     Warm.from_listed(said).to_json()
 
 

@@ -10,7 +10,7 @@ from cyclopts import Parameter
 
 from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named, use_server
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
-from slurm_ray_flow.core.clean_up import CleanUpReport, rows
+from slurm_ray_flow.core.clean_up import CleanUpReport, report_rows
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -64,7 +64,7 @@ def _cluster_of(record: RunRecord) -> Cluster:
 
 
 def _show(report: CleanUpReport) -> None:
-    table = rows(report, time.time())
+    table = report_rows(report, time.time())
     names = ["kind", "what", "unused for", "size", "files"]
     going = [[row[name] for name in names] for row in table if "size" in row]
     if going:

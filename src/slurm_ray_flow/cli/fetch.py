@@ -7,7 +7,7 @@ from typing import Annotated
 
 from slurm_ray_flow.cli.names import A_RUN
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text, tell
-from slurm_ray_flow.core.outputs import shown
+from slurm_ray_flow.core.outputs import printable_name
 
 
 def fetch(
@@ -45,13 +45,15 @@ def fetch(
         if json:
             print_json({"run_id": record.run_id, "files": names, "left": brought.left})
         else:
-            print_text("\n".join(map(shown, names)) or "No files.")
+            print_text("\n".join(map(printable_name, names)) or "No files.")
         return
     _, files = files_of(record, cluster, tell)
     if json:
         print_json([{"path": file.path, "bytes": file.size, "changed": file.changed.isoformat()} for file in files])
     elif files:
-        rows = [[shown(file.path), format_memory(file.size), f"{file.changed:%Y-%m-%d %H:%M:%S}"] for file in files]
+        rows = [
+            [printable_name(file.path), format_memory(file.size), f"{file.changed:%Y-%m-%d %H:%M:%S}"] for file in files
+        ]
         print_table(["FILE", "SIZE", "CHANGED"], rows)
     else:
         print_text("The run has written no files in its working directory.")

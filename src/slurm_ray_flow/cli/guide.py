@@ -110,7 +110,7 @@ def _line(question: str, proposal: str) -> str:
         raise KeyboardInterrupt from None
 
 
-def placed(known: Fields, questions: Questions) -> Fields | None:
+def connection_fields(known: Fields, questions: Questions) -> Fields | None:
     """The fields of the connection to the host; None for this machine's own Slurm.
 
     Raises:
@@ -149,7 +149,7 @@ def _typed(answer: str) -> Fields:
     return {name: value for name, value in said.items() if value is not None}
 
 
-def named(wanted: GivenAnswers, connection: Fields | None, questions: Questions) -> str:
+def chosen_name(wanted: GivenAnswers, connection: Fields | None, questions: Questions) -> str:
     """What functions call the cluster: what is given, else the answer."""
     from slurm_ray_flow.blocks.clusters import saved_clusters, valid_name
 
@@ -172,7 +172,7 @@ def name_for(host: str) -> str:
     return re.sub("[^a-z0-9-]+", "-", label).strip("-")
 
 
-def entered(fields: Fields, name: str, questions: Questions, fingerprints: Sequence[str]) -> SshConnection:
+def logged_in(fields: Fields, name: str, questions: Questions, fingerprints: Sequence[str]) -> SshConnection:
     """Log in; what the host or the user's answers make fail is asked again.
 
     Raises:
@@ -270,9 +270,9 @@ def _answered(
     wanted: GivenAnswers, questions: Questions, fingerprints: Sequence[str], json: bool
 ) -> tuple[str, str, dict[str, Any] | None, dict[str, Any]]:
     """All questions; gives the name, the kind, and the fields of the connection and of the cluster."""
-    fields = None if wanted.here else placed(wanted.connection, questions)
-    name = named(wanted, fields, questions)
-    connection = entered(fields, name, questions, fingerprints) if fields is not None else None
+    fields = None if wanted.here else connection_fields(wanted.connection, questions)
+    name = chosen_name(wanted, fields, questions)
+    connection = logged_in(fields, name, questions, fingerprints) if fields is not None else None
     found = _surveyed(connection, name)
     if not json:
         _show(found)

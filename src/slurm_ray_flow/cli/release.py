@@ -42,7 +42,7 @@ def release(
     """
     if (which is None) is not all:
         raise OptionError("say which: a run, a cluster, or --all", advice="`srf runs` shows which runs are warm")
-    found = _warm() if which is None else chosen(which, _warm(which))
+    found = _warm() if which is None else matching_allocations(which, _warm(which))
     ended = [
         (allocation, cluster, function, _end(allocation, cluster, force)) for allocation, cluster, function in found
     ]
@@ -64,18 +64,18 @@ def _warm(which: str = "") -> list[Kept]:
 
     records = list(store.records())
     functions = {record.run_id: record.function for record in records}
-    found = warm_everywhere(concerned(which, [record for record in records if record.warm]), print_error)
+    found = warm_everywhere(allocations_on(which, [record for record in records if record.warm]), print_error)
     return [(one, cluster, functions.get(one.run_id, "of another machine")) for one, cluster in found]
 
 
-def concerned(which: str, records: list[RunRecord]) -> list[RunRecord]:
+def allocations_on(which: str, records: list[RunRecord]) -> list[RunRecord]:
     """The warm runs on the named cluster alone, so that no other cluster is waited for."""
     named = [record for record in records if record.cluster == which]
     begun = {record.cluster for record in records if which and record.run_id.startswith(which)}
     return named or [record for record in records if record.cluster in begun] or records
 
 
-def chosen(which: str, there: list[Kept]) -> list[Kept]:
+def matching_allocations(which: str, there: list[Kept]) -> list[Kept]:
     """The warm allocations on the cluster of this name, else the one of the run whose id begins with it.
 
     Raises:

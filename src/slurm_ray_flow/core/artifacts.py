@@ -9,7 +9,7 @@ from typing import Any
 
 from slurm_ray_flow.core.lock import clock
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.outputs import counted, shown
+from slurm_ray_flow.core.outputs import counted, printable_name
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.run import Event, RunRecord
 from slurm_ray_flow.core.snapshot.entries import Entry, LeftOut, printable
@@ -147,7 +147,7 @@ def about_files(
 
 def about_outputs(written: Any, record: RunRecord) -> ArtifactContent:
     """What the function has written, as the event of the call's end tells it, and how it comes home."""
-    rows: list[dict[str, Any]] = [{"file": shown(name), "bytes": size} for name, size in written["largest"]]
+    rows: list[dict[str, Any]] = [{"file": printable_name(name), "bytes": size} for name, size in written["largest"]]
     if more := int(written["count"]) - len(rows):
         rows.append({"file": f"and {more} more", "bytes": int(written["bytes"]) - sum(row["bytes"] for row in rows)})
     there = counted(written["count"], written["bytes"])

@@ -79,7 +79,7 @@ class CleanUpReport:
         return {**dataclasses.asdict(self), "bytes": self.bytes, "files": self.files}
 
 
-def rows(report: CleanUpReport, now: float) -> list[dict[str, str]]:
+def report_rows(report: CleanUpReport, now: float) -> list[dict[str, str]]:
     """The report's table: the largest first."""
     largest_first = sorted(report.things, key=lambda thing: -thing.bytes)
     lines = [

@@ -91,7 +91,7 @@ def configured(options: Options, settings: Settings) -> Options:
     return made
 
 
-def beneath(options: Options, block: Mapping[str, Any]) -> Options:
+def with_block_fields(options: Options, block: Mapping[str, Any]) -> Options:
     """The options on a cluster whose block has these fields: what the block says goes before what the code leaves open.
 
     The field then is what counts, as where nothing is configured.

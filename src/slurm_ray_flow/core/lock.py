@@ -168,7 +168,7 @@ def clock(when: float, now: float) -> str:
     return then.strftime("%H:%M" if then.date() == today.date() else "%Y-%m-%d %H:%M")
 
 
-def rows(queue: LockQueue, now: float) -> list[dict[str, str]]:
+def queue_rows(queue: LockQueue, now: float) -> list[dict[str, str]]:
     """The queue as a table: holders first, then those who wait, in order."""
     places = ["holds it, idle" if holder.idle else "holds it" for holder in queue.holders]
     places += [str(number + 1) for number in range(len(queue.waiting))]

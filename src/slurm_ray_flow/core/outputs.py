@@ -37,7 +37,7 @@ class WrittenFile:
         return datetime.datetime.fromtimestamp(self.changed_ns / 1e9).astimezone()
 
 
-def shown(path: str) -> str:
+def printable_name(path: str) -> str:
     """A file's name from a cluster, in one line, with control characters spelled out."""
     return plain(printable(path)).replace("\n", "\\n").replace("\t", "\\t")
 
@@ -56,7 +56,7 @@ def checked_pattern(pattern: object) -> str:
     return "/".join(part for part in parts if part not in {"", "."}) or "**"
 
 
-def chosen(files: Iterable[WrittenFile], patterns: Sequence[str]) -> list[WrittenFile]:
+def matching_files(files: Iterable[WrittenFile], patterns: Sequence[str]) -> list[WrittenFile]:
     """The files that a pattern names: a path, a folder with its content, or a glob (`*`, `?`, `[...]`, `**`).
 
     Raises:
@@ -79,5 +79,5 @@ def counted(files: int, size: int) -> str:
 
 def summary(files: Sequence[WrittenFile]) -> str:
     """The files in one line."""
-    names = [f"{shown(file.path)} ({format_memory(file.size)})" for file in files[:NAMED]]
+    names = [f"{printable_name(file.path)} ({format_memory(file.size)})" for file in files[:NAMED]]
     return ", ".join(names) + (f" and {len(files) - NAMED} more" if len(files) > NAMED else "")

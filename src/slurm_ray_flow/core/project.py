@@ -32,7 +32,7 @@ def project_of(file: Path | None, working_directory: Path) -> Path:
     return start
 
 
-def beside(project: Path, working_directory: Path) -> Path:
+def folder_at_home(project: Path, working_directory: Path) -> Path:
     """The folder at home of the function's working directory: this process's own if in the project, else that."""
     here, project = working_directory.resolve(), project.resolve()
     return here if here.is_relative_to(project) else project

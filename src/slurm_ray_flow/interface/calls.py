@@ -17,7 +17,7 @@ from slurm_ray_flow.core.progress import SilentReporter
 from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
 from slurm_ray_flow.interface.cancellation import bound_the_end, see_to
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.map_state import MapProgress, note_begun, note_failed, places, record_map, text_of
+from slurm_ray_flow.interface.map_state import MapProgress, arguments_text, note_begun, note_failed, places, record_map
 from slurm_ray_flow.interface.session import Launching, label, work_of
 from slurm_ray_flow.tasks.end_report import in_background
 
@@ -178,7 +178,7 @@ class MapCalls:
         self.flow, self.name = flow, flow.name
         self._arguments: list[Arguments | None] = list(arguments)
         self.items: list[MapItem[Any]] = [MapItem(self, index) for index in range(len(arguments))]
-        self._texts = [text_of(positional) for positional, _ in arguments]
+        self._texts = [arguments_text(positional) for positional, _ in arguments]
         self._max_parallel = max_parallel
         self._change = threading.Condition()
         self._under_way: set[MapItem[Any]] = set()

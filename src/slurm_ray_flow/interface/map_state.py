@@ -22,7 +22,7 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.text import plain
-from slurm_ray_flow.interface.progress import screen_to_use, told_already
+from slurm_ray_flow.interface.progress import screen_to_use, warned_before
 from slurm_ray_flow.interface.screen import TIME, Screen
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
@@ -101,7 +101,7 @@ def find_map(map_id: str = "") -> MapRecord:
     raise UnknownRunError(what, where=str(_folder()), advice="`Handles.map_id` is the whole id")
 
 
-def text_of(arguments: Sequence[Any]) -> str:
+def arguments_text(arguments: Sequence[Any]) -> str:
     """A short text of one call's arguments."""
     return ", ".join(_short.repr(value) for value in arguments)
 
@@ -233,7 +233,7 @@ class MapProgress:
 
     def warn(self, text: str) -> None:
         """Show a warning of a launch once, since all calls have the same ones."""
-        if not told_already(plain(text)):
+        if not warned_before(plain(text)):
             self.tell(text)
 
     def tell_failure(self, index: int, value: str, error: BaseException) -> None:

@@ -61,7 +61,7 @@ _warned: set[str] = set()
 _screens: dict[tuple[int, bool], Screen] = {}
 
 
-def told_already(warning: str) -> bool:
+def warned_before(warning: str) -> bool:
     """Whether this process has shown a warning before."""
     known = warning in _warned
     _warned.add(warning)
@@ -172,7 +172,7 @@ class TerminalReporter(Reporter):
     def warn(self, text: str) -> None:
         text = plain(text)
         with self._lock:
-            if told_already(text):
+            if warned_before(text):
                 return
             if not self._name:  # before the first step
                 self._screen.line(Text(text, "yellow"))

@@ -34,7 +34,7 @@ from slurm_ray_flow.core.config import strange
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.progress import Reporter, SilentReporter, reporter, stop_reporter, use_reporter
-from slurm_ray_flow.core.project import NEEDED, beside, project_of, shadows
+from slurm_ray_flow.core.project import NEEDED, folder_at_home, project_of, shadows
 from slurm_ray_flow.core.run import Outcome, RunRecord, with_note
 from slurm_ray_flow.core.scan import target_of
 from slurm_ray_flow.core.sweep import TAG
@@ -247,7 +247,10 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     call = describe_call(flow, current.given or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
     here = Path.cwd()
-    run.note(keep=flow.options.keep, home_folder=str(beside(project_of(call.target.file, here), here) / current.below))
+    run.note(
+        keep=flow.options.keep,
+        home_folder=str(folder_at_home(project_of(call.target.file, here), here) / current.below),
+    )
     current.run_id = run_id
     ensure_tags(flow.marks)
     reporter().begin(run_id, call.label, cluster.label, current.page(run_id))

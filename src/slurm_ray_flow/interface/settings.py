@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from slurm_ray_flow.core.config import Settings, beneath, configured, settings_of
+from slurm_ray_flow.core.config import Settings, configured, settings_of, with_block_fields
 from slurm_ray_flow.core.options import Options
 
 Kinds = dict[str, TypeAdapter[Any] | None]
@@ -100,7 +100,7 @@ def settings_for(file: Path | None) -> Settings:
 
 def options_on(cluster: Any, options: Options) -> Options:
     """A function's options on a cluster, whose block takes precedence over the project and the environment."""
-    return beneath(options, fields_of(cluster))
+    return with_block_fields(options, fields_of(cluster))
 
 
 def fields_of(cluster: Any) -> dict[str, Any]:

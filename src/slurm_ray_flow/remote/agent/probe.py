@@ -267,7 +267,7 @@ def _pythons() -> List[Dict[str, str]]:
     """Every CPython of 3.9 or later that starts, one for each version."""
     by_path: Dict[str, Dict[str, str]] = {}
     for path in pythons.candidates("3"):
-        answer = pythons.ask([path, "-I", "-c", pythons.QUESTION])
+        answer = pythons.ask_python([path, "-I", "-c", pythons.QUESTION])
         if answer is not None and answer.implementation == "CPython" and _release(answer.version) >= [3, 9]:
             by_path.setdefault(answer.version, {"path": answer.python, "version": answer.version})
     return sorted(by_path.values(), key=lambda one: _release(one["version"]), reverse=True)

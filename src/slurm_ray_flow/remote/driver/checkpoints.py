@@ -70,7 +70,7 @@ def _of_ray_task() -> Optional[str]:
         return None
     from slurm_ray_flow.remote.driver import ray_session
 
-    folder = ray_session.noted(FOLDER)
+    folder = ray_session.noted_value(FOLDER)
     if folder is None:
         raise RuntimeError("a Ray task can't tell its run: call checkpoint() in the function, and hand the path on")
     return folder

@@ -141,7 +141,7 @@ def _run_of(folder: str) -> RunFiles:
 
 
 def _setting(spec: Dict[str, Any], folder: str) -> Dict[str, Any]:
-    there = working_directory.placed(spec, folder)
+    there = working_directory.with_absolute_paths(spec, folder)
     return {
         "path": there["path"],
         "working_directory": there["working_directory"],

@@ -163,7 +163,7 @@ def enter_before_tasks(manager: Any) -> None:
 def _entering(look_up: Any) -> Any:
     @functools.wraps(look_up)
     def entering(*positional: Any, **named: Any) -> Any:
-        if _SETTING not in _entered and (told := noted(_SETTING)):
+        if _SETTING not in _entered and (told := noted_value(_SETTING)):
             _entered.add(_SETTING)
             _enter(json.loads(told))
         return look_up(*positional, **named)
@@ -181,7 +181,7 @@ def _enter(setting: Dict[str, Any]) -> None:
         os.chdir(setting["working_directory"])
 
 
-def noted(name: str) -> Optional[str]:
+def noted_value(name: str) -> Optional[str]:
     """The value, in a worker, that the driver of its job has noted, or None."""
     from ray.experimental.internal_kv import _internal_kv_get
 

@@ -73,7 +73,7 @@ def find(policy: str, version: str, root: str = "", uv_version: str = "") -> Dic
     """
     seen: List[PythonAnswer] = []
     for command in _commands(policy, version, root, uv_version):
-        answer = ask(command)
+        answer = ask_python(command)
         if answer is not None and answer.fits(version):
             return _found(answer, version)
         if answer is not None and answer not in seen:
@@ -81,7 +81,7 @@ def find(policy: str, version: str, root: str = "", uv_version: str = "") -> Dic
     raise OperationError(_missing(policy, version, seen), _place(policy), _advice(policy, version), "environment")
 
 
-def ask(command: Sequence[str], variables: Optional[Dict[str, str]] = None) -> Optional[PythonAnswer]:
+def ask_python(command: Sequence[str], variables: Optional[Dict[str, str]] = None) -> Optional[PythonAnswer]:
     """Start a Python and ask it what it is; None where it is none, or can't start."""
     said = said_by(command, START_SECONDS, {**clean_variables(), **(variables or {})})
     try:
@@ -146,7 +146,7 @@ def _download(version: str, root: str, uv_version: str) -> str:
     """Have uv download one into the root, once; gives its path."""
     folder = private_folder(_folder(root))
     there = _downloaded(folder, version)
-    if not there or ask(_question(there[0])) is None:  # a loss of power may have left a part of it
+    if not there or ask_python(_question(there[0])) is None:  # a loss of power may have left a part of it
         uv = uv_tool.provide(root, uv_version)["uv"]
         try:
             program = UvProcess(uv, Path(folder), None, lambda _: None)
@@ -185,7 +185,7 @@ def _found(answer: PythonAnswer, version: str) -> Dict[str, Any]:
 
 def _needed_variables(answer: PythonAnswer) -> Dict[str, str]:
     """A module's Python may find its own library only where the module says."""
-    if not answer.libraries or ask(_question(answer.python), {"LD_LIBRARY_PATH": ""}) is not None:
+    if not answer.libraries or ask_python(_question(answer.python), {"LD_LIBRARY_PATH": ""}) is not None:
         return {}
     return {"LD_LIBRARY_PATH": answer.libraries}
 

@@ -62,7 +62,7 @@ class DriverProcess:
         if spec.get("container"):
             return 0
         wish = {"arguments": arguments, "environment": environment, "folder": os.getcwd(), "orphan": True}
-        made = nursery.ask(
+        made = nursery.fork_process(
             "slurm_ray_flow.remote.driver.driver", descriptors, executable=container.python_command(spec)[0], **wish
         )
         if made is None:

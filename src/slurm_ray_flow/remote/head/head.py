@@ -63,7 +63,7 @@ def main(arguments: List[str]) -> int:
     limits.keep_umask(os.umask(0o077))
     run = RunFiles(root, run_id)
     try:
-        spec = working_directory.placed(run.read_spec(), run.folder)
+        spec = working_directory.with_absolute_paths(run.read_spec(), run.folder)
         if "--detach" in arguments[2:]:
             return _detached(run, spec)
         return keep(run, spec)

@@ -27,7 +27,7 @@ _READ_AT_START = ("PYTHON", "LD_")
 """Variables that begin so count when a program starts, and not later."""
 
 
-def ask(module: str, descriptors: List[int], **wish: Any) -> Optional[Tuple[int, socket.socket]]:
+def fork_process(module: str, descriptors: List[int], **wish: Any) -> Optional[Tuple[int, socket.socket]]:
     """Have the nursery fork a process.
 
     Args:

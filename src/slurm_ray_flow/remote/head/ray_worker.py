@@ -33,7 +33,7 @@ def main(arguments: List[str]) -> None:
 
 def start(arguments: List[str]) -> None:
     """Have a fork run the worker, and end with it; without a nursery, run it here."""
-    made = nursery.ask(
+    made = nursery.fork_process(
         "slurm_ray_flow.remote.head.ray_worker", [0, 1, 2], arguments=arguments, environment=dict(os.environ),
         folder=os.getcwd(), executable=sys.executable, orphan=False,
     )  # fmt: skip

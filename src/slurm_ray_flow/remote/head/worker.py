@@ -39,7 +39,7 @@ class Worker:
     """Ray on this node."""
 
     def __init__(self, run: RunFiles) -> None:
-        spec = working_directory.placed(run.read_spec(), run.folder)
+        spec = working_directory.with_absolute_paths(run.read_spec(), run.folder)
         self._job = context_of(spec)
         self._spec = self._job.with_share(spec)
         self._out = os.dup(1)

@@ -43,7 +43,7 @@ _FULL[errno.EDQUOT] = _FULL[errno.ENOSPC]
 Spec = Dict[str, Any]
 
 
-def placed(spec: Spec, folder: str) -> Spec:
+def with_absolute_paths(spec: Spec, folder: str) -> Spec:
     """The spec with its paths below this folder, as far as they are relative."""
     path = [os.path.join(folder, entry) for entry in spec.get("path") or ()]
     inner = spec.get("working_directory")
@@ -79,7 +79,7 @@ def make(spec: Spec, folder: str) -> None:
         OperationError: it can't be made.
     """
     if spec.get("snapshot"):
-        wanted = placed(spec, folder)
+        wanted = with_absolute_paths(spec, folder)
         with _told(folder):
             for place in (wanted["working_directory"], *wanted["path"]):
                 os.makedirs(place, 0o700, exist_ok=True)
