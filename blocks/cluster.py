@@ -1,4 +1,4 @@
-"""The seam: what a kind of cluster can do. A new kind is one class with these methods."""
+"""The interface of a kind of cluster. A new kind is one class with these methods."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Cluster(Protocol):
 
     @property
     def label(self) -> str:
-        """The name people use for it."""
+        """The cluster's name."""
 
     @property
     def root_folder(self) -> PurePosixPath:
-        """Where everything of ours lies on it."""
+        """The root: the folder of this package on the cluster."""
 
     @property
     def reuses_environment(self) -> bool:
@@ -40,11 +40,11 @@ class Cluster(Protocol):
 
     @property
     def watch_seconds(self) -> float:
-        """How long it waits for news before it answers that there are none."""
+        """Seconds that `watch` waits for new bytes, as a rule."""
 
     @property
     def lock(self) -> Lock | None:
-        """The lock under which its runs are; None where a scheduler, or nobody, sees to that."""
+        """The lock that its runs need; None for a cluster without one."""
 
     @property
     def scheduler(self) -> Scheduler | None:
@@ -57,19 +57,19 @@ class Cluster(Protocol):
         """Lines of bash that the script of each run begins with."""
 
     def facts(self) -> Facts:
-        """Ask the cluster what it is."""
+        """The properties of the cluster."""
 
     def check(self, options: Options) -> None:
-        """See that the cluster has what a run asks for; a `Rejected` names the limit and what would do."""
+        """Check that the cluster has the resources of a run; a `Rejected` names the limit and a request that fits."""
 
     def container_for(self, options: Options) -> Container | None:
         """The container that a run's processes start in; None for none."""
 
     def prepare(self) -> PurePosixPath:
-        """Put our programs there, once; gives the folder that holds the package `slurm_ray_flow` of a run."""
+        """Put this package's programs there, once; gives the folder of the package `slurm_ray_flow` of a run."""
 
     def ask(self, operation: str, **arguments: Any) -> Any:
-        """Have one of our programs there do something: an operation of `remote/agent/operations.py`."""
+        """Have an operation of `remote/agent/operations.py` done there."""
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = ...) -> list[Any]:
         """Have several operations done in order, in one round trip; the first that fails ends it."""
@@ -90,10 +90,10 @@ class Cluster(Protocol):
         """A file of the cluster of at most so many bytes, at home for as long as the block lasts."""
 
     def names(self, folder: PurePosixPath) -> Sequence[str]:
-        """What lies in a folder; nothing where there is none."""
+        """The names in a folder; none where there is no folder."""
 
     def reach(self, host: str, port: int) -> Any:
-        """A socket, or what can do the same, that leads to a port as the cluster reaches it."""
+        """A socket, or an object with its methods, to a port as the cluster reaches it."""
 
     def announce(self, path: PurePosixPath) -> bool:
         """Make an empty file; False where its folder is gone."""
@@ -105,16 +105,16 @@ class Cluster(Protocol):
         """Copy plain files of a folder there, with the folders they lie in, into one at home; no link is followed."""
 
     def send(self, manifest: Manifest, project_key: str) -> Transfer:
-        """Bring a snapshot there."""
+        """Send a snapshot there."""
 
     def environments(self, using: str = "") -> Sequence[HeldEnvironment]:
         """The environments that are there; the one of digest `using` is about to be used."""
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        """Build an environment, once, whatever runs in parallel."""
+        """Build an environment, once among parallel launches."""
 
     def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:
-        """Start the head of a run; gives back when it lives, or waits in the scheduler's queue."""
+        """Start the head of a run; returns when the head lives, or its job is in the scheduler's queue."""
 
     def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
         """Whether a run's head lives, or may still begin.
@@ -125,11 +125,11 @@ class Cluster(Protocol):
         """
 
     def cancel(self, paths: RunPaths, hard: bool = False) -> None:
-        """Have a run ended: by its head, in order; `hard` where that has not helped."""
+        """Have the head end a run in order; `hard` has the scheduler end it."""
 
 
 def recorded(cluster: Cluster, path: PurePosixPath) -> list[Event]:
-    """All events of a file, however long it is: the last ones count."""
+    """All events of a file, however long it is."""
     data = b""
     while piece := cluster.read(path, len(data)):
         data += piece

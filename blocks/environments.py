@@ -1,4 +1,4 @@
-"""Build an environment on a machine that our programs run on, with what it needs from home."""
+"""The build of an environment on a machine, with the files that it needs from home."""
 
 from __future__ import annotations
 
@@ -35,12 +35,12 @@ from slurm_ray_flow.remote.environment.uv_tool import MISLEADING
 from slurm_ray_flow.remote.shared.machine import machine_facts as facts_of_this_machine
 
 SECONDS = 3600.0
-"""How long a download or a build may take."""
+"""Seconds that a download or a build may take."""
 _LARGE = 1 << 20
 
 
 def ask_uv(arguments: Sequence[str], folder: Path | None = None) -> str:
-    """What uv prints when it is run in a folder; tools that it runs get this Python.
+    """The output of uv in a folder; tools that it runs get this Python.
 
     Raises:
         DependencyError: it refused; has its last words.
@@ -56,7 +56,7 @@ def ask_uv(arguments: Sequence[str], folder: Path | None = None) -> str:
 
 
 def ask_uv_once(arguments: Sequence[str], folder: Path) -> str:
-    """The same; what a tool says of a project is remembered until a file beside its pyproject.toml changes.
+    """`ask_uv`, whose answer about a project is cached until a file beside its pyproject.toml changes.
 
     uv remembers metadata by fewer files still: building it takes seconds, and an index.
     """
@@ -75,7 +75,7 @@ def ask_uv_once(arguments: Sequence[str], folder: Path) -> str:
 
 
 def failure(what: str, done: Completed, where: str = "this machine") -> DependencyError:
-    """The error that tells a command's last words."""
+    """The error with a command's last words."""
     words = hide_credentials(done.stderr.strip() or done.stdout.strip())
     advice = "see what is named there, and change it; or write the packages into a requirements.txt"
     if NO_REGISTRY.search(words):
@@ -90,7 +90,7 @@ Tell = Callable[[str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Wheelhouse:
-    """Wheels to send, and what is installed from them.
+    """Wheels to send, and the changes of a build's spec that install them.
 
     Attributes:
         folder: holds `<digest of the content>/<wheel>`.
@@ -156,7 +156,7 @@ def copied(spec: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _copied(url: str, folder: Path) -> str:
-    """The address of a copy of a local package: what builds one, such as setuptools, writes into its folder."""
+    """The address of a copy of a local package, since a build writes into the package's folder."""
     path = path_of(url) if url.startswith("file:") else None
     if path is None or not path.is_dir():
         return url
@@ -172,7 +172,7 @@ def _copied(url: str, folder: Path) -> str:
 
 
 class _Collector:
-    """Collects wheels below a folder, each in one named by its content."""
+    """A collector of wheels below a folder, each in a subfolder named by its content."""
 
     def __init__(self, spec: Mapping[str, Any], target: WheelPlatform, folder: Path) -> None:
         self._spec, self._target, self._folder = spec, target, folder
@@ -205,7 +205,7 @@ class _Collector:
         write_whole(self._folder / _LINES, json.dumps(sorted(texts)).encode())
 
     def _resolved(self, local: Sequence[str]) -> list[str]:
-        """Exact pins of all packages, downloaded; gives those of which there is no wheel."""
+        """Pin all packages exactly and download them; gives the pins without a wheel."""
         wanted = [line for line in self._spec["requirements"] if not is_local(line)]
         lines, arguments = split_options(self._spec["options"])
         file = self._file("wanted.in", [*lines, *wanted, *local])
@@ -220,7 +220,7 @@ class _Collector:
         return [pin.partition(" @ ")[2] for pin in sources] + downloaded
 
     def _downloaded(self, pins: list[str]) -> list[str]:
-        """Download wheels for the target; gives the pins of which there is none."""
+        """Download wheels for the target; gives the pins without a wheel."""
         missing: list[str] = []
         abi = "cp" + self._target.version.replace(".", "")
         tags = [f"--platform={name}" for name in self._target.platforms]
@@ -241,7 +241,7 @@ class _Collector:
         return missing
 
     def _build(self, source: str) -> Path:
-        """A package that is no wheel yet, built here: a path, an address, or a pin of which there is a source."""
+        """Build a wheel here: of a path, an address, or a pin whose source is on an index."""
         path = path_of(source) if source.startswith("file:") else None
         if path is not None and path.suffix == ".whl":
             return self._keep(self._checked(path, str(path)), copy=True)
@@ -276,7 +276,7 @@ class _Collector:
         return place
 
     def _options(self) -> list[str]:
-        """Those that pip knows, too."""
+        """The options that pip has, too."""
         return [option for option in self._spec["options"] if option.partition(" ")[0] not in UV_OPTIONS]
 
     def _file(self, name: str, lines: Sequence[str]) -> str:
@@ -286,7 +286,7 @@ class _Collector:
 
 @contextlib.contextmanager
 def _filled(place: Path) -> Iterator[Path | None]:
-    """A folder to fill, which takes its place when all went well; None where that is done already."""
+    """A folder to fill, which is renamed to its place after success; None where that is there already."""
     if (place / _LINES).exists():
         os.utime(place)
         yield None
@@ -302,29 +302,29 @@ def _filled(place: Path) -> Iterator[Path | None]:
 
 
 def _lines(folder: Path, there: PurePosixPath) -> list[str]:
-    """The requirement lines of a wheelhouse that lies there."""
+    """The requirement lines of a wheelhouse that is there."""
     texts: list[str] = json.loads((folder / _LINES).read_text())
     return [text.replace(_HERE, "file://" + quote(str(there))) for text in texts]
 
 
 def _pip(*arguments: str) -> Completed:
-    """pip, which unlike uv downloads wheels for another platform; uv gets it and keeps it."""
+    """The command of pip, which unlike uv downloads wheels for another platform; uv installs it."""
     command = [find_uv_bin(), "tool", "run", "--quiet", "--python", sys.executable, "pip"]
     return run([*command, "--disable-pip-version-check", "--no-input", "--no-color", *arguments], timeout=SECONDS)
 
 
 Send = Callable[[Path, PurePosixPath], None]
-"""Brings what lies in a folder at home into a folder there; what is there stays."""
+"""A function that copies the content of a folder at home into a folder there; existing files stay."""
 
 UV_VERSION = importlib.metadata.version("uv")
-"""What is put on a cluster is what home has: both read a requirement alike."""
+"""The version of uv for clusters: home's own, so that both read a requirement alike."""
 _SECONDS = 600.0
 
 
 def build(
     machine: Machine, spec: Mapping[str, Any], tell: Tell, *, send: Send, policy: str = "", wheels: str = "index"
 ) -> None:
-    """Build an environment there, once, whatever runs in parallel.
+    """Build an environment on a machine, once among parallel launches.
 
     Args:
         machine: where.
@@ -351,7 +351,7 @@ def build(
 
 
 def say(event: Mapping[str, Any], tell: Tell) -> None:
-    """Tell people what a builder's event means; nothing of uv's list of packages, which the table shows."""
+    """Show a builder's event in words, without uv's list of packages, which the table shows."""
     text = _TEXTS.get(event["event"], "").format(**event)
     if text and not (event["event"] == "line" and text.startswith((" ", "Activate with"))):
         tell(text)
@@ -368,7 +368,7 @@ _TEXTS = {
 def _sent_wheels(
     machine: Machine, spec: Mapping[str, Any], target: WheelPlatform, wheels: str, tell: Tell, send: Send
 ) -> dict[str, Any]:
-    """Bring there what the cluster can't get itself; gives what that changes in the spec."""
+    """Send the wheels that the cluster can't get itself; gives the changes of the spec."""
     there = machine.root_folder / "wheelhouses"
     if wheels == "upload":
         made = whole(spec, target, there, tell)
@@ -382,7 +382,7 @@ def _sent_wheels(
 
 
 def _provided(machine: Machine, python: Mapping[str, Any], tell: Tell, send: Send, wheels: str) -> str:
-    """Have uv put there: by the machine itself where it has a package index, else by sending it."""
+    """Put uv on the machine: from its package index where it reaches one, else from home."""
     root = str(machine.root_folder)
     if wheels == "index":
         request = ("uv_tool.provide", {"root": root, "version": UV_VERSION})

@@ -1,4 +1,4 @@
-"""A try that the run's last process left on the cluster when it died: the run goes on with it and starts no second one.
+"""Picking up a run: its last process died, and the run goes on with the try that is on the cluster.
 
 Prefect starts a flow run again under the same id: a deployment's after its process was killed, any one by
 `prefect flow-run retry`.
@@ -22,7 +22,7 @@ from slurm_ray_flow.tasks.start_ray import wait_ready
 
 
 def left_behind(run: Run, cluster: Cluster) -> bool:
-    """Whether the cluster has a try of this run that an earlier process handed over: it waits, runs or has an outcome.
+    """Whether the cluster has a try of this run from an earlier process: waiting, running or with an outcome.
 
     Where it has none, the run is ready for a try of its own.
 
@@ -55,7 +55,7 @@ def see_it_start(run: Run, cluster: Cluster) -> None:
 
 
 def offer_what_is_warm(run: Run, cluster: Cluster) -> None:
-    """List the picked-up run's warm allocation for later calls: its process may have died before it came to that."""
+    """List the picked-up run's warm allocation for later calls, since its process may have died before."""
     if run.record.warm and run.record.allocation == run.record.attempt and cluster.scheduler is None:
         warm.offer(run, json.loads(cluster.read(run.paths.spec)), cluster)
 

@@ -1,4 +1,4 @@
-"""Get an allocation, and in it a Ray cluster that can take calls."""
+"""The step that gets an allocation with a Ray cluster that can take calls."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from slurm_ray_flow.tasks.sync_files import Snapshot
 from slurm_ray_flow.tasks.turn import QueueReport
 
 LIFE_SECONDS = 1.0
-"""How often to ask whether the head lives."""
+"""Seconds between two questions whether the head lives."""
 
 
 @step()
@@ -41,7 +41,7 @@ def start_ray(
     options: Options,
     lock: dict[str, Any] | None,
 ) -> None:
-    """Put the run's files there, start its head or find a warm one, and wait until it can take calls.
+    """Put the run's files on the cluster, start its head or find a warm one, and wait until it can take calls.
 
     Raises:
         Rejected: the cluster refuses what is asked for.
@@ -104,7 +104,7 @@ def _spec(
 
 
 def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, Any] | None:
-    """What the scheduler is asked for besides sizes, by the run or its cluster's block; None where there is none."""
+    """The scheduler's options of the run or the block, such as the partition; None without a scheduler."""
     if cluster.scheduler is None:
         return None
     asked = {name: getattr(options, name, None) or getattr(cluster, name, None) for name in warm.ASKED_OF_THE_SCHEDULER}
@@ -112,7 +112,7 @@ def _scheduler(run: Run, cluster: Cluster, options: Options) -> dict[str, Any] |
 
 
 def _script(run: Run, environment: Environment, cluster: Cluster) -> str:
-    """What starts the head."""
+    """The text of the run's start script."""
     head = cluster.prepare() / "slurm_ray_flow" / "remote" / "head" / "head.py"
     facts = None if environment.container else cluster.facts()
     python, variables = (facts.python, facts.variables) if facts else (environment.python, {})
@@ -121,12 +121,12 @@ def _script(run: Run, environment: Environment, cluster: Cluster) -> str:
 
 
 def script_of(cluster: Cluster, command: list[str], exports: str = "") -> str:
-    """The script that starts a head by this command."""
+    """The text of a script that starts a head with this command."""
     return f'{_begin(cluster)}{exports}exec {shlex.join(command)} "$@"\n'
 
 
 def _put_files(run: Run, call: Call, spec: dict[str, Any], script: str, cluster: Cluster) -> None:
-    """The call's payloads, what to start, and the script that starts it."""
+    """Write the spec, the start script and the call's payloads into the run's folder."""
     files: dict[PurePosixPath, bytes | Path] = {
         run.paths.spec: json.dumps(spec).encode(),
         run.paths.script: script.encode(),
@@ -143,7 +143,7 @@ def _begin(cluster: Cluster) -> str:
 
 
 def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
-    """Wait for the head. It bounds its own start: it says `ray_ready`, or in `call_ended` what went wrong, or goes."""
+    """Wait for the head, which bounds its own start: it records `ray_ready`, or `call_ended` with a cause, or ends."""
     looked, offset = time.monotonic(), 0
     queued = QueueReport(run, cluster)
     events: list[Event] = []

@@ -1,4 +1,4 @@
-"""What `sacct` knows of jobs that have ended, where a site keeps accounts: how they ended and what they used."""
+"""Accounting of jobs that have ended, from `sacct`: their end and their use, where a site keeps accounts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class AccountingRecord(SlurmJob):
-    """One job in the accounts, its steps summed up. None is what they do not say.
+    """One job in the accounts, its steps summed up; None where the accounts have no value.
 
     A job may be RUNNING in the accounts although the queue has forgotten it: they lag behind.
 
@@ -43,7 +43,7 @@ class AccountingRecord(SlurmJob):
 
 
 def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> list[str]:
-    """One question for jobs that were there in the last days: those of these names with their steps, or all without.
+    """The command for jobs of the last days: those of these names with their steps, or all jobs without steps.
 
     Steps know what was used; without names there may be many thousands of them, so they are left out.
     """
@@ -57,7 +57,7 @@ def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> l
 
 
 def parse_accounting(text: str) -> dict[str, AccountingRecord]:
-    """The jobs by their ids, each with what its steps add; noise is left out."""
+    """The jobs by their ids, each with the sums of its steps; other lines are ignored."""
     rows = [line.split(SEPARATOR) for line in text.splitlines() if line[:1].isdecimal()]
     jobs: dict[str, list[dict[str, str]]] = {}
     for cells in rows:
@@ -68,7 +68,7 @@ def parse_accounting(text: str) -> dict[str, AccountingRecord]:
 
 
 def _record(job_id: str, rows: list[dict[str, str]]) -> AccountingRecord:
-    """One job of its rows: the job's own, the last one if it was started again, and its steps'."""
+    """One job from its rows: the job's own, the last one if it was started again, and its steps'."""
     own = [row for row in rows if row["JobID"] == job_id]
     steps = [row for row in rows if row["JobID"] != job_id]
     of = own[-1] if own else rows[0]
@@ -95,7 +95,7 @@ def _record(job_id: str, rows: list[dict[str, str]]) -> AccountingRecord:
 
 
 def _state(of: dict[str, str], steps: list[dict[str, str]]) -> str:
-    """A job whose step was out of memory is FAILED, unless it is its script itself that was."""
+    """The state of a job; one whose step ran out of memory is FAILED, unless the step was the job's script."""
     state = full_state(of["State"])
     out = state == "FAILED" and any(full_state(step["State"]) == "OUT_OF_MEMORY" for step in steps)
     return "OUT_OF_MEMORY" if out else state
@@ -128,7 +128,7 @@ _TEXTS = {
 
 
 def verdict(job: Job | None, words: str, *, began: bool) -> tuple[str, str]:
-    """Cause and message.
+    """The cause and the message of a job's end.
 
     Args:
         job: as the queue or accounting has it; None where Slurm has forgotten it.

@@ -31,7 +31,7 @@ _AWAY = ("down", "drain", "drng", "fail", "maint", "reboot", "power", "unk", "fu
 
 @dataclasses.dataclass(frozen=True)
 class NodeKind:
-    """Some nodes of a partition that are alike.
+    """Nodes of a partition with equal properties.
 
     Attributes:
         count: how many.
@@ -58,7 +58,7 @@ class NodeKind:
 
     @property
     def away(self) -> bool:
-        """Whether nothing starts there now: down, drained, reserved, rebooting."""
+        """Whether no job can start there now: down, drained, reserved, rebooting."""
         return self.silent or self.state.startswith(_AWAY)
 
 
@@ -116,7 +116,7 @@ class Partition:
 
     @property
     def node_states(self) -> dict[str, int]:
-        """How many nodes are in which state."""
+        """The number of nodes in each state."""
         states: dict[str, int] = {}
         for kind in self.kinds:
             states[kind.state] = states.get(kind.state, 0) + kind.count
@@ -124,7 +124,7 @@ class Partition:
 
     @property
     def load(self) -> float | None:
-        """The part of the CPUs of the nodes that are there which is taken; None when none is there."""
+        """The fraction of the CPUs of usable nodes that is allocated; None without usable nodes."""
         used = sum(kind.cpus_used for kind in self.kinds if not kind.away)
         idle = sum(kind.cpus_idle for kind in self.kinds if not kind.away)
         return used / (used + idle) if used + idle else None
@@ -177,7 +177,7 @@ def _names(text: str) -> frozenset[str]:
 
 
 def parse_nodes(text: str) -> dict[str, tuple[NodeKind, ...]]:
-    """The kinds of nodes of each partition, of the answer to `NODES_COMMAND`; noise is left out."""
+    """The kinds of nodes of each partition, from the answer to `NODES_COMMAND`; other lines are ignored."""
     kinds: dict[str, tuple[NodeKind, ...]] = {}
     for line in text.splitlines():
         cells = _cells(line)
@@ -225,7 +225,7 @@ def gpu_count(gres: str) -> int:
 
 
 def gpu_types(gres: str) -> tuple[str, ...]:
-    """The types that it names: a100 and v100."""
+    """The types of GPU in the same text: a100 and v100."""
     return tuple(dict.fromkeys(parts[1] for parts in _gpus(gres) if len(parts) > 1 and not parts[1].isdecimal()))
 
 

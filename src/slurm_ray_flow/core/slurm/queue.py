@@ -1,4 +1,4 @@
-r"""The one question to `squeue` for all our jobs, its answer, and what a job's end means in our words.
+r"""The command of `squeue` for all jobs of the user, its answer, and the cause of a job's end.
 
 The columns are joined by `\x1f`, which squeue passes on as it is and no column holds (22.05); times are seconds since
 1970, by SLURM_TIME_FORMAT, which all versions hand to strftime: the zone of a cluster is not ours to guess.
@@ -22,7 +22,7 @@ NO_LIMIT = float("inf")
 
 
 def is_nothing(text: str) -> bool:
-    """Whether a column says that it has nothing to say."""
+    """Whether a column has one of Slurm's words for "no value"."""
     return text.strip().upper() in _NOTHING
 
 
@@ -48,7 +48,7 @@ def duration(text: str) -> float | None:
 
 
 def moment(text: str) -> float | None:
-    """Seconds since 1970, as all our commands ask for them; None for any other text: its time zone is not known."""
+    """Seconds since 1970, as all our commands ask for them; None for any other text, whose time zone is not known."""
     text = text.strip()
     return float(text) if text.isdecimal() and 0 < float(text) < _NO_MOMENT else None
 
@@ -71,9 +71,9 @@ def limit(text: str) -> float | None:
 
 
 MOST = 100_000
-"""More names than any cluster has; a text from a cluster must not fill the memory."""
+"""The most names in a host list, more than any cluster has: a text from a cluster must not fill the memory."""
 _LETTERS, _DIGITS, _RANGES = 10_000_000, 20, 8
-"""More letters in all, digits in a number and ranges in a name than any has."""
+"""The most letters of a host list, digits of a number and ranges of a name."""
 
 
 def expanded(text: str) -> list[str]:
@@ -187,12 +187,12 @@ class SlurmJob(Job):
 
 
 def queue_command(user: str) -> list[str]:
-    """The one question for all jobs of this user, those that have just ended among them."""
+    """The command for all jobs of a user, with those that have just ended."""
     return [*_ENVIRONMENT, "squeue", "--noheader", "--states=all", f"--user={user}", f"--format={_FORMAT}"]
 
 
 def pending_command(partition: str) -> list[str]:
-    """Who waits in these partitions ("cpu" or "cpu,gpu"), whoever they are: for how many are ahead."""
+    """The command for all pending jobs of these partitions ("cpu" or "cpu,gpu"), to count those ahead."""
     return [
         *_ENVIRONMENT,
         *("squeue", "--noheader", "--states=PENDING", f"--partition={partition}", f"--format={_FORMAT}"),
@@ -205,7 +205,7 @@ def processes_command(job_id: str) -> list[str]:
 
 
 def parse_queue(text: str) -> dict[str, SlurmJob]:
-    """The jobs by their ids, in the order of the answer. Lines that are no job are noise and left out."""
+    """The jobs by their ids, in the order of the answer; other lines are ignored."""
     jobs = [_job(line.split(SEPARATOR)) for line in text.splitlines() if line.count(SEPARATOR) >= len(_COLUMNS) - 1]
     return {job.job_id: job for job in jobs if job.job_id[:1].isdecimal()}
 
@@ -236,7 +236,7 @@ def full_state(text: str) -> str:
 
 
 def group_of(state: str) -> Group:
-    """Where a job is. A state that we don't know is nobody's end: the job is asked for again."""
+    """The group of a job's state; an unknown state counts as no end, and the job is asked for again."""
     if state in _WAITING:
         return "waiting"
     if state in _RUNNING:
@@ -245,7 +245,7 @@ def group_of(state: str) -> Group:
 
 
 def cause_of(state: str, reason: str = "", exit_code: str = "") -> str | None:
-    """Why a job that left no word of its own has ended, in our words (`CAUSES`); None while it has not.
+    """The cause (one of `CAUSES`) of a job's end whose run has no event of its own end; None before its end.
 
     Args:
         state: as squeue or sacct writes it.

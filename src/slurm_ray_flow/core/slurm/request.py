@@ -1,4 +1,4 @@
-"""What a job asks of Slurm, and the arguments of `sbatch` that say so."""
+"""The request of a job, the arguments of `sbatch` for it, and the refusals of `sbatch`."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def sbatch_command(request: JobRequest) -> list[str]:
 
 
 def sbatch_arguments(request: JobRequest) -> list[str]:
-    """What follows `sbatch`, one argument each, no shell in between; the script's path comes after it.
+    """The arguments of `sbatch` without the script's path, which comes last; no shell reads them.
 
     GPUs are asked for by `--gres`, which every Slurm knows; `--gpus-per-node` needs select/cons_tres.
     A node has one task, which starts what the run needs there. The job is never put into the queue again by
@@ -85,7 +85,7 @@ def escaped_path(path: str) -> str:
     return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
 
 
-# One --gres is all that sbatch hears, the last one: ours and an extra one are joined.
+# sbatch takes only the last --gres: the run's own and an extra one are joined.
 
 
 def _gres(request: JobRequest) -> list[str]:
@@ -158,7 +158,7 @@ def _value(option: str) -> str:
 
 
 def _suggested_option(name: str) -> str:
-    """The option that is meant: sbatch takes the beginning of a long one for the whole."""
+    """The full name of an option: sbatch takes the beginning of a long one for the whole."""
     known = [*_FIELDS, *_OURS]
     if name in known or len(name) == 1:
         return name
@@ -292,7 +292,7 @@ def submitted_nothing(stdout: str, stderr: str, where: str = "") -> Rejected:
 
 
 def words(stderr: str) -> str:
-    """What sbatch itself said, without its name before each line, and without what a site or a shell says around it."""
+    """The messages of sbatch itself, without its name before each line, and without lines of a site or a shell."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
     told = [line for line in lines if _MARK.match(line)]
     errors = [line for line in told if not _CHATTER.search(line)]

@@ -1,4 +1,4 @@
-"""What a Slurm site has, and whether a request fits to it: all that can be told before anything is submitted.
+"""A Slurm site, and whether a request fits to it, before anything is submitted.
 
 Slurm itself takes many jobs that can never start, and lets them wait (EnforcePartLimits is off by default).
 """
@@ -31,7 +31,7 @@ Problem = tuple[str, str]  # what is wrong, and what to try
 
 @dataclasses.dataclass(frozen=True)
 class Site:
-    """A site as its user sees it.
+    """The partitions and the version of a site, as its user sees them.
 
     Attributes:
         partitions: by name, in the site's order.
@@ -45,12 +45,12 @@ class Site:
 
     @property
     def default(self) -> Partition | None:
-        """Where a job goes that names no partition."""
+        """The partition of a job that names none."""
         return next((partition for partition in self.partitions.values() if partition.default), None)
 
 
 def site_commands() -> dict[str, list[str]]:
-    """What is asked of a site, by the names of `parse_site`'s parameters."""
+    """The commands that describe a site, by the names of `parse_site`'s parameters."""
     return {
         "partitions": PARTITIONS_COMMAND,
         "nodes": NODES_COMMAND,
@@ -60,7 +60,7 @@ def site_commands() -> dict[str, list[str]]:
 
 
 def parse_site(partitions: str, nodes: str, version: str = "", groups: str = "") -> Site:
-    """The site of the answers to `site_commands`."""
+    """The site from the answers to `site_commands`."""
     match = re.search(r"^slurm\S* (\d+\.\d+\S*)", version, re.MULTILINE)
     return Site(
         partitions=parse_partitions(partitions, parse_nodes(nodes)),
@@ -226,7 +226,7 @@ def _fits(request: JobRequest, kind: NodeKind) -> bool:
 
 
 def _plain(constraint: str) -> bool:
-    """Whether a constraint is the name of one feature; what has operators in it is Slurm's to judge."""
+    """Whether a constraint is the name of one feature; one with operators is left to Slurm."""
     return re.fullmatch(r"[\w.-]+", constraint) is not None
 
 
@@ -267,7 +267,7 @@ def _gpus(partition: Partition) -> str:
 
 
 def _now(partition: Partition) -> str:
-    """What is free, and how many nodes are in which state."""
+    """The free resources, and the number of nodes in each state."""
     states = [f"{number} {state}" for state, number in partition.node_states.items()]
     load = [] if partition.load is None else [f"{100 * partition.load:.0f} % of CPUs taken"]
     return ", ".join([*load, *_gpu_load(partition), *states])
@@ -293,7 +293,7 @@ def _notes(partition: Partition) -> str:
 
 
 def site_values(site: Site) -> dict[str, Any]:
-    """The same for scripts: seconds, bytes and counts; null is no limit or not known."""
+    """The partitions as values for scripts: seconds, bytes and counts; null is no limit or not known."""
     return {"slurm": site.version, "partitions": [_values(partition) for partition in site.partitions.values()]}
 
 

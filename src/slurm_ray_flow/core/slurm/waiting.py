@@ -1,4 +1,4 @@
-"""Why a job waits, in plain words, and whether it will ever start by itself."""
+"""The reason that a job waits, in plain words, and whether the job can start by itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from slurm_ray_flow.core.scheduler import Job
 
 
 class Explanation(NamedTuple):
-    """What a reason means.
+    """The meaning of a reason.
 
     Attributes:
         text: goes on after "waits".
@@ -110,7 +110,7 @@ _UNCOUNTED = {"memory", "time", "energy", "burst buffer"}
 
 
 def explain(reason: str) -> Explanation:
-    """What a reason of squeue means: the words after "waits", and whether the job will never start by itself."""
+    """The meaning of a reason of squeue."""
     name = re.split(r"[,(]", reason.replace("_", " "))[0].strip() or "None"
     known = _REASONS.get(name) or _REASONS.get(name.replace(" ", ""))
     if known is not None:
@@ -123,7 +123,7 @@ def explain(reason: str) -> Explanation:
 
 
 def _limited(name: str) -> Explanation | None:
-    """Limits over all jobs of somebody pass with time; a limit of one job never does."""
+    """The meaning of a limit: one over all jobs of a user passes with time, one of a single job never does."""
     match = _LIMITED.fullmatch(name)
     if match is None:
         return None
@@ -142,7 +142,7 @@ def _limited(name: str) -> Explanation | None:
 
 
 def ahead_of(job: Job, pending: Iterable[Job]) -> int | None:
-    """How many jobs of the same partition come before this one; None where that can't be told.
+    """The number of jobs of the same partition before this one; None where it is not known.
 
     Args:
         job: the one that waits.
@@ -166,7 +166,7 @@ def _number(job: Job) -> int:
 
 
 def waiting_text(job: Job, ahead: int | None = None, now: float | None = None) -> str:
-    """One line for people: why it waits, how many are ahead, and the start that Slurm expects.
+    """One line for people: the reason for the wait, the number of jobs ahead, and the start that Slurm expects.
 
     Args:
         job: as the queue shows it.
@@ -193,7 +193,7 @@ def _when(start: float, now: float) -> str:
 
 
 def _about(seconds: float) -> str:
-    """Roughly, so that a line that is shown again whenever it changes is not shown each minute."""
+    """A rough time, so that a line that is shown whenever it changes is not shown each minute."""
     if seconds < 150:
         return "in a moment"
     if seconds < 3600:
