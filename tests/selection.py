@@ -27,6 +27,7 @@ LONG = {
     ),
     "end_to_end/head/test_lock.py::test_the_next_one_follows_within_a_fifth_of_a_second": SPEED,
     "end_to_end/head/test_ray.py::test_a_second_call_is_answered_at_once": SPEED,
+    "end_to_end/test_server.py::test_a_server_that_runs_is_found_without_a_request": SPEED,
     "hosts/test_environments.py::test_what_is_there_costs_one_short_question": SPEED,
     "unit/test_slurm_numbers.py::test_a_broken_answer_breaks_no_reader[[][3-9]]": "seven of ten seeds",
     "end_to_end/test_power_cut.py::test_each_run_has_its_value_or_its_cause[[]2]": "the second of two chances",

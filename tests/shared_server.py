@@ -91,7 +91,8 @@ def _keep_empty(started: Path) -> None:
     """Keep that of a server which has just been started, for the next ones."""
     if EMPTY.exists():
         return
-    with tempfile.TemporaryDirectory(dir=EMPTY.parent) as folder:
+    # (Whoever else was first is as good; and while the server still writes its pages, the next start keeps them.)
+    with suppress(OSError), tempfile.TemporaryDirectory(dir=EMPTY.parent) as folder:
         made = Path(folder, "server")
         (made / "prefect").mkdir(parents=True)
         shutil.copytree(started / "ui", made / "ui")
@@ -101,8 +102,7 @@ def _keep_empty(started: Path) -> None:
             closing(sqlite3.connect(database)) as new,
         ):
             old.backup(new)
-        with suppress(OSError):  # somebody else's was there first
-            made.rename(EMPTY)
+        made.rename(EMPTY)
 
 
 def join() -> ServerAddress:

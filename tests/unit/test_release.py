@@ -5,8 +5,8 @@ import threading
 from pathlib import Path
 
 from slurm_ray_flow import LocalMachine
-from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.core.run import RunPaths, RunRecord
+from slurm_ray_flow.remote.shared import processes
 from slurm_ray_flow.tasks.run import release
 from support import wait_for
 
@@ -22,8 +22,7 @@ def record_on(root, allocation):
 
 
 def test_a_call_that_waits_for_a_warm_head_is_cancelled_though_it_has_no_event_yet(tmp_path):
-    this = processes.this_process()
-    alive = {"event": "allocated", "pid": this.pid, "started": this.started, "boot_id": this.boot_id}
+    alive = {"event": "allocated", **processes.this()}
     record, cluster = record_on(tmp_path, "other"), LocalMachine(root=tmp_path)
     append(RunPaths(record.paths.root, "other").events, alive)
 

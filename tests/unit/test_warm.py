@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow import LocalMachine, SlurmCluster
-from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import RunPaths
+from slurm_ray_flow.remote.shared import processes
 from slurm_ray_flow.tasks import start_ray, warm
 from slurm_ray_flow.tasks.run import Run
 
@@ -44,12 +44,12 @@ class BusyAndAskedAgain(Busy):
 @pytest.mark.parametrize("kind", [Busy, BusyAndAskedAgain])
 def test_a_call_that_withdraws_looks_further(tmp_path, monkeypatch, kind):
     monkeypatch.setenv("SRF_HOME", str(tmp_path / "home"))
-    cluster, this = kind(tmp_path / "root"), processes.this_process()
+    cluster = kind(tmp_path / "root")
     run = Run("mine", "f", cluster, 0)
     paths = RunPaths(cluster.root_folder, "warm-one")
     inbox = Path(paths.inbox("warm-one")).parent
     inbox.mkdir(parents=True)
-    alive = {"event": "allocated", "pid": this.pid, "started": this.started, "boot_id": this.boot_id}
+    alive = {"event": "allocated", **processes.this()}
     Path(paths.events).write_text(json.dumps({"time": time.time(), **alive}) + "\n")
     cluster.write(warm.folder_of(SPEC, cluster) / "warm-one", b"")
     assert warm.take(run, SPEC, cluster) is None
