@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.processes import Process, alive, alive_as_noted, elsewhere
 from slurm_ray_flow.core.run import ALIVE, GONE, Event, Liveness, RunPaths, RunRecord, find_event, parse_events
-from slurm_ray_flow.core.run_state import RunFacts
+from slurm_ray_flow.core.run_state import RunFacts, RunStatus, run_state
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -23,6 +25,15 @@ def launch_alive(record: RunRecord) -> bool | None:
     if elsewhere(record.boot_id):
         return None
     return alive(Process(record.pid, record.started, record.boot_id))
+
+
+def status_of(facts: RunFacts) -> RunStatus:
+    """What became of a run; an end that nobody has noted, and that is for good, home remembers from now on."""
+    record, status = facts.record, run_state(facts)
+    if status.state.final and not (record.ended or facts.launch_goes_on or record.is_new(facts.now)):
+        ended = dataclasses.replace(record, ended=status.state.value, ended_at=status.ended_at or 0.0, waiting="")
+        store.save_record(dataclasses.replace(ended, failure_cause=status.cause))
+    return status
 
 
 def ask(record: RunRecord, cluster: Cluster) -> RunFacts:

@@ -136,7 +136,8 @@ class Run:
         """Note the end: the call's own where there is one, even if the launch failed after it."""
         status = run_state(RunFacts(self.record, call_end=self.call_ended or otherwise))
         usage = self.call_ended.usage if self.call_ended is not None else None
-        self.note(ended=status.state.value, ended_at=time.time(), waiting="", usage=usage, handed_over=False)
+        end = {"ended": status.state.value, "ended_at": time.time(), "failure_cause": status.cause}
+        self.note(**end, waiting="", usage=usage, handed_over=False)
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:

@@ -31,7 +31,7 @@ def local_file(files: ServerFiles) -> Path | None:
     """The server's database file on a local disk; None where Prefect's own folder is on one."""
     if not on_network(files.prefect_home):
         return None
-    folder = _noted(files)
+    folder = local_folder(files)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="srf-database-", dir=LOCAL_DISK))
         if _kept(files).exists():
@@ -43,7 +43,7 @@ def local_file(files: ServerFiles) -> Path | None:
 
 def keep_copy(files: ServerFiles, *, ended: bool = False) -> Iterator[str]:
     """Copy the local database file, if there is one, into the server's folder; once `ended`, only the copy stays."""
-    folder = _noted(files)
+    folder = local_folder(files)
     if folder is None or not (folder / "prefect.db").exists():
         return
     _copy(folder / "prefect.db", folder / "copy.db")
@@ -67,7 +67,7 @@ def on_network(folder: Path, mounts: str = "") -> bool:
     return kind in NETWORK
 
 
-def _noted(files: ServerFiles) -> Path | None:
+def local_folder(files: ServerFiles) -> Path | None:
     """The noted folder on this host's disk that the last server used, or the present one uses."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         noted = json.loads(_note(files).read_text())

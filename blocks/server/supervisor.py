@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from slurm_ray_flow.blocks import processes
+from slurm_ray_flow.blocks import catalog, processes
 from slurm_ray_flow.blocks.clean_up import CleanUpRoot
 from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_process
@@ -218,6 +218,7 @@ def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Per
     """The periodic tasks: each host sweeps its own runs, and the one with the server does all else."""
     shared = [
         PeriodicTask(SWEEP_SECONDS, lambda: sweep(api)),
+        PeriodicTask(SWEEP_SECONDS, catalog.refresh, long=True),
         PeriodicTask(SWEEP_SECONDS, lambda: ensure_watch(files, api)),
         PeriodicTask(SLOT_SECONDS, lambda: _slots(files, api)),
     ]

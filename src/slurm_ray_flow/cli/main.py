@@ -31,7 +31,7 @@ from slurm_ray_flow.cli import (
     server,
     trust,
 )
-from slurm_ray_flow.cli.output import print_error, tell
+from slurm_ray_flow.cli.output import print_error, show_progress, tell
 from slurm_ray_flow.core.config import strange
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
 
@@ -181,13 +181,9 @@ def _tell_of_variables() -> None:
 
 
 def _show_progress() -> None:
-    """Show progress, so that a wait for an unreachable host is not silent; help needs none."""
-    if {"--help", "-h", "--version"} & set(sys.argv[1:]) or not sys.argv[1:]:
-        return
-    from slurm_ray_flow.core.progress import use_reporter
-    from slurm_ray_flow.interface.progress import terminal_reporter
-
-    use_reporter(terminal_reporter())
+    """Show progress; help needs none, and a list of runs only where a cluster is asked."""
+    if not {"--help", "-h", "--version"} & set(sys.argv[1:]) and sys.argv[1:2] not in ([], ["runs"]):
+        show_progress()
 
 
 def _leave_soon() -> None:

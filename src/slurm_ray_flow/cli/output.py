@@ -53,7 +53,30 @@ def tell(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Rows, styles: Styles | None = None) -> None:
     """Write a table for people; plain columns where there is no terminal, and no colour there or with NO_COLOR."""
-    console().print(table(columns, rows, styles))
+    text = "" if sys.stdout.isatty() else _plain_table(columns, rows)
+    if text:
+        sys.stdout.write(text)
+    else:
+        console().print(table(columns, rows, styles))
+
+
+def _plain_table(columns: Sequence[str], rows: Rows) -> str:
+    """What rich writes where there is no terminal, without it: importing it takes longer; "" where a cell needs it."""
+    cells = [[plain(cell) for cell in row] for row in (columns, *rows)]
+    if not all(cell.isascii() and cell.isprintable() for row in cells for cell in row):
+        return ""
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    if len(widths) == 1 or sum(widths) + 2 * len(widths) > PLAIN_WIDTH:
+        return ""
+    return "".join("  ".join(map(str.ljust, row, widths)) + "\n" for row in cells)
+
+
+def show_progress() -> None:
+    """Show the progress of what is done, so that a wait for an unreachable host is not silent."""
+    from slurm_ray_flow.core.progress import use_reporter
+    from slurm_ray_flow.interface.progress import terminal_reporter
+
+    use_reporter(terminal_reporter())
 
 
 def console() -> Console:

@@ -24,6 +24,7 @@ from slurm_ray_flow.cli.output import (
     print_json,
     print_table,
     print_text,
+    show_progress,
     table,
     tell,
 )
@@ -33,7 +34,7 @@ from slurm_ray_flow.core.text import plain
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from slurm_ray_flow.core.run import RunRecord
+    from slurm_ray_flow.blocks.catalog import CatalogRun
     from slurm_ray_flow.core.warm import Warm
     from slurm_ray_flow.interface.handle import Handle
     from slurm_ray_flow.tasks.asked import Asked
@@ -44,6 +45,8 @@ SECONDS = 8.0
 SILENT_SECONDS = 60.0
 """For how long one that could not be asked is not asked again."""
 NOT_KNOWN = "not known"
+LOCAL = "local-machine"
+"""The kind of cluster whose runs are known without asking: their folders are this machine's."""
 FINAL = ("succeeded", "failed", "cancelled", "lost")
 Known = tuple[str, "float | None", str]
 """A run's state, how long it took or has been under way, and why that is not known."""
@@ -59,7 +62,7 @@ class RunRow:
         why: why nothing is known of it; "" where something is.
     """
 
-    record: RunRecord
+    run: CatalogRun
     state: str
     seconds: float | None
     warm: Warm | None = None
@@ -87,16 +90,17 @@ class Filter:
 class _Question:
     """The runs of one cluster, looked at one after the other; what is known of them so far."""
 
-    def __init__(self, records: Sequence[RunRecord], warm: Sequence[RunRecord]) -> None:
+    def __init__(self, runs: Sequence[CatalogRun], warm: Sequence[CatalogRun]) -> None:
         from slurm_ray_flow.blocks.clusters import cluster_of
         from slurm_ray_flow.blocks.ssh import authentication
         from slurm_ray_flow.tasks.asked import Asked
         from slurm_ray_flow.tasks.warm import warm_noted
 
+        show_progress()
         self._cluster_of, self._warm_noted, self._can_ask = cluster_of, warm_noted, authentication.terminal
         self.states: dict[str, Known] = {}
         self.warm: dict[str, Warm] = {}
-        self._records, self._warm_records = records, warm
+        self._runs, self._warm_records = runs, [run.record for run in warm]
         self.asked: Asked[None] = Asked(self._ask)
 
     def wait(self, deadline: float) -> None:
@@ -113,8 +117,8 @@ class _Question:
             self.asked.error = error
 
     def _ask(self) -> None:
-        for record in self._records:
-            self.states[record.run_id] = _state(record)
+        for run in self._runs:
+            self.states[run.run_id] = _state(run)
         if self._warm_records:
             there = self._warm_noted(self._cluster_of(self._warm_records[0]), self._warm_records)
             self.warm = {one.run_id: one for one in there if one.idles}
@@ -136,37 +140,38 @@ class RunsQuery:
 
     def found(self, wanted: Filter) -> list[RunRow]:
         """The newest runs that are wanted, each looked at."""
-        from slurm_ray_flow.blocks import store
+        from slurm_ray_flow.blocks import catalog
 
         self.silent, self._warm_asked, self._warm = {}, set(), {}
         self._deadline = 0.0
-        known = list(store.records())
-        rest = (record for record in known if wanted.cluster in (None, record.cluster))
+        known = catalog.runs()
+        rest = (run for run in known if wanted.cluster in (None, run.cluster))
         found: list[RunRow] = []
         while some := list(itertools.islice(rest, wanted.limit - len(found))):
             found += [one for one in self._looked_at(some, known) if wanted.takes(one)]
         return found
 
-    def _looked_at(self, some: Sequence[RunRecord], known: Sequence[RunRecord]) -> Iterator[RunRow]:
+    def _looked_at(self, some: Sequence[CatalogRun], known: Sequence[CatalogRun]) -> Iterator[RunRow]:
         fresh = [self._ask(place, some, known) for place in dict.fromkeys(map(_place, some))]
         self._deadline = self._deadline or time.monotonic() + SECONDS  # what is imported before takes its time
         for question in fresh:
             if question:
                 question.wait(self._deadline)
                 self._warm.update(question.warm)
-        for record in some:
-            yield self._shown(record)
+        for run in some:
+            yield self._shown(run)
 
-    def _ask(self, place: Place, some: Sequence[RunRecord], known: Sequence[RunRecord]) -> _Question | None:
+    def _ask(self, place: Place, some: Sequence[CatalogRun], known: Sequence[CatalogRun]) -> _Question | None:
         """Ask a cluster about those of these runs that home does not know the end of; None where nothing is asked."""
-        records = [record for record in some if _place(record) == place and not record.ended]
-        of_warm = place not in self._warm_asked and any(record.warm for record in some if _place(record) == place)
-        if not (records or of_warm) or self._is_silent(place):
+        there = [run for run in some if _place(run) == place]
+        runs = [run for run in there if not _is_known_here(run)]
+        of_warm = place not in self._warm_asked and any(run.warm for run in there)
+        if not (runs or of_warm) or self._is_silent(place):
             return None
-        warm = [record for record in known if record.warm and _place(record) == place] if of_warm else []
+        warm = [run for run in known if run.warm and _place(run) == place] if of_warm else []
         if of_warm:
             self._warm_asked.add(place)
-        question = self._questions[place] = _Question(records, warm)
+        question = self._questions[place] = _Question(runs, warm)
         return question
 
     def _is_silent(self, place: Place) -> bool:
@@ -177,33 +182,50 @@ class RunsQuery:
         ended = before.asked.ended
         return ended is None or time.monotonic() - ended < SILENT_SECONDS
 
-    def _shown(self, record: RunRecord) -> RunRow:
-        question = self._questions.get(_place(record))
+    def _shown(self, run: CatalogRun) -> RunRow:
+        question = self._questions.get(_place(run))
         why = question.asked.why if question else ""
-        if why and (record.warm or not record.ended):
-            self.silent[record.cluster] = why
+        if why and (run.warm or not run.state):
+            self.silent[run.cluster] = why
         states = question.states if question else {}
-        state, seconds, why = _state(record) if record.ended else states.get(record.run_id, (NOT_KNOWN, None, why))
-        return RunRow(record, state, seconds, self._warm.get(record.run_id), why)
+        state, seconds, why = _state(run) if _is_known_here(run) else states.get(run.run_id, (NOT_KNOWN, None, why))
+        return RunRow(run, state, seconds, self._warm.get(run.run_id), why)
 
 
-def _place(record: RunRecord) -> Place:
-    return record.kind, record.cluster, record.root
+def _place(run: CatalogRun) -> Place:
+    return run.kind, run.cluster, run.root
 
 
-def _state(record: RunRecord) -> Known:
+def _is_known_here(run: CatalogRun) -> bool:
+    """Whether no cluster need be asked of a run: home knows its end, or it lies on this machine."""
+    return bool(run.state) or run.kind == LOCAL
+
+
+def _state(run: CatalogRun) -> Known:
     from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
-    from slurm_ray_flow.interface.handle import Handle
 
     try:
-        state, ended = Handle[Any](record.run_id).status_and_end()
+        state, ended = (run.state, run.ended_at) if run.state else _looked_up(run)
     except ConnectionFailed:
         raise
-    except SlurmRayFlowError as error:  # one run that can't be judged must not hide the others
-        return NOT_KNOWN, None, error.what
-    if ended is None and state.final:
-        return state.value, None, ""
-    return state.value, round((ended or time.time()) - record.created, 3), ""
+    except (SlurmRayFlowError, LookupError, TypeError, ValueError) as error:  # one run must not hide the others
+        return NOT_KNOWN, None, getattr(error, "what", str(error))
+    if ended is None and state in FINAL:
+        return state, None, ""
+    return state, round((ended or time.time()) - run.created, 3), ""
+
+
+def _looked_up(run: CatalogRun) -> tuple[str, float | None]:
+    """The state of a run whose end home does not know, and when it ended."""
+    if run.kind == LOCAL:
+        from slurm_ray_flow.blocks import run_facts
+
+        status = run_facts.status_of(run_facts.read_here(run.record))
+        return status.state.value, status.ended_at
+    from slurm_ray_flow.interface.handle import Handle
+
+    state, ended = Handle[Any](run.run_id).status_and_end()
+    return state.value, ended
 
 
 COLUMNS = ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
@@ -221,6 +243,7 @@ def runs(
     cluster: Annotated[str | None, A_CLUSTER] = None,
     state: Annotated[tuple[State, ...], Parameter(negative="", show_default=False)] = (),
     watch: Annotated[bool, Switch] = False,
+    rebuild: Annotated[bool, Switch] = False,
     json: Json = False,
 ) -> None:
     """List the runs that were started from this machine, the newest first.
@@ -241,7 +264,12 @@ def runs(
         cluster: Only those on this cluster.
         state: Only those in this state; "active" is all that have not ended. May be given again.
         watch: A live table, until Ctrl-C; without a terminal, the table again whenever a state has changed.
+        rebuild: Make the catalog that the list is read from anew, from what home has noted of each run.
     """
+    if rebuild:
+        from slurm_ray_flow.blocks import catalog
+
+        catalog.rebuild()
     wanted = Filter(max(limit, 0), cluster, state)
     if watch:
         _watch(wanted, json)
@@ -280,19 +308,19 @@ def _nothing(wanted: Filter) -> str:
 
 
 def _values(one: RunRow) -> dict[str, Any]:
-    known = {**dataclasses.asdict(one.record), "state": one.word, "seconds": one.seconds, "why": one.why}
+    known = {**dataclasses.asdict(one.run.record), "state": one.word, "seconds": one.seconds, "why": one.why}
     return {**known, "warm": one.warm.to_json() if one.warm else None}
 
 
 def _row(one: RunRow) -> list[str]:
     from slurm_ray_flow.core.quantities import format_duration
 
-    record = one.record
-    started = datetime.datetime.fromtimestamp(record.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    run = one.run
+    started = datetime.datetime.fromtimestamp(run.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
     took = "" if one.seconds is None else format_duration(one.seconds)
     state = f"warm, {one.warm.cost.an_hour}" if one.warm else one.state
-    shown = f"{state}, try {record.tries}" if record.tries > 1 else state
-    return [record.run_id[:8], record.function, record.cluster, shown, started, took]
+    shown = f"{state}, try {run.tries}" if run.tries > 1 else state
+    return [run.run_id[:8], run.function, run.cluster, shown, started, took]
 
 
 # ---- again and again
@@ -309,7 +337,7 @@ def _watch(wanted: Filter, json: bool) -> None:
     for found in snapshots:
         _tell_silent({name: why for name, why in looking.silent.items() if name not in silent})
         silent = looking.silent
-        now = [(one.record.run_id, one.word) for one in found]
+        now = [(one.run.run_id, one.word) for one in found]
         if now == before:
             continue
         if json:

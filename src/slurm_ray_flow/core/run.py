@@ -175,8 +175,13 @@ class RunRecord:
     @property
     def tries(self) -> int:
         """How many tries it has had; where it gives back an earlier run's value, those of that one do not count."""
-        own, _, number = self.attempt.partition(".")
-        return int(number) if own == self.run_id and number.isdigit() else 1
+        return count_tries(self.run_id, self.attempt)
+
+
+def count_tries(run_id: str, attempt: str) -> int:
+    """How many tries a run has had whose newest one is this; another run's are not counted."""
+    own, _, number = attempt.partition(".")
+    return int(number) if own == run_id and number.isdigit() else 1
 
 
 Event = dict[str, Any]

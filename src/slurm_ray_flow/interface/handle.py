@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import json
 import os
@@ -24,7 +23,7 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.files import private_folder
-from slurm_ray_flow.blocks.run_facts import ask, launch_alive
+from slurm_ray_flow.blocks.run_facts import ask, launch_alive, status_of
 from slurm_ray_flow.core.errors import Cancelled, ResultError, RunError, UnknownRunError
 from slurm_ray_flow.core.outputs import WrittenFile
 from slurm_ray_flow.core.run import RunRecord, RunState
@@ -142,10 +141,7 @@ class Handle(Generic[R]):
         facts = RunFacts(record, launch_alive=launch_alive(record))
         if not record.ended and not (record.waiting and facts.launch_goes_on):
             facts = ask(record, cluster_of(record))
-        status = run_state(facts)
-        if status.state.final and not (record.ended or facts.launch_goes_on or record.is_new(facts.now)):
-            ended = dataclasses.replace(record, ended=status.state.value, ended_at=status.ended_at or 0.0, waiting="")
-            store.save_record(dataclasses.replace(ended, failure_cause=status.cause))
+        status = status_of(facts)
         return status.state, status.ended_at
 
     def logs(self, follow: bool = False) -> Iterator[str]:
