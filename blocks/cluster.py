@@ -5,18 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from slurm_ray_flow.blocks.machine import Request
-from slurm_ray_flow.blocks.scheduler import Scheduler
-from slurm_ray_flow.blocks.transfer import Transfer
-from slurm_ray_flow.core.cluster_facts import Container, Facts
-from slurm_ray_flow.core.environment import HeldEnvironment
-from slurm_ray_flow.core.lock import Lock
-from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import Event, Liveness, RunPaths, parse_events
-from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.remote.shared.files import PIECE
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.machine import Request
+    from slurm_ray_flow.blocks.scheduler import Scheduler
+    from slurm_ray_flow.blocks.transfer import Transfer
+    from slurm_ray_flow.core.cluster_facts import Container, Facts
+    from slurm_ray_flow.core.environment import HeldEnvironment
+    from slurm_ray_flow.core.lock import Lock
+    from slurm_ray_flow.core.options import Options
+    from slurm_ray_flow.core.snapshot import Manifest
 
 
 class Cluster(Protocol):

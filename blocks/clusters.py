@@ -12,22 +12,25 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar, cast
 
-from prefect.blocks.core import Block
-from prefect.context import FlowRunContext
-from prefect.exceptions import PrefectHTTPStatusError
 from pydantic import ValidationError
 
+from slurm_ray_flow.blocks.block_documents import BlockFields, read_block, saved_names
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
-from slurm_ray_flow.blocks.server import connect, ensure_server
+from slurm_ray_flow.blocks.server import ensure_server
+from slurm_ray_flow.blocks.server.api import Api, status_of
+from slurm_ray_flow.blocks.server.client import api_in_use, connect, in_flow_run, no_answer
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.blocks.trusted import Unconfirmed, check_confirmed, confirm
-from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.errors import OptionError, ServerError
 from slurm_ray_flow.core.run import RunRecord
 
-KINDS: tuple[type[Block], ...] = (LocalMachine, SshServer, SlurmCluster)
+F = TypeVar("F", bound=BlockFields)
+T = TypeVar("T")
+
+KINDS: tuple[type[BlockFields], ...] = (LocalMachine, SshServer, SlurmCluster)
 """Every kind of cluster."""
 
 
@@ -48,12 +51,11 @@ def find_cluster(wanted: Any, *, to_look: bool = False) -> Cluster:
         return LocalMachine()
     kind, _, name = wanted.rpartition("/")
     for block_type in KINDS:
-        slug = block_type.get_block_type_slug()
-        if kind in {"", slug} and (found := _load(block_type, name)):
+        if kind in {"", block_type.kind} and (found := _load(block_type, name)):
             if not to_look:
-                check_confirmed(f"{slug}/{name}", found)
+                check_confirmed(f"{block_type.kind}/{name}", found)
             return cast(Cluster, found)
-    known = ["local", *(saved for block_type in KINDS for saved in saved_names(block_type))]
+    known = ["local", *(saved for block_type in KINDS for saved in _names(block_type))]
     near = difflib.get_close_matches(wanted, known, n=1)
     raise OptionError(
         f"there is no cluster {wanted!r}",
@@ -82,27 +84,23 @@ def cluster_of(record: RunRecord) -> Cluster:
 
 def _saved_or_host(record: RunRecord, name: str) -> Cluster:
     """A server that was never saved is known by the host it is."""
-    if (
-        FlowRunContext.get() is None
-    ):  # without a server's address Prefect would start a server of its own, for this once
-        connect(ensure_server(lambda _: None))
     try:
         return find_cluster(name)
     except Unconfirmed:
         raise
     except OptionError:
-        block_type = next((kind for kind in KINDS if kind.get_block_type_slug() == record.kind), LocalMachine)
+        block_type = next((kind for kind in KINDS if kind.kind == record.kind), LocalMachine)
         if block_type is LocalMachine:
             raise
         here = record.cluster == getattr(block_type, "UNNAMED", None)
         connection = None if here else SshConnection(host=record.cluster)
-        return cast(Cluster, block_type(connection=connection, root=record.root))
+        return cast(Cluster, made(block_type, {"connection": connection, "root": record.root}))
 
 
 def remember(cluster: Cluster) -> None:
     """Know a cluster again that was never saved: runs of this process are on it."""
     name = slug_of(cluster)
-    if isinstance(cluster, Block) and cluster._block_document_name is None:
+    if isinstance(cluster, BlockFields) and cluster._block_document_name is None:
         _known[name] = cluster, float("inf")
 
 
@@ -111,40 +109,38 @@ KNOWN_SECONDS = 60.0
 _known: dict[str, tuple[Cluster, float]] = {}
 
 
-def _load(block_type: type[Block], name: str) -> Block | None:
-    load = cast(Callable[..., Block], block_type.load)
+def _load(block_type: type[F], name: str) -> F | None:
     try:
-        return load(name, _sync=True)  # inside the run of an async flow Prefect would give something to await
-    except RuntimeError as error:  # Prefect's word for a block whose fields are wrong
-        if not isinstance(error.__cause__, ValidationError):
-            raise
-        found = error.__cause__.errors(include_url=False, include_input=False, include_context=False)
+        return _asked(lambda api: read_block(api, block_type, name))
+    except ValidationError as error:
+        found = error.errors(include_url=False, include_input=False, include_context=False)
         fields = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the block'}: {one['msg']}" for one in found)
         raise OptionError(
             f"the saved cluster {name!r} can't be read",
             where=fields,
             advice=f"`srf forget {name}` removes it, `srf init {name}` saves it anew; or mend it in Prefect's UI",
         ) from None
-    except ValueError:  # Prefect's word for "no such block"
-        return None
 
 
-def saved_names(block_type: type[Block]) -> list[str]:
-    """What the saved blocks of a kind are called."""
-    from prefect.client.orchestration import get_client
+def _names(block_type: type[BlockFields]) -> list[str]:
+    return _asked(lambda api: saved_names(api, block_type.kind))
 
+
+def _asked(question: Callable[[Api], T]) -> T:
+    """The answer of the Prefect server that is in use, which is started where there is none."""
+    if not in_flow_run():
+        ensure_server(lambda _: None)
+    api = api_in_use()
+    if api is None:
+        raise no_answer("nothing listens there")
     try:
-        with get_client(sync_client=True) as client:
-            documents = client.read_block_documents_by_type(block_type.get_block_type_slug())
-    except PrefectHTTPStatusError as error:
-        if error.response.status_code != 404 or "json" not in error.response.headers.get("content-type", ""):
-            raise
-        return []  # nobody has registered this kind yet
-    return [document.name for document in documents if document.name]
+        return question(api)
+    except ServerError as error:
+        status = status_of(error)
+        raise no_answer(f"it answers {status}" if status else error.what, status) from error
 
 
 Fields = dict[str, Any]
-B = TypeVar("B", bound=Block)
 
 
 @dataclass(frozen=True)
@@ -163,7 +159,7 @@ class SavedCluster:
 
 def saved_clusters() -> list[SavedCluster]:
     """All of them, by name."""
-    found = [(kind.get_block_type_slug(), name) for kind in KINDS for name in saved_names(kind)]
+    found = [(block_type.kind, name) for block_type in KINDS for name in _names(block_type)]
     return [SavedCluster(name, kind, _host(f"{kind}/{name}")) for kind, name in sorted(found, key=lambda one: one[1])]
 
 
@@ -202,12 +198,12 @@ def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields
         OptionError: a field is wrong, or the name is taken or none.
     """
     valid_name(name)
-    block_type = next(block_type for block_type in KINDS if block_type.get_block_type_slug() == kind)
-    others = [other for other in KINDS if other is not block_type and name in saved_names(other)]
+    block_type = next(block_type for block_type in KINDS if block_type.kind == kind)
+    others = [other for other in KINDS if other is not block_type and name in _names(other)]
     if others:
-        what = f"there is a cluster {name!r} already, of the kind {others[0].get_block_type_name()}"
+        what = f"there is a cluster {name!r} already, of the kind {others[0]._block_type_name}"
         raise OptionError(what, advice=f"choose another name, or `srf forget {name}`")
-    if not overwrite and (name in saved_names(block_type) or name in saved_names(SshConnection)):
+    if not overwrite and (name in _names(block_type) or name in _names(SshConnection)):
         advice = "choose another name, or give --change or --overwrite"
         raise OptionError(f"there is a cluster {name!r} already", advice=advice)
     _save(block_type, name, connection, fields)
@@ -224,11 +220,11 @@ def change_cluster(name: str, connection: Fields, fields: Fields) -> str:
     """
     if name == "local":
         raise OptionError("'local' is this machine", advice="there is nothing to change about it")
-    found = cast(Block, find_cluster(name, to_look=True))
+    found = cast(BlockFields, find_cluster(name, to_look=True))
     known = getattr(found, "connection", None)
     reached = {**_fields(known), **connection} if known is not None else connection or None
     _save(type(found), name, reached, {**_fields(found), **fields})
-    return found.get_block_type_slug()
+    return found.kind
 
 
 def forget_cluster(name: str) -> None:
@@ -239,31 +235,40 @@ def forget_cluster(name: str) -> None:
     """
     if name == "local":
         raise OptionError("'local' is this machine", advice="`srf clusters` lists those that are saved")
-    kind = next((kind for kind in KINDS if name in saved_names(kind)), None)
-    if kind is None:
+    block_type = next((block_type for block_type in KINDS if name in _names(block_type)), None)
+    if block_type is None:
         find_cluster(name)  # says which there are
         return
-    kind.delete(name)
-    if name in saved_names(SshConnection):
-        SshConnection.delete(name)
+    _block(block_type).delete(name)
+    if name in _names(SshConnection):
+        _block(SshConnection).delete(name)
 
 
-def _fields(block: Block) -> Fields:
+def _block(block_type: type[BlockFields]) -> Any:
+    """Prefect's Block of these fields."""
+    from slurm_ray_flow.blocks import prefect_blocks
+
+    if not in_flow_run():
+        connect(ensure_server(lambda _: None))
+    return getattr(prefect_blocks, block_type.__name__)
+
+
+def _fields(block: BlockFields) -> Fields:
     return {name: getattr(block, name) for name in type(block).model_fields}
 
 
-def _save(block_type: type[Block], name: str, connection: Fields | None, fields: Fields) -> None:
+def _save(block_type: type[BlockFields], name: str, connection: Fields | None, fields: Fields) -> None:
     for field in fields:
         if field not in block_type.model_fields:
-            what = f"a {block_type.get_block_type_name()} has no {field}"
+            what = f"a {block_type._block_type_name} has no {field}"
             raise OptionError(what, advice=f"it has {', '.join(block_type.model_fields)}")
-    reached = None if connection is None else made(SshConnection, connection)
-    cluster = made(block_type, {**fields, "connection": reached})
-    with _whole(None if reached is None or name in saved_names(SshConnection) else name):
+    reached = None if connection is None else made(_block(SshConnection), connection)
+    cluster = made(_block(block_type), {**fields, "connection": reached})
+    with _whole(None if reached is None or name in _names(SshConnection) else name):
         if reached is not None:
             reached.save(name, overwrite=True)
         cluster.save(name, overwrite=True)
-        confirm(f"{block_type.get_block_type_slug()}/{name}", cluster)
+        confirm(f"{block_type.kind}/{name}", cluster)
 
 
 @contextlib.contextmanager
@@ -277,7 +282,7 @@ def _whole(new_connection: str | None) -> Iterator[None]:
     except Exception:
         if new_connection is not None:
             with contextlib.suppress(Exception):
-                SshConnection.delete(new_connection)
+                _block(SshConnection).delete(new_connection)
         raise
     finally:
         if here:
@@ -286,15 +291,15 @@ def _whole(new_connection: str | None) -> Iterator[None]:
         raise KeyboardInterrupt
 
 
-def made(kind: type[B], fields: Fields) -> B:
+def made(block_type: type[F], fields: Fields) -> F:
     """A block of these fields.
 
     Raises:
         OptionError: one has a wrong value; shows none, since one may be a secret.
     """
     try:
-        return kind(**fields)
+        return block_type(**fields)
     except ValidationError as error:
         # Pydantic's own text would show what was given, secrets included.
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
-        raise OptionError(f"this is no {kind.get_block_type_name()}: {wrong}") from None
+        raise OptionError(f"this is no {block_type._block_type_name}: {wrong}") from None

@@ -46,16 +46,6 @@ class ConcurrencyLimit:
     active: int
 
 
-def api_here() -> Api | None:
-    """The API that Prefect uses in this context; None where it has none that others can reach."""
-    from prefect.settings import get_current_settings
-
-    settings = get_current_settings().api
-    if not settings.url:
-        return None
-    return Api(settings.url.rstrip("/"), settings.auth_string.get_secret_value() if settings.auth_string else "")
-
-
 def read(api: Api, name: str) -> ConcurrencyLimit | None:
     """The limit of this name, if there is one."""
     answer = unless({MISSING}, lambda: api.get(f"{_PATH}/{quote(name, safe='')}"))

@@ -9,52 +9,37 @@ import shutil
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from prefect.blocks.core import Block
 from pydantic import Field
 from uv import find_uv_bin
 
-from slurm_ray_flow.blocks import environments, programs, rsync, transfer
+from slurm_ray_flow.blocks import programs, rsync
+from slurm_ray_flow.blocks.block_documents import BlockFields
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request, failure
 from slurm_ray_flow.blocks.processes import withheld
 from slurm_ray_flow.core.cluster_facts import Facts
 from slurm_ray_flow.core.errors import EnvironmentFailed
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.core.trace import requests_shown, traced
 from slurm_ray_flow.remote.agent.operations import perform
 from slurm_ray_flow.remote.shared import machine
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.transfer import Transfer
+    from slurm_ray_flow.core.snapshot import Manifest
+
 REACH_SECONDS = 15.0
 
 
-class LocalMachine(Machine, Block):
-    """This machine: functions run beside the program that calls them, in processes of their own.
-
-    Attributes:
-        root: The folder for everything that runs leave. By default ~/.slurm-ray-flow, or $SRF_HOME.
-
-    Example:
-        Load a stored machine and use it:
-        ```python
-        from slurm_ray_flow import LocalMachine, slurm_ray_flow
-
-        machine = LocalMachine.load("BLOCK_NAME")
-
-
-        @slurm_ray_flow(cluster=machine)
-        def answer():
-            return 42
-        ```
-    """
+class LocalMachine(Machine, BlockFields):
+    """This machine: functions run beside the program that calls them, in processes of their own."""
 
     _block_type_name = "Local Machine"
     _block_type_slug = "local-machine"
     _description = "Runs functions of slurm-ray-flow on this machine, inside a temporary Ray cluster."
-    _documentation_url = None
 
     root: Path | None = Field(
         default=None,
@@ -103,11 +88,15 @@ class LocalMachine(Machine, Block):
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
         rsync.copy(str(folder), str(target), names, rsync.WRITTEN, umask=-1)
 
-    def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
+    def send(self, manifest: Manifest, project_key: str) -> Transfer:
+        from slurm_ray_flow.blocks import transfer
+
         self.prepare()
         return transfer.send_snapshot(manifest, target=transfer.LocalTarget(self.root_folder), project_key=project_key)
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+        from slurm_ray_flow.blocks import environments
+
         self.prepare()
         with environments.copied(spec) as ready:
             try:
@@ -121,8 +110,10 @@ class LocalMachine(Machine, Block):
         self._build({**spec, "options": [*spec["options"], "--refresh"]}, tell)
 
     def _build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+        from slurm_ray_flow.blocks.environments import say
+
         request = ("environments.build", {"spec": {**spec, "uv": find_uv_bin()}})
-        self.ask_all([request], lambda event: environments.say(event, tell))
+        self.ask_all([request], lambda event: say(event, tell))
 
     def reach(self, host: str, port: int) -> socket.socket:
         return socket.create_connection((host, port), REACH_SECONDS)

@@ -9,13 +9,15 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, cast
 
 from slurm_ray_flow.core.cluster_facts import Container, Facts
-from slurm_ray_flow.core.environment import HeldEnvironment
 from slurm_ray_flow.core.errors import CAUSES, OptionError, Rejected, SlurmRayFlowError
-from slurm_ray_flow.core.lock import Lock
-from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import ALIVE, GONE, Event, Liveness, RunPaths, find_event
-from slurm_ray_flow.remote.shared.protocol import OperationError
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.environment import HeldEnvironment
+    from slurm_ray_flow.core.lock import Lock
+    from slurm_ray_flow.core.options import Options
+    from slurm_ray_flow.remote.shared.protocol import OperationError
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.scheduler import Scheduler
@@ -129,6 +131,8 @@ class Machine:
         return bool(self.ask("files.remove", path=str(path)))
 
     def environments(self, using: str = "") -> Sequence[HeldEnvironment]:
+        from slurm_ray_flow.core.environment import HeldEnvironment
+
         held = []
         for text in self.ask("environments.held", root=str(self.root_folder), using=using):
             with contextlib.suppress(ValueError):  # a damaged one is built again

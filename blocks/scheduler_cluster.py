@@ -8,27 +8,27 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from prefect.blocks.core import Block
 from pydantic import PrivateAttr
 
+from slurm_ray_flow.blocks.block_documents import BlockFields
 from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.machine import Machine, Request
 from slurm_ray_flow.blocks.scheduler import Scheduler
 from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.cluster_facts import Container, Facts
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import Event, Liveness, RunPaths
 from slurm_ray_flow.core.scheduler import Dialect
-from slurm_ray_flow.core.snapshot import Manifest
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from slurm_ray_flow.blocks.ssh.block import SshConnection
+    from slurm_ray_flow.blocks.transfer import Transfer
+    from slurm_ray_flow.core.snapshot import Manifest
 
 
-class SchedulerCluster(Machine, Block):
+class SchedulerCluster(Machine, BlockFields):
     """What all schedulers' clusters do. A kind of them is a block with these fields, a dialect and `job_defaults`."""
 
     kind: ClassVar[str]

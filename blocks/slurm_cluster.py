@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import Field
 
 from slurm_ray_flow.blocks.scheduler_cluster import SchedulerCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
@@ -15,48 +15,11 @@ from slurm_ray_flow.core.slurm.dialect import SLURM
 
 
 class SlurmCluster(SchedulerCluster):
-    """A Slurm cluster.
-
-    Attributes:
-        connection: How to log in on its login node; empty on the login node itself.
-        account: What is charged.
-        partition: Where jobs run.
-        qos: The quality of service.
-        constraint: Features that nodes must have.
-        reservation: Nodes that are kept for you.
-        exclude: Nodes that are left out.
-        modules: What `module load` loads in each job.
-        setup: Lines of shell that each job begins with.
-        sbatch_options: More options of sbatch.
-        root: The folder for everything that runs leave, which all nodes see.
-        scratch: The folder on each node for what a run needs there for a while.
-        python: Which Python runs functions.
-        wheels: Where packages come from.
-        container: The image that functions run in.
-        container_options: More options of `apptainer exec`.
-        container_python: The image's Python.
-        retention_days: How long what nobody uses stays.
-
-    Example:
-        Load a stored cluster and use it:
-        ```python
-        from slurm_ray_flow import SlurmCluster, slurm_ray_flow
-
-        curnagl = SlurmCluster.load("BLOCK_NAME")
-
-
-        @slurm_ray_flow(cluster=curnagl, nodes=2)
-        def answer():
-            return 42
-        ```
-    """
+    """A Slurm cluster."""
 
     _block_type_name = "Slurm Cluster"
     _block_type_slug = "slurm-cluster"
     _description = "Runs functions of slurm-ray-flow on a Slurm cluster, each in a temporary Ray cluster."
-    _documentation_url = None
-
-    model_config = ConfigDict(hide_input_in_errors=True)  # a password may be in it
 
     connection: SshConnection | None = Field(
         default=None,

@@ -9,61 +9,34 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, PrivateAttr
+from pydantic import Field, PrivateAttr
 
-from slurm_ray_flow.blocks import environments, transfer
+from slurm_ray_flow.blocks.block_documents import BlockFields
 from slurm_ray_flow.blocks.files import private_folder
 from slurm_ray_flow.blocks.machine import FOLDERS, Machine, Request
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.core.cluster_facts import Facts
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.lock import Lock
-from slurm_ray_flow.core.snapshot import Manifest
 from slurm_ray_flow.remote.shared.files import PIECE
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
     from slurm_ray_flow.blocks.ssh.agent import Agent
+    from slurm_ray_flow.blocks.transfer import Transfer
+    from slurm_ray_flow.core.snapshot import Manifest
 
 INLINE_BYTES = 64 * 1024
 """The most bytes of a file that travels in a message to the agent; larger ones go by rsync."""
 
 
-class SshServer(Machine, Block):
-    """A server that is reached by SSH and has no scheduler: one run at a time holds it, or a few share it.
-
-    Attributes:
-        connection: How to log in.
-        root: The folder there for everything that runs leave.
-        python: Which Python runs functions there.
-        wheels: Where packages come from.
-        lock_path: The file whose lock is exclusive use of the server; empty for a server without a lock.
-        slots: How many runs may share the server.
-        gpus: How many GPUs runs may use; empty for all there are.
-        retention_days: How many days what nobody uses stays.
-
-    Example:
-        Load a stored server and use it:
-        ```python
-        from slurm_ray_flow import SshServer, slurm_ray_flow
-
-        desi = SshServer.load("BLOCK_NAME")
-
-
-        @slurm_ray_flow(cluster=desi)
-        def answer():
-            return 42
-        ```
-    """
+class SshServer(Machine, BlockFields):
+    """A server that is reached by SSH and has no scheduler: one run at a time holds it, or a few share it."""
 
     _block_type_name = "SSH Server"
     _block_type_slug = "ssh-server"
     _description = "Runs functions of slurm-ray-flow on a server that is reached by SSH, under a lock."
-    _documentation_url = None
-
-    model_config = ConfigDict(hide_input_in_errors=True)  # a password may be in it
 
     connection: SshConnection = Field(title="Connection", description="How to log in.")
     root: str = Field(
@@ -130,9 +103,11 @@ class SshServer(Machine, Block):
 
     def facts(self) -> Facts:
         if self._facts is None:
+            from slurm_ray_flow.blocks.environments import UV_VERSION
+
             wanted = f"{sys.version_info.major}.{sys.version_info.minor}"
             root = str(self.root_folder)
-            finding = {"policy": self.python, "version": wanted, "root": root, "uv_version": environments.UV_VERSION}
+            finding = {"policy": self.python, "version": wanted, "root": root, "uv_version": UV_VERSION}
             machine, python = self.ask_all([("machines.facts", {}), ("pythons.find", finding)])
             self._facts = Facts(
                 host=machine["host"],
@@ -184,10 +159,14 @@ class SshServer(Machine, Block):
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
         self.agent.bring(folder, names, target)
 
-    def send(self, manifest: Manifest, project_key: str) -> transfer.Transfer:
+    def send(self, manifest: Manifest, project_key: str) -> Transfer:
+        from slurm_ray_flow.blocks import transfer
+
         self.prepare()
         return transfer.send_snapshot(manifest, target=self.agent.target, project_key=project_key)
 
     def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+        from slurm_ray_flow.blocks import environments
+
         self.prepare()
         environments.build(self, spec, tell, send=self.agent.copy_folder, policy=self.python, wheels=self.wheels)

@@ -10,14 +10,16 @@ import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.core.errors import PayloadError, UnknownRunError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunRecord
-from slurm_ray_flow.core.scan import Scan
 from slurm_ray_flow.remote.shared import payload, pickling
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.scan import Scan
 
 
 @dataclasses.dataclass(frozen=True)
@@ -187,4 +189,6 @@ def put_scan(found: Scan) -> str:
 
 def get_scan(digest: str) -> Scan:
     """The scan of a digest that `put_scan` gave."""
+    from slurm_ray_flow.core.scan import Scan
+
     return _scans.get(digest) or Scan.from_json(json.loads(get_bytes(digest)))

@@ -21,7 +21,7 @@ from slurm_ray_flow.blocks.machine import Request, failure
 from slurm_ray_flow.blocks.rsync import Copied
 from slurm_ray_flow.core.errors import SlurmRayFlowError, SyncError
 from slurm_ray_flow.core.snapshot import Entry, Manifest, refreshed
-from slurm_ray_flow.core.snapshot.entries import printable
+from slurm_ray_flow.core.text import printable
 from slurm_ray_flow.remote.agent import snapshots
 from slurm_ray_flow.remote.agent.operations import perform
 from slurm_ray_flow.remote.agent.snapshots import PLACE, by_place

@@ -12,8 +12,8 @@ from typing import Any
 
 from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.server.address import read_state
+from slurm_ray_flow.blocks.server.client import api_in_use
 from slurm_ray_flow.blocks.server.files import server_files
-from slurm_ray_flow.blocks.ssh import authentication
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.home import home
 
@@ -56,7 +56,9 @@ def check_confirmed(slug: str, block: Any) -> None:
     changed = changes(slug, block)
     if not changed:
         return
-    if not authentication.agreed(f"{described(slug, changed)}\nUse it? Type yes: "):
+    from slurm_ray_flow.blocks.ssh.authentication import agreed
+
+    if not agreed(f"{described(slug, changed)}\nUse it? Type yes: "):
         name = slug.rpartition("/")[2]
         raise Unconfirmed(described(slug, changed), advice=f"look at it, and confirm it: `srf trust {name} --block`")
     confirm(slug, block)
@@ -76,16 +78,13 @@ def described(slug: str, changed: Executed) -> str:
 
 def others_can_write() -> bool:
     """Whether the Prefect server in use is not this package's own, which only its user can write."""
-    from prefect.settings import get_current_settings
-
-    url, state = get_current_settings().api.url, read_state(server_files())
-    return url is not None and (state is None or state.url != url)
+    api, state = api_in_use(), read_state(server_files())
+    return api is not None and (state is None or state.url != api.url)
 
 
 def _key(slug: str) -> str:
-    from prefect.settings import get_current_settings
-
-    return f"{get_current_settings().api.url} {slug}"
+    api = api_in_use()
+    return f"{api.url if api else None} {slug}"
 
 
 def _confirmed() -> dict[str, Any]:

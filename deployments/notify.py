@@ -18,9 +18,9 @@ from prefect.blocks.webhook import Webhook
 from prefect.types import SecretDict
 from pydantic import SecretStr
 
-from slurm_ray_flow.blocks.concurrency_limit import api_here
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.client import api_in_use
 from slurm_ray_flow.core import events
 from slurm_ray_flow.core.errors import CAUSES, OptionError, ServerError
 
@@ -59,7 +59,7 @@ def notify(url: str, on: Sequence[str] = NAMES, causes: Sequence[str] = ()) -> l
     _check("event", on, NAMES)
     _check("cause", causes, (*CAUSES, *SEVERAL))
     with connected(ensure_server(lambda _: None)):
-        api = api_here()
+        api = api_in_use()
         if api is None:
             raise ServerError("No Prefect API is configured.", advice="Set PREFECT_API_URL, or use srf up.")
         block = Webhook(url=SecretStr(url), headers=SecretDict({"Content-Type": "application/json"}))

@@ -25,6 +25,7 @@ from slurm_ray_flow.blocks.processes import run
 from slurm_ray_flow.blocks.scheduler import Scheduler
 from slurm_ray_flow.blocks.server import variables
 from slurm_ray_flow.blocks.server.api import Api
+from slurm_ray_flow.blocks.server.client import api_in_use
 from slurm_ray_flow.core.artifacts import artifact_key, short_name
 from slurm_ray_flow.core.cluster_report import CheckResult, Health, HomeFacts, judged, logged_in, looked, not_logged_in
 from slurm_ray_flow.core.config import configured, settings_of, with_block_fields
@@ -297,7 +298,7 @@ def _write_down(api: Api, name: str, queue: LockQueue) -> None:
 
 
 def _api() -> Api:
-    api = concurrency_limit.api_here()
+    api = api_in_use()
     if api is None:
         what = "No Prefect API is configured for the check-up."
         raise ServerError(what, advice="Set PREFECT_API_URL, or use srf up.")

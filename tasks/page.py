@@ -16,9 +16,7 @@ from prefect.settings import get_current_settings
 
 from slurm_ray_flow.blocks.artifacts import Artifact, Artifacts
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.concurrency_limit import api_here
-from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.client import ui_url_of
+from slurm_ray_flow.blocks.server.client import api_in_use, ui_url_of
 from slurm_ray_flow.core.artifacts import ArtifactContent, LaunchProgress, WaitHistory, about_run, short_name, tags_of
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.progress import Reporter, reporter, stop_reporter, use_reporter
@@ -44,7 +42,7 @@ class Page:
     def __init__(self, run: Run, call: Call, cluster: Cluster, options: Options) -> None:
         self._run, self._function, self._options = run, call.label, options
         self._cluster = short_name(cluster.label)
-        self._artifacts = Artifacts(_api(), str(flow_run.get_id() or ""))
+        self._artifacts = Artifacts(api_in_use() if FlowRunContext.get() else None, str(flow_run.get_id() or ""))
         self._waits, self._is_started = WaitHistory(), False
         _kinds[self._cluster] = cluster.kind
         self._tag(tags_of(call.label, cluster.label, cluster.kind))
@@ -217,12 +215,3 @@ def shown(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[
         this.close()
         stop_reporter(shown_token)
         _page.reset(token)
-
-
-def _api() -> Api | None:
-    """The API of the present flow run; also of a server that Prefect started for this run alone."""
-    context = FlowRunContext.get()
-    if context is None:
-        return None
-    url = getattr(context.client, "api_url", None)
-    return api_here() or (Api(str(url).rstrip("/")) if url else None)

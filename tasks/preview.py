@@ -14,8 +14,7 @@ from slurm_ray_flow.core.outputs import counted
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.requirements import hide_credentials
 from slurm_ray_flow.core.scan import FunctionSource
-from slurm_ray_flow.core.snapshot.entries import printable
-from slurm_ray_flow.core.text import plain
+from slurm_ray_flow.core.text import plain, printable
 from slurm_ray_flow.tasks.diff_dependencies import wanted_by, wants_ray
 from slurm_ray_flow.tasks.scan_imports import ScannedCode, code_of
 from slurm_ray_flow.tasks.start_ray import script_of

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.cluster import Cluster
@@ -17,7 +17,9 @@ from slurm_ray_flow.core.interruption import interruptible
 from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import CallEnd, Event, Liveness, RunPaths, RunRecord, RunState, error_of, find_event
 from slurm_ray_flow.core.run_state import NO_WORD, RunFacts, RunStatus, run_state
-from slurm_ray_flow.core.scan import FunctionSource
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.scan import FunctionSource
 
 CANCEL_SECONDS = 15.0
 """Seconds that a cancelled run may take to end; the head gives the function 3 s after its SIGTERM."""

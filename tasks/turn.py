@@ -19,6 +19,7 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.concurrency_limit import HeldSlot, Slot
 from slurm_ray_flow.blocks.lock_mirror import mirror
 from slurm_ray_flow.blocks.server.api import Api, status_of
+from slurm_ray_flow.blocks.server.client import api_in_use
 from slurm_ray_flow.core.errors import Cancelled, ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.lock import (
     Lock,
@@ -80,7 +81,7 @@ class QueueReport:
             reporter().say(text)
         if news and flow_run.get_id():
             get_run_logger().info(text or f"has {self._label} now")
-        api = concurrency_limit.api_here()
+        api = api_in_use()
         if api is None or flow_run.get_id() is None:
             return
         with contextlib.suppress(ServerError):
@@ -130,7 +131,7 @@ def turn(run: Run, cluster: Cluster, needs: Sequence[str] = ()) -> Iterator[dict
 @contextlib.contextmanager
 def kept_turn(run: Run) -> Iterator[None]:
     """Hold the slot that an earlier process of this run took, if any, and give it back at the end."""
-    api = concurrency_limit.api_here()
+    api = api_in_use()
     held = next((one for one in concurrency_limit.noted() if one.run_id == run.record.run_id), None)
     slot = Slot(api, replace(held, left=False)) if api is not None and held and held.url == api.url else None
     try:
@@ -148,7 +149,7 @@ def _description(run: Run, cluster: Cluster, lock: Lock, key: str) -> dict[str, 
 
 def _take_slot(run: Run, cluster: Cluster, lock: Lock, needs: Sequence[str]) -> tuple[str, Slot | None]:
     """The limit's key, and a slot of it; without Prefect neither, and the lock alone decides."""
-    api = concurrency_limit.api_here()
+    api = api_in_use()
     if api is None:
         return "", None
     try:

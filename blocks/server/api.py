@@ -4,27 +4,39 @@ from __future__ import annotations
 
 import base64
 import json
+import ssl
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from slurm_ray_flow.core.errors import ServerError
 
 T = TypeVar("T")
 TIMEOUT = 20.0
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+NOT_FOUND = 404
 BUSY, BUSY_PAUSES = 503, (0.05, 0.1, 0.2)
 """Prefect's answer when its SQLite database is locked for a moment: nothing was done."""
 
 
 @dataclass(frozen=True)
 class Api:
-    """Prefect's API at `url`; `auth` is "user:password", never shown."""
+    """Prefect's API at `url`.
+
+    Attributes:
+        auth: "user:password", or "" for none.
+        headers: further headers of each request, such as that of a key.
+        tls: how to verify the server; None for Python's own way.
+    """
 
     url: str
     auth: str = field(default="", repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
+    tls: ssl.SSLContext | None = field(default=None, repr=False)
 
     def get(self, path: str) -> Any:
         """The answer to GET, read from JSON.
@@ -33,6 +45,21 @@ class Api:
             ServerError: no answer, or one that says no.
         """
         return self._ask("GET", path, None)
+
+    def find(self, path: str) -> Any:
+        """The answer to GET; None where Prefect says that there is no such thing.
+
+        Raises:
+            ServerError: no answer, or one that says no.
+        """
+        try:
+            return self.get(path)
+        except ServerError as error:
+            cause = error.__cause__
+            is_prefect = "json" in getattr(cause, "headers", {}).get("content-type", "")
+            if status_of(error) == NOT_FOUND and is_prefect:
+                return None
+            raise
 
     def post(self, path: str, body: object) -> Any:
         """The answer to POST of `body` as JSON, read from JSON; None where it is empty.
@@ -70,7 +97,7 @@ class Api:
         pauses = iter(BUSY_PAUSES)
         while True:
             try:
-                with _opener().open(request, timeout=TIMEOUT) as answer:
+                with self._opener().open(request, timeout=TIMEOUT) as answer:
                     content = answer.read()
                 return json.loads(content) if content else None
             except (OSError, ValueError) as problem:
@@ -80,10 +107,16 @@ class Api:
                 time.sleep(pause)
 
     def _headers(self) -> dict[str, str]:
-        headers = {"Content-Type": "application/json"}
+        headers = {"Content-Type": "application/json", **self.headers}
         if self.auth:
             headers["Authorization"] = "Basic " + base64.b64encode(self.auth.encode()).decode()
         return headers
+
+    def _opener(self) -> urllib.request.OpenerDirector:
+        handlers: list[urllib.request.BaseHandler] = [urllib.request.HTTPSHandler(context=self.tls)]
+        if urlsplit(self.url).hostname in LOOPBACK:
+            handlers.append(urllib.request.ProxyHandler({}))  # a proxy of the site has no way there
+        return urllib.request.build_opener(*handlers)
 
 
 def status_of(error: ServerError) -> int | None:
@@ -100,11 +133,6 @@ def unless(statuses: set[int], request: Callable[[], T]) -> T | None:
         if status_of(error) in statuses:
             return None
         raise
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    # A proxy of the site has no way to this machine's loopback.
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def _no_answer(where: str, problem: Exception) -> ServerError:

@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import ssl
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from slurm_ray_flow.blocks.server.address import HOST, ServerAddress, lives_at
+from slurm_ray_flow.blocks.server.address import HOST, ServerAddress, lives_at, read_state, serving
+from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
 from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 
@@ -31,18 +34,80 @@ def configured_url() -> str | None:
     """The address of the API that the user configured: variable, active profile or prefect.toml; None without."""
     if chosen := os.environ.get("PREFECT_API_URL"):
         return chosen
+    if not _prefect_must_say():
+        return None
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
     return None if url is None or url in _connected_to else url
 
 
-def configured_auth() -> str:
-    """The configured credentials, "user:password"; empty without."""
+def api_in_use() -> Api | None:
+    """The API that this process uses, in the flow run that this may be; None where no server is known that listens."""
+    if _prefect_must_say():
+        if api := _api_of_prefect():
+            return api
+    elif url := os.environ.get("PREFECT_API_URL"):
+        key = os.environ.get("PREFECT_API_KEY")
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        return Api(url.rstrip("/"), os.environ.get("PREFECT_API_AUTH_STRING", ""), headers)
+    state = read_state(server_files())
+    return Api(state.url, auth_string(server_files())) if state is not None and serving(state) else None
+
+
+def in_flow_run() -> bool:
+    """Whether this is a flow run of Prefect's."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
+
+
+def _api_of_prefect() -> Api | None:
+    from prefect.context import FlowRunContext
     from prefect.settings import get_current_settings
 
-    found = get_current_settings().api.auth_string
-    return found.get_secret_value() if found else ""
+    settings = get_current_settings()
+    if not settings.api.url:  # a server that Prefect has started for this flow run alone
+        url = getattr(getattr(FlowRunContext.get(), "client", None), "api_url", None)
+        return Api(str(url).rstrip("/")) if url else None
+    headers = dict(settings.client.custom_headers)
+    if settings.api.key:
+        headers["Authorization"] = f"Bearer {settings.api.key.get_secret_value()}"
+    tls = None
+    if settings.api.tls_insecure_skip_verify:
+        tls = ssl._create_unverified_context()  # noqa: S323 - the user's own setting
+    elif settings.api.ssl_cert_file:
+        tls = ssl.create_default_context(cafile=settings.api.ssl_cert_file)
+    auth = settings.api.auth_string.get_secret_value() if settings.api.auth_string else ""
+    return Api(settings.api.url.rstrip("/"), auth, headers, tls)
+
+
+_READ_HERE = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"}
+
+
+def _prefect_must_say() -> bool:
+    """Whether only Prefect's own settings, whose import takes seconds, can say which API is configured."""
+    if "prefect" in sys.modules:
+        return True
+    variables = {name.upper() for name in os.environ}
+    if any(name.startswith(("PREFECT_API_", "PREFECT_CLIENT_")) for name in variables - _READ_HERE):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser()
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
+    files = ((profiles, "prefect_api_"), (".env", "prefect"), ("prefect.toml", ""), ("pyproject.toml", "tool.prefect"))
+    return any(_says(*file) for file in files)
+
+
+def _says(path: Path | str, word: str) -> bool:
+    """Whether a file has a word; an unreadable one may have it."""
+    try:
+        return word in Path(path).read_text(errors="replace").lower()
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
 
 
 def server_error(error: BaseException) -> ServerError | None:

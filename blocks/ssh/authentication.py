@@ -10,6 +10,7 @@ import contextvars
 import getpass
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,8 @@ def _asks_for_lasting(text: str) -> bool:
 
 
 def _in_flow_run() -> bool:
+    if "prefect" not in sys.modules:
+        return False
     from prefect.context import FlowRunContext
 
     context = FlowRunContext.get()

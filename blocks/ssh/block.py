@@ -1,4 +1,4 @@
-"""The SSH connection to a cluster, as a Prefect block."""
+"""The SSH connection to a cluster."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
-from prefect.blocks.core import Block
-from pydantic import ConfigDict, Field, SecretStr, field_validator
+from pydantic import Field, SecretStr, field_validator
 
+from slurm_ray_flow.blocks.block_documents import BlockFields
 from slurm_ray_flow.blocks.processes import withhold
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint, SshSettings, password_variable, resolved
 
@@ -21,36 +21,14 @@ if TYPE_CHECKING:  # only who logs in waits for paramiko
     from slurm_ray_flow.blocks.ssh.trust import ShownKey
 
 
-class SshConnection(Block):
-    """How to reach a host by SSH. What is left empty is as OpenSSH's configuration (~/.ssh/config) has it.
-
-    Attributes:
-        host: A Host of ~/.ssh/config, a name or an address.
-        user: The user's name there.
-        port: The port of its SSH server.
-        key_file: The private key to log in with.
-        password: The password, if it is not given in the environment as <NAME>_PASSWORD.
-        proxy_jump: Servers to pass on the way, "user@host:port" each.
-        known_hosts: The file of known host keys.
-        config_file: Another file than ~/.ssh/config.
-        connect_timeout: Seconds for one try to connect.
-        reconnect_within: Seconds for which a lost connection is tried again.
-
-    Example:
-        Load a stored connection and use it:
-        ```python
-        from slurm_ray_flow import SshConnection
-
-        connection = SshConnection.load("BLOCK_NAME")
-        ```
-    """
-
-    model_config = ConfigDict(hide_input_in_errors=True)  # a password may be in it
+class SshConnection(BlockFields):
+    """How to reach a host by SSH. What is left empty is as OpenSSH's configuration (~/.ssh/config) has it."""
 
     _block_type_name = "SSH Connection"
     _block_type_slug = "ssh-connection"
     _description = "How slurm-ray-flow reaches a host by SSH; host keys are always checked."
-    _documentation_url = None
+
+    kind: ClassVar[str] = "ssh-connection"
 
     host: str = Field(min_length=1, description="A Host of ~/.ssh/config, a name or an address.")
     user: str = Field(default="", description="The user's name there; empty for what ~/.ssh/config says.")

@@ -9,10 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slurm_ray_flow.blocks.local_machine import LocalMachine
-    from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
-    from slurm_ray_flow.blocks.ssh.block import SshConnection
-    from slurm_ray_flow.blocks.ssh_server import SshServer
+    from slurm_ray_flow.blocks.prefect_blocks import LocalMachine, SlurmCluster, SshConnection, SshServer
     from slurm_ray_flow.core.errors import (
         Cancelled,
         ConnectionFailed,
@@ -94,11 +91,11 @@ _HOMES = {
     "EndWarning": "slurm_ray_flow.remote.shared.end_warning",
     "Handle": "slurm_ray_flow.interface.handle",
     "Handles": "slurm_ray_flow.interface.map",
-    "LocalMachine": "slurm_ray_flow.blocks.local_machine",
+    "LocalMachine": "slurm_ray_flow.blocks.prefect_blocks",
     "RunState": "slurm_ray_flow.core.run",
-    "SlurmCluster": "slurm_ray_flow.blocks.slurm_cluster",
-    "SshConnection": "slurm_ray_flow.blocks.ssh.block",
-    "SshServer": "slurm_ray_flow.blocks.ssh_server",
+    "SlurmCluster": "slurm_ray_flow.blocks.prefect_blocks",
+    "SshConnection": "slurm_ray_flow.blocks.prefect_blocks",
+    "SshServer": "slurm_ray_flow.blocks.prefect_blocks",
     "as_completed": "slurm_ray_flow.interface.map",
     "attach": "slurm_ray_flow.interface.handle",
     "checkpoint": "slurm_ray_flow.remote.driver.checkpoints",

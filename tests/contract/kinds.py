@@ -47,7 +47,7 @@ class Remote:
         self._host.run("alice", ["mkdir", "-p", str(self.folder)])
 
     def connection(self):
-        from slurm_ray_flow.blocks.ssh.block import SshConnection
+        from slurm_ray_flow import SshConnection
 
         return SshConnection(
             host=self.host, user="alice", key_file=self._hosts.key("alice"), config_file=self._hosts.ssh_config

@@ -10,7 +10,7 @@ from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.outputs import printable_name
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.snapshot import manifest
-from slurm_ray_flow.tasks.fetch_outcome import bring, files_of
+from slurm_ray_flow.tasks.run_files import bring, files_of
 from support import wait_for
 
 

@@ -6,8 +6,7 @@ import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import ValidationError
 
-from slurm_ray_flow import ConnectionFailed, SshServer
-from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow import ConnectionFailed, SshConnection, SshServer
 from slurm_ray_flow.core.progress import SilentReporter, use_reporter
 
 

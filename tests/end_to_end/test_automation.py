@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow import LocalMachine, SshServer
+from slurm_ray_flow import LocalMachine, SshConnection, SshServer
 from slurm_ray_flow.blocks.server import connected
-from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
 from slurm_ray_flow.deployments.notify import notify
 from slurm_ray_flow.flows.checkup import checkup

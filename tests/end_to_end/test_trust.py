@@ -11,11 +11,11 @@ import pytest
 
 import prepared
 from pretended import LIMITS, endpoint, showing
-from slurm_ray_flow import SshServer
+from slurm_ray_flow import SshConnection, SshServer
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
-from slurm_ray_flow.blocks.ssh import SshConnection, known_hosts
+from slurm_ray_flow.blocks.ssh import known_hosts
 from slurm_ray_flow.blocks.ssh.trust import trust
 from slurm_ray_flow.core.errors import HostKeyFailed
 

@@ -35,9 +35,8 @@ def lab(server, tmp_path):
 @pytest.fixture
 def dead(server):
     """A saved server that nobody answers for."""
-    from slurm_ray_flow import SshServer
+    from slurm_ray_flow import SshConnection, SshServer
     from slurm_ray_flow.blocks.server import connected
-    from slurm_ray_flow.blocks.ssh import SshConnection
 
     connection = SshConnection(host="127.0.0.1", port=9, connect_timeout=1, reconnect_within=1)
     with connected(server):

@@ -16,9 +16,8 @@ from hosts.lab import Lab
 from hosts.launcher import USER, Launcher, own
 from hosts.layout import ALICE
 from hosts.road import Road
-from slurm_ray_flow import SshServer
+from slurm_ray_flow import SshConnection, SshServer
 from slurm_ray_flow.blocks.server import connected, ensure_server
-from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.interface.handle import Handle
 from support import wait_for
 

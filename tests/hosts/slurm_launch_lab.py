@@ -15,9 +15,8 @@ from hosts.lab import Lab
 from hosts.launcher import USER, Launcher
 from hosts.layout import ALICE
 from hosts.slurm import ENDED
-from slurm_ray_flow import SlurmCluster
+from slurm_ray_flow import SlurmCluster, SshConnection
 from slurm_ray_flow.blocks.server import connected, ensure_server
-from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.scheduler import run_of
 from slurm_ray_flow.interface.handle import Handle
 from support import BOUND, wait_for

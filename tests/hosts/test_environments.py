@@ -17,9 +17,8 @@ import pytest
 from uv import find_uv_bin
 
 from hosts import faults
-from slurm_ray_flow import EnvironmentFailed, SshServer
+from slurm_ray_flow import EnvironmentFailed, SshConnection, SshServer
 from slurm_ray_flow.blocks import environments
-from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.remote.environment import installation
 from support import SLOW_BACKEND, make_wheel, wait_for

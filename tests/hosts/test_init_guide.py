@@ -12,10 +12,9 @@ from typing import Any
 import pytest
 
 from hosts.lab import Lab
-from slurm_ray_flow import OptionError, SlurmCluster, SshServer
+from slurm_ray_flow import OptionError, SlurmCluster, SshConnection, SshServer
 from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.blocks.server import connected
-from slurm_ray_flow.blocks.ssh import SshConnection
 from srf_command import Command
 from terminal import Terminal
 

@@ -17,12 +17,11 @@ from typing import Any
 import pytest
 
 import prepared
-from slurm_ray_flow import LockFailed, SshServer
+from slurm_ray_flow import LockFailed, SshConnection, SshServer
 from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
-from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.lock import limit_name, waiting_state
 from support import wait_for
 

@@ -15,9 +15,8 @@ import pytest
 
 from hosts.ssh_lab import agent_on
 from onlookers import files_with, processes_seen, told_by_prefect
-from slurm_ray_flow import SshServer
+from slurm_ray_flow import SshConnection, SshServer
 from slurm_ray_flow.blocks.server import connected
-from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.errors import LogInFailed
 from slurm_ray_flow.core.home import home
 

@@ -10,9 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from slurm_ray_flow import Handle, Lost, RunState
+from slurm_ray_flow import Handle, Lost, RunState, SshConnection
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.scheduler import run_of

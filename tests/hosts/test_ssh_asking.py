@@ -16,7 +16,7 @@ from support import wait_for
 LOG_IN = """
 import sys
 from prefect import flow, task
-from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow import SshConnection
 def log_in():
     connection = SshConnection(host="desi", user="carol", config_file=sys.argv[1])
     print("in as", connection.agent("~/asked", label="desi").hello["user"], flush=True)
@@ -71,7 +71,7 @@ def test_trust_shows_a_fingerprint_and_makes_the_key_known(hosts_lab, tmp_path):
     known = tmp_path / "ssh" / "known_hosts"
     show = """
 import sys
-from slurm_ray_flow.blocks.ssh import SshConnection
+from slurm_ray_flow import SshConnection
 block = SshConnection(host="inner", user="frank", config_file=sys.argv[1], known_hosts=sys.argv[2])
 for shown in block.trust(lambda shown: True): print(shown.name, shown.fingerprint, shown.known)
 print(block.agent("~/trusted", label="inner").hello["host"])

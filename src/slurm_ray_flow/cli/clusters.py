@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from slurm_ray_flow.cli.names import A_CLUSTER, KINDS, cluster_named, use_server
 from slurm_ray_flow.cli.output import STATES, Json, Switch, print_json, print_table, print_text
-from slurm_ray_flow.core.cluster_report import clock
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
+from slurm_ray_flow.core.lock import clock
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster

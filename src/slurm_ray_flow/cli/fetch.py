@@ -35,7 +35,7 @@ def fetch(
     from slurm_ray_flow.blocks import store
     from slurm_ray_flow.blocks.clusters import cluster_of
     from slurm_ray_flow.core.quantities import format_memory
-    from slurm_ray_flow.tasks.fetch_outcome import bring, files_of
+    from slurm_ray_flow.tasks.run_files import bring, files_of
 
     record = store.find_record(run)
     cluster = cluster_of(record)

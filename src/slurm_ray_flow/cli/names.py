@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import os
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,6 @@ from slurm_ray_flow.core.errors import ServerError
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
-    from slurm_ray_flow.blocks.server.api import Api
 
 
 MOST_RUNS = 50
@@ -33,26 +31,14 @@ def runs() -> Iterator[tuple[str, str]]:
 
 def clusters() -> list[str]:
     """The saved clusters for completion; without a running server none is started."""
-    from slurm_ray_flow.blocks.server.address import read_state, serving
-    from slurm_ray_flow.blocks.server.api import Api
-    from slurm_ray_flow.blocks.server.client import configured_auth, configured_url
-    from slurm_ray_flow.blocks.server.files import auth_string, server_files
+    from slurm_ray_flow.blocks.block_documents import saved_names
+    from slurm_ray_flow.blocks.server.client import api_in_use
 
-    state = read_state(server_files())
-    if not os.environ.get("PREFECT_API_URL") and state is not None and serving(state):
-        api = Api(state.url, auth_string(server_files()))
-    elif url := configured_url():
-        api = Api(url, configured_auth())
-    else:
-        return ["local"]
-    return ["local", *(name for kind in KINDS for name in _saved(api, kind))]
-
-
-def _saved(api: Api, kind: str) -> list[str]:
+    api = api_in_use()
     try:
-        return [one["name"] for one in api.get(f"/block_types/slug/{kind}/block_documents") if one["name"]]
-    except ServerError:  # nobody has saved one of this kind, or nobody answers
-        return []
+        return ["local", *(name for kind in KINDS for name in (saved_names(api, kind) if api else []))]
+    except ServerError:
+        return ["local"]
 
 
 def _offering(names: Callable[[], Any]) -> Parameter:
@@ -76,9 +62,10 @@ def cluster_named(name: str, *, to_look: bool = False) -> Cluster:
         OptionError: there is none of this name, or it is not what was confirmed.
     """
     from slurm_ray_flow.blocks.clusters import find_cluster
+    from slurm_ray_flow.blocks.server import ensure_server
 
     if name != "local":
-        use_server()
+        ensure_server(tell)
     return find_cluster(name, to_look=to_look)
 
 

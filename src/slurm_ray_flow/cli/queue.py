@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
-from slurm_ray_flow.core.cluster_report import clock
 from slurm_ray_flow.core.errors import OptionError, ServerError
-from slurm_ray_flow.core.lock import waiting_state
+from slurm_ray_flow.core.lock import clock, waiting_state
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -63,10 +62,10 @@ def _without_lock(cluster: Cluster) -> str:
 
 def _in_prefect(label: str) -> list[dict[str, Any]]:
     """The launches that wait for their slot in this Prefect; none where it does not answer."""
-    from slurm_ray_flow.blocks import concurrency_limit
+    from slurm_ray_flow.blocks.server.client import api_in_use
     from slurm_ray_flow.tasks.flow_state import flow_runs_in_state
 
-    api = concurrency_limit.api_here()
+    api = api_in_use()
     with contextlib.suppress(ServerError):
         found = flow_runs_in_state(api, waiting_state(label)) if api else []
         return [{"run": run["id"], "name": run["name"], "since": _seconds(run["start_time"])} for run in found]

@@ -136,14 +136,14 @@ def server_status() -> ServerStatus:
     from slurm_ray_flow.blocks.server import ServerAddress
     from slurm_ray_flow.blocks.server.address import read_state
     from slurm_ray_flow.blocks.server.api import Api
-    from slurm_ray_flow.blocks.server.client import configured_auth, configured_url, ui_url_of
+    from slurm_ray_flow.blocks.server.client import api_in_use, configured_url, ui_url_of
     from slurm_ray_flow.blocks.server.files import auth_string, server_files
 
     state = read_state(server_files())
     configured = configured_url()
     if configured and (state is None or configured != state.url):
         address = ServerAddress(configured, ui_url_of(configured), owned=False)
-        return _ask(address, Api(configured, configured_auth()), pid=None)
+        return _ask(address, api_in_use() or Api(configured), pid=None)
     if state is None:
         return ServerStatus("stopped", owned=True)
     return _ask(state.address(), Api(state.url, auth_string(server_files())), pid=state.pid)

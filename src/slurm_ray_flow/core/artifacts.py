@@ -5,16 +5,18 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.core.lock import clock
-from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outputs import counted, printable_name
 from slurm_ray_flow.core.quantities import format_duration, format_memory
-from slurm_ray_flow.core.run import Event, RunRecord
-from slurm_ray_flow.core.snapshot.entries import Entry, LeftOut, printable
 from slurm_ray_flow.core.sweep import TAG
-from slurm_ray_flow.core.text import plain
+from slurm_ray_flow.core.text import plain, printable
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.options import Options
+    from slurm_ray_flow.core.run import Event, RunRecord
+    from slurm_ray_flow.core.snapshot.entries import Entry, LeftOut
 
 
 def short_name(cluster: str) -> str:

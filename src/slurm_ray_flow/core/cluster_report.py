@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
@@ -16,6 +15,7 @@ from slurm_ray_flow.core.errors import (
     SlurmRayFlowError,
 )
 from slurm_ray_flow.core.events import PrefectEvent, cluster_down, cluster_up, warm_idle
+from slurm_ray_flow.core.lock import clock
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.warm import Warm
@@ -187,14 +187,6 @@ def _lock(answer: Answer, _: HomeFacts) -> CheckResult:
     who = ", ".join(f"{holder['user']} since {clock(holder['since'])}" for holder in answer["holders"])
     waiting = f"; {len(answer['waiting'])} waiting" if answer["waiting"] else ""
     return CheckResult("lock", "ok", f"{path}, {f'held by {who}' if who else 'free'}{waiting}")
-
-
-def clock(since: float | None) -> str:
-    """A time as people say it: the hour, and the day where that is not today."""
-    if not since:
-        return "an unknown time"
-    then, now = datetime.datetime.fromtimestamp(since).astimezone(), datetime.datetime.now().astimezone()
-    return then.strftime("%H:%M" if then.date() == now.date() else "%Y-%m-%d %H:%M")
 
 
 def _clock(answer: Answer, home: HomeFacts) -> CheckResult:

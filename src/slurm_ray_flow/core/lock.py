@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -162,8 +163,11 @@ def _held_by(holders: Sequence[LockUser], now: float) -> str:
     return text + (f" and {more} more" if more else "")
 
 
-def clock(when: float, now: float) -> str:
+def clock(when: float | None, now: float | None = None) -> str:
     """A time for people: hours and minutes, with the date where it was not today."""
+    if not when:
+        return "an unknown time"
+    now = time.time() if now is None else now
     then, today = (datetime.datetime.fromtimestamp(seconds).astimezone() for seconds in (when, now))
     return then.strftime("%H:%M" if then.date() == today.date() else "%Y-%m-%d %H:%M")
 

@@ -10,8 +10,7 @@ from pathspec import GitIgnoreSpec
 
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.quantities import format_memory
-from slurm_ray_flow.core.snapshot.entries import printable
-from slurm_ray_flow.core.text import plain
+from slurm_ray_flow.core.text import plain, printable
 
 NAMED = 5
 """The most files that are named in one line."""

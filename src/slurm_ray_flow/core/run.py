@@ -11,7 +11,7 @@ from enum import Enum
 from pathlib import PurePosixPath
 from typing import Any
 
-from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError
+from slurm_ray_flow.core.errors import CAUSES, Crashed, RunError, SlurmRayFlowError
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.remote.shared.protocol import FILES, TRY, find_event, parse_events, parse_json
@@ -290,3 +290,9 @@ def with_sources(traceback: str) -> str:
         if frame and not after.startswith("    ") and (source := linecache.getline(frame[1], int(frame[2])).strip()):
             told.append(f"    {source}")
     return "\n".join(told)
+
+
+def shorten(error: BaseException) -> None:
+    """Remove the frames of an error whose text is enough, before it is raised anew."""
+    if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or is_from_the_cluster(error):
+        error.__traceback__ = None

@@ -18,20 +18,21 @@ from prefect.utilities.visualization import get_task_viz_tracker
 
 from slurm_ray_flow.core.artifacts import flow_run_name, tags_of
 from slurm_ray_flow.core.options import Options, checked, is_option
+from slurm_ray_flow.core.run import shorten
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.body import OF_PREFECT, bind, body_of, entrypoint_of, name_of, version_of
-from slurm_ray_flow.interface.handle import Handle, RunValue
+from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import (
     Arguments,
     OpaqueValue,
     cast_all,
     from_api,
-    shorten,
     to_api,
     unhold,
     waits,
 )
 from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.interface.result_storage import RunValue
 from slurm_ray_flow.interface.session import submit
 from slurm_ray_flow.interface.settings import Kinds, kinds_of, options_of, shown_in_forms, typed_signature, underlying
 from slurm_ray_flow.remote.shared import pickling

@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.core.errors import Cancelled, Lost, OptionError
-from slurm_ray_flow.core.run import RunState, is_from_the_cluster
+from slurm_ray_flow.core.run import RunState, is_from_the_cluster, shorten
 from slurm_ray_flow.interface.body import bind
 from slurm_ray_flow.interface.calls import Arguments, MapCalls, MapItem
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.map_state import MapRecord, find_map, places
-from slurm_ray_flow.interface.parameters import shorten
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.launch_flow import LaunchFlow

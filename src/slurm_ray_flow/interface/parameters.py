@@ -29,17 +29,9 @@ from prefect.utilities.collections import visit_collection
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.core.errors import PayloadError, SlurmRayFlowError
-from slurm_ray_flow.core.run import is_from_the_cluster
+from slurm_ray_flow.core.errors import PayloadError
 from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.interface.settings import Kinds
-
-
-def shorten(error: BaseException) -> None:
-    """Remove the frames of an error whose text is enough, before it is raised anew."""
-    if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or is_from_the_cluster(error):
-        error.__traceback__ = None
-
 
 MARK = "$srf"
 READ_BY_PREFECT = frozenset({MARK, "$ref", "__prefect_kind"})

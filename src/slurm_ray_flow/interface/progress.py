@@ -8,14 +8,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import PurePosixPath
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.style import Style
 from rich.text import Text
 
-from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.progress import Reporter, SilentReporter
 from slurm_ray_flow.core.quantities import format_duration
@@ -23,6 +22,9 @@ from slurm_ray_flow.core.text import plain
 from slurm_ray_flow.core.trace import tracing
 from slurm_ray_flow.interface.notebook import NotebookScreen, in_notebook
 from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.blocks.cluster import Cluster
 
 
 class LogLines:

@@ -14,7 +14,6 @@ import weakref
 from collections.abc import Iterator
 from typing import IO, ClassVar
 
-from prefect.logging.handlers import PrefectConsoleHandler
 from rich.console import Console, RenderableType
 
 from slurm_ray_flow.core.quantities import format_duration
@@ -42,6 +41,8 @@ def quiet_console() -> Iterator[None]:
     if tracing():
         yield
         return
+    from prefect.logging.handlers import PrefectConsoleHandler
+
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler) and _filter not in handler.filters:
             handler.addFilter(_filter)

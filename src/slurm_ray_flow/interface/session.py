@@ -40,9 +40,10 @@ from slurm_ray_flow.core.scan import target_of
 from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.interface.cancellation import bound_the_end, server_listens
-from slurm_ray_flow.interface.handle import Handle, keep_with_run
+from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import Arguments
 from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.interface.result_storage import keep_with_run
 from slurm_ray_flow.interface.screen import quiet_console
 from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.shared.pickling import Sources, importable

@@ -10,9 +10,10 @@ from typing import Protocol
 
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.scan.model import LocalPackage
-from slurm_ray_flow.core.snapshot.entries import Hashes, Manifest, printable
+from slurm_ray_flow.core.snapshot.entries import Hashes, Manifest
 from slurm_ray_flow.core.snapshot.include import PackageData, Rules, Selection
 from slurm_ray_flow.core.snapshot.layout import Layout, PlacedFolder, PlacedTree, read_again
+from slurm_ray_flow.core.text import printable
 
 
 class ModuleFile(Protocol):

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
 from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.text import printable
 
 
 class Entry(NamedTuple):
@@ -161,11 +162,6 @@ def unreadable(file: str, problem: OSError) -> SyncError:
         where=f"{printable(file)} ({mode})",
         advice="Make it readable (chmod u+r), or leave it out: by .gitignore, or by a narrower include.",
     )
-
-
-def printable(file: str) -> str:
-    """A path as it can be shown: names that are not UTF-8 have their bytes escaped."""
-    return file.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _read(file: str, status: os.stat_result) -> str:

@@ -15,8 +15,9 @@ from pathspec import GitIgnoreSpec
 
 from slurm_ray_flow.core.errors import SyncError
 from slurm_ray_flow.core.quantities import brief_memory, format_memory
-from slurm_ray_flow.core.snapshot.entries import LeftOut, printable, unreadable
+from slurm_ray_flow.core.snapshot.entries import LeftOut, unreadable
 from slurm_ray_flow.core.snapshot.layout import Layout, PlacedFolder, PlacedTree
+from slurm_ray_flow.core.text import printable
 
 # To git `a/**` is what lies in a, to pathspec it is a itself too: then nothing in it could be asked for again.
 _INSIDE = re.compile(r"/\*\*(/?\s*)$")

@@ -9,7 +9,8 @@ import stat
 from dataclasses import dataclass
 
 from slurm_ray_flow.core.errors import SyncError
-from slurm_ray_flow.core.snapshot.entries import Entry, Hashes, fingerprint, printable, unreadable
+from slurm_ray_flow.core.snapshot.entries import Entry, Hashes, fingerprint, unreadable
+from slurm_ray_flow.core.text import printable
 
 
 @dataclass(frozen=True)
