@@ -39,12 +39,14 @@ class ServerAddress:
         ui_url: of its UI.
         owned: it is the one that this package runs, not one that the user configured.
         started: this very call started it.
+        process: ours, or the tunnel's to it; None for a server that the user configured.
     """
 
     url: str
     ui_url: str
     owned: bool
     started: bool = False
+    process: Process | None = None
 
     def page(self, run_id: str = "") -> str:
         """The address of the UI or of a run's page, through this package's page, which logs in."""
@@ -92,7 +94,7 @@ class ServerState:
 
     def address(self, *, started: bool = False) -> ServerAddress:
         """The server's address for its clients."""
-        return ServerAddress(self.url, f"http://{HOST}:{self.port}", owned=True, started=started)
+        return ServerAddress(self.url, f"http://{HOST}:{self.port}", owned=True, started=started, process=self.server)
 
 
 def read_state(files: ServerFiles) -> ServerState | None:
@@ -165,12 +167,6 @@ def listening(port: int, host: str = HOST, patience: float = CONNECT_SECONDS) ->
 def serving(state: ServerState | None) -> bool:
     """Whether our server's process lives and takes connections."""
     return state is not None and alive(state.server) and listening(state.port)
-
-
-def lives_at(port: int) -> bool:
-    """Whether our server's process, or the tunnel to it, lives and has this port. Makes no connection."""
-    state = read_state(server_files())
-    return state is not None and state.port == port and alive(state.server)
 
 
 def server_alive(address: ServerAddress) -> bool:

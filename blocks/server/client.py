@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
-from slurm_ray_flow.blocks.server.address import HOST, ServerAddress, lives_at, read_state, serving
+from slurm_ray_flow.blocks.processes import Process, alive
+from slurm_ray_flow.blocks.server.address import HOST, ServerAddress, read_state, serving
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.files import auth_string, server_files
+from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, server_files
 from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 
 _guard = threading.Lock()
 _connected_to: set[str] = set()  # addresses that `connect` set: no choice of the user's
-_ports: set[int] = set()  # of our servers that this process has used
+_listeners: dict[int, tuple[Process, ServerFiles]] = {}  # by their ports: our servers that this process has used
 
 
 def client_settings(address: ServerAddress) -> dict[str, str]:
@@ -172,18 +173,24 @@ def _speak_only_to_ours(address: ServerAddress) -> None:
 
     Prefect's client sends the password with each request, and asks again and again where none is answered.
     """
-    port = urlsplit(address.url).port or 0
+    if address.process is None:
+        return
     with _guard:
-        if not _ports:
+        if not _listeners:
             sys.addaudithook(_refuse_strangers)
-        _ports.add(port)
+        _listeners[urlsplit(address.url).port or 0] = address.process, server_files()
 
 
 def _refuse_strangers(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "socket.connect" or not isinstance(arguments[1], tuple) or arguments[1][:1] != (HOST,):
         return
-    if arguments[1][1] in _ports and not lives_at(arguments[1][1]):
+    port = arguments[1][1]
+    if port not in _listeners or alive(_listeners[port][0]):
+        return
+    state = read_state(files := _listeners[port][1])
+    if state is None or state.port != port or not alive(state.server):
         raise ConnectionRefusedError(errno.ECONNREFUSED, "the Prefect server has ended")
+    _listeners[port] = state.server, files  # it was started again
 
 
 def _end_services() -> None:
