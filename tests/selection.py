@@ -25,6 +25,15 @@ LONG = {
     'hosts/test_slurm_exactly_once.py::test_a_site_that_says_it_in_its_own_words[[]*d."]': (
         "one of three wordings; the strictest stays, and tests/unit reads them all"
     ),
+    "contract/test_without_prefect.py::test_commands_on_a_run_import_no_prefect[[]slurm-cluster]": (
+        "it is reached by the same code as by SSH, which stays"
+    ),
+    "hosts/test_shared_home.py::test_a_tunnel_to_a_server_that_died_with_its_host_costs_no_launch": (
+        "nearly two minutes for a rare end; that a server is killed on one of two hosts stays"
+    ),
+    "hosts/test_slurm_causes.py::test_accounting_knows_what_the_queue_has_forgotten": (
+        "Slurm takes a minute and a half to forget; tests/recorded has the accounts' answers"
+    ),
     "end_to_end/head/test_lock.py::test_the_next_one_follows_within_a_fifth_of_a_second": SPEED,
     "end_to_end/head/test_ray.py::test_a_second_call_is_answered_at_once": SPEED,
     "end_to_end/test_server.py::test_a_server_that_runs_is_found_without_a_request": SPEED,
