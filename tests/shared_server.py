@@ -1,14 +1,11 @@
-"""One Prefect server for all processes of a run of the tests, each of which has a home of its own.
+"""The Prefect server of each process of a run of the tests, on a home of its own.
 
-It belongs to the home of the first process (with pytest-xdist: of the one that hands out the tests). The others have
-its address and password in their homes, and a supervisor of their own there, which takes the server for one whose
-supervisor was killed: so what a supervisor does is done for each home.
+One for all of them was tried: its single process took most of a core, and everybody waited for it. So each has its
+own, which begins with the tables and pages that the first one has made.
 """
 
 from __future__ import annotations
 
-import fcntl
-import json
 import os
 import shutil
 import sqlite3
@@ -20,14 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import pytest
-
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.server import ServerAddress
 
 OWNER = "TEST_SERVER_HOME"
 """The variable in which the processes of a run are told whose server it is."""
-TOLD = ("secret", "encryption_key", "port")
 EMPTY = Path(sys.prefix, f".empty-prefect-{version('prefect')}")
 """What a server makes when it starts for the first time, which takes eight seconds of processor: the tables of its
 database, and its pages. test_server.py sees it done for real."""
@@ -41,18 +35,10 @@ while os.path.exists(f"/proc/{pid}") and os.getppid() == int(pid):
 deadline = time.monotonic() + 60
 while server_home in homes and set(glob.glob(f"{server_home}-*")) - set(homes) and time.monotonic() < deadline:
     time.sleep(0.2)
-from slurm_ray_flow.blocks.processes import alive, end
 from slurm_ray_flow.blocks.server import stop_server
-from slurm_ray_flow.blocks.server.address import read_state
-from slurm_ray_flow.blocks.server.files import server_files
 for home in filter(os.path.isdir, homes):
     os.environ["SRF_HOME"] = home
-    state = read_state(server_files())
-    if Path(home, "server", "shared").exists():
-        if state and alive(state.supervisor):
-            os.kill(state.supervisor.pid, signal.SIGKILL)
-    else:
-        stop_server()
+    stop_server()
     os.system(f"chmod -R u+w {home}")
     shutil.rmtree(home, ignore_errors=True)
 """
@@ -106,24 +92,12 @@ def _keep_empty(started: Path) -> None:
 
 
 def join() -> ServerAddress:
-    """The server of the run, which the first who asks starts."""
+    """The server of this process, which the first who asks starts."""
     from slurm_ray_flow.blocks.server import ensure_server
-    from slurm_ray_flow.blocks.server.files import make_folders, server_files
+    from slurm_ray_flow.blocks.server.files import server_files
 
-    owner, mine = os.environ[OWNER], server_files()
-    with open(f"{owner}/test-run.lock", "a") as lock, pytest.MonkeyPatch.context() as patch:
-        os.fchmod(lock.fileno(), 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        patch.setenv("SRF_HOME", owner)
-        begin_empty(owner)
-        ensure_server(print)
-        _keep_empty(Path(owner, "server"))
-    if mine.folder != Path(owner, "server"):
-        make_folders(mine)
-        for name in TOLD:
-            (mine.folder / name).write_bytes(Path(owner, "server", name).read_bytes())
-            (mine.folder / name).chmod(0o600)
-        state = json.loads(Path(owner, "server", "server.json").read_text())
-        mine.state.write_text(json.dumps({**state, "supervisor_started": 0}))
-        (mine.folder / "shared").touch(mode=0o600)
-    return ensure_server(print)
+    mine = server_files().folder
+    begin_empty(mine.parent)
+    address = ensure_server(print)
+    _keep_empty(mine)
+    return address

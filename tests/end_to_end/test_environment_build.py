@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -276,16 +275,6 @@ def test_a_full_disk_is_a_failure_that_says_so(site: Site) -> None:
     assert code == 1
     assert events[-1]["event"] == "failed"
     assert "space" in events[-1]["message"]
-
-
-def test_what_will_not_fit_is_not_begun_and_both_figures_are_named(site: Site) -> None:
-    mounted = small_disk(site)
-    spec = site.spec(requirements=[site.slow, "large"], sizes={"large": [9 << 20, 4], "slow": [1000, 1]})
-    code, events = end(site.start(spec, before=mounted))
-    assert code == 1
-    assert "9.0 MiB are needed" in events[-1]["message"]
-    assert re.search(r"1\.\d MiB are free", events[-1]["message"])
-    assert site.builds() == []
 
 
 @pytest.mark.parametrize("version", ["3.10", "3.11", "3.13"])
