@@ -69,8 +69,8 @@ def begin_empty(home: str | Path) -> None:
     target = Path(home, "server")
     if EMPTY.exists() and not target.exists():
         shutil.copytree(EMPTY, target)
-        for folder in (Path(home), target, target / "prefect"):
-            folder.chmod(0o700)
+        for path in (Path(home), target, *target.rglob("*")):
+            path.chmod(0o700 if path.is_dir() else 0o600)
 
 
 def _keep_empty(started: Path) -> None:
