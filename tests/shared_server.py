@@ -21,19 +21,15 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.server import ServerAddress
 
 OWNER = "TEST_SERVER_HOME"
-"""The variable in which the processes of a run are told whose server it is."""
+"""The variable in which the processes of a run are told the home of the first of them."""
 EMPTY = Path(sys.prefix, f".empty-prefect-{version('prefect')}")
 """What a server makes when it starts for the first time, which takes eight seconds of processor: the tables of its
 database, and its pages. test_server.py sees it done for real."""
 
 CLEARS = """
-import contextlib, glob, os, shutil, signal, sys, time
-from pathlib import Path
-pid, server_home, *homes = sys.argv[1:]
+import os, shutil, sys, time
+pid, *homes = sys.argv[1:]
 while os.path.exists(f"/proc/{pid}") and os.getppid() == int(pid):
-    time.sleep(0.2)
-deadline = time.monotonic() + 60
-while server_home in homes and set(glob.glob(f"{server_home}-*")) - set(homes) and time.monotonic() < deadline:
     time.sleep(0.2)
 from slurm_ray_flow.blocks.server import stop_server
 for home in filter(os.path.isdir, homes):
@@ -45,7 +41,7 @@ for home in filter(os.path.isdir, homes):
 
 
 def home_of_this_process() -> str:
-    """A new home; that of the process which the run begins with is the server's."""
+    """A new home, named after that of the process which the run begins with."""
     if owner := os.environ.get(OWNER):
         home = f"{owner}-{os.getpid()}"
         os.mkdir(home, 0o700)
@@ -57,10 +53,9 @@ def home_of_this_process() -> str:
 def clear_after(pid: int, *homes: str) -> None:
     """End what belongs to these homes, and remove them, once this process has ended, however it ends.
 
-    The servers go after it, and the one that all share after all: Prefect's client holds a process back for a minute at
-    its end when the server has gone before it.
+    The servers go after it: Prefect's client holds a process back for a minute where the server has gone before it.
     """
-    command = [sys.executable, "-c", CLEARS, str(pid), os.environ[OWNER], *homes]
+    command = [sys.executable, "-c", CLEARS, str(pid), *homes]
     subprocess.Popen(command, start_new_session=True)
 
 

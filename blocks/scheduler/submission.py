@@ -41,12 +41,11 @@ def submit(machine: Machine, queue: JobQueue, paths: RunPaths, request: JobReque
     """
     again, seconds, without_job, deadline = "", 1.0, 0, time.monotonic() + GIVE_UP_SECONDS
     dialect = queue.dialect
-    command, rules = dialect.submit_command(request), dialect.rules.of(request)
     known = {"root": str(paths.root), "run_id": paths.run_id}
+    asked = {"command": dialect.submit_command(request), "name": request.name, "rules": dialect.rules.of(request)}
     while True:
         with message_if_slow(f"{dialect.name} has not taken the job yet; waits for its answer"):
-            asked = {**known, "command": command, "name": request.name, "rules": rules, "again": again}
-            answer = machine.ask("scheduler.submit", **asked)
+            answer = machine.ask("scheduler.submit", **known, **asked, again=again)
         counts = ", ".join(f"{variable}={value}" for variable, value in answer.get("defaults", {}).items())
         if counts:
             reporter().say(f"asks for what variables there say: {counts}")
