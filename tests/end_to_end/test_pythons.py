@@ -18,7 +18,7 @@ from slurm_ray_flow.remote.shared.protocol import OperationError
 from support import python_of
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
-PROGRAMS = Path(pythons.__file__).parents[2]
+SOURCE = Path(pythons.__file__).parents[3]
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def test_the_nearest_one_of_homes_version():
 @pytest.mark.parametrize("version", ["3.9", "3.10", "3.12"])
 def test_another_version_is_found_by_any_python(version):
     wanted = python_of(version)
-    code = f"import sys; sys.path.insert(0, {str(PROGRAMS)!r})\nfrom slurm_ray_flow.remote.environment import pythons\n"
+    code = f"import sys; sys.path.insert(0, {str(SOURCE)!r})\nfrom slurm_ray_flow.remote.environment import pythons\n"
     code += f"print(pythons.find('', {HERE!r})['version']); print(pythons.find({wanted!r}, {version!r})['version'])"
     said = subprocess.check_output([wanted, "-I", "-c", code], text=True).split()
     assert said[0].startswith(f"{HERE}.")

@@ -217,7 +217,7 @@ def _backends(place):
 
 def _builders(place):
     processes = place.host.processes().values()
-    return [argv for argv in processes if any(part.endswith("/environment.py") for part in argv) and "-" in argv]
+    return [argv for argv in processes if any(part.endswith("/builder.py") for part in argv) and "-" in argv]
 
 
 def test_no_index_is_said_with_what_helps(offline):
