@@ -338,9 +338,13 @@ def test_without_a_browser_another_way_is_told(work):
     assert "secret" in done.stdout and "--open" not in done.stdout + done.stderr
 
 
-def test_nothing_is_reported_to_prefects_makers(work):
-    work.triple(1)
-    assert not os.path.exists(os.path.join(os.environ["PREFECT_HOME"], ".sdk_telemetry"))
+def test_nothing_is_reported_to_prefects_makers(work, tmp_path):
+    environment = {**os.environ, "PREFECT_HOME": str(tmp_path)}
+    environment.pop("DO_NOT_TRACK")
+    launch = [sys.executable, "-c", "import work; print(work.triple(1))"]
+    done = subprocess.run(launch, env=environment, capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.splitlines()[-1] == "3"
+    assert not (tmp_path / ".sdk_telemetry").exists()
 
 
 def test_status_of_the_sessions_server(server):
