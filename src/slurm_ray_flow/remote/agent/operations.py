@@ -31,6 +31,7 @@ MODULES = {
     "container": "shared.container",
     "environments": "environment.environments",
     "files": "shared.files",
+    "items": "shared.items",
     "machines": "shared.machine",
     "probe": "agent.probe",
     "pythons": "environment.pythons",

@@ -36,7 +36,7 @@ class RunFiles:
         self.outcome, self.inbox = self._file("outcome"), self._file("inbox")
         self.cancel, self.reserve = self._file("cancel"), self._file("reserve")
         self.script, self.warning = self._file("script"), self._file("warning")
-        self.dashboard = self._file("dashboard")
+        self.dashboard, self.items = self._file("dashboard"), self._file("items")
         self._ended = False
 
     def _file(self, name: str) -> str:

@@ -25,11 +25,11 @@ FILES = {
     "spec": "spec.json", "script": "run.sh", "function": "function.dill", "arguments": "arguments.dill",
     "events": "events.jsonl", "log": "log.txt", "head_log": "head.log", "outcome": "outcome.dill",
     "inbox": "inbox", "cancel": "cancel", "reserve": "reserve", "warning": "warning.json",
-    "dashboard": "dashboard.json",
+    "dashboard": "dashboard.json", "items": "items",
 }  # fmt: skip
 """What the files of a run's folder are called, at home and on the cluster."""
 TAKEN = ".running"
-"""Ends the name of an entry of the inbox whose call runs."""
+"""Ends the name of an entry of the inbox whose call runs, and of a bundle of items that the call has taken."""
 TRY = "\nTry: "
 """Comes in the message of an event before what the head advises."""
 SHARED_MEMORY = "/dev/shm"
