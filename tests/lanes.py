@@ -32,6 +32,7 @@ LANES = {
         "hosts/test_docs.py",
         "hosts/test_cli_docs.py",
         "contract/test_cluster.py",
+        "contract/test_item_stream.py",
         "contract/test_lock.py",
         "contract/test_run_files.py",
     ],

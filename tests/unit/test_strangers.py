@@ -31,6 +31,7 @@ from slurm_ray_flow.core import lock
 from slurm_ray_flow.core.cluster_report import Health
 from slurm_ray_flow.core.environment import HeldEnvironment
 from slurm_ray_flow.core.errors import ConnectionFailed, DependencyError, SlurmRayFlowError
+from slurm_ray_flow.core.items import parse_results
 from slurm_ray_flow.core.requirements import Requirements, wanted
 from slurm_ray_flow.core.requirements.locks import read_toml
 from slurm_ray_flow.core.run import GONE, CallEnd, RunRecord, error_of, find_event, parse_events
@@ -52,6 +53,7 @@ from slurm_ray_flow.remote.environment import builder
 from slurm_ray_flow.remote.lock import queue as lock_queue
 from slurm_ray_flow.remote.scheduler.commands import job_id_in
 from slurm_ray_flow.remote.shared import framing, leftovers
+from slurm_ray_flow.remote.shared.items import pack_bundle, unpack_bundle
 from slurm_ray_flow.remote.shared.protocol import OperationError
 from slurm_recorded import RECORDED
 
@@ -239,6 +241,7 @@ CALLS = ({"index": 0, "run": "a"}, {"index": 1, "failure": "no", "cancelled": Tr
 SLOT = {"run_id": "a", "lease": "l", "limit": "srf-desi", "url": "http://127.0.0.1", "left": False}
 WHOLE = {"digest": "d", "packages": {"numpy": "2.0"}}
 WANTED = Requirements(("numpy==2",), (), ("--pre",), "given", "3.11", (("/a", "b"),))
+RESULT = {"item": 1, "bundle": 2, "kind": "value", "seconds": 0.5, "offset": 3, "length": 4, "crc32": 5}
 OWNER = {"boot_id": "b", "namespace": "n", "started": 1, "pid": 1}
 HELLO = {"root": "/r", "home": "/h", "user": "u", "host": "n", "python": "p", "version": "3", "pid": 1}
 ERROR = {"what": "no", "where": "there", "advice": "", "cause": "lock"}
@@ -327,6 +330,8 @@ READERS = {
         lambda data: Requirements.from_json(_text(data)), [WANTED.to_json().encode()], (ValueError,)
     ),
     "ticket": Reader(lock_queue._parse, [json.dumps({"run": "a", "name": "f", "server": "s"}).encode()]),
+    "bundle of items": Reader(unpack_bundle, [pack_bundle([(1, b"one"), (2, b"two")])], (ValueError,)),
+    "results of items": Reader(parse_results, [_lines(RESULT, {**RESULT, "kind": "error"})]),
     "owner of a folder": Reader(leftovers._is_dead, [json.dumps(OWNER).encode()]),
     "health": Reader(
         lambda data: Health.from_json(_json(data)),
