@@ -8,6 +8,7 @@ import shlex
 from pathlib import Path, PurePosixPath
 
 from contract.toy import ToyCluster
+from hosts.launcher import give_uv
 from slurm_ray_flow import LocalMachine
 from slurm_ray_flow.core.run import RunPaths, find_event, parse_events
 from slurm_ray_flow.remote.shared import payload, pickling
@@ -45,6 +46,8 @@ class Remote:
         self.folder = PurePosixPath("/home/alice") / f"contract-{secrets.token_hex(4)}"
         self._host = self._hosts[self.host]
         self._host.run("alice", ["mkdir", "-p", str(self.folder)])
+        if not self.seen(ENVIRONMENTS).exists():
+            give_uv(self._host, ENVIRONMENTS)
 
     def connection(self):
         from slurm_ray_flow import SshConnection

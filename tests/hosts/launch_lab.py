@@ -13,7 +13,7 @@ from typing import Any
 
 from hosts.host import inner_pid
 from hosts.lab import Lab
-from hosts.launcher import USER, Launcher, own
+from hosts.launcher import USER, Launcher, give_uv, own
 from hosts.layout import ALICE
 from hosts.road import Road
 from slurm_ray_flow import SshConnection, SshServer
@@ -32,6 +32,7 @@ class LaunchLab(Launcher):
         self.name = NAME
         mark = secrets.token_hex(4)
         self.root, self.lock = f"/home/{USER}/launches-{mark}", f"/tmp/launches-{mark}.lock"
+        give_uv(self.host, self.root)
         connection = SshConnection(host="desi", config_file=Path(lab.ssh_config), connect_timeout=5)
         self.block = SshServer(connection=connection, root=self.root, lock_path=self.lock)
         self._before = set[Path]()

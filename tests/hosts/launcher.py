@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+from uv import find_uv_bin
+
 import prepared
 from hosts.host import Host
 from hosts.layout import ALICE
 from prepared import SRF
+from slurm_ray_flow.blocks.environments import UV_VERSION
 
 PREFECT = str(Path(sys.executable).with_name("prefect"))
 USER = ALICE.name
@@ -22,6 +26,13 @@ USER = ALICE.name
 def own(name: str) -> str:
     """A cluster's name as this process saves it: others of the run use the same Prefect server."""
     return f"{name}-{os.getpid()}"
+
+
+def give_uv(host: Host, root: str) -> None:
+    """Put uv where an earlier launch of the user's has put it: pip takes five seconds of a processor for it."""
+    folder = f"{root}/tools/uv/{UV_VERSION}"
+    host.run(USER, ["sh", "-c", 'umask 077 && mkdir -p "$1" && : > "$1/uv" && chmod 700 "$1/uv"', "sh", folder])
+    shutil.copyfile(find_uv_bin(), host.path(f"{folder}/uv"))
 
 
 class Launcher:

@@ -12,7 +12,7 @@ from typing import Any
 
 from hosts.host import Host
 from hosts.lab import Lab
-from hosts.launcher import USER, Launcher
+from hosts.launcher import USER, Launcher, give_uv
 from hosts.layout import ALICE
 from hosts.slurm import ENDED
 from slurm_ray_flow import SlurmCluster, SshConnection
@@ -31,6 +31,7 @@ class SlurmLaunchLab(Launcher):
         super().__init__(lab["login"], project)
         self.lab, self.slurm, self.name = lab, lab.slurm, name
         self.root = f"/home/{USER}/launches-{secrets.token_hex(4)}"
+        give_uv(self.host, self.root)
         connection = SshConnection(host="login", config_file=Path(lab.ssh_config), connect_timeout=5)
         self.block = SlurmCluster(connection=connection, root=self.root)
         with connected(ensure_server(print)):
