@@ -28,6 +28,27 @@ LONG = {
     "contract/test_without_prefect.py::test_commands_on_a_run_import_no_prefect[[]slurm-cluster]": (
         "it is reached by the same code as by SSH, which stays"
     ),
+    "hosts/test_slurm_container.py::*": (
+        "six Ray nodes, 45 s of processor; end_to_end/test_container.py has Ray in a container on this machine"
+    ),
+    "hosts/test_slurm_dashboard.py::*[[]1]": "the one of two nodes stays",
+    "hosts/test_slurm_launch.py::test_nodes_that_share_their_temporary_folder": "a rare site",
+    "hosts/test_slurm_launch.py::test_a_run_is_followed_from_other_processes": "hosts/test_launch.py has it by SSH",
+    "hosts/test_slurm_launch.py::test_fifty_megabytes_go_there_and_come_back": "hosts/test_launch.py has it by SSH",
+    "hosts/test_slurm_tries.py::test_what_was_used_is_told_of_each_node": (
+        "the sums are tests/unit's; end_to_end/test_efficiency.py has what is told of one node"
+    ),
+    "hosts/test_slurm_tries.py::test_a_task_of_ray_that_takes_too_much_memory_is_told_as_that[[]beside*]": (
+        "the one on the other node stays"
+    ),
+    "hosts/test_slurm_causes.py::test_what_ray_can_not_place_without_a_lost_node_is_told": (
+        "nearly a minute for a rare end; that a node is lost, and that a run goes on without it, stay"
+    ),
+    "hosts/test_turns.py::test_a_flow_run_that_is_started_again_keeps_the_server_or_its_place_in_the_line": (
+        "end_to_end/test_turn.py has restarts, and hosts/test_slurm_exactly_once.py flow runs that are started again"
+    ),
+    "hosts/test_launch_cuts.py::test_a_cut_in_any_step_costs_nothing[[]short]": "the long one stays",
+    "hosts/test_slurm_faults.py::test_a_cut_in_any_step_costs_nothing[[]2]": "the long one stays",
     "hosts/test_shared_home.py::test_a_tunnel_to_a_server_that_died_with_its_host_costs_no_launch": (
         "nearly two minutes for a rare end; that a server is killed on one of two hosts stays"
     ),
