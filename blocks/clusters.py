@@ -19,7 +19,7 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.server import ensure_server
 from slurm_ray_flow.blocks.server.api import Api, status_of
-from slurm_ray_flow.blocks.server.client import api_in_use, connect, in_flow_run, no_answer
+from slurm_ray_flow.blocks.server.client import connect, in_flow_run, needed_api, no_answer
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
@@ -130,9 +130,7 @@ def _asked(question: Callable[[Api], T]) -> T:
     """The answer of the Prefect server that is in use, which is started where there is none."""
     if not in_flow_run():
         ensure_server(lambda _: None)
-    api = api_in_use()
-    if api is None:
-        raise no_answer("nothing listens there")
+    api = needed_api()
     try:
         return question(api)
     except ServerError as error:

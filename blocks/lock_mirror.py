@@ -8,46 +8,34 @@ variable of the Prefect server, so that all who use that server share them; they
 from __future__ import annotations
 
 from slurm_ray_flow.blocks import concurrency_limit
-from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.concurrency_limit import ConcurrencyLimit
 from slurm_ray_flow.blocks.server import variables
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.lock import Lock, LockQueue, limit_name, taken_by_others, to_hold
+from slurm_ray_flow.core.lock import LockQueue, limit_name, taken_by_others, to_hold
 
 HELD_SECONDS = 150.0
 """The lease in seconds of slots that the mirror holds for others; it is renewed each minute or more often."""
 
 
-def mirror(cluster: Cluster, lock: Lock, api: Api) -> tuple[ConcurrencyLimit, LockQueue | None]:
-    """Ask the server for its holders, and take their slots of the limit.
+def mirror(api: Api, cluster: str, slots: int, queue: LockQueue | None) -> ConcurrencyLimit:
+    """Hold as many slots of a server's limit as others hold on the server.
 
-    Returns:
-        The limit; and what the server said, None where it did not answer.
+    Args:
+        api: the Prefect server.
+        cluster: the server's name.
+        slots: how many it has.
+        queue: its holders; None where it did not say, and the limit stays as it is.
 
     Raises:
         ServerError: Prefect does not answer.
     """
-    limit = concurrency_limit.ensure(api, limit_name(cluster.label), lock.slots)
-    try:
-        queue = ask_for_queue(cluster, lock)
-    except SlurmRayFlowError:
-        return limit, None
-    show_queue(api, limit, queue)
-    return limit, queue
+    limit = concurrency_limit.ensure(api, limit_name(cluster), slots)
+    if queue is not None:
+        _hold(api, limit, queue)
+    return limit
 
 
-def ask_for_queue(cluster: Cluster, lock: Lock) -> LockQueue:
-    """The holders and the queue of a server.
-
-    Raises:
-        SlurmRayFlowError: it does not answer, or what lies in the lock's place is none.
-    """
-    return LockQueue.from_json(cluster.ask("queue.state", path=lock.path, slots=lock.slots))
-
-
-def show_queue(api: Api, limit: ConcurrencyLimit, queue: LockQueue) -> None:
-    """Hold as many slots of a server's limit as others hold on the server."""
+def _hold(api: Api, limit: ConcurrencyLimit, queue: LockQueue) -> None:
     others = taken_by_others(queue, limit.key, limit.slots)
     if not others and not limit.active:
         return

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from slurm_ray_flow.blocks.listener import Listener
 from slurm_ray_flow.blocks.ssh.open_connection import send_all
 
 HEAD_SECONDS = 30.0
@@ -25,7 +26,7 @@ Reach = Callable[[str, int], Any]
 """A function that opens a socket to a host and port as the cluster reaches them."""
 
 
-class Tunnel:
+class Tunnel(Listener):
     """A tunnel that serves from its creation on.
 
     Args:
@@ -41,27 +42,15 @@ class Tunnel:
     def __init__(self, reach: Reach, host: str, port: int, token: str, own_port: int = 0) -> None:
         self._reach, self._host, self._port, self._token = reach, host, port, token
         self._key = secrets.token_urlsafe(24)
-        self._listening = socket.create_server(("127.0.0.1", own_port))
-        self._own_port: int = self._listening.getsockname()[1]
+        listening = socket.create_server(("127.0.0.1", own_port))
+        self._own_port: int = listening.getsockname()[1]
         self._cookie = f"srf-{self._own_port}"
-        threading.Thread(target=self._serve, daemon=True, name="srf-tunnel").start()
+        super().__init__(listening, "srf-tunnel")
 
     @property
     def url(self) -> str:
         """The address for the browser, with the key in it."""
         return f"http://127.0.0.1:{self._own_port}/?srf={self._key}"
-
-    def close(self) -> None:
-        """Stop listening."""
-        with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                visitor, _ = self._listening.accept()
-                threading.Thread(target=self._receive, args=(visitor,), daemon=True, name="srf-tunnel").start()
 
     def _receive(self, visitor: socket.socket) -> None:
         with visitor, contextlib.suppress(OSError, ValueError):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from prefect import flow
 from prefect.artifacts import create_table_artifact
 
@@ -11,7 +9,7 @@ from slurm_ray_flow.blocks.clusters import find_cluster
 from slurm_ray_flow.core.artifacts import artifact_key, short_name
 from slurm_ray_flow.core.cluster_report import CheckResult
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.tasks.cluster_report import check as findings_of
+from slurm_ray_flow.tasks.cluster_report import report
 from slurm_ray_flow.tasks.end_report import reported_once
 
 
@@ -26,13 +24,10 @@ def check(cluster: str = "local") -> list[CheckResult]:
         SlurmRayFlowError: something is as it must not be; the artifact says what to do.
     """
     with reported_once():
-        findings = findings_of(find_cluster(cluster))
-        table = [dataclasses.asdict(finding) for finding in findings]
-        failed = [finding for finding in findings if finding.state == "failed"]
-        create_table_artifact(
-            table=table, key=artifact_key("check", short_name(cluster)), description=f"{cluster}: {len(failed)} failed"
-        )
-        if failed:
-            what = "; ".join(f"{finding.name}: {finding.found}" for finding in failed)
-            raise SlurmRayFlowError(what, where=cluster, advice=failed[0].advice)
-        return findings
+        seen = report(find_cluster(cluster), "findings")
+        key, description = artifact_key("check", short_name(cluster)), f"{cluster}: {len(seen.failed)} failed"
+        create_table_artifact(table=seen.to_json()["findings"], key=key, description=description)
+        if seen.down:
+            what = "; ".join(f"{finding.name}: {finding.found}" for finding in seen.failed)
+            raise SlurmRayFlowError(what, where=cluster, advice=seen.failed[0].advice)
+        return list(seen.findings or ())

@@ -8,15 +8,16 @@ from prefect import flow, get_run_logger
 from prefect.artifacts import create_table_artifact
 
 from slurm_ray_flow.blocks.clusters import saved_clusters
+from slurm_ray_flow.core.cluster_report import ClusterReport
 from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.lock import clock
 from slurm_ray_flow.core.quantities import format_duration
-from slurm_ray_flow.tasks.cluster_report import CheckUp, check_up
+from slurm_ray_flow.tasks.check_up import check_up
 from slurm_ray_flow.tasks.end_report import reported_once
 
 
 @flow(name="checkup", flow_run_name="checkup of {cluster}")
-def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[CheckUp]:
+def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[ClusterReport]:
     """Check one cluster, or this machine and all saved clusters, and show them in a table.
 
     Args:
@@ -25,7 +26,7 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[CheckUp]:
 
     Raises:
         ConnectionFailed: the one cluster that was named can't be used.
-        ServerError: Prefect has no API that others can reach.
+        ServerError: Prefect's API can't be reached.
     """
     with reported_once():
         every = cluster in {"", "all"}
@@ -40,7 +41,7 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[CheckUp]:
         return check_ups
 
 
-def _show(check_ups: list[CheckUp]) -> None:
+def _show(check_ups: list[ClusterReport]) -> None:
     now = time.time()
     down = [seen.cluster for seen in check_ups if seen.down]
     number = "1 cluster" if len(check_ups) == 1 else f"{len(check_ups)} clusters"
@@ -48,14 +49,15 @@ def _show(check_ups: list[CheckUp]) -> None:
     create_table_artifact(table=[_row(seen, now) for seen in check_ups], key="checkup", description=text)
 
 
-def _row(seen: CheckUp, now: float) -> dict[str, str]:
-    holders = ", ".join(holder.user for holder in seen.queue.holders) if seen.queue else ""
-    idle = ", ".join(f"run {one.run_id[:8]} for {format_duration(one.cost.seconds)}" for one in seen.idle)
+def _row(seen: ClusterReport, now: float) -> dict[str, str]:
+    again = seen.health.again
+    holders = ", ".join(holder.user for holder in seen.lock.holders) if seen.lock else ""
+    idle = ", ".join(f"run {one.run_id[:8]} for {format_duration(one.cost.seconds)}" for one in seen.idle or ())
     return {
         "cluster": seen.cluster,
         "state": "down" if seen.down else "up",
-        "since": clock(seen.since, now) if seen.since else "",
+        "since": clock(seen.health.since, now) if seen.health.since else "",
         "held by": holders,
         "idles": idle,
-        "why": seen.why + (f" (not asked again before {clock(seen.again, now)})" if seen.again else ""),
+        "why": seen.why + (f" (not asked again before {clock(again, now)})" if again else ""),
     }

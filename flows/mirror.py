@@ -6,19 +6,20 @@ from prefect import flow, get_run_logger
 
 from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.tasks.cluster_report import CheckUp, mirror_lock
+from slurm_ray_flow.core.cluster_report import ClusterReport
+from slurm_ray_flow.tasks.check_up import mirror_lock
 from slurm_ray_flow.tasks.end_report import reported_once
 
 
 @flow(name="mirror", flow_run_name="mirror of {cluster}")
-def mirror(cluster: str = "all") -> list[CheckUp]:
+def mirror(cluster: str = "all") -> list[ClusterReport]:
     """Mirror the lock of one server, or of all saved servers, in Prefect's limit for it and in an artifact.
 
     Args:
         cluster: its name, or "all".
 
     Raises:
-        ServerError: Prefect has no API that others can reach.
+        ServerError: Prefect's API can't be reached.
     """
     with reported_once():
         every = cluster in {"", "all"}

@@ -94,8 +94,6 @@ MIRROR_FRONT_SECONDS, MIRROR_BEHIND_SECONDS = 2.0, 15.0
 """Seconds between two questions to the server about its holders, for the first launch and for the others."""
 KEEP_SECONDS = 3600.0
 """Seconds between two touches of the run's files on the server, which keep a clean-up from removing them."""
-SHOW_SECONDS = 5.0
-"""How often a waiting run says something new in Prefect, at most."""
 SERVER_FAULT = 500
 WITHOUT_SECONDS = 30.0
 """Seconds without an answer of Prefect after which a launch goes to the server's own queue without a slot."""
@@ -238,9 +236,11 @@ class _Line:
     def _mirror(self, seconds: float) -> None:
         if time.monotonic() - self._mirrored < seconds:
             return
+        from slurm_ray_flow.tasks.cluster_report import report  # needs SSH, which other launches do without
+
         self._mirrored = time.monotonic()
-        limit, queue = mirror(self._cluster, self._lock, self._api)
-        self._key, self._queue = limit.key, queue
+        self._queue = report(self._cluster, "lock").lock
+        self._key = mirror(self._api, self._cluster.label, self._lock.slots, self._queue).key
 
     def _keep_files(self) -> None:
         if time.monotonic() - self._kept > KEEP_SECONDS:

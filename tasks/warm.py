@@ -195,8 +195,16 @@ def warm_on(cluster: Cluster) -> list[Warm]:
     Raises:
         ConnectionFailed: the cluster does not answer.
     """
-    found = [Warm.from_listed(listed) for listed in cluster.ask("warm.listed", root=str(cluster.root_folder))]
-    return [one for one in found if _lives(one, cluster)]
+    return living(cluster, cluster.ask("warm.listed", root=str(cluster.root_folder)))
+
+
+def living(cluster: Cluster, listed: Iterable[Any]) -> list[Warm]:
+    """Those of the listed allocations of a cluster that live.
+
+    Raises:
+        ConnectionFailed: the cluster does not answer, or lists something else.
+    """
+    return [one for one in map(Warm.from_listed, listed) if _lives(one, cluster)]
 
 
 def warm_noted(cluster: Cluster, records: Iterable[RunRecord]) -> list[Warm]:

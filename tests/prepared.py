@@ -31,7 +31,7 @@ PARENT = """
 import ctypes, faulthandler, json, os, signal, socket, sys, tempfile, types, runpy, warnings, gc
 import slurm_ray_flow, slurm_ray_flow.cli.main, slurm_ray_flow.flows.launch
 import paramiko, prefect, prefect.artifacts, prefect.blocks.core, prefect.client.orchestration, prefect.flow_engine
-import slurm_ray_flow.blocks.clusters, slurm_ray_flow.tasks.cluster_report, slurm_ray_flow.tasks.clean_up
+import slurm_ray_flow.blocks.clusters, slurm_ray_flow.tasks.check_up, slurm_ray_flow.tasks.clean_up
 
 CLONE_PARENT, CLONE = 0x8000, {"x86_64": 56, "aarch64": 220}[os.uname().machine]
 libc, python = ctypes.CDLL(None), ctypes.pythonapi

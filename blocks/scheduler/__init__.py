@@ -12,10 +12,10 @@ from slurm_ray_flow.blocks.scheduler import submission
 from slurm_ray_flow.blocks.scheduler.queue import JobQueue
 from slurm_ray_flow.blocks.scheduler.sites import FRESH_SECONDS, check_request, site
 from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.core.cluster_report import CheckResult
+from slurm_ray_flow.core.cluster_report import CheckResult, JobCounts, Load, PartitionTable
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import Event, Liveness, RunPaths
-from slurm_ray_flow.core.scheduler import Dialect, JobRequest, PartitionLoad, job_name
+from slurm_ray_flow.core.scheduler import Dialect, JobRequest, job_name
 
 CHOICES = ("partition", "account", "qos", "constraint")
 """What a run may choose for itself."""
@@ -126,17 +126,20 @@ class Scheduler:
         """What `srf check` calls it."""
         return self.dialect.name.lower()
 
-    def load(self) -> PartitionLoad | None:
+    def load(self) -> Load | None:
         """How much is taken of the partition that jobs go to; None where the site does not say."""
-        if self.dialect.site is None:
-            return None
-        return self.dialect.site.load(self.site(), str(self._defaults.get("partition", "")))
+        return self.dialect.site and self.dialect.site.load(self.site(), str(self._defaults.get("partition", "")))
 
-    def groups(self) -> list[str]:
-        """Where each of the user's jobs is, as somebody asked a moment ago."""
+    def partitions(self) -> PartitionTable | None:
+        """What the site gives out; None where it does not say."""
+        return self.dialect.site and self.dialect.site.table(self.site())
+
+    def jobs(self) -> JobCounts:
+        """How many of the user's jobs run and wait, as somebody asked a moment ago."""
         command, root = self.dialect.queue_command(self.user), str(self.login.root_folder)
         answer = self.login.ask("scheduler.query", root=root, name="queue", command=command, age=FRESH_SECONDS)
-        return [job.group for job in self.dialect.parse_queue(answer["text"]).values()]
+        groups = [job.group for job in self.dialect.parse_queue(answer["text"]).values()]
+        return JobCounts(groups.count("running"), groups.count("waiting"))
 
 
 _queues: dict[tuple[object, str], JobQueue] = {}

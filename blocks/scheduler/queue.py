@@ -72,6 +72,11 @@ class JobQueue:
         self._pace, self._due = SHORTEST_PACE, time.monotonic() + SHORTEST_PACE
         self._jobs = self._jobs or {}
 
+    def cancel(self, job_id: str, name: str, gently: bool = False) -> None:
+        """Have the scheduler end the job of this id and, unless "", of this name; `gently` tells its script only."""
+        command = self.dialect.cancel_command(job_id, name, gently)
+        self._machine.ask("commands.run", argv=command, timeout=CANCEL_SECONDS)
+
     def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
         """Whether a run's head lives or may still begin; where it is gone without a word, the events get to say so."""
         if find_event(list(events), "released"):
@@ -112,12 +117,9 @@ class JobQueue:
             message = "The run was cancelled."
         if job is not None and job.group != "ended":
             cause, message = self._without_us(job, events)
-            self._machine.ask(
-                "commands.run", argv=self.dialect.cancel_command(job.job_id, job.name, False), timeout=CANCEL_SECONDS
-            )
+            self.cancel(job.job_id, job.name)
         elif job is None and left["job"] and left["name"]:  # what the queue does not name may run all the same
-            command = self.dialect.cancel_command(left["job"], left["name"], False)
-            self._machine.ask("commands.run", argv=command, timeout=CANCEL_SECONDS)
+            self.cancel(left["job"], left["name"])
         self._machine.ask("scheduler.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
         return Liveness(alive=False, cause=cause, message=message)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from slurm_ray_flow.blocks.machine import Machine
-from slurm_ray_flow.blocks.scheduler.queue import CANCEL_SECONDS, JobQueue
+from slurm_ray_flow.blocks.scheduler.queue import JobQueue
 from slurm_ray_flow.blocks.waits import message_if_slow
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.interruption import pause
@@ -118,6 +118,5 @@ def cancel(machine: Machine, queue: JobQueue, paths: RunPaths, hard: bool) -> No
     if job is None and noted is None:
         return
     number, name = (job.job_id, job.name) if job is not None else (str(noted), "")
-    gently = not hard and job is not None and job.group != "waiting"
-    machine.ask("commands.run", argv=queue.dialect.cancel_command(number, name, gently), timeout=CANCEL_SECONDS)
+    queue.cancel(number, name, gently=not hard and job is not None and job.group != "waiting")
     queue.submitted()

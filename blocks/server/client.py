@@ -56,6 +56,18 @@ def api_in_use() -> Api | None:
     return Api(state.url, auth_string(server_files())) if state is not None and serving(state) else None
 
 
+def needed_api() -> Api:
+    """The API that this process uses.
+
+    Raises:
+        ServerError: no server is known that listens.
+    """
+    api = api_in_use()
+    if api is None:
+        raise no_answer("nothing listens there")
+    return api
+
+
 def in_flow_run() -> bool:
     """Whether this is a flow run of Prefect's."""
     if "prefect" not in sys.modules:

@@ -7,9 +7,7 @@ import os
 import socket
 import sys
 import time
-import uuid
 from collections.abc import Callable, Iterator
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +21,7 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
 from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, server_files
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError
-from slurm_ray_flow.core.events import run_failed
+from slurm_ray_flow.core.events import PrefectEvent, run_failed
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.run_state import RunFacts
 from slurm_ray_flow.core.sweep import TAG, Action, SweepDecision, slot_is_free, verdict
@@ -135,13 +133,7 @@ def active_runs(api: Api) -> list[dict[str, Any]]:
 
 def _heartbeat(flow_run: dict[str, Any]) -> dict[str, Any]:
     tags = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in flow_run["tags"]]
-    return {
-        "id": str(uuid.uuid4()),
-        "occurred": datetime.now(timezone.utc).isoformat(),
-        "event": HEARTBEAT,
-        "resource": {"prefect.resource.id": f"prefect.flow-run.{flow_run['id']}"},
-        "related": tags,
-    }
+    return PrefectEvent(HEARTBEAT, {"prefect.resource.id": f"prefect.flow-run.{flow_run['id']}"}, {}, tags).body()
 
 
 ASK_SECONDS, SLOT_SECONDS = 30.0, 5.0

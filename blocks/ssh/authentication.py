@@ -10,11 +10,11 @@ import contextvars
 import getpass
 import os
 import re
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from slurm_ray_flow.blocks.server.client import in_flow_run
 from slurm_ray_flow.blocks.ssh import open_connection
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.open_connection import (
@@ -30,6 +30,9 @@ from slurm_ray_flow.core.text import plain
 
 PREFECT_SECONDS = 100
 """Seconds for an answer in Prefect's UI: servers close a log-in after two minutes."""
+_PASSWORD = re.compile(r"pass\s*word|mot de passe|passwort", re.IGNORECASE)
+_LASTING = re.compile(f"passphrase|{_PASSWORD.pattern}", re.IGNORECASE)
+"""A question for what must not be typed into Prefect's form: Prefect stores it."""
 
 
 class Unasked:
@@ -77,7 +80,7 @@ def ask(text: str, seen: bool, variable: str = "") -> str:
         raise LogInFailed("the server wants to know something, and you are not asked just now", where=text.strip())
     if terminal():
         return _in_terminal(text, seen)
-    if _asks_for_lasting(text) or not _in_flow_run():
+    if _LASTING.search(text) or not in_flow_run():
         raise LogInFailed(
             "the server wants to know something, and there is no terminal to ask in",
             where=text.strip(),
@@ -107,20 +110,6 @@ def _in_terminal(text: str, seen: bool) -> str:
     with open("/dev/tty", "r+b", buffering=0) as terminal:
         terminal.write(text.encode())
         return terminal.readline().decode(errors="replace").rstrip("\n")
-
-
-def _asks_for_lasting(text: str) -> bool:
-    """Whether a question may ask for a password, which must not be typed into Prefect's form: Prefect stores it."""
-    return any(word in text.lower() for word in ("passphrase", "password", "mot de passe", "passwort"))
-
-
-def _in_flow_run() -> bool:
-    if "prefect" not in sys.modules:
-        return False
-    from prefect.context import FlowRunContext
-
-    context = FlowRunContext.get()
-    return context is not None and context.flow_run is not None
 
 
 def _in_prefect(text: str) -> str:
@@ -302,7 +291,7 @@ class _Attempt:
         return [self._answer(f"{intro}\n{text}" if intro else text, seen) for text, seen in questions]
 
     def _answer(self, text: str, seen: bool) -> str:
-        if self._secrets.password and not seen and not self._password_given and _asks_password(text):
+        if self._secrets.password and not seen and not self._password_given and _PASSWORD.search(text):
             self._password_given = True
             return self._secrets.password
         return self._secrets.prompt(plain(f"{self._endpoint}: {text}"[:_LONGEST]), seen)
@@ -324,10 +313,6 @@ class _Attempt:
         rest = self._server.log_in_by_password(self._endpoint.user, password)
         self._secrets.password = password
         return rest
-
-
-def _asks_password(text: str) -> bool:
-    return bool(re.search(r"pass\s*word|mot de passe|passwort", text, re.IGNORECASE))
 
 
 def _public_of(path: Path) -> bytes:

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import json
 import os
 import shutil
 import socket
 import sys
 import tempfile
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 from slurm_ray_flow import remote
+from slurm_ray_flow.blocks.listener import Listener
 from slurm_ray_flow.blocks.ssh import bootstrap
 from slurm_ray_flow.blocks.ssh.open_connection import WINDOW, execute, reading, reading_errors, send_all
 from slurm_ray_flow.core.errors import SlurmRayFlowError
@@ -28,7 +27,7 @@ _BEGIN = 60.0
 _LONGEST = 80  # the whole path of a Unix socket has at most 107 bytes
 
 
-class RsyncSocket:
+class RsyncSocket(Listener):
     """The socket that rsync's pipes are passed to.
 
     Attributes:
@@ -40,27 +39,16 @@ class RsyncSocket:
         self.lost = ""
         self.failure: SlurmRayFlowError | None = None
         self._path, self._channel = path, channel
-        self._listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._listening.bind(str(path))
-        self._listening.listen(4)
-        self._thread(self._serve)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        listening.bind(str(path))
+        listening.listen(4)
+        super().__init__(listening, "srf-rsync")
 
     @property
     def rsync_options(self) -> tuple[str, ...]:
         """The options that lead rsync to the socket; `-s` keeps all names out of command lines."""
         program = Path(remote.__path__[0]) / "agent" / "rsync_shell.py"
         return "-s", "-e", " ".join(_quoted(text) for text in (sys.executable, "-I", str(program), str(self._path)))
-
-    def close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._listening.shutdown(socket.SHUT_RDWR)
-        self._listening.close()
-
-    def _serve(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                visitor, _ = self._listening.accept()
-                self._thread(functools.partial(self._receive, visitor))
 
     def _receive(self, visitor: socket.socket) -> None:
         with visitor, contextlib.suppress(OSError, ValueError):
@@ -109,11 +97,6 @@ class RsyncSocket:
         if code < 0:
             raise framing.StreamEnded("the connection was lost")
         return code
-
-    def _thread(self, target: Callable[[], Any]) -> threading.Thread:
-        thread = threading.Thread(target=target, daemon=True, name="srf-rsync")
-        thread.start()
-        return thread
 
 
 @contextlib.contextmanager

@@ -52,6 +52,9 @@ def test_commands_on_a_run_import_no_prefect(saved):
     for verb, text in expected.items():
         done = srf(verb, run.run_id)
         assert text in done.stdout and done.stderr.endswith("imported: False"), (verb, done)
+    for words in (["clusters"], ["check", saved]):
+        done = srf(*words)
+        assert "without-prefect" in done.stdout and done.stderr.endswith("imported: False"), (words, done)
     queue = srf("queue", saved)
     assert queue.stderr.endswith("imported: False"), queue
     assert "nobody waits" in queue.stdout if saved.startswith("ssh-server") else "has no lock" in queue.stderr

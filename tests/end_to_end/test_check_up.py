@@ -13,6 +13,7 @@ from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.events import WARM_IDLE
 from slurm_ray_flow.core.lock import Lock, limit_name
 from slurm_ray_flow.flows.checkup import checkup
+from slurm_ray_flow.tasks.cluster_report import report
 from support import wait_for
 
 pytestmark = [
@@ -70,12 +71,16 @@ def machine(tmp_path):
     return make
 
 
+def mirrored(cluster, api):
+    return mirror(api, cluster.label, cluster.lock.slots, report(cluster, "lock").lock)
+
+
 @pytest.mark.parametrize("slots", [1, 3])
 def test_the_limit_is_taken_as_long_as_a_stranger_has_the_lock(machine, stranger, api, slots):
     cluster = machine(slots)
 
     def active():
-        mirror(cluster, cluster.lock, api)
+        mirrored(cluster, api)
         return concurrency_limit.read(api, limit_name(cluster.label)).active
 
     assert active() == 0
@@ -89,12 +94,12 @@ def test_the_limit_is_taken_as_long_as_a_stranger_has_the_lock(machine, stranger
 
 def test_a_launch_s_slot_is_not_freed_by_a_stranger_who_comes_and_goes(machine, stranger, api):
     cluster = machine()
-    mirror(cluster, cluster.lock, api)
+    mirrored(cluster, api)
     ours = concurrency_limit.take(api, limit_name(cluster.label), str(uuid.uuid4()))
     process = stranger()
-    mirror(cluster, cluster.lock, api)
+    mirrored(cluster, api)
     process.communicate()
-    limit, _ = mirror(cluster, cluster.lock, api)
+    limit = mirrored(cluster, api)
     assert concurrency_limit.read(api, limit.name).active == 1
     assert concurrency_limit.renew(api, ours)
     concurrency_limit.give_back(api, ours)
@@ -103,9 +108,9 @@ def test_a_launch_s_slot_is_not_freed_by_a_stranger_who_comes_and_goes(machine, 
 
 def test_slots_that_the_block_changes_are_changed_in_prefect(machine, api):
     cluster = machine(1)
-    mirror(cluster, cluster.lock, api)
+    mirrored(cluster, api)
     wider = cluster.model_copy(update={"slots": 4})
-    limit, _ = mirror(wider, wider.lock, api)
+    limit = mirrored(wider, api)
     assert (limit.slots, concurrency_limit.read(api, limit.name).slots) == (4, 4)
 
 

@@ -16,7 +16,7 @@ from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.core.cluster_report import CheckResult
 from slurm_ray_flow.tasks.clean_up import cleaned_up
-from slurm_ray_flow.tasks.cluster_report import check
+from slurm_ray_flow.tasks.cluster_report import report
 
 HELD = """
 import fcntl, sys
@@ -39,7 +39,7 @@ def server(lab: Lab, host: str = "desi", user: str = "alice", root: str = "", **
 
 
 def found(cluster: SshServer) -> dict[str, CheckResult]:
-    return {finding.name: finding for finding in check(cluster)}
+    return {finding.name: finding for finding in report(cluster, "findings").findings}
 
 
 def test_a_server_that_is_well_is_checked_over_one_connection_in_few_questions(hosts_lab: Lab) -> None:
@@ -75,7 +75,7 @@ def test_a_clock_that_is_wrong_is_found(hosts_lab: Lab) -> None:
 
 def test_another_host_key_is_found_and_nothing_else_is_claimed(hosts_lab: Lab) -> None:
     with faults.other_host_key(hosts_lab["offline"]), server(hosts_lab, "offline") as cluster:
-        cluster_findings = check(cluster)
+        cluster_findings = report(cluster, "findings").findings
     states = [(one.name, one.state) for one in cluster_findings[:2]]
     assert states == [("host key", "failed"), ("log-in", "not known")]
     assert {one.state for one in cluster_findings[2:]} == {"not known"}

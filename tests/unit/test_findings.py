@@ -23,15 +23,13 @@ GIB = 1024**3
 LOCK = {"path": "/tmp/l", "exists": True, "writable": True, "holders": [], "waiting": [], "slots": 1, "free": 1}
 ACCOUNT = {
     "user": "alice",
-    "uid": 1,
     "host": "desi",
     "home": "/home/alice",
     "mode": 0o700,
-    "umask": 2,
     "writable": True,
 }
 ROOT = {"path": "/r", "exists": True, "owner": 1, "ours": True, "writable": True}
-DISK = {"bytes": 50 * GIB, "all_bytes": 90 * GIB, "files": 10**6, "all_files": 10**7}
+DISK = {"bytes": 50 * GIB, "all_bytes": 90 * GIB, "files": 10**6}
 
 
 def state_of(name: str, answer: dict[str, Any], **home: Any) -> str:

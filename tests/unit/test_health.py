@@ -1,7 +1,12 @@
 """What is news about a cluster, between two looks at it."""
 
+import json
+
+import pytest
+
 from slurm_ray_flow.blocks.server.sweep import judge
-from slurm_ray_flow.core.cluster_report import AGAIN_SECONDS, Health, looked
+from slurm_ray_flow.core.cluster_report import AGAIN_SECONDS, CheckResult, ClusterReport, Health, looked
+from slurm_ray_flow.core.errors import ConnectionFailed, LogInFailed
 from slurm_ray_flow.core.events import CLUSTER_DOWN, CLUSTER_UP, RUN_FAILED, WARM_IDLE, run_failed
 from slurm_ray_flow.core.run import CallEnd, RunRecord
 from slurm_ray_flow.core.run_state import RunFacts
@@ -11,7 +16,8 @@ NOW = 1_800_000_000.0
 
 
 def look(before, why="", refused=False, idle=(), now=NOW, idle_seconds=600.0):
-    after, news = looked(before, why, "try", refused, idle, idle_seconds, "desi", now)
+    error = (LogInFailed if refused else ConnectionFailed)(why, advice="try") if why else None
+    after, news = looked(before, ClusterReport("desi", error, idle=idle), idle_seconds, now)
     assert Health.from_json(after.to_json()) == after
     return after, [notice.event for notice in news]
 
@@ -27,13 +33,34 @@ def test_a_cluster_that_goes_down_and_comes_up_is_told_once_each():
     assert (news, down.since) == ([CLUSTER_DOWN], NOW + 60)
     still, news = look(down, "refused", now=NOW + 120)
     assert (news, still.since) == ([], NOW + 60)
-    up, notices = looked(still, "", "", False, (), 600.0, "desi", NOW + 180)
+    up, notices = looked(still, ClusterReport("desi"), 600.0, NOW + 180)
     assert [(one.event, one.payload["down_seconds"]) for one in notices] == [(CLUSTER_UP, 120)]
     assert up.since == NOW + 180
 
 
 def test_one_that_was_never_seen_well_is_told():
     assert look(Health(), "no route")[1] == [CLUSTER_DOWN]
+
+
+def test_one_whose_scheduler_takes_no_job_is_down():
+    findings = [CheckResult("disk", "warning", "1 GiB free"), CheckResult("slurm", "failed", "no such partition", "x")]
+    health, [notice] = looked(Health(), ClusterReport("desi", findings=findings), 600.0, NOW)
+    assert (health.why, notice.payload["advice"]) == ("no such partition", "x")
+
+
+@pytest.mark.parametrize(
+    ("report", "state"),
+    [
+        (ClusterReport("desi"), "up"),
+        (ClusterReport("desi", ConnectionFailed("no route")), "away"),
+        (ClusterReport("desi", LogInFailed("a code")), "locked"),
+    ],
+)
+def test_what_was_not_asked_is_null_for_scripts(report, state):
+    said = json.loads(json.dumps(report.to_json()))
+    assert said.pop("state") == state
+    assert said.pop("why") == report.why
+    assert set(map(repr, said.values())) == {"None", "''", "[]"}
 
 
 def test_one_that_lets_us_not_in_is_left_alone_for_a_while():

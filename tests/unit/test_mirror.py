@@ -96,7 +96,6 @@ def test_what_others_wrote_steers_no_terminal():
 
 @pytest.mark.parametrize(("free", "unseen"), [(0, True), (1, False)])
 def test_of_a_server_that_is_taken_the_queue_says_whom_it_does_not_see(free, unseen):
-    state = {"holders": [], "waiting": [], "in_prefect": [], "slots": 1, "free": free}
-    line = _summary("desi", state)
+    line = _summary("desi", LockQueue(free=free), 0)
     assert "nobody waits" in line
     assert ("not seen" in line) is unseen

@@ -81,8 +81,7 @@ def test_a_broken_answer_breaks_no_reader(seed: int) -> None:
             assert waiting.waiting_text(job, waiting.ahead_of(job, jobs.values()), 1795290058.0)
             assert job.cause is None or job.group == "ended"
         found = site.parse_site(text, broken(text, chance), text, text)
-        assert len(site.site_rows(found)) <= len(found.partitions)
-        assert site.site_values(found)
+        assert len(site.partition_table(found).rows) <= len(found.partitions)
         assert str(request.rejected(text))
 
 

@@ -116,8 +116,7 @@ def _accounting(data: bytes) -> None:
 
 def _site(data: bytes) -> None:
     found = site.parse_site(_text(data), _text(data), _text(data), _text(data))
-    site.site_rows(found)
-    site.site_values(found)
+    site.partition_table(found)
 
 
 def _frames(data: bytes) -> None:

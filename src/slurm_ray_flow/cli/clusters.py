@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 from slurm_ray_flow.cli.names import A_CLUSTER, KINDS, cluster_named, use_server
-from slurm_ray_flow.cli.output import STATES, Json, Switch, print_json, print_table, print_text
+from slurm_ray_flow.cli.output import STATES, Json, Switch, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
 from slurm_ray_flow.core.lock import clock
 
 if TYPE_CHECKING:
-    from slurm_ray_flow.blocks.cluster import Cluster
     from slurm_ray_flow.blocks.clusters import SavedCluster
-    from slurm_ray_flow.core.cluster_report import CheckResult
-    from slurm_ray_flow.tasks.cluster_report import ClusterLoad
+    from slurm_ray_flow.core.cluster_report import CheckResult, ClusterReport, Load
 
 
 def check(cluster: Annotated[str, A_CLUSTER] = "local", *, json: Json = False) -> None:
@@ -33,30 +32,26 @@ def check(cluster: Annotated[str, A_CLUSTER] = "local", *, json: Json = False) -
     Args:
         cluster: Its name; "local" is this machine.
     """
-    if not show_findings(cluster_named(cluster), json=json):
+    from slurm_ray_flow.tasks.cluster_report import report
+
+    seen = report(cluster_named(cluster), "findings")
+    if json:
+        print_json(seen.to_json()["findings"])
+    else:
+        show_findings(seen)
+    if seen.down:
         sys.exit(1)
 
 
-def show_findings(cluster: Cluster, *, json: bool = False) -> bool:
-    """Check a cluster and write the findings; gives whether it can be used."""
-    from slurm_ray_flow.tasks.cluster_report import check as findings_of
-
-    findings = findings_of(cluster)
-    failed = [one.name for one in findings if one.state == "failed"]
-    if json:
-        print_json([dataclasses.asdict(finding) for finding in findings])
-        return not failed
-    print_table(["WHAT", "STATE", "FOUND", "WHAT TO DO"], _rows(findings), STATES)
-    print_text(_summary(cluster.label, failed))
-    return not failed
+def show_findings(seen: ClusterReport) -> None:
+    """Write the findings as a table, and what follows from them."""
+    print_table(["WHAT", "STATE", "FOUND", "WHAT TO DO"], _rows(seen.findings or ()), STATES)
+    failed = ", ".join(finding.name for finding in seen.failed)
+    print_text(f"{seen.cluster} can't be used yet: {failed}" if failed else f"{seen.cluster} can be used")
 
 
-def _summary(label: str, failed: list[str]) -> str:
-    return f"{label} can't be used yet: {', '.join(failed)}" if failed else f"{label} can be used"
-
-
-def _rows(findings: list[CheckResult]) -> list[list[str]]:
-    """A row for each cluster."""
+def _rows(findings: Sequence[CheckResult]) -> list[list[str]]:
+    """A row for each finding; one for all that are not known."""
     known = [one for one in findings if one.state != "not known"]
     rows = [[one.name, one.state, one.found, one.advice] for one in known]
     if len(known) < len(findings):
@@ -93,22 +88,23 @@ def clusters(
         _partitions(name, json)
         return
     from slurm_ray_flow.blocks.clusters import SavedCluster, saved_clusters
+    from slurm_ray_flow.blocks.server import ensure_server
 
-    use_server()
+    ensure_server(tell)
     found = [SavedCluster("local", "local-machine", "this machine"), *saved_clusters()]
-    loads: list[ClusterLoad | None] = [None] * len(found) if offline else _loads(found)
+    shown = list(zip(found, [None] * len(found) if offline else _reports(found), strict=True))
     if json:
-        print_json([_values(*pair) for pair in zip(found, loads, strict=True)])
+        print_json([{**dataclasses.asdict(one), "load": seen and seen.to_json()} for one, seen in shown])
         return
     columns = COLUMNS[:3] if offline else COLUMNS
-    print_table(columns, [_row(*pair)[: len(columns)] for pair in zip(found, loads, strict=True)], STATES)
+    print_table(columns, [_row(*pair)[: len(columns)] for pair in shown], STATES)
 
 
-def _loads(saved: list[SavedCluster]) -> list[ClusterLoad | None]:
-    """The load of each cluster; None for a block that can't be read."""
+def _reports(saved: list[SavedCluster]) -> list[ClusterReport | None]:
+    """The report of each cluster; None for a block that can't be read."""
     from slurm_ray_flow.blocks.clusters import find_cluster
     from slurm_ray_flow.blocks.ssh.authentication import asking_nobody
-    from slurm_ray_flow.tasks.cluster_report import loads
+    from slurm_ray_flow.tasks.cluster_report import reports
 
     blocks: dict[str, Any] = {}
     for one in saved:
@@ -117,26 +113,21 @@ def _loads(saved: list[SavedCluster]) -> list[ClusterLoad | None]:
                 blocks[one.slug] = find_cluster("local" if one.name == "local" else one.slug)
         except (SlurmRayFlowError, ValueError):  # an older or newer version saved it; or somebody else has changed it
             continue
-    answers = dict(zip(blocks, loads(list(blocks.values())), strict=True))
+    answers = dict(zip(blocks, reports(list(blocks.values())), strict=True))
     return [answers.get(one.slug) for one in saved]
 
 
-def _values(saved: SavedCluster, load: ClusterLoad | None) -> dict[str, Any]:
-    return {**dataclasses.asdict(saved), "load": dataclasses.asdict(load) if load else None}
+def _row(saved: SavedCluster, seen: ClusterReport | None) -> list[str]:
+    known = [saved.name, KINDS.get(saved.kind, saved.kind), saved.host]
+    if seen is None:
+        return [*known, "not usable", "", ""]
+    if seen.error:
+        return [*known, seen.state, seen.why, ""]
+    return [*known, seen.state, _load_text(seen.load), _queue_text(seen)]
 
 
-def _row(saved: SavedCluster, load: ClusterLoad | None) -> list[str]:
-    kind = KINDS.get(saved.kind, saved.kind)
-    if load is None:
-        return [saved.name, kind, saved.host, "not usable", "", ""]
-    if load.state != "up":
-        return [saved.name, kind, saved.host, load.state, load.why, ""]
-    return [saved.name, kind, saved.host, load.state, load_text(load), queue_text(load)]
-
-
-def load_text(load: ClusterLoad) -> str:
-    """The load of a cluster in words."""
-    if load.cpus is None or load.busy is None:
+def _load_text(load: Load | None) -> str:
+    if load is None or load.cpus is None or load.busy is None:
         return ""
     if not load.partition:
         return f"{load.busy:.1f} of {load.cpus} CPUs busy"
@@ -144,29 +135,28 @@ def load_text(load: ClusterLoad) -> str:
     return f"{load.partition}: {load.busy:.0f} of {load.cpus} CPUs taken{gpus}"
 
 
-def queue_text(load: ClusterLoad) -> str:
-    """The holders and the queue of a cluster in words."""
-    if load.partition:
-        return f"yours: {load.running} running, {load.waiting} waiting"
-    if load.slots is None:
+def _queue_text(seen: ClusterReport) -> str:
+    jobs, lock = seen.jobs, seen.lock
+    if jobs and not lock:
+        return f"yours: {jobs.running} running, {jobs.waiting} waiting"
+    if lock is None:
         return "no lock"
-    waiting = f", {load.waiting} waiting" if load.waiting else ""
-    if load.slots == 1 and load.holders:
-        holder = load.holders[0]
-        return f"{holder.get('user') or 'somebody'} since {clock(holder.get('since'))}{waiting}"
-    return ("free" if load.slots == 1 else f"{load.slots_free} of {load.slots} slots free") + waiting
+    waiting = f", {len(lock.waiting)} waiting" if lock.waiting else ""
+    if lock.slots == 1 and lock.holders:
+        return f"{lock.holders[0].user} since {clock(lock.holders[0].since)}{waiting}"
+    return ("free" if lock.slots == 1 else f"{lock.free} of {lock.slots} slots free") + waiting
 
 
 def _partitions(name: str, json: bool) -> None:
-    cluster = cluster_named(name)
-    scheduler = cluster.scheduler
-    if scheduler is None or scheduler.dialect.site is None:
+    from slurm_ray_flow.tasks.cluster_report import report
+
+    partitions = report(cluster_named(name), "partitions").answered().partitions
+    if partitions is None:
         raise OptionError(f"{name!r} has no partitions", advice=f"`srf check {name}` says what it has")
-    found, tells = scheduler.site(), scheduler.dialect.site
     if json:
-        print_json({"name": name, **tells.values(found)})
-    elif rows := tells.rows(found):
-        print_table(tells.columns, rows)
+        print_json({"name": name, **partitions.values})
+    elif partitions.rows:
+        print_table(partitions.columns, partitions.rows)
     else:
         print_text(f"{name} shows no partitions.")
 

@@ -375,7 +375,7 @@ def _partition(connection: SshConnection | None, name: str, fields: Fields, ques
     if "partition" in fields:
         return {}
     from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
-    from slurm_ray_flow.core.slurm.site import COLUMNS, site_rows
+    from slurm_ray_flow.core.slurm.site import partition_table
 
     cluster = SlurmCluster(connection=connection, root=fields.get("root", ROOT))
     cluster._block_document_name = name
@@ -388,7 +388,7 @@ def _partition(connection: SshConnection | None, name: str, fields: Fields, ques
     if not names:
         return {}
     if not questions.yes:
-        print_table(COLUMNS, site_rows(site))
+        print_table(partition_table(site).columns, partition_table(site).rows)
     default = site.default.name if site.default else names[0]
     chosen = questions.ask("Partition", default, lambda answer: _chosen(answer, names))
     return {} if site.default and chosen == default else {"partition": chosen}
@@ -411,17 +411,17 @@ def _password(connection: SshConnection, name: str, questions: Questions) -> dic
 
 def _look_at(name: str, json: bool) -> None:
     """The check, and what comes next."""
-    cluster = cluster_named(name)
-    if json:
-        from slurm_ray_flow.tasks.cluster_report import check
+    from slurm_ray_flow.tasks.cluster_report import report
 
-        findings = check(cluster)
-        good = all(one.state != "failed" for one in findings)
-        print_json({"name": name, "kind": cluster.kind, "findings": [dataclasses.asdict(one) for one in findings]})
-    else:
+    cluster = cluster_named(name)
+    if not json:
         print_text(f"\n{name} is saved.\n")
-        good = show_findings(cluster)
+    seen = report(cluster, "findings")
+    if json:
+        print_json({"name": name, "kind": cluster.kind, "findings": seen.to_json()["findings"]})
+    else:
+        show_findings(seen)
         after = f'write cluster="{name}" into a decorator, or: srf run FILE.py:FUNCTION --option cluster={name}'
-        print_text(f"\nNext: {after if good else f'mend what failed, and `srf check {name}` again'}")
-    if not good:
+        print_text(f"\nNext: {f'mend what failed, and `srf check {name}` again' if seen.down else after}")
+    if seen.down:
         sys.exit(1)

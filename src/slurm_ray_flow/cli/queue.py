@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import datetime
 import sys
 import time
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
 from slurm_ray_flow.core.errors import OptionError, ServerError
-from slurm_ray_flow.core.lock import clock, waiting_state
+from slurm_ray_flow.core.lock import LockQueue, LockUser, clock, waiting_state
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -35,20 +36,23 @@ def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] 
     """
     server = cluster_named(cluster)
     state = _state(server)
-    _show(server.label, state, json)
+    _show(server.label, *state, json)
     while watch:
         time.sleep(WATCH_SECONDS)
         before, state = state, _state(server)
         if state != before:
-            _show(server.label, state, json)
+            _show(server.label, *state, json)
             sys.stdout.flush()
 
 
-def _state(cluster: Cluster) -> dict[str, Any]:
-    if cluster.lock is None:
+def _state(cluster: Cluster) -> tuple[LockQueue, list[dict[str, Any]]]:
+    """The lock's holders and queue, and the launches that wait in Prefect."""
+    from slurm_ray_flow.tasks.cluster_report import report
+
+    lock = report(cluster, "lock").answered().lock
+    if lock is None:
         raise OptionError(f"{cluster.label} has no lock, and so no queue", advice=_without_lock(cluster))
-    state: dict[str, Any] = cluster.ask("queue.state", path=cluster.lock.path, slots=cluster.lock.slots)
-    return {**state, "in_prefect": _in_prefect(cluster.label)}
+    return lock, _in_prefect(cluster.label)
 
 
 def _without_lock(cluster: Cluster) -> str:
@@ -76,30 +80,27 @@ def _seconds(text: str | None) -> float | None:
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
-def _show(label: str, state: dict[str, Any], json: bool) -> None:
+def _show(label: str, queue: LockQueue, in_prefect: list[dict[str, Any]], json: bool) -> None:
     if json:
-        print_json({"cluster": label, **state})
+        print_json({"cluster": label, **dataclasses.asdict(queue), "in_prefect": in_prefect})
         return
-    if state["holders"] or state["waiting"] or state["in_prefect"]:
-        holding = [_row("holds it, idle" if holder.get("idle") else "holds it", holder) for holder in state["holders"]]
-        behind = [{**one, "user": "(in Prefect)"} for one in state["in_prefect"]]
-        waiting = [_row(f"{ahead} ahead", one) for ahead, one in enumerate([*state["waiting"], *behind])]
+    if queue.holders or queue.waiting or in_prefect:
+        holding = [_row("holds it, idle" if holder.idle else "holds it", holder) for holder in queue.holders]
+        behind = [LockUser.from_json({**one, "user": "(in Prefect)"}) for one in in_prefect]
+        waiting = [_row(f"{ahead} ahead", one) for ahead, one in enumerate([*queue.waiting, *behind])]
         print_table(["", "USER", "SINCE", "RUN", "FUNCTION"], [*holding, *waiting])
-    print_text(_summary(label, state))
+    print_text(_summary(label, queue, len(in_prefect)))
 
 
-def _row(place: str, who: dict[str, Any]) -> list[str]:
-    run = "not one of ours" if who.get("foreign") else str(who.get("run") or "")[:8]
-    return [place, str(who.get("user") or "somebody"), clock(who.get("since")), run, str(who.get("name") or "")]
+def _row(place: str, who: LockUser) -> list[str]:
+    return [place, who.user, clock(who.since), "not one of ours" if who.foreign else who.run[:8], who.name]
 
 
-def _summary(label: str, state: dict[str, Any]) -> str:
-    waiting = len(state["waiting"]) + len(state["in_prefect"])
-    free = "free" if state["free"] else "taken"
-    slots = (
-        f"{label} is {free}" if state["slots"] == 1 else f"{label} has {state['free']} of {state['slots']} slots free"
-    )
+def _summary(label: str, queue: LockQueue, in_prefect: int) -> str:
+    waiting = len(queue.waiting) + in_prefect
+    free = "free" if queue.free else "taken"
+    slots = f"{label} is {free}" if queue.slots == 1 else f"{label} has {queue.free} of {queue.slots} slots free"
     line = f"{slots}; {'nobody waits' if not waiting else f'{waiting} wait' + ('s' if waiting == 1 else '')}"
-    if state["free"]:
+    if queue.free:
         return line
     return f"{line} there or in this Prefect (who waits in a Prefect of his own is not seen)"

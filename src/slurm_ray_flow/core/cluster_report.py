@@ -1,4 +1,4 @@
-"""What is remembered of a cluster between two looks at it, and what is news. Pure."""
+"""The report of a cluster, the verdicts on its answers, and what is news since the last report. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from slurm_ray_flow.core.errors import (
     SlurmRayFlowError,
 )
 from slurm_ray_flow.core.events import PrefectEvent, cluster_down, cluster_up, warm_idle
-from slurm_ray_flow.core.lock import clock
+from slurm_ray_flow.core.lock import LockQueue, clock
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.warm import Warm
@@ -55,7 +55,6 @@ class HomeFacts:
         version: the Python version that is needed there.
         gpus: how many GPUs the cluster is said to have; None for what is there.
         wheels: where packages come from: "index" or "upload".
-        remote: whether the cluster is another machine.
     """
 
     now: float
@@ -63,7 +62,6 @@ class HomeFacts:
     version: str
     gpus: int | None = None
     wheels: str = "index"
-    remote: bool = True
 
 
 def judged(answers: Mapping[str, Answer], home: HomeFacts) -> list[CheckResult]:
@@ -257,33 +255,134 @@ class Health:
         return {**dataclasses.asdict(self), "told": list(self.told)}
 
 
-def looked(
-    before: Health,
-    why: str,
-    advice: str,
-    refused: bool,
-    idle: Sequence[Warm],
-    idle_seconds: float,
-    cluster: str,
-    now: float,
-) -> tuple[Health, list[PrefectEvent]]:
-    """What is remembered after a look, and the events that tell what is new.
+@dataclasses.dataclass(frozen=True)
+class Load:
+    """How much of a cluster is in use; of a scheduler's cluster, how much of the partition that jobs go to.
+
+    Attributes:
+        cpus: how many there are; None where that is not known.
+        busy: how many of them are in use.
+        partition: that partition; "" elsewhere.
+        gpus, gpus_taken: of that partition.
+    """
+
+    cpus: int | None = None
+    busy: float | None = None
+    partition: str = ""
+    gpus: int | None = None
+    gpus_taken: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class JobCounts:
+    """How many runs hold a lock and wait for it; on a scheduler's cluster, how many of one's own jobs do."""
+
+    running: int | None = None
+    waiting: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class PartitionTable:
+    """The partitions of a scheduler's cluster, as a table and for scripts."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    values: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClusterReport:
+    """What a cluster is like. What it was not asked for, and what it does not have, is None.
+
+    Attributes:
+        cluster: its name.
+        error: why it could not be asked.
+        load: how much of it is in use.
+        lock: the holders of a server that is shared under a lock, and its queue.
+        jobs: how many runs are at work there, and how many wait.
+        partitions: what a scheduler gives out.
+        findings: whether it has what runs need, one for each question: its Python, its disk, its lock.
+        idle: the Ray clusters that wait there for a next call.
+        health: since when it can be used, or not, as check-ups remember it.
+    """
+
+    cluster: str
+    error: SlurmRayFlowError | None = None
+    load: Load | None = None
+    lock: LockQueue | None = None
+    jobs: JobCounts | None = None
+    partitions: PartitionTable | None = None
+    findings: Sequence[CheckResult] | None = None
+    idle: Sequence[Warm] | None = None
+    health: Health = dataclasses.field(default_factory=Health)
+
+    @property
+    def state(self) -> str:
+        """One of "up", "away" (it can't be asked) and "locked" (it wants to know something that a user would type)."""
+        return "locked" if isinstance(self.error, LogInFailed) else "away" if self.error else "up"
+
+    @property
+    def failed(self) -> list[CheckResult]:
+        """The findings for which it can't be used."""
+        return [finding for finding in self.findings or () if finding.state == "failed"]
+
+    @property
+    def down(self) -> bool:
+        """Whether it can't be used, as far as it was asked."""
+        return bool(self.error or self.failed)
+
+    @property
+    def why(self) -> str:
+        """The reason that it can't be used; "" where it can."""
+        return self.error.what if self.error else self.failed[0].found if self.failed else ""
+
+    @property
+    def advice(self) -> str:
+        """What to try then."""
+        return self.error.advice if self.error else self.failed[0].advice if self.failed else ""
+
+    def answered(self) -> ClusterReport:
+        """The same report.
+
+        Raises:
+            SlurmRayFlowError: the cluster could not be asked.
+        """
+        if self.error:
+            raise self.error
+        return self
+
+    def to_json(self) -> dict[str, Any]:
+        """The report for scripts; null is what is not known."""
+        lock = self.lock
+        return {
+            "state": self.state,
+            "why": self.why,
+            "advice": self.advice,
+            **vars(self.load or Load()),
+            "slots": lock and lock.slots,
+            "slots_free": lock and lock.free,
+            "holders": [vars(holder) for holder in lock.holders] if lock else [],
+            **vars(self.jobs or JobCounts()),
+            "findings": self.findings and [vars(finding) for finding in self.findings],
+        }
+
+
+def looked(before: Health, report: ClusterReport, idle_seconds: float, now: float) -> tuple[Health, list[PrefectEvent]]:
+    """What is remembered after a check-up, and the events that tell what is new.
 
     Args:
         before: what was remembered.
-        why: the cluster can't be used; "" where it can.
-        advice: what to try then.
-        refused: it answered, and let us not in.
-        idle: what idles there.
-        idle_seconds: for how long it has to, to be told of.
-        cluster: its name.
+        report: what the check-up found.
+        idle_seconds: for how long a Ray cluster has to idle, to be told of.
         now: seconds since 1970.
     """
+    cluster, why, error = report.cluster, report.why, report.error
     since = before.since if before.since and bool(before.why) == bool(why) else now
     if why:
-        news = [] if before.why else [cluster_down(cluster, why, advice)]
+        news = [] if before.why else [cluster_down(cluster, why, report.advice)]
+        refused = isinstance(error, ConnectionFailed) and not error.transient
         return Health(why, since, now + AGAIN_SECONDS if refused else 0.0, before.told), news
-    long = {_name(one): one for one in idle if now - _since(one) >= idle_seconds}
+    long = {_name(one): one for one in report.idle or () if now - _since(one) >= idle_seconds}
     news = [cluster_up(cluster, now - before.since)] if before.why else []
     news += [warm_idle(one, cluster) for name, one in long.items() if name not in before.told]
     return Health("", since, 0.0, tuple(long)), news

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from slurm_ray_flow.remote.shared.protocol import is_moment
@@ -46,6 +46,7 @@ class LockUser:
         foreign: it is no program of ours, and has the server to itself.
         slots: how many it takes.
         idle: it is warm, does nothing, and gives way to whoever waits on the server.
+        pid: its process there, where that is known.
     """
 
     user: str = "somebody"
@@ -56,32 +57,41 @@ class LockUser:
     foreign: bool = False
     slots: int = 1
     idle: bool = False
+    pid: int | None = None
 
     @classmethod
     def from_json(cls, fields: dict[str, Any]) -> LockUser:
-        since, slots = fields.get("since"), fields.get("slots")
+        since, pid = fields.get("since"), fields.get("pid")
         texts = {key: _harmless(fields[key]) for key in ("user", "name", "run", "server") if fields.get(key)}
         return cls(
             **texts,
             since=float(since) if since is not None and is_moment(since) else None,
             foreign=bool(fields.get("foreign")),
             idle=bool(fields.get("idle")),
-            slots=slots if isinstance(slots, int) and slots > 0 else 1,
+            slots=_counted(fields.get("slots"), 1),
+            pid=pid if isinstance(pid, int) else None,
         )
 
 
 @dataclass(frozen=True)
 class LockQueue:
-    """The holders and the queue of one server, in order."""
+    """The holders and the queue of one server, in order, and its slots: all, and those that are free."""
 
     holders: tuple[LockUser, ...] = ()
-    waiting: tuple[LockUser, ...] = field(default=())
+    waiting: tuple[LockUser, ...] = ()
+    slots: int = 1
+    free: int = 0
 
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> LockQueue:
         """Read the answer of `queue.state`; entries of another form are left out."""
         parties = [found if isinstance(found := said.get(key), list) else [] for key in ("holders", "waiting")]
-        return cls(*(tuple(LockUser.from_json(one) for one in some if isinstance(one, dict)) for some in parties))
+        users = [tuple(LockUser.from_json(one) for one in some if isinstance(one, dict)) for some in parties]
+        return cls(*users, slots=_counted(said.get("slots"), 1), free=_counted(said.get("free"), 0))
+
+
+def _counted(number: object, least: int) -> int:
+    return max(number, least) if isinstance(number, int) else least
 
 
 def _harmless(text: object) -> str:

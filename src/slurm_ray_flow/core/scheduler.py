@@ -9,9 +9,9 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, Protocol
 
-from slurm_ray_flow.core.cluster_report import CheckResult
+from slurm_ray_flow.core.cluster_report import CheckResult, Load, PartitionTable
 from slurm_ray_flow.core.errors import Rejected
 
 Group = Literal["waiting", "running", "ended", "unknown"]
@@ -130,16 +130,6 @@ class SubmissionRules:
         return {"job_id": self.job_id, "dropped": self.dropped, "kept": self.kept, "defaults": counting}
 
 
-class PartitionLoad(NamedTuple):
-    """How much of the partition is taken that jobs go to."""
-
-    partition: str
-    cpus: int = 0
-    busy: int = 0
-    gpus: int = 0
-    gpus_taken: int = 0
-
-
 class _Verdict(Protocol):
     def __call__(self, job: Job | None, words: str, *, began: bool) -> tuple[str, str]: ...
 
@@ -155,7 +145,7 @@ class SiteDialect:
         check: see that a request fits to it; a `Rejected` names the limit, `where`, and what would do.
         finding: whether it would take such a job, as a line of `srf check`.
         load: how much is taken of this partition, or of the default one.
-        columns, rows, values: what it has, as a table and for scripts.
+        table: what it has, as a table and for scripts.
         advice: what to try where it does not answer.
     """
 
@@ -164,10 +154,8 @@ class SiteDialect:
     parse: Callable[..., Any]
     check: Callable[[JobRequest, Any, str], None]
     finding: Callable[[Any, JobRequest], CheckResult]
-    load: Callable[[Any, str], PartitionLoad]
-    columns: Sequence[str]
-    rows: Callable[[Any], list[list[str]]]
-    values: Callable[[Any], dict[str, Any]]
+    load: Callable[[Any, str], Load]
+    table: Callable[[Any], PartitionTable]
     advice: str
 
 

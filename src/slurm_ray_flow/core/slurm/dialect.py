@@ -5,7 +5,8 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterable
 
-from slurm_ray_flow.core.scheduler import Dialect, Job, JobRequest, PartitionLoad, SiteDialect
+from slurm_ray_flow.core.cluster_report import Load
+from slurm_ray_flow.core.scheduler import Dialect, Job, JobRequest, SiteDialect
 from slurm_ray_flow.core.slurm import accounting, queue, request, site, waiting
 
 
@@ -17,12 +18,12 @@ def _explained(job: Job, pending: Iterable[Job], now: float) -> str:
     return waiting.waiting_text(job, waiting.ahead_of(job, pending), now)
 
 
-def _load(found: site.Site, wanted: str) -> PartitionLoad:
+def _load(found: site.Site, wanted: str) -> Load:
     name = wanted.partition(",")[0] or (found.default.name if found.default else "")
     partition = found.partitions.get(name)
     kinds = [kind for kind in partition.kinds if not kind.away] if partition else []
-    return PartitionLoad(
-        name,
+    return Load(
+        partition=name,
         cpus=sum(kind.cpus_used + kind.cpus_idle for kind in kinds),
         busy=sum(kind.cpus_used for kind in kinds),
         gpus=sum(kind.gpus * kind.count for kind in kinds),
@@ -57,9 +58,7 @@ SLURM = Dialect(
         check=site.check,
         finding=site.slurm_finding,
         load=_load,
-        columns=site.COLUMNS,
-        rows=site.site_rows,
-        values=site.site_values,
+        table=site.partition_table,
         advice="`sinfo` there says more; try again later",
     ),
 )

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
-from slurm_ray_flow.core.cluster_report import CheckResult
+from slurm_ray_flow.core.cluster_report import CheckResult, PartitionTable
 from slurm_ray_flow.core.errors import OptionError, Rejected
 from slurm_ray_flow.core.quantities import format_duration, format_memory
 from slurm_ray_flow.core.scheduler import JobRequest
@@ -233,9 +233,14 @@ def _plain(constraint: str) -> bool:
 COLUMNS = ["PARTITION", "STATE", "LONGEST", "NODES", "CPUS", "MEMORY", "GPUS", "NOW", "NOTES"]
 
 
-def site_rows(site: Site) -> list[list[str]]:
-    """A line for each partition that is not hidden; CPUS, MEMORY and GPUS are those of its largest node."""
-    return [_row(partition) for partition in site.partitions.values() if not partition.hidden]
+def partition_table(site: Site) -> PartitionTable:
+    """A line for each partition that is not hidden; CPUS, MEMORY and GPUS are those of its largest node.
+
+    The values for scripts have all of them, in seconds, bytes and counts; null is no limit or not known.
+    """
+    partitions = site.partitions.values()
+    values = {"slurm": site.version, "partitions": [_values(partition) for partition in partitions]}
+    return PartitionTable(COLUMNS, [_row(partition) for partition in partitions if not partition.hidden], values)
 
 
 def _row(partition: Partition) -> list[str]:
@@ -290,11 +295,6 @@ def _notes(partition: Partition) -> str:
         f"QoS {', '.join(sorted(partition.qos))}": bool(partition.qos),
     }
     return "; ".join(note for note, holds in notes.items() if holds)
-
-
-def site_values(site: Site) -> dict[str, Any]:
-    """The partitions as values for scripts: seconds, bytes and counts; null is no limit or not known."""
-    return {"slurm": site.version, "partitions": [_values(partition) for partition in site.partitions.values()]}
 
 
 def _values(partition: Partition) -> dict[str, Any]:

@@ -17,7 +17,6 @@ import os
 import signal
 import subprocess
 import threading
-import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote.shared import processes
@@ -183,11 +182,6 @@ def submit(root: str, run_id: str) -> None:
         raise _not_started(run, said or "it ended with {}".format(done.returncode))
 
 
-def clock() -> float:
-    """This machine's time, in seconds since 1970."""
-    return time.time()
-
-
 def _not_started(run: RunFiles, why: str) -> OperationError:
     return OperationError("the head did not start: {}".format(why), run.head_log, "read that log", "environment")
 
@@ -196,5 +190,4 @@ OPERATIONS: Dict[str, Any] = {
     "commands.run": run,
     "runs.submit": submit,
     "runs.alive": noted_alive,
-    "runs.clock": clock,
 }

@@ -100,19 +100,9 @@ def account() -> Answer:
     """Who asks, and whether others can write where that user's files are."""
     home = os.path.expanduser("~")
     return {
-        "user": getpass.getuser(), "uid": os.geteuid(), "host": os.uname().nodename, "home": home,
-        "mode": stat.S_IMODE(os.stat(home).st_mode), "umask": _umask(), "writable": os.access(home, os.W_OK),
+        "user": getpass.getuser(), "host": os.uname().nodename, "home": home,
+        "mode": stat.S_IMODE(os.stat(home).st_mode), "writable": os.access(home, os.W_OK),
     }  # fmt: skip
-
-
-def _umask() -> int:
-    if "SRF_UMASK" in os.environ:  # the user's; this process has one of its own
-        return int(os.environ["SRF_UMASK"], 8)
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="ascii", errors="replace") as file:
-        for line in file:
-            if line.startswith("Umask:"):
-                return int(line.split()[1], 8)
-    return -1
 
 
 def root_folder(root: str) -> Answer:
@@ -152,7 +142,7 @@ def existing(path: str) -> str:
 def disk(path: str) -> Answer:
     """What is free on the disk of a folder."""
     found = os.statvfs(existing(path))
-    files = {"files": found.f_favail, "all_files": found.f_files} if found.f_files else {}
+    files = {"files": found.f_favail} if found.f_files else {}
     return {"bytes": found.f_bavail * found.f_frsize, "all_bytes": found.f_blocks * found.f_frsize, **files}
 
 
