@@ -13,8 +13,7 @@ from slurm_ray_flow.blocks.machine import Machine
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
 from slurm_ray_flow.core.run import GONE, Event, Liveness, RunPaths, find_event
-from slurm_ray_flow.core.scheduler import Dialect, Job, run_of
-from slurm_ray_flow.remote.shared.protocol import TRY
+from slurm_ray_flow.core.scheduler import Dialect, Job, end_of_job, goes_on, run_of
 
 SHORTEST_PACE, LONGEST_PACE = 2.0, 25.0
 """Seconds between two questions: growing while nothing changes, and short enough for a verdict within 30 s."""
@@ -79,18 +78,13 @@ class JobQueue:
 
     def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
         """Whether a run's head lives or may still begin; where it is gone without a word, the events get to say so."""
-        if find_event(list(events), "released"):
+        if find_event(events, "released"):
             return GONE
         self._refresh()
         job = (self._jobs or {}).get(paths.run_id)
         if not self.answers:
             return Liveness(alive=True, waiting=self._silence)
-        if (
-            job is not None
-            and job.group != "ended"
-            and not self._without_head(job, events)
-            and not _put_back(job, events)
-        ):
+        if job is not None and goes_on(self.dialect, job, events):
             self._since.pop(paths.run_id, None)
             if job.group == "running" and self._is_killed(paths, job):
                 return self._judged(paths, events, job)
@@ -108,18 +102,13 @@ class JobQueue:
         absent = time.monotonic() - self._since.get(paths.run_id, time.monotonic())
         if known is not None and known.group != "ended" and absent < DISAGREEING_SECONDS:
             return Liveness(alive=True)
-        began = find_event(list(events), "allocated") is not None
-        cause, message = self.dialect.verdict(job or known, left["words"], began=began)
-        if job is None and known is None and not left["submitted"]:
-            cause, message = "lost", self._never_submitted
-            self._machine.ask("scheduler.cancel", root=str(paths.root), run_id=paths.run_id)  # nor will it be
-        if cause == "cancelled" and left["cancelled"]:
-            message = "The run was cancelled."
+        cause, message = end_of_job(self.dialect, job, known, left, events)
         if job is not None and job.group != "ended":
-            cause, message = self._without_us(job, events)
             self.cancel(job.job_id, job.name)
         elif job is None and left["job"] and left["name"]:  # what the queue does not name may run all the same
             self.cancel(left["job"], left["name"])
+        if job is None and known is None and not left["submitted"]:  # nor will it be
+            self._machine.ask("scheduler.cancel", root=str(paths.root), run_id=paths.run_id)
         self._machine.ask("scheduler.close", root=str(paths.root), run_id=paths.run_id, cause=cause, message=message)
         return Liveness(alive=False, cause=cause, message=message)
 
@@ -151,32 +140,9 @@ class JobQueue:
             return None if done["exit_code"] or done["stderr"].strip() else bool(done["stdout"].strip())
         return None
 
-    def _without_head(self, job: Job, events: Sequence[Event]) -> bool:
-        """Whether the head's node has been taken out of the job: it counts as down."""
-        began = find_event(list(events), "allocated")
-        node = began.get("node") if began else None
-        nodes = self.dialect.nodes_of(job.nodelist) if node and job.group == "running" else []
-        return bool(nodes) and node not in nodes
-
-    def _without_us(self, job: Job, events: Sequence[Event]) -> tuple[str, str]:
-        """Cause and message for a job that the scheduler goes on with, although our program is gone."""
-        name, number = self.dialect.name, job.job_id
-        if job.group == "waiting":
-            return "preempted", f"job {number} was put back into the queue, by an administrator or by {name} itself"
-        if not self._without_head(job, events):
-            killed = f"all processes of job {number} were killed, {name}'s own too, which still calls it running"
-            return "node_failed", killed
-        # Slurm keeps the other nodes for a job that has lost its first.
-        return "node_failed", f"the first node of job {number} failed, with our program on it"
-
     @property
     def _silence(self) -> str:
         return f"{self.dialect.name} on {self._machine.label} does not answer ({self._trouble})"
-
-    @property
-    def _never_submitted(self) -> str:
-        never = f"the run was never submitted to {self.dialect.name}: the program that launched it is gone"
-        return f"{never}{TRY}start the function again"
 
     # ---- accounting
 
@@ -263,11 +229,6 @@ def _patience(job: Job | None) -> float:
     if job is None or job.group == "waiting":
         return ABSENT_SECONDS
     return LAST_WORDS_SECONDS if job.nodelist else 0.0  # one that never had a node has nothing to say
-
-
-def _put_back(job: Job, events: Sequence[Event]) -> bool:
-    """Whether a job waits again whose program had begun: it would not begin a second time."""
-    return job.group == "waiting" and find_event(list(events), "allocated") is not None
 
 
 def _states(jobs: dict[str, Job]) -> dict[str, str]:

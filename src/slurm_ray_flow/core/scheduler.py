@@ -13,6 +13,8 @@ from typing import Any, Literal, Protocol
 
 from slurm_ray_flow.core.cluster_report import CheckResult, Load, PartitionTable
 from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.run import Event, find_event
+from slurm_ray_flow.remote.shared.protocol import TRY
 
 Group = Literal["waiting", "running", "ended", "unknown"]
 Argv = list[str]
@@ -206,3 +208,56 @@ class Dialect:
     parse_accounting: Callable[[str], Mapping[str, Job]] = lambda _: {}
     processes_command: Callable[[str], Argv] | None = None
     site: SiteDialect | None = None
+
+
+def goes_on(dialect: Dialect, job: Job, events: Sequence[Event]) -> bool:
+    """Whether a job may still have the run's program, or get it: neither has it ended, nor has the program lost it.
+
+    A program that has begun does not begin a second time in a job that was put back into the queue.
+    """
+    if job.group == "waiting":
+        return find_event(events, "allocated") is None
+    return job.group != "ended" and not _lacks_head(dialect, job, events)
+
+
+def end_of_job(
+    dialect: Dialect, job: Job | None, accounted: Job | None, left: Mapping[str, Any], events: Sequence[Event]
+) -> tuple[str, str]:
+    """The cause and the message for a run whose program is gone from its job.
+
+    Args:
+        dialect: how the scheduler is spoken to.
+        job: as the queue has it; None where it does not name it.
+        accounted: as accounting has it.
+        left: what the operation `scheduler.words` found in the run's folder.
+        events: what the program has recorded.
+    """
+    if job is not None and job.group != "ended":
+        return _without_program(dialect, job, events)
+    if job is None and accounted is None and not left["submitted"]:
+        never = f"the run was never submitted to {dialect.name}: the program that launched it is gone"
+        return "lost", f"{never}{TRY}start the function again"
+    began = find_event(events, "allocated") is not None
+    cause, message = dialect.verdict(job or accounted, left["words"], began=began)
+    return cause, "The run was cancelled." if cause == "cancelled" and left["cancelled"] else message
+
+
+def _without_program(dialect: Dialect, job: Job, events: Sequence[Event]) -> tuple[str, str]:
+    """The same for a job that the scheduler goes on with."""
+    if job.group == "waiting":
+        by = f"by an administrator or by {dialect.name} itself"
+        return "preempted", f"job {job.job_id} was put back into the queue, {by}"
+    if not _lacks_head(dialect, job, events):
+        killed = (
+            f"all processes of job {job.job_id} were killed, {dialect.name}'s own too, which still calls it running"
+        )
+        return "node_failed", killed
+    # Slurm keeps the other nodes for a job that has lost its first.
+    return "node_failed", f"the first node of job {job.job_id} failed, with our program on it"
+
+
+def _lacks_head(dialect: Dialect, job: Job, events: Sequence[Event]) -> bool:
+    """Whether the head's node has been taken out of the job: it counts as down."""
+    node = (find_event(events, "allocated") or {}).get("node")
+    nodes = dialect.nodes_of(job.nodelist) if node and job.group == "running" else []
+    return bool(nodes) and node not in nodes
