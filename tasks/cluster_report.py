@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.machine import Request
 from slurm_ray_flow.blocks.scheduler import Scheduler
 from slurm_ray_flow.core.cluster_report import (
     CheckResult,
@@ -58,7 +59,7 @@ def report(cluster: Cluster, *parts: Part) -> ClusterReport:
         parts: the fields of the report that are wanted; "scheduler" is the one finding that a scheduler answers.
     """
     scheduler = cluster.scheduler
-    asked: dict[Part, Callable[[], Any]] = {"findings": lambda: _findings(cluster)}
+    asked: dict[str, Callable[[], Any]] = {"findings": lambda: _findings(cluster)}
     if scheduler is not None:
         asked |= {"load": scheduler.load, "jobs": scheduler.jobs, "partitions": scheduler.partitions}
     try:
@@ -72,7 +73,8 @@ def report(cluster: Cluster, *parts: Part) -> ClusterReport:
 
 def _from_machine(cluster: Cluster, parts: Sequence[Part]) -> dict[str, Any]:
     """What operations answer, in one round trip."""
-    lock, requests = cluster.lock, {}
+    lock = cluster.lock
+    requests: dict[str, Request] = {}
     if "load" in parts and cluster.scheduler is None:
         requests["load"] = "machines.load", {}
     if "lock" in parts and lock is not None:

@@ -128,11 +128,12 @@ class Scheduler:
 
     def load(self) -> Load | None:
         """How much is taken of the partition that jobs go to; None where the site does not say."""
-        return self.dialect.site and self.dialect.site.load(self.site(), str(self._defaults.get("partition", "")))
+        tells = self.dialect.site
+        return tells.load(self.site(), str(self._defaults.get("partition", ""))) if tells else None
 
     def partitions(self) -> PartitionTable | None:
         """What the site gives out; None where it does not say."""
-        return self.dialect.site and self.dialect.site.table(self.site())
+        return self.dialect.site.table(self.site()) if self.dialect.site else None
 
     def jobs(self) -> JobCounts:
         """How many of the user's jobs run and wait, as somebody asked a moment ago."""

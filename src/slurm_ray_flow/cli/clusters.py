@@ -92,7 +92,8 @@ def clusters(
 
     ensure_server(tell)
     found = [SavedCluster("local", "local-machine", "this machine"), *saved_clusters()]
-    shown = list(zip(found, [None] * len(found) if offline else _reports(found), strict=True))
+    reports: list[ClusterReport | None] = [None] * len(found) if offline else _reports(found)
+    shown = list(zip(found, reports, strict=True))
     if json:
         print_json([{**dataclasses.asdict(one), "load": seen and seen.to_json()} for one, seen in shown])
         return

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named
 from slurm_ray_flow.cli.output import Json, Switch, print_json, print_table, print_text
 from slurm_ray_flow.core.errors import OptionError, ServerError
-from slurm_ray_flow.core.lock import LockQueue, LockUser, clock, waiting_state
+from slurm_ray_flow.core.lock import LockQueue, LockUser, queue_rows, waiting_state
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -84,16 +84,10 @@ def _show(label: str, queue: LockQueue, in_prefect: list[dict[str, Any]], json: 
     if json:
         print_json({"cluster": label, **dataclasses.asdict(queue), "in_prefect": in_prefect})
         return
-    if queue.holders or queue.waiting or in_prefect:
-        holding = [_row("holds it, idle" if holder.idle else "holds it", holder) for holder in queue.holders]
-        behind = [LockUser.from_json({**one, "user": "(in Prefect)"}) for one in in_prefect]
-        waiting = [_row(f"{ahead} ahead", one) for ahead, one in enumerate([*queue.waiting, *behind])]
-        print_table(["", "USER", "SINCE", "RUN", "FUNCTION"], [*holding, *waiting])
+    behind = tuple(LockUser.from_json({**one, "user": "(in Prefect)"}) for one in in_prefect)
+    if rows := queue_rows(dataclasses.replace(queue, waiting=queue.waiting + behind), time.time()):
+        print_table(["", "USER", "SINCE", "RUN", "FUNCTION"], [list(row.values()) for row in rows])
     print_text(_summary(label, queue, len(in_prefect)))
-
-
-def _row(place: str, who: LockUser) -> list[str]:
-    return [place, who.user, clock(who.since), "not one of ours" if who.foreign else who.run[:8], who.name]
 
 
 def _summary(label: str, queue: LockQueue, in_prefect: int) -> str:

@@ -185,14 +185,14 @@ def clock(when: float | None, now: float | None = None) -> str:
 def queue_rows(queue: LockQueue, now: float) -> list[dict[str, str]]:
     """The queue as a table: holders first, then those who wait, in order."""
     places = ["holds it, idle" if holder.idle else "holds it" for holder in queue.holders]
-    places += [str(number + 1) for number in range(len(queue.waiting))]
+    places += [f"{number} ahead" for number in range(len(queue.waiting))]
     return [
         {
             "place": place,
             "user": party.user,
-            "since": "" if party.since is None else clock(party.since, now),
-            "function": "a program that is not slurm-ray-flow's" if party.foreign else party.name,
-            "run": party.run[:8],
+            "since": clock(party.since, now),
+            "run": "not one of ours" if party.foreign else party.run[:8],
+            "function": party.name,
         }
         for place, party in zip(places, queue.holders + queue.waiting, strict=True)
     ]
