@@ -85,9 +85,12 @@ class LockQueue:
     @classmethod
     def from_json(cls, said: dict[str, Any]) -> LockQueue:
         """Read the answer of `queue.state`; entries of another form are left out."""
-        parties = [found if isinstance(found := said.get(key), list) else [] for key in ("holders", "waiting")]
-        users = [tuple(LockUser.from_json(one) for one in some if isinstance(one, dict)) for some in parties]
-        return cls(*users, slots=_counted(said.get("slots"), 1), free=_counted(said.get("free"), 0))
+        slots, free = _counted(said.get("slots"), 1), _counted(said.get("free"), 0)
+        return cls(_users(said.get("holders")), _users(said.get("waiting")), slots, free)
+
+
+def _users(said: object) -> tuple[LockUser, ...]:
+    return tuple(LockUser.from_json(one) for one in said if isinstance(one, dict)) if isinstance(said, list) else ()
 
 
 def _counted(number: object, least: int) -> int:
