@@ -1,5 +1,5 @@
 # Every target does its own set-up: scripts/setup makes .venv with what uv.lock says, and is quick when nothing changed.
-.PHONY: help setup check docs test test-all test-fast test-pythons demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
+.PHONY: help setup check mypy pyright imports site docs test test-all test-fast test-pythons demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
 .DEFAULT_GOAL := help
 # (Without the variable each build tells of mkdocs-material's successor.)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs
@@ -14,9 +14,18 @@ setup: ## Make the virtual environment
 check: setup ## Formatting, types, import rules, links of the documentation
 	.venv/bin/ruff format --check .
 	.venv/bin/ruff check --no-cache .
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync mypy pyright imports site
+
+mypy:
 	.venv/bin/mypy
+
+pyright:
 	.venv/bin/pyright
+
+imports:
 	.venv/bin/lint-imports --no-cache
+
+site:
 	$(MKDOCS) build --strict --quiet
 
 docs: setup ## The documentation, on loopback (PORT=8000)

@@ -26,6 +26,8 @@ LANES = {
         "hosts/test_slurm_release.py",
         "hosts/test_slurm_container.py",
         "hosts/test_slurm_dashboard.py",
+        "end_to_end/test_slurm_dialect.py",
+        "end_to_end/test_slurm_cli.py",
     ],
     "contract": [
         "hosts/test_overview.py",
@@ -59,7 +61,7 @@ LANES = {
         "hosts/test_upkeep.py",
         "hosts/test_lab.py",
     ],
-    "labs": ["hosts/test_slurm_lab.py", "end_to_end/test_slurm_dialect.py", "end_to_end/test_slurm_cli.py"],
+    "labs": ["hosts/test_slurm_lab.py"],
 }
 """The files of each lane, the longest first."""
 ACCOUNTS = "accounts"

@@ -55,6 +55,14 @@ LONG = {
     "hosts/test_slurm_causes.py::test_accounting_knows_what_the_queue_has_forgotten": (
         "Slurm takes a minute and a half to forget; tests/recorded has the accounts' answers"
     ),
+    "end_to_end/head/test_ray.py::test_a_killed_head_takes_its_own_ray_along_and_no_other[[][ki]*": (
+        "both parts at once stays; test_ends.py kills each of them without Ray"
+    ),
+    "end_to_end/head/test_lock_limits.py::test_ray_is_gone_before_the_next_one_begins[[][ki]*": "the same",
+    "end_to_end/test_dead_server.py::test_the_value_comes_home_all_the_same[[]async]": "the plain function stays",
+    "end_to_end/test_isolated.py::test_the_digits_in_an_environment_of_their_own": (
+        "half a minute of processor for one more environment; `make demo` has the same search in this Python"
+    ),
     "end_to_end/head/test_lock.py::test_the_next_one_follows_within_a_fifth_of_a_second": SPEED,
     "end_to_end/head/test_ray.py::test_a_second_call_is_answered_at_once": SPEED,
     "end_to_end/test_server.py::test_a_server_that_runs_is_found_without_a_request": SPEED,
