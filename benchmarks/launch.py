@@ -52,7 +52,7 @@ def base() -> Callable[[], object]:
             empty()
 
     def call() -> None:
-        with session.launching(session.Launching(session.Silence())):
+        with session.launching(session.Launching()):
             seven()
 
     return call

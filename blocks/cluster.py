@@ -112,7 +112,7 @@ class Cluster(Protocol):
     def environments(self, using: str = "") -> Sequence[HeldEnvironment]:
         """The environments that are there; the one of digest `using` is about to be used."""
 
-    def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    def build(self, spec: Mapping[str, Any]) -> None:
         """Build an environment, once among parallel launches."""
 
     def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from slurm_ray_flow.blocks.store import short_digest
 from slurm_ray_flow.core.environment import WheelPlatform, is_local, local_links, without_wheel
 from slurm_ray_flow.core.errors import DependencyError, EnvironmentFailed
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.launch_events import Note, publish
 from slurm_ray_flow.core.requirements import RequirementLine, hide_credentials
 from slurm_ray_flow.core.requirements.files import UV_OPTIONS
 from slurm_ray_flow.core.requirements.local import path_of, url_of, without_meaning
@@ -85,7 +86,6 @@ def failure(what: str, done: Completed, where: str = "this machine") -> Dependen
 
 
 _WORK, _WHEELS, _LINES, _HERE = ".work", "wheels", "lines.json", "file:///srf-wheelhouse"
-Tell = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,14 +101,13 @@ class Wheelhouse:
     changes: dict[str, Any]
 
 
-def whole(spec: Mapping[str, Any], target: WheelPlatform, there: PurePosixPath, tell: Tell) -> Wheelhouse:
+def whole(spec: Mapping[str, Any], target: WheelPlatform, there: PurePosixPath) -> Wheelhouse:
     """All packages of an environment as wheels: the cluster needs no index.
 
     Args:
         spec: of the build: digest, requirements, constraints, options.
         target: the cluster's Python.
         there: the folder that will hold the wheels.
-        tell: is told what happens.
 
     Raises:
         DependencyError: a package has no wheel for the cluster, and can't be built here.
@@ -116,13 +115,13 @@ def whole(spec: Mapping[str, Any], target: WheelPlatform, there: PurePosixPath, 
     place = private_folder(home() / "wheelhouses") / f"{spec['digest']}-all"
     with _filled(place) as folder:
         if folder is not None:
-            tell(f"collects packages for {target.machine}, Python {target.version}")
+            publish(Note(f"collects packages for {target.machine}, Python {target.version}"))
             _Collector(spec, target, folder).collect_all()
     changes = {"requirements": _lines(place, there), "constraints": [], "options": ["--no-index", "--no-deps"]}
     return Wheelhouse(place / _WHEELS, changes)
 
 
-def local_only(spec: Mapping[str, Any], target: WheelPlatform, there: PurePosixPath, tell: Tell) -> Wheelhouse:
+def local_only(spec: Mapping[str, Any], target: WheelPlatform, there: PurePosixPath) -> Wheelhouse:
     """The local packages of an environment as wheels; the cluster gets the others from its index.
 
     Raises:
@@ -137,7 +136,7 @@ def local_only(spec: Mapping[str, Any], target: WheelPlatform, there: PurePosixP
     place = private_folder(home() / "wheelhouses") / f"{spec['digest']}-local"
     with _filled(place) as folder:
         if folder is not None:
-            tell("builds the local packages")
+            publish(Note("builds the local packages"))
             _Collector(spec, target, folder).collect_local()
     others = [line for line in spec["requirements"] if not is_local(line)]
     return Wheelhouse(place / _WHEELS, {"requirements": [*others, *_lines(place, there)]})
@@ -321,15 +320,12 @@ UV_VERSION = importlib.metadata.version("uv")
 _SECONDS = 600.0
 
 
-def build(
-    machine: Machine, spec: Mapping[str, Any], tell: Tell, *, send: Send, policy: str = "", wheels: str = "index"
-) -> None:
+def build(machine: Machine, spec: Mapping[str, Any], *, send: Send, policy: str = "", wheels: str = "index") -> None:
     """Build an environment on a machine, once among parallel launches.
 
     Args:
         machine: where.
         spec: root, digest, version ("3.11"), requirements, constraints, options, and packed where it is wanted so.
-        tell: is told what happens.
         send: brings folders there.
         policy: which Python (remote/environment/pythons.py).
         wheels: "index", or "upload" for a machine that reaches no package index.
@@ -343,18 +339,18 @@ def build(
     python, found = machine.ask_all(
         [("pythons.find", wanted), ("uv_tool.located", {"root": root, "version": UV_VERSION})]
     )
-    uv = found["uv"] or _provided(machine, python, tell, send, wheels)
+    uv = found["uv"] or _provided(machine, python, send, wheels)
     ready = {**spec, "uv": uv, "python": python["python"], "variables": python["variables"]}
     target = WheelPlatform.of(python["version"], python["platform"], python["libc"])
-    ready.update(_sent_wheels(machine, spec, target, wheels, tell, send))
-    machine.ask_all([("environments.build", {"spec": ready})], lambda event: say(event, tell))
+    ready.update(_sent_wheels(machine, spec, target, wheels, send))
+    machine.ask_all([("environments.build", {"spec": ready})], publish_progress)
 
 
-def say(event: Mapping[str, Any], tell: Tell) -> None:
-    """Show a builder's event in words, without uv's list of packages, which the table shows."""
+def publish_progress(event: Mapping[str, Any]) -> None:
+    """Publish a builder's event in words, without uv's list of packages, which the table shows."""
     text = _TEXTS.get(event["event"], "").format(**event)
     if text and not (event["event"] == "line" and text.startswith((" ", "Activate with"))):
-        tell(text)
+        publish(Note(text))
 
 
 _TEXTS = {
@@ -366,29 +362,29 @@ _TEXTS = {
 
 
 def _sent_wheels(
-    machine: Machine, spec: Mapping[str, Any], target: WheelPlatform, wheels: str, tell: Tell, send: Send
+    machine: Machine, spec: Mapping[str, Any], target: WheelPlatform, wheels: str, send: Send
 ) -> dict[str, Any]:
     """Send the wheels that the cluster can't get itself; gives the changes of the spec."""
     there = machine.root_folder / "wheelhouses"
     if wheels == "upload":
-        made = whole(spec, target, there, tell)
+        made = whole(spec, target, there)
     elif any(map(is_local, spec["requirements"])) or local_links(spec["options"]):
-        made = local_only(spec, target, there, tell)
+        made = local_only(spec, target, there)
     else:
         return {}
-    tell("sends packages")
+    publish(Note("sends packages"))
     send(made.folder, there)
     return made.changes
 
 
-def _provided(machine: Machine, python: Mapping[str, Any], tell: Tell, send: Send, wheels: str) -> str:
+def _provided(machine: Machine, python: Mapping[str, Any], send: Send, wheels: str) -> str:
     """Put uv on the machine: from its package index where it reaches one, else from home."""
     root = str(machine.root_folder)
     if wheels == "index":
         request = ("uv_tool.provide", {"root": root, "version": UV_VERSION})
         with contextlib.suppress(EnvironmentFailed):
-            return str(machine.ask_all([request], lambda event: say(event, tell))[0]["uv"])
-    tell(f"sends uv {UV_VERSION}")
+            return str(machine.ask_all([request], publish_progress)[0]["uv"])
+    publish(Note(f"sends uv {UV_VERSION}"))
     there = machine.root_folder / "tools" / "uv" / f"sent-{UV_VERSION}"
     with tempfile.TemporaryDirectory(dir=private_folder(home() / "cache" / "sent")) as folder:
         _put_uv(Path(folder), WheelPlatform.of(python["version"], python["platform"], python["libc"]))

@@ -94,26 +94,26 @@ class LocalMachine(Machine, BlockFields):
         self.prepare()
         return transfer.send_snapshot(manifest, target=transfer.LocalTarget(self.root_folder), project_key=project_key)
 
-    def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    def build(self, spec: Mapping[str, Any]) -> None:
         from slurm_ray_flow.blocks import environments
 
         self.prepare()
         with environments.copied(spec) as ready:
             try:
-                self._build(ready, tell)
+                self._build(ready)
             except EnvironmentFailed:
                 if ready == spec:
                     raise
             else:
                 return
         # A local package may need a folder beside its own. Of one in its place, uv would take what it has built before.
-        self._build({**spec, "options": [*spec["options"], "--refresh"]}, tell)
+        self._build({**spec, "options": [*spec["options"], "--refresh"]})
 
-    def _build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        from slurm_ray_flow.blocks.environments import say
+    def _build(self, spec: Mapping[str, Any]) -> None:
+        from slurm_ray_flow.blocks.environments import publish_progress
 
         request = ("environments.build", {"spec": {**spec, "uv": find_uv_bin()}})
-        self.ask_all([request], lambda event: say(event, tell))
+        self.ask_all([request], publish_progress)
 
     def reach(self, host: str, port: int) -> socket.socket:
         return socket.create_connection((host, port), REACH_SECONDS)

@@ -11,12 +11,13 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from slurm_ray_flow.core.errors import SyncError
+from slurm_ray_flow.core.launch_events import Note, publisher
 from slurm_ray_flow.core.outputs import WrittenFile, may_come_home
 from slurm_ray_flow.core.quantities import format_memory
 
@@ -46,7 +47,6 @@ def bring_home(
     files: Sequence[WrittenFile],
     target: Path,
     keep_since: float,
-    tell: Callable[[str], None],
 ) -> BroughtFiles:
     """Bring files home from a folder of a cluster.
 
@@ -56,7 +56,6 @@ def bring_home(
         files: which ones.
         target: the folder at home; made where it is missing.
         keep_since: what was changed in it after this, in seconds since 1970, stays.
-        tell: gets how far it is.
 
     Raises:
         SyncError: the folder can't be written, or rsync fails; what had come by then is in its place.
@@ -72,7 +71,7 @@ def bring_home(
         with tempfile.TemporaryDirectory(prefix=".srf-", dir=target) as staging:
             try:
                 if wanted:
-                    with _progress(Path(staging), wanted, tell):
+                    with _progress(Path(staging), wanted):
                         source.bring(folder, [file.path for file in wanted], Path(staging))
             finally:
                 why |= {file: _placed(Path(staging), target, file, keep_since) for file in wanted}
@@ -129,14 +128,16 @@ def _placed(staging: Path, target: Path, file: WrittenFile, keep_since: float) -
 
 
 @contextlib.contextmanager
-def _progress(staging: Path, files: Sequence[WrittenFile], tell: Callable[[str], None]) -> Iterator[None]:
+def _progress(staging: Path, files: Sequence[WrittenFile]) -> Iterator[None]:
+    """Publish from time to time how much has come."""
+    publish_here = publisher()
     total, over = format_memory(sum(file.size for file in files)), threading.Event()
 
     def watch() -> None:
         while not over.wait(TELL_SECONDS):
             with contextlib.suppress(OSError):  # rsync has just renamed one
                 size = sum(path.lstat().st_size for path in staging.rglob("*") if not path.is_dir())
-                tell(f"{format_memory(size)} of {total}")
+                publish_here(Note(f"{format_memory(size)} of {total}"))
 
     thread = threading.Thread(target=watch, daemon=True, name="srf-outputs")
     thread.start()

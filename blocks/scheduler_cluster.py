@@ -112,8 +112,8 @@ class SchedulerCluster(Machine, BlockFields):
     def reach(self, host: str, port: int) -> Any:
         return self.login.reach(host, port)
 
-    def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        self.login.build(spec, tell)
+    def build(self, spec: Mapping[str, Any]) -> None:
+        self.login.build(spec)
 
     # ---- as the scheduler
 

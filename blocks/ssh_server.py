@@ -165,8 +165,8 @@ class SshServer(Machine, BlockFields):
         self.prepare()
         return transfer.send_snapshot(manifest, target=self.agent.target, project_key=project_key)
 
-    def build(self, spec: Mapping[str, Any], tell: Callable[[str], None]) -> None:
+    def build(self, spec: Mapping[str, Any]) -> None:
         from slurm_ray_flow.blocks import environments
 
         self.prepare()
-        environments.build(self, spec, tell, send=self.agent.copy_folder, policy=self.python, wheels=self.wheels)
+        environments.build(self, spec, send=self.agent.copy_folder, policy=self.python, wheels=self.wheels)

@@ -8,16 +8,16 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from typing import Any, TypeVar, cast
+from typing import TypeVar
 
-from slurm_ray_flow.core.progress import Reporter, SilentReporter, reporter, use_reporter
+from slurm_ray_flow.core.launch_events import Note, publisher, stream_to
 
 T = TypeVar("T")
 SLOW_SECONDS = 4.0
 
 
 def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException]) -> T:
-    """The result of `do`, run in a thread that is abandoned when the time is over.
+    """The result of `do`, run in a thread that is abandoned when the time is over, and publishes nothing after that.
 
     A lost connection can hold its user back at any point (a look-up, a log-in, a lock that another thread has), so what
     must come to an end is not done where the end is wanted. Ctrl-C gets through at once.
@@ -28,9 +28,8 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
         late: the exception for when it took too long.
     """
     future: Future[T] = Future()
-    context = contextvars.copy_context()
-    shown = _Hushable(reporter())
-    context.run(use_reporter, cast(Reporter, shown))
+    publish_here, context, is_late = publisher(), contextvars.copy_context(), threading.Event()
+    context.run(stream_to, lambda event: is_late.is_set() or publish_here(event))
 
     def work() -> None:
         try:
@@ -44,30 +43,17 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
     except FutureTimeoutError:
         if future.done():
             raise
-    shown.hush()
+    is_late.set()
     raise late()
 
 
 @contextlib.contextmanager
 def message_if_slow(text: str) -> Iterator[None]:
     """Show a text if the work in the block takes long."""
-    timer = threading.Timer(SLOW_SECONDS, reporter().say, (text,))
+    timer = threading.Timer(SLOW_SECONDS, publisher(), (Note(text),))
     timer.daemon = True
     timer.start()
     try:
         yield
     finally:
         timer.cancel()
-
-
-class _Hushable:
-    """A reporter that is silent once its caller no longer waits."""
-
-    def __init__(self, shown: Reporter) -> None:
-        self._shown = shown
-
-    def hush(self) -> None:
-        self._shown = SilentReporter()
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._shown, name)

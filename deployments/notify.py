@@ -21,7 +21,7 @@ from pydantic import SecretStr
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.client import api_in_use
-from slurm_ray_flow.core import events
+from slurm_ray_flow.core import prefect_events as events
 from slurm_ray_flow.core.errors import CAUSES, OptionError, ServerError
 
 PREFIX = "slurm-ray-flow."

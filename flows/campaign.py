@@ -10,8 +10,7 @@ from prefect.artifacts import create_markdown_artifact
 from slurm_ray_flow.core.artifacts import artifact_key
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function, line_about
-from slurm_ray_flow.tasks.end_report import reported_once
-from slurm_ray_flow.tasks.page import run_page
+from slurm_ray_flow.tasks.page import reported_once, run_page
 
 
 @flow(name="campaign", flow_run_name="campaign of {function}")

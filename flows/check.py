@@ -10,7 +10,7 @@ from slurm_ray_flow.core.artifacts import artifact_key, short_name
 from slurm_ray_flow.core.cluster_report import CheckResult
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.cluster_report import report
-from slurm_ray_flow.tasks.end_report import reported_once
+from slurm_ray_flow.tasks.page import reported_once
 
 
 @flow(name="check")

@@ -13,7 +13,7 @@ from slurm_ray_flow.core.errors import ConnectionFailed
 from slurm_ray_flow.core.lock import clock
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.tasks.check_up import check_up
-from slurm_ray_flow.tasks.end_report import reported_once
+from slurm_ray_flow.tasks.page import reported_once
 
 
 @flow(name="checkup", flow_run_name="checkup of {cluster}")

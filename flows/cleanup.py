@@ -12,7 +12,7 @@ from slurm_ray_flow.core.artifacts import artifact_key
 from slurm_ray_flow.core.clean_up import CleanUpReport, report_rows
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.tasks.clean_up import clean_up
-from slurm_ray_flow.tasks.end_report import reported_once
+from slurm_ray_flow.tasks.page import reported_once
 
 
 @flow(name="cleanup", flow_run_name="cleanup")

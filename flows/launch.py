@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, SlurmRayFlowError
+from slurm_ray_flow.core.launch_events import CallEnded, Detachable, publish
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.retries import Retries
 from slurm_ray_flow.core.run import Outcome
+from slurm_ray_flow.tasks.cancellation import cancellable
 from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
-from slurm_ray_flow.tasks.end_report import tell_use
 from slurm_ray_flow.tasks.execute_call import execute_call
 from slurm_ray_flow.tasks.fetch_outcome import outcome_of, outputs_brought
-from slurm_ray_flow.tasks.heartbeat import cancellable
 from slurm_ray_flow.tasks.install_environment import install_environment
-from slurm_ray_flow.tasks.page import shown
+from slurm_ray_flow.tasks.page import shown_in_prefect
 from slurm_ray_flow.tasks.pick_up import left_behind, lost_what_was_left, offer_what_is_warm, see_it_start
 from slurm_ray_flow.tasks.remember import key_of, recall, remember
 from slurm_ray_flow.tasks.retry import begin_again
@@ -33,10 +33,11 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     Raises:
         SlurmRayFlowError: the function did not get to an end; the error says why.
     """
-    with run.end_noted(), cancellable(where(run.record)), shown(run, call, cluster, options) as show_outcome:
+    with run.end_noted(), cancellable(where(run.record)), shown_in_prefect(run, call, cluster, options):
         with outputs_brought(run, cluster, options):
             outcome = _tried(run, call, cluster, options)
-        return show_outcome(outcome)
+        publish(CallEnded(outcome))
+        return outcome
 
 
 def _tried(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
@@ -78,9 +79,7 @@ def go_on(run: Run, cluster: Cluster, options: Options) -> Outcome:
         see_it_start(run, cluster)
         ended = run.call_ended = execute_call(run, cluster)
         offer_what_is_warm(run, cluster)
-        outcome = outcome_of(run.record, ended, cluster)
-        tell_use(ended, cluster, options)
-    return outcome
+        return outcome_of(run.record, ended, cluster, options)
 
 
 def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
@@ -91,12 +90,11 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
     environment = install_environment(plan, cluster)
     key = key_of(call, code, snapshot, environment, options)
     if known := recall(key, call, run, options):
-        run.submitted()
+        publish(Detachable())
         return known
     with turn(run, cluster, [snapshot.listing, environment.listing]) as lock, run.released_at_the_end(cluster):
         start_ray(run, call, code, snapshot, environment, cluster, options, lock)
         ended = run.call_ended = execute_call(run, cluster)
-        outcome = outcome_of(run.record, ended, cluster)
-        tell_use(ended, cluster, options)
+        outcome = outcome_of(run.record, ended, cluster, options)
     remember(key, run, ended, cluster)
     return outcome

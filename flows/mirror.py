@@ -8,7 +8,7 @@ from slurm_ray_flow.blocks.clusters import saved_clusters
 from slurm_ray_flow.blocks.ssh_server import SshServer
 from slurm_ray_flow.core.cluster_report import ClusterReport
 from slurm_ray_flow.tasks.check_up import mirror_lock
-from slurm_ray_flow.tasks.end_report import reported_once
+from slurm_ray_flow.tasks.page import reported_once
 
 
 @flow(name="mirror", flow_run_name="mirror of {cluster}")

@@ -9,7 +9,7 @@ from prefect import flow, get_run_logger
 from slurm_ray_flow.blocks.server.client import needed_api
 from slurm_ray_flow.blocks.server.sweep import Clusters, look
 from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
-from slurm_ray_flow.tasks.end_report import reported_once
+from slurm_ray_flow.tasks.page import reported_once
 
 
 @flow(name="sweep", flow_run_name="sweep")

@@ -10,12 +10,12 @@ from typing import Generic, TypeVar
 
 from slurm_ray_flow.blocks.ssh import authentication
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.progress import SilentReporter, use_reporter
+from slurm_ray_flow.core.launch_events import LaunchEvent, Note, streamed_to
 
 T = TypeVar("T")
 
 
-class Asked(SilentReporter, Generic[T]):
+class Asked(Generic[T]):
     """A question that is asked at once. No password is asked for meanwhile.
 
     Args:
@@ -54,16 +54,16 @@ class Asked(SilentReporter, Generic[T]):
             return ""
         return self._last or f"no answer within {time.monotonic() - self._began:.0f} s"
 
-    def say(self, text: str) -> None:
-        """Note a message about the connection."""
-        self._last = text
-
     def _ask(self, question: Callable[[], T]) -> None:
-        use_reporter(self)
         try:
-            with authentication.asking_nobody() as self.unasked:
+            with streamed_to(self._keep_note), authentication.asking_nobody() as self.unasked:
                 self.answer = question()
         except Exception as error:  # one cluster must not hide the others
             self.error = error
         finally:
             self.ended = time.monotonic()
+
+    def _keep_note(self, event: LaunchEvent) -> None:
+        """Keep a message about the connection."""
+        if isinstance(event, Note):
+            self._last = event.text

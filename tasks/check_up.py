@@ -19,7 +19,7 @@ from slurm_ray_flow.core.cluster_report import ClusterReport, Health, looked
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError, SlurmRayFlowError
 from slurm_ray_flow.core.lock import LockQueue, queue_rows
 from slurm_ray_flow.tasks.cluster_report import Part, report
-from slurm_ray_flow.tasks.end_report import emit
+from slurm_ray_flow.tasks.page import emit
 from slurm_ray_flow.tasks.retry import ONCE
 
 

@@ -13,7 +13,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from packaging.utils import canonicalize_name
-from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.environments import ask_uv_once
@@ -24,12 +23,11 @@ from slurm_ray_flow.core.cluster_facts import Container
 from slurm_ray_flow.core.environment import Difference, difference, digest
 from slurm_ray_flow.core.errors import DependencyError, OptionError
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.launch_events import ArtifactMade, Note, Warned, publish
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.requirements import RequirementLine, Requirements, hide_credentials, wanted
 from slurm_ray_flow.core.requirements.choose import FILES, OURS
 from slurm_ray_flow.core.requirements.locks import LOCKS, lock_of
-from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.retry import RETRIED, step
 from slurm_ray_flow.tasks.scan_imports import ScannedCode
 
@@ -122,14 +120,13 @@ def diff_dependencies(code: ScannedCode, cluster: Cluster, options: Options) -> 
         Rejected: the cluster has less than the run asks for, or not the container's image.
         DependencyError: the wanted packages can't be read, or exclude each other.
     """
-    reporter().step("diff_dependencies")
     cluster.check(options)  # nothing is built for a run that the cluster would refuse
     if container := cluster.container_for(options):
         return _in(container, cluster, options)
     if options.environment == "auto" and cluster.reuses_environment:
         if options.dashboard:
             _check_dashboard(find_spec(DASHBOARD) is not None, f"{sys.prefix} has ray without it", "pip install")
-        reporter().say("this Python's environment is used")
+        publish(Note("this Python's environment is used"))
         _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
         return EnvironmentPlan(None, None)
     facts = cluster.facts()
@@ -144,9 +141,8 @@ def diff_dependencies(code: ScannedCode, cluster: Cluster, options: Options) -> 
     changes = difference(chosen, cluster.environments(digest(chosen, platform)), platform)
     _show(changes.rows())
     if not changes.present:
-        reporter().say(
-            f"packages to add: {len(changes.add)}, to change: {len(changes.change)}, there already: {len(changes.keep)}"
-        )
+        counts = len(changes.add), len(changes.change), len(changes.keep)
+        publish(Note("packages to add: {}, to change: {}, there already: {}".format(*counts)))
     return EnvironmentPlan(chosen, changes, packed)
 
 
@@ -169,7 +165,7 @@ def _in(container: Container, cluster: Cluster, options: Options) -> Environment
             advice='write container="", too, to run without it',
         )
     found = container.found(cluster.ask("container.look", image=container.image))
-    reporter().say(f"the packages of {found.image} are used")
+    publish(Note(f"the packages of {found.image} are used"))
     return EnvironmentPlan(None, None, container=found)
 
 
@@ -182,8 +178,7 @@ def _warn(chosen: Requirements, code: ScannedCode) -> None:
             lock = chosen.source
             texts.append(f"{item.name} is imported, but {lock} does not give it: add it to the project's dependencies")
     for text in texts:
-        reporter().warn(text)
-        get_run_logger().warning(text)
+        publish(Warned(text))
 
 
 def _always(code: ScannedCode, options: Options) -> list[str]:
@@ -207,4 +202,4 @@ def _check_dashboard(there: bool, what: str, command: str) -> None:
 
 def _show(rows: list[tuple[str, str, str, str]]) -> None:
     if rows:
-        page().show(about_packages(rows))
+        publish(ArtifactMade(about_packages(rows)))

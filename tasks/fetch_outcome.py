@@ -6,16 +6,15 @@ import contextlib
 from collections.abc import Iterator
 
 from prefect import task
-from prefect.logging import get_run_logger
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.artifacts import about_outputs
+from slurm_ray_flow.core.efficiency import killed_text, resources_used
 from slurm_ray_flow.core.errors import Cancelled, ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.launch_events import ArtifactMade, Note, StepStarted, Warned, publish
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outputs import counted
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import CallEnd, Outcome, RunRecord
-from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.retry import ONCE, step
 from slurm_ray_flow.tasks.run import Run
 from slurm_ray_flow.tasks.run_files import bring, read_outcome
@@ -24,17 +23,14 @@ from slurm_ray_flow.tasks.run_files import bring, read_outcome
 @task(name="fetch_outputs", task_run_name="fetch_outputs", **ONCE)
 def fetch_outputs(record: RunRecord, cluster: Cluster, options: Options) -> None:
     """Copy the files of the option `outputs` home. A failure is a warning: the files stay with the run."""
-
-    def warn(text: str) -> None:
-        reporter().warn(text)
-        get_run_logger().warning(text)
-
     try:
-        brought = bring(record, cluster, options.outputs, None, options.overwrite_outputs, warn)
+        overwrite = options.overwrite_outputs
+        brought = bring(record, cluster, options.outputs, None, overwrite, lambda text: publish(Warned(text)))
         size = sum(path.stat().st_size for path in brought.paths)
-        reporter().say(f"{counted(len(brought.paths), size)}, in {record.home_folder}")
+        publish(Note(f"{counted(len(brought.paths), size)}, in {record.home_folder}"))
     except (SlurmRayFlowError, OSError) as error:
-        warn(f"{getattr(error, 'what', error)}; `srf fetch {record.run_id[:8]} PATTERN` brings the run's files")
+        what = getattr(error, "what", error)
+        publish(Warned(f"{what}; `srf fetch {record.run_id[:8]} PATTERN` brings the run's files"))
 
 
 @contextlib.contextmanager
@@ -47,7 +43,7 @@ def outputs_brought(run: Run, cluster: Cluster, options: Options) -> Iterator[No
             _after(run, cluster, options)
         raise
     if options.outputs:
-        reporter().step("fetch_outputs")
+        publish(StepStarted("fetch_outputs"))
     _after(run, cluster, options)
 
 
@@ -55,12 +51,12 @@ def _after(run: Run, cluster: Cluster, options: Options) -> None:
     record, ended = run.record, run.call_ended
     written = ended.files if ended else None
     if written:
-        page().show(about_outputs(written, record))
+        publish(ArtifactMade(about_outputs(written, record)))
     if options.outputs and (ended or record.attempt.partition(".")[0] != record.run_id):  # an earlier run's value
         fetch_outputs(record, cluster, options)
     elif written:
         kept = counted(written["count"], written["bytes"])
-        reporter().say(f"{kept} that it wrote stay there: `srf fetch {record.run_id[:8]}` lists them")
+        publish(Note(f"{kept} that it wrote stay there: `srf fetch {record.run_id[:8]}` lists them"))
 
 
 @step()
@@ -70,15 +66,19 @@ def fetch_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcom
     Raises:
         RunError: there is none; its type says why.
     """
-    reporter().step("fetch_outcome")
     return read_outcome(record, ended, cluster)
 
 
-def outcome_of(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcome:
-    """The outcome of a call that has ended; a call without an outcome takes no step in Prefect.
+def outcome_of(record: RunRecord, ended: CallEnd, cluster: Cluster, options: Options) -> Outcome:
+    """The outcome of a call that has ended, and what it used; a call without an outcome takes no step in Prefect.
 
     Raises:
         RunError: there is none; its type says why.
     """
     read = read_outcome if ended.outcome is None else fetch_outcome
-    return read(record, ended, cluster)
+    outcome = read(record, ended, cluster)
+    if warning := killed_text(ended.usage):
+        publish(Warned(warning))
+    if used := resources_used(ended.usage, options):
+        publish(used)
+    return outcome

@@ -6,7 +6,6 @@ import dataclasses
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.cluster_facts import Container
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.remote.environment.installation import ARCHIVE
 from slurm_ray_flow.tasks.diff_dependencies import EnvironmentPlan
 from slurm_ray_flow.tasks.retry import RETRIED, step
@@ -43,7 +42,6 @@ def install_environment(plan: EnvironmentPlan, cluster: Cluster) -> Environment:
     Raises:
         EnvironmentFailed: uv could not; its own words are in the message.
     """
-    reporter().step("install_environment")
     if plan.container:  # our own programs run outside of it, with any Python that is there
         return Environment(cluster.ask("machines.facts")["python"], False, "", container=plan.container)
     facts = cluster.facts()
@@ -61,6 +59,6 @@ def install_environment(plan: EnvironmentPlan, cluster: Cluster) -> Environment:
             "options": list(plan.wanted.options),
             "packed": plan.packed,
         }
-        cluster.build(spec, reporter().say)
+        cluster.build(spec)
     folder = cluster.root_folder / "environments" / digest
     return Environment(str(folder / "bin" / "python"), True, digest, str(folder / ARCHIVE) if plan.packed else "")

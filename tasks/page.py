@@ -1,15 +1,18 @@
-"""The page of a launch in Prefect: artifacts, tags, and one line about a failure."""
+"""What Prefect shows of a launch: artifacts, tags, log lines, each failure once, and its event for automations."""
 
 from __future__ import annotations
 
 import contextlib
-import contextvars
 import json
+import logging
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
+from pathlib import PurePosixPath
+from typing import Any, TypeAlias
 
-from prefect.context import FlowRunContext
+from prefect.context import FlowRunContext, TaskRunContext
+from prefect.events import emit_event
+from prefect.logging import get_run_logger
 from prefect.logging.loggers import flow_run_logger
 from prefect.runtime import flow_run, task_run
 from prefect.settings import get_current_settings
@@ -17,11 +20,14 @@ from prefect.settings import get_current_settings
 from slurm_ray_flow.blocks.artifacts import Artifact, Artifacts
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.server.client import api_in_use, ui_url_of
+from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.artifacts import ArtifactContent, LaunchProgress, WaitHistory, about_run, short_name, tags_of
+from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.progress import Reporter, reporter, stop_reporter, use_reporter
-from slurm_ray_flow.core.run import Event, Outcome, find_event
-from slurm_ray_flow.tasks.end_report import tell_by_itself, tell_failure, tell_outcome
+from slurm_ray_flow.core.prefect_events import PrefectEvent, run_failed
+from slurm_ray_flow.core.run import Event, Outcome
+from slurm_ray_flow.core.text import encodable
+from slurm_ray_flow.core.trace import tracing
 from slurm_ray_flow.tasks.run import Call, Run
 
 
@@ -34,74 +40,10 @@ def run_page(flow_run_id: str) -> str:
 
 PROGRESS_SECONDS = 3.0
 """Seconds after which a launch gets a progress bar."""
-
-
-class Page:
-    """The page of one launch; empty outside of a flow run."""
-
-    def __init__(self, run: Run, call: Call, cluster: Cluster, options: Options) -> None:
-        self._run, self._function, self._options = run, call.label, options
-        self._cluster = short_name(cluster.label)
-        self._artifacts = Artifacts(api_in_use() if FlowRunContext.get() else None, str(flow_run.get_id() or ""))
-        self._waits, self._is_started = WaitHistory(), False
-        _kinds[self._cluster] = cluster.kind
-        self._tag(tags_of(call.label, cluster.label, cluster.kind))
-
-    def show(self, shown: ArtifactContent) -> None:
-        """Show an artifact, or its newer state. The first call of a map shows those that all calls share."""
-        key = shown.key(self._function, self._cluster)
-        if shown.what in {"files", "dependencies"} and self._map:
-            if (self._map, key) in _shown_of_maps:
-                return
-            _shown_of_maps.add((self._map, key))
-        belongs_to = None if shown.type == "progress" else task_run.get_id()
-        data = json.dumps(shown.data) if shown.type == "table" else shown.data  # so Prefect's UI wants it
-        self._artifacts.show(Artifact(key, shown.type, data, shown.description, belongs_to))
-
-    def waits(self, text: str) -> bool:
-        """Show the reason that the run waits, "" for none; gives whether more than its numbers has changed."""
-        now = time.time()
-        if not text:
-            if shown := self._waits.over(now):
-                self.show(shown)
-            return shown is not None
-        news = self._waits.wait(text, now)
-        self.show(self._waits.shown(now))
-        return news
-
-    def started(self, events: list[Event]) -> None:
-        """Show where the run is, once its head lives or its job is in the queue."""
-        self._is_started = True
-        self.show(about_run(self._run.record, find_event(events, "allocated"), self._options))
-
-    def open(self) -> None:
-        """Begin the page; the launch may go on with a try of an earlier process."""
-        if not self._is_started:
-            self.started([])
-        self._artifacts.open()
-
-    def close(self) -> None:
-        """End the page."""
-        self.waits("")
-        self._artifacts.close()
-
-    def _tag(self, tags: set[str]) -> None:
-        _, current_run = _context()
-        self._map = next((tag for tag in current_run.tags if tag.startswith("map-")), "") if current_run else ""
-        if current_run is not None and not tags <= set(current_run.tags):
-            current_run.tags = sorted({*current_run.tags, *tags})
-            self._artifacts.tag(set(current_run.tags))
-
-
-def _context() -> tuple[Any, Any]:
-    """The present flow and its run; None for each outside of one."""
-    context = FlowRunContext.get()
-    return (context.flow, context.flow_run) if context else (None, None)
-
-
 _kinds: dict[str, str] = {"local": "local-machine"}
 """The kinds of clusters that this process has launched on, by their names."""
-_shown_of_maps: set[tuple[str, str]] = set()
+_artifacts_of_maps: set[tuple[str, str]] = set()
+"""The artifacts that the first call of a map has shown for all calls, by the map's tag and their key."""
 
 
 def kind_of(cluster: Any) -> str:
@@ -112,106 +54,256 @@ def kind_of(cluster: Any) -> str:
     return kind or _kinds.get(name, "")
 
 
-class _Nothing:
-    """The page outside of a launch."""
+RECORD_BYTES, RECORD_SECONDS = 64 * 1024, 1.0
+"""The size and age of a log record for Prefect: 100,000 lines take 58 s as a record each, 2 s as 100 records."""
+PREFECT_BYTES = 16 * 1024 * 1024
+"""The most bytes of a try's output that go to Prefect."""
 
-    def show(self, shown: ArtifactContent) -> None: ...
-    def waits(self, text: str) -> bool:
-        return bool(text)
-
-    def started(self, events: list[Event]) -> None: ...
+Logger: TypeAlias = "logging.Logger | logging.LoggerAdapter[logging.Logger]"
 
 
-class _Watched(Reporter):
-    """A reporter that passes progress on, logs the last text of each step in Prefect, and moves the progress bar."""
+class _OutputLog:
+    """The output of one try in Prefect's log, in large pieces; `path` is the file on the cluster that has all of it."""
 
-    def __init__(self, to: Reporter, page: Page) -> None:
-        self._to, self._page, self._advance = to, page, LaunchProgress()
-        self._began = time.monotonic()
+    def __init__(self, path: PurePosixPath, logger: Logger) -> None:
+        self._path, self._logger = path, logger
+        self._kept, self._pending = 0, bytearray()
+        self._since = time.monotonic()
+
+    def add(self, data: bytes, last: bool) -> None:
+        """Add what the function has written, if anything; whole lines are sent when there is enough, or in time."""
+        self._pending += data
+        now = time.monotonic()
+        if not last and len(self._pending) < RECORD_BYTES and now - self._since < RECORD_SECONDS:
+            return
+        self._since = now
+        end = len(self._pending) if last else self._pending.rfind(b"\n") + 1
+        whole, self._pending = self._pending[:end], self._pending[end:]
+        while whole:
+            cut = len(whole) if len(whole) <= RECORD_BYTES else whole.rfind(b"\n", 0, RECORD_BYTES) + 1 or RECORD_BYTES
+            self._record(bytes(whole[:cut]))
+            del whole[:cut]
+
+    def _record(self, piece: bytes) -> None:
+        before = self._kept
+        self._kept += len(piece)
+        if self._kept <= PREFECT_BYTES:
+            self._logger.info("%s", piece.decode(errors="replace").rstrip("\n"))
+        elif before <= PREFECT_BYTES:
+            self._logger.warning("The rest of this log is in %s: more than 16 MiB are not shown here.", self._path)
+
+
+class Page:
+    """The page of one launch, a subscriber of its events; outside of a flow run it shows nothing."""
+
+    def __init__(self, run: Run, call: Call, cluster: Cluster, options: Options) -> None:
+        self._run, self._function, self._options = run, call.label, options
+        self._cluster = short_name(cluster.label)
+        context = FlowRunContext.get()
+        self._flow_run = context.flow_run if context else None
+        self._flow_log = flow_run_logger(self._flow_run, context.flow) if context and self._flow_run else None
+        self._artifacts = Artifacts(api_in_use() if context else None, str(flow_run.get_id() or ""))
+        self._waits, self._is_placed = WaitHistory(), False
+        self._progress, self._began = LaunchProgress(), time.monotonic()
         self._step, self._note = "", ""
-        flow, known = _context()
-        self._log = flow_run_logger(known, flow) if known else None
+        self._output: _OutputLog | None = None
+        _kinds[self._cluster] = cluster.kind
+        self._tag(tags_of(call.label, cluster.label, cluster.kind))
 
-    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
-        self._to.begin(run_id, function, cluster, url)
+    def receive(self, event: events.LaunchEvent) -> None:
+        """Show an event."""
+        match event:
+            case events.StepStarted():
+                self._start_step(event.name)
+            case events.Note():
+                self._take_note(event.text)
+            case events.Warned() | events.TryFailed():
+                self._log(logging.WARNING, event.text)
+            case events.Waiting():
+                self._wait(event)
+            case events.Placed():
+                self._place(event.allocated)
+            case events.Output():
+                self._add_output(event)
+            case events.ArtifactMade():
+                self._show(event.content)
+            case events.ResourcesUsed(text, table):
+                self._log(logging.INFO, text)
+                self._show(ArtifactContent("use", "markdown", table, text))
+            case events.CallEnded():
+                self._end_call(event.outcome)
 
-    def step(self, name: str) -> None:
-        self._to.step(name)
-        self._write_note()
-        self._step, self._note = name, ""
-        self._advance.step(name)
-        self._show()
+    def fail(self, error: BaseException) -> None:
+        """Show that the launch has failed. Prefect itself reports interruptions."""
+        self._end_progress(good=False)
+        if isinstance(error, Cancelled):
+            self._log(logging.WARNING, str(error))
+        elif isinstance(error, Exception):
+            ours = isinstance(error, SlurmRayFlowError)
+            self._log(logging.ERROR, f"{type(error).__name__}: {error}", exc_info=None if ours else error)
+            cause = getattr(error, "cause", "") or "launch"  # at home, before the cluster was involved
+            emit(run_failed(self._run.record, cause, encodable(getattr(error, "what", str(error)))))
+
+    def close(self) -> None:
+        """End the page."""
+        if content := self._waits.over(time.time()):
+            self._show(content)
+        self._artifacts.close()
+
+    def _start_step(self, name: str) -> None:
+        self._log_note()
+        self._step = name
+        self._progress.step(name)
+        self._show_progress()
         if name == "execute_call":
-            self._page.open()
+            if logger := self._logger():
+                self._output = _OutputLog(self._run.paths.log, logger)
+            if not self._is_placed:  # the launch goes on with a try of an earlier process, or on a warm cluster
+                self._place(None)
+            self._artifacts.open()
 
-    def fail(self) -> None:
-        self._to.fail()
+    def _take_note(self, text: str) -> None:
+        """Keep a step's note until its end; one before the first step goes into the log at once."""
+        if self._step:
+            self._note = text
+        else:
+            self._log(logging.INFO, text)
 
-    def say(self, text: str) -> None:
-        self._to.say(text)
-        self._note = text
+    def _wait(self, event: events.Waiting) -> None:
+        """Show a wait; the log gets it where more than its numbers has changed."""
+        now = time.time()
+        if event.over:
+            content = self._waits.over(now)
+            is_news = content is not None
+        else:
+            is_news = self._waits.wait(event.text, now)
+            content = self._waits.content(now)
+        if content:
+            self._show(content)
+        if is_news:
+            self._log(logging.INFO, event.text)
 
-    def warn(self, text: str) -> None:
-        self._to.warn(text)
+    def _place(self, allocated: Event | None) -> None:
+        self._is_placed = True
+        self._show(about_run(self._run.record, allocated, self._options))
 
-    def log(self, data: bytes) -> None:
-        self._to.log(data)
-        if self._advance.log(data):
-            self._show()
+    def _add_output(self, event: events.Output) -> None:
+        if self._output:
+            self._output.add(event.data, event.last)
+        if self._progress.log(event.data):
+            self._show_progress()
 
-    def again(self, error: BaseException, text: str) -> None:
-        self._to.again(error, text)
+    def _end_call(self, outcome: Outcome) -> None:
+        error = outcome.exception
+        if error is not None:
+            text = encodable(f"{type(error).__name__}: {error}")
+            self._log(logging.ERROR, f"The function raised {text}\n{outcome.traceback.rstrip()}".rstrip())
+            emit(run_failed(self._run.record, "user_code", text))
+        self._end_progress(good=error is None)
 
-    def end(self, error: BaseException | None) -> None:
-        self._to.end(error)
+    def _end_progress(self, good: bool) -> None:
+        self._log_note()
+        self._progress.end(good)
+        self._show_progress()
 
-    def over(self, good: bool) -> None:
-        """End the progress bar."""
-        self._write_note()
-        self._advance.end(good)
-        self._show()
+    def _show(self, content: ArtifactContent) -> None:
+        """Show an artifact, or its newer state. The first call of a map shows those that all calls share."""
+        key = content.key(self._function, self._cluster)
+        if content.what in {"files", "dependencies"} and self._map:
+            if (self._map, key) in _artifacts_of_maps:
+                return
+            _artifacts_of_maps.add((self._map, key))
+        belongs_to = None if content.type == "progress" else task_run.get_id()
+        data = json.dumps(content.data) if content.type == "table" else content.data  # so Prefect's UI wants it
+        self._artifacts.show(Artifact(key, content.type, data, content.description, belongs_to))
 
-    def _write_note(self) -> None:
-        if self._note and self._step and self._log:
-            self._log.info("%s: %s", self._step, self._note)
-
-    def _show(self) -> None:
+    def _show_progress(self) -> None:
         if time.monotonic() - self._began > PROGRESS_SECONDS:
-            self._page.show(self._advance.shown())
+            self._show(self._progress.content())
 
+    def _log_note(self) -> None:
+        """Write the last note of the step into the flow's log."""
+        if self._note and self._flow_log:
+            self._flow_log.info("%s: %s", self._step, self._note)
+        self._note = ""
 
-_page: contextvars.ContextVar[Page | None] = contextvars.ContextVar("slurm_ray_flow_page", default=None)
+    def _log(self, level: int, text: str, exc_info: BaseException | None = None) -> None:
+        if logger := self._logger():
+            logger.log(level, encodable(text), exc_info=exc_info)
 
+    def _logger(self) -> Logger | None:
+        """The logger of the present task, else that of the flow run."""
+        return get_run_logger() if TaskRunContext.get() else self._flow_log
 
-def page() -> Page | _Nothing:
-    """The page of the launch that is under way in this context."""
-    return _page.get() or _Nothing()
+    def _tag(self, tags: set[str]) -> None:
+        known = self._flow_run
+        self._map = next((tag for tag in known.tags if tag.startswith("map-")), "") if known else ""
+        if known is not None and not tags <= set(known.tags):
+            known.tags = sorted({*known.tags, *tags})
+            self._artifacts.tag(set(known.tags))
 
 
 @contextlib.contextmanager
-def shown(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[Callable[[Outcome], Outcome]]:
-    """Give the launch inside the block a page.
-
-    Yields:
-        What the launch gives its outcome to, for the page to tell how it ended.
-    """
-    this = Page(run, call, cluster, options)
-    watched = _Watched(reporter(), this)
-    token, shown_token = _page.set(this), use_reporter(watched)
-    tell_by_itself(run.record.flow_run_id)
-
-    def told(outcome: Outcome) -> Outcome:
-        tell_outcome(run, outcome)
-        watched.over(outcome.exception is None)
-        return outcome
-
+def shown_in_prefect(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[None]:
+    """Give the launch inside the block a page."""
+    page = Page(run, call, cluster, options)
+    report_by_itself(run.record.flow_run_id)
     try:
-        yield told
+        with events.streamed_to(events.publisher(), page.receive):
+            yield
     except BaseException as error:
-        watched.over(False)
-        tell_failure(run, error)
+        page.fail(error)
         raise
     finally:
-        this.close()
-        stop_reporter(shown_token)
-        _page.reset(token)
+        page.close()
+
+
+_ours: set[str] = set()
+"""Flow runs whose launch reports its own failure."""
+
+
+def report_by_itself(flow_run_id: str) -> None:
+    """Keep Prefect's engine from reporting failures of this flow run and its tasks with its own frames."""
+    if not tracing():
+        _ours.add(flow_run_id)
+
+
+@contextlib.contextmanager
+def reported_once() -> Iterator[None]:
+    """Raise an error of this package without the frames that Prefect's engine would add."""
+    try:
+        yield
+    except SlurmRayFlowError as error:
+        if identity := flow_run.get_id():
+            report_by_itself(identity)
+            get_run_logger().error(encodable(f"{type(error).__name__}: {error}"))
+        raise
+
+
+def emit(event: PrefectEvent) -> None:
+    """Send an event in the background; failing to send it is no error."""
+    try:
+        emit_event(event.event, resource=event.resource, related=list(event.related), payload=event.payload)
+    except Exception as error:
+        logging.getLogger("prefect.slurm_ray_flow").debug("no event %s: %s", event.event, error)
+
+
+class _Once(logging.Filter):
+    """A log filter against messages of Prefect's engine about reported failures, and about successful tasks."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, "flow_run_id", "") not in _ours or record.module not in {"flow_engine", "task_engine"}:
+            return True
+        message = str(record.msg)
+        if record.module == "task_engine" and message.startswith("Finished in state"):
+            record.levelno, record.levelname = logging.INFO, logging.getLevelName(logging.INFO)
+            return "Completed" not in message
+        return not (
+            record.levelno >= logging.ERROR
+            and message.startswith(("Encountered exception during", "Engine execution exited", "Task run failed with"))
+        )
+
+
+_once = _Once()
+for _name in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_name).addFilter(_once)

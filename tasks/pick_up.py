@@ -9,12 +9,9 @@ from __future__ import annotations
 import json
 import time
 
-from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
-
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.run_facts import ask
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.launch_events import Note, publish
 from slurm_ray_flow.core.run_state import run_state
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.run import Run
@@ -35,13 +32,13 @@ def left_behind(run: Run, cluster: Cluster) -> bool:
         run.begin_again()
         run.note(created=time.time())
         return False
-    _tell(f"picks up run {run.record.run_id[:8]} on {cluster.label}, which its process left there")
+    publish(Note(f"picks up run {run.record.run_id[:8]} on {cluster.label}, which its process left there"))
     return True
 
 
 def lost_what_was_left(run: Run) -> None:
     """The try that was picked up has left no word: make room for another one."""
-    _tell("what its process left there is gone without a word; starts again")
+    publish(Note("what its process left there is gone without a word; starts again"))
     run.begin_again()
 
 
@@ -70,9 +67,3 @@ def _is_there(run: Run, cluster: Cluster) -> bool:
     if facts.head_alive and cluster.scheduler is not None and own and not facts.events:
         cluster.submit(run.paths, json.loads(cluster.read(run.paths.spec)))  # the process may have died before that
     return facts.head_alive
-
-
-def _tell(text: str) -> None:
-    reporter().say(text)
-    if flow_run.get_id():
-        get_run_logger().info(text)

@@ -14,8 +14,8 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.core.errors import PayloadError
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.launch_events import Note, Warned, publish
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.run import CallEnd, Outcome
 from slurm_ray_flow.remote.shared import files
@@ -41,7 +41,7 @@ def recall(key: str, call: Call, run: Run, options: Options) -> Outcome | None:
     From then on this run's record points to that one's folder: its state, log and outcome are this one's too.
     """
     if call.undigested:
-        reporter().warn(f"the value is not remembered: {call.undigested} (cache=...)")
+        publish(Warned(f"the value is not remembered: {call.undigested} (cache=...)"))
     if not key:
         return None
     try:
@@ -54,7 +54,7 @@ def recall(key: str, call: Call, run: Run, options: Options) -> Outcome | None:
         run.note(attempt=entry["attempt"], allocation=entry["attempt"])
     except (OSError, ValueError, KeyError, PayloadError):
         return None
-    reporter().say(f"gives back the value of run {entry['run_id'][:8]}, {format_duration(age)} old (cache=...)")
+    publish(Note(f"gives back the value of run {entry['run_id'][:8]}, {format_duration(age)} old (cache=...)"))
     return Outcome(value=value)
 
 

@@ -11,8 +11,6 @@ from typing import Any, ParamSpec, TypeVar, cast
 from prefect import Task, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State, TaskRun
-from prefect.logging import get_run_logger
-from prefect.runtime import flow_run
 from prefect.states import Cancelled as CancelledState
 from prefect.states import Failed
 from prefect.tasks import exponential_backoff
@@ -20,7 +18,7 @@ from prefect.tasks import exponential_backoff
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import Cancelled, ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.launch_events import StepFailed, StepStarted, TryFailed, publish
 from slurm_ray_flow.core.retries import NextTry
 from slurm_ray_flow.core.run import CallEnd
 from slurm_ray_flow.tasks.run import Run, where
@@ -51,7 +49,7 @@ ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 
 
 def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Make a step of a launch a task of its name in Prefect.
+    """Make a step of a launch a task of its name in Prefect, whose start is an event of the launch.
 
     One that somebody cancelled is cancelled there, and one that gives the end of a call without a value has failed,
     while the launch goes on with what it gave.
@@ -64,11 +62,16 @@ def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
         @task(name=function.__name__, task_run_name=function.__name__, **ONCE, **policy)
         @functools.wraps(function)
         def in_prefect(*args: P.args, **kwargs: P.kwargs) -> Any:
+            publish(StepStarted(function.__name__))
             try:
                 given = function(*args, **kwargs)
             except Cancelled as error:
                 return CancelledState(message=error.what, data=error)
-            return _state_of(given) if isinstance(given, CallEnd) else given
+            if not isinstance(given, CallEnd) or given.outcome == "value":
+                return given
+            publish(StepFailed())
+            state = CancelledState if given.cause == "cancelled" else Failed
+            return state(message=given.message or given.cause, data=given)
 
         @functools.wraps(function)
         def called(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -84,13 +87,6 @@ def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
-def _state_of(ended: CallEnd) -> Any:
-    if ended.outcome == "value":
-        return ended
-    state = CancelledState if ended.cause == "cancelled" else Failed
-    return state(message=ended.message or ended.cause, data=ended)
-
-
 LOOK_SECONDS = 0.5
 
 
@@ -100,11 +96,9 @@ def begin_again(run: Run, failure: BaseException, again: NextTry, cluster: Clust
     Raises:
         Cancelled: somebody cancelled the run meanwhile.
     """
-    reporter().again(failure, again.text)
-    reason = f"{type(failure).__name__}: {again.text}"
-    if flow_run.get_id():
-        get_run_logger().warning(reason)
-    run.note(again=reason)
+    failed = TryFailed(failure, again.text)
+    publish(failed)
+    run.note(again=failed.text)
     _pause(run, again.pause, cluster)
     if again.changed and run.record.allocation == run.record.attempt:
         with contextlib.suppress(SlurmRayFlowError):  # it leaves by itself, later

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.blocks import processes, store
@@ -14,7 +14,7 @@ from slurm_ray_flow.blocks.run_facts import ask
 from slurm_ray_flow.blocks.waits import within
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, ResultError, RunError, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interruptible
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.launch_events import Note, Warned, publish
 from slurm_ray_flow.core.run import CallEnd, Event, Liveness, RunPaths, RunRecord, RunState, error_of, find_event
 from slurm_ray_flow.core.run_state import NO_WORD, RunFacts, RunStatus, run_state
 
@@ -60,9 +60,7 @@ class Run:
         call_ended: how its call ended there, once that is known.
     """
 
-    def __init__(
-        self, run_id: str, label: str, cluster: Cluster, gpus: int, on_submitted: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, run_id: str, label: str, cluster: Cluster, gpus: int) -> None:
         this = processes.this_process()
         self.record = RunRecord(
             run_id=run_id,
@@ -78,7 +76,6 @@ class Run:
             boot_id=this.boot_id,
             gpus=gpus,
         )
-        self.submitted = on_submitted
         self.handed_over = False
         self.over = True
         self.call_ended: CallEnd | None = None
@@ -161,14 +158,14 @@ class Run:
     def _release(self, cluster: Cluster) -> None:
         """End the run on the cluster, and warn if that can't be verified."""
         doubtful.add(self.record.run_id)
-        reporter().say(f"ends the run on {cluster.label}")
+        publish(Note(f"ends the run on {cluster.label}"))
         try:
             events = _ended_events(self.record, cluster)
         except SlurmRayFlowError as error:
-            reporter().warn(f"{error.what}; {error.advice}")
+            publish(Warned(f"{error.what}; {error.advice}"))
             return
         if events is None:
-            reporter().warn(f"the run does not end; {_later(self.record)}")
+            publish(Warned(f"the run does not end; {_later(self.record)}"))
             return
         doubtful.discard(self.record.run_id)
         self.over = True

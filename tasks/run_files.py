@@ -11,7 +11,6 @@ from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.output_files import CHANGED, BroughtFiles, bring_home
 from slurm_ray_flow.core.errors import ResultError
 from slurm_ray_flow.core.outputs import WrittenFile, matching_files, printable_name, summary
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import CallEnd, Outcome, RunRecord, error_of
 from slurm_ray_flow.remote.shared import failures, payload, pickling
 from slurm_ray_flow.tasks.run import where
@@ -52,7 +51,7 @@ def bring(
         if not matching_files(files, [pattern]):
             warn(f"the run has written no {pattern!r}; it has written {summary(files) or 'no files at all'}")
     target, since = to or Path(record.home_folder or Path.cwd()), float("inf") if overwrite else record.created
-    brought = bring_home(cluster, folder, matching_files(files, patterns), target, since, reporter().say)
+    brought = bring_home(cluster, folder, matching_files(files, patterns), target, since)
     for path, why in brought.left.items():
         warn(f"{printable_name(path)} stays with the run: {why}")
     if CHANGED in brought.left.values():

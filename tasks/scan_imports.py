@@ -6,12 +6,10 @@ import dataclasses
 import sys
 from pathlib import Path
 
-from prefect.logging import get_run_logger
-
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import load_cache, save_cache
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.launch_events import Note, Warned, publish
 from slurm_ray_flow.core.project import project_of
 from slurm_ray_flow.core.scan import RULES, Finding, FunctionSource, Scan, scan
 from slurm_ray_flow.remote.shared.pickling import importable
@@ -53,12 +51,11 @@ def scan_imports(call: Call) -> ScannedCode:
     Raises:
         ScanError: the source can't be read.
     """
-    reporter().step("scan_imports")
     code, scanned = code_of(call.target)
     for finding in scanned.findings:
         if finding.data is None:  # whether it travels is not known yet
             warn_of(finding, Path(code.project), call.label)
-    reporter().say(_summary(scanned))
+    publish(Note(_summary(scanned)))
     return code
 
 
@@ -82,11 +79,10 @@ def code_of(target: FunctionSource) -> tuple[ScannedCode, Scan]:
 
 
 def warn_of(finding: Finding, project: Path, label: str = "the function") -> None:
-    """Show a finding in the terminal and in Prefect's log."""
+    """Publish a finding as a warning."""
     file = finding.file or Path(label)
     text = f"{file.relative_to(project) if file.is_relative_to(project) else file}:{finding.line}: {finding.text}"
-    reporter().warn(text)
-    get_run_logger().warning(text)
+    publish(Warned(text))
 
 
 def _summary(scanned: Scan) -> str:

@@ -13,18 +13,18 @@ from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.run_facts import life_of
 from slurm_ray_flow.core.interruption import interrupted
+from slurm_ray_flow.core.launch_events import Detachable, Note, Placed, publish
+from slurm_ray_flow.core.lock import queued_state
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
-from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import Call, Run, error_of_lost_head, where
 from slurm_ray_flow.tasks.scan_imports import ScannedCode
 from slurm_ray_flow.tasks.sync_files import Snapshot
-from slurm_ray_flow.tasks.turn import QueueReport
+from slurm_ray_flow.tasks.turn import WaitReport, reason_to_wait
 
 LIFE_SECONDS = 1.0
 """Seconds between two questions whether the head lives."""
@@ -48,23 +48,21 @@ def start_ray(
         EnvironmentFailed: the head or Ray could not start.
         Cancelled: somebody cancelled the flow run.
     """
-    reporter().step("start_ray")
     spec = {**_spec(run, code, snapshot, environment, cluster, options), "lock": lock}
     _put_files(run, call, spec, _script(run, environment, cluster), cluster)
     run.hand_over()
     if options.keep_warm:
         if allocation := warm.take(run, spec, cluster):
-            reporter().say(f"joins the warm Ray cluster of run {allocation[:8]}")
+            publish(Note(f"joins the warm Ray cluster of run {allocation[:8]}"))
             run.note(allocation=allocation)
-            page().started([])
             return
         if why := warm.why_not(run, spec, cluster):
-            reporter().say(why)
+            publish(Note(why))
     run.note(warm=bool(options.keep_warm))
     cluster.submit(run.paths, spec)
-    page().started([])
+    publish(Placed())
     if cluster.scheduler is not None:  # its call is there already: it needs nobody at home any more
-        run.submitted()
+        publish(Detachable())
     if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
         cluster.announce(run.paths.inbox(run.record.allocation))
     wait_ready(run, spec, cluster)
@@ -145,7 +143,7 @@ def _begin(cluster: Cluster) -> str:
 def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     """Wait for the head, which bounds its own start: it records `ray_ready`, or `call_ended` with a cause, or ends."""
     looked, offset = time.monotonic(), 0
-    queued = QueueReport(run, cluster)
+    report = WaitReport(run, queued_state(cluster.label), f"has {cluster.label} now")
     events: list[Event] = []
     while True:
         interrupted()
@@ -156,9 +154,9 @@ def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
         offset += taken
         events += more
         if find_event(events, _ready_event(spec)):
-            queued.over()
-            page().started(events)
-            _report(events)
+            report.show("")
+            publish(Placed(find_event(events, "allocated")))
+            _note_ray(events)
             return
         if ended := find_event(events, "call_ended"):
             raise error_of(ended.get("cause") or "", ended.get("message") or "", where(run.record))
@@ -166,7 +164,7 @@ def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
             looked = time.monotonic()
             if not life.alive:
                 raise error_of_lost_head(life, "the head ended while it started", where(run.record))
-        queued.tell(events, life)
+        report.show(reason_to_wait(cluster, events, life))
 
 
 def _ready_event(spec: dict[str, Any]) -> str:
@@ -175,9 +173,9 @@ def _ready_event(spec: dict[str, Any]) -> str:
     return "lock_held" if spec["lock"] else "allocated"
 
 
-def _report(events: list[Event]) -> None:
+def _note_ray(events: list[Event]) -> None:
     if ready := find_event(events, "ray_ready"):
         gpus = f", {ready['gpus']} GPUs" if ready.get("gpus") else ""
         hosts = ready.get("nodes") or [ready["host"]]
-        shown = f"{', '.join(hosts[:3])} and {len(hosts) - 3} more" if len(hosts) > 4 else ", ".join(hosts)
-        reporter().say(f"Ray on {shown}: {ready['cpus']} CPU{'s' if ready['cpus'] != 1 else ''}{gpus}")
+        named = f"{', '.join(hosts[:3])} and {len(hosts) - 3} more" if len(hosts) > 4 else ", ".join(hosts)
+        publish(Note(f"Ray on {named}: {ready['cpus']} CPU{'s' if ready['cpus'] != 1 else ''}{gpus}"))

@@ -13,13 +13,12 @@ from slurm_ray_flow.blocks.files import load_cache, save_cache, tracked
 from slurm_ray_flow.blocks.transfer import Transfer
 from slurm_ray_flow.core.artifacts import about_files
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.core.launch_events import ArtifactMade, Note, Warned, publish
 from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.scan.model import LocalFile, Scan
 from slurm_ray_flow.core.snapshot import Manifest, manifest
 from slurm_ray_flow.remote.shared.working_directory import WORK
-from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.retry import RETRIED, step
 from slurm_ray_flow.tasks.scan_imports import ScannedCode, warn_of
 
@@ -52,20 +51,20 @@ def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapsho
     Raises:
         SyncError: a file can't be sent as it is.
     """
-    reporter().step("sync_files")
     project, scanned = Path(code.project), code.scan()
     files = files_of(code, options)
     for text in files.findings:
-        reporter().warn(text)
+        publish(Warned(text))
     travels = {entry.file for entry in files.entries}
     for finding in scanned.findings:
         if finding.data and os.path.realpath(finding.data) not in travels and str(finding.data) not in travels:
             warn_of(finding, project)
     sent = cluster.send(files, store.short_digest(code.project))
-    left = f"; {len(files.left)} of your packages left at home" if files.left else ""
-    reporter().say(_summary(sent, len(files.entries)) + left)
+    left_out = f"; {len(files.left)} of your packages left at home" if files.left else ""
+    publish(Note(_summary(sent, len(files.entries)) + left_out))
     if files.entries or files.left:
-        page().show(about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total, files.left))
+        content = about_files(sent.manifest.entries, sent.places, sent.bytes_sent, sent.bytes_total, files.left)
+        publish(ArtifactMade(content))
     path = tuple(f"{WORK}/{entry}" for entry in sent.manifest.path)
     listing = f"snapshots/{sent.folder.parent.name}/{sent.folder.name}.list"
     folders = tuple((home_folder, f"{WORK}/{place}") for place, home_folder in sent.manifest.roots)

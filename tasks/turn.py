@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from slurm_ray_flow.blocks import concurrency_limit
@@ -21,71 +20,61 @@ from slurm_ray_flow.blocks.lock_mirror import mirror
 from slurm_ray_flow.blocks.server.api import Api, status_of
 from slurm_ray_flow.blocks.server.client import api_in_use
 from slurm_ray_flow.core.errors import Cancelled, ServerError, SlurmRayFlowError
+from slurm_ray_flow.core.launch_events import StepStarted, Waiting, Warned, publish
 from slurm_ray_flow.core.lock import (
     Lock,
     LockQueue,
     limit_name,
     place_in_line,
-    queued_state,
     queued_text,
     waiting_state,
     waiting_text,
 )
-from slurm_ray_flow.core.progress import reporter
 from slurm_ray_flow.core.run import Event, Liveness, find_event
-from slurm_ray_flow.tasks.end_report import stop_if_leaving
+from slurm_ray_flow.tasks.cancellation import Heartbeat, stop_if_cancelled
 from slurm_ray_flow.tasks.flow_state import name_state, read_state, runs_in_state
-from slurm_ray_flow.tasks.heartbeat import Heartbeat
-from slurm_ray_flow.tasks.page import page
 from slurm_ray_flow.tasks.run import Run, where
 
 SHOW_SECONDS = 5.0
-"""How often a waiting run says something new in Prefect, at most."""
+"""How often a waiting run says something new, at most: a new text is a new state in Prefect."""
 
 
-class QueueReport:
-    """The report of a run's wait on the cluster."""
+class WaitReport:
+    """The report of a run's wait: an event of the launch, and the name of the flow run's state.
 
-    def __init__(self, run: Run, cluster: Cluster) -> None:
-        self._run, self._label = run, cluster.label
-        self._text, self._shown = "", float("-inf")
+    Args:
+        run: the run that waits.
+        state: the name of the state meanwhile.
+        over: what is reported when the wait is over.
 
-    def tell(self, events: list[Event], life: Liveness | None) -> None:
-        """Show the reason for the head's wait, when it has changed."""
-        text = self._now(events, life)
-        if text is None:
+    Attributes:
+        text: what was reported last; "" while it does not wait.
+    """
+
+    def __init__(self, run: Run, state: str, over: str) -> None:
+        self.text, self._run, self._state, self._over = "", run, state, over
+        self._shown = float("-inf")
+
+    def show(self, text: str | None) -> None:
+        """Report why the run waits, "" when it waits no more; None where nothing new is known."""
+        too_soon = text and self.text and time.monotonic() - self._shown < SHOW_SECONDS
+        if text is None or text == self.text or too_soon:
             return
-        if not text:
-            self.over()
-        elif text != self._text and time.monotonic() - self._shown > SHOW_SECONDS:
-            self._show(text)
-
-    def _now(self, events: list[Event], life: Liveness | None) -> str | None:
-        """The present reason for the wait: "" for no wait, None where nothing new is known."""
-        if waiting := find_event(events, "waiting"):
-            return "" if find_event(events, "lock_held") else queued_text(self._label, waiting, time.time())
-        if find_event(events, "allocated"):
-            return ""
-        return life.waiting or None if life else None
-
-    def over(self) -> None:
-        """Report that the wait has ended."""
-        if self._text:
-            self._show("")
-            reporter().say(f"has {self._label} now")
-
-    def _show(self, text: str) -> None:
-        self._text, self._shown = text, time.monotonic()
-        news = page().waits(text)
-        if text:
-            reporter().say(text)
-        if news and flow_run.get_id():
-            get_run_logger().info(text or f"has {self._label} now")
+        self.text, self._shown = text, time.monotonic()
+        publish(Waiting(text or self._over, over=not text))
         api = api_in_use()
-        if api is None or flow_run.get_id() is None:
-            return
-        with contextlib.suppress(ServerError):
-            name_state(api, self._run.record.flow_run_id, queued_state(self._label) if text else "Running", text)
+        if api is not None and flow_run.get_id() is not None:
+            with contextlib.suppress(ServerError):
+                name_state(api, self._run.record.flow_run_id, self._state if text else "Running", text)
+
+
+def reason_to_wait(cluster: Cluster, events: list[Event], life: Liveness | None) -> str | None:
+    """What a head waits for: "" for nothing, None where nothing new is known."""
+    if waiting := find_event(events, "waiting"):
+        return "" if find_event(events, "lock_held") else queued_text(cluster.label, waiting, time.time())
+    if find_event(events, "allocated"):
+        return ""
+    return life.waiting or None if life else None
 
 
 FRONT_SECONDS, BEHIND_SECONDS = 0.5, 1.0
@@ -151,15 +140,14 @@ def _take_slot(run: Run, cluster: Cluster, lock: Lock, needs: Sequence[str]) -> 
     if api is None:
         return "", None
     try:
-        return _Line(run, cluster, lock, api, needs).wait()
+        return _PrefectQueue(run, cluster, lock, api, needs).wait()
     except ServerError as error:
-        text = f"Prefect's server does not answer ({error.what}); the run goes to {cluster.label} without its queue"
-        get_run_logger().warning(text)
-        reporter().warn(text)
+        what = f"Prefect's server does not answer ({error.what})"
+        publish(Warned(f"{what}; the run goes to {cluster.label} without its queue"))
         return "", None
 
 
-class _Line:
+class _PrefectQueue:
     """The queue in Prefect for one server, seen from one launch in it."""
 
     def __init__(self, run: Run, cluster: Cluster, lock: Lock, api: Api, needs: Sequence[str]) -> None:
@@ -168,7 +156,7 @@ class _Line:
         self._name, self._state = limit_name(cluster.label), waiting_state(cluster.label)
         self._key = ""
         self._queue: LockQueue | None = None
-        self._text, self._shown, self._mirrored = "", float("-inf"), float("-inf")
+        self._report, self._mirrored = WaitReport(run, self._state, f"our turn on {cluster.label}"), float("-inf")
 
     def wait(self) -> tuple[str, Slot | None]:
         """Wait for a slot."""
@@ -181,23 +169,19 @@ class _Line:
         except ServerError as error:  # busy, or just being started: no reason to pass the others by
             if (status_of(error) or SERVER_FAULT) < SERVER_FAULT:
                 raise
-        reporter().step("turn")
-        slot = self._stand_in_line(before)
+        publish(StepStarted("turn"))
+        slot = self._wait_in_queue(before)
         self._run.note(waiting="")
-        page().waits("")
-        get_run_logger().info("our turn on %s", self._cluster.label)
-        reporter().say(f"our turn on {self._cluster.label}")
-        with contextlib.suppress(ServerError):
-            name_state(self._api, self._run.record.flow_run_id, "Running", "")
+        self._report.show("")
         return self._key, slot
 
-    def _stand_in_line(self, before: int) -> Slot | None:
-        pulse, answered = Heartbeat(), time.monotonic()
+    def _wait_in_queue(self, before: int) -> Slot | None:
+        heartbeat, answered = Heartbeat(), time.monotonic()
         self._show(before)
         try:
             while True:
-                stop_if_leaving()
-                if pulse.cancel_asked():
+                stop_if_cancelled()
+                if heartbeat.cancel_asked():
                     raise self._cancelled()
                 with contextlib.suppress(ServerError):
                     before = self._look()
@@ -208,7 +192,7 @@ class _Line:
                     return None
                 time.sleep(BEHIND_SECONDS if before else FRONT_SECONDS)
         finally:
-            pulse.close()
+            heartbeat.close()
 
     def _look(self) -> int:
         """The number of launches before this one; shows it, and refreshes the mirror."""
@@ -224,7 +208,7 @@ class _Line:
         """Enter the queue again after another process changed the flow run's state; a cancel ends the wait instead."""
         if read_state(self._api, self._run.record.flow_run_id) in {"CANCELLING", "CANCELLED"}:
             raise self._cancelled()
-        self._text = ""
+        self._report.text = ""
         return 1
 
     def _take(self) -> Slot | None:
@@ -250,17 +234,11 @@ class _Line:
                 self._cluster.ask("clean_up.touch", root=root, places=list(self._needs))
 
     def _show(self, before: int) -> None:
-        """Show the wait in the terminal, the record and Prefect; seldom, since a new text is a new state there."""
+        """Show the wait in the record, and where the launch's events are shown."""
         text = waiting_text(self._cluster.label, self._queue, before, time.time())
-        if text == self._text or (self._text and time.monotonic() - self._shown < SHOW_SECONDS):
-            return
-        with contextlib.suppress(ServerError):
-            name_state(self._api, self._run.record.flow_run_id, self._state, text)
-            self._text, self._shown = text, time.monotonic()
-        self._run.note(waiting=text)
-        if page().waits(text):
-            get_run_logger().info(text)
-        reporter().say(text)
+        self._report.show(text)
+        if self._run.record.waiting != self._report.text:
+            self._run.note(waiting=self._report.text)
 
     def _cancelled(self) -> Cancelled:
         return Cancelled("the run was cancelled in Prefect while it waited for its turn", where=where(self._run.record))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.core.progress import SilentReporter
+from slurm_ray_flow.core.launch_events import Note, ResourcesUsed, Waiting, Warned
 
 SLOW_BACKEND = """
 import os, pathlib, time, zipfile
@@ -45,17 +45,17 @@ def python_of(version):
     return pytest.skip(f"there is no Python {version} on this machine")
 
 
-class Noting(SilentReporter):
-    """A reporter that keeps what is said."""
+class Noting:
+    """A subscriber of a launch's events that keeps its notes and warnings."""
 
     def __init__(self):
         self.said, self.warned = [], []
 
-    def say(self, text):
-        self.said.append(text)
-
-    def warn(self, text):
-        self.warned.append(text)
+    def __call__(self, event):
+        if isinstance(event, Note | Waiting | ResourcesUsed):
+            self.said.append(event.text)
+        elif isinstance(event, Warned):
+            self.warned.append(event.text)
 
 
 BOUND = 180

@@ -15,7 +15,7 @@ from slurm_ray_flow.blocks.waits import message_if_slow
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.interruption import pause
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.launch_events import Note, publish
 from slurm_ray_flow.core.scheduler import Dialect, JobRequest
 from slurm_ray_flow.remote.scheduler.commands import NO_ANSWER
 
@@ -75,7 +75,7 @@ def _asked(machine: Machine, dialect: Dialect, name: str, command: list[str]) ->
             return str(answer["text"])
         if time.monotonic() > deadline or not (dialect.is_transient(answer["error"]) or NO_ANSWER in answer["error"]):
             raise ConnectionFailed(f"{dialect.name} does not answer: {said}", where=machine.label, advice=advice)
-        reporter().say(f"{dialect.name} does not say yet what the site has ({said}); asks again in {seconds:.0f} s")
+        publish(Note(f"{dialect.name} does not say yet what the site has ({said}); asks again in {seconds:.0f} s"))
         pause(seconds)
         seconds = min(2 * seconds, LONGEST_PAUSE)
 

@@ -9,7 +9,7 @@ from slurm_ray_flow.blocks.scheduler.queue import JobQueue
 from slurm_ray_flow.blocks.waits import message_if_slow
 from slurm_ray_flow.core.errors import ConnectionFailed, Rejected
 from slurm_ray_flow.core.interruption import pause
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.launch_events import Note, publish
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.scheduler import JobRequest
 from slurm_ray_flow.remote.shared.protocol import TRY
@@ -48,7 +48,7 @@ def submit(machine: Machine, queue: JobQueue, paths: RunPaths, request: JobReque
             answer = machine.ask("scheduler.submit", **known, **asked, again=again)
         counts = ", ".join(f"{variable}={value}" for variable, value in answer.get("defaults", {}).items())
         if counts:
-            reporter().say(f"asks for what variables there say: {counts}")
+            publish(Note(f"asks for what variables there say: {counts}"))
         if answer["job"]:
             return str(answer["job"])
         said = answer["err"]
@@ -70,7 +70,7 @@ def submit(machine: Machine, queue: JobQueue, paths: RunPaths, request: JobReque
         said = dialect.words(said) or dialect.words(answer["out"]) or "no answer"
         if time.monotonic() > deadline:
             raise _silent(dialect.name, machine.label, said)
-        reporter().say(f"{dialect.name} did not take the job yet ({said}); tries again in {seconds:.0f} s")
+        publish(Note(f"{dialect.name} did not take the job yet ({said}); tries again in {seconds:.0f} s"))
         pause(seconds)
         again, seconds = answer["mark"], min(2 * seconds, LONGEST_PAUSE)
 

@@ -21,7 +21,7 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import HEARTBEAT
 from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, server_files
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError
-from slurm_ray_flow.core.events import PrefectEvent, run_failed
+from slurm_ray_flow.core.prefect_events import PrefectEvent, run_failed
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.run_state import RunFacts
 from slurm_ray_flow.core.sweep import TAG, Action, SweepDecision, slot_is_free, verdict

@@ -20,7 +20,7 @@ from slurm_ray_flow.blocks.ssh.open_connection import OpenConnection, OpenConnec
 from slurm_ray_flow.blocks.ssh.transport import Proxied, connected_socket
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import pause
-from slurm_ray_flow.core.progress import reporter
+from slurm_ray_flow.core.launch_events import Note, publish
 from slurm_ray_flow.core.trace import traced
 
 _PATIENCE = 30.0
@@ -411,12 +411,12 @@ class Outage:
         away = now - self._began
         if away >= bound:
             raise unreachable(self._label, why, away)
-        reporter().say(f"{self._label} can't be reached ({why}); trying again, {away:.0f} s so far")
+        publish(Note(f"{self._label} can't be reached ({why}); trying again, {away:.0f} s so far"))
         pause(min(self._pause, bound - away))
         self._pause = min(self._pause * 2, 15.0)
 
     def over(self) -> None:
         """Show that the host is reachable again, if it was not."""
         if self._began is not None:
-            reporter().say(f"{self._label} is there again after {time.monotonic() - self._began:.0f} s")
+            publish(Note(f"{self._label} is there again after {time.monotonic() - self._began:.0f} s"))
             self._began = None

@@ -67,7 +67,7 @@ class Remote:
             "root": str(shared.root_folder), "digest": ("a" if ray else "b") * 20, "python": shared.facts().python,
             "version": shared.facts().version, "requirements": requirements, "constraints": [], "options": [],
         }  # fmt: skip
-        shared.build(spec, lambda _: None)
+        shared.build(spec)
         python = shared.root_folder / "environments" / spec["digest"] / "bin" / "python"
         return {"python": str(python), "isolated": True, "scheduler": self.scheduler}
 

@@ -11,9 +11,10 @@ import pytest
 from contract.kinds import KINDS, Lab
 from slurm_ray_flow import SlurmRayFlowError
 from slurm_ray_flow.blocks.cluster import recorded
+from slurm_ray_flow.core.launch_events import streamed_to
 from slurm_ray_flow.core.run import RunPaths, find_event
 from slurm_ray_flow.core.snapshot import manifest
-from support import wait_for
+from support import Noting, wait_for
 
 ODD = ("it's; rm -rf $HOME", "two  spaces", "größe-名", "`touch x`", "new\nline", "x" * 150)
 
@@ -145,17 +146,18 @@ def test_a_snapshot_is_sent_once(cluster, tmp_path):
 
 def test_an_environment_is_listed_when_it_is_whole(cluster):
     assert list(cluster.environments()) == []
-    said = []
+    shown = Noting()
     spec = {
         "root": str(cluster.root_folder), "digest": "d" * 20, "python": cluster.facts().python,
         "version": cluster.facts().version, "requirements": [], "constraints": [], "options": [],
     }  # fmt: skip
-    cluster.build(spec, said.append)
+    with streamed_to(shown):
+        cluster.build(spec)
     (held,) = cluster.environments()
     assert held.digest == "d" * 20
-    assert said
+    assert shown.said
     with pytest.raises(SlurmRayFlowError, match="no-such-package"):
-        cluster.build({**spec, "digest": "e" * 20, "requirements": ["no-such-package"], "options": ["--no-index"]}, str)
+        cluster.build({**spec, "digest": "e" * 20, "requirements": ["no-such-package"], "options": ["--no-index"]})
     assert [held.digest for held in cluster.environments()] == ["d" * 20]
 
 

@@ -1,13 +1,12 @@
 """The SSH connection as a Prefect block: what Prefect asks of one."""
 
-import contextvars
-
 import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import ValidationError
 
 from slurm_ray_flow import ConnectionFailed, SshConnection, SshServer
-from slurm_ray_flow.core.progress import SilentReporter, use_reporter
+from slurm_ray_flow.core.launch_events import streamed_to
+from support import Noting
 
 
 class TestSshConnection(BlockStandardTestSuite):
@@ -35,25 +34,13 @@ def test_an_error_in_a_block_does_not_show_its_password(kind, fields):
     assert "hunter2" not in f"{caught.value}{caught.value!r}"
 
 
-class Told(SilentReporter):
-    """What a user is told meanwhile."""
-
-    def __init__(self):
-        self.texts = []
-
-    def say(self, text):
-        self.texts.append(text)
-
-
 def test_a_name_that_leads_to_no_host_is_said_at_once():
-    told = Told()
+    shown = Noting()
     server = SshServer(connection=SshConnection(host="no-such-host.invalid", user="somebody", password="hunter2"))
-    context = contextvars.copy_context()
-    context.run(use_reporter, told)
-    with pytest.raises(ConnectionFailed, match=r"'no-such-host\.invalid'") as caught:
-        context.run(server.facts)
+    with streamed_to(shown), pytest.raises(ConnectionFailed, match=r"'no-such-host\.invalid'") as caught:
+        server.facts()
     assert "hunter2" not in str(caught.value)
-    assert not told.texts
+    assert not shown.said
 
 
 def test_prefects_form_proposes_no_lock_and_code_has_one():

@@ -10,8 +10,8 @@ from slurm_ray_flow import LocalMachine
 from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.lock_mirror import mirror
 from slurm_ray_flow.blocks.server import connected
-from slurm_ray_flow.core.events import WARM_IDLE
 from slurm_ray_flow.core.lock import Lock, limit_name
+from slurm_ray_flow.core.prefect_events import WARM_IDLE
 from slurm_ray_flow.flows.checkup import checkup
 from slurm_ray_flow.tasks.cluster_report import report
 from support import wait_for

@@ -3,6 +3,7 @@
 import pytest
 
 from slurm_ray_flow.blocks import store
+from support import wait_for
 
 pytestmark = pytest.mark.server
 
@@ -22,6 +23,7 @@ def test_a_run_that_asked_for_too_much_is_told_so(work, capsys, api):
     record = next(iter(store.records()))
     assert record.usage["cpus"] == 2
     filtered = {"artifacts": {"flow_run_id": {"any_": [record.run_id]}, "key": {"any_": ["use-local"]}}}
+    wait_for(lambda: api.post("/artifacts/filter", filtered))
     [artifact] = api.post("/artifacts/filter", filtered)
     assert "| memory |" in artifact["data"]
     assert "used 0.0 of 2 CPUs" in artifact["description"]

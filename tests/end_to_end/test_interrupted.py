@@ -11,7 +11,7 @@ import pytest
 
 from slurm_ray_flow import Cancelled, Handle, Lost, RunState
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.tasks.heartbeat import ASK_SECONDS
+from slurm_ray_flow.tasks.cancellation import ASK_SECONDS
 from support import wait_for
 
 pytestmark = pytest.mark.server

@@ -8,7 +8,7 @@ import pytest
 
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.errors import Cancelled, Crashed, SlurmRayFlowError, TimeLimit
-from slurm_ray_flow.core.events import RUN_FAILED
+from slurm_ray_flow.core.prefect_events import RUN_FAILED
 from slurm_ray_flow.flows.campaign import campaign
 from support import wait_for
 

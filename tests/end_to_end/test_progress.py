@@ -12,25 +12,27 @@ import pytest
 
 SCRIPT = """
 import sys, time
-from slurm_ray_flow.interface.progress import terminal_reporter
-reporter = terminal_reporter()
-reporter.say("before")
-reporter.begin("0123456789", "function", "local", "http://localhost/run")
-reporter.step("scan_imports")
+from slurm_ray_flow.core.launch_events import *
+from slurm_ray_flow.interface.progress import terminal_display
+stream_to(terminal_display())
+publish(Note("before"))
+publish(RunBegan("0123456789", "function", "local", "http://localhost/run"))
+publish(StepStarted("scan_imports"))
 for number in range(7):
-    reporter.warn(f"warning {number}")
-reporter.warn("warning 0")
-reporter.say("first note")
-reporter.say("last note")
-reporter.step("sync_files")
-reporter.step("sync_files")
-reporter.step("execute_call")
+    publish(Warned(f"warning {number}"))
+publish(Warned("warning 0"))
+publish(Note("first note"))
+publish(Note("last note"))
+publish(StepStarted("sync_files"))
+publish(StepStarted("sync_files"))
+publish(StepStarted("execute_call"))
 time.sleep(0.8)
-reporter.log(b"line\\nno end")
+publish(Output(b"line\\nno end"))
+publish(Output(b"", last=True))
 if "fail" in sys.argv:
-    reporter.fail()
-reporter.step("fetch_outcome")
-reporter.end(ValueError("of the function") if "fail" in sys.argv else None)
+    publish(StepFailed())
+publish(StepStarted("fetch_outcome"))
+publish(RunEnded(ValueError("of the function") if "fail" in sys.argv else None))
 """
 
 
@@ -111,13 +113,14 @@ def test_the_functions_own_exception_is_a_failure_of_the_call_and_not_of_the_las
 
 def test_lines_of_launches_at_once_say_whose_they_are():
     both = """
-from slurm_ray_flow.interface.progress import terminal_reporter
-one, other = terminal_reporter(), terminal_reporter()
-for reporter, run_id in ((one, "11111111-"), (other, "22222222-")):
-    reporter.begin(run_id, "function", "local", "")
-    reporter.step("scan_imports")
-one.end(None)
-other.end(None)
+from slurm_ray_flow.core.launch_events import *
+from slurm_ray_flow.interface.progress import terminal_display
+one, other = terminal_display(), terminal_display()
+for show, run_id in ((one, "11111111-"), (other, "22222222-")):
+    show(RunBegan(run_id, "function", "local", ""))
+    show(StepStarted("scan_imports"))
+one(RunEnded(None))
+other(RunEnded(None))
 """
     environment = {**os.environ, "SRF_PROGRESS": "plain"}
     done = subprocess.run([sys.executable, "-c", both], env=environment, capture_output=True, text=True, check=True)
@@ -133,18 +136,19 @@ def test_off_shows_what_the_function_wrote_byte_for_byte():
     assert done.stderr == ""
 
 
-@pytest.mark.parametrize("how", ["say", "warn"])
+@pytest.mark.parametrize("how", ["Note", "Warned", "Waiting"])
 def test_in_a_pipe_what_a_step_waits_for_or_warns_of_is_seen_meanwhile(how):
     waits = f"""
 import sys
-from slurm_ray_flow.interface.progress import terminal_reporter
-reporter = terminal_reporter()
-reporter.begin("0123456789", "function", "desi", "")
-reporter.step("turn")
-reporter.{how}("waiting for desi: held by alice")
+from slurm_ray_flow.core.launch_events import *
+from slurm_ray_flow.interface.progress import terminal_display
+stream_to(terminal_display())
+publish(RunBegan("0123456789", "function", "desi", ""))
+publish(StepStarted("turn"))
+publish({how}("waiting for desi: held by alice"))
 sys.stdin.read()
-reporter.step("start_ray")
-reporter.end(None)
+publish(StepStarted("start_ray"))
+publish(RunEnded(None))
 """
     environment = {**os.environ, "SRF_PROGRESS": "plain"}
     pipes = {"stdin": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}

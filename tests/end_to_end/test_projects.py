@@ -44,7 +44,7 @@ def test_a_local_package_is_built_from_a_copy_as_it_is_now(tmp_path, monkeypatch
         before = content_digest(package)
         spec = {"root": str(tmp_path / "root"), "digest": f"d{number}", "version": "", "python": sys.executable}
         lines = {"requirements": [f"mine @ {package.as_uri()}"], "constraints": [], "options": []}
-        machine.build({**spec, **lines}, print)
+        machine.build({**spec, **lines})
         python = tmp_path / "root" / "environments" / f"d{number}" / "bin" / "python"
         assert subprocess.check_output([python, "-c", "import mine; print(mine.VALUE)"], text=True) == f"{number}\n"
         assert content_digest(package) == before

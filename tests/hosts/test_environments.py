@@ -32,7 +32,6 @@ class Place:
     def __init__(self, lab, host, user="frank"):
         self.lab, self.host, self.user = lab, lab[host], user
         self.root = PurePosixPath(f"/home/{user}/environments-{secrets.token_hex(4)}")
-        self.said = []
 
     def give_uv(self):
         """As a user has it who works with it."""
@@ -52,7 +51,7 @@ class Place:
         fields = {"constraints": [], "options": [], "version": VERSION, "requirements": list(requirements)}
         spec = {"root": str(server.root_folder), "digest": digest, **fields, **changes}
         send = server.agent.copy_folder
-        environments.build(server, spec, self.said.append, send=send, policy=policy, wheels=wheels)
+        environments.build(server, spec, send=send, policy=policy, wheels=wheels)
         return self.environment(digest)
 
     def environment(self, digest="d1"):

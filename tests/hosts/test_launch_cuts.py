@@ -8,7 +8,7 @@ import pytest
 
 from hosts import faults
 from hosts.launch_lab import SHARED
-from slurm_ray_flow.core.progress import SilentReporter
+from slurm_ray_flow.core.launch_events import StepStarted
 from slurm_ray_flow.interface.session import Launching
 
 pytestmark = pytest.mark.server
@@ -16,14 +16,14 @@ pytestmark = pytest.mark.server
 STEPS = ("diff_dependencies", "sync_files", "install_environment", "start_ray", "execute_call", "fetch_outcome")
 
 
-class Stopping(SilentReporter):
+class Stopping:
     """Holds a launch back at the start of one of its steps until all launches are at theirs."""
 
     def __init__(self, step, together):
         self._step, self._together = step, together
 
-    def step(self, name):
-        if name == self._step:
+    def __call__(self, event):
+        if event == StepStarted(self._step):
             self._together.wait(120)
 
 

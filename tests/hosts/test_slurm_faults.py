@@ -16,7 +16,7 @@ import pytest
 from hosts import faults
 from hosts.launcher import USER
 from slurm_ray_flow import ResultError, SlurmRayFlowError
-from slurm_ray_flow.core.progress import SilentReporter
+from slurm_ray_flow.core.launch_events import StepStarted
 from slurm_ray_flow.interface.session import Launching
 from support import BOUND, wait_for
 
@@ -30,14 +30,14 @@ ASKED = {"REQUEST_JOB_INFO", "REQUEST_JOB_USER_INFO"}
 """What a squeue asks the controller."""
 
 
-class Stopping(SilentReporter):
+class Stopping:
     """Holds a launch back at the start of one of its steps until all launches are at theirs."""
 
     def __init__(self, step, together):
         self._step, self._together = step, together
 
-    def step(self, name):
-        if name == self._step:
+    def __call__(self, event):
+        if event == StepStarted(self._step):
             self._together.wait(120)
 
 

@@ -15,7 +15,7 @@ from hosts import faults
 from hosts.ssh_lab import agent_on
 from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
-from slurm_ray_flow.core.progress import stop_reporter, use_reporter
+from slurm_ray_flow.core.launch_events import streamed_to
 from support import Noting
 
 SHORT = ConnectionTimeouts(connect=3, first=5, again=30, quiet=0.5, patience=1.0)
@@ -124,10 +124,8 @@ def test_a_start_file_that_waits_for_something_is_told(hosts_lab):
 
 def test_a_start_file_that_takes_its_time_is_waited_for_and_told(hosts_lab):
     shown = Noting()
-    token = use_reporter(shown)
-    with start_file(hosts_lab["desi"], "frank", "sleep 7\n"), agent_on(hosts_lab) as agent:
+    with streamed_to(shown), start_file(hosts_lab["desi"], "frank", "sleep 7\n"), agent_on(hosts_lab) as agent:
         assert agent.hello["host"] == "desi"
-    stop_reporter(token)
     assert any("start file" in text for text in shown.said), shown.said
 
 

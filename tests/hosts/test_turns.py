@@ -70,6 +70,7 @@ def test_a_flow_run_that_is_started_again_keeps_the_server_or_its_place_in_the_l
     second = run_of(scripts[1])
     wait_for(lambda: store.find_record(second).waiting)
     wait_for(lambda: passed_on(api) and store.find_record(second).handed_over)
+    wait_for(lambda: api.get(f"/flow_runs/{second}")["state"]["name"] == queued_state(NAME))  # its head lives
     for script in scripts:
         script.kill()
         script.wait()

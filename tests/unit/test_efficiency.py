@@ -2,7 +2,13 @@
 
 import pytest
 
-from slurm_ray_flow.core.efficiency import ResourceUse, killed_text, recommended_memory, recommended_time, report
+from slurm_ray_flow.core.efficiency import (
+    ResourceUse,
+    killed_text,
+    recommended_memory,
+    recommended_time,
+    resources_used,
+)
 from slurm_ray_flow.core.options import Options
 
 MIB, GIB = 1024**2, 1024**3
@@ -17,37 +23,37 @@ def usage(**changes):
 
 
 def test_the_line_says_what_was_used_and_what_to_ask_for():
-    found = report(usage(), Options().but(cpus_per_node=4, memory="8G"))
-    assert found.line == "used 3.1 of 4 CPUs (78%), 1.2 GiB of 8.0 GiB (15%); next time: memory='1.5G'"
-    assert "| memory | 1.2 GiB | 8.0 GiB | 15% | memory='1.5G' |" in found.markdown()
+    found = resources_used(usage(), Options().but(cpus_per_node=4, memory="8G"))
+    assert found.text == "used 3.1 of 4 CPUs (78%), 1.2 GiB of 8.0 GiB (15%); next time: memory='1.5G'"
+    assert "| memory | 1.2 GiB | 8.0 GiB | 15% | memory='1.5G' |" in found.table
 
 
 def test_idle_processors_are_told():
-    found = report(usage(cpu_seconds=90.0), Options().but(cpus_per_node=4))
-    assert found.line == "used 0.9 of 4 CPUs (22%); next time: cpus_per_node=2"
+    found = resources_used(usage(cpu_seconds=90.0), Options().but(cpus_per_node=4))
+    assert found.text == "used 0.9 of 4 CPUs (22%); next time: cpus_per_node=2"
 
 
 def test_a_run_that_used_well_gets_no_advice():
     options = Options().but(cpus_per_node=4, memory="1.5G", time_limit="15m")
-    found = report(usage(), options)
-    assert "next time" not in found.line
-    assert found.line.endswith("1 min 40 s of 15 min 0 s (11%)")
+    found = resources_used(usage(), options)
+    assert "next time" not in found.text
+    assert found.text.endswith("1 min 40 s of 15 min 0 s (11%)")
 
 
 def test_a_run_that_came_near_its_limit_is_told_to_ask_for_more():
-    assert "next time: memory='2G'" in report(usage(memory_peak=1.4 * GIB), Options().but(memory="1.5G")).line
+    assert "next time: memory='2G'" in resources_used(usage(memory_peak=1.4 * GIB), Options().but(memory="1.5G")).text
 
 
 def test_several_nodes():
     both = usage(cpu_seconds=620.0, cpus=8, nodes=[{}, {}])
-    found = report(both, Options().but(cpus_per_node=4, nodes=2))
-    assert found.line == "each of 2 nodes used 3.1 of 4 CPUs (78%)"
+    found = resources_used(both, Options().but(cpus_per_node=4, nodes=2))
+    assert found.text == "each of 2 nodes used 3.1 of 4 CPUs (78%)"
 
 
 def test_cards_and_time():
-    found = report(usage(gpus=2, gpu_seconds=50.0), Options().but(gpus_per_node=2, time_limit="2h"))
-    assert found.line == "used 0.5 of 2 GPUs (25%), 1 min 40 s of 2 h 0 min (1%); next time: time_limit='10m'"
-    assert report(usage(gpus=2), Options().but(gpus_per_node=2)) is None
+    found = resources_used(usage(gpus=2, gpu_seconds=50.0), Options().but(gpus_per_node=2, time_limit="2h"))
+    assert found.text == "used 0.5 of 2 GPUs (25%), 1 min 40 s of 2 h 0 min (1%); next time: time_limit='10m'"
+    assert resources_used(usage(gpus=2), Options().but(gpus_per_node=2)) is None
 
 
 @pytest.mark.parametrize(
@@ -66,7 +72,7 @@ def test_cards_and_time():
     ],
 )
 def test_there_may_be_nothing_to_say(found, options):
-    assert report(found, Options().but(**options)) is None
+    assert resources_used(found, Options().but(**options)) is None
 
 
 @pytest.mark.parametrize("peak", [0, 1, 100 * MIB, 250 * MIB, GIB, 1.7 * GIB, 13.3 * GIB, 800 * GIB])

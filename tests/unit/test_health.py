@@ -7,7 +7,7 @@ import pytest
 from slurm_ray_flow.blocks.server.sweep import judge
 from slurm_ray_flow.core.cluster_report import AGAIN_SECONDS, CheckResult, ClusterReport, Health, looked
 from slurm_ray_flow.core.errors import ConnectionFailed, LogInFailed
-from slurm_ray_flow.core.events import CLUSTER_DOWN, CLUSTER_UP, RUN_FAILED, WARM_IDLE, run_failed
+from slurm_ray_flow.core.prefect_events import CLUSTER_DOWN, CLUSTER_UP, RUN_FAILED, WARM_IDLE, run_failed
 from slurm_ray_flow.core.run import CallEnd, RunRecord
 from slurm_ray_flow.core.run_state import RunFacts
 from slurm_ray_flow.core.warm import Warm

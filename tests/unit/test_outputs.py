@@ -78,7 +78,7 @@ def test_outputs_are_a_list():
 )
 def test_a_name_that_leads_elsewhere_does_not_come_home(name, tmp_path):
     assert not may_come_home(name)
-    brought = bring_home(_Hostile(), PurePosixPath("/"), [WrittenFile(name, 1, 1)], tmp_path / "home", 0.0, print)
+    brought = bring_home(_Hostile(), PurePosixPath("/"), [WrittenFile(name, 1, 1)], tmp_path / "home", 0.0)
     assert not brought.paths
     assert set(brought.left) == {name}
     assert not list((tmp_path / "home").iterdir())
@@ -107,7 +107,7 @@ class _Hostile:
 
 def bring(home, *names, since=0.0):
     files = [WrittenFile(name, 3, 1) for name in names]
-    return bring_home(_Hostile(), PurePosixPath("/there"), files, home, since, print)
+    return bring_home(_Hostile(), PurePosixPath("/there"), files, home, since)
 
 
 def test_only_what_was_asked_for_gets_a_place(tmp_path):
@@ -151,7 +151,7 @@ def test_what_came_before_a_failure_is_in_its_place(tmp_path):
 
     files = [WrittenFile("a", 3, 1), WrittenFile("b", 3, 1)]
     with pytest.raises(ConnectionFailed):
-        bring_home(Cut(), PurePosixPath("/"), files, tmp_path, 0.0, print)
+        bring_home(Cut(), PurePosixPath("/"), files, tmp_path, 0.0)
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

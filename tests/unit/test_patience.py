@@ -7,21 +7,20 @@ import pytest
 
 from slurm_ray_flow.blocks import waits
 from slurm_ray_flow.blocks.waits import within
-from slurm_ray_flow.core.progress import reporter, stop_reporter, use_reporter
+from slurm_ray_flow.core.launch_events import Note, publish, streamed_to
 from support import Noting
 
 
 @pytest.fixture
 def said():
     shown = Noting()
-    token = use_reporter(shown)
-    yield shown.said
-    stop_reporter(token)
+    with streamed_to(shown):
+        yield shown.said
 
 
 def test_what_comes_in_time_is_given_or_raised(said):
     def fail():
-        reporter().say("fails")
+        publish(Note("fails"))
         raise TimeoutError("its own")
 
     assert within(10, lambda: 42, ValueError) == 42
@@ -34,9 +33,9 @@ def test_what_comes_late_is_not_waited_for_and_not_heard(said):
     go, gone = threading.Event(), threading.Event()
 
     def slow():
-        reporter().say("before")
+        publish(Note("before"))
         go.wait(30)
-        reporter().say("after")
+        publish(Note("after"))
         gone.set()
 
     with pytest.raises(ValueError, match="late"):

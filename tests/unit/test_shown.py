@@ -24,7 +24,7 @@ def test_a_wait_is_news_when_its_reason_changes_and_not_when_a_number_does():
     assert waits.wait("behind 3 jobs; starts in about 10 min", NOW)
     assert not waits.wait("behind 2 jobs; starts in about 9 min", NOW + 60)
     assert waits.wait("held by its | owner", NOW + 120)
-    shown = waits.shown(NOW + 130)
+    shown = waits.content(NOW + 130)
     assert "2 min 10 s" in shown.data
     assert "behind 2 jobs" in shown.data and "behind 3 jobs" not in shown.data
     assert "held by its \\| owner" in shown.data
@@ -50,7 +50,7 @@ def test_the_bar_moves_with_the_steps_and_then_with_the_function_s_own():
     assert advance.log(b"\rprogress: 50 %\n")
     assert begun < quarter < advance.percent < 99
     advance.end(good=True)
-    assert advance.shown().data == 100
+    assert advance.content().data == 100
 
 
 def test_a_line_that_is_cut_between_two_pieces_is_read():
@@ -58,7 +58,7 @@ def test_a_line_that_is_cut_between_two_pieces_is_read():
     advance.step("execute_call")
     assert not advance.log(b"\rprogress: 4")
     assert advance.log(b"0 %")
-    assert advance.shown().description == "execute_call: the function is at 40%"
+    assert advance.content().description == "execute_call: the function is at 40%"
 
 
 def test_a_failed_try_begins_anew_and_keeps_its_bar_where_it_failed():
@@ -68,7 +68,7 @@ def test_a_failed_try_begins_anew_and_keeps_its_bar_where_it_failed():
     advance.step("scan_imports")
     assert advance.percent == 0
     advance.end(good=False)
-    assert advance.shown().data < 100
+    assert advance.content().data < 100
 
 
 def entry(place, size, link=None):

@@ -13,7 +13,7 @@ from slurm_ray_flow.blocks.scheduler import queue, submission
 from slurm_ray_flow.blocks.scheduler.queue import JobQueue
 from slurm_ray_flow.blocks.scheduler.submission import submit
 from slurm_ray_flow.core.errors import Rejected
-from slurm_ray_flow.core.progress import stop_reporter, use_reporter
+from slurm_ray_flow.core.launch_events import streamed_to
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.core.scheduler import JobRequest
 from slurm_ray_flow.core.slurm.dialect import SLURM
@@ -100,10 +100,8 @@ def test_a_site_whose_sbatch_submits_nothing_is_told_in_its_words(monkeypatch):
     shown, machine = Noting(), Answering(submit={**REFUSAL, "code": 0, "out": "Ask for hours first.", "err": ""})
     nothing = FakeQueue()
     nothing.accounted = lambda _: None
-    token = use_reporter(shown)
-    with pytest.raises(Rejected, match=r"Ask for hours first\."):
+    with streamed_to(shown), pytest.raises(Rejected, match=r"Ask for hours first\."):
         submit(machine, nothing, PATHS, ONE)  # type: ignore[arg-type]
-    stop_reporter(token)
     assert all("Ask for hours first." in text for text in shown.said)
     assert len(shown.said) == submission.MOST_WITHOUT_JOB - 1
     assert machine.asked[-1][0] == "scheduler.close"
@@ -119,9 +117,8 @@ def test_a_scheduler_that_takes_its_time_is_told_of(monkeypatch):
         return {**REFUSAL, "job": "7"}
 
     machine.ask = ask
-    token = use_reporter(shown)
-    assert submit(machine, FakeQueue(), PATHS, ONE) == "7"  # type: ignore[arg-type]
-    stop_reporter(token)
+    with streamed_to(shown):
+        assert submit(machine, FakeQueue(), PATHS, ONE) == "7"  # type: ignore[arg-type]
     assert "waits" in shown.said[0]
 
 

@@ -73,10 +73,10 @@ def _plain_table(columns: Sequence[str], rows: Rows) -> str:
 
 def show_progress() -> None:
     """Show the progress of what is done, so that a wait for an unreachable host is not silent."""
-    from slurm_ray_flow.core.progress import use_reporter
-    from slurm_ray_flow.interface.progress import terminal_reporter
+    from slurm_ray_flow.core.launch_events import stream_to
+    from slurm_ray_flow.interface.progress import terminal_display
 
-    use_reporter(terminal_reporter())
+    stream_to(terminal_display())
 
 
 def console() -> Console:

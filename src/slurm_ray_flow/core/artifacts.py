@@ -53,7 +53,8 @@ class ArtifactContent:
 
     def key(self, function: str, cluster: str) -> str:
         """The key under which Prefect keeps it."""
-        return artifact_key(self.what, f"{function}-on-{short_name(cluster)}")
+        whole_cluster = self.what == "use"
+        return artifact_key(self.what, short_name(cluster) if whole_cluster else f"{function}-on-{short_name(cluster)}")
 
 
 def flow_run_name(function: str, cluster: str, nodes: int) -> str:
@@ -107,44 +108,35 @@ def _counted(number: int, what: str) -> str:
 
 
 def about_files(
-    entries: Sequence[Entry], sent: Collection[str], travelled: int, total: int, left: Sequence[LeftOut] = ()
+    entries: Sequence[Entry], sent: Collection[str], bytes_sent: int, bytes_total: int, left_out: Sequence[LeftOut] = ()
 ) -> ArtifactContent:
-    """What the snapshot holds, what of it had to travel, and what of packages stays at home.
+    """What the snapshot holds, what of it had to travel, and what of packages stays at home, which comes first.
 
     Args:
         entries: all its files.
         sent: the places of those that travelled.
-        travelled: bytes that went over the line.
-        total: bytes of the whole.
-        left: what stays at home; it comes first.
+        bytes_sent, bytes_total: the sizes of those, and of all.
+        left_out: what stays at home.
     """
+
+    def row(file: str, size: int, how: str) -> dict[str, Any]:
+        return {"file": plain(printable(file)), "bytes": size, "how": how}
+
+    rows = [
+        row(file.file, file.size, f"left at home: {plain(printable(file.why))}; include=[...] sends it")
+        for file in sorted(left_out, key=lambda file: (-file.size, file.file))[:MOST_FILES]
+    ]
     order = sorted(entries, key=lambda entry: (entry.place not in sent, -entry.size, entry.place))
-    rows: list[dict[str, Any]] = [
-        {
-            "file": plain(printable(one.file)),
-            "bytes": one.size,
-            "how": f"left at home: {plain(printable(one.why))}; include=[...] sends it",
-        }
-        for one in sorted(left, key=lambda one: (-one.size, one.file))[:MOST_FILES]
-    ]
-    rows += [
-        {
-            "file": plain(printable(entry.place.partition("/")[2])),
-            "bytes": entry.size,
-            "how": "sent" if entry.place in sent else "link" if entry.link is not None else "was there",
-        }
-        for entry in order[:MOST_FILES]
-    ]
-    if len(order) > MOST_FILES:
-        rest = order[MOST_FILES:]
-        more = {"file": f"and {len(rest)} more", "bytes": sum(entry.size for entry in rest), "how": ""}
-        rows.append(more)
-    all_of_them = "1 file" if len(entries) == 1 else f"{len(entries)} files"
-    stays = f"; {len(left)} of packages left at home, {format_memory(sum(one.size for one in left))}" if left else ""
-    if not sent:
-        return ArtifactContent("files", "table", rows, f"{all_of_them}, {format_memory(total)}: nothing to send{stays}")
-    said = f"{len(sent)} of {all_of_them} sent, {format_memory(travelled)}; {format_memory(total)} in all"
-    return ArtifactContent("files", "table", rows, said + stays)
+    for entry in order[:MOST_FILES]:
+        how = "sent" if entry.place in sent else "link" if entry.link is not None else "was there"
+        rows.append(row(entry.place.partition("/")[2], entry.size, how))
+    if rest := order[MOST_FILES:]:
+        rows.append(row(f"and {len(rest)} more", sum(entry.size for entry in rest), ""))
+    size = format_memory(sum(file.size for file in left_out))
+    stays = f"; {len(left_out)} of packages left at home, {size}" if left_out else ""
+    count, total = "1 file" if len(entries) == 1 else f"{len(entries)} files", format_memory(bytes_total)
+    text = f"{len(sent)} of {count} sent, {format_memory(bytes_sent)}; {total} in all"
+    return ArtifactContent("files", "table", rows, (text if sent else f"{count}, {total}: nothing to send") + stays)
 
 
 def about_outputs(written: Any, record: RunRecord) -> ArtifactContent:
@@ -195,13 +187,13 @@ class WaitHistory:
         if not self.waiting:
             return None
         self.waiting = False
-        return self._shown(f"waited {format_duration(now - self._began)}", now)
+        return self._table(f"waited {format_duration(now - self._began)}", now)
 
-    def shown(self, now: float) -> ArtifactContent:
+    def content(self, now: float) -> ArtifactContent:
         """The artifact as it is now."""
-        return self._shown(f"{self._reasons[-1][1]} (for {format_duration(now - self._began)} until now)", now)
+        return self._table(f"{self._reasons[-1][1]} (for {format_duration(now - self._began)} until now)", now)
 
-    def _shown(self, headline: str, now: float) -> ArtifactContent:
+    def _table(self, headline: str, now: float) -> ArtifactContent:
         rows = [f"| {clock(since, now)} | {cell(text)} |" for since, text in reversed(self._reasons)]
         table = "\n".join(["| since | what for |", "|---|---|", *rows])
         return ArtifactContent("waiting", "markdown", f"**{cell(headline)}**\n\n{table}\n", cell(headline))
@@ -271,6 +263,6 @@ class LaunchProgress:
                 "the function failed" if self._text in {"fetch_outcome", "fetch_outputs"} else f"ended in {self._text}"
             )
 
-    def shown(self) -> ArtifactContent:
+    def content(self) -> ArtifactContent:
         """The artifact as it is now."""
         return ArtifactContent("progress", "progress", round(self.percent, 1), self._text)

@@ -14,8 +14,8 @@ from slurm_ray_flow.core.errors import (
     LogInFailed,
     SlurmRayFlowError,
 )
-from slurm_ray_flow.core.events import PrefectEvent, cluster_down, cluster_up, warm_idle
 from slurm_ray_flow.core.lock import LockQueue, clock
+from slurm_ray_flow.core.prefect_events import PrefectEvent, cluster_down, cluster_up, warm_idle
 from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.warm import Warm

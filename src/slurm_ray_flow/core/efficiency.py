@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import NamedTuple
 
+from slurm_ray_flow.core.launch_events import ResourcesUsed
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.quantities import brief_duration, brief_memory, format_duration, format_memory
 from slurm_ray_flow.remote.shared.protocol import is_amount
@@ -50,41 +52,14 @@ _NUMBERS = [field.name for field in dataclasses.fields(ResourceUse) if field.nam
 _NEEDED = {"wall", "cpu_seconds", "cpus", "memory_peak"}
 
 
-@dataclasses.dataclass(frozen=True)
-class EfficiencyRow:
-    """One resource: the requested amount, the used one, and the recommended one where it differs."""
+class _Row(NamedTuple):
+    """One resource: the used amount, the requested one, their ratio, and the recommended one where it differs."""
 
     what: str
     used: str
     asked: str
-    share: float
-    advice: str
-
-    @property
-    def text(self) -> str:
-        return f"{self.used} of {self.asked} ({self.share:.0%})"
-
-    @property
-    def cells(self) -> tuple[str, ...]:
-        return self.what, self.used, self.asked, f"{self.share:.0%}", self.advice
-
-
-@dataclasses.dataclass(frozen=True)
-class EfficiencyReport:
-    """The report in words.
-
-    Attributes:
-        line: for the terminal.
-        rows: for a table.
-    """
-
-    line: str
-    rows: tuple[EfficiencyRow, ...]
-
-    def markdown(self) -> str:
-        """The table in markdown, for Prefect."""
-        head = ("| | used | asked for | share | next time |", "|---|---|---|---|---|")
-        return "\n".join([*head, *(f"| {' | '.join(row.cells)} |" for row in self.rows)])
+    share: str
+    advice: str = ""
 
 
 def killed_text(usage: object) -> str:
@@ -98,7 +73,7 @@ def killed_text(usage: object) -> str:
     )
 
 
-def report(usage: object, options: Options) -> EfficiencyReport | None:
+def resources_used(usage: object, options: Options) -> ResourcesUsed | None:
     """The report of a run's use; None for a run that was short or asked for nothing."""
     used = ResourceUse.from_event(usage)
     if used is None or used.wall < SHORTEST:
@@ -110,47 +85,48 @@ def report(usage: object, options: Options) -> EfficiencyReport | None:
     rows += [time] if time else []
     each = f"each of {used.nodes} nodes used " if used.nodes > 1 else "used "
     advice = ", ".join(row.advice for row in rows if row.advice)
-    line = each + ", ".join(row.text for row in rows) + (f"; next time: {advice}" if advice else "")
-    return EfficiencyReport(line, tuple(rows))
+    line = each + ", ".join(f"{row.used} of {row.asked} ({row.share})" for row in rows)
+    head = ("| | used | asked for | share | next time |", "|---|---|---|---|---|")
+    table = "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)])
+    return ResourcesUsed(line + (f"; next time: {advice}" if advice else ""), table)
 
 
-def _cpus(used: ResourceUse, options: Options) -> EfficiencyRow | None:
+def _cpus(used: ResourceUse, options: Options) -> _Row | None:
     asked = options.cpus_per_node
     if not asked:
         return None
     busy = used.cpu_seconds / used.wall / used.nodes
     wanted = max(1, math.ceil(busy * RESERVE))
     advice = f"cpus_per_node={wanted}" if wanted < asked and busy < asked / 2 else ""
-    return EfficiencyRow("processors", f"{busy:.1f}", f"{asked} CPU{'s' if asked > 1 else ''}", busy / asked, advice)
+    return _Row("processors", f"{busy:.1f}", f"{asked} CPU{'s' if asked > 1 else ''}", f"{busy / asked:.0%}", advice)
 
 
-def _memory(used: ResourceUse, options: Options) -> EfficiencyRow | None:
+def _memory(used: ResourceUse, options: Options) -> _Row | None:
     asked = options.memory
     if not asked:
         return None
     wanted = recommended_memory(used.memory_peak)
     much_less, nearly_all = wanted <= asked * 0.75, used.memory_peak > asked * 0.9
     advice = f"memory='{brief_memory(wanted)}'" if much_less or (nearly_all and wanted > asked) else ""
-    return EfficiencyRow(
-        "memory", format_memory(used.memory_peak), format_memory(asked), used.memory_peak / asked, advice
-    )
+    share = f"{used.memory_peak / asked:.0%}"
+    return _Row("memory", format_memory(used.memory_peak), format_memory(asked), share, advice)
 
 
-def _gpus(used: ResourceUse, options: Options) -> EfficiencyRow | None:
+def _gpus(used: ResourceUse, options: Options) -> _Row | None:
     if not options.gpus_per_node or used.gpu_seconds is None:
         return None
     count = options.gpus_per_node
     busy = used.gpu_seconds / used.wall / used.nodes
-    return EfficiencyRow("GPUs", f"{busy:.1f}", f"{count} GPU{'s' if count > 1 else ''}", busy / count, "")
+    return _Row("GPUs", f"{busy:.1f}", f"{count} GPU{'s' if count > 1 else ''}", f"{busy / count:.0%}")
 
 
-def _time(used: ResourceUse, options: Options) -> EfficiencyRow | None:
+def _time(used: ResourceUse, options: Options) -> _Row | None:
     asked = options.time_limit
     if not asked:
         return None
     wanted = recommended_time(used.wall)
     advice = f"time_limit='{brief_duration(wanted)}'" if wanted <= asked / 2 else ""
-    return EfficiencyRow("time", format_duration(used.wall), format_duration(asked), used.wall / asked, advice)
+    return _Row("time", format_duration(used.wall), format_duration(asked), f"{used.wall / asked:.0%}", advice)
 
 
 def recommended_memory(peak: float) -> int:

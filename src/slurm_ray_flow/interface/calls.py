@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import functools
 import threading
 import time
 import uuid
@@ -12,14 +13,14 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.errors import Cancelled, PayloadError, RunError, SlurmRayFlowError, UnknownRunError
-from slurm_ray_flow.core.progress import SilentReporter
 from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
-from slurm_ray_flow.interface.cancellation import bound_the_end, see_to
+from slurm_ray_flow.interface.cancellation import bound_the_end, end_with_process
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.map_state import MapProgress, arguments_text, note_begun, note_failed, places, record_map
 from slurm_ray_flow.interface.session import Launching, label, work_of
-from slurm_ray_flow.tasks.end_report import in_background
+from slurm_ray_flow.tasks.cancellation import in_background
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
@@ -40,6 +41,7 @@ class MapItem(Handle[R]):
         run_id: the run's id; "" as long as it has not begun.
         future: gets its value or its exception.
         stop: tells its launch to end the run.
+        step: the step of its launch; "" before the first.
     """
 
     def __init__(self, calls: MapCalls, index: int) -> None:
@@ -47,6 +49,7 @@ class MapItem(Handle[R]):
         super().__init__("", self.future)
         self.index = index
         self.stop = threading.Event()
+        self.step = ""
         self.calls = calls
         self._has_begun = threading.Event()
 
@@ -191,7 +194,7 @@ class MapCalls:
 
     def start(self) -> None:
         """Begin the first call, and each further one when another has ended."""
-        see_to(self)
+        end_with_process(self)
         threading.Thread(target=self._begin_all, name=f"srf-map-{self.name}", daemon=True).start()
 
     def _begin_all(self) -> None:
@@ -218,7 +221,7 @@ class MapCalls:
         """Run one call from its beginning to its end, in a thread of its own."""
         short = self.map_id[:8]
         below = f"outputs/{short}/{item.index}"
-        current = Launching(_Told(self, item), lambda: self.has_started(item), (f"map-{short}",), below)
+        current = Launching(functools.partial(self._receive, item), tags=(f"map-{short}",), below=below)
         given = self._arguments[item.index] or ((), {})
         self._arguments[item.index] = None
         try:
@@ -253,23 +256,40 @@ class MapCalls:
         item.settle(value, error)
         self._change.notify_all()
 
-    def begun(self, item: MapItem[Any], run_id: str) -> None:
-        """Note that a call is a run now."""
-        note_begun(self.map_id, item.index, run_id)
-        item.begin(run_id)
+    def _receive(self, item: MapItem[Any], event: events.LaunchEvent) -> None:
+        """Follow one launch of the map."""
+        match event:
+            case events.RunBegan():
+                note_begun(self.map_id, item.index, event.run_id)
+                item.begin(event.run_id)
+            case events.StepStarted():
+                self._step_started(item, event.name)
+            case events.Note() | events.Waiting() if item.step in SHARED_STEPS:
+                self.progress.note(event.text)
+            case events.Note() | events.Waiting() if not self._shared_is_there:
+                self.progress.note(f"{item.step}: {event.text}")
+            case events.Warned():
+                self.progress.warn(event.text)
+            case events.Detachable():
+                self._has_started(item)
+            case events.TryFailed():
+                self.progress.tell(f"call {item.index}: {event.text}")
 
-    @property
-    def shared(self) -> bool:
-        """Whether the files and packages that all calls share are on the cluster."""
-        return self._shared_is_there
+    def _step_started(self, item: MapItem[Any], name: str) -> None:
+        """Show the step of the first call; later, the reason that calls wait on the cluster."""
+        item.step = name
+        if name in SHARED_STEPS:
+            with self._change:
+                self._shared_is_there = True
+                self._change.notify_all()
+        if name == "turn":  # it waits in line, perhaps for long
+            self._has_started(item)
+        if name in SHARED_STEPS or name == "execute_call":
+            self.progress.note("")
+        elif not self._shared_is_there:
+            self.progress.note(name)
 
-    def share(self) -> None:
-        """Note that the files and packages that all calls share are on the cluster."""
-        with self._change:
-            self._shared_is_there = True
-            self._change.notify_all()
-
-    def has_started(self, item: MapItem[Any]) -> None:
+    def _has_started(self, item: MapItem[Any]) -> None:
         """Note that a call has started: it asks Prefect's server seldom from now on."""
         with self._change:
             self._starting.discard(item)
@@ -317,7 +337,7 @@ class MapCalls:
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Show the progress of the calls inside the block, and have Ctrl-C cancel all of them."""
-        with self.progress.shown():
+        with self.progress.displayed():
             try:
                 yield
             except KeyboardInterrupt as error:
@@ -332,7 +352,7 @@ class MapCalls:
         with contextlib.suppress(SlurmRayFlowError):
             self.cancel()
 
-    def leave(self) -> str:
+    def process_ends(self) -> str:
         """End the map with the process: begun calls go on, and a message names the others."""
         with self._change:
             self._stopped = True
@@ -351,38 +371,3 @@ class MapCalls:
     def _show(self) -> None:
         with self._change:
             self.progress.changed(len(self._under_way), self._ends)
-
-
-class _Told(SilentReporter):
-    """The reporter of one launch of a map."""
-
-    def __init__(self, calls: MapCalls, item: MapItem[Any]) -> None:
-        self._calls, self._item = calls, item
-        self._step = ""
-
-    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:  # noqa: ARG002 - a Reporter's
-        self._calls.begun(self._item, run_id)
-
-    def step(self, name: str) -> None:
-        self._step = name
-        if name in SHARED_STEPS:
-            self._calls.share()
-        if name == "turn":  # it waits in line, perhaps for long
-            self._calls.has_started(self._item)
-        if name in SHARED_STEPS or name == "execute_call":
-            self._calls.progress.note("")
-        elif not self._calls.shared:
-            self._calls.progress.note(name)
-
-    def say(self, text: str) -> None:
-        """Show the step of the first call; later, the reason that calls wait on the cluster."""
-        if self._step in SHARED_STEPS:
-            self._calls.progress.note(text)
-        elif not self._calls.shared:
-            self._calls.progress.note(f"{self._step}: {text}")
-
-    def warn(self, text: str) -> None:
-        self._calls.progress.warn(text)
-
-    def again(self, error: BaseException, text: str) -> None:
-        self._calls.progress.tell(f"call {self._item.index}: {type(error).__name__}: {text}")

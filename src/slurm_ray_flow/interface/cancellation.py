@@ -23,7 +23,7 @@ from prefect.settings import get_current_settings
 
 from slurm_ray_flow.core.run import is_from_the_cluster
 from slurm_ray_flow.interface.notebook import ipython
-from slurm_ray_flow.tasks.end_report import stop_background
+from slurm_ray_flow.tasks.cancellation import stop_background
 
 PATIENCE = 10.0
 """Seconds for sending the last logs and events, if the server answers."""
@@ -68,30 +68,23 @@ class Interruptible(Protocol):
     def interrupted(self) -> None:
         """End the work: an unhandled Ctrl-C ends the process, or the cell of a notebook."""
 
-    def leave(self) -> str:
+    def process_ends(self) -> str:
         """End the work with the process; gives a message for the user."""
         ...
 
 
-_leavers: weakref.WeakSet[Any] = weakref.WeakSet()
+_interruptible: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
-def see_to(leaver: Interruptible) -> None:
+def end_with_process(work: Interruptible) -> None:
     """Have work ended with this process, or when its cell of a notebook is interrupted."""
-    _see_to_the_cell(leaver)
+    _end_with_cell(work)
     with _guard:
-        _see_to_the_process()
-        _leavers.add(leaver)
+        _hook_process_end()
+        _interruptible.add(work)
 
 
-@functools.cache
-def _see_to_the_process() -> None:
-    sys.excepthook = _Interrupted(sys.excepthook)
-    with contextlib.suppress(RuntimeError):  # the process is at its end already
-        threading._register_atexit(_leave)  # type: ignore[attr-defined]
-
-
-def _see_to_the_cell(leaver: Interruptible) -> None:
+def _end_with_cell(work: Interruptible) -> None:
     shell = ipython()
     if shell is None:
         return
@@ -100,27 +93,30 @@ def _see_to_the_cell(leaver: Interruptible) -> None:
         shell.events.unregister("post_run_cell", ended)
         error = result.error_in_exec
         if isinstance(error, KeyboardInterrupt) and not is_from_the_cluster(error):
-            leaver.interrupted()
+            work.interrupted()
 
     shell.events.register("post_run_cell", ended)
 
 
-class _Interrupted:
-    """An exception hook for Ctrl-C in a script; in an interpreter, Ctrl-C ends a line and no process."""
+@functools.cache
+def _hook_process_end() -> None:
+    """Have Ctrl-C in a script, and the end of the process, end the work; in an interpreter, Ctrl-C ends a line only."""
+    before = sys.excepthook
 
-    def __init__(self, before: Any) -> None:
-        self._before = before
-
-    def __call__(self, kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    def hook(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
         if issubclass(kind, KeyboardInterrupt) and not is_from_the_cluster(error) and not hasattr(sys, "ps1"):
-            for leaver in list(_leavers):
-                leaver.interrupted()
-        self._before(kind, error, traceback)
+            for work in list(_interruptible):
+                work.interrupted()
+        before(kind, error, traceback)
+
+    sys.excepthook = hook
+    with contextlib.suppress(RuntimeError):  # the process is at its end already
+        threading._register_atexit(_end_work)  # type: ignore[attr-defined]
 
 
-def _leave() -> None:
-    for leaver in list(_leavers):
-        if text := leaver.leave():
+def _end_work() -> None:
+    for work in list(_interruptible):
+        if text := work.process_ends():
             sys.stderr.write(f"{text}\n")
 
 

@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, Generic, TypeVar
 
 from slurm_ray_flow.blocks import store
@@ -20,7 +20,6 @@ from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outputs import WrittenFile
 from slurm_ray_flow.core.run import RunRecord, RunState, shorten
 from slurm_ray_flow.core.run_state import RunFacts, run_state
-from slurm_ray_flow.interface.progress import LogLines
 from slurm_ray_flow.tasks.run import error_without_outcome, release, where
 from slurm_ray_flow.tasks.run_files import bring, files_of, read_outcome
 
@@ -101,14 +100,14 @@ class Handle(Generic[R]):
             follow: go on until the run ends.
         """
         record, cluster = self._found()
-        log = LogLines(cluster, record.paths.log)
+        log = _LogLines(cluster, record.paths.log)
         while True:
             ended = not follow or self.done()
             newest = store.find_record(self.run_id).paths.log
             yield from log.new()
             if newest != log.path:  # another try
                 yield from log.last()
-                log = LogLines(cluster, newest)
+                log = _LogLines(cluster, newest)
             elif ended:
                 break
             else:
@@ -208,6 +207,30 @@ class Handle(Generic[R]):
 
     def __repr__(self) -> str:
         return f"Handle({self.run_id!r})"
+
+
+class _LogLines:
+    """A log file, read line by line.
+
+    Attributes:
+        path: the file.
+    """
+
+    def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
+        self._cluster, self.path = cluster, path
+        self._offset, self._rest = 0, b""
+
+    def new(self) -> Iterator[str]:
+        """The complete lines since the last call."""
+        while data := self._cluster.read(self.path, self._offset):
+            self._offset += len(data)
+            *lines, self._rest = (self._rest + data).split(b"\n")
+            yield from (line.decode(errors="replace") for line in lines)
+
+    def last(self) -> Iterator[str]:
+        """A last line without an end."""
+        if self._rest:
+            yield self._rest.decode(errors="replace")
 
 
 def attach(run_id: str | None = None) -> Handle[Any]:

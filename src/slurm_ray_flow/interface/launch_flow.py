@@ -31,7 +31,7 @@ from slurm_ray_flow.interface.parameters import (
     unhold,
     waits,
 )
-from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.interface.progress import terminal_display
 from slurm_ray_flow.interface.result_storage import RunValue
 from slurm_ray_flow.interface.session import submit
 from slurm_ray_flow.interface.settings import Kinds, kinds_of, options_of, shown_in_forms, typed_signature, underlying
@@ -100,7 +100,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         """
         __tracebackhide__ = True
         try:
-            return cast(R, self.called(session.Launching(terminal_reporter()), args, kwargs))
+            return cast(R, self.called(session.Launching(terminal_display()), args, kwargs))
         except BaseException as error:
             shorten(error)
             raise error

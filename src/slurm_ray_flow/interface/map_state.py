@@ -173,18 +173,18 @@ class MapProgress:
     def __init__(self, function: str, cluster: str, count: int, max_parallel: int, map_id: str) -> None:
         self._name, self._count = f"{function} on {cluster}", count
         width = f", {max_parallel} at a time" if max_parallel < count else ""
-        self._title = f"{self._name}: {count} calls{width} (map {map_id[:8]})"
+        title = Text(f"{self._name}: {count} calls{width} (map {map_id[:8]})", "bold")
         self._lock = threading.RLock()
         self._screen: Screen | None = None
-        self._watchers, self._titled, self._over = 0, False, False
+        self._watchers, self._over = 0, False
         self._began = time.monotonic()
         self._under_way, self._ends = 0, dict[str, int]()
-        self._note, self._later = "", list[Text]()
+        self._note, self._later = "", [title]
         self._failures = 0
         self._said, self._pause = self._began, FIRST_PAUSE
 
     @contextlib.contextmanager
-    def shown(self) -> Iterator[None]:
+    def displayed(self) -> Iterator[None]:
         """Show the progress while the block runs."""
         with self._lock:
             self._watchers += 1
@@ -203,9 +203,6 @@ class MapProgress:
             self._screen = screen_to_use()
         if self._screen is None or self._over:
             return
-        if not self._titled:
-            self._titled = True
-            self._screen.line(Text(self._title, "bold"))
         for line in self._later:
             self._screen.line(line)
         self._later.clear()
@@ -217,15 +214,13 @@ class MapProgress:
             self._under_way, self._ends = under_way, dict(ends)
             if self._ends:
                 self._note = ""
-            if self._watchers:
-                self._draw()
+            self._draw()
 
     def note(self, text: str) -> None:
         """Note the present step of the calls."""
         with self._lock:
-            self._note = plain(text)
-            if self._watchers:
-                self._draw()
+            self._note = f"  {plain(text)}" if text else ""
+            self._draw()
 
     def tell(self, text: str) -> None:
         """Write a line that stays on the screen."""
@@ -253,15 +248,15 @@ class MapProgress:
                 self._later.append(line)
 
     def _draw(self) -> None:
-        if self._screen is None or self._over:
+        if not self._watchers or self._screen is None or self._over:
             return
         if self._ended() == self._count:
             self._end(self._screen)
         elif self._screen.live:
-            self._screen.busy(f"{self._bar()} {TIME}  {self._counts()}{self._noted()}", self._began)
+            self._screen.busy(f"{self._bar()} {TIME}  {self._counts()}{self._note}", self._began)
         elif time.monotonic() - self._said > self._pause:
             self._said, self._pause = time.monotonic(), min(self._pause * 1.5, LONGEST_PAUSE)
-            self._screen.line(Text(f"  {self._counts()}{self._noted()}"))
+            self._screen.line(Text(f"  {self._counts()}{self._note}"))
 
     def _end(self, screen: Screen) -> None:
         self._over = True
@@ -282,9 +277,6 @@ class MapProgress:
         shown += [f"{self._under_way} under way"] if self._under_way else []
         shown += [f"{waiting} waiting"] if waiting else []
         return ", ".join(shown)
-
-    def _noted(self) -> str:
-        return f"  {self._note}" if self._note else ""
 
     def _bar(self) -> str:
         full = BAR * self._ended() // self._count

@@ -2,54 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, TextIO
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.style import Style
 from rich.text import Text
 
+from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.progress import Reporter, SilentReporter
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.text import plain
 from slurm_ray_flow.core.trace import tracing
 from slurm_ray_flow.interface.notebook import NotebookScreen, in_notebook
 from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
-
-if TYPE_CHECKING:
-    from slurm_ray_flow.blocks.cluster import Cluster
-
-
-class LogLines:
-    """A log file, read line by line.
-
-    Attributes:
-        path: the file.
-    """
-
-    def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
-        self._cluster, self.path = cluster, path
-        self._offset, self._rest = 0, b""
-
-    def new(self) -> Iterator[str]:
-        """The complete lines since the last call."""
-        while data := self._cluster.read(self.path, self._offset):
-            self._offset += len(data)
-            *lines, self._rest = (self._rest + data).split(b"\n")
-            yield from (line.decode(errors="replace") for line in lines)
-
-    def last(self) -> Iterator[str]:
-        """A last line without an end."""
-        if self._rest:
-            yield self._rest.decode(errors="replace")
-
 
 MOST_WARNINGS = 5
 """The most warnings of one step that are shown; the run's log in Prefect has all."""
@@ -70,10 +40,16 @@ def warned_before(warning: str) -> bool:
     return known
 
 
-def terminal_reporter() -> Reporter:
-    """The reporter of SRF_PROGRESS: "off" is silent, "plain" plain lines; by default a terminal gets colours."""
+def terminal_display() -> events.Subscriber:
+    """The display that SRF_PROGRESS names: "off" is silent, "plain" plain lines; by default a terminal gets colours."""
     screen = screen_to_use()
-    return _LogOnly(sys.stdout) if screen is None else TerminalReporter(screen)
+    return _show_output if screen is None else TerminalDisplay(screen).receive
+
+
+def _show_output(event: events.LaunchEvent) -> None:
+    """Show the function's output alone."""
+    if isinstance(event, events.Output):
+        write_bytes(sys.stdout, event.data)
 
 
 def screen_to_use() -> Screen | None:
@@ -99,151 +75,165 @@ def _screen(live: bool) -> Screen:
     return _screens[key]
 
 
-class _LogOnly(SilentReporter):
-    """A reporter that shows the function's output alone."""
+@dataclasses.dataclass(eq=False)
+class _Step:
+    """A step: its start, the last text about it that has no line of its own, and how many warnings are shown."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    name: str
+    since: float = dataclasses.field(default_factory=time.monotonic)
+    note: str = ""
+    warnings: list[str] = dataclasses.field(default_factory=list)
+    shown: int = 0
 
-    def log(self, data: bytes) -> None:
-        write_bytes(self._stream, data)
+    @property
+    def seconds(self) -> float:
+        """The time since its start."""
+        return time.monotonic() - self.since
 
 
-class TerminalReporter(Reporter):
-    """A reporter with a line for each ended step; on a terminal, the present step is the moving bottom line."""
+class TerminalDisplay:
+    """A line for each ended step of a launch; on a terminal, the present step is the moving bottom line."""
 
     def __init__(self, screen: Screen) -> None:
         self._screen = screen
         self._lock = threading.RLock()
-        self._name, self._since = "", 0.0
-        self._note, self._warnings = "", list[str]()
-        self._shown = 0
-        self._later: threading.Timer | None = None
+        self._step: _Step | None = None
+        self._note_timer: threading.Timer | None = None
         self._began, self._run_id = time.monotonic(), ""
         utf8 = screen.console.encoding.startswith("utf")
-        self._good, self._bad, self._again = ("✓", "✗", "↻") if utf8 else ("+", "x", "~")
+        self._good, self._bad, self._repeated = ("✓", "✗", "↻") if utf8 else ("+", "x", "~")
 
-    def begin(self, run_id: str, function: str, cluster: str, url: str) -> None:
+    def receive(self, event: events.LaunchEvent) -> None:
+        """Show an event of the launch."""
+        if isinstance(event, events.Output):
+            if event.data:
+                self._screen.log(event.data)
+            return
         with self._lock:
-            self._began, self._run_id = time.monotonic(), run_id[:8]
-            self._screen.launches += 1
-            self._screen.line(Text.assemble((function, "bold"), " on ", (cluster, "bold"), f", run {self._run_id}"))
-            if url:
-                style = Style(dim=True, link=url if self._screen.links else None)
-                self._screen.line(Text.assemble("  ", (url, style), no_wrap=True, overflow="fold"))
+            self._show(event)
 
-    def step(self, name: str) -> None:
+    def _show(self, event: events.LaunchEvent) -> None:
+        match event:
+            case events.RunBegan():
+                self._begin(event)
+            case events.StepStarted():
+                self._start_step(event.name)
+            case events.StepFailed():
+                self._close_step("red", self._bad)
+            case events.Note() | events.Waiting() | events.ResourcesUsed():
+                self._note(plain(event.text))
+            case events.Warned():
+                self._warn(plain(event.text))
+            case events.TryFailed():
+                self._end_last_step(event.error)
+                self._screen.line(Text(event.text, "yellow"))
+            case events.RunEnded():
+                self._end(event.error)
+
+    def _begin(self, run: events.RunBegan) -> None:
+        self._began, self._run_id = time.monotonic(), run.run_id[:8]
+        self._screen.launches += 1
+        self._screen.line(Text.assemble((run.function, "bold"), " on ", (run.cluster, "bold"), f", run {self._run_id}"))
+        if run.url:
+            style = Style(dim=True, link=run.url if self._screen.links else None)
+            self._screen.line(Text.assemble("  ", (run.url, style), no_wrap=True, overflow="fold"))
+
+    def _end(self, error: BaseException | None) -> None:
+        self._end_last_step(error)
+        after = f"{format_duration(time.monotonic() - self._began)}{self._run_named()}"
+        self._screen.launches -= 1
+        if error is None:
+            self._screen.line(Text(f"done in {after}", "bold green"))
+        else:
+            self._screen.line(Text(f"{type(error).__name__} after {after}", "bold red"))
+
+    def _start_step(self, name: str) -> None:
+        if self._step and self._step.name == name:
+            self._close_step("yellow", self._repeated)
+        else:
+            self._close_step("green", self._good)
+        self._step = _Step(name)
+        self._move_bottom_line(self._step)
+
+    def _note(self, text: str) -> None:
+        step = self._step
+        if step is None:
+            self._screen.line(Text(text, "dim"))
+            return
+        if step.seconds > SLOW_SECONDS:
+            self._show_note(step, step.note)
+        step.note = text
+        self._move_bottom_line(step)
+        if not self._screen.live:
+            self._cancel_note_timer()
+            self._note_timer = _started(threading.Timer(SLOW_SECONDS, self._show_note, [step, text]))
+
+    def _show_note(self, step: _Step, note: str) -> None:
+        """Give a text a line of its own while its step goes on, where no line moves."""
         with self._lock:
-            self._close_step("yellow", self._again) if name == self._name else self._close_step("green", self._good)
-            self._name, self._since = name, time.monotonic()
-            self._note, self._warnings, self._shown = "", [], 0
-            self._show()
-
-    def fail(self) -> None:
-        with self._lock:
-            self._close_step("red", self._bad)
-
-    def say(self, text: str) -> None:
-        text = plain(text)
-        with self._lock:
-            if not self._name:
-                self._screen.line(Text(text, "dim"))
-                return
-            if time.monotonic() - self._since > SLOW_SECONDS:
-                self._tell_note(self._note)
-            self._note = text
-            self._show()
-            if not self._screen.live:
-                self._tell_later(text)
-
-    def _tell_later(self, note: str) -> None:
-        """Show a step's text while the step waits, where no line moves."""
-        self._forget_later()
-        self._later = _started(threading.Timer(SLOW_SECONDS, self._tell_note, [note]))
-
-    def _forget_later(self) -> None:
-        if self._later:
-            self._later.cancel()
-
-    def _tell_note(self, note: str) -> None:
-        with self._lock:
-            if note and note == self._note and not self._screen.live:
+            if note and step is self._step and note == step.note and not self._screen.live:
                 self._below(note, "dim")
-                self._note = ""
+                step.note = ""
 
-    def warn(self, text: str) -> None:
-        text = plain(text)
-        with self._lock:
-            if warned_before(text):
-                return
-            if not self._name:  # before the first step
-                self._screen.line(Text(text, "yellow"))
-                return
-            self._warnings.append(text)
-            wait = SLOW_SECONDS - (time.monotonic() - self._since)
-            if wait > 0:
-                _started(threading.Timer(wait, self._warn_of, [self._warnings]))
-            else:
-                self._warn_of(self._warnings)
+    def _cancel_note_timer(self) -> None:
+        if self._note_timer:
+            self._note_timer.cancel()
 
-    def _warn_of(self, warnings: list[str]) -> None:
+    def _warn(self, text: str) -> None:
+        step = self._step
+        if warned_before(text):
+            return
+        if step is None:
+            self._screen.line(Text(text, "yellow"))
+            return
+        step.warnings.append(text)
+        if step.seconds < SLOW_SECONDS:
+            _started(threading.Timer(SLOW_SECONDS - step.seconds, self._show_warnings, [step]))
+        else:
+            self._show_warnings(step)
+
+    def _show_warnings(self, step: _Step) -> None:
         """Show new warnings of a step: of a long step at once, of a short one at its end."""
         with self._lock:
-            if warnings is self._warnings:
-                for warning in warnings[self._shown : MOST_WARNINGS]:
+            if step is self._step:
+                for warning in step.warnings[step.shown : MOST_WARNINGS]:
                     self._below(warning, "yellow")
-                self._shown = len(warnings)
+                step.shown = len(step.warnings)
 
-    def log(self, data: bytes) -> None:
-        self._screen.log(data)
-
-    def again(self, error: BaseException, text: str) -> None:
-        with self._lock:
-            self._end_step(error)
-            self._screen.line(Text(f"{type(error).__name__}: {text}", "yellow"))
-
-    def end(self, error: BaseException | None) -> None:
-        with self._lock:
-            self._end_step(error)
-            seconds = format_duration(time.monotonic() - self._began)
-            whose = self._whose()
-            self._screen.launches -= 1
-            if error is None:
-                self._screen.line(Text(f"done in {seconds}{whose}", "bold green"))
-            else:
-                self._screen.line(Text(f"{type(error).__name__} after {seconds}{whose}", "bold red"))
-
-    def _end_step(self, error: BaseException | None) -> None:
+    def _end_last_step(self, error: BaseException | None) -> None:
         """Write the line of the last step; it has succeeded where it brought the function's own exception home."""
-        own = self._name in {"fetch_outcome", "fetch_outputs"} and not isinstance(error, SlurmRayFlowError)
+        fetches = self._step is not None and self._step.name in {"fetch_outcome", "fetch_outputs"}
+        own = fetches and not isinstance(error, SlurmRayFlowError)
         self._close_step(*(("green", self._good) if error is None or own else ("red", self._bad)))
 
-    def _whose(self) -> str:
-        return f"  (run {self._run_id})" if self._screen.launches > 1 else ""
-
-    def _show(self) -> None:
-        self._screen.busy(f"{self._name:<20} {TIME}  {self._note}", self._since)
-
     def _close_step(self, style: str, mark: str) -> None:
-        self._forget_later()
-        if not self._name:
+        self._cancel_note_timer()
+        step = self._step
+        if step is None:
             return
         self._screen.busy("", 0.0)
-        seconds = format_duration(time.monotonic() - self._since)
-        line = Text.assemble((f"  {mark} ", style), f"{self._name:<20} ", (f"{seconds:>8}", "dim"))
-        note = self._note + self._whose()
+        line = Text.assemble((f"  {mark} ", style), f"{step.name:<20} ", (f"{format_duration(step.seconds):>8}", "dim"))
+        note = step.note + self._run_named()
         fits = NOTE_COLUMN + len(note) <= self._screen.console.width
         if note and fits:
             line.append(f"  {note}", "dim")
         self._screen.line(line)
         if note and not fits:
             self._below(note, "dim")
-        self._warn_of(self._warnings)
-        if (more := len(self._warnings) - MOST_WARNINGS) > 0:
+        self._show_warnings(step)
+        if (more := len(step.warnings) - MOST_WARNINGS) > 0:
             self._below(f"and {more} more: the run's log in the Prefect UI has all", "yellow")
-        self._name = ""
+        self._step = None
+
+    def _run_named(self) -> str:
+        """The run's id, where several launches are on one screen."""
+        return f"  (run {self._run_id})" if self._screen.launches > 1 else ""
+
+    def _move_bottom_line(self, step: _Step) -> None:
+        self._screen.busy(f"{step.name:<20} {TIME}  {step.note}", step.since)
 
     def _below(self, text: str, style: str) -> None:
+        """Write a line below that of a step."""
         if self._screen.live:
             self._screen.line(Padding(Text(text, style), (0, 0, 0, 6)))
         else:

@@ -30,10 +30,10 @@ from slurm_ray_flow.blocks import processes, store
 from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import ServerAddress, connected, ensure_server
 from slurm_ray_flow.blocks.server.client import server_error
+from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.config import strange
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
-from slurm_ray_flow.core.progress import Reporter, SilentReporter, reporter, stop_reporter, use_reporter
 from slurm_ray_flow.core.project import NEEDED, folder_at_home, project_of, shadows
 from slurm_ray_flow.core.run import Outcome, RunRecord, with_note
 from slurm_ray_flow.core.scan import target_of
@@ -42,12 +42,12 @@ from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.interface.cancellation import bound_the_end, server_listens
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import Arguments
-from slurm_ray_flow.interface.progress import terminal_reporter
+from slurm_ray_flow.interface.progress import terminal_display
 from slurm_ray_flow.interface.result_storage import keep_with_run
 from slurm_ray_flow.interface.screen import quiet_console
 from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.shared.pickling import Sources, importable
-from slurm_ray_flow.tasks.end_report import in_background
+from slurm_ray_flow.tasks.cancellation import in_background
 from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
 
 if TYPE_CHECKING:
@@ -64,7 +64,12 @@ def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, 
         SlurmRayFlowError: the launch failed before that.
     """
     submitted = threading.Event()
-    current = Launching(SilentReporter(), submitted.set)
+
+    def see_submitted(event: events.LaunchEvent) -> None:
+        if isinstance(event, events.Detachable):
+            submitted.set()
+
+    current = Launching(see_submitted)
     future: Future[Any] = Future()
     future.add_done_callback(lambda _: submitted.set())
     work = work_of(flow, current, args, kwargs)
@@ -99,8 +104,7 @@ class Launching:
     """The state of a launch that the caller of the flow and its body share.
 
     Args:
-        shown: gets what happens.
-        on_submitted: is called when the cluster has the run.
+        subscribers: what gets the launch's events.
         tags: tags of the flow run, besides the one that all have.
         below: the folder that its files come home to, from where they would go otherwise.
 
@@ -109,15 +113,8 @@ class Launching:
         given: the arguments, as they were given; None where Prefect must wait for some of them first.
     """
 
-    def __init__(
-        self,
-        shown: Reporter,
-        on_submitted: Callable[[], None] = lambda: None,
-        tags: tuple[str, ...] = (),
-        below: str = "",
-    ) -> None:
-        self.reporter = shown
-        self.on_submitted = on_submitted
+    def __init__(self, *subscribers: events.Subscriber, tags: tuple[str, ...] = (), below: str = "") -> None:
+        self.subscribers = subscribers
         self.tags = (TAG, *tags)
         self.below = below
         self.flow: LaunchFlow[Any, Any] | None = None
@@ -154,10 +151,10 @@ class Launching:
         ):
             raise error.with_traceback(None)  # the frames between are Prefect's and ours
         if self.outcome is None or not isinstance(error, Exception):
-            if self.outcome is None and (told := server_error(error)):
-                raise told from None
+            if self.outcome is None and (known := server_error(error)):
+                raise known from None
             raise error
-        self.reporter.say(f"Prefect's server failed ({type(error).__name__}); the value is here all the same")
+        events.publish(events.Note(f"Prefect's server failed ({type(error).__name__}); the value is here all the same"))
         return self.outcome.unwrap()
 
 
@@ -177,24 +174,24 @@ _launching: contextvars.ContextVar[Launching | None] = contextvars.ContextVar("s
 
 @contextlib.contextmanager
 def launching(current: Launching) -> Iterator[None]:
-    """The settings, the server and the reporter around a flow run from this process."""
-    token, shown_token = _launching.set(current), use_reporter(current.reporter)
+    """The settings, the server and the event stream around a flow run from this process."""
+    token = _launching.set(current)
     error: BaseException | None = None
-    try:
-        for text in (*strange(os.environ), *shadows(NEEDED)):
-            current.reporter.warn(text)
-        settings = temporary_settings(_client_settings())
-        with _server_of(current), settings, tags(*current.tags), quiet_console(), current.stack:
-            yield
-    except BaseException as raised:
-        error = raised
-        raise
-    finally:
-        if current.run_id:
-            current.reporter.end(error)
-        stop_reporter(shown_token)
-        bound_the_end()
-        _launching.reset(token)
+    with events.streamed_to(*current.subscribers):
+        try:
+            for text in (*strange(os.environ), *shadows(NEEDED)):
+                events.publish(events.Warned(text))
+            settings = temporary_settings(_client_settings())
+            with _server_of(current), settings, tags(*current.tags), quiet_console(), current.stack:
+                yield
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if current.run_id:
+                events.publish(events.RunEnded(error))
+            bound_the_end()
+            _launching.reset(token)
 
 
 @contextlib.contextmanager
@@ -203,7 +200,7 @@ def _server_of(current: Launching) -> Iterator[None]:
     if FlowRunContext.get() is not None:
         yield
         return
-    address = ensure_server(current.reporter.say)
+    address = ensure_server(_note)
     current.server = address
     with connected(address):
         yield
@@ -212,8 +209,14 @@ def _server_of(current: Launching) -> Iterator[None]:
 @contextlib.contextmanager
 def on_the_server() -> Iterator[None]:
     """Connect to the server without a launch."""
-    with connected(ensure_server(terminal_reporter().say)):
+    with events.streamed_to(terminal_display()):
+        address = ensure_server(_note)
+    with connected(address):
         yield
+
+
+def _note(text: str) -> None:
+    events.publish(events.Note(text))
 
 
 def previewed(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Preview:
@@ -242,11 +245,11 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
 
     run_id = str(flow_run.get_id() or uuid.uuid4())
     keep_with_run(run_id)
-    current = launching_of(flow) or Launching(SilentReporter())
+    current = launching_of(flow) or Launching()
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
     call = describe_call(flow, current.given or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
-    run = Run(run_id, call.label, cluster, flow.options.gpus_per_node, current.on_submitted)
+    run = Run(run_id, call.label, cluster, flow.options.gpus_per_node)
     here = Path.cwd()
     run.note(
         keep=flow.options.keep,
@@ -254,7 +257,7 @@ def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[s
     )
     current.run_id = run_id
     ensure_tags(flow.marks)
-    reporter().begin(run_id, call.label, cluster.label, current.page(run_id))
+    events.publish(events.RunBegan(run_id, call.label, cluster.label, current.page(run_id)))
     try:
         # The tags are the flow run's: a task that has one asks the server for a slot of that tag's limit.
         with TagsContext(current_tags=TagsContext.get().current_tags - set(current.tags)):

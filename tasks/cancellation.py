@@ -1,21 +1,70 @@
-"""The heartbeat that a waiting launch sends to Prefect, and its question whether it is cancelled."""
+"""The cancellation of a launch, by Prefect or by its own process, and the heartbeat that it sends to Prefect."""
 
 from __future__ import annotations
 
 import contextlib
+import contextvars
+import threading
 import time
 from collections.abc import Iterator
 from uuid import UUID
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.logging import get_run_logger
 from prefect.runtime import flow_run
 
 from slurm_ray_flow.blocks.server.automation import emit_heartbeat
 from slurm_ray_flow.core.errors import Cancelled
 from slurm_ray_flow.core.interruption import interruptible
-from slurm_ray_flow.core.progress import reporter
-from slurm_ray_flow.tasks.end_report import stop_if_leaving
+from slurm_ray_flow.core.launch_events import Warned, publish
+
+_cancelled_here: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar(
+    "slurm_ray_flow_background", default=None
+)
+_under_way: set[threading.Event] = set()
+_process_ends = threading.Event()
+
+
+@contextlib.contextmanager
+def in_background(cancelled: threading.Event | None = None) -> Iterator[None]:
+    """Mark the block's launch as one that the end of the process does not wait for.
+
+    Args:
+        cancelled: where this is set, the launch in the block ends its run, and itself.
+    """
+    this = cancelled or threading.Event()
+    token = _cancelled_here.set(this)
+    _under_way.add(this)
+    try:
+        yield
+    finally:
+        _under_way.discard(this)
+        _cancelled_here.reset(token)
+
+
+def stop_if_cancelled() -> None:
+    """Stop this thread when the process is about to end; each wait of a launch calls this.
+
+    Raises:
+        Cancelled: somebody in this process has cancelled the launch.
+    """
+    this = _cancelled_here.get()
+    if this is None:
+        return
+    if this.is_set():
+        raise Cancelled("the run was cancelled by the program that launched it")
+    if not _process_ends.is_set():
+        return
+    _under_way.discard(this)
+    threading.Event().wait()
+
+
+def stop_background(patience: float) -> None:
+    """Stop all launches in the background, when the process ends."""
+    _process_ends.set()
+    deadline = time.monotonic() + patience
+    while _under_way and time.monotonic() < deadline:
+        time.sleep(0.01)
+
 
 HEARTBEAT_SECONDS = 30.0
 ASK_SECONDS = 5.0
@@ -54,17 +103,13 @@ class Heartbeat:
                 self._client = self._stack.enter_context(get_client(sync_client=True))
             state = self._client.read_flow_run(UUID(self._id)).state
         except Exception as error:  # whatever the client throws, the run goes on
-            self._warn(error)
+            if not self._silent:
+                self._silent = True
+                what = f"Prefect's server does not answer ({type(error).__name__})"
+                publish(Warned(f"{what}; the run goes on without it"))
             return False
         self._silent = False
         return state is not None and state.type.value in {"CANCELLING", "CANCELLED"}
-
-    def _warn(self, error: Exception) -> None:
-        if not self._silent:
-            self._silent = True
-            text = f"Prefect's server does not answer ({type(error).__name__}); the run goes on without it"
-            get_run_logger().warning(text)
-            reporter().say(text)
 
 
 @contextlib.contextmanager
@@ -74,15 +119,15 @@ def cancellable(where: str) -> Iterator[None]:
     Raises:
         Cancelled: somebody cancelled the flow run.
     """
-    pulse = Heartbeat()
+    heartbeat = Heartbeat()
 
     def check() -> None:
-        stop_if_leaving()
-        if pulse.cancel_asked():
+        stop_if_cancelled()
+        if heartbeat.cancel_asked():
             raise Cancelled("the run was cancelled in Prefect", where=where)
 
     try:
         with interruptible(check):
             yield
     finally:
-        pulse.close()
+        heartbeat.close()
