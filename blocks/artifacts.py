@@ -1,4 +1,4 @@
-"""Artifacts of a flow run, sent by a thread of their own: no launch waits for them, or fails by them."""
+"""Artifacts of a flow run, which a thread sends, so that no launch waits for them or fails because of them."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from slurm_ray_flow.core.errors import ServerError
 BEGIN_SECONDS = 2.0
 """Seconds after which a launch shows its first artifacts, even if the function has not begun."""
 PACE_SECONDS, LONGEST_PACE = 5.0, 60.0
-"""The least seconds between two changes of an artifact, and their bound in long runs."""
+"""The least seconds between two changes of an artifact; they increase in long runs up to the second number."""
 MOST_FAILURES = 3
-"""The number of refusals after which no artifact is sent any more."""
+"""The number of failures in a row after which no artifact is sent any more."""
 LEAVE_SECONDS = 5.0
 """Seconds that the end of the process waits for artifacts that are still to be sent."""
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """An artifact as the API takes it; one of the same key in the same flow run is changed in place."""
+    """An artifact as the API takes it; a newer one with the same key replaces its content in the flow run."""
 
     key: str
     type: str
@@ -35,7 +35,7 @@ class Artifact:
 
 
 class Artifacts:
-    """The artifacts of one flow run. `show` returns at once; the newest of each key counts."""
+    """The artifacts of one flow run. `show` returns at once; only the newest artifact of each key is sent."""
 
     def __init__(self, api: Api | None, flow_run_id: str) -> None:
         self._api, self._flow_run_id = api, flow_run_id
@@ -45,12 +45,12 @@ class Artifacts:
         self._tags: list[str] | None = None
         self._changed = threading.Condition()
         self._open = self._closed = False
-        self._failures, self._due, self._again = 0, 0.0, 0.0
+        self._failures, self._next_change_at, self._retry_at = 0, 0.0, 0.0
         self._thread: threading.Thread | None = None
         if api is not None:
-            self._thread = threading.Thread(target=self._work, name="srf-artifacts", daemon=True)
+            self._thread = threading.Thread(target=self._send_until_closed, name="srf-artifacts", daemon=True)
             self._thread.start()
-            _under_way.add(self)
+            _open_artifacts.add(self)
 
     def show(self, artifact: Artifact) -> None:
         """Send an artifact, or its newer state."""
@@ -77,44 +77,44 @@ class Artifacts:
             self._changed.notify()
 
     def wait(self, seconds: float) -> None:
-        """Wait until all is sent, at most so many seconds."""
+        """Wait until all artifacts are sent, at most so many seconds."""
         if self._thread is not None:
             self._thread.join(max(0.0, seconds))
 
-    def _work(self) -> None:
+    def _send_until_closed(self) -> None:
         with self._changed:
             self._changed.wait_for(lambda: self._open, BEGIN_SECONDS)
         began, last = time.monotonic(), False
         while not last and self._failures < MOST_FAILURES:
-            tags, some, last = self._next()
-            good = self._send_all(tags, some)
+            tags, changed, last = self._wait_for_changes()
+            sent = self._send_all(tags, changed)
             now = time.monotonic()
-            self._due = now + min(max(PACE_SECONDS, (now - began) / 50), LONGEST_PACE)
-            self._again = 0.0 if good else self._due
-        _under_way.discard(self)
+            self._next_change_at = now + min(max(PACE_SECONDS, (now - began) / 50), LONGEST_PACE)
+            self._retry_at = 0.0 if sent else self._next_change_at
+        _open_artifacts.discard(self)
 
-    def _next(self) -> tuple[list[str] | None, list[Artifact], bool]:
+    def _wait_for_changes(self) -> tuple[list[str] | None, list[Artifact], bool]:
         """Wait for the next tags and artifacts to send, and whether they are the last."""
         with self._changed:
             while True:
                 now = time.monotonic()
-                changed = [one for key, one in self._newest.items() if self._sent.get(key) != one]
-                fresh = [one for one in changed if one.key not in self._sent]
-                if self._closed or (changed and now >= max(self._due, self._again)):
+                changed = [artifact for key, artifact in self._newest.items() if self._sent.get(key) != artifact]
+                unsent = [artifact for artifact in changed if artifact.key not in self._sent]
+                if self._closed or (changed and now >= max(self._next_change_at, self._retry_at)):
                     return self._tags, changed, self._closed
-                if (fresh or self._tags) and now >= self._again:
-                    return self._tags, fresh, False
-                waits = fresh or self._tags or changed
-                until = self._again if fresh or self._tags else max(self._due, self._again)
-                self._changed.wait(until - now if waits else None)
+                if (unsent or self._tags) and now >= self._retry_at:
+                    return self._tags, unsent, False
+                something_to_send = unsent or self._tags or changed
+                next_time = self._retry_at if unsent or self._tags else max(self._next_change_at, self._retry_at)
+                self._changed.wait(next_time - now if something_to_send else None)
 
-    def _send_all(self, tags: list[str] | None, some: list[Artifact]) -> bool:
+    def _send_all(self, tags: list[str] | None, artifacts: list[Artifact]) -> bool:
         try:
             if tags is not None:
-                self._ask().patch(f"/flow_runs/{self._flow_run_id}", {"tags": tags})
+                self._client().patch(f"/flow_runs/{self._flow_run_id}", {"tags": tags})
                 self._tags = None if self._tags is tags else self._tags
-            for one in some:
-                self._send(one)
+            for artifact in artifacts:
+                self._send(artifact)
         except (ServerError, TypeError, KeyError):  # or an answer that is not Prefect's
             self._failures += 1
             return False
@@ -122,32 +122,35 @@ class Artifacts:
         return True
 
     def _send(self, artifact: Artifact) -> None:
-        shown = {"type": artifact.type, "data": artifact.data, "description": artifact.description}
-        if known := self._ids.get(artifact.key):
-            self._ask().patch(f"/artifacts/{known}", {"data": artifact.data, "description": artifact.description})
+        content = {"data": artifact.data, "description": artifact.description}
+        if artifact_id := self._ids.get(artifact.key):
+            self._client().patch(f"/artifacts/{artifact_id}", content)
         else:
-            place = {"flow_run_id": self._flow_run_id, "task_run_id": artifact.task_run_id}
-            self._ids[artifact.key] = self._ask().post("/artifacts/", {"key": artifact.key, **shown, **place})["id"]
+            owner = {"flow_run_id": self._flow_run_id, "task_run_id": artifact.task_run_id}
+            created = self._client().post(
+                "/artifacts/", {"key": artifact.key, "type": artifact.type, **content, **owner}
+            )
+            self._ids[artifact.key] = created["id"]
         self._sent[artifact.key] = artifact
 
-    def _ask(self) -> Api:
+    def _client(self) -> Api:
         assert self._api is not None, "there is no thread without an API"
         return self._api
 
 
-_under_way: weakref.WeakSet[Artifacts] = weakref.WeakSet()
+_open_artifacts: weakref.WeakSet[Artifacts] = weakref.WeakSet()
 
 
-def _finish() -> None:
-    """Send what the process's launches still have to show at its end, if that is quick."""
+def _send_remaining() -> None:
+    """Send the remaining artifacts of all launches at the end of the process, within a bound."""
     deadline = time.monotonic() + LEAVE_SECONDS
-    for artifacts in list(_under_way):
+    for artifacts in list(_open_artifacts):
         artifacts.close()
-    for artifacts in list(_under_way):
+    for artifacts in list(_open_artifacts):
         artifacts.wait(deadline - time.monotonic())
 
 
-atexit.register(_finish)
+atexit.register(_send_remaining)
 
 
 def update_artifact(api: Api, artifact: Artifact, flow_run_id: object) -> None:
@@ -161,5 +164,5 @@ def update_artifact(api: Api, artifact: Artifact, flow_run_id: object) -> None:
     if latest and latest[0]["data"] == data:
         api.patch(f"/artifacts/{latest[0]['id']}", {"description": artifact.description})
         return
-    shown = {"key": artifact.key, "type": artifact.type, "data": data, "description": artifact.description}
-    api.post("/artifacts/", {**shown, "flow_run_id": str(flow_run_id) if flow_run_id else None})
+    content = {"key": artifact.key, "type": artifact.type, "data": data, "description": artifact.description}
+    api.post("/artifacts/", {**content, "flow_run_id": str(flow_run_id) if flow_run_id else None})

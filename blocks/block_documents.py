@@ -11,7 +11,7 @@ from slurm_ray_flow.blocks.server.api import Api
 
 
 class BlockFields(BaseModel):
-    """Fields that Prefect can save as a block, with what they are good for.
+    """Fields that Prefect can save as a block, with the behaviour of that block.
 
     Attributes:
         kind: the slug of the block type.
@@ -30,7 +30,7 @@ F = TypeVar("F", bound=BlockFields)
 
 
 def read_block(api: Api, block_type: type[F], name: str) -> F | None:
-    """The saved block of a name; None where there is none.
+    """The saved block of a name; None for none.
 
     Raises:
         ValidationError: its fields are wrong.

@@ -40,10 +40,10 @@ def find_cluster(wanted: Any, *, to_look: bool = False) -> Cluster:
     Args:
         wanted: a block; or the name of a saved one, with or without its kind ("local-machine/lab"). "local" is this
             machine even where no block of that name is saved.
-        to_look: only its fields are looked at: it need not be what its user has confirmed.
+        to_look: whether the caller only reads its fields, for which they need no confirmation by the user.
 
     Raises:
-        OptionError: no saved block has this name; or others have changed what it has executed, and nobody confirms it.
+        OptionError: no saved block has this name; or its commands were changed, and the user does not confirm them.
     """
     if not isinstance(wanted, str):
         return cast(Cluster, wanted)
@@ -51,22 +51,22 @@ def find_cluster(wanted: Any, *, to_look: bool = False) -> Cluster:
         return LocalMachine()
     kind, _, name = wanted.rpartition("/")
     for block_type in KINDS:
-        if kind in {"", block_type.kind} and (found := _load(block_type, name)):
+        if kind in {"", block_type.kind} and (block := _load(block_type, name)):
             if not to_look:
-                check_confirmed(f"{block_type.kind}/{name}", found)
-            return cast(Cluster, found)
-    known = ["local", *(saved for block_type in KINDS for saved in _names(block_type))]
-    near = difflib.get_close_matches(wanted, known, n=1)
+                check_confirmed(f"{block_type.kind}/{name}", block)
+            return cast(Cluster, block)
+    names = ["local", *(saved for block_type in KINDS for saved in _saved_names(block_type))]
+    close_matches = difflib.get_close_matches(wanted, names, n=1)
     raise OptionError(
         f"there is no cluster {wanted!r}",
-        advice=f"did you mean {near[0]!r}?"
-        if near
-        else f"there are {', '.join(known)}; `srf init NAME` saves another one",
+        advice=f"did you mean {close_matches[0]!r}?"
+        if close_matches
+        else f"there are {', '.join(names)}; `srf init NAME` saves another one",
     )
 
 
 def slug_of(cluster: Cluster) -> str:
-    """What finds exactly this saved cluster: its kind and its name."""
+    """The name that finds exactly this saved cluster: its kind and its name."""
     return f"{cluster.kind}/{cluster.label}"
 
 
@@ -75,15 +75,15 @@ def cluster_of(record: RunRecord) -> Cluster:
     if record.kind == LocalMachine.kind:
         return LocalMachine(root=record.root)  # type: ignore[arg-type]
     name = f"{record.kind}/{record.cluster}"
-    found, since = _known.get(name, (None, 0.0))
-    if found is None or time.monotonic() - since > KNOWN_SECONDS:
-        found = _saved_or_host(record, name)
-        _known[name] = found, time.monotonic()
-    return found
+    cluster, loaded_at = _loaded.get(name, (None, 0.0))
+    if cluster is None or time.monotonic() - loaded_at > KNOWN_SECONDS:
+        cluster = _saved_or_host(record, name)
+        _loaded[name] = cluster, time.monotonic()
+    return cluster
 
 
 def _saved_or_host(record: RunRecord, name: str) -> Cluster:
-    """A server that was never saved is known by the host it is."""
+    """The saved cluster of a record, else a cluster on the record's host."""
     try:
         return find_cluster(name)
     except Unconfirmed:
@@ -92,29 +92,29 @@ def _saved_or_host(record: RunRecord, name: str) -> Cluster:
         block_type = next((kind for kind in KINDS if kind.kind == record.kind), LocalMachine)
         if block_type is LocalMachine:
             raise
-        here = record.cluster == getattr(block_type, "UNNAMED", None)
-        connection = None if here else SshConnection(host=record.cluster)
-        return cast(Cluster, made(block_type, {"connection": connection, "root": record.root}))
+        on_this_machine = record.cluster == getattr(block_type, "UNNAMED", None)
+        connection = None if on_this_machine else SshConnection(host=record.cluster)
+        return cast(Cluster, make_block(block_type, {"connection": connection, "root": record.root}))
 
 
 def remember(cluster: Cluster) -> None:
-    """Know a cluster again that was never saved: runs of this process are on it."""
+    """Keep a cluster that was never saved, so that `cluster_of` finds it for runs of this process."""
     name = slug_of(cluster)
     if isinstance(cluster, BlockFields) and cluster._block_document_name is None:
-        _known[name] = cluster, float("inf")
+        _loaded[name] = cluster, float("inf")
 
 
 KNOWN_SECONDS = 60.0
-"""For how long a saved cluster is taken for what it was when it was loaded."""
-_known: dict[str, tuple[Cluster, float]] = {}
+"""Seconds for which a loaded cluster is used before it is loaded again."""
+_loaded: dict[str, tuple[Cluster, float]] = {}
 
 
 def _load(block_type: type[F], name: str) -> F | None:
     try:
-        return _asked(lambda api: read_block(api, block_type, name))
+        return _ask_prefect(lambda api: read_block(api, block_type, name))
     except ValidationError as error:
-        found = error.errors(include_url=False, include_input=False, include_context=False)
-        fields = "; ".join(f"{'.'.join(map(str, one['loc'])) or 'the block'}: {one['msg']}" for one in found)
+        errors = error.errors(include_url=False, include_input=False, include_context=False)
+        fields = "; ".join(f"{'.'.join(map(str, each['loc'])) or 'the block'}: {each['msg']}" for each in errors)
         raise OptionError(
             f"the saved cluster {name!r} can't be read",
             where=fields,
@@ -122,12 +122,12 @@ def _load(block_type: type[F], name: str) -> F | None:
         ) from None
 
 
-def _names(block_type: type[BlockFields]) -> list[str]:
-    return _asked(lambda api: saved_names(api, block_type.kind))
+def _saved_names(block_type: type[BlockFields]) -> list[str]:
+    return _ask_prefect(lambda api: saved_names(api, block_type.kind))
 
 
-def _asked(question: Callable[[Api], T]) -> T:
-    """The answer of the Prefect server that is in use, which is started where there is none."""
+def _ask_prefect(question: Callable[[Api], T]) -> T:
+    """The answer of the Prefect server that is in use; it is started if none runs."""
     if not in_flow_run():
         ensure_server(lambda _: None)
     api = needed_api()
@@ -151,14 +151,14 @@ class SavedCluster:
 
     @property
     def slug(self) -> str:
-        """What finds exactly this one."""
+        """The name that finds exactly this cluster."""
         return f"{self.kind}/{self.name}"
 
 
 def saved_clusters() -> list[SavedCluster]:
-    """All of them, by name."""
-    found = [(block_type.kind, name) for block_type in KINDS for name in _names(block_type)]
-    return [SavedCluster(name, kind, _host(f"{kind}/{name}")) for kind, name in sorted(found, key=lambda one: one[1])]
+    """All saved clusters, sorted by name."""
+    saved = [(block_type.kind, name) for block_type in KINDS for name in _saved_names(block_type)]
+    return [SavedCluster(name, kind, _host(f"{kind}/{name}")) for kind, name in sorted(saved, key=lambda pair: pair[1])]
 
 
 def _host(slug: str) -> str:
@@ -170,10 +170,10 @@ def _host(slug: str) -> str:
 
 
 def valid_name(name: str) -> str:
-    """The name, if a cluster can be called so.
+    """The name, if it is a valid name of a cluster.
 
     Raises:
-        OptionError: it can't.
+        OptionError: it is not.
     """
     if name == "local":
         raise OptionError("'local' is this machine", advice="choose another name")
@@ -189,19 +189,19 @@ def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields
         kind: the slug of its block type: "ssh-server" or "slurm-cluster".
         name: lower-case letters, digits and dashes.
         connection: the fields of the connection's block; None where the cluster is used from its own login node.
-        fields: the fields of the cluster's block; what is left out has its default.
-        overwrite: replace blocks of that name.
+        fields: fields of the cluster's block; the others have their defaults.
+        overwrite: whether to replace blocks of that name.
 
     Raises:
-        OptionError: a field is wrong, or the name is taken or none.
+        OptionError: a field is wrong, or the name is taken or not valid.
     """
     valid_name(name)
     block_type = next(block_type for block_type in KINDS if block_type.kind == kind)
-    others = [other for other in KINDS if other is not block_type and name in _names(other)]
+    others = [other for other in KINDS if other is not block_type and name in _saved_names(other)]
     if others:
         what = f"there is a cluster {name!r} already, of the kind {others[0]._block_type_name}"
         raise OptionError(what, advice=f"choose another name, or `srf forget {name}`")
-    if not overwrite and (name in _names(block_type) or name in _names(SshConnection)):
+    if not overwrite and (name in _saved_names(block_type) or name in _saved_names(SshConnection)):
         advice = "choose another name, or give --change or --overwrite"
         raise OptionError(f"there is a cluster {name!r} already", advice=advice)
     _save(block_type, name, connection, fields)
@@ -218,11 +218,11 @@ def change_cluster(name: str, connection: Fields, fields: Fields) -> str:
     """
     if name == "local":
         raise OptionError("'local' is this machine", advice="there is nothing to change about it")
-    found = cast(BlockFields, find_cluster(name, to_look=True))
-    known = getattr(found, "connection", None)
-    reached = {**_fields(known), **connection} if known is not None else connection or None
-    _save(type(found), name, reached, {**_fields(found), **fields})
-    return found.kind
+    block = cast(BlockFields, find_cluster(name, to_look=True))
+    saved_connection = getattr(block, "connection", None)
+    merged = {**_fields_of(saved_connection), **connection} if saved_connection is not None else connection or None
+    _save(type(block), name, merged, {**_fields_of(block), **fields})
+    return block.kind
 
 
 def forget_cluster(name: str) -> None:
@@ -233,17 +233,17 @@ def forget_cluster(name: str) -> None:
     """
     if name == "local":
         raise OptionError("'local' is this machine", advice="`srf clusters` lists those that are saved")
-    block_type = next((block_type for block_type in KINDS if name in _names(block_type)), None)
+    block_type = next((block_type for block_type in KINDS if name in _saved_names(block_type)), None)
     if block_type is None:
         find_cluster(name)  # says which there are
         return
-    _block(block_type).delete(name)
-    if name in _names(SshConnection):
-        _block(SshConnection).delete(name)
+    _prefect_block(block_type).delete(name)
+    if name in _saved_names(SshConnection):
+        _prefect_block(SshConnection).delete(name)
 
 
-def _block(block_type: type[BlockFields]) -> Any:
-    """Prefect's Block of these fields."""
+def _prefect_block(block_type: type[BlockFields]) -> Any:
+    """Prefect's Block class of these fields."""
     from slurm_ray_flow.blocks import prefect_blocks
 
     if not in_flow_run():
@@ -251,7 +251,7 @@ def _block(block_type: type[BlockFields]) -> Any:
     return getattr(prefect_blocks, block_type.__name__)
 
 
-def _fields(block: BlockFields) -> Fields:
+def _fields_of(block: BlockFields) -> Fields:
     return {name: getattr(block, name) for name in type(block).model_fields}
 
 
@@ -260,44 +260,44 @@ def _save(block_type: type[BlockFields], name: str, connection: Fields | None, f
         if field not in block_type.model_fields:
             what = f"a {block_type._block_type_name} has no {field}"
             raise OptionError(what, advice=f"it has {', '.join(block_type.model_fields)}")
-    reached = None if connection is None else made(_block(SshConnection), connection)
-    cluster = made(_block(block_type), {**fields, "connection": reached})
-    with _whole(None if reached is None or name in _names(SshConnection) else name):
-        if reached is not None:
-            reached.save(name, overwrite=True)
+    connection_block = None if connection is None else make_block(_prefect_block(SshConnection), connection)
+    cluster = make_block(_prefect_block(block_type), {**fields, "connection": connection_block})
+    with _all_or_nothing(None if connection_block is None or name in _saved_names(SshConnection) else name):
+        if connection_block is not None:
+            connection_block.save(name, overwrite=True)
         cluster.save(name, overwrite=True)
         confirm(f"{block_type.kind}/{name}", cluster)
 
 
 @contextlib.contextmanager
-def _whole(new_connection: str | None) -> Iterator[None]:
-    """Both blocks are saved, or none: Ctrl-C waits until they are, and after a failure a new connection goes again."""
-    waiting: list[int] = []
-    here = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGINT, lambda number, _: waiting.append(number)) if here else None
+def _all_or_nothing(new_connection: str | None) -> Iterator[None]:
+    """Save both blocks in this block, or none: it delays Ctrl-C, and removes a new connection after a failure."""
+    interrupts: list[int] = []
+    is_main = threading.current_thread() is threading.main_thread()
+    handler = signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number)) if is_main else None
     try:
         yield
     except Exception:
         if new_connection is not None:
             with contextlib.suppress(Exception):
-                _block(SshConnection).delete(new_connection)
+                _prefect_block(SshConnection).delete(new_connection)
         raise
     finally:
-        if here:
-            signal.signal(signal.SIGINT, before)
-    if waiting:
+        if is_main:
+            signal.signal(signal.SIGINT, handler)
+    if interrupts:
         raise KeyboardInterrupt
 
 
-def made(block_type: type[F], fields: Fields) -> F:
+def make_block(block_type: type[F], fields: Fields) -> F:
     """A block of these fields.
 
     Raises:
-        OptionError: one has a wrong value; shows none, since one may be a secret.
+        OptionError: a field has a wrong value, which the error does not show, since it may be a secret.
     """
     try:
         return block_type(**fields)
     except ValidationError as error:
-        # Pydantic's own text would show what was given, secrets included.
+        # Pydantic's own text would show the values, secrets included.
         wrong = "; ".join(f"{'.'.join(map(str, one['loc']))}: {one['msg']}" for one in error.errors())
         raise OptionError(f"this is no {block_type._block_type_name}: {wrong}") from None

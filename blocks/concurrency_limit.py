@@ -34,10 +34,10 @@ class ConcurrencyLimit:
     """One concurrency limit in Prefect.
 
     Attributes:
-        key: its id, the same for all who use this Prefect server, and no other one's.
-        name: what people see.
-        slots: all of them.
-        active: those that are taken.
+        key: its unique id, the same for all users of the Prefect server.
+        name: its name for people.
+        slots: the number of all slots.
+        active: the number of taken slots.
     """
 
     key: str
@@ -55,7 +55,7 @@ def read(api: Api, name: str) -> ConcurrencyLimit | None:
 
 
 def ensure(api: Api, name: str, slots: int) -> ConcurrencyLimit:
-    """The limit of this name, made where there is none, with so many slots.
+    """The limit of this name with so many slots, which is made or changed if needed.
 
     Raises:
         ServerError: the server can't be reached or refuses it.
@@ -76,18 +76,18 @@ def take(api: Api, name: str, run_id: str = "", seconds: float = LEASE_SECONDS) 
 
     Args:
         api: the server.
-        name: the limit.
-        run_id: the flow run for which it is.
-        seconds: until it comes back, unless it is renewed.
+        name: the limit's name.
+        run_id: the flow run that gets the slot.
+        seconds: the duration of the lease, unless it is renewed.
 
     Returns:
-        The lease; None where all slots are taken.
+        The lease; None if all slots are taken.
     """
-    wanted: dict[str, Any] = {"names": [name], "slots": 1, "mode": "concurrency", "lease_duration": seconds}
+    request: dict[str, Any] = {"names": [name], "slots": 1, "mode": "concurrency", "lease_duration": seconds}
     if run_id:
-        wanted["holder"] = {"type": "flow_run", "id": run_id}
-    taken = unless({LOCKED, REFUSED}, lambda: api.post(f"{_PATH}/increment-with-lease", wanted))
-    return str(taken["lease_id"]) if taken else None
+        request["holder"] = {"type": "flow_run", "id": run_id}
+    lease = unless({LOCKED, REFUSED}, lambda: api.post(f"{_PATH}/increment-with-lease", request))
+    return str(lease["lease_id"]) if lease else None
 
 
 def renew(api: Api, lease: str, seconds: float = LEASE_SECONDS) -> bool:
@@ -115,7 +115,7 @@ class HeldSlot:
         lease: its lease in Prefect.
         limit: the limit's name.
         url: of the API.
-        left: the launch has ended, or is cut off from the run, and leaves the slot to others to keep.
+        left: whether the launch has left the slot to the supervisor, because it ended, or lost contact with the run.
     """
 
     run_id: str
@@ -148,7 +148,7 @@ def forget(run_id: str) -> None:
 
 
 def keep(api: Api, held: HeldSlot) -> HeldSlot:
-    """Renew a slot; where its lease has ended all the same, take a free one.
+    """Renew a slot; if its lease has ended, take a free slot.
 
     Raises:
         ServerError: Prefect does not answer.
@@ -176,19 +176,19 @@ class Slot:
 
     Args:
         api: the server.
-        held: what was taken.
+        held: the taken slot.
     """
 
     def __init__(self, api: Api, held: HeldSlot) -> None:
         note(held)
         self._api, self._held = api, held
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._thread = threading.Thread(target=self._renew, name=f"srf-slot-{held.run_id[:8]}", daemon=True)
         self._thread.start()
 
     def leave(self, run_is_over: bool) -> None:
-        """Give the slot back, or leave it to the server's supervisor where the run goes on without this launch."""
-        self._over.set()
+        """Give the slot back, or leave it to the server's supervisor if the run goes on without this launch."""
+        self._ended.set()
         self._thread.join(RENEW_SECONDS)
         with contextlib.suppress(ServerError):  # the supervisor gives back what could not be given back now
             if run_is_over:
@@ -198,6 +198,6 @@ class Slot:
             note(dataclasses.replace(self._held, left=True))
 
     def _renew(self) -> None:
-        while not self._over.wait(RENEW_SECONDS):
+        while not self._ended.wait(RENEW_SECONDS):
             with contextlib.suppress(SlurmRayFlowError, OSError):  # a server that is away costs no run
                 self._held = keep(self._api, self._held)

@@ -1,4 +1,4 @@
-"""Files at home: written whole or not at all, private to their user."""
+"""Files at home, written atomically and private to their user."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from slurm_ray_flow.remote.shared.protocol import OperationError
 
 
 def private_folder(path: Path) -> Path:
-    """Make a folder that only its user can enter, and give it back.
+    """Make a folder that only its user can enter, and return it.
 
     Raises:
-        SlurmRayFlowError: it can't be made, or somebody else made it, or the link that leads to it, to read along.
+        SlurmRayFlowError: it can't be made, or another user owns it or a link to it.
     """
-    with _told():
+    with _own_error():
         files.private_folder(str(path))
     return path
 
 
 def write_whole(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file beside its place and rename it, so that a reader sees the old file or the new one."""
-    with _told():
+    with _own_error():
         files.write_whole(str(path), data, mode)
 
 
 @contextlib.contextmanager
-def _told() -> Iterator[None]:
+def _own_error() -> Iterator[None]:
     try:
         yield
     except OperationError as error:
@@ -40,19 +40,19 @@ def _told() -> Iterator[None]:
 
 
 def tracked(folders: Sequence[str]) -> list[str]:
-    """Files in these folders that git tracks although a .gitignore names them; none where there is no git."""
+    """Files in these folders that git tracks although a .gitignore names them; none without git."""
     paths: list[str] = []
     for folder in folders:
         if any(folder.startswith(f"{other}/") for other in folders):
             continue
         with contextlib.suppress(SlurmRayFlowError):
-            asked = ["git", "-C", folder, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
-            paths += [f"{folder}/{name}" for name in run(asked, timeout=10).stdout.split("\0") if name]
+            command = ["git", "-C", folder, "ls-files", "-z", "--cached", "--ignored", "--exclude-standard"]
+            paths += [f"{folder}/{name}" for name in run(command, timeout=10).stdout.split("\0") if name]
     return paths
 
 
 def load_cache(path: Path) -> dict[Any, Any]:
-    """A cache that `save_cache` wrote; empty where there is none or it can't be read."""
+    """A cache that `save_cache` wrote; empty if it is missing or can't be read."""
     try:
         cache = pickle.loads(path.read_bytes())
     except (OSError, pickle.UnpicklingError, EOFError, AttributeError, ImportError, ValueError, IndexError, TypeError):

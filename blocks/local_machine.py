@@ -67,7 +67,7 @@ class LocalMachine(Machine, BlockFields):
         return PurePosixPath(programs.install(Path(self.root_folder)))
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
-        withheld()  # from what these operations start
+        withheld()  # so that programs of these operations do not get passwords
         try:
             with traced(self.label, lambda: requests_shown(requests)):
                 return [perform(operation, dict(arguments), tell) for operation, arguments in requests]
@@ -98,15 +98,15 @@ class LocalMachine(Machine, BlockFields):
         from slurm_ray_flow.blocks import environments
 
         self.prepare()
-        with environments.copied(spec) as ready:
+        with environments.with_copies_of_local(spec) as copied_spec:
             try:
-                self._build(ready)
+                self._build(copied_spec)
             except EnvironmentFailed:
-                if ready == spec:
+                if copied_spec == spec:
                     raise
             else:
                 return
-        # A local package may need a folder beside its own. Of one in its place, uv would take what it has built before.
+        # A local package may need a folder beside its own. There uv needs --refresh, or it reuses the build.
         self._build({**spec, "options": [*spec["options"], "--refresh"]})
 
     def _build(self, spec: Mapping[str, Any]) -> None:
@@ -129,6 +129,6 @@ def _link(source: Path, target: Path) -> None:
 
 @functools.cache
 def _facts() -> Facts:
-    found = machine.machine_facts()
-    del found["libc"]
-    return Facts(**found, nodes=1)
+    facts = machine.machine_facts()
+    del facts["libc"]
+    return Facts(**facts, nodes=1)

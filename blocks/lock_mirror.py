@@ -1,8 +1,8 @@
 """The mirror of a server's lock in Prefect's limit, which shows holders from outside of this Prefect, too.
 
-What others hold is taken from the limit by leases like everybody's, never written into it as a number: so no slot of a
-launch of ours can be freed by it, whatever happens at the same time. Where the mirror's own leases are noted is a
-variable of the Prefect server, so that all who use that server share them; they end soon when nobody mirrors any more.
+The mirror takes slots for other holders by leases, as launches do, and never sets the number of taken slots: so it
+can't free the slot of a launch. A variable of the Prefect server notes the mirror's leases, so that all users of that
+server share them; they end soon after the last renewal.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from slurm_ray_flow.blocks import concurrency_limit
 from slurm_ray_flow.blocks.concurrency_limit import ConcurrencyLimit
 from slurm_ray_flow.blocks.server import variables
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.core.lock import LockQueue, limit_name, taken_by_others, to_hold
+from slurm_ray_flow.core.lock import LockQueue, limit_name, slots_to_hold, taken_by_others
 
 HELD_SECONDS = 150.0
-"""The lease in seconds of slots that the mirror holds for others; it is renewed each minute or more often."""
+"""Seconds of a lease of the mirror, which is renewed each minute or more often."""
 
 
 def mirror(api: Api, cluster: str, slots: int, queue: LockQueue | None) -> ConcurrencyLimit:
@@ -23,8 +23,8 @@ def mirror(api: Api, cluster: str, slots: int, queue: LockQueue | None) -> Concu
     Args:
         api: the Prefect server.
         cluster: the server's name.
-        slots: how many it has.
-        queue: its holders; None where it did not say, and the limit stays as it is.
+        slots: the number of the server's slots.
+        queue: the server's queue; None for no answer, which leaves the limit as it is.
 
     Raises:
         ServerError: Prefect does not answer.
@@ -36,17 +36,17 @@ def mirror(api: Api, cluster: str, slots: int, queue: LockQueue | None) -> Concu
 
 
 def _hold(api: Api, limit: ConcurrencyLimit, queue: LockQueue) -> None:
-    others = taken_by_others(queue, limit.key, limit.slots)
-    if not others and not limit.active:
+    taken = taken_by_others(queue, limit.key, limit.slots)
+    if not taken and not limit.active:
         return
-    known = variables.recall(api, "mirror", limit.key)
-    noted = [str(lease) for lease in known] if isinstance(known, list) else []
-    leases = [lease for lease in noted if concurrency_limit.renew(api, lease, HELD_SECONDS)]
-    wanted = to_hold(others, active=limit.active, held=len(leases), slots=limit.slots)
-    for lease in leases[wanted:]:
+    stored = variables.recall(api, "mirror", limit.key)
+    noted_leases = [str(lease) for lease in stored] if isinstance(stored, list) else []
+    leases = [lease for lease in noted_leases if concurrency_limit.renew(api, lease, HELD_SECONDS)]
+    target = slots_to_hold(taken, active=limit.active, held=len(leases), slots=limit.slots)
+    for lease in leases[target:]:
         concurrency_limit.give_back(api, lease)
-    leases = leases[:wanted]
-    while len(leases) < wanted and (more := concurrency_limit.take(api, limit.name, seconds=HELD_SECONDS)):
-        leases.append(more)
-    if leases != noted:
+    leases = leases[:target]
+    while len(leases) < target and (lease_taken := concurrency_limit.take(api, limit.name, seconds=HELD_SECONDS)):
+        leases.append(lease_taken)
+    if leases != noted_leases:
         variables.remember(api, "mirror", limit.key, leases)

@@ -1,6 +1,6 @@
-"""Files of a run that are brought home: no name from a cluster leads out of the target folder.
+"""Copies of a run's files at home: no name from a cluster leads out of the target folder.
 
-They come to a private folder beside their places, and each is renamed from there when its way and its place are free.
+rsync writes them into a private folder inside the target; then each is renamed to its place, if nothing is in its way.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Source(Protocol):
     """The source of the files."""
 
     def bring(self, folder: PurePosixPath, names: Sequence[str], target: Path) -> None:
-        """Have rsync copy files of a folder into one at home."""
+        """Copy files of a folder on the cluster into one at home, by rsync."""
 
 
 @dataclass
 class BroughtFiles:
-    """The result: the paths of the files that are at home now, and by name the reason that others are not."""
+    """The result: the paths of the files that are at home now, and for others the reason by name."""
 
     paths: list[Path] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
@@ -52,13 +52,13 @@ def bring_home(
 
     Args:
         source: the cluster.
-        folder: the folder there.
-        files: which ones.
-        target: the folder at home; made where it is missing.
-        keep_since: what was changed in it after this, in seconds since 1970, stays.
+        folder: the folder on the cluster.
+        files: the files in it.
+        target: the folder at home; made if it is missing.
+        keep_since: files at home that were changed after this time, in seconds since 1970, are kept.
 
     Raises:
-        SyncError: the folder can't be written, or rsync fails; what had come by then is in its place.
+        SyncError: the folder can't be written, or rsync fails; files that had arrived are in their places.
         ConnectionFailed: the cluster does not answer.
     """
     brought = BroughtFiles()
@@ -66,15 +66,15 @@ def bring_home(
         return brought
     try:
         target.mkdir(parents=True, exist_ok=True)
-        why = {file: _obstacle(target, file, keep_since) for file in files}
-        wanted = [file for file in files if not why[file]]
+        obstacles = {file: _obstacle(target, file, keep_since) for file in files}
+        allowed = [file for file in files if not obstacles[file]]
         with tempfile.TemporaryDirectory(prefix=".srf-", dir=target) as staging:
             try:
-                if wanted:
-                    with _progress(Path(staging), wanted):
-                        source.bring(folder, [file.path for file in wanted], Path(staging))
+                if allowed:
+                    with _publish_progress(Path(staging), allowed):
+                        source.bring(folder, [file.path for file in allowed], Path(staging))
             finally:
-                why |= {file: _placed(Path(staging), target, file, keep_since) for file in wanted}
+                obstacles |= {file: _put_in_place(Path(staging), target, file, keep_since) for file in allowed}
     except OSError as problem:
         raise SyncError(
             f"the files of the run can't be written: {problem.strerror}",
@@ -82,10 +82,10 @@ def bring_home(
             advice="see that it can be written and has room, or name another folder: `srf fetch RUN PATTERN --to`",
         ) from problem
     for file in files:
-        if why[file] in {"", SAME}:
+        if obstacles[file] in {"", SAME}:
             brought.paths.append(target / file.path)
         else:
-            brought.left[file.path] = why[file]
+            brought.left[file.path] = obstacles[file]
     return brought
 
 
@@ -94,47 +94,47 @@ def _obstacle(target: Path, file: WrittenFile, keep_since: float) -> str:
     if not may_come_home(file.path):
         return "its name leads elsewhere"
     try:
-        way, here = target, None
+        path, status = target, None
         for part in file.path.split("/"):
-            if here is not None and not stat.S_ISDIR(here.st_mode):
+            if status is not None and not stat.S_ISDIR(status.st_mode):
                 return "a folder on its way is a link or a file here"
-            way = way / part
-            here = way.lstat()
+            path = path / part
+            status = path.lstat()
     except FileNotFoundError:
         return ""
-    assert here is not None, "a path has a part"
-    if not stat.S_ISREG(here.st_mode):
+    assert status is not None, "a path has a part"
+    if not stat.S_ISREG(status.st_mode):
         return "there is a link or a folder of this name here"
-    if (here.st_size, here.st_mtime_ns) == (file.size, file.changed_ns):
+    if (status.st_size, status.st_mtime_ns) == (file.size, file.changed_ns):
         return SAME
-    return CHANGED if here.st_mtime > keep_since else ""
+    return CHANGED if status.st_mtime > keep_since else ""
 
 
-def _placed(staging: Path, target: Path, file: WrittenFile, keep_since: float) -> str:
+def _put_in_place(staging: Path, target: Path, file: WrittenFile, keep_since: float) -> str:
     """Put a file that has arrived in its place; gives the reason of a failure."""
-    came = staging / file.path
+    arrived = staging / file.path
     try:
-        if not stat.S_ISREG((here := came.lstat()).st_mode):
+        if not stat.S_ISREG((status := arrived.lstat()).st_mode):
             return "it is no plain file"
     except FileNotFoundError:
         return "it did not come"
-    if here.st_mtime > time.time():  # the cluster's clock is ahead: here it would count as changed for long
-        os.utime(came)
-    if why := _obstacle(target, file, keep_since):
-        return why
+    if status.st_mtime > time.time():  # the cluster's clock is ahead: here it would count as changed for long
+        os.utime(arrived)
+    if obstacle := _obstacle(target, file, keep_since):
+        return obstacle
     (target / file.path).parent.mkdir(parents=True, exist_ok=True)
-    came.replace(target / file.path)
+    arrived.replace(target / file.path)
     return ""
 
 
 @contextlib.contextmanager
-def _progress(staging: Path, files: Sequence[WrittenFile]) -> Iterator[None]:
-    """Publish from time to time how much has come."""
+def _publish_progress(staging: Path, files: Sequence[WrittenFile]) -> Iterator[None]:
+    """Publish from time to time the size of the files that have arrived."""
     publish_here = publisher()
-    total, over = format_memory(sum(file.size for file in files)), threading.Event()
+    total, ended = format_memory(sum(file.size for file in files)), threading.Event()
 
     def watch() -> None:
-        while not over.wait(TELL_SECONDS):
+        while not ended.wait(TELL_SECONDS):
             with contextlib.suppress(OSError):  # rsync has just renamed one
                 size = sum(path.lstat().st_size for path in staging.rglob("*") if not path.is_dir())
                 publish_here(Note(f"{format_memory(size)} of {total}"))
@@ -144,5 +144,5 @@ def _progress(staging: Path, files: Sequence[WrittenFile]) -> Iterator[None]:
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         thread.join()

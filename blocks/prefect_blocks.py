@@ -1,4 +1,4 @@
-"""The blocks that Prefect saves. Their fields and behaviour stand in modules that need no Prefect."""
+"""The blocks that Prefect saves. Their fields and behaviour are in modules that need no Prefect."""
 
 from __future__ import annotations
 

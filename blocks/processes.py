@@ -1,7 +1,6 @@
-"""Processes of this machine: running commands, and identities (pid, start, boot) that are never used again.
+"""Processes of this machine: running commands, and unique identities of processes (pid, start, boot).
 
-A home may be shared by several hosts, or by containers. A process of another one can't be seen from here: it is
-neither alive nor dead, and `elsewhere` says so.
+Several hosts or containers may share a home. A process of another host can't be seen from here; see `elsewhere`.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ from slurm_ray_flow.remote.shared.protocol import OperationError
 
 PRIVATE = 0o077
 """The umask of started processes: the files that they write are their user's alone."""
-_NAMES = "password_variables"
-_started: list[subprocess.Popen[bytes]] = []  # kept so that what has ended gets reaped
+_NAMES_FILE = "password_variables"
+_started: list[subprocess.Popen[bytes]] = []  # kept, so that ended processes are reaped
 
 
 @dataclass(frozen=True)
@@ -50,21 +49,21 @@ class Completed:
 def withhold(name: str) -> None:
     """Keep a variable that may hold a password from all processes that are started from now on."""
     processes.WITHHELD.add(name)
-    known = _remembered()
-    if name not in known:
+    remembered = _remembered_names()
+    if name not in remembered:
         with contextlib.suppress(OSError, OperationError):
-            write_whole(str(home() / _NAMES), "\n".join(sorted({*known, name})).encode())
+            write_whole(str(home() / _NAMES_FILE), "\n".join(sorted({*remembered, name})).encode())
 
 
 def withheld() -> set[str]:
     """The names of the variables that may hold a password of a cluster which this user has used."""
-    processes.WITHHELD.update(_remembered())
+    processes.WITHHELD.update(_remembered_names())
     return processes.WITHHELD
 
 
-def _remembered() -> set[str]:
+def _remembered_names() -> set[str]:
     with contextlib.suppress(OSError):
-        return set((home() / _NAMES).read_text().split())
+        return set((home() / _NAMES_FILE).read_text().split())
     return set()
 
 
@@ -83,18 +82,18 @@ def run(
     cwd: Path | None = None,
     umask: int = PRIVATE,
 ) -> Completed:
-    """Runs a command to its end and captures its output; a command that fails is an answer, not an error.
+    """Run a command to its end and capture its output; a failing command raises no error.
 
     Args:
         command: program and arguments. They are visible to all users of the machine: no secrets here.
-        timeout: seconds after which the command and what it started are killed.
-        stdin: what it reads.
-        env: its whole environment; None passes on what is `inherited`.
-        cwd: its working folder.
-        umask: what others may not do with the files it writes; -1 passes on this process's own.
+        timeout: seconds after which the command and its children are killed.
+        stdin: the bytes of its stdin.
+        env: its whole environment; None for `inherited`.
+        cwd: its working directory.
+        umask: its umask; -1 for that of this process.
 
     Raises:
-        SlurmRayFlowError: the program is not there, or it took longer than `timeout`.
+        SlurmRayFlowError: the program is missing, or took longer than `timeout`.
     """
     pipe = subprocess.PIPE
     with (
@@ -106,7 +105,7 @@ def run(
         except BaseException as problem:
             _kill_group(process)
             if isinstance(problem, subprocess.TimeoutExpired):
-                raise _too_slow(command, timeout) from None
+                raise _timeout_error(command, timeout) from None
             raise
     return Completed(
         tuple(command), process.returncode, stdout.decode(errors="replace"), stderr.decode(errors="replace")
@@ -121,17 +120,17 @@ def start(
     cwd: Path | None = None,
     descriptors: Sequence[int] = (),
 ) -> int:
-    """Starts a process that outlives this one and its terminal; gives its process id.
+    """Start a process that outlives this one and its terminal; gives its process id.
 
     Args:
         command: program and arguments. They are visible to all users of the machine: no secrets here.
-        log: gets its output, appended; readable by its owner alone.
-        env: its whole environment; None passes on what is `inherited`.
-        cwd: its working folder.
-        descriptors: of this process's, which it gets too, under the same numbers.
+        log: the file for its output, which is appended; readable by its owner alone.
+        env: its whole environment; None for `inherited`.
+        cwd: its working directory.
+        descriptors: descriptors of this process that it inherits.
 
     Raises:
-        SlurmRayFlowError: the program is not there.
+        SlurmRayFlowError: the program is missing.
     """
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:
@@ -148,20 +147,20 @@ def start(
 
 
 def follow(command: Sequence[str], tell: Callable[[str], None]) -> int:
-    """Runs a command to its end, and passes on each line of its output as it comes; stderr counts as output.
+    """Run a command to its end, and pass on each line of its stdout and stderr as it comes.
 
-    What it started ends with it, and it ends with the caller's interest: Ctrl-C here terminates it.
+    An exception here, such as Ctrl-C, terminates the command and its children.
 
     Returns:
         Its exit code; negative for the signal that ended it.
 
     Raises:
-        SlurmRayFlowError: the program is not there.
+        SlurmRayFlowError: the program is missing.
     """
-    pipe, said = subprocess.PIPE, subprocess.STDOUT
+    pipe, stderr = subprocess.PIPE, subprocess.STDOUT
     with (
         traced("here", lambda: shlex.join(command)),
-        _popen(command, env=None, cwd=None, stdin=subprocess.DEVNULL, stdout=pipe, stderr=said) as process,
+        _popen(command, env=None, cwd=None, stdin=subprocess.DEVNULL, stdout=pipe, stderr=stderr) as process,
     ):
         assert process.stdout is not None, "its output is a pipe"
         try:
@@ -173,38 +172,38 @@ def follow(command: Sequence[str], tell: Callable[[str], None]) -> int:
             raise
 
 
-class Joined:
-    """A process whose input and output is a socket's."""
+class SocketProcess:
+    """A process with a socket as its stdin and stdout."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
         self._process = process
 
     def exit_code(self, within: float) -> int | None:
-        """How it has ended, or does within so many seconds; None where it goes on."""
+        """Its exit code, after a wait of so many seconds at most; None if it still runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(within)
         return None
 
     def end(self) -> None:
-        """End it and all that it has started, in order where it lets us."""
+        """End it and its children: by SIGTERM, and after some seconds by SIGKILL."""
         if self._process.poll() is None:
             _terminate_group(self._process)
 
 
-def start_on_socket(command: Sequence[str], descriptor: int, errors: int) -> Joined:
-    """Starts a process whose input and output is a socket's.
+def start_on_socket(command: Sequence[str], descriptor: int, errors: int) -> SocketProcess:
+    """Start a process with a socket as its stdin and stdout.
 
     Args:
         command: program and arguments. They are visible to all users of the machine: no secrets here.
-        descriptor: the socket's.
-        errors: that of the file which gets its stderr.
+        descriptor: the descriptor of the socket.
+        errors: the descriptor of the file for its stderr.
 
     Raises:
-        SlurmRayFlowError: the program is not there.
+        SlurmRayFlowError: the program is missing.
     """
     with traced("here", lambda: f"starts {shlex.join(command)}"):
         process = _popen(command, env=None, cwd=None, stdin=descriptor, stdout=descriptor, stderr=errors, umask=-1)
-    return Joined(process)
+    return SocketProcess(process)
 
 
 def _terminate_group(process: subprocess.Popen[bytes], patience: float = 5.0) -> None:
@@ -252,7 +251,7 @@ def _kill_group(process: subprocess.Popen[bytes]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _too_slow(command: Sequence[str], timeout: float) -> SlurmRayFlowError:
+def _timeout_error(command: Sequence[str], timeout: float) -> SlurmRayFlowError:
     return SlurmRayFlowError(
         f"{command[0]} did not end within {timeout:g} s and was killed.",
         where=" ".join(command),
@@ -262,7 +261,7 @@ def _too_slow(command: Sequence[str], timeout: float) -> SlurmRayFlowError:
 
 @dataclass(frozen=True)
 class Process:
-    """One process for ever, as home notes it: `boot_id` has the boot, the namespace of pids and the host's name."""
+    """The unique identity of a process: `boot_id` has the boot, the namespace of pids and the host's name."""
 
     pid: int
     started: int
@@ -276,15 +275,15 @@ def boot_id() -> str:
     return f"{processes.boot_id()} {processes.namespace() or '-'} {host or '-'}"
 
 
-def elsewhere(noted: str) -> bool:
-    """Whether a process that noted this as its `boot_id` is on another host, or in another pid namespace.
+def elsewhere(noted_scope: str) -> bool:
+    """Whether a process with this noted `boot_id` is on another host, or in another pid namespace.
 
-    Older versions noted the boot alone, which is taken for a boot of this host.
+    Older versions noted the boot alone, which counts as a boot of this host.
     """
-    return liveness.elsewhere(_parts(noted), _parts(boot_id()))
+    return liveness.elsewhere(_scope_parts(noted_scope), _scope_parts(boot_id()))
 
 
-def _parts(noted: str) -> dict[str, str]:
+def _scope_parts(noted: str) -> dict[str, str]:
     return dict(zip(("boot_id", "namespace", "host"), noted.split(" "), strict=False))
 
 
@@ -302,19 +301,19 @@ def this_process() -> Process:
 
 
 def alive(process: Process) -> bool:
-    """Whether a process runs on this host; a zombie does not, and one that is `elsewhere` can't be seen."""
+    """Whether a process runs on this host; False for a zombie, and for a process that is `elsewhere`."""
     return alive_as_noted(vars(process)) is True
 
 
 def alive_as_noted(noted: Mapping[str, Any]) -> bool | None:
-    """Whether the process still runs that noted its own `pid`, `started` and `boot_id`; None if it is `elsewhere`."""
-    known = {name: noted[name] for name in ("pid", "started")}
-    known |= {name: noted[name] for name in ("namespace", "host") if name in noted}  # as our program on a cluster does
-    return liveness.noted_alive({**known, **_parts(str(noted["boot_id"]))})
+    """Whether the process with this noted `pid`, `started` and `boot_id` still runs; None if it is `elsewhere`."""
+    identity = {name: noted[name] for name in ("pid", "started")}
+    identity |= {name: noted[name] for name in ("namespace", "host") if name in noted}  # as a head notes them
+    return liveness.noted_alive({**identity, **_scope_parts(str(noted["boot_id"]))})
 
 
 def end(process: Process, *, patience: float) -> bool:
-    """Ends a process: asks it, waits up to `patience` seconds, then kills it. True when it is gone."""
+    """End a process by SIGTERM, and after `patience` seconds by SIGKILL; True when it is gone."""
     for number, seconds in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
         if not alive(process):
             return True
@@ -326,7 +325,7 @@ def end(process: Process, *, patience: float) -> bool:
 
 
 def wait_gone(process: Process, seconds: float) -> bool:
-    """Waits for a process to end, at most so many seconds; True when it has."""
+    """Wait for the end of a process, at most so many seconds; True when it has ended."""
     deadline = time.monotonic() + seconds
     while alive(process):
         if time.monotonic() > deadline:

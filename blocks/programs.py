@@ -16,8 +16,8 @@ from slurm_ray_flow.remote.agent import loader
 def files() -> dict[str, bytes]:
     """The files of the package `slurm_ray_flow` as it is on a cluster, by their names in it."""
     folder = Path(remote.__path__[0])
-    found = {f"remote/{path.relative_to(folder)}": path.read_bytes() for path in sorted(folder.rglob("*.py"))}
-    return {"__init__.py": found["remote/driver/package_in_run.py"], **found}
+    contents = {f"remote/{path.relative_to(folder)}": path.read_bytes() for path in sorted(folder.rglob("*.py"))}
+    return {"__init__.py": contents["remote/driver/package_in_run.py"], **contents}
 
 
 @functools.cache
@@ -31,7 +31,7 @@ def install(root: Path) -> Path:
     target = private_folder(root / "tools") / digest()
     if loader.is_whole(str(target)):
         with contextlib.suppress(OSError):
-            os.utime(target)  # what is in use does not expire
+            os.utime(target)  # used programs do not expire
     else:
         loader.install(str(target), files())
     return target

@@ -21,7 +21,7 @@ LINKS = ("--links", "--omit-link-times")
 _OLDEST = (3, 1, 0)
 _TRANSFER_SECONDS = 7 * 86400.0
 _SILENT_SECONDS = 600
-# Written in place, so that all that arrived before a cut is there for the next try; checked as a whole in the end.
+# Written in place, so that a later try can continue after a cut; checked as a whole in the end.
 _ONE_FILE = ("--perms", "--chmod=Fu=rw,Fgo=", "--copy-links", "--inplace", "--append-verify")
 _FOLDER = (
     "--recursive",
@@ -55,8 +55,8 @@ def copy(source: str, destination: str, names: Sequence[str], options: Sequence[
     Args:
         source, destination: folders, as rsync writes them.
         names: files relative to both; any bytes but NUL.
-        options: further ones.
-        umask: what others may not do with what is written here; -1 is as for any file of this process.
+        options: further options of rsync.
+        umask: the umask of rsync here; -1 for that of this process.
 
     Raises:
         SyncError: rsync is missing, too old, or fails.
@@ -66,32 +66,32 @@ def copy(source: str, destination: str, names: Sequence[str], options: Sequence[
         *("--out-format=%i %n", "--stats", "--no-human-readable", f"{source}/", f"{destination}/"),
     )
     # rsync takes a name that starts with "#" or ";" for a comment.
-    listed = "".join(f"./{name}\0" if name[0] in "#;" else f"{name}\0" for name in names)
-    done = run(
+    name_list = "".join(f"./{name}\0" if name[0] in "#;" else f"{name}\0" for name in names)
+    result = run(
         command,
-        stdin=listed.encode("utf-8", "surrogateescape"),
+        stdin=name_list.encode("utf-8", "surrogateescape"),
         timeout=_TRANSFER_SECONDS,
         env=_environment(),
         umask=umask,
     )
-    if not done.ok:
-        raise _failure(done, destination)
-    return parsed(done.stdout)
+    if not result.ok:
+        raise _failure(result, destination)
+    return parsed(result.stdout)
 
 
 def copy_file(source: str, destination: str, options: Sequence[str], most: int | None = None) -> None:
-    """Copy one file, private to its user, going on with what an earlier try has left at the destination.
+    """Copy one file, private to its user, and continue the partial file of an earlier try.
 
     Args:
         source, destination: files, as rsync writes them.
-        options: further ones.
-        most: how many bytes may come, whatever the other end says of the file; to a disk's block.
+        options: further options of rsync.
+        most: the most bytes that may be written, whatever size the other end claims, rounded up to a block.
 
     Raises:
         SyncError: rsync is missing, too old, or fails.
     """
-    bound = () if most is None else ("/bin/sh", "-c", 'ulimit -f "$0" && exec "$@"', str(-(-most // 512)))
-    _copied((*_ONE_FILE, *options, source), destination, bound)
+    size_limit = () if most is None else ("/bin/sh", "-c", 'ulimit -f "$0" && exec "$@"', str(-(-most // 512)))
+    _copy_all((*_ONE_FILE, *options, source), destination, size_limit)
 
 
 def copy_folder(source: str, destination: str, options: Sequence[str]) -> None:
@@ -99,15 +99,15 @@ def copy_folder(source: str, destination: str, options: Sequence[str]) -> None:
 
     Args:
         source, destination: folders, as rsync writes them.
-        options: further ones.
+        options: further options of rsync.
 
     Raises:
         SyncError: rsync is missing, too old, or fails.
     """
-    _copied((*_FOLDER, *options, f"{source}/"), f"{destination}/")
+    _copy_all((*_FOLDER, *options, f"{source}/"), f"{destination}/")
 
 
-def _copied(arguments: Sequence[str], destination: str, start: Sequence[str] = ()) -> None:
+def _copy_all(arguments: Sequence[str], destination: str, start: Sequence[str] = ()) -> None:
     command = (*start, program(), f"--timeout={_SILENT_SECONDS}", *arguments, destination)
     done = run(command, timeout=_TRANSFER_SECONDS, env=_environment())
     if not done.ok:
@@ -120,13 +120,13 @@ def parsed(output: str) -> Copied:
     Raises:
         SyncError: it is not what rsync prints.
     """
-    sent = re.search(r"^Total bytes sent: (\d+)$", output, re.MULTILINE)
-    if sent is None:
+    total = re.search(r"^Total bytes sent: (\d+)$", output, re.MULTILINE)
+    if total is None:
         raise SyncError(
             "rsync's answer can't be understood.", where=output[-500:], advice="Install rsync 3.1 or later."
         )
     names = re.findall(r"^[<>]f\S{9} (.*)$", output, re.MULTILINE)
-    return Copied(tuple(_unescaped(name) for name in names), int(sent[1]))
+    return Copied(tuple(_unescaped(name) for name in names), int(total[1]))
 
 
 def checked_version(text: str) -> None:
@@ -135,8 +135,8 @@ def checked_version(text: str) -> None:
     Raises:
         SyncError: it is older than 3.1, or another program of that name, such as the openrsync of macOS.
     """
-    found = re.match(r"rsync\s+version v?(\d+)\.(\d+)\.(\d+)", text)
-    if found and tuple(map(int, found.groups())) >= _OLDEST:
+    version = re.match(r"rsync\s+version v?(\d+)\.(\d+)\.(\d+)", text)
+    if version and tuple(map(int, version.groups())) >= _OLDEST:
         return
     raise SyncError(
         f"rsync 3.1 or later is needed; this is {text.splitlines()[0] if text else 'something else'}.",
@@ -169,14 +169,14 @@ def _environment() -> dict[str, str]:
 
 
 def _failure(done: Completed, destination: str) -> SyncError:
-    said = done.stderr.strip().splitlines()
+    messages = done.stderr.strip().splitlines()
     return SyncError(
-        f"rsync failed: {' | '.join(said[:3]) or f'exit code {done.exit_code}'}",
+        f"rsync failed: {' | '.join(messages[:3]) or f'exit code {done.exit_code}'}",
         where=destination,
         advice=_ADVICE.get(done.exit_code, "Look at rsync's words above."),
     )
 
 
 def _unescaped(name: str) -> str:
-    raw = re.sub(rb"\\#([0-7]{3})", lambda found: bytes([int(found[1], 8)]), name.encode("utf-8", "surrogateescape"))
+    raw = re.sub(rb"\\#([0-7]{3})", lambda match: bytes([int(match[1], 8)]), name.encode("utf-8", "surrogateescape"))
     return raw.decode("utf-8", "surrogateescape")

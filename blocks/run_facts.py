@@ -1,4 +1,4 @@
-"""What is known of a run: asked of its cluster, or read from the folders of this machine. It imports no Prefect."""
+"""The facts of a run, from its cluster, or from the folders of this machine. It imports no Prefect."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LOCAL = "local-machine"
 
 
 def launch_alive(record: RunRecord) -> bool | None:
-    """Whether the process that launched the run lives; None where it can't be seen, since it is another host's."""
+    """Whether the run's launching process lives; None for a process of another host, which can't be seen."""
     if record.started is None or record.boot_id is None:
         return False
     if elsewhere(record.boot_id):
@@ -28,7 +28,7 @@ def launch_alive(record: RunRecord) -> bool | None:
 
 
 def status_of(facts: RunFacts) -> RunStatus:
-    """What became of a run; an end that nobody has noted, and that is for good, home remembers from now on."""
+    """The state of a run; a final state that is not in the record yet is saved there."""
     record, status = facts.record, run_state(facts)
     if status.state.final and not (record.ended or facts.launch_goes_on or record.is_new(facts.now)):
         ended = dataclasses.replace(record, ended=status.state.value, ended_at=status.ended_at or 0.0, waiting="")
@@ -37,7 +37,7 @@ def status_of(facts: RunFacts) -> RunStatus:
 
 
 def ask(record: RunRecord, cluster: Cluster) -> RunFacts:
-    """What a cluster knows of a run; whether its head lives is not asked where the call has ended.
+    """The facts of a run from its cluster.
 
     Raises:
         SlurmRayFlowError: the cluster does not answer.
@@ -46,41 +46,43 @@ def ask(record: RunRecord, cluster: Cluster) -> RunFacts:
     if find_event(events, "call_ended"):
         return RunFacts(record, events, GONE, launch_alive=launch_alive(record))
     head_events = events if _has_own_head(record) else events_of(record, cluster, record.allocation)
-    life = cluster.life(RunPaths(record.paths.root, record.allocation), head_events)
-    if not life.alive:  # what it wrote last may have come between the two questions
+    liveness = cluster.life(RunPaths(record.paths.root, record.allocation), head_events)
+    if not liveness.alive:  # its last events may have come between the two questions
         events = events_of(record, cluster)
-    return _facts(record, events, head_events, life)
+    return _joined_facts(record, events, head_events, liveness)
 
 
 def read_here(record: RunRecord) -> RunFacts:
-    """What the folders of this machine say of a run; of one on another machine, no more than what home noted."""
+    """The facts of a run from the folders of this machine; for a run elsewhere, those in its record."""
     if record.kind != LOCAL:
         return RunFacts(record, launch_alive=launch_alive(record))
-    head_events = _read(RunPaths(record.paths.root, record.allocation))
+    head_events = _read_events(RunPaths(record.paths.root, record.allocation))
     allocated = find_event(head_events, "allocated")
-    lives = False if allocated is None else alive_as_noted(allocated)
-    life = None if lives is None else ALIVE if lives else GONE
-    return _facts(record, _read(record.paths), head_events, life)
+    alive_or_unknown = False if allocated is None else alive_as_noted(allocated)
+    liveness = None if alive_or_unknown is None else ALIVE if alive_or_unknown else GONE
+    return _joined_facts(record, _read_events(record.paths), head_events, liveness)
 
 
-def _facts(record: RunRecord, events: list[Event], head_events: list[Event], life: Liveness | None) -> RunFacts:
-    """The facts in one; that a warm head had started, which is gone now, only its own events tell."""
-    if life is not None and not life.alive and not _has_own_head(record):
+def _joined_facts(
+    record: RunRecord, events: list[Event], head_events: list[Event], liveness: Liveness | None
+) -> RunFacts:
+    """The facts, with `allocated` of a warm head that is gone, which stands only in the head's own events."""
+    if liveness is not None and not liveness.alive and not _has_own_head(record):
         events = [*(event for event in head_events if event["event"] == "allocated"), *events]
-    return RunFacts(record, events, life, launch_alive=launch_alive(record))
+    return RunFacts(record, events, liveness, launch_alive=launch_alive(record))
 
 
 def _has_own_head(record: RunRecord) -> bool:
     return record.allocation == record.attempt
 
 
-def life_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> Liveness:
+def liveness_of(record: RunRecord, cluster: Cluster, events: list[Event] | None = None) -> Liveness:
     """Whether the head that takes this run's call lives, or may still begin.
 
     Args:
         record: the run.
         cluster: its cluster.
-        events: the run's own, where they are known already.
+        events: the run's own events, if they are known already.
     """
     if events is None or record.allocation != record.attempt:
         events = events_of(record, cluster, record.allocation)
@@ -94,7 +96,7 @@ def events_of(record: RunRecord, cluster: Cluster, run_id: str = "") -> list[Eve
     return recorded(cluster, RunPaths(record.paths.root, run_id or record.attempt).events)
 
 
-def _read(paths: RunPaths) -> list[Event]:
+def _read_events(paths: RunPaths) -> list[Event]:
     try:
         return parse_events(Path(paths.events).read_bytes())[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""A cluster whose nodes a scheduler gives out, whichever that is: reached by SSH, or from its own login node."""
+"""A cluster with a scheduler of any kind, reached by SSH, or used on its own login node."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SchedulerCluster(Machine, BlockFields):
-    """What all schedulers' clusters do. A kind of them is a block with these fields, a dialect and `job_defaults`."""
+    """The base of all clusters with a scheduler. A kind adds a block's fields, a dialect and `job_defaults`."""
 
     kind: ClassVar[str]
     UNNAMED: ClassVar[str]
@@ -52,7 +52,7 @@ class SchedulerCluster(Machine, BlockFields):
 
     @property
     def job_defaults(self) -> Mapping[str, Any]:
-        """What all jobs ask for, as fields of `JobRequest`."""
+        """The request that all jobs share, as fields of `JobRequest`."""
         return {}
 
     @property
@@ -64,7 +64,7 @@ class SchedulerCluster(Machine, BlockFields):
         return self._block_document_name or (self.connection.host if self.connection else self.UNNAMED)
 
     def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
-        """A copy with other settings; it may lead elsewhere, so it knows nothing of the place yet."""
+        """A copy with other settings, which may lead to another host; so it has no login node yet."""
         copied = super().model_copy(update=update, deep=deep)
         copied._login = None
         return copied
@@ -73,7 +73,7 @@ class SchedulerCluster(Machine, BlockFields):
 
     @property
     def login(self) -> LocalMachine | SshServer:
-        """The login node: where commands run and files lie."""
+        """The login node, which runs the scheduler's commands and has the root."""
         if self._login is None:
             if self.connection is None:
                 self._login = LocalMachine(root=Path(self.root))
@@ -119,12 +119,12 @@ class SchedulerCluster(Machine, BlockFields):
 
     @property
     def preamble(self) -> str:
-        """What a job's script does first."""
-        loads = ". /etc/profile >/dev/null 2>&1\n" if self.modules else ""
+        """The first lines of a job's script."""
+        lines = ". /etc/profile >/dev/null 2>&1\n" if self.modules else ""
         for module in self.modules:
-            loads += f"module load {shlex.quote(module)} || exit 97\n"
+            lines += f"module load {shlex.quote(module)} || exit 97\n"
         scratch = f"export TMPDIR={shlex.quote(self.scratch)}\n" if self.scratch else ""
-        return loads + "".join(f"{line}\n" for line in self.setup) + scratch
+        return lines + "".join(f"{line}\n" for line in self.setup) + scratch
 
     def container_for(self, options: Options) -> Container | None:
         image = self.container if options.container is None else options.container

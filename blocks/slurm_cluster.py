@@ -1,4 +1,4 @@
-"""A cluster whose nodes Slurm gives out, reached by SSH or from its own login node."""
+"""A Slurm cluster, reached by SSH, or used on its own login node."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class SshServer(Machine, BlockFields):
 
     kind: ClassVar[str] = "ssh-server"
     reuses_environment: ClassVar[bool] = False
-    watch_seconds: ClassVar[float] = 2.0  # what ends the wait is looked at meanwhile
+    watch_seconds: ClassVar[float] = 2.0  # an interruption ends the wait earlier
     _agent: Agent | None = PrivateAttr(default=None)
     _facts: Facts | None = PrivateAttr(default=None)
     _prepared: bool = PrivateAttr(default=False)
@@ -105,14 +105,14 @@ class SshServer(Machine, BlockFields):
         if self._facts is None:
             from slurm_ray_flow.blocks.environments import UV_VERSION
 
-            wanted = f"{sys.version_info.major}.{sys.version_info.minor}"
+            version = f"{sys.version_info.major}.{sys.version_info.minor}"
             root = str(self.root_folder)
-            finding = {"policy": self.python, "version": wanted, "root": root, "uv_version": UV_VERSION}
-            machine, python = self.ask_all([("machines.facts", {}), ("pythons.find", finding)])
+            python_request = {"policy": self.python, "version": version, "root": root, "uv_version": UV_VERSION}
+            machine, python = self.ask_all([("machines.facts", {}), ("pythons.find", python_request)])
             self._facts = Facts(
                 host=machine["host"],
                 python=python["python"],
-                version=wanted,
+                version=version,
                 platform=python["platform"],
                 cpus=machine["cpus"],
                 gpus=machine["gpus"] if self.gpus is None else self.gpus,
@@ -135,15 +135,15 @@ class SshServer(Machine, BlockFields):
         return self.agent.connection.reach(host, port)
 
     def place(self, files: Mapping[PurePosixPath, bytes | Path]) -> None:
-        small: list[Request] = []
+        writes: list[Request] = []
         for path, content in files.items():
             if isinstance(content, Path) and content.stat().st_size > INLINE_BYTES:
                 self.agent.copy_to(content, path)
             else:
                 data = content.read_bytes() if isinstance(content, Path) else content
-                small.append(("files.write", {"path": str(path), "data": data}))
-        if small:
-            self.ask_all(small)
+                writes.append(("files.write", {"path": str(path), "data": data}))
+        if writes:
+            self.ask_all(writes)
 
     @contextlib.contextmanager
     def fetched(self, path: PurePosixPath, most: int) -> Iterator[Path]:

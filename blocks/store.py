@@ -39,24 +39,24 @@ def put(value: object, what: str) -> Stored:
     """Pickle a value into the store.
 
     Args:
-        what: names the value in the error, such as "the argument 'data'".
+        what: the name of the value in the error, such as "the argument 'data'".
 
     Raises:
-        PayloadError: it can't be pickled.
+        PayloadError: the value can't be pickled.
     """
     folder = private_folder(home() / "store")
-    descriptor, beside = tempfile.mkstemp(dir=folder, prefix=".")
+    descriptor, temporary = tempfile.mkstemp(dir=folder, prefix=".")
     os.close(descriptor)
     try:
-        digest, size = payload.write(beside, value, pickling.dump)
+        digest, size = payload.write(temporary, value, pickling.dump)
     except Exception as error:
-        Path(beside).unlink(missing_ok=True)
+        Path(temporary).unlink(missing_ok=True)
         raise PayloadError(
             f"{what} can't be pickled: {type(error).__name__}: {error}",
             advice="give plain data, and open files, generators, locks and connections inside the function",
         ) from error
     private_folder(object_path(digest).parent)
-    os.replace(beside, object_path(digest))
+    os.replace(temporary, object_path(digest))
     return Stored(digest, size)
 
 
@@ -64,10 +64,10 @@ def get(digest: str) -> Any:
     """The value of a payload.
 
     Raises:
-        PayloadError: it is not in the store, or its bytes are not what the digest says.
+        PayloadError: it is not in the store, or its bytes have another digest.
     """
     try:
-        os.utime(object_path(digest))  # what is in use does not expire
+        os.utime(object_path(digest))  # a used payload does not expire
         return payload.read(str(object_path(digest)), pickling.load, sha256=digest)
     except FileNotFoundError:
         raise PayloadError(
@@ -78,7 +78,7 @@ def get(digest: str) -> Any:
 def put_bytes(data: bytes, digest: str) -> None:
     """Put bytes into the store under their digest."""
     try:
-        os.utime(object_path(digest))  # what is in use does not expire
+        os.utime(object_path(digest))  # used bytes do not expire
     except FileNotFoundError:
         write_whole(object_path(digest), data)
 
@@ -94,7 +94,7 @@ def record_path(run_id: str) -> Path:
 
 
 def result_folder(run_id: str) -> Path:
-    """The folder of the value that Prefect keeps of a run; it is beside the record, and removed with it."""
+    """The folder of the value that Prefect keeps of a run, beside the record, and removed with it."""
     return record_path(run_id).with_suffix(".result")
 
 
@@ -104,7 +104,7 @@ def save_record(record: RunRecord) -> None:
 
 
 def no_longer_warm(record: RunRecord) -> None:
-    """Note that a run's allocation has ended; the run keeps its place in the order of runs."""
+    """Note that a run's allocation has ended; the file keeps its time, and so its position in lists of runs."""
     path = record_path(record.run_id)
     with contextlib.suppress(OSError):
         times = path.stat()
@@ -118,9 +118,9 @@ def records() -> Iterator[RunRecord]:
 
 
 def records_with_paths() -> Iterator[tuple[Path, RunRecord]]:
-    """The same, each after its file; one that is damaged is passed over."""
-    found = sorted((home() / "runs").glob("[!.]*.json"), key=changed, reverse=True)
-    for path in found:
+    """All records with their files, the newest first; damaged ones are left out."""
+    paths = sorted((home() / "runs").glob("[!.]*.json"), key=changed, reverse=True)
+    for path in paths:
         if record := _read(path):
             yield path, record
 
@@ -146,10 +146,10 @@ def _read(path: Path) -> RunRecord | None:
 
 
 def find_record(run_id: str) -> RunRecord:
-    """The record of this id, or of this start of an id.
+    """The record of this id, or of the one id that starts so.
 
     Raises:
-        UnknownRunError: none does, or several do.
+        UnknownRunError: no id, or several ids start so.
     """
     if run_id and (exact := record_path(run_id)).is_file():
         try:
@@ -159,14 +159,14 @@ def find_record(run_id: str) -> RunRecord:
             raise UnknownRunError(
                 f"the record of run {run_id!r} is damaged", where=str(exact), advice=advice
             ) from error
-    near = [record for record in records() if run_id and record.run_id.startswith(run_id)]
-    if len(near) == 1:
-        return near[0]
-    what = f"there is no run {run_id!r}"
-    if near:
-        named = ", ".join(record.run_id[: len(run_id) + 8] for record in near[:4])
-        what = f"{len(near)} runs start with {run_id!r}: {named}{', ...' if near[4:] else ''}"
-    raise UnknownRunError(what, where=str(home() / "runs"), advice="`srf runs` lists them")
+    matches = [record for record in records() if run_id and record.run_id.startswith(run_id)]
+    if len(matches) == 1:
+        return matches[0]
+    text = f"there is no run {run_id!r}"
+    if matches:
+        shown_ids = ", ".join(record.run_id[: len(run_id) + 8] for record in matches[:4])
+        text = f"{len(matches)} runs start with {run_id!r}: {shown_ids}{', ...' if matches[4:] else ''}"
+    raise UnknownRunError(text, where=str(home() / "runs"), advice="`srf runs` lists them")
 
 
 def short_digest(text: str) -> str:
@@ -177,13 +177,13 @@ def short_digest(text: str) -> str:
 _scans: dict[str, Scan] = {}
 
 
-def put_scan(found: Scan) -> str:
+def put_scan(scan: Scan) -> str:
     """Put a scan into the store; gives its digest."""
-    data = json.dumps(found.to_json(), sort_keys=True).encode()
+    data = json.dumps(scan.to_json(), sort_keys=True).encode()
     digest = hashlib.sha256(data).hexdigest()
     put_bytes(data, digest)
     _scans.clear()
-    _scans[digest] = found
+    _scans[digest] = scan
     return digest
 
 

@@ -1,6 +1,6 @@
-"""The transfer of a snapshot to a cluster (remote/agent/snapshots.py), without files that are there already.
+"""The transfer of a snapshot to a cluster (remote/agent/snapshots.py), without files that the cluster has already.
 
-A small edit travels with the questions, in two round trips; the rest is rsync's, with hard links to earlier snapshots.
+Small changes travel in the requests, in two round trips; others by rsync, with hard links to earlier snapshots.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from slurm_ray_flow.remote.shared.protocol import OperationError
 STALE_MINUTES = 60
 """Minutes after which the files of a broken transfer are removed."""
 INLINE_BYTES = 32 * 1024
-"""The most bytes of changed content that travel in messages, since rsync needs some round trips to begin."""
+"""The most bytes of changed content that travel in requests, since rsync needs some round trips to start."""
 
 _RESENT = 3
 
@@ -44,11 +44,11 @@ class SnapshotTarget(Protocol):
         ...
 
     def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> Copied:
-        """Have rsync copy some files of a folder to one there. Raises SlurmRayFlowError."""
+        """Copy some files of a folder at home to one on the target by rsync. Raises SlurmRayFlowError."""
         ...
 
     def ask_all(self, requests: Sequence[Request]) -> list[Any]:
-        """Have operations done there, in one round trip. Raises SlurmRayFlowError."""
+        """Do operations on the target, in one round trip. Raises SlurmRayFlowError."""
         ...
 
 
@@ -59,11 +59,11 @@ class LocalTarget:
     root: PurePosixPath
 
     def copy(self, source: str, path: str, names: Sequence[str], options: Sequence[str]) -> Copied:
-        """Copy them here."""
+        """Copy some files of a folder by rsync."""
         return rsync.copy(source, path, names, options)
 
     def ask_all(self, requests: Sequence[Request]) -> list[Any]:
-        """Do them here."""
+        """Do operations in this process."""
         try:
             return [perform(operation, dict(arguments)) for operation, arguments in requests]
         except OperationError as error:
@@ -75,13 +75,13 @@ class Transfer:
     """The result of a transfer.
 
     Attributes:
-        manifest: what the snapshot holds; newer than the one that was given if files changed while they were sent.
-        folder: the snapshot on the target.
-        places: of the files that travelled.
-        bytes_sent: bytes that travelled, names included.
+        manifest: the manifest of the snapshot; newer than the given one if files changed during the transfer.
+        folder: the snapshot's folder on the target.
+        places: the places of the sent files.
+        bytes_sent: the sent bytes, with names.
         bytes_total: bytes of the whole snapshot.
-        seconds: how long it took.
-        reused: the snapshot was there already.
+        seconds: the duration of the transfer.
+        reused: whether the target had the snapshot already.
     """
 
     manifest: Manifest
@@ -106,17 +106,17 @@ def send_snapshot(
     stale_minutes: float = STALE_MINUTES,
     inline_bytes: int = INLINE_BYTES,
 ) -> Transfer:
-    """Send a snapshot to a target. One that is there already is used as it is.
+    """Send a snapshot to a target. A snapshot that the target has already is reused.
 
-    Whatever travelled is checked against the manifest. A file that changed in the meantime is read and sent again, up
-    to three times; the snapshot then has another digest than `manifest` (see `Transfer.manifest`).
+    The sent files are checked against the manifest. A file that changed meanwhile is read and sent again, up to three
+    times; the snapshot then has another digest than `manifest` (see `Transfer.manifest`).
 
     Args:
-        manifest: what to send.
-        target: where to.
-        project_key: names the project's folder there.
-        stale_minutes: what a broken transfer left untouched for so long is removed.
-        inline_bytes: how much content may go without rsync.
+        manifest: the manifest of the snapshot.
+        target: the target.
+        project_key: the name of the project's folder there.
+        stale_minutes: files of a broken transfer that are older than this are removed.
+        inline_bytes: the most bytes of content that are sent without rsync.
 
     Raises:
         SyncError: rsync is missing or fails, the target is full, or a file does not stop changing.
@@ -143,24 +143,24 @@ class _Sending:
         self.manifest, self.sent, self.bytes_sent = manifest, set[str](), 0
         self.folder = str(target.root / "snapshots" / project_key)
         self._target = target
-        self._beside = f".{manifest.digest}.{secrets.token_hex(6)}"
-        self._earlier: dict[str, dict[str, str]] = {}
+        self._temporary = f".{manifest.digest}.{secrets.token_hex(6)}"
+        self._earlier_snapshots: dict[str, dict[str, str]] = {}
 
     def begin(self, stale_minutes: float) -> bool:
-        """Make the temporary folder, and list earlier snapshots; True if the snapshot is there already."""
-        which = {"folder": self.folder, "digest": self.manifest.digest}
+        """Make the temporary folder, and list earlier snapshots; True if the target has the snapshot already."""
+        snapshot = {"folder": self.folder, "digest": self.manifest.digest}
         roots = [place for place, _ in self.manifest.roots]
-        begun = {**which, "beside": self._beside, "roots": roots, "stale_minutes": stale_minutes}
-        reused, earlier = self._ask(("snapshots.begin", begun), ("snapshots.earlier", which))
+        request = {**snapshot, "beside": self._temporary, "roots": roots, "stale_minutes": stale_minutes}
+        reused, earlier = self._ask(("snapshots.begin", request), ("snapshots.earlier", snapshot))
         if earlier:
-            with contextlib.suppress(ValueError, AttributeError):  # then all is sent
-                told: dict[str, str] = json.loads(snapshots.unzipped(earlier))
-                self._earlier = {digest: by_place(text.splitlines()) for digest, text in told.items()}
+            with contextlib.suppress(ValueError, AttributeError):  # then all files are sent
+                listings: dict[str, str] = json.loads(snapshots.unzipped(earlier))
+                self._earlier_snapshots = {digest: by_place(text.splitlines()) for digest, text in listings.items()}
         return bool(reused)
 
     def send_inline(self, limit: int) -> bool:
-        """Send the changes in the request that makes the snapshot; False where they are too large, or change again."""
-        changed = self._beyond(self._nearest)
+        """Send the changes in the request that makes the snapshot; False if they are too large, or change again."""
+        changed = self._entries_missing_in(self._nearest)
         if sum(entry.size for entry in changed) > limit:
             return False
         contents = [_content(entry) for entry in changed]
@@ -174,18 +174,18 @@ class _Sending:
         return True
 
     def send_by_rsync(self) -> None:
-        """Send links and files by rsync, until all sent files are as the manifest says."""
+        """Send links and files by rsync, until all sent files match the manifest."""
         self._send_links()
         pending: Sequence[str] = [entry.place for entry in self.manifest.entries if entry.link is None]
-        doubtful = self._changed()
-        linked: Sequence[str] = tuple(self._earlier)
+        uncertain = self._changed()
+        linked: Sequence[str] = tuple(self._earlier_snapshots)
         for _ in range(1 + _RESENT):
             moved = self._send_files(pending, linked)
-            pending = self._wrong(moved | doubtful)
+            pending = self._finish_or_list_wrong(moved | uncertain)
             if not pending:
                 return
             self.manifest = refreshed(self.manifest, set(pending))
-            linked, doubtful = (), set()
+            linked, uncertain = (), set()
         raise SyncError(
             f"{printable(pending[0])} does not stop changing: it was sent {1 + _RESENT} times.",
             where=", ".join(printable(place) for place in pending[:5]),
@@ -193,47 +193,47 @@ class _Sending:
         )
 
     def discard(self) -> None:
-        """Remove the temporary folder; where that fails, it is removed later as stale."""
+        """Remove the temporary folder; if that fails, a later transfer removes it as stale."""
         with contextlib.suppress(SlurmRayFlowError):
-            self._ask(("snapshots.discard", {"folder": self.folder, "beside": self._beside}))
+            self._ask(("snapshots.discard", {"folder": self.folder, "beside": self._temporary}))
 
     @property
     def _nearest(self) -> str:
-        """The most similar earlier snapshot; "" where there is none."""
-        return min(self._earlier, key=lambda digest: len(self._beyond(digest)), default="")
+        """The digest of the most similar earlier snapshot; "" for none."""
+        return min(self._earlier_snapshots, key=lambda digest: len(self._entries_missing_in(digest)), default="")
 
-    def _beyond(self, digest: str) -> list[Entry]:
+    def _entries_missing_in(self, digest: str) -> list[Entry]:
         """The entries that an earlier snapshot lacks."""
-        earlier = self._earlier.get(digest, {})
+        earlier = self._earlier_snapshots.get(digest, {})
         pairs = zip(self.manifest.entries, self.manifest.records, strict=False)
         return [entry for entry, record in pairs if earlier.get(record[PLACE:]) != record]
 
-    def _wrong(self, check: Collection[str]) -> list[str]:
-        """Have the snapshot renamed to its place, or gives the files whose content there is not the manifest's."""
+    def _finish_or_list_wrong(self, check: Collection[str]) -> list[str]:
+        """Finish the snapshot on the target; gives the files whose content there does not match the manifest."""
         wrong = self._finish(check)
-        if wrong is None:  # a clean-up has taken the earlier snapshot
-            self._earlier.clear()
+        if wrong is None:  # a clean-up has removed the earlier snapshot
+            self._earlier_snapshots.clear()
             wrong = self._finish(check)
         return wrong or []
 
     def _finish(self, check: Collection[str], inline: Sequence[tuple[bytes, int]] | None = None) -> list[str] | None:
         nearest = self._nearest
-        earlier = self._earlier.get(nearest, {})
-        mine = by_place(self.manifest.records)
+        earlier = self._earlier_snapshots.get(nearest, {})
+        records = by_place(self.manifest.records)
         places = {
-            record[PLACE:]: entry.place for entry, record in zip(self.manifest.entries, mine.values(), strict=False)
+            record[PLACE:]: entry.place for entry, record in zip(self.manifest.entries, records.values(), strict=False)
         }
         data = snapshots.packed(
             nearest,
-            new=[record for place, record in mine.items() if earlier.get(place) != record],
-            gone=[place for place in earlier if place not in mine],
-            check=[written for written, place in places.items() if place in check],
+            new=[record for place, record in records.items() if earlier.get(place) != record],
+            gone=[place for place in earlier if place not in records],
+            check=[quoted for quoted, place in places.items() if place in check],
             inline=inline,
         )
-        which = {"folder": self.folder, "digest": self.manifest.digest, "beside": self._beside}
-        [wrong] = self._ask(("snapshots.finish", {**which, "data": data}))
+        snapshot = {"folder": self.folder, "digest": self.manifest.digest, "beside": self._temporary}
+        [wrong] = self._ask(("snapshots.finish", {**snapshot, "data": data}))
         self.bytes_sent += len(data)
-        return None if wrong is None else [places[written] for written in wrong]
+        return None if wrong is None else [places[quoted] for quoted in wrong]
 
     def _send_links(self) -> None:
         links = [(entry.place, entry.link) for entry in self.manifest.entries if entry.link is not None]
@@ -260,14 +260,14 @@ class _Sending:
         return moved
 
     def _rsync(self, source: str, place: str, names: Sequence[str], options: Sequence[str]) -> set[str]:
-        moved = self._target.copy(source, f"{self.folder}/{self._beside}/{place}", names, options)
+        moved = self._target.copy(source, f"{self.folder}/{self._temporary}/{place}", names, options)
         self.bytes_sent += moved.bytes_sent
         return set(moved.names)
 
     def _changed(self) -> set[str]:
         """The files that differ from an earlier snapshot; rsync takes one of the same size and second for equal."""
         changed: set[str] = set()
-        for earlier in self._earlier.values():
+        for earlier in self._earlier_snapshots.values():
             for entry, record in zip(self.manifest.entries, self.manifest.records, strict=False):
                 if earlier.get(record[PLACE:], record) != record and entry.link is None:
                     changed.add(entry.place)
@@ -287,7 +287,7 @@ class _Sending:
 
 
 def _content(entry: Entry) -> bytes | None:
-    """The content of a file, or the target of a link; None where it is no longer as the manifest says."""
+    """The content of a file, or the text of a link; None if the file no longer matches the manifest."""
     if entry.link is not None:
         return entry.link.encode("utf-8", "surrogateescape")
     try:

@@ -1,7 +1,7 @@
-"""Confirmation of the commands in saved clusters, where others can write Prefect's blocks.
+"""Confirmation of the commands in saved clusters, on Prefect servers where others can write blocks.
 
-A block names set-up lines, a Python, a container, a configuration of OpenSSH: whoever can change it runs code as its
-user, on the cluster or at home. On the server that this package started only its user can.
+A block names set-up lines, a Python, a container, a configuration of OpenSSH: whoever can change it can run code as its
+user, on the cluster or at home. On the server of this package only its user can change blocks.
 """
 
 from __future__ import annotations
@@ -41,15 +41,15 @@ def confirm(slug: str, block: Any) -> None:
         slug: its kind and name, "slurm-cluster/curnagl".
         block: the cluster.
     """
-    known = {**_confirmed(), _key(slug): executed(block)}
-    write_whole(home() / "confirmed_clusters.json", json.dumps(known, indent=1).encode())
+    confirmed = {**_confirmed(), _key(slug): executed(block)}
+    write_whole(home() / "confirmed_clusters.json", json.dumps(confirmed, indent=1).encode())
 
 
 def check_confirmed(slug: str, block: Any) -> None:
     """Check that the commands of a saved cluster are confirmed on this machine, and ask where they are not.
 
     Raises:
-        Unconfirmed: it is not, and nobody agrees in a terminal.
+        Unconfirmed: they are not, and nobody agrees in a terminal.
     """
     if not others_can_write():
         return
@@ -77,7 +77,7 @@ def described(slug: str, changed: Executed) -> str:
 
 
 def others_can_write() -> bool:
-    """Whether the Prefect server in use is not this package's own, which only its user can write."""
+    """Whether other users may write blocks on the Prefect server in use, because it is not this package's own."""
     api, state = api_in_use(), read_state(server_files())
     return api is not None and (state is None or state.url != api.url)
 
@@ -89,8 +89,8 @@ def _key(slug: str) -> str:
 
 def _confirmed() -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError):
-        found = json.loads((home() / "confirmed_clusters.json").read_text())
-        return found if isinstance(found, dict) else {}
+        clusters = json.loads((home() / "confirmed_clusters.json").read_text())
+        return clusters if isinstance(clusters, dict) else {}
     return {}
 
 

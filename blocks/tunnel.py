@@ -1,7 +1,7 @@
 """A tunnel to a web page of a cluster, for this machine's user alone: a listener on loopback.
 
-The cluster's token is added on the way, so a browser needs none. Others on this machine can reach the listener, too,
-and so can pages of other sites in the same browser: only who comes with the key of the printed URL is let through.
+The tunnel adds the cluster's token, so a browser needs none. Other users of this machine, and pages of other sites in
+the same browser, can reach the listener, too: only requests with the key of the printed URL are let through.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ class Tunnel(Listener):
     """A tunnel that serves from its creation on.
 
     Args:
-        reach: leads to the cluster.
-        host, port: of the page, there.
-        token: what the page wants to see.
-        own_port: where to listen; 0 takes a free one.
+        reach: opens a socket from the cluster.
+        host, port: the address of the page on the cluster.
+        token: the token that the page requires.
+        own_port: the port of the listener; 0 takes a free one.
 
     Raises:
         OSError: that port is taken.
@@ -55,38 +55,38 @@ class Tunnel(Listener):
     def _receive(self, visitor: socket.socket) -> None:
         with visitor, contextlib.suppress(OSError, ValueError):
             visitor.settimeout(HEAD_SECONDS)
-            head, rest = _head_of(visitor)
-            line, headers = _parsed(head)
-            given = dict(parse_qsl(urlsplit(line.split(" ")[1]).query)).get("srf", "")
-            if hmac.compare_digest(given.encode(), self._key.encode()):
+            head, body_start = _read_head(visitor)
+            line, headers = _parse_head(head)
+            key = dict(parse_qsl(urlsplit(line.split(" ")[1]).query)).get("srf", "")
+            if hmac.compare_digest(key.encode(), self._key.encode()):
                 cookie = f"Set-Cookie: {self._cookie}={self._key}; HttpOnly; SameSite=Strict; Path=/"
-                visitor.sendall(_answer("303 See Other", "Location: /", cookie))
-            elif not self._knows(headers):
-                visitor.sendall(_answer("403 Forbidden", text="Open the whole URL that `srf dashboard` has printed."))
+                visitor.sendall(_response("303 See Other", "Location: /", cookie))
+            elif not self._has_key_cookie(headers):
+                visitor.sendall(_response("403 Forbidden", text="Open the whole URL that `srf dashboard` has printed."))
             else:
-                self._pass_on(visitor, _rewritten(line, headers, self._token) + rest)
+                self._pass_on(visitor, _authorized_request(line, headers, self._token) + body_start)
 
-    def _knows(self, headers: list[tuple[str, str]]) -> bool:
-        given = [part.strip() for name, value in headers if name.lower() == "cookie" for part in value.split(";")]
-        return any(hmac.compare_digest(part.encode(), f"{self._cookie}={self._key}".encode()) for part in given)
+    def _has_key_cookie(self, headers: list[tuple[str, str]]) -> bool:
+        cookies = [part.strip() for name, value in headers if name.lower() == "cookie" for part in value.split(";")]
+        return any(hmac.compare_digest(part.encode(), f"{self._cookie}={self._key}".encode()) for part in cookies)
 
     def _pass_on(self, visitor: socket.socket, first: bytes) -> None:
         try:
             far = self._reach(self._host, self._port)
         except Exception as error:  # whatever it is, the page says so
-            visitor.sendall(_answer("502 Bad Gateway", text=f"The dashboard can't be reached: {error}"))
+            visitor.sendall(_response("502 Bad Gateway", text=f"The dashboard can't be reached: {error}"))
             return
-        join(visitor, far, first)
+        join_sockets(visitor, far, first)
 
 
-def join(visitor: socket.socket, far: Any, first: bytes = b"") -> None:
-    """Copy bytes in both directions until one end closes; `first` is sent to the far end before."""
+def join_sockets(visitor: socket.socket, far: Any, first: bytes = b"") -> None:
+    """Copy bytes in both directions until one end closes, after sending `first` to the far end."""
     try:
         far.settimeout(None)
         visitor.settimeout(None)
         send_all(far, first)
-        threading.Thread(target=_pump, args=(visitor, far), daemon=True, name="srf-tunnel").start()
-        _pump(far, visitor)
+        threading.Thread(target=_copy_bytes, args=(visitor, far), daemon=True, name="srf-tunnel").start()
+        _copy_bytes(far, visitor)
     finally:
         with contextlib.suppress(Exception):
             far.close()
@@ -94,41 +94,41 @@ def join(visitor: socket.socket, far: Any, first: bytes = b"") -> None:
             visitor.shutdown(socket.SHUT_RDWR)
 
 
-def _head_of(visitor: socket.socket) -> tuple[bytes, bytes]:
+def _read_head(visitor: socket.socket) -> tuple[bytes, bytes]:
     data = b""
     while END not in data:
-        more = visitor.recv(PIECE)
-        if not more or len(data) > LONGEST_HEAD:
+        received = visitor.recv(PIECE)
+        if not received or len(data) > LONGEST_HEAD:
             raise ValueError("no request")
-        data += more
+        data += received
     head, _, rest = data.partition(END)
     return head, rest
 
 
-def _parsed(head: bytes) -> tuple[str, list[tuple[str, str]]]:
+def _parse_head(head: bytes) -> tuple[str, list[tuple[str, str]]]:
     line, *rest = head.decode("latin-1").split("\r\n")
     if line.count(" ") != 2:
         raise ValueError("no request")
-    pairs = [each.partition(":") for each in rest]
+    pairs = [header.partition(":") for header in rest]
     return line, [(name.strip(), value.strip()) for name, _, value in pairs]
 
 
-def _rewritten(line: str, headers: list[tuple[str, str]], token: str) -> bytes:
-    """The request with the token added, and closing its connection unless that becomes a web socket."""
+def _authorized_request(line: str, headers: list[tuple[str, str]], token: str) -> bytes:
+    """The request with the token, and with `Connection: close` unless it opens a web socket."""
     upgrade = any(name.lower() == "upgrade" for name, _ in headers)
     left_out = {"authorization"} if upgrade else {"authorization", "connection", "keep-alive"}
-    kept = [f"{name}: {value}" for name, value in headers if name.lower() not in left_out]
-    added = [f"Authorization: Bearer {token}", *([] if upgrade else ["Connection: close"])]
-    return "\r\n".join([line, *kept, *added]).encode("latin-1") + END
+    lines = [f"{name}: {value}" for name, value in headers if name.lower() not in left_out]
+    added_lines = [f"Authorization: Bearer {token}", *([] if upgrade else ["Connection: close"])]
+    return "\r\n".join([line, *lines, *added_lines]).encode("latin-1") + END
 
 
-def _answer(status: str, *headers: str, text: str = "") -> bytes:
+def _response(status: str, *headers: str, text: str = "") -> bytes:
     body = f"{text}\n".encode() if text else b""
-    usual = ["Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close"]
-    return "\r\n".join([f"HTTP/1.1 {status}", *headers, *usual]).encode() + END + body
+    usual_headers = ["Content-Type: text/plain; charset=utf-8", f"Content-Length: {len(body)}", "Connection: close"]
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers, *usual_headers]).encode() + END + body
 
 
-def _pump(source: Any, target: Any) -> None:
+def _copy_bytes(source: Any, target: Any) -> None:
     """Copy bytes until one end closes."""
     with contextlib.suppress(Exception):  # paramiko has several exceptions for that
         while data := source.recv(PIECE):

@@ -17,15 +17,14 @@ SLOW_SECONDS = 4.0
 
 
 def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException]) -> T:
-    """The result of `do`, run in a thread that is abandoned when the time is over, and publishes nothing after that.
+    """The result of `do`, which runs in a thread, so that a lost connection can't block the caller, nor Ctrl-C.
 
-    A lost connection can hold its user back at any point (a look-up, a log-in, a lock that another thread has), so what
-    must come to an end is not done where the end is wanted. Ctrl-C gets through at once.
+    After the wait the thread publishes nothing any more.
 
     Args:
-        seconds: how long to wait.
-        do: what to do; it goes on after that, and may still succeed.
-        late: the exception for when it took too long.
+        seconds: the most seconds to wait.
+        do: the function; it goes on after the wait, and may still succeed.
+        late: makes the exception for a wait that is over.
     """
     future: Future[T] = Future()
     publish_here, context, is_late = publisher(), contextvars.copy_context(), threading.Event()
@@ -34,7 +33,7 @@ def within(seconds: float, do: Callable[[], T], late: Callable[[], BaseException
     def work() -> None:
         try:
             future.set_result(context.run(do))
-        except BaseException as error:  # it belongs to whoever waits
+        except BaseException as error:  # the waiting thread raises it
             future.set_exception(error)
 
     threading.Thread(target=work, daemon=True, name="srf-patience").start()

@@ -7,7 +7,7 @@ import itertools
 from prefect import flow, get_run_logger
 
 from slurm_ray_flow.blocks.server.client import needed_api
-from slurm_ray_flow.blocks.server.sweep import Clusters, look
+from slurm_ray_flow.blocks.server.sweep import Clusters, watch_once
 from slurm_ray_flow.blocks.server.sweep import sweep as sweep_runs
 from slurm_ray_flow.tasks.page import reported_once
 
@@ -24,7 +24,7 @@ def sweep() -> list[str]:
     """
     with reported_once():
         lines, api = [], needed_api()
-        for line in itertools.chain(sweep_runs(api), look(api, Clusters())):
+        for line in itertools.chain(sweep_runs(api), watch_once(api, Clusters())):
             get_run_logger().info(line)
             lines.append(line)
         return lines

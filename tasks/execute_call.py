@@ -7,7 +7,7 @@ import time
 from pathlib import PurePosixPath
 
 from slurm_ray_flow.blocks.cluster import Cluster, recorded
-from slurm_ray_flow.blocks.run_facts import life_of
+from slurm_ray_flow.blocks.run_facts import liveness_of
 from slurm_ray_flow.blocks.waits import within
 from slurm_ray_flow.core.errors import Lost, SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
@@ -80,7 +80,7 @@ def _wait(run: Run, cluster: Cluster, log: _RunLog) -> Event:
     while True:
         interrupted()
         due = time.monotonic() - looked >= LIFE_SECONDS
-        life = life_of(run.record, cluster) if due else None
+        life = liveness_of(run.record, cluster) if due else None
         news, output = cluster.watch([(run.paths.events, offset), (log.path, log.offset)], cluster.watch_seconds)
         events, taken = parse_events(news)
         offset += taken

@@ -11,7 +11,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.run_facts import life_of
+from slurm_ray_flow.blocks.run_facts import liveness_of
 from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.launch_events import Detachable, Note, Placed, publish
 from slurm_ray_flow.core.lock import queued_state
@@ -148,7 +148,7 @@ def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     while True:
         interrupted()
         due = time.monotonic() - looked >= LIFE_SECONDS
-        life = life_of(run.record, cluster, events) if due else None
+        life = liveness_of(run.record, cluster, events) if due else None
         [news] = cluster.watch([(run.paths.events, offset)], cluster.watch_seconds)
         more, taken = parse_events(news)
         offset += taken

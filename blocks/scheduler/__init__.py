@@ -17,8 +17,8 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import Event, Liveness, RunPaths
 from slurm_ray_flow.core.scheduler import Dialect, JobRequest, job_name
 
-CHOICES = ("partition", "account", "qos", "constraint")
-"""What a run may choose for itself."""
+RUN_CHOICES = ("partition", "account", "qos", "constraint")
+"""The fields of a request that a run may choose itself."""
 
 
 class Scheduler:
@@ -26,8 +26,8 @@ class Scheduler:
 
     Args:
         login: the login node, where its commands run.
-        dialect: how it is spoken to.
-        defaults: what all jobs ask for, as fields of `JobRequest`.
+        dialect: the dialect of the scheduler.
+        defaults: the request that all jobs share, as fields of `JobRequest`.
     """
 
     def __init__(self, login: LocalMachine | SshServer, dialect: Dialect, defaults: Mapping[str, Any]) -> None:
@@ -35,29 +35,29 @@ class Scheduler:
 
     @property
     def user(self) -> str:
-        """Whose jobs they are."""
+        """The user's name on the login node."""
         return str(self.login.agent.hello["user"]) if isinstance(self.login, SshServer) else getpass.getuser()
 
     @property
     def queue(self) -> JobQueue:
-        """What is in the queue; one for all blocks of this process that reach it over the same connection."""
+        """The job queue, which all blocks of this process with the same connection share."""
         where = self.login.agent if isinstance(self.login, SshServer) else str(self.login.root_folder)
-        known = _queues.get((where, self.dialect.name))
-        return known or _queues.setdefault((where, self.dialect.name), JobQueue(self.login, self.user, self.dialect))
+        shared = _queues.get((where, self.dialect.name))
+        return shared or _queues.setdefault((where, self.dialect.name), JobQueue(self.login, self.user, self.dialect))
 
     # ---- a run's job
 
     def request(self, options: Options) -> JobRequest:
-        """What runs with these options ask for."""
+        """The request of runs with these options."""
         return JobRequest(
             name="check",
             nodes=options.nodes,
             cpus_per_node=options.cpus_per_node,
             gpus_per_node=options.gpus_per_node,
             memory=options.memory,
-            time_limit=_lasting(options.time_limit, options.keep_warm),
+            time_limit=_job_duration(options.time_limit, options.keep_warm),
             warn_seconds=int(options.warn_seconds or 0),
-            **self._chosen(vars(options)),
+            **self._with_choices(vars(options)),
         )
 
     def request_of(self, paths: RunPaths, spec: Mapping[str, Any]) -> JobRequest:
@@ -68,26 +68,26 @@ class Scheduler:
             cpus_per_node=spec["cpus"],
             gpus_per_node=int(spec["gpus"] or 0),
             memory=spec["memory"],
-            time_limit=_lasting(spec["time_limit"], spec.get("keep_warm")),
+            time_limit=_job_duration(spec["time_limit"], spec.get("keep_warm")),
             warn_seconds=int(spec.get("warn_seconds") or 0),
-            **{**self._chosen(chosen), **_of_run(paths, str(chosen.get("name", "")))},
+            **{**self._with_choices(chosen), **_fields_of_run(paths, str(chosen.get("name", "")))},
         )
 
-    def _chosen(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self._defaults, **{name: given[name] for name in CHOICES if given.get(name)}}
+    def _with_choices(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self._defaults, **{name: values[name] for name in RUN_CHOICES if values.get(name)}}
 
     def directives(self, options: Options, root: PurePosixPath, function: str, run_id: str) -> list[str]:
-        """The lines of a script that ask for what a run of this function would."""
-        asked = {**vars(self.request(options)), **_of_run(RunPaths(root, run_id), function)}
-        return self.dialect.directives(JobRequest(**asked))
+        """The lines of a job script with the request of a run of this function."""
+        request_fields = {**vars(self.request(options)), **_fields_of_run(RunPaths(root, run_id), function)}
+        return self.dialect.directives(JobRequest(**request_fields))
 
     def submit(self, paths: RunPaths, spec: Mapping[str, Any]) -> None:
-        """Have a run's job in the queue, once."""
+        """Submit a run's job, exactly once."""
         submission.submit(self.login, self.queue, paths, self.request_of(paths, spec))
         self.queue.submitted()
 
     def life(self, paths: RunPaths, events: Sequence[Event]) -> Liveness:
-        """Whether a run's job lives or waits, and why; of one that is gone, the cause."""
+        """Whether a run's job lives or waits, with the reason of a wait, and the cause of an end."""
         return self.queue.life(paths, events)
 
     def cancel(self, paths: RunPaths, hard: bool = False) -> None:
@@ -97,22 +97,22 @@ class Scheduler:
     # ---- the site
 
     def check(self, options: Options) -> None:
-        """See that the site has what runs with these options ask for.
+        """Check that the site has the resources for runs with these options.
 
         Raises:
             Rejected: it does not.
-            OptionError: no job can be asked for so.
+            OptionError: the request is wrong.
         """
         request = self.request(options)
         self.dialect.submit_command(request)
         check_request(self.login, self.dialect, request)
 
     def site(self) -> Any:
-        """What the site has now, as the dialect's `SiteDialect` reads it; None where it does not say."""
+        """The site's resources now, as the dialect's `SiteDialect` reads them; None if the scheduler hides them."""
         return site(self.login, self.dialect)
 
     def finding(self, options: Options) -> CheckResult:
-        """Whether the site would take a job of these options.
+        """Whether the site accepts a job with these options.
 
         Raises:
             ConnectionFailed: the scheduler does not answer.
@@ -123,20 +123,20 @@ class Scheduler:
 
     @property
     def check_name(self) -> str:
-        """What `srf check` calls it."""
+        """The scheduler's name in `srf check`."""
         return self.dialect.name.lower()
 
     def load(self) -> Load | None:
-        """How much is taken of the partition that jobs go to; None where the site does not say."""
-        tells = self.dialect.site
-        return tells.load(self.site(), str(self._defaults.get("partition", ""))) if tells else None
+        """The load of the partition that jobs go to; None if the scheduler hides it."""
+        dialect = self.dialect.site
+        return dialect.load(self.site(), str(self._defaults.get("partition", ""))) if dialect else None
 
     def partitions(self) -> PartitionTable | None:
-        """What the site gives out; None where it does not say."""
+        """The site's partitions; None if the scheduler hides them."""
         return self.dialect.site.table(self.site()) if self.dialect.site else None
 
     def jobs(self) -> JobCounts:
-        """How many of the user's jobs run and wait, as somebody asked a moment ago."""
+        """The numbers of the user's running and waiting jobs, from an answer that may be some seconds old."""
         command, root = self.dialect.queue_command(self.user), str(self.login.root_folder)
         answer = self.login.ask("scheduler.query", root=root, name="queue", command=command, age=FRESH_SECONDS)
         groups = [job.group for job in self.dialect.parse_queue(answer["text"]).values()]
@@ -146,7 +146,7 @@ class Scheduler:
 _queues: dict[tuple[object, str], JobQueue] = {}
 
 
-def _of_run(paths: RunPaths, function: str) -> dict[str, str]:
+def _fields_of_run(paths: RunPaths, function: str) -> dict[str, str]:
     return {
         "name": job_name(function, paths.run_id),
         "output": str(paths.head_log),
@@ -154,6 +154,6 @@ def _of_run(paths: RunPaths, function: str) -> dict[str, str]:
     }
 
 
-def _lasting(time_limit: float | None, keep_warm: float | None) -> float | None:
-    """How long the job may last: its call, and then the wait for the next one."""
+def _job_duration(time_limit: float | None, keep_warm: float | None) -> float | None:
+    """The time limit of a job: that of its call, and the wait for a next one."""
     return None if time_limit is None else time_limit + (keep_warm or 0.0)

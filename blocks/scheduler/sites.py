@@ -1,4 +1,4 @@
-"""What a site has: asked when it is not known, or known for too long."""
+"""The resources of a site, in a cache that expires."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from slurm_ray_flow.core.scheduler import Dialect, JobRequest
 from slurm_ray_flow.remote.scheduler.commands import NO_ANSWER
 
 KNOWN_SECONDS = 600.0
-"""Partitions change on the days of maintenance; the submission has the last word in between."""
+"""Seconds for which a cached site is used; partitions rarely change, and the submission checks a request anyway."""
 FRESH_SECONDS = 30.0
-"""What was learned so lately is enough to refuse a run by it."""
+"""Seconds for which a cached site is new enough to refuse a request."""
 ANSWER_SECONDS = 20.0
 GIVE_UP_SECONDS = 300.0
-"""So long a controller that does not answer is asked again."""
+"""Seconds for which a controller that does not answer is asked again."""
 
 
 def check_request(machine: Machine, dialect: Dialect, request: JobRequest) -> None:
-    """See that the site has what is asked for; what is refused by what was known is asked anew.
+    """Check that the site has the requested resources; before a refusal an older cached site is read anew.
 
     Raises:
-        Rejected: it does not.
+        Rejected: it does not have them.
     """
     if dialect.site is None:
         return
-    known, age = _known(machine, dialect)
-    if known is None:
-        known, age = site(machine, dialect), 0.0
+    known_site, age = _cached_site(machine, dialect)
+    if known_site is None:
+        known_site, age = site(machine, dialect), 0.0
     try:
-        dialect.site.check(request, known, machine.label)
+        dialect.site.check(request, known_site, machine.label)
     except Rejected:
         if age < FRESH_SECONDS:
             raise
@@ -48,7 +48,7 @@ def check_request(machine: Machine, dialect: Dialect, request: JobRequest) -> No
 
 
 def site(machine: Machine, dialect: Dialect) -> Any:
-    """The site as it is now; None where the scheduler does not tell.
+    """The site as it is now; None if the scheduler does not describe it.
 
     Raises:
         ConnectionFailed: the scheduler does not answer.
@@ -58,45 +58,45 @@ def site(machine: Machine, dialect: Dialect) -> Any:
     answers = {}
     for name, command in dialect.site.commands.items():
         counted = name in dialect.site.counted
-        answers[name] = _asked(machine, dialect, name, command) if counted else _said(machine, command)
-    write_whole(_place(machine), json.dumps({"time": time.time(), "answers": answers}).encode())
+        answers[name] = _ask_controller(machine, dialect, name, command) if counted else _output_of(machine, command)
+    write_whole(_cache_file(machine), json.dumps({"time": time.time(), "answers": answers}).encode())
     return dialect.site.parse(**answers)
 
 
-def _asked(machine: Machine, dialect: Dialect, name: str, command: list[str]) -> str:
-    """What the scheduler says; one that is slow, or starts just then, is asked again, as at a submission."""
+def _ask_controller(machine: Machine, dialect: Dialect, name: str, command: list[str]) -> str:
+    """The output of a command that the controller answers; it is repeated while the controller is slow or starts."""
     advice = dialect.site.advice if dialect.site else ""
     root, deadline, seconds = str(machine.root_folder), time.monotonic() + GIVE_UP_SECONDS, 1.0
     while True:
         with message_if_slow(f"{dialect.name} does not say yet what the site has; waits for its answer"):
             answer = machine.ask("scheduler.query", root=root, name=f"site-{name}", command=command, age=FRESH_SECONDS)
-        said = dialect.words(answer["error"])
-        if answer["text"] or not said:
+        message = dialect.words(answer["error"])
+        if answer["text"] or not message:
             return str(answer["text"])
         if time.monotonic() > deadline or not (dialect.is_transient(answer["error"]) or NO_ANSWER in answer["error"]):
-            raise ConnectionFailed(f"{dialect.name} does not answer: {said}", where=machine.label, advice=advice)
-        publish(Note(f"{dialect.name} does not say yet what the site has ({said}); asks again in {seconds:.0f} s"))
+            raise ConnectionFailed(f"{dialect.name} does not answer: {message}", where=machine.label, advice=advice)
+        publish(Note(f"{dialect.name} does not say yet what the site has ({message}); asks again in {seconds:.0f} s"))
         pause(seconds)
         seconds = min(2 * seconds, LONGEST_PAUSE)
 
 
-def _said(machine: Machine, command: list[str]) -> str:
+def _output_of(machine: Machine, command: list[str]) -> str:
     return str(machine.ask("commands.run", argv=command, timeout=ANSWER_SECONDS)["stdout"])
 
 
-def _known(machine: Machine, dialect: Dialect) -> tuple[Any, float]:
-    """What was learned last, and how many seconds ago."""
+def _cached_site(machine: Machine, dialect: Dialect) -> tuple[Any, float]:
+    """The cached site, and its age in seconds; None if it is missing or too old."""
     assert dialect.site is not None
     try:
-        found: dict[str, Any] = json.loads(_place(machine).read_text())
-        age = time.time() - found["time"]
+        cached: dict[str, Any] = json.loads(_cache_file(machine).read_text())
+        age = time.time() - cached["time"]
         if 0 <= age < KNOWN_SECONDS:
-            return dialect.site.parse(**found["answers"]), age
+            return dialect.site.parse(**cached["answers"]), age
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None, 0.0
 
 
-def _place(machine: Machine) -> Path:
+def _cache_file(machine: Machine) -> Path:
     key = store.short_digest(f"{machine.label}\0{machine.root_folder}")
     return private_folder(home() / "cache" / "sites") / f"{key}.json"

@@ -21,11 +21,11 @@ from slurm_ray_flow.remote.shared.protocol import parse_json
 
 HOST = "127.0.0.1"
 LANDING = "srf.html"
-"""This package's page in the UI: it logs in where needed, and leads on."""
+"""This package's page in the UI, which logs the browser in, and redirects to the run's page."""
 CONNECT_SECONDS = 1.0
 BEAT_SECONDS, BEATS_WITHIN = 5.0, 25.0
-"""So often a supervisor touches the file of its server's state; and so long another host waits to see that: a mount of
-sshfs shows for 20 s what it knew."""
+"""Seconds between two touches of the server's state file by its supervisor, and seconds that another host waits for
+one: sshfs caches attributes of files for 20 s."""
 FAR_SECONDS = 5.0
 """Seconds for a connection to a server on another host, where a lost packet is sent again after one to three."""
 
@@ -35,11 +35,11 @@ class ServerAddress:
     """A Prefect server that can be used.
 
     Attributes:
-        url: of its API.
-        ui_url: of its UI.
-        owned: it is the one that this package runs, not one that the user configured.
-        started: this very call started it.
-        process: ours, or the tunnel's to it; None for a server that the user configured.
+        url: the address of its API.
+        ui_url: the address of its UI.
+        owned: whether this package runs it; False for a server that the user configured.
+        started: whether this call started it.
+        process: the process of our own server, or of the tunnel to it; None for a configured server.
     """
 
     url: str
@@ -57,10 +57,10 @@ class ServerAddress:
 
 @dataclass(frozen=True)
 class ServerState:
-    """What server.json holds. The pids stand with their start and the boot, so that a pid used again is not taken.
+    """The content of server.json. Pids stand with their start and the boot, so that a reused pid is recognized.
 
-    `version` is Prefect's, `package` is ours.
-    A tunnel to a server on another host is described in the same way: the port is that of its end on this host.
+    `version` is Prefect's version, `package` that of slurm-ray-flow.
+    The state of a tunnel to a server on another host has the same form; the port is that of its end on this host.
     """
 
     port: int
@@ -104,35 +104,35 @@ def read_state(files: ServerFiles) -> ServerState | None:
 
 def state_file(files: ServerFiles) -> Path:
     """The state file: the server's, if it is on this host, else that of this host's tunnel to it."""
-    return files.tunnel if _elsewhere(state_in(files.state)) else files.state
+    return files.tunnel if _is_elsewhere(state_in(files.state)) else files.state
 
 
 def server_elsewhere(files: ServerFiles, patience: float = 0.0) -> ServerState | None:
-    """The server of this home as the host knows it that has it, if that is another one.
+    """The state of this home's server if another host runs it; None otherwise.
 
     Args:
-        files: the server's.
-        patience: how long to wait, in seconds, for a sign that its supervisor lives; without one there is no server.
+        files: the server's files.
+        patience: seconds to wait for a touch of the state file by the server's supervisor; None without a touch.
     """
     state = state_in(files.state)
-    if not _elsewhere(state):
+    if not _is_elsewhere(state):
         return None
     if not patience:
         return state
-    first, deadline = _touched(files.state), time.monotonic() + patience
+    touched_before, deadline = _modification_time(files.state), time.monotonic() + patience
     while time.monotonic() < deadline and state_in(files.state) == state:
-        if _touched(files.state) != first:
+        if _modification_time(files.state) != touched_before:
             return state
         time.sleep(0.2)
     return None
 
 
-def _elsewhere(state: ServerState | None) -> bool:
+def _is_elsewhere(state: ServerState | None) -> bool:
     return state is not None and elsewhere(state.boot_id)
 
 
-def _touched(path: Path) -> float:
-    """The time of a file's last change; the file is opened, since network file systems refresh it only then."""
+def _modification_time(path: Path) -> float:
+    """The time of a file's last change; opening the file makes a network file system refresh it."""
     with contextlib.suppress(OSError), path.open("rb") as stream:
         return os.fstat(stream.fileno()).st_mtime
     return 0.0
@@ -170,9 +170,9 @@ def serving(state: ServerState | None) -> bool:
 
 
 def server_alive(address: ServerAddress) -> bool:
-    """Whether the server can be reached; costs a connection, never a request, and a few seconds at most.
+    """Whether the server can be reached; makes a connection but no request, and takes a few seconds at most.
 
-    One that is reached by a site's proxy may be there: only a request would tell.
+    For a server behind a site's proxy, which only a request could check, it is True.
     """
     if address.owned:
         state = read_state(server_files())

@@ -20,7 +20,7 @@ TIMEOUT = 20.0
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 NOT_FOUND = 404
 BUSY, BUSY_PAUSES = 503, (0.05, 0.1, 0.2)
-"""Prefect's answer when its SQLite database is locked for a moment: nothing was done."""
+"""Prefect's answer when its SQLite database is locked for a moment, and the seconds before each repetition."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Api:
         return self._ask("GET", path, None)
 
     def find(self, path: str) -> Any:
-        """The answer to GET; None where Prefect says that there is no such thing.
+        """The answer to GET; None for Prefect's own answer 404.
 
         Raises:
             ServerError: no answer, or one that says no.
@@ -126,7 +126,7 @@ def status_of(error: ServerError) -> int | None:
 
 
 def unless(statuses: set[int], request: Callable[[], T]) -> T | None:
-    """What a request gives; None where the server answers with one of these statuses."""
+    """The result of a request; None for an answer with one of these statuses."""
     try:
         return request()
     except ServerError as error:

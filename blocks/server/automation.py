@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 NAME = "slurm-ray-flow: end runs without heartbeat"
 HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE = 90
-"""Seconds without a heartbeat after which a run counts as crashed; launches and the sweep beat every 30."""
+"""Seconds without a heartbeat after which a run counts as crashed; launches and the sweep send one every 30."""
 
 _FINAL = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
 
@@ -52,26 +52,26 @@ def ensure_automation(api: Api) -> None:
     Raises:
         ServerError: the server can't be reached or refuses it.
     """
-    found = api.post("/automations/filter", {"automations": {"name": {"any_": [NAME]}}})
-    if not found:
+    existing = api.post("/automations/filter", {"automations": {"name": {"any_": [NAME]}}})
+    if not existing:
         api.post("/automations/", definition())
 
 
 def emit_heartbeat(flow_run: FlowRun | None = None) -> None:
     """Send one heartbeat of a flow run in the background.
 
-    The server's automation counts a run as crashed that is silent for 90 s, so do this at least every 30 s.
+    The server's automation ends a run without a heartbeat for 90 s, so call this at least every 30 s.
 
     Args:
-        flow_run: the run that lives; None means the one that this code runs in. Outside of one nothing happens.
+        flow_run: the flow run; None takes the flow run of this context, and does nothing outside of one.
     """
     from prefect.context import FlowRunContext
     from prefect.events import emit_event
 
     context = FlowRunContext.get()
-    alive = flow_run or (context.flow_run if context else None)
-    if alive is None:
+    run = flow_run or (context.flow_run if context else None)
+    if run is None:
         return
-    tags = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in sorted(alive.tags)]
-    resource = {"prefect.resource.id": f"prefect.flow-run.{alive.id}", "prefect.resource.name": alive.name or ""}
+    tags = [{"prefect.resource.id": f"prefect.tag.{tag}", "prefect.resource.role": "tag"} for tag in sorted(run.tags)]
+    resource = {"prefect.resource.id": f"prefect.flow-run.{run.id}", "prefect.resource.name": run.name or ""}
     emit_event(event=HEARTBEAT, resource=resource, related=list(tags))

@@ -19,9 +19,9 @@ from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, server_files
 from slurm_ray_flow.core.errors import ServerError, SlurmRayFlowError
 
-_guard = threading.Lock()
-_connected_to: set[str] = set()  # addresses that `connect` set: no choice of the user's
-_listeners: dict[int, tuple[Process, ServerFiles]] = {}  # by their ports: our servers that this process has used
+_lock = threading.Lock()
+_connected_to: set[str] = set()  # addresses that `connect` has set, and not the user
+_listeners: dict[int, tuple[Process, ServerFiles]] = {}  # our servers that this process has used, by their ports
 
 
 def client_settings(address: ServerAddress) -> dict[str, str]:
@@ -32,10 +32,10 @@ def client_settings(address: ServerAddress) -> dict[str, str]:
 
 
 def configured_url() -> str | None:
-    """The address of the API that the user configured: variable, active profile or prefect.toml; None without."""
+    """The address of the API that the user configured by variable, profile or prefect.toml; None for none."""
     if chosen := os.environ.get("PREFECT_API_URL"):
         return chosen
-    if not _prefect_must_say():
+    if not _needs_prefect():
         return None
     from prefect.settings import get_current_settings
 
@@ -44,8 +44,8 @@ def configured_url() -> str | None:
 
 
 def api_in_use() -> Api | None:
-    """The API that this process uses, in the flow run that this may be; None where no server is known that listens."""
-    if _prefect_must_say():
+    """The API that this process, or its flow run, uses; None without a configured or running server."""
+    if _needs_prefect():
         if api := _api_of_prefect():
             return api
     elif url := os.environ.get("PREFECT_API_URL"):
@@ -97,24 +97,24 @@ def _api_of_prefect() -> Api | None:
     return Api(settings.api.url.rstrip("/"), auth, headers, tls)
 
 
-_READ_HERE = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"}
+_READ_WITHOUT_PREFECT = {"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING"}
 
 
-def _prefect_must_say() -> bool:
-    """Whether only Prefect's own settings, whose import takes seconds, can say which API is configured."""
+def _needs_prefect() -> bool:
+    """Whether the configured API can only be read by Prefect's own settings, whose import takes seconds."""
     if "prefect" in sys.modules:
         return True
     variables = {name.upper() for name in os.environ}
-    if any(name.startswith(("PREFECT_API_", "PREFECT_CLIENT_")) for name in variables - _READ_HERE):
+    if any(name.startswith(("PREFECT_API_", "PREFECT_CLIENT_")) for name in variables - _READ_WITHOUT_PREFECT):
         return True
     home = Path(os.environ.get("PREFECT_HOME") or Path.home() / ".prefect").expanduser()
     profiles = Path(os.environ.get("PREFECT_PROFILES_PATH") or home / "profiles.toml").expanduser()
     files = ((profiles, "prefect_api_"), (".env", "prefect"), ("prefect.toml", ""), ("pyproject.toml", "tool.prefect"))
-    return any(_says(*file) for file in files)
+    return any(_contains(*file) for file in files)
 
 
-def _says(path: Path | str, word: str) -> bool:
-    """Whether a file has a word; an unreadable one may have it."""
+def _contains(path: Path | str, word: str) -> bool:
+    """Whether a file contains a word; True for an unreadable file."""
     try:
         return word in Path(path).read_text(errors="replace").lower()
     except FileNotFoundError:
@@ -158,8 +158,8 @@ def ui_url_of(api_url: str) -> str:
 def connect(address: ServerAddress) -> None:
     """Make Prefect use the server in all threads of this process from now on.
 
-    Where the user configured a server, or a block of `temporary_settings` names one, nothing changes. The process's
-    environment stays as it is: what the user starts from here, or sends elsewhere, must not carry the password.
+    A server that the user configured, or a block of `temporary_settings`, stays in use. The environment of the process
+    is not changed, so that the password does not reach programs that the user starts.
     """
     from prefect import context
 
@@ -167,33 +167,33 @@ def connect(address: ServerAddress) -> None:
         return
     auth = auth_string(server_files())
     pass_by_proxies()
-    _speak_only_to_ours(address)
-    with _guard:
+    _guard_port(address)
+    with _lock:
         current = context.GLOBAL_SETTINGS_CONTEXT
-        before = current.settings.api.url
-        if before == address.url:
+        earlier_url = current.settings.api.url
+        if earlier_url == address.url:
             return
         updated = current.settings.copy_with_update(updates={"api.url": address.url, "api.auth_string": auth})
         _connected_to.add(address.url)
         context.GLOBAL_SETTINGS_CONTEXT = context.SettingsContext(profile=current.profile, settings=updated)
-        if before:
+        if earlier_url:
             _end_services()
 
 
-def _speak_only_to_ours(address: ServerAddress) -> None:
+def _guard_port(address: ServerAddress) -> None:
     """Refuse connections of this process to the server's port while the server is dead: another user may listen there.
 
-    Prefect's client sends the password with each request, and asks again and again where none is answered.
+    Prefect's client sends the password with each request, and repeats requests without an answer.
     """
     if address.process is None:
         return
-    with _guard:
+    with _lock:
         if not _listeners:
-            sys.addaudithook(_refuse_strangers)
+            sys.addaudithook(_refuse_dead_server)
         _listeners[urlsplit(address.url).port or 0] = address.process, server_files()
 
 
-def _refuse_strangers(event: str, arguments: tuple[Any, ...]) -> None:
+def _refuse_dead_server(event: str, arguments: tuple[Any, ...]) -> None:
     if event != "socket.connect" or not isinstance(arguments[1], tuple) or arguments[1][:1] != (HOST,):
         return
     port = arguments[1][1]
@@ -206,27 +206,27 @@ def _refuse_strangers(event: str, arguments: tuple[Any, ...]) -> None:
 
 
 def _end_services() -> None:
-    """End Prefect's background services, which send what they hold; new ones begin with the new server.
+    """End Prefect's service for events after it has sent its events; a new one then uses the new server.
 
-    Its service for events, by which tasks get to their page, stays for ever with the server that it began with.
+    Without this the service stays with the server with which it began.
     """
     from prefect.events.worker import EventsWorker
 
-    # A thread, for where an event loop runs, Prefect gives something to wait for instead.
-    ended = threading.Thread(target=EventsWorker.drain_all, kwargs={"timeout": 0.0})
-    ended.start()
-    ended.join()
+    # In a thread, since within an event loop Prefect's function returns an awaitable.
+    thread = threading.Thread(target=EventsWorker.drain_all, kwargs={"timeout": 0.0})
+    thread.start()
+    thread.join()
 
 
 def pass_by_proxies() -> None:
     """Exclude loopback from proxies, which can't reach it: Prefect's events would be lost, with a warning each.
 
-    What the user has said of proxies stays: loopback is added to what they are not for.
+    The user's own settings of proxies stay; loopback is added to the hosts without a proxy.
     """
     if not any(name.lower() in _PROXIES for name in os.environ):
         return
-    known = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
-    hosts = [host.strip() for host in known.split(",") if host.strip()]
+    no_proxy = os.environ.get("no_proxy") or os.environ.get("NO_PROXY") or ""
+    hosts = [host.strip() for host in no_proxy.split(",") if host.strip()]
     missing = [host for host in ("127.0.0.1", "localhost") if host not in hosts]
     if missing and "*" not in hosts:
         os.environ["no_proxy"] = os.environ["NO_PROXY"] = ",".join([*hosts, *missing])
@@ -237,9 +237,9 @@ _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "ws_proxy", "wss_proxy")
 
 @contextlib.contextmanager
 def connected(address: ServerAddress) -> Iterator[None]:
-    """Prefect uses the server in this block, and after it in this process (logs and events are sent late).
+    """Make Prefect use the server in this block, and after it in this process (logs and events are sent late).
 
-    Also inside a block of `temporary_settings` that was entered before.
+    This holds also inside an outer block of `temporary_settings`.
     """
     from prefect.settings import get_current_settings, temporary_settings
 

@@ -23,7 +23,7 @@ USER = "srf"
 
 @dataclass(frozen=True)
 class ServerFiles:
-    """Everything of the server lies in one folder that only its user can enter."""
+    """The server's files, in one folder that only its user can enter."""
 
     folder: Path
 
@@ -54,7 +54,7 @@ class ServerFiles:
 
     @property
     def database(self) -> Path:
-        """The address of the database, with its password, where it is not the file that Prefect makes itself."""
+        """The address of the database, with its password, if it is not Prefect's own file."""
         return self.folder / "database"
 
     @property
@@ -96,7 +96,7 @@ def make_folders(files: ServerFiles) -> None:
 
 def password(files: ServerFiles) -> str:
     """The password, made the first time."""
-    return _kept(files.secret, lambda: secrets.token_urlsafe(32))
+    return _stored_or_made(files.secret, lambda: secrets.token_urlsafe(32))
 
 
 def auth_string(files: ServerFiles) -> str:
@@ -106,7 +106,7 @@ def auth_string(files: ServerFiles) -> str:
 
 def encryption_key(files: ServerFiles) -> str:
     """The key of the secrets in the database, made the first time."""
-    return _kept(files.encryption_key, lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return _stored_or_made(files.encryption_key, lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
 
 
 @contextlib.contextmanager
@@ -120,23 +120,23 @@ def locked(files: ServerFiles) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def alone(files: ServerFiles, what: str, patience: float = 0.0) -> Iterator[bool]:
-    """Be the only such process of this home, for as long as the block lasts.
+def only_process(files: ServerFiles, program: str, patience: float = 0.0) -> Iterator[bool]:
+    """Be the only process of this program for this home, as long as the block lasts.
 
     Args:
-        files: the server's.
-        what: of which there is one.
-        patience: how long to wait for another one that may be about to end, in seconds.
+        files: the server's files.
+        program: the name of the program.
+        patience: seconds to wait for the end of another process.
 
     Returns:
-        Whether it is the only one; True where the file system has no locks.
+        Whether it is the only process; True on a file system without locks.
     """
     deadline = time.monotonic() + patience
-    with open(os.open(files.folder / f"{what}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as stream:
-        yield _first(stream.fileno(), deadline)
+    with open(os.open(files.folder / f"{program}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as stream:
+        yield _try_lock(stream.fileno(), deadline)
 
 
-def _first(descriptor: int, deadline: float) -> bool:
+def _try_lock(descriptor: int, deadline: float) -> bool:
     while True:
         with contextlib.suppress(BlockingIOError):
             lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -146,9 +146,9 @@ def _first(descriptor: int, deadline: float) -> bool:
         time.sleep(0.1)
 
 
-def _kept(path: Path, make: Callable[[], str]) -> str:
+def _stored_or_made(path: Path, make: Callable[[], str]) -> str:
     with contextlib.suppress(FileNotFoundError):
-        if known := path.read_text().strip():  # a loss of power may leave it empty
-            return known
+        if stored := path.read_text().strip():  # a loss of power may leave it empty
+            return stored
     write_whole(path, make().encode())
     return path.read_text()

@@ -1,11 +1,10 @@
 """The UI in the browser, logged in.
 
-The UI asks for "user:password" and keeps it in the browser's local storage; its own pages know nothing of where the
-password is. A page of ours among its files leads on to the UI, or to a run's page there, where the browser is logged
-in; else it says what to run, and takes the password. `srf up --open` gives it that behind the `#` of its address, which
-no server sees. The browser is sent to that address by a local file that only its user can read, because a
-program's arguments are for all to see. The page also puts away the banner for the V2 pages, which tell their maker of
-each visit.
+The UI asks for "user:password" and keeps it in the browser's local storage. A page of ours among the UI's files
+redirects a browser that is logged in to the UI, or to a run's page there; otherwise it shows the command to run, and
+asks for the password. `srf up --open` passes the password behind the `#` of the address, which no server sees. A local
+file that only its user can read redirects the browser to that address, because all users can read a program's
+arguments. The page also hides the banner for the V2 pages, which report each visit to Prefect's makers.
 """
 
 from __future__ import annotations

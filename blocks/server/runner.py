@@ -13,10 +13,10 @@ from slurm_ray_flow.blocks.server.files import server_files
 
 @contextlib.contextmanager
 def temporary_files_of_our_own() -> Iterator[None]:
-    """Have this process, and not its children, make temporary files in a folder of its user.
+    """Make temporary files of this process, but not of its children, in a folder of its user.
 
     The runner of Prefect 3.8 keeps its files in /tmp/runner_storage, which belongs to the first user of a machine who
-    runs one; everybody else's fails.
+    starts a runner; the runners of other users fail.
     """
     before, tempfile.tempdir = tempfile.tempdir, str(private_folder(server_files().temporary))
     try:

@@ -1,9 +1,9 @@
 """The process of Prefect's server: `python -m slurm_ray_flow.blocks.server.serve`.
 
-Two things about its SQLite file have no settings, and many launches at once fail for them. It answers up to 100
-requests at once with 15 connections: when 15 writers wait for their turn, the one whose turn it is may need one more,
-and all wait until they fail. And a transaction that reads first can't become a writer once another one has written:
-it fails at once, so each begins as a writer. Measured: 20 launches at once took 135 s or failed, and now 12 s.
+Two properties of Prefect's use of SQLite have no settings, and make many launches at once fail. The server answers up
+to 100 requests at once with 15 database connections: while 15 writers wait for the lock, its holder may need one more
+connection, and all wait until they fail. And a transaction that reads first can't become a writer once another one has
+written, and fails at once; so each begins as a writer. Measured: 20 launches at once took 135 s or failed, now 12 s.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncSession, AsyncSessionTransaction, create
 from slurm_ray_flow.blocks.server.settings import DATABASE_SETTING
 
 MORE_CONNECTIONS = 200
-"""The database connections: twice as many as requests, since its services need some. Each is made when needed."""
+"""The most further database connections: twice as many as requests, since the server's services need some."""
 SQLITE = configurations.AioSqliteConfiguration
 _begin = getattr(SQLITE, "begin_transaction", None)
 
@@ -31,21 +31,21 @@ _begin = getattr(SQLITE, "begin_transaction", None)
 def begin_as_writer(
     database: configurations.AioSqliteConfiguration,
     session: AsyncSession,
-    with_for_update: bool = False,  # noqa: ARG001 - it is what is always done here
+    with_for_update: bool = False,  # noqa: ARG001 - always true here
 ) -> AbstractAsyncContextManager[AsyncSessionTransaction]:
     """Begin a transaction as a writer from its start."""
     assert _begin is not None
-    begun: AbstractAsyncContextManager[AsyncSessionTransaction] = _begin(database, session, with_for_update=True)
-    return begun
+    transaction: AbstractAsyncContextManager[AsyncSessionTransaction] = _begin(database, session, with_for_update=True)
+    return transaction
 
 
 def main() -> None:
     """Run the server at the socket whose descriptor is the argument."""
     listener = socket.socket(fileno=int(sys.argv[1]))
-    run = uvicorn.Server.run
+    original_run = uvicorn.Server.run
 
     def run_there(server: uvicorn.Server, sockets: list[socket.socket] | None = None) -> None:
-        run(server, [*(sockets or ()), listener])
+        original_run(server, [*(sockets or ()), listener])
 
     uvicorn.Server.run = run_there  # type: ignore[method-assign,assignment]
     if os.environ.get(DATABASE_SETTING, "").startswith("postgresql"):

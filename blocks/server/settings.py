@@ -34,10 +34,10 @@ def local_file(files: ServerFiles) -> Path | None:
     folder = local_folder(files)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="srf-database-", dir=LOCAL_DISK))
-        if _kept(files).exists():
-            _copy(_kept(files), folder / "prefect.db")
-        noted = {"host": socket.gethostname(), "folder": str(folder)}
-        write_whole(_note(files), json.dumps(noted).encode())
+        if _stored_database(files).exists():
+            _copy(_stored_database(files), folder / "prefect.db")
+        note = {"host": socket.gethostname(), "folder": str(folder)}
+        write_whole(_database_note(files), json.dumps(note).encode())
     return folder / "prefect.db"
 
 
@@ -47,41 +47,41 @@ def keep_copy(files: ServerFiles, *, ended: bool = False) -> Iterator[str]:
     if folder is None or not (folder / "prefect.db").exists():
         return
     _copy(folder / "prefect.db", folder / "copy.db")
-    write_whole(_kept(files), (folder / "copy.db").read_bytes())
+    write_whole(_stored_database(files), (folder / "copy.db").read_bytes())
     if ended:
-        _note(files).unlink(missing_ok=True)
+        _database_note(files).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        yield f"the database lies in {_kept(files)}, for whichever host has the server next"
+        yield f"the database lies in {_stored_database(files)}, for whichever host has the server next"
 
 
 def on_network(folder: Path, mounts: str = "") -> bool:
-    """Whether other hosts may have a folder's file system mounted, too; `mounts` is what /proc/self/mountinfo says."""
+    """Whether a folder is on a network file system; `mounts` is the text of /proc/self/mountinfo."""
     with contextlib.suppress(FileNotFoundError):  # macOS has none
         mounts = mounts or Path("/proc/self/mountinfo").read_text()
-    path, kind, longest = f"{os.path.realpath(folder)}/", "", -1
+    path, filesystem, longest_match = f"{os.path.realpath(folder)}/", "", -1
     for line in mounts.splitlines():
-        before, _, after = line.partition(" - ")
-        point = before.split(" ")[4].encode().decode("unicode_escape").rstrip("/") + "/"  # a space stands as \040
-        if path.startswith(point) and len(point) >= longest:
-            kind, longest = after.split(" ")[0], len(point)
-    return kind in NETWORK
+        mount, _, source = line.partition(" - ")
+        mount_point = mount.split(" ")[4].encode().decode("unicode_escape").rstrip("/") + "/"  # a space is \040
+        if path.startswith(mount_point) and len(mount_point) >= longest_match:
+            filesystem, longest_match = source.split(" ")[0], len(mount_point)
+    return filesystem in NETWORK
 
 
 def local_folder(files: ServerFiles) -> Path | None:
-    """The noted folder on this host's disk that the last server used, or the present one uses."""
+    """The folder on this host's disk with the database of the last or the present server; None for none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        noted = json.loads(_note(files).read_text())
-        folder = Path(noted["folder"])
-        ours = not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
-        return folder if noted["host"] == socket.gethostname() and ours else None
+        note = json.loads(_database_note(files).read_text())
+        folder = Path(note["folder"])
+        is_ours = not folder.is_symlink() and folder.stat().st_uid == os.geteuid()
+        return folder if note["host"] == socket.gethostname() and is_ours else None
     return None
 
 
-def _note(files: ServerFiles) -> Path:
+def _database_note(files: ServerFiles) -> Path:
     return files.folder / "database.json"
 
 
-def _kept(files: ServerFiles) -> Path:
+def _stored_database(files: ServerFiles) -> Path:
     return files.prefect_home / "prefect.db"
 
 
@@ -101,12 +101,12 @@ SETTINGS = {
     "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "50",
     "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "100",
-    # In memory, a restart of the server would leave the slots of its limits taken for ever.
+    # With leases in memory, slots would stay taken for ever after a restart of the server.
     "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": LEASES_ON_DISK,
     # By default only events are removed, and the database grows with every run.
     "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
-    # The pages of "V2" tell their maker of each visit, from the browser, and no setting turns that off.
+    # The "V2" pages report each visit to Prefect's makers from the browser, and no setting turns that off.
     "PREFECT_SERVER_UI_V2_ENABLED": "false",
     "PYTHONUNBUFFERED": "1",
 }
@@ -119,11 +119,11 @@ DATABASE_SETTING = "PREFECT_SERVER_DATABASE_CONNECTION_URL"
 def server_environment(files: ServerFiles, port: int) -> dict[str, str]:
     """The whole environment of the server's process.
 
-    The caller's own PREFECT_ variables stay out: they are meant for flows, and the server outlives its caller.
-    So do clusters' passwords: only who logs in needs them. `SRF_DATABASE_URL` names a database other than SQLite.
-    Secrets travel here and not as arguments, which every user of the machine can read.
+    It leaves out the caller's PREFECT_ variables, which are meant for flows, since the server outlives its caller, and
+    the clusters' passwords, which only log-ins need. `SRF_DATABASE_URL` names a database other than SQLite. Secrets are
+    passed by variables, since every user of the machine can read arguments.
     """
-    inherited = {name: value for name, value in os.environ.items() if not _others(name)}
+    inherited = {name: value for name, value in os.environ.items() if not _is_withheld(name)}
     return {
         **inherited,
         **SETTINGS,
@@ -161,7 +161,7 @@ def checked_database(url: str) -> str:
     """The address of a database, checked, in Prefect's form.
 
     Raises:
-        ServerError: it is none of PostgreSQL. The error does not show it, since a password may be in it.
+        ServerError: it is no address of PostgreSQL. The error does not show it, because it may have a password.
     """
     match = re.fullmatch(r"postgres(?:ql)?(?:\+asyncpg)?(://.+)", url.strip())
     if match is None:
@@ -170,5 +170,5 @@ def checked_database(url: str) -> str:
     return f"postgresql+asyncpg{match[1]}"
 
 
-def _others(name: str) -> bool:
+def _is_withheld(name: str) -> bool:
     return name.startswith("PREFECT_") or name.endswith("_PASSWORD")

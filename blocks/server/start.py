@@ -36,15 +36,15 @@ END_SECONDS = 20.0
 
 
 def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
-    """The Prefect server to use: the configured one, which must be there, else ours, started if need be.
+    """The Prefect server to use: the configured one, else this package's own, which is started if it does not run.
 
-    Where ours runs already this takes a millisecond. Of several processes that start it at once, one does.
+    With a running server of our own this takes a millisecond. Of several processes at once, one starts the server.
 
     Args:
-        progress: is told, in a sentence, when something takes longer.
+        progress: gets a sentence about each step that takes longer.
 
     Raises:
-        ServerError: it did not start, with the end of its log; or the configured one does not listen.
+        ServerError: the server did not start (with the end of its log), or the configured server does not listen.
     """
     files = server_files()
     state = read_state(files)
@@ -54,30 +54,30 @@ def ensure_server(progress: Callable[[str], None]) -> ServerAddress:
         if not server_alive(address):
             raise client.no_answer("nothing listens there")
         return address
-    if ready := _ready(files):
-        _tell_of_another_version(ready, progress)
+    if ready := _usable_server(files):
+        _warn_of_version(ready, progress)
         return ready.address()
     with locked(files):
         return _start(files, progress)
 
 
-def _ready(files: ServerFiles) -> ServerState | None:
-    """The server, if it can be used as it is; one behind a tunnel must answer a request."""
+def _usable_server(files: ServerFiles) -> ServerState | None:
+    """The running server, if it is usable; a server behind a tunnel must answer a request."""
     state = read_state(files)
     if state is None or not serving(state) or not alive(state.supervisor):
         return None
     return state if server_elsewhere(files) is None or Api(state.url).healthy() else None
 
 
-def _tell_of_another_version(state: ServerState, progress: Callable[[str], None]) -> None:
-    runs, here = (state.version, state.package or "of before this was noted"), versions()
-    if runs != here:
-        theirs, ours = (f"Prefect {prefect}, slurm-ray-flow {package}" for prefect, package in (runs, here))
-        progress(f"The Prefect server that runs is {theirs}; here is {ours}. `srf down` and `srf up` start it anew.")
+def _warn_of_version(state: ServerState, progress: Callable[[str], None]) -> None:
+    running, installed = (state.version, state.package or "of before this was noted"), versions()
+    if running != installed:
+        text = "The Prefect server that runs is Prefect {}, slurm-ray-flow {}; here is Prefect {}, slurm-ray-flow {}."
+        progress(f"{text.format(*running, *installed)} `srf down` and `srf up` start it anew.")
 
 
 def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress:
-    if ready := _ready(files):
+    if ready := _usable_server(files):
         return ready.address()
     if other := server_elsewhere(files):
         if state := read_state(files):  # of a tunnel that leads nowhere
@@ -86,32 +86,32 @@ def _start(files: ServerFiles, progress: Callable[[str], None]) -> ServerAddress
     else:
         progress("Starting the Prefect server (about 10 s, once).")
     if url := os.environ.get(DATABASE_VARIABLE, "").replace("sqlite", ""):
-        checked_database(url)  # said here, and not in a log
+        checked_database(url)  # an error here is shown, and not only written to a log
     auth_string(files)  # made here, under the lock, and not by two processes at once
     encryption_key(files)
     began = time.monotonic()
-    state = _wait(files, _supervisor(files), began + START_SECONDS)
+    state = _wait_until_healthy(files, _running_or_new_supervisor(files), began + START_SECONDS)
     if state is None:
-        raise _failed(files)
+        raise _start_error(files)
     address = state.address(started=True)
     progress(f"The Prefect server runs at {address.ui_url} (started in {time.monotonic() - began:.1f} s).")
     return address
 
 
-def _supervisor(files: ServerFiles) -> Process | None:
+def _running_or_new_supervisor(files: ServerFiles) -> Process | None:
     """The running supervisor, or a new one."""
     state = read_state(files)
     if state is not None and alive(state.supervisor):
         return state.supervisor
     env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    known = processes.withheld()  # to look after runs on clusters whose program is gone; no other password
-    env = {name: value for name, value in env.items() if not name.endswith("_PASSWORD") or name in known}
+    cluster_passwords = processes.withheld()  # to look after runs on clusters whose program is gone; no other password
+    env = {name: value for name, value in env.items() if not name.endswith("_PASSWORD") or name in cluster_passwords}
     command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.supervisor"]
     return identify(processes.start(command, log=files.log, env=env, cwd=files.prefect_home))
 
 
-def _wait(files: ServerFiles, supervisor: Process | None, deadline: float) -> ServerState | None:
-    """The state of a healthy server; None when its supervisor gave up or time is over."""
+def _wait_until_healthy(files: ServerFiles, supervisor: Process | None, deadline: float) -> ServerState | None:
+    """The state of a healthy server; None after the end of its supervisor, or after the deadline."""
     while supervisor is not None and alive(supervisor) and time.monotonic() < deadline:
         state = read_state(files)
         if state is not None and state.supervisor == supervisor and serving(state) and Api(state.url).healthy():
@@ -120,7 +120,7 @@ def _wait(files: ServerFiles, supervisor: Process | None, deadline: float) -> Se
     return None
 
 
-def _failed(files: ServerFiles) -> ServerError:
+def _start_error(files: ServerFiles) -> ServerError:
     lines = files.log.read_text(errors="replace").splitlines()[-15:] if files.log.exists() else []
     if other := server_elsewhere(files):
         here = socket.gethostname()
@@ -143,9 +143,9 @@ PATIENCE = 20.0
 
 
 def stop_server() -> bool:
-    """Ends the server and its supervisor, and makes sure; False where none was running. Takes at most 40 s.
+    """End the server and its supervisor; False if none was running. Takes at most 40 s.
 
-    Where another host has the server, this host's tunnel to it is what ends.
+    If the server runs on another host, this host's tunnel to it is ended.
 
     Raises:
         ServerError: a process can't be ended.
@@ -159,8 +159,8 @@ def stop_server() -> bool:
         path.unlink(missing_ok=True)
         if state is None or (wait_gone(state.server, 0) and wait_gone(state.supervisor, 0)):
             return False
-        gone = end(state.supervisor, patience=PATIENCE), end(state.server, patience=10.0)
-    if not all(gone):
+        ended = end(state.supervisor, patience=PATIENCE), end(state.server, patience=10.0)
+    if not all(ended):
         raise ServerError(
             "The Prefect server could not be ended.",
             where=f"processes {state.supervisor_pid} and {state.pid}",

@@ -2,7 +2,7 @@
 
     python -m slurm_ray_flow.blocks.server.supervisor
 
-Started by `ensure_server`, in a session of its own. It never imports Prefect, so that it stays small.
+`ensure_server` starts it, in its own session. It never imports Prefect, to need little memory.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ from slurm_ray_flow.blocks.server.address import (
 )
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import ensure_automation
-from slurm_ray_flow.blocks.server.files import ServerFiles, alone, auth_string, make_folders, server_files
+from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, make_folders, only_process, server_files
 from slurm_ray_flow.blocks.server.log_in import write_landing_page
 from slurm_ray_flow.blocks.server.settings import keep_copy, server_environment
-from slurm_ray_flow.blocks.server.sweep import ensure_watch, orphan_slots, see_to_slots, sweep
+from slurm_ray_flow.blocks.server.sweep import ensure_watch, orphan_slots, settle_slots, sweep
 from slurm_ray_flow.core.clean_up import DAY, KEPT_DAYS
 from slurm_ray_flow.core.errors import ServerError
 from slurm_ray_flow.core.home import home
@@ -75,21 +75,21 @@ BACKLOG = 2048
 
 
 def main() -> int:
-    """Runs the server until it ends or somebody asks for its end."""
-    signal.signal(signal.SIGTERM, _leave)
-    signal.signal(signal.SIGINT, _leave)
+    """Run the server until it ends, or until a signal."""
+    signal.signal(signal.SIGTERM, _exit_on_signal)
+    signal.signal(signal.SIGINT, _exit_on_signal)
     files = server_files()
     make_folders(files)
     other = server_elsewhere(files, BEATS_WITHIN)
     path = files.tunnel if other else files.state
-    with alone(files, path.stem if other else "supervisor", STOP_SECONDS) as first:
-        if not first or ((known := read_state(files)) and alive(known.supervisor)):
+    with only_process(files, path.stem if other else "supervisor", STOP_SECONDS) as is_only:
+        if not is_only or ((state := read_state(files)) and alive(state.supervisor)):
             return 0
         return _supervise(files, path, other)
 
 
 def _supervise(files: ServerFiles, path: Path, other: ServerState | None) -> int:
-    state = _lead(files, other) if other else _adopt(files) or _start(files)
+    state = _start_tunnel(files, other) if other else _adopt(files) or _start(files)
     if state is None:
         return 1
     write_state(path, state)
@@ -98,13 +98,13 @@ def _supervise(files: ServerFiles, path: Path, other: ServerState | None) -> int
     finally:
         end(state.server, patience=STOP_SECONDS)
         if not other:
-            _carry_out(keep_copy(files, ended=True))
+            _log_lines(keep_copy(files, ended=True))
         if state_in(path) == state:
             path.unlink(missing_ok=True)
     return 0
 
 
-def _leave(_number: int, _frame: FrameType | None) -> None:
+def _exit_on_signal(_number: int, _frame: FrameType | None) -> None:
     raise SystemExit(0)
 
 
@@ -130,16 +130,15 @@ def _start(files: ServerFiles) -> ServerState | None:
     return None if server is None else _state(port, server, *versions())
 
 
-def _lead(files: ServerFiles, other: ServerState) -> ServerState | None:
+def _start_tunnel(files: ServerFiles, other: ServerState) -> ServerState | None:
     """Start a tunnel to the server on another host, at the port of the last one if that is free."""
-    last = other.port
     try:
-        listener = socket.create_server((HOST, last), backlog=BACKLOG)
+        listener = socket.create_server((HOST, other.port), backlog=BACKLOG)
     except OSError:
         listener = socket.create_server((HOST, 0), backlog=BACKLOG)
     with listener:
         port = int(listener.getsockname()[1])
-        command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.lead", other.host, str(other.port)]
+        command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.tunnel", other.host, str(other.port)]
         pid = processes.start(
             [*command, str(listener.fileno())],
             log=files.log,
@@ -151,81 +150,81 @@ def _lead(files: ServerFiles, other: ServerState) -> ServerState | None:
 
 
 def _state(port: int, server: Process, prefect: str, package: str) -> ServerState:
-    this = this_process()
-    return ServerState(port, prefect, server.pid, server.started, this.pid, this.started, this.boot_id, package)
+    owner = this_process()
+    return ServerState(port, prefect, server.pid, server.started, owner.pid, owner.started, owner.boot_id, package)
 
 
 def _listener(files: ServerFiles) -> socket.socket:
-    """The socket of the server. It listens from now on: no other user can do so at its port while Prefect begins.
+    """The socket of the server, which listens at once, so that no other user can take its port while Prefect starts.
 
-    The port is the last one, so that bookmarks and connected processes find the server again. Where somebody else has
-    that, it is another port, and another password: browsers and processes of ours may have sent him this one.
+    It has the last port, so that bookmarks and connected processes find the server again. If another program has that
+    port, the server gets another port and another password, since our clients may have sent the password there.
     """
-    remembered = files.folder / "port"
-    if wanted := os.environ.get("SRF_SERVER_PORT"):
-        remembered.write_text(wanted)
+    port_file = files.folder / "port"
+    if chosen_port := os.environ.get("SRF_SERVER_PORT"):
+        port_file.write_text(chosen_port)
     with contextlib.suppress(FileNotFoundError, ValueError):
-        last = int(remembered.read_text())
+        last_port = int(port_file.read_text())
         try:
-            return socket.create_server((HOST, last), backlog=BACKLOG)
+            return socket.create_server((HOST, last_port), backlog=BACKLOG)
         except OSError:
-            _say(f"port {last} is somebody else's now: the server gets another one, and another password")
+            _log(f"port {last_port} is somebody else's now: the server gets another one, and another password")
             files.secret.unlink(missing_ok=True)
-    chosen = socket.create_server((HOST, 0), backlog=BACKLOG)
-    remembered.write_text(str(chosen.getsockname()[1]))
-    return chosen
+    listener = socket.create_server((HOST, 0), backlog=BACKLOG)
+    port_file.write_text(str(listener.getsockname()[1]))
+    return listener
 
 
 def _watch(files: ServerFiles, state: ServerState, other: ServerState | None) -> None:
     api = Api(state.url, auth_string(files))
-    ready, next_beat = False, 0.0
-    due = dict.fromkeys(_chores(files, api, other), 0.0)
+    ready, next_touch = False, 0.0
+    due_times = dict.fromkeys(_periodic_tasks(files, api, other), 0.0)
     while alive(state.server):
-        if time.monotonic() >= next_beat:
+        if time.monotonic() >= next_touch:
             if server_elsewhere(files) != other:
-                return _say("another host has the server now, or has ended it")
-            _beat(files)
-            next_beat = time.monotonic() + BEAT_SECONDS
+                return _log("another host has the server now, or has ended it")
+            _touch_state(files)
+            next_touch = time.monotonic() + BEAT_SECONDS
         if not ready and api.healthy():
-            ready = _prepare(files, api)
-        for chore in due if ready else ():
-            if time.monotonic() >= due[chore]:
-                begin_chore(chore)
-                due[chore] = time.monotonic() + chore.every
+            ready = _set_up_server(files, api)
+        for task in due_times if ready else ():
+            if time.monotonic() >= due_times[task]:
+                run_periodic_task(task)
+                due_times[task] = time.monotonic() + task.every
         _reap()
         time.sleep(LOOK_SECONDS)
-    return _say("the server ended by itself")
+    return _log("the server ended by itself")
 
 
 @dataclass(frozen=True)
 class PeriodicTask:
-    """A periodic task: its interval in seconds, its function, and whether it may take long."""
+    """A periodic task: its interval in seconds, its function, and whether it may take a long time."""
 
     every: float
     begin: Callable[[], Iterator[str]]
     long: bool = False
 
 
-def begin_chore(chore: PeriodicTask) -> None:
-    """Run a periodic task; a long one in a thread, so that heartbeats need not wait for it."""
-    if chore.long:
-        threading.Thread(target=lambda: _carry_out(chore.begin()), daemon=True, name="srf-chore").start()
+def run_periodic_task(task: PeriodicTask) -> None:
+    """Run a periodic task; a long one runs in a thread, so that heartbeats do not wait for it."""
+    if task.long:
+        threading.Thread(target=lambda: _log_lines(task.begin()), daemon=True, name="srf-chore").start()
     else:
-        _carry_out(chore.begin())
+        _log_lines(task.begin())
 
 
-def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[PeriodicTask]:
-    """The periodic tasks: each host sweeps its own runs, and the one with the server does all else."""
-    shared = [
+def _periodic_tasks(files: ServerFiles, api: Api, other: ServerState | None) -> list[PeriodicTask]:
+    """The periodic tasks: each host sweeps its own runs; only the server's host does the others."""
+    tasks = [
         PeriodicTask(SWEEP_SECONDS, lambda: sweep(api)),
         PeriodicTask(SWEEP_SECONDS, catalog.refresh, long=True),
         PeriodicTask(SWEEP_SECONDS, lambda: ensure_watch(files, api)),
-        PeriodicTask(SLOT_SECONDS, lambda: _slots(files, api)),
+        PeriodicTask(SLOT_SECONDS, lambda: _settle_slots(files, api)),
     ]
     if other:
-        return shared
+        return tasks
     return [
-        *shared,
+        *tasks,
         PeriodicTask(COPY_SECONDS, lambda: keep_copy(files)),
         PeriodicTask(COPY_SECONDS, lambda: rotate(files)),
         PeriodicTask(CLEAN_UP_SECONDS, lambda: clean_up(home()), long=True),
@@ -233,7 +232,7 @@ def _chores(files: ServerFiles, api: Api, other: ServerState | None) -> list[Per
 
 
 def rotate(files: ServerFiles) -> Iterator[str]:
-    """Rotate a large log, keeping the one before. Its writers append, so they go on."""
+    """Rotate large logs, and keep one earlier file of each. Writers may go on, since they append."""
     for log in (files.log, files.folder / "orphans.log"):
         if log.exists() and log.stat().st_size > LARGEST_LOG:
             shutil.copyfile(log, log.with_name(f"{log.name}.1"))
@@ -241,35 +240,35 @@ def rotate(files: ServerFiles) -> Iterator[str]:
             yield f"{log.name} was large: what it held is in {log.name}.1"
 
 
-def _beat(files: ServerFiles) -> None:
-    """Show other hosts with this home that this one's supervisor lives."""
+def _touch_state(files: ServerFiles) -> None:
+    """Touch the state file, by which other hosts with this home see that this supervisor lives."""
     with contextlib.suppress(OSError):
         os.utime(state_file(files))
 
 
-def _slots(files: ServerFiles, api: Api) -> Iterator[str]:
-    """Renew or give back the slots of dead launches within seconds; without such launches nothing is asked."""
-    see_to_slots(api)
+def _settle_slots(files: ServerFiles, api: Api) -> Iterator[str]:
+    """Renew or give back the slots of dead launches within seconds."""
+    settle_slots(api)
     if orphan_slots(api):
         yield from ensure_watch(files, api)
 
 
-def _prepare(files: ServerFiles, api: Api) -> bool:
+def _set_up_server(files: ServerFiles, api: Api) -> bool:
     try:
         write_landing_page(files)
         ensure_automation(api)
     except (ServerError, OSError) as problem:
-        _say(f"not ready yet: {problem}")
+        _log(f"not ready yet: {problem}")
         return False
     return True
 
 
-def _carry_out(chore: Iterator[str]) -> None:
+def _log_lines(lines: Iterator[str]) -> None:
     try:
-        for line in chore:
-            _say(line)
+        for line in lines:
+            _log(line)
     except Exception as problem:  # the next time may do better; the server must not end for it
-        _say(f"{type(problem).__name__}: {problem}")
+        _log(f"{type(problem).__name__}: {problem}")
 
 
 def _reap() -> None:
@@ -277,7 +276,7 @@ def _reap() -> None:
         os.waitpid(-1, os.WNOHANG)
 
 
-def _say(line: str) -> None:
+def _log(line: str) -> None:
     sys.stderr.write(f"supervisor: {line}\n")
     sys.stderr.flush()
 

@@ -1,4 +1,4 @@
-"""The client of the agent on a host; a request whose connection was lost is sent again."""
+"""The client of the agent on a host; after the loss of a connection it sends a request again."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.trace import requests_shown, traced
 from slurm_ray_flow.remote.shared import framing
 
-_LEASE = 90.0
-"""Seconds without a message from home after which the agent ends, since a cut link may leave it behind."""
-_SILENCE, _PROBE = 5.0, 10.0
-"""Seconds without a greeting after which another command is tried, and the seconds for that."""
+_LEASE_SECONDS = 90.0
+"""Seconds without a message from home after which the agent ends by itself, for the case of a cut link."""
+_PROBE_AFTER_SECONDS, _PROBE_SECONDS = 5.0, 10.0
+"""Seconds without a greeting after which a probe command is run, and seconds for that command."""
 _READ = 1024 * 1024
 _Answer = tuple[dict[str, Any], bytes] | None
 
@@ -36,10 +36,10 @@ class Agent:
     """The agent on a host, for all threads of this process.
 
     Args:
-        connection: how to get there.
-        root: the folder of everything of ours there: absolute, or "~/...".
+        connection: the connection to the host.
+        root: the root on the host: absolute, or "~/...".
         python: "", a path, or "module:NAME".
-        label: what the user calls the cluster.
+        label: the user's name for the cluster.
     """
 
     def __init__(self, connection: Connection, root: str, python: str, label: str) -> None:
@@ -48,12 +48,12 @@ class Agent:
         self._lock = threading.Lock()
         self._conversation: _Conversation | None = None
         self._root: PurePosixPath | None = None
-        connection.sessions.aside.append(self._step_aside)
+        connection.sessions.agent_closers.append(self._close_for_transfer)
 
     @property
     def hello(self) -> dict[str, Any]:
         """The agent's greeting: root (absolute), home, user, host, python, version, pid."""
-        hello: dict[str, Any] = self._patiently(lambda conversation: conversation.hello)
+        hello: dict[str, Any] = self._with_reconnects(lambda conversation: conversation.hello)
         return hello
 
     @property
@@ -65,7 +65,7 @@ class Agent:
 
     @property
     def tools(self) -> PurePosixPath:
-        """The folder that holds the package `slurm_ray_flow` of a run."""
+        """The folder on the host with the package `slurm_ray_flow` for runs."""
         return self.root / "tools" / programs.digest()
 
     @property
@@ -90,13 +90,13 @@ class Agent:
         bring(self, folder, names, target)
 
     def ask_all(self, requests: Sequence[Request], tell: Callable[[Any], None] = lambda _: None) -> list[Any]:
-        """Have operations done in order, in one round trip. Asks again if the answer was lost with its connection.
+        """Do operations on the host in order, in one round trip; a request without an answer is sent again.
 
         Raises:
-            SlurmRayFlowError: one could not be done, or the host can't be reached for too long.
+            SlurmRayFlowError: an operation failed, or the host can't be reached for too long.
         """
         with traced(self.label, lambda: requests_shown(requests)):
-            results: list[Any] = self._patiently(lambda conversation: conversation.ask(requests, tell))
+            results: list[Any] = self._with_reconnects(lambda conversation: conversation.ask(requests, tell))
         return results
 
     def close(self) -> None:
@@ -107,139 +107,140 @@ class Agent:
                 self._conversation = None
 
     def forget(self) -> None:
-        """Leave the agent to the parent of this process, which has been forked."""
+        """Start with no conversation after a fork: the present one is the parent process's."""
         self._lock, self._conversation = threading.Lock(), None
-        self.connection.sessions.aside.append(self._step_aside)
+        self.connection.sessions.agent_closers.append(self._close_for_transfer)
 
-    def _step_aside(self) -> None:
+    def _close_for_transfer(self) -> None:
         conversation = self._conversation
         if conversation is not None:
-            conversation.close(aside=True)
+            conversation.close(for_transfer=True)
 
-    def _patiently(self, do: Callable[[_Conversation], Any]) -> Any:
+    def _with_reconnects(self, request: Callable[[_Conversation], Any]) -> Any:
         outage = Outage(self.connection, self.label)
         while True:
             try:
-                done = do(self._opened())
-            except _Aside:
+                result = request(self._open_conversation())
+            except _ClosedForTransfer:
                 continue
-            except ConnectionLost as lost:
-                outage.wait(lost)
+            except ConnectionLost as error:
+                outage.wait(error)
             else:
                 outage.over()
-                return done
+                return result
 
-    def _opened(self) -> _Conversation:
+    def _open_conversation(self) -> _Conversation:
         with self._lock:
-            ended = self._conversation
-            if ended is None or not ended.alive:
+            conversation = self._conversation
+            if conversation is None or not conversation.alive:
                 self._conversation = None
-                if ended is not None and ended.foreign:
-                    raise answers.not_ours(self.label, ended.foreign)
-                ended = self._conversation = self._open()
-            return ended
+                if conversation is not None and conversation.protocol_error:
+                    raise answers.protocol_failure(self.label, conversation.protocol_error)
+                conversation = self._conversation = self._start_conversation()
+            return conversation
 
-    def _open(self) -> _Conversation:
-        command, word = bootstrap.agent_command(self._wanted_root, self.python, _LEASE)
-        channel = self.connection.talk()
+    def _start_conversation(self) -> _Conversation:
+        command, marker = bootstrap.agent_command(self._wanted_root, self.python, _LEASE_SECONDS)
+        channel = self.connection.agent_channel()
         try:
-            return _Conversation(channel, command, word, self._wanted_root, self)
+            return _Conversation(channel, command, marker, self._wanted_root, self)
         except BaseException:
             channel.close()
             raise
 
 
-def _next(answers: queue.Queue[_Answer]) -> _Answer:
+def _next_reply(answers: queue.Queue[_Answer]) -> _Answer:
     while True:
         with contextlib.suppress(queue.Empty):
             return answers.get(timeout=1.0)
         interrupted()
 
 
-class _Aside(ConnectionLost):
-    """The agent's channel was closed, since files needed one."""
+class _ClosedForTransfer(ConnectionLost):
+    """The agent's channel was closed, because a transfer of files needed it."""
 
 
 class _Conversation:
     """One channel to the agent."""
 
-    def __init__(self, channel: Any, command: str, word: bytes, root: str, agent: Agent) -> None:
+    def __init__(self, channel: Any, command: str, marker: bytes, root: str, agent: Agent) -> None:
         self._channel, self._root, self._agent = channel, root, agent
         self._writing = threading.Lock()
         self._numbers = itertools.count(1)
         self._waiting: dict[int, queue.Queue[_Answer]] = {}
-        self._past: set[int] = set()
-        self._said = bytearray()
-        self.alive, self._aside, self.foreign = True, False, ""
-        self._in_command, self._does_not_return = threading.Event(), False
-        self.hello = self._begin(command, word)
+        self._answered: set[int] = set()
+        self._stderr = bytearray()
+        self.alive, self._closed_for_transfer, self.protocol_error = True, False, ""
+        self._command_began, self._shell_does_not_return = threading.Event(), False
+        self.hello = self._greet(command, marker)
         self._thread(self._listen)
 
     def ask(self, requests: Sequence[Request], tell: Callable[[Any], None]) -> list[Any]:
         """Send a request once.
 
         Raises:
-            Lost: the channel ended before the answer came.
-            SlurmRayFlowError: it could not be done.
+            ConnectionLost: the channel ended before the answer came.
+            SlurmRayFlowError: an operation failed.
         """
         number, label = next(self._numbers), self._agent.label
-        waiting = self._waiting[number] = queue.Queue()
-        tell_checked = answers.telling(tell, label)
+        replies = self._waiting[number] = queue.Queue()
+        checked_tell = answers.checked_tell(tell, label)
         try:
             if not self.alive:
-                raise self._ended()
+                raise self._end_error()
             texts, data = framing.requests_packed([(name, dict(arguments)) for name, arguments in requests])
             self._write(framing.packed({"id": number, "requests": texts}, data))
-            while (answer := _next(waiting)) is not None:
+            while (answer := _next_reply(replies)) is not None:
                 message, received = answer
                 if "tell" in message:
-                    tell_checked(message["tell"])
+                    checked_tell(message["tell"])
                 else:
                     self._agent.connection.round_trips += 1
                     return answers.results(
                         message, received, [name for name, _ in requests], label, self.hello["python"]
                     )
         finally:
-            self._past.add(number)  # its answer may still come
+            self._answered.add(number)  # its answer may still come
             del self._waiting[number]
-        raise self._ended()
+        raise self._end_error()
 
-    def close(self, aside: bool = False) -> None:
-        self._aside = self._aside or aside
+    def close(self, for_transfer: bool = False) -> None:
+        self._closed_for_transfer = self._closed_for_transfer or for_transfer
         self.alive = False
         with contextlib.suppress(Exception):
             self._channel.close()
 
-    def _ended(self) -> Exception:
-        return answers.not_ours(self._agent.label, self.foreign) if self.foreign else self._lost()
+    def _end_error(self) -> Exception:
+        wrong = self.protocol_error
+        return answers.protocol_failure(self._agent.label, wrong) if wrong else self._lost_error()
 
-    def _lost(self, why: str = "the connection was lost") -> ConnectionLost:
-        return _Aside(why) if self._aside else ConnectionLost(why)
+    def _lost_error(self, why: str = "the connection was lost") -> ConnectionLost:
+        return _ClosedForTransfer(why) if self._closed_for_transfer else ConnectionLost(why)
 
-    def _begin(self, command: str, word: bytes) -> dict[str, Any]:
-        label, seconds = self._agent.label, self._agent.connection.limits.begin
+    def _greet(self, command: str, marker: bytes) -> dict[str, Any]:
+        label, start_seconds = self._agent.label, self._agent.connection.timeouts.begin
         by_hand = self._agent.connection.endpoint.by_hand
         try:
-            read = reading(self._channel, seconds)
+            read = reading(self._channel, start_seconds)
             execute(self._channel, command)
             self._thread(self._drain)
             self._thread(self._probe)
             with message_if_slow(f"the shell on {label} has not come to our command yet; waits for its start file"):
-                bootstrap.skip_noise(read, word)
-            self._in_command.set()
-            hello = bootstrap.greeted(read, self._send, label, self._root, self._agent.python)
+                bootstrap.skip_noise(read, marker)
+            self._command_began.set()
+            hello = bootstrap.exchange_greeting(read, self._send, label, self._root, self._agent.python)
         except TimeoutError:
-            if not self._in_command.is_set() and not self._agent.connection.round_trips:
-                raise bootstrap.does_not_return(label, by_hand) from None
-            raise ConnectionLost(f"it did not answer within {seconds:.0f} s") from None
+            if not self._command_began.is_set() and not self._agent.connection.round_trips:
+                raise bootstrap.shell_error(label, by_hand) from None
+            raise ConnectionLost(f"it did not answer within {start_seconds:.0f} s") from None
         except framing.NotAMessage as error:
-            raise answers.not_ours(label, str(error)) from None
+            raise answers.protocol_failure(label, str(error)) from None
         except framing.StreamEnded as error:
-            if self._does_not_return:
-                raise bootstrap.does_not_return(label, by_hand) from None
+            if self._shell_does_not_return:
+                raise bootstrap.shell_error(label, by_hand) from None
             if self._agent.connection.alive:
                 time.sleep(0.1)  # for its last words
-                raise bootstrap.nothing_came(error, label, self._said.decode(errors="replace"), by_hand) from None
+                raise bootstrap.no_command_error(error, label, self._stderr.decode(errors="replace"), by_hand) from None
             raise ConnectionLost("the connection was lost") from None
         except SlurmRayFlowError:
             raise
@@ -249,22 +250,22 @@ class _Conversation:
         return hello
 
     def _probe(self) -> None:
-        """Try another command where the greeting is late.
+        """Run a probe command if the greeting is late.
 
-        A shell that a start file has begun in place of the command ends then. One that is slow comes to it.
+        A shell that a start file runs in place of the command ends with its input. A slow shell runs the probe.
         """
-        if self._in_command.wait(_SILENCE) or not self.alive:
+        if self._command_began.wait(_PROBE_AFTER_SECONDS) or not self.alive:
             return
-        with contextlib.suppress(Exception), contextlib.closing(self._agent.connection.wire().channel()) as channel:
-            line, word = bootstrap.after_noise("")
-            read = reading(channel, _PROBE)
+        with contextlib.suppress(Exception), contextlib.closing(self._agent.connection.opened().channel()) as channel:
+            line, marker = bootstrap.after_noise("")
+            read = reading(channel, _PROBE_SECONDS)
             execute(channel, line)
             channel.shutdown_write()
             try:
-                bootstrap.skip_noise(read, word)
+                bootstrap.skip_noise(read, marker)
             except framing.StreamEnded:
-                self._does_not_return = self._agent.connection.alive
-            if self._does_not_return:
+                self._shell_does_not_return = self._agent.connection.alive
+            if self._shell_does_not_return:
                 self._channel.close()
 
     def _send(self, piece: bytes) -> None:
@@ -277,7 +278,7 @@ class _Conversation:
                     send_all(self._channel, piece)
             except OSError as error:
                 self.close()
-                raise self._lost(error.strerror or str(error)) from None
+                raise self._lost_error(error.strerror or str(error)) from None
             except BaseException:  # half a message is there: nothing that follows would be understood
                 self.close()
                 raise
@@ -288,21 +289,21 @@ class _Conversation:
                 message, data = answers.checked_message(self._channel.recv)
                 self._deliver(message, data)
         except framing.NotAMessage as error:
-            self.foreign = str(error)
+            self.protocol_error = str(error)
         except (framing.StreamEnded, OSError):
             pass
         finally:
             self.alive = False
-            for waiting in list(self._waiting.values()):
-                waiting.put(None)
+            for replies in list(self._waiting.values()):
+                replies.put(None)
             self.close()
 
     def _deliver(self, message: dict[str, Any], data: bytes) -> None:
         number = message.get("id")
-        waiting = self._waiting.get(number) if isinstance(number, int) else None
-        if waiting is not None:
-            waiting.put((message, data))
-        elif not isinstance(number, int) or number not in self._past:
+        replies = self._waiting.get(number) if isinstance(number, int) else None
+        if replies is not None:
+            replies.put((message, data))
+        elif not isinstance(number, int) or number not in self._answered:
             raise framing.NotAMessage("it answers what nobody asked")
 
     def _drain(self) -> None:
@@ -310,8 +311,8 @@ class _Conversation:
         read = reading_errors(self._channel)
         with contextlib.suppress(OSError):
             while data := read(_READ):
-                self._said += data
-                del self._said[:-4096]
+                self._stderr += data
+                del self._stderr[:-4096]
 
     def _thread(self, target: Callable[[], None]) -> None:
         threading.Thread(target=target, daemon=True, name="srf-agent").start()

@@ -1,4 +1,4 @@
-"""Checks of the agent's answers: the host may be broken, or hostile."""
+"""Checks of the agent's answers, since the host may be broken, or hostile."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ _RESULTS: dict[str, type | dict[str, type]] = {
     "commands.run": {"exit_code": int, "stdout": str},
     "workplace.written": {"folder": str, "files": list},
 }
-"""The types of the results of operations that home uses without a further check."""
+"""The types of results of operations that home uses without a further check."""
 
 
 def checked_message(read: framing.Read) -> tuple[dict[str, Any], bytes]:
     """Read one message of a bounded size.
 
     Raises:
-        frames.Cut: the channel ended.
-        frames.Foreign: something else came.
+        framing.StreamEnded: the channel ended.
+        framing.NotAMessage: the data are no message.
     """
     return framing.unpacked(read, LARGEST_TEXT, LARGEST_DATA)
 
@@ -40,31 +40,31 @@ def greeting(hello: Any) -> dict[str, Any]:
     """Check the agent's greeting.
 
     Raises:
-        frames.Foreign: it is something else.
+        framing.NotAMessage: it has another form.
     """
-    if not isinstance(hello, dict) or any(not _is(hello.get(name), kind) for name, kind in _GREETING.items()):
+    if not isinstance(hello, dict) or any(not _has_type(hello.get(name), kind) for name, kind in _GREETING.items()):
         raise framing.NotAMessage("its greeting is of another shape")
     if not hello["root"].startswith("/") or "\0" in hello["root"]:
         raise framing.NotAMessage(f"its root is {hello['root']!r}")
     return hello
 
 
-def _is(value: Any, kind: type) -> bool:
+def _has_type(value: Any, kind: type) -> bool:
     return isinstance(value, kind) and (not isinstance(value, str) or len(value) <= _LONGEST)
 
 
-def results(message: dict[str, Any], data: bytes, asked: Sequence[str], label: str, python: str) -> list[Any]:
+def results(message: dict[str, Any], data: bytes, operations: Sequence[str], label: str, python: str) -> list[Any]:
     """Check the results of operations.
 
     Args:
-        said, data: the message.
-        asked: the operations that were asked for.
-        label: what the user calls the cluster.
-        python: the Python that our program runs in.
+        message, data: the message.
+        operations: the names of the requested operations.
+        label: the user's name for the cluster.
+        python: the Python of the agent.
 
     Raises:
-        SlurmRayFlowError: it could not be done.
-        ConnectionFailed: it is no answer.
+        SlurmRayFlowError: an operation failed.
+        ConnectionFailed: the message is no answer to the request.
     """
     if "crash" in message:
         crash = str(message["crash"]).strip()
@@ -78,43 +78,43 @@ def results(message: dict[str, Any], data: bytes, asked: Sequence[str], label: s
     try:
         answers = framing.results_unpacked(message["results"], data)
     except (KeyError, TypeError) as error:
-        raise not_ours(label, f"its results are of another shape ({error!r})") from None
-    if len(answers) != len(asked):
-        raise not_ours(label, f"it gave {len(answers)} results for {len(asked)} operations")
-    for operation, result in zip(asked, answers, strict=True):
+        raise protocol_failure(label, f"its results are of another shape ({error!r})") from None
+    if len(answers) != len(operations):
+        raise protocol_failure(label, f"it gave {len(answers)} results for {len(operations)} operations")
+    for operation, result in zip(operations, answers, strict=True):
         if not _is_result(result, _RESULTS.get(operation, object)):
-            raise not_ours(label, f"it answers {operation} in another shape")
+            raise protocol_failure(label, f"it answers {operation} in another shape")
     return answers
 
 
 def _is_result(result: Any, kind: type | dict[str, type]) -> bool:
     if isinstance(kind, type):
         return isinstance(result, kind)
-    return isinstance(result, dict) and all(isinstance(result.get(name), of) for name, of in kind.items())
+    return isinstance(result, dict) and all(isinstance(result.get(name), wanted) for name, wanted in kind.items())
 
 
-def telling(tell: Callable[[Any], None], label: str) -> Callable[[Any], None]:
-    """Pass on the messages of an operation while it works; an unknown form is an error."""
+def checked_tell(tell: Callable[[Any], None], label: str) -> Callable[[Any], None]:
+    """A function that passes on messages of a working operation, and raises an error for a wrong form."""
 
-    def passed_on(said: Any) -> None:
+    def passed_on(message: Any) -> None:
         try:
-            tell(said)
+            tell(message)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise not_ours(label, f"it tells of its work in another shape ({error!r})") from None
+            raise protocol_failure(label, f"it tells of its work in another shape ({error!r})") from None
 
     return passed_on
 
 
 def _error(fields: Any, label: str) -> OperationError:
     if not isinstance(fields, dict) or any(not isinstance(fields.get(name), str) for name in _ERROR):
-        raise not_ours(label, "its error is of another shape")
+        raise protocol_failure(label, "its error is of another shape")
     return OperationError(*(fields[name] for name in _ERROR))
 
 
-def not_ours(label: str, heard: str) -> ConnectionFailed:
-    """The error for an answer that is not the agent's, or malformed."""
+def protocol_failure(label: str, received: str) -> ConnectionFailed:
+    """The error for an answer that is malformed, or not from the agent."""
     return ConnectionFailed(
-        f"what answers on {label} is not our program: {heard}",
+        f"what answers on {label} is not our program: {received}",
         where=label,
         advice=f"see that nothing of ours was changed there; `srf check {label}` says more",
     )

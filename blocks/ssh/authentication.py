@@ -1,7 +1,4 @@
-"""Authentication in OpenSSH's order: keys, questions (keyboard-interactive), password.
-
-A server may want several steps.
-"""
+"""Authentication in OpenSSH's order: keys, questions (keyboard-interactive), password; a server may want several."""
 
 from __future__ import annotations
 
@@ -36,50 +33,52 @@ _LASTING = re.compile(f"passphrase|{_PASSWORD.pattern}", re.IGNORECASE)
 
 
 class Unasked:
-    """Whether a server's question was left unasked.
+    """The questions of servers in a block of `asking_nobody`.
 
     Attributes:
-        wanted: whether a server wanted to know something.
+        wanted: whether a server has asked a question.
     """
 
     wanted = False
 
 
-_nobody: contextvars.ContextVar[Unasked | None] = contextvars.ContextVar("slurm_ray_flow_nobody_is_asked", default=None)
+_silenced: contextvars.ContextVar[Unasked | None] = contextvars.ContextVar(
+    "slurm_ray_flow_nobody_is_asked", default=None
+)
 
 
 @contextlib.contextmanager
 def asking_nobody() -> Iterator[Unasked]:
-    """Ask the user nothing inside the block: a log-in with a question fails there."""
+    """Ask the user no question inside the block: a log-in with a question fails there."""
     unasked = Unasked()
-    token = _nobody.set(unasked)
+    token = _silenced.set(unasked)
     try:
         yield unasked
     finally:
-        _nobody.reset(token)
+        _silenced.reset(token)
 
 
 def unasked() -> bool:
-    """Whether this context has failed at a question that the user could have answered."""
-    return (nobody := _nobody.get()) is not None and nobody.wanted
+    """Whether a log-in has failed in a block of `asking_nobody` at a question that the user could answer."""
+    return (nobody := _silenced.get()) is not None and nobody.wanted
 
 
 def ask(text: str, seen: bool, variable: str = "") -> str:
-    """Ask in the terminal; where there is none, ask for a one-time code in Prefect's UI, where the run is paused.
+    """Ask in the terminal; without a terminal pause the flow run, and ask for a one-time code in Prefect's UI.
 
     Args:
         text: the question.
-        seen: whether the answer may be seen while it is typed.
-        variable: the environment variable that could have held a password.
+        seen: whether the terminal shows the answer while it is typed.
+        variable: the environment variable for the password.
 
     Raises:
-        LogInFailed: there is nobody to ask, or nobody answers.
+        LogInFailed: nobody can be asked, or nobody answers.
     """
-    if nobody := _nobody.get():
+    if nobody := _silenced.get():
         nobody.wanted = True
         raise LogInFailed("the server wants to know something, and you are not asked just now", where=text.strip())
     if terminal():
-        return _in_terminal(text, seen)
+        return _ask_in_terminal(text, seen)
     if _LASTING.search(text) or not in_flow_run():
         raise LogInFailed(
             "the server wants to know something, and there is no terminal to ask in",
@@ -87,16 +86,16 @@ def ask(text: str, seen: bool, variable: str = "") -> str:
             advice="run the program in a terminal; or use a key, or give a password in the block"
             + (f" or in ${variable}" if variable else ""),
         )
-    return _in_prefect(text)
+    return _ask_in_prefect(text)
 
 
 def agreed(text: str) -> bool:
     """Whether the user types yes in the terminal; False without a terminal, or where no question is allowed."""
-    return _nobody.get() is None and terminal() and _in_terminal(text, seen=True).strip().lower() == "yes"
+    return _silenced.get() is None and terminal() and _ask_in_terminal(text, seen=True).strip().lower() == "yes"
 
 
 def terminal() -> bool:
-    """Whether there is a terminal for questions."""
+    """Whether this process has a terminal for questions."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
@@ -104,7 +103,7 @@ def terminal() -> bool:
     return True
 
 
-def _in_terminal(text: str, seen: bool) -> str:
+def _ask_in_terminal(text: str, seen: bool) -> str:
     if not seen:
         return getpass.getpass(text)
     with open("/dev/tty", "r+b", buffering=0) as terminal:
@@ -112,7 +111,7 @@ def _in_terminal(text: str, seen: bool) -> str:
         return terminal.readline().decode(errors="replace").rstrip("\n")
 
 
-def _in_prefect(text: str) -> str:
+def _ask_in_prefect(text: str) -> str:
     from prefect.exceptions import FlowPauseTimeout
     from prefect.flow_runs import pause_flow_run
     from prefect.input import RunInput
@@ -130,11 +129,11 @@ def _in_prefect(text: str) -> str:
 
 
 Prompt = Callable[[str, bool], str]
-"""A function that asks the user: the text, and whether the answer may be seen. Raises LogInFailed where it can't."""
+"""A function that asks the user: the text, and whether the terminal shows the answer. May raise LogInFailed."""
 
 _ORDER = ("publickey", "keyboard-interactive", "password")
-_TYPED = 3
-_STEPS = 6
+_MOST_ATTEMPTS = 3
+_MOST_STEPS = 6
 _LONGEST = 4000
 """The most letters of a server's question that are shown."""
 
@@ -150,19 +149,19 @@ class Secrets:
         return "Secrets(...)"
 
 
-def log_in(server: OpenConnection, endpoint: Endpoint, secrets: Secrets, again: bool = False) -> None:
+def log_in(server: OpenConnection, endpoint: Endpoint, secrets: Secrets, reconnecting: bool = False) -> None:
     """Authenticate on a server.
 
     Args:
-        again: it has let us in before. Then a connection that it closes is a lost one: it may be just starting.
+        reconnecting: whether an earlier log-in has succeeded; then a closed connection counts as lost.
 
     Raises:
-        LogInFailed: the server does not believe it, or nobody can be asked what it wants to know.
-        WireError: the connection was lost.
+        LogInFailed: the server refuses the log-in, or nobody can answer its questions.
+        OpenConnectionError: the connection was lost.
     """
     attempt = _Attempt(server, endpoint, secrets)
     methods = server.methods(endpoint.user)
-    for _ in range(_STEPS):
+    for _ in range(_MOST_STEPS):
         if not methods:
             return
         try:
@@ -170,11 +169,11 @@ def log_in(server: OpenConnection, endpoint: Endpoint, secrets: Secrets, again: 
         except Dismissed as error:
             raise attempt.failed(methods, f": {error}") from None
         except Closed as error:
-            if again:
+            if reconnecting:
                 raise
             raise attempt.closed(str(error)) from None
         except LogInFailed as error:
-            raise attempt.with_tried(error) from None
+            raise attempt.with_tried_keys(error) from None
     raise attempt.failed(methods)
 
 
@@ -186,7 +185,7 @@ class _Attempt:
         self._password_given = False
 
     def step(self, methods: Sequence[str]) -> Sequence[str]:
-        """Take one step; gives the methods of the next one, none after success."""
+        """Do one step of the log-in; gives the methods for the next step, none after the last one."""
         proofs = {"publickey": self._keys, "keyboard-interactive": self._questions, "password": self._passwords}
         for method in _ORDER:
             if method not in methods:
@@ -196,8 +195,8 @@ class _Attempt:
                     return prove()
         raise self.failed(methods)
 
-    def with_tried(self, error: LogInFailed) -> LogInFailed:
-        """The error with the keys that were tried: the real cause may be a refused or locked key."""
+    def with_tried_keys(self, error: LogInFailed) -> LogInFailed:
+        """The error with the tried keys, because a refused or locked key may be its cause."""
         tried = "; ".join(dict.fromkeys(self._tried))
         if not tried or tried in error.where:
             return error
@@ -214,14 +213,14 @@ class _Attempt:
     def failed(self, methods: Sequence[str], message: str = "") -> LogInFailed:
         tried = "; ".join(dict.fromkeys(self._tried)) or "nothing"
         variable, user, name = self._secrets.password_variable, self._endpoint.user, self._endpoint.name
-        given = "; the password or the code that was given was not taken" if self._password_given else ""
+        hint = "; the password or the code that was given was not taken" if self._password_given else ""
         if any(method.startswith("gssapi") for method in methods):
-            given += "; tickets of Kerberos (GSSAPI) are not used here"
+            hint += "; tickets of Kerberos (GSSAPI) are not used here"
         return LogInFailed(
-            f"{name} does not let {user} in: it takes {', '.join(methods)}{given}{message}",
+            f"{name} does not let {user} in: it takes {', '.join(methods)}{hint}{message}",
             where=f"{self._endpoint} (tried: {tried})",
             advice=f"try `{self._endpoint.by_hand}`; name the right user and key_file in the block, "
-            f"or give {'the right' if given else 'a'} password in the block or in ${variable}",
+            f"or give {'the right' if hint else 'a'} password in the block or in ${variable}",
         )
 
     # ---- keys
@@ -235,15 +234,15 @@ class _Attempt:
                 yield lambda key=key: self._server.log_in_by_key(self._endpoint.user, key)  # type: ignore[misc]
 
     def _found_keys(self) -> Iterator[tuple[str, Any]]:
-        held = open_connection.keys_from_agent(self._endpoint.agent)
-        named = {_public_of(path) for path in self._endpoint.key_files}
-        yield from ((f"agent key {key.get_name()}", key) for key in held if open_connection.public_bytes(key) in named)
-        if not self._endpoint.only_key_files:
-            yield from ((f"agent key {key.get_name()}", key) for key in held)
+        agent_keys = open_connection.keys_from_agent(self._endpoint.agent)
+        named_keys = {_public_of(path) for path in self._endpoint.key_files}
+        named_first = [key for key in agent_keys if open_connection.public_bytes(key) in named_keys]
+        for key in (*named_first, *([] if self._endpoint.only_key_files else agent_keys)):
+            yield f"agent key {key.get_name()}", key
         locked = []
         for path in self._endpoint.key_files:
             if not path.exists():
-                self._missing(path)
+                self._refuse_missing_key(path)
                 continue
             try:
                 yield f"key {path}", open_connection.key_from_file(path, self._secrets.passphrases.get(path))
@@ -252,18 +251,18 @@ class _Attempt:
             except OpenConnectionError as error:
                 self._tried.append(str(error))
         for path in locked:
-            yield from self._unlocked(path)
+            yield from self._unlock(path)
 
-    def _missing(self, path: Path) -> None:
+    def _refuse_missing_key(self, path: Path) -> None:
         if self._endpoint.keys_named:
             raise LogInFailed("the key file is not there", where=str(path), advice="name another one in the block")
 
-    def _unlocked(self, path: Path) -> Iterator[tuple[str, Any]]:
-        """A key with a passphrase, which is asked for after all other keys have failed."""
+    def _unlock(self, path: Path) -> Iterator[tuple[str, Any]]:
+        """A key with a passphrase; the user is asked after all other keys have failed."""
         if self._secrets.password and not self._endpoint.keys_named:
             self._tried.append(f"key {path} not, it has a passphrase")
             return
-        for _ in range(_TYPED):
+        for _ in range(_MOST_ATTEMPTS):
             try:
                 passphrase = self._secrets.prompt(f"Passphrase of {path}: ", False)
             except LogInFailed:
@@ -279,11 +278,11 @@ class _Attempt:
     # ---- questions
 
     def _questions(self) -> Iterator[Callable[[], Sequence[str]]]:
-        for _ in range(_TYPED):
-            before = self._password_given
+        for _ in range(_MOST_ATTEMPTS):
+            given_before = self._password_given
             self._tried.append("keyboard-interactive")
             yield lambda: self._server.log_in_by_questions(self._endpoint.user, self._answers)
-            if self._password_given and not before:
+            if self._password_given and not given_before:
                 return  # a stored password that is wrong is not sent again: sites block accounts for that
 
     def _answers(self, title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> Sequence[str]:
@@ -305,14 +304,14 @@ class _Attempt:
                 self._password_given = True
                 yield lambda: self._by_password(self._secrets.password)
             return
-        for _ in range(_TYPED):
+        for _ in range(_MOST_ATTEMPTS):
             typed = self._secrets.prompt(f"Password of {self._endpoint}: ", False)
             yield lambda typed=typed: self._by_password(typed)  # type: ignore[misc]
 
     def _by_password(self, password: str) -> Sequence[str]:
-        rest = self._server.log_in_by_password(self._endpoint.user, password)
+        methods = self._server.log_in_by_password(self._endpoint.user, password)
         self._secrets.password = password
-        return rest
+        return methods
 
 
 def _public_of(path: Path) -> bytes:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # only who logs in waits for paramiko
 
 
 class SshConnection(BlockFields):
-    """How to reach a host by SSH. What is left empty is as OpenSSH's configuration (~/.ssh/config) has it."""
+    """How to reach a host by SSH. OpenSSH's configuration (~/.ssh/config) completes empty fields."""
 
     _block_type_name = "SSH Connection"
     _block_type_slug = "ssh-connection"
@@ -82,21 +82,21 @@ class SshConnection(BlockFields):
         """The connection of this process, which its first use opens.
 
         Args:
-            label: what the user calls the cluster; names the variable of its password.
+            label: the user's name for the cluster, and so for the variable of its password.
         """
         from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts, shared
 
         name = label or self._block_document_name or self.host
         withhold(password_variable(name))
         endpoint = self.endpoint()
-        again = self.reconnect_within
-        limits = ConnectionTimeouts(
-            connect=self.connect_timeout, first=min(ConnectionTimeouts.first, again), again=again
+        reconnect = self.reconnect_within
+        timeouts = ConnectionTimeouts(
+            connect=self.connect_timeout, first=min(ConnectionTimeouts.first, reconnect), again=reconnect
         )
-        return shared(endpoint, self._secrets(endpoint, name), limits, name, hash(self._password))
+        return shared(endpoint, self._secrets(endpoint, name), timeouts, name, hash(self._password))
 
     def trust(self, confirm: Callable[[ShownKey], bool]) -> list[ShownKey]:
-        """Make the host keys known of the server and of those on the way; `confirm` says which are right."""
+        """Save the host keys of the server and of its jump hosts that `confirm` accepts."""
         from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts
         from slurm_ray_flow.blocks.ssh.trust import trust
 
@@ -116,9 +116,9 @@ class SshConnection(BlockFields):
 
         def secrets(server: Endpoint) -> Secrets:
             variable = password_variable(name if server == endpoint else server.name)
-            given = self._password if server == endpoint else ""
+            block_password = self._password if server == endpoint else ""
             return Secrets(
-                given or os.environ.get(variable, ""), partial(authentication.ask, variable=variable), variable
+                block_password or os.environ.get(variable, ""), partial(authentication.ask, variable=variable), variable
             )
 
         return secrets
@@ -127,9 +127,9 @@ class SshConnection(BlockFields):
         """The agent on the host, which the first request starts.
 
         Args:
-            root: the folder of everything of ours there: absolute, or "~/...".
-            python: "" for the best that is found, a path, or "module:NAME".
-            label: what the user calls the cluster.
+            root: the root on the host: absolute, or "~/...".
+            python: "" for the best Python there, a path, or "module:NAME".
+            label: the user's name for the cluster.
         """
         from slurm_ray_flow.blocks.ssh.agent import Agent
 

@@ -1,4 +1,4 @@
-"""The start of the agent over a channel, whatever the user's shell there is, and prints."""
+"""The start of the agent over a channel, with any login shell, and any output of its start files."""
 
 from __future__ import annotations
 
@@ -42,50 +42,50 @@ _EVERYWHERE = (
 
 
 def command(script: str) -> str:
-    """One line that runs a POSIX script in place of any login shell: sh, bash, zsh, csh, fish."""
+    """One line that runs a POSIX script under any login shell: sh, bash, zsh, csh, fish."""
     coded = base64.b64encode(script.encode("utf-8", "surrogateescape")).decode()
     return f"exec /bin/sh -c 'eval \"$(printf %s {coded} | base64 -d)\"'"
 
 
 def after_noise(script: str) -> tuple[str, bytes]:
-    """A command that runs `script`, and the word that it writes before the script's own output."""
-    word = secrets.token_hex(16)
-    return command(f"printf %s {word}\n{script}"), word.encode()
+    """A command that runs `script`, and the marker that it writes before the script's output."""
+    marker = secrets.token_hex(16)
+    return command(f"printf %s {marker}\n{script}"), marker.encode()
 
 
-def skip_noise(read: framing.Read, word: bytes) -> None:
-    """Skip the output of a login shell.
+def skip_noise(read: framing.Read, marker: bytes) -> None:
+    """Skip the output of a login shell up to the marker.
 
     Raises:
-        frames.Cut: the word never came.
+        framing.StreamEnded: the marker never came.
     """
     tail, total = b"", 0
-    while not tail.endswith(word):
-        piece = read(len(word) - _begun(tail, word))
+    while not tail.endswith(marker):
+        piece = read(len(marker) - _length_of_begun_marker(tail, marker))
         total += len(piece)
         if not piece or total > _NOISE:
             raise framing.StreamEnded(tail.decode(errors="replace").strip()[-300:])
         tail = (tail + piece)[-1024:]
 
 
-def _begun(tail: bytes, word: bytes) -> int:
-    """The length of the word's beginning that has come already: only the rest may be read, and no byte after it."""
-    return next(size for size in range(len(word), -1, -1) if tail.endswith(word[:size]))
+def _length_of_begun_marker(tail: bytes, marker: bytes) -> int:
+    """The length of the marker's beginning at the end of `tail`: no byte after the marker may be read."""
+    return next(size for size in range(len(marker), -1, -1) if tail.endswith(marker[:size]))
 
 
 def agent_command(root: str, python: str, patience: float) -> tuple[str, bytes]:
-    """The command that starts the agent, and the word that precedes the agent's output.
+    """The command that starts the agent, and the marker before the agent's output.
 
     Args:
-        root: the folder of everything of ours: absolute, or "~/...".
-        python: "" for the best that can be found, a path, or "module:NAME" for one of an environment module.
-        patience: seconds of home's silence after which the agent ends.
+        root: the root on the host: absolute, or "~/...".
+        python: "" for the best Python there, a path, or "module:NAME" for one of an environment module.
+        patience: seconds without a message from home after which the agent ends.
     """
-    word = secrets.token_hex(16)
+    marker = secrets.token_hex(16)
     loader = shlex.quote(programs.files()["remote/agent/loader.py"].decode())
-    arguments = " ".join(map(shlex.quote, (word, checked_root(root), programs.digest(), str(patience))))
-    script = _finding(python).replace("WORD", word) + f'exec "$python" -I -c {loader} {arguments}\n'
-    return command(script), word.encode()
+    arguments = " ".join(map(shlex.quote, (marker, checked_root(root), programs.digest(), str(patience))))
+    script = _find_python_script(python).replace("WORD", marker) + f'exec "$python" -I -c {loader} {arguments}\n'
+    return command(script), marker.encode()
 
 
 def checked_root(root: str) -> str:
@@ -95,7 +95,7 @@ def checked_root(root: str) -> str:
     return root
 
 
-def _finding(python: str) -> str:
+def _find_python_script(python: str) -> str:
     home = f"{sys.version_info.major}.{sys.version_info.minor}"
     if python in {"", "download"}:  # a Python that is downloaded is for functions; any will do for the agent
         return _FIND.replace("WANTED", _EVERYWHERE.format(home=home))
@@ -109,13 +109,13 @@ def _finding(python: str) -> str:
     return _FIND.replace("WANTED", path)
 
 
-def greeted(read: framing.Read, write: Any, name: str, root: str, python: str) -> dict[str, Any]:
-    """Send the programs that the loader lacks, until the agent's greeting; gives that.
+def exchange_greeting(read: framing.Read, write: Any, name: str, root: str, python: str) -> dict[str, Any]:
+    """Send the programs if the loader needs them, and give the agent's greeting.
 
     Raises:
-        SlurmRayFlowError: there is no Python, or the root can't be used.
-        frames.Cut: the channel ended.
-        frames.Foreign: something else came.
+        SlurmRayFlowError: the host has no Python, or the root can't be used.
+        framing.StreamEnded: the channel ended.
+        framing.NotAMessage: the data are no message.
     """
     message, _ = answers.checked_message(read)
     if "need" in message:
@@ -125,10 +125,10 @@ def greeted(read: framing.Read, write: Any, name: str, root: str, python: str) -
         message, _ = answers.checked_message(read)
     if "hello" in message:
         return answers.greeting(message["hello"])
-    raise _failure(message, name, root, python)
+    raise _greeting_error(message, name, root, python)
 
 
-def _failure(message: dict[str, Any], name: str, root: str, python: str) -> SlurmRayFlowError:
+def _greeting_error(message: dict[str, Any], name: str, root: str, python: str) -> SlurmRayFlowError:
     if "python" in message:
         pythons = str(message["python"]).strip() or "none"
         return EnvironmentFailed(
@@ -142,21 +142,21 @@ def _failure(message: dict[str, Any], name: str, root: str, python: str) -> Slur
             where=f"{name}, {message.get('where') or root}",
             advice="see that it is yours and can be written, or choose another root in the block",
         )
-    return answers.not_ours(name, f"it says {json.dumps(message)[:300]}")
+    return answers.protocol_failure(name, f"it says {json.dumps(message)[:300]}")
 
 
-def nothing_came(error: framing.StreamEnded, name: str, said: str, by_hand: str) -> SlurmRayFlowError:
+def no_command_error(error: framing.StreamEnded, name: str, stderr: str, by_hand: str) -> SlurmRayFlowError:
     """The error for a shell that ended early: an account without a shell, a broken rc file."""
-    heard = " | ".join(text for text in (str(error), said.strip()[-500:]) if text and text != "the stream ended")
+    output = " | ".join(text for text in (str(error), stderr.strip()[-500:]) if text and text != "the stream ended")
     shell = "; the account's log-in shell may run none (/bin/false, nologin), or a start file ends with `exit`"
     return ConnectionFailed(
-        "the log-in works, but no command can be run" + (f": {heard}" if heard else ""),
+        "the log-in works, but no command can be run" + (f": {output}" if output else ""),
         where=name,
         advice=f"try `{by_hand} echo there`, which writes `there` once it works{shell}",
     )
 
 
-def does_not_return(name: str, by_hand: str) -> SlurmRayFlowError:
+def shell_error(name: str, by_hand: str) -> SlurmRayFlowError:
     """The error for a shell that never runs the command: its start file runs another program, or waits."""
     return ConnectionFailed(
         "the log-in works, but the start file of the shell there does not return, so no command can be run",

@@ -1,4 +1,4 @@
-"""The one connection of a process to a host: opened at its first use, watched, and opened again after a loss."""
+"""The one connection of a process to a host: opened at its first use, monitored, and opened again after a loss."""
 
 from __future__ import annotations
 
@@ -30,59 +30,59 @@ class Sessions:
     """The channels of one connection.
 
     Args:
-        channel: opens one, or raises Refused.
+        channel: opens a channel, or raises Refused.
     """
 
     def __init__(self, channel: Callable[[], Any]) -> None:
         self._channel = channel
         self._changed = threading.Condition()
-        self._narrow = False
+        self._single_channel = False
         self._transfers = 0
-        self.aside: list[Callable[[], None]] = []
+        self.agent_closers: list[Callable[[], None]] = []
         """Functions that close the channels of agents."""
 
     @contextlib.contextmanager
     def transfer(self) -> Iterator[Any]:
         """A channel for files."""
-        channel = self._granted()
+        channel = self._transfer_channel()
         try:
             with contextlib.closing(channel):
                 yield channel
         finally:
-            self._leave()
+            self._end_transfer()
 
-    def talk(self) -> Any:
-        """A channel for an agent; where the server allows one channel, it waits for files."""
+    def agent_channel(self) -> Any:
+        """A channel for an agent; if the server allows only one channel, it waits for transfers."""
         end = time.monotonic() + _PATIENCE
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not (self._narrow and self._transfers))
+                self._changed.wait_for(lambda: not (self._single_channel and self._transfers))
             try:
                 return self._channel()
             except Refused:
-                self._narrow = True
+                self._single_channel = True
                 if time.monotonic() > end and not self._transfers:
                     raise
                 time.sleep(0.05)
 
-    def _granted(self) -> Any:
+    def _transfer_channel(self) -> Any:
         end = time.monotonic() + _PATIENCE
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: not (self._narrow and self._transfers))
+                self._changed.wait_for(lambda: not (self._single_channel and self._transfers))
                 self._transfers += 1
             try:
                 return self._channel()
             except BaseException as error:
-                self._leave()
+                self._end_transfer()
                 if not isinstance(error, Refused) or time.monotonic() > end:
                     raise
-            self._narrow = True
-            for step in self.aside:
+            self._single_channel = True
+            for step in self.agent_closers:
                 step()
             time.sleep(0.05)
 
-    def _leave(self) -> None:
+    def _end_transfer(self) -> None:
         with self._changed:
             self._transfers -= 1
             self._changed.notify_all()
@@ -93,12 +93,12 @@ class ConnectionTimeouts:
     """The timeouts of a connection, in seconds.
 
     Attributes:
-        connect: one try to connect, without the log-in.
-        first: how long a first connection that is refused is tried again.
-        again: how long a lost one is.
-        quiet: silence after which the server is asked for a sign of life.
-        patience: how long it may take with that.
-        begin: how long our program there may take to start, after all that a login shell does.
+        connect: for one try to connect, without the log-in.
+        first: for repeated tries before the first connection.
+        again: for repeated tries after the loss of a connection.
+        quiet: silence of the server after which a keep-alive is sent.
+        patience: for the answer to a keep-alive.
+        begin: for the start of the agent, with the start files of the login shell.
     """
 
     connect: float = 15.0
@@ -110,10 +110,10 @@ class ConnectionTimeouts:
 
 
 class ConnectionLost(Exception):
-    """The connection is gone; what was asked for can be asked again.
+    """The connection is lost; the request can be repeated.
 
     Attributes:
-        advice: what to try, where it can't be made for a reason that does not pass; "" where it may pass.
+        advice: what the user can try if repetition is of no use; "" if it may be of use.
     """
 
     def __init__(self, text: str, advice: str = "") -> None:
@@ -125,22 +125,22 @@ class Connection:
     """A connection, shared by all threads of this process.
 
     Attributes:
-        made: how often it was made.
-        round_trips: requests that were answered over it.
-        agents: our programs there, by their root and Python.
+        times_connected: the number of times it was opened.
+        round_trips: the number of answered requests.
+        agents: the agents on the host, by their root and Python.
     """
 
     def __init__(
-        self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: ConnectionTimeouts, label: str
+        self, endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], timeouts: ConnectionTimeouts, label: str
     ) -> None:
-        self.endpoint, self.limits, self.label = endpoint, limits, label
-        self.made = self.round_trips = 0
+        self.endpoint, self.timeouts, self.label = endpoint, timeouts, label
+        self.times_connected = self.round_trips = 0
         self._secrets = secrets
         self.agents: dict[tuple[str, str], Any] = {}
-        self._held: dict[Endpoint, Secrets] = {}
-        self._wires: list[OpenConnection] = []
+        self._secrets_by_server: dict[Endpoint, Secrets] = {}
+        self._chain: list[OpenConnection] = []
         self._lock = threading.RLock()
-        self._denied: SlurmRayFlowError | None = None
+        self._refusal: SlurmRayFlowError | None = None
         self.sessions = Sessions(self._channel)
 
     def __repr__(self) -> str:
@@ -149,125 +149,125 @@ class Connection:
     @property
     def password(self) -> str:
         """The password that the server accepted; "" for another method."""
-        held = self._held.get(self.endpoint)
-        return held.password if held else ""
+        secrets = self._secrets_by_server.get(self.endpoint)
+        return secrets.password if secrets else ""
 
     @property
     def alive(self) -> bool:
-        return bool(self._wires) and all(wire.alive for wire in self._wires)
+        return bool(self._chain) and all(opened.alive for opened in self._chain)
 
-    def wire(self) -> OpenConnection:
-        """The open connection, opened where there is none.
+    def opened(self) -> OpenConnection:
+        """The open connection, which is opened if needed.
 
         Raises:
-            SlurmRayFlowError: it must not be made: an unknown key, a log-in that failed.
-            Lost: it can't be made now.
+            SlurmRayFlowError: it must not be opened: an unknown key, a failed log-in.
+            ConnectionLost: it can't be opened now.
         """
         with self._lock:
             if not self.alive:
                 self._connect()
-            return self._wires[-1]
+            return self._chain[-1]
 
-    def talk(self) -> Any:
-        """A channel for an agent. Raises the errors of `wire`."""
-        with _lost():
-            return self.sessions.talk()
+    def agent_channel(self) -> Any:
+        """A channel for an agent. Raises the errors of `opened`."""
+        with _as_connection_lost():
+            return self.sessions.agent_channel()
 
     @contextlib.contextmanager
     def transfer(self) -> Iterator[Any]:
-        """A channel for files. Raises the errors of `wire`."""
-        with _lost(), self.sessions.transfer() as channel:
+        """A channel for files. Raises the errors of `opened`."""
+        with _as_connection_lost(), self.sessions.transfer() as channel:
             yield channel
 
     def reach(self, host: str, port: int) -> Any:
-        """A channel to a port as the server reaches it. Raises the errors of `wire`."""
-        with _lost():
-            return self.wire().tunnel(host, port, self.limits.connect)
+        """A channel to a port as the server reaches it. Raises the errors of `opened`."""
+        with _as_connection_lost():
+            return self.opened().tunnel(host, port, self.timeouts.connect)
 
     def _channel(self) -> Any:
-        return self.wire().channel()
+        return self.opened().channel()
 
     def close(self, patience: float = -1) -> None:
         """Close the connection; the next use opens it again.
 
         Args:
-            patience: seconds to wait for whoever connects just now; without an end where it is negative.
+            patience: seconds to wait for a thread that connects just now; negative for no bound.
         """
         if self._lock.acquire(timeout=patience):
             try:
-                self._denied = None
+                self._refusal = None
                 self._drop()
             finally:
                 self._lock.release()
 
     def forget(self) -> None:
-        """Leave the connection to the parent of this process, which has been forked; the next use opens another one."""
-        self._wires, self._lock, self.sessions = [], threading.RLock(), Sessions(self._channel)
+        """Drop the connection after a fork, because it is the parent process's; the next use opens another one."""
+        self._chain, self._lock, self.sessions = [], threading.RLock(), Sessions(self._channel)
         for agent in self.agents.values():
             agent.forget()
 
     def _drop(self) -> None:
-        for wire in reversed(self._wires):
-            wire.close()
-        self._wires = []
+        for opened in reversed(self._chain):
+            opened.close()
+        self._chain = []
 
     def _connect(self) -> None:
-        if self._denied is not None:
-            raise self._denied
+        if self._refusal is not None:
+            raise self._refusal
         self._drop()
         try:
             with traced(self.label, lambda: f"connects to {self.endpoint}"):
                 for server in (*self.endpoint.through, self.endpoint):
-                    self._wires.append(self._entered(server))
+                    self._chain.append(self._logged_in(server))
         except BaseException as error:
             self._drop()
             if isinstance(error, SlurmRayFlowError) and not error.transient and not authentication.unasked():
-                self._denied = error
+                self._refusal = error
             if isinstance(error, OpenConnectionError):
                 raise ConnectionLost(str(error), error.advice) from None
             raise
-        self.made += 1
-        threading.Thread(target=_watch, args=(self._wires[-1], self.limits), daemon=True, name="srf-ssh").start()
+        self.times_connected += 1
+        threading.Thread(target=_watch, args=(self._chain[-1], self.timeouts), daemon=True, name="srf-ssh").start()
 
-    def _entered(self, server: Endpoint) -> OpenConnection:
-        wire = self._shaken_hands(server)
+    def _logged_in(self, server: Endpoint) -> OpenConnection:
+        opened = self._with_known_key(server)
         try:
-            secrets = self._held.setdefault(server, self._secrets(server))
-            log_in(wire, server, secrets, again=bool(self.made))
+            secrets = self._secrets_by_server.setdefault(server, self._secrets(server))
+            log_in(opened, server, secrets, reconnecting=bool(self.times_connected))
         except BaseException:
-            wire.close()
+            opened.close()
             raise
-        return wire
+        return opened
 
-    def _shaken_hands(self, server: Endpoint) -> OpenConnection:
+    def _with_known_key(self, server: Endpoint) -> OpenConnection:
         lines = known_hosts.known_lines(server)
-        wire = open_wire(server, self._wires, lines, self.limits)
+        opened = connect_to(server, self._chain, lines, self.timeouts)
         try:
-            check_host_key(wire, server, lines, self.label)
+            check_host_key(opened, server, lines, self.label)
         except BaseException:
-            wire.close()
+            opened.close()
             raise
-        return wire
+        return opened
 
 
-def open_wire(
-    server: Endpoint, before: list[OpenConnection], lines: list[known_hosts.KnownHostLine], limits: ConnectionTimeouts
+def connect_to(
+    server: Endpoint, hops: list[OpenConnection], lines: list[known_hosts.KnownHostLine], timeouts: ConnectionTimeouts
 ) -> OpenConnection:
-    """Connect to a server, through those before it; its host key is not judged yet.
+    """Connect to a server through the jump hosts before it, without a check of its host key.
 
     Raises:
-        WireError: it can't be reached.
+        OpenConnectionError: the server can't be reached.
     """
     try:
-        if before:
-            inner = before[-1].tunnel(server.host, server.port, limits.connect)
+        if hops:
+            stream = hops[-1].tunnel(server.host, server.port, timeouts.connect)
         elif server.proxy_command:
-            inner = Proxied(server.proxy_command)
+            stream = Proxied(server.proxy_command)
         else:
-            inner = connected_socket(server.host, server.port, limits.connect)
+            stream = connected_socket(server.host, server.port, timeouts.connect)
     except OSError as error:
-        unknown = isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
-        if unknown:
+        is_unknown = isinstance(error, socket.gaierror) and error.errno in (socket.EAI_NONAME, socket.EAI_NODATA)
+        if is_unknown:
             advice = (
                 "see that the name is right (`srf clusters` shows it), and that the VPN is up where only that knows it"
             )
@@ -277,57 +277,59 @@ def open_wire(
         raise OpenConnectionError(f"{server} can't be reached from the server before it: {error}") from None
     try:
         key_types = known_hosts.algorithms(lines, server.known_as)
-        return OpenConnection(inner, key_types=key_types, timeout=limits.connect, allowed=dict(server.algorithms))
+        return OpenConnection(stream, key_types=key_types, timeout=timeouts.connect, allowed=dict(server.algorithms))
     except BaseException as error:
-        missing = isinstance(inner, Proxied) and inner.not_found()
+        program_missing = isinstance(stream, Proxied) and stream.not_found()
         with contextlib.suppress(Exception):
-            inner.close()
-        if isinstance(error, OpenConnectionError) and isinstance(inner, Proxied):
-            advice = "see ProxyCommand in ~/.ssh/config: its program is not here" if missing else ""
-            raise OpenConnectionError(f"its ProxyCommand leads nowhere: {inner.words() or error}", advice) from None
+            stream.close()
+        if isinstance(error, OpenConnectionError) and isinstance(stream, Proxied):
+            advice = "see ProxyCommand in ~/.ssh/config: its program is not here" if program_missing else ""
+            raise OpenConnectionError(f"its ProxyCommand leads nowhere: {stream.errors() or error}", advice) from None
         raise
 
 
-def check_host_key(wire: OpenConnection, server: Endpoint, lines: list[known_hosts.KnownHostLine], label: str) -> None:
-    """Refuse a server whose key is not known.
+def check_host_key(
+    opened: OpenConnection, server: Endpoint, lines: list[known_hosts.KnownHostLine], label: str
+) -> None:
+    """Check that the server's host key is known.
 
     Raises:
-        HostKeyFailed: it is not, or is another one.
+        HostKeyFailed: the key is unknown, revoked, or not the known one.
     """
-    kind, key = wire.host_key
-    verdict = known_hosts.judged(server, lines, kind, key)
+    kind, key = opened.host_key
+    verdict = known_hosts.key_verdict(server, lines, kind, key)
     if verdict is KeyVerdict.KNOWN:
-        wire.socket.limit = None
+        opened.socket.limit = None
         return
-    shown = f"{server} shows the {kind} key {known_hosts.fingerprint(key)}"
+    shown_key = f"{server} shows the {kind} key {known_hosts.fingerprint(key)}"
     if verdict is KeyVerdict.UNKNOWN:
-        authority = any(line.marker == "@cert-authority" for line in known_hosts.lines_of(lines, server.known_as))
-        where = shown + ("; certificates of host keys are not read" if authority else "")
+        has_authority = any(line.marker == "@cert-authority" for line in known_hosts.lines_of(lines, server.known_as))
+        where = shown_key + ("; certificates of host keys are not read" if has_authority else "")
         raise HostKeyFailed(
             f"the host key of {server.name} is not known", where=where, advice=f"run `srf trust {label}`"
         )
     if verdict is KeyVerdict.REVOKED:
         raise HostKeyFailed(
-            f"the host key of {server.name} is revoked", where=shown, advice="ask the people who run the server"
+            f"the host key of {server.name} is revoked", where=shown_key, advice="ask the people who run the server"
         )
-    held = next(line for line in known_hosts.lines_of(lines, server.known_as) if not line.marker)
+    known_line = next(line for line in known_hosts.lines_of(lines, server.known_as) if not line.marker)
     raise HostKeyFailed(
         f"the host key of {server.name} has changed: the server was set up anew, or somebody stands in between",
-        where=f"{shown}; another one is known in {held.file}, line {held.number}",
+        where=f"{shown_key}; another one is known in {known_line.file}, line {known_line.number}",
         advice="ask the people who run the server for its fingerprint; if this one is right, run "
-        f"`ssh-keygen -R '{server.known_as}' -f {held.file}` and `srf trust {label}`",
+        f"`ssh-keygen -R '{server.known_as}' -f {known_line.file}` and `srf trust {label}`",
     )
 
 
-def _watch(wire: OpenConnection, limits: ConnectionTimeouts) -> None:
-    """Ask the server for signs of life, since a cut link gives no error."""
-    wire.socket.patience = limits.patience
-    while wire.alive:
-        silence = time.monotonic() - wire.socket.heard
-        if silence >= limits.quiet:
-            wire.sign_of_life()
+def _watch(opened: OpenConnection, timeouts: ConnectionTimeouts) -> None:
+    """Send keep-alives to a silent server, since a cut link gives no error."""
+    opened.socket.patience = timeouts.patience
+    while opened.alive:
+        silence = time.monotonic() - opened.socket.last_received
+        if silence >= timeouts.quiet:
+            opened.sign_of_life()
             silence = 0.0
-        time.sleep(min(1.0, max(limits.quiet - silence, 0.05)))
+        time.sleep(min(1.0, max(timeouts.quiet - silence, 0.05)))
 
 
 # ---- all connections of this process
@@ -337,11 +339,11 @@ _all_lock = threading.Lock()
 
 
 def shared(
-    endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], limits: ConnectionTimeouts, label: str, password: int
+    endpoint: Endpoint, secrets: Callable[[Endpoint], Secrets], timeouts: ConnectionTimeouts, label: str, password: int
 ) -> Connection:
-    """The connection of this process to this endpoint, under this label and with this password (its hash)."""
+    """The connection of this process for this endpoint, label and hash of a password."""
     with _all_lock:
-        return _all.setdefault((endpoint, label, password), Connection(endpoint, secrets, limits, label))
+        return _all.setdefault((endpoint, label, password), Connection(endpoint, secrets, timeouts, label))
 
 
 def connections() -> list[Connection]:
@@ -350,7 +352,7 @@ def connections() -> list[Connection]:
 
 
 @contextlib.contextmanager
-def _lost() -> Iterator[None]:
+def _as_connection_lost() -> Iterator[None]:
     try:
         yield
     except Refused as error:
@@ -386,33 +388,33 @@ def unreachable(name: str, why: str, seconds: float) -> ConnectionFailed:
 
 
 class Outage:
-    """An outage of a host: waits between attempts, informs the user, and gives up in the end."""
+    """An outage of a host: it waits between attempts, informs the user, and raises an error in the end."""
 
     def __init__(self, connection: Connection, label: str) -> None:
         self._connection, self._label = connection, label
-        self._asked = time.monotonic()
+        self._created = time.monotonic()
         self._began: float | None = None
         self._pause = 0.1
 
-    def wait(self, lost: ConnectionLost) -> None:
-        """Wait before the next try; a host that was never reached is not waited for where that is of no use.
+    def wait(self, error: ConnectionLost) -> None:
+        """Wait before the next try.
 
         Raises:
-            ConnectionFailed: it has lasted too long, or is of no use.
+            ConnectionFailed: the outage lasts too long, or a first connection fails for a reason that does not pass.
         """
-        why = str(lost)
-        if lost.advice and not self._connection.made:
-            raise ConnectionFailed(f"{self._label} can't be reached: {why}", advice=lost.advice)
+        reason = str(error)
+        if error.advice and not self._connection.times_connected:
+            raise ConnectionFailed(f"{self._label} can't be reached: {reason}", advice=error.advice)
         now = time.monotonic()
         if self._began is None:  # before the first connection there was nothing but this outage
-            self._began = now if self._connection.made else self._asked
-        limits = self._connection.limits
-        bound = limits.again if self._connection.made else limits.first
-        away = now - self._began
-        if away >= bound:
-            raise unreachable(self._label, why, away)
-        publish(Note(f"{self._label} can't be reached ({why}); trying again, {away:.0f} s so far"))
-        pause(min(self._pause, bound - away))
+            self._began = now if self._connection.times_connected else self._created
+        timeouts = self._connection.timeouts
+        give_up_after = timeouts.again if self._connection.times_connected else timeouts.first
+        outage_seconds = now - self._began
+        if outage_seconds >= give_up_after:
+            raise unreachable(self._label, reason, outage_seconds)
+        publish(Note(f"{self._label} can't be reached ({reason}); trying again, {outage_seconds:.0f} s so far"))
+        pause(min(self._pause, give_up_after - outage_seconds))
         self._pause = min(self._pause * 2, 15.0)
 
     def over(self) -> None:

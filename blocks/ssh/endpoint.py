@@ -1,6 +1,6 @@
 """The endpoint of a connection (host, user, keys), from the block and from OpenSSH's configuration.
 
-OpenSSH itself is asked (`ssh -G`), so that Include, Match and its defaults mean here what they mean there.
+OpenSSH itself resolves the configuration (`ssh -G`), with Include, Match and its defaults.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ class Endpoint:
     """One server to log in to.
 
     Attributes:
-        name: what the user calls it.
-        host, port, user: where and as whom.
-        known_as: its name in known_hosts.
+        name: the user's name for the server.
+        host, port, user: the address, and the account.
+        known_as: the server's name in known_hosts.
         key_files: private keys, in order.
-        keys_named: the user has named them, so a missing one is an error.
-        only_key_files: other keys of the SSH agent are not tried.
-        agent: the socket of the SSH agent that is asked for keys; None for none.
-        known_hosts: files, in order; the first is where new keys go.
-        through: servers to pass on the way, in order.
-        proxy_command: the shell's command that leads there; empty for a connection of our own.
+        keys_named: whether the user has named the keys; then a missing key is an error.
+        only_key_files: whether other keys of the SSH agent are not tried.
+        agent: the socket of the SSH agent; None for no agent.
+        known_hosts: files of known host keys, in order; new keys are written into the first.
+        through: jump hosts, in order.
+        proxy_command: the ProxyCommand; "" for a direct connection.
         known_hosts_command: program and arguments that print more lines of known_hosts.
-        revoked: files of host keys that are not to be believed.
-        algorithms: for each of ALGORITHMS that the configuration sets, what it allows.
-        by_hand: the command that leads there in a terminal.
+        revoked: files of revoked host keys.
+        algorithms: the allowed algorithms for each of ALGORITHMS that the configuration sets.
+        by_hand: the command that connects in a terminal.
     """
 
     name: str
@@ -73,7 +73,7 @@ class SshSettings:
     Attributes:
         host: a name, an address, or a Host of the configuration.
         config: another file than ~/.ssh/config.
-        through: servers to pass, "user@host:port" each; None for what the configuration says.
+        through: jump hosts, "user@host:port" each; None takes those of the configuration.
     """
 
     host: str
@@ -88,60 +88,61 @@ class SshSettings:
 def password_variable(name: str) -> str:
     """The environment variable that may hold a cluster's password: "desi" has DESI_PASSWORD.
 
-    A shell sets none that begins with a digit, so an address has an underscore before it.
+    The name for an address begins with an underscore, since no shell variable begins with a digit.
     """
     letters = re.sub(r"[^A-Z0-9]", "_", name.upper())
     return f"{'_' if letters[:1].isdigit() else ''}{letters}_PASSWORD"
 
 
-def resolved(wanted: SshSettings, depth: int = 0) -> Endpoint:
-    """Ask OpenSSH for the settings that the user has left empty.
+def resolved(settings: SshSettings, depth: int = 0) -> Endpoint:
+    """The endpoint of these settings; OpenSSH's configuration completes empty ones.
 
     Raises:
-        OptionError: the host's name can't be meant, the configuration is wrong, or OpenSSH is not installed.
+        OptionError: the host's name or the configuration is wrong, or OpenSSH is not installed.
     """
     if depth > 8:
-        raise OptionError("the ProxyJump of this host leads to itself", where=wanted.host, advice="see ~/.ssh/config")
-    config = _said(wanted)
-    names = _through(wanted, config)
-    hops = tuple(resolved(_hop(name, wanted), depth + 1) for name in names)
+        raise OptionError("the ProxyJump of this host leads to itself", where=settings.host, advice="see ~/.ssh/config")
+    config = _ssh_config(settings)
+    names = _through(settings, config)
+    hops = tuple(resolved(_hop(name, settings), depth + 1) for name in names)
     flattened = tuple(each for hop in hops for each in (*hop.through, hop))
-    host, port, user = config["hostname"][0], wanted.port or int(config["port"][0]), wanted.user or config["user"][0]
+    host, port = config["hostname"][0], settings.port or int(config["port"][0])
+    user = settings.user or config["user"][0]
     known_as = config.get("hostkeyalias", [host if port == 22 else f"[{host}]:{port}"])[0]
-    tokens = _tokens(wanted.host, host, port, user)
+    tokens = _tokens(settings.host, host, port, user)
     return Endpoint(
-        name=wanted.host,
+        name=settings.host,
         host=host,
         port=port,
         user=user,
         known_as=known_as,
-        key_files=(wanted.key_file.expanduser(),)
-        if wanted.key_file
+        key_files=(settings.key_file.expanduser(),)
+        if settings.key_file
         else _paths(config.get("identityfile", []), tokens),
-        keys_named=wanted.key_file is not None,
-        only_key_files=wanted.key_file is not None or config.get("identitiesonly") == ["yes"],
+        keys_named=settings.key_file is not None,
+        only_key_files=settings.key_file is not None or config.get("identitiesonly") == ["yes"],
         agent=_agent(config.get("identityagent", ["SSH_AUTH_SOCK"])[0], tokens),
-        known_hosts=_known_hosts(wanted, config, tokens),
+        known_hosts=_known_hosts(settings, config, tokens),
         through=flattened,
-        proxy_command=_proxy_command(wanted, config, tokens),
-        known_hosts_command=_known_hosts_command(wanted, config, {**tokens, "H": known_as, "I": "HOSTNAME"}),
+        proxy_command=_proxy_command(settings, config, tokens),
+        known_hosts_command=_known_hosts_command(settings, config, {**tokens, "H": known_as, "I": "HOSTNAME"}),
         revoked=_paths(config.get("revokedhostkeys", []), tokens),
         algorithms=_algorithms(config),
-        by_hand=_by_hand(wanted),
+        by_hand=_ssh_command(settings),
     )
 
 
-def _by_hand(wanted: SshSettings) -> str:
-    files = {"-F": wanted.config, "-i": wanted.key_file}
-    given = [word for option, path in files.items() if path for word in (option, str(path.expanduser()))]
-    more = {"-p": wanted.port, "-J": ",".join(wanted.through or ())}
-    given += [word for option, value in more.items() if value for word in (option, str(value))]
-    return shlex.join(["ssh", *given, f"{wanted.user}@{wanted.host}" if wanted.user else wanted.host])
+def _ssh_command(settings: SshSettings) -> str:
+    files = {"-F": settings.config, "-i": settings.key_file}
+    arguments = [word for option, path in files.items() if path for word in (option, str(path.expanduser()))]
+    options = {"-p": settings.port, "-J": ",".join(settings.through or ())}
+    arguments += [word for option, value in options.items() if value for word in (option, str(value))]
+    return shlex.join(["ssh", *arguments, f"{settings.user}@{settings.host}" if settings.user else settings.host])
 
 
-def _known_hosts(wanted: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:
-    if wanted.known_hosts:
-        return (wanted.known_hosts.expanduser(),)
+def _known_hosts(settings: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]) -> tuple[Path, ...]:
+    if settings.known_hosts:
+        return (settings.known_hosts.expanduser(),)
     texts = (config.get("userknownhostsfile", [""])[0] + " " + config.get("globalknownhostsfile", [""])[0]).split()
     return _paths(texts, tokens)
 
@@ -157,98 +158,99 @@ def _agent(text: str, tokens: Mapping[str, str]) -> Path | None:
 
 
 def _tokens(name: str, host: str, port: int, user: str) -> dict[str, str]:
-    me = socket.gethostname()
-    here = {"d": str(Path.home()), "u": getpass.getuser(), "i": str(os.getuid()), "l": me, "L": me.split(".")[0]}
-    return {"%": "%", "h": host, "n": name, "p": str(port), "r": user, "k": host, **here}
+    here = socket.gethostname()
+    local = {"d": str(Path.home()), "u": getpass.getuser(), "i": str(os.getuid()), "l": here, "L": here.split(".")[0]}
+    return {"%": "%", "h": host, "n": name, "p": str(port), "r": user, "k": host, **local}
 
 
-def _through(wanted: SshSettings, config: dict[str, list[str]]) -> Sequence[str]:
-    if wanted.through is not None:
-        return wanted.through
+def _through(settings: SshSettings, config: dict[str, list[str]]) -> Sequence[str]:
+    if settings.through is not None:
+        return settings.through
     jump = config.get("proxyjump", ["none"])[0]
     return [] if jump == "none" else jump.split(",")
 
 
 def _algorithms(config: dict[str, list[str]]) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """The algorithms that the configuration sets; OpenSSH's defaults are left to paramiko's, which are no worse."""
-    set_ = [name for name in ALGORITHMS if name in config and config[name] != _usual().get(name)]
+    """The algorithms that the configuration sets; without a setting paramiko's defaults count."""
+    set_ = [name for name in ALGORITHMS if name in config and config[name] != _default_config().get(name)]
     return tuple((name, tuple(config[name][0].split(","))) for name in set_)
 
 
-def _proxy_command(wanted: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]) -> str:
+def _proxy_command(settings: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]) -> str:
     command = config.get("proxycommand", ["none"])[0]
-    if command == "none" or wanted.through is not None:
+    if command == "none" or settings.through is not None:
         return ""
     if config.get("proxyusefdpass") == ["yes"]:
         raise OptionError(
-            "ProxyUseFdpass is not supported", where=wanted.host, advice="write a ProxyCommand that passes data on"
+            "ProxyUseFdpass is not supported", where=settings.host, advice="write a ProxyCommand that passes data on"
         )
-    whole = _expanded(command, tokens)
+    expanded = _expanded(command, tokens)
     if any(shlex.quote(tokens[token]) != tokens[token] for token in "hnr" if f"%{token}" in command):
-        raise OptionError("this ProxyCommand would hold signs that a shell reads", where=f"{wanted.host}: {whole}")
-    return whole
+        raise OptionError("this ProxyCommand would hold signs that a shell reads", where=f"{settings.host}: {expanded}")
+    return expanded
 
 
 def _known_hosts_command(
-    wanted: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]
+    settings: SshSettings, config: dict[str, list[str]], tokens: Mapping[str, str]
 ) -> tuple[str, ...]:
     command = config.get("knownhostscommand", ["none"])[0]
     if re.search("%[fKt]", command):
         raise OptionError(
             "a KnownHostsCommand that asks for the key (%f, %K, %t) is not supported",
-            where=wanted.host,
+            where=settings.host,
             advice="write one that asks for the name (%H), or `KnownHostsCommand none` for this host",
         )
     return () if command == "none" else tuple(_expanded(word, tokens) for word in shlex.split(command))
 
 
 def _expanded(text: str, tokens: Mapping[str, str]) -> str:
-    """A text with tokens such as %r expanded, which `ssh -G` leaves."""
+    """A text with tokens such as %r expanded, which `ssh -G` leaves unexpanded."""
     return re.sub("%(.)", lambda found: tokens.get(found[1], found[0]), text)
 
 
-def _hop(text: str, wanted: SshSettings) -> SshSettings:
+def _hop(text: str, settings: SshSettings) -> SshSettings:
     name = text.strip().removeprefix("ssh://")
-    user, _, rest = name.rpartition("@")
-    if rest.startswith("["):
-        host, _, port = rest[1:].partition("]:")
+    user, _, address = name.rpartition("@")
+    if address.startswith("["):
+        host, _, port = address[1:].partition("]:")
         host = host.rstrip("]")
-    elif rest.count(":") == 1:
-        host, _, port = rest.partition(":")
+    elif address.count(":") == 1:
+        host, _, port = address.partition(":")
     else:
-        host, port = rest, ""
+        host, port = address, ""
     if port and not port.isdigit():
         raise OptionError(f"{text!r} is no server to jump through", advice='write it as "user@host:port"')
     return SshSettings(
-        host, user=user, port=int(port) if port else None, known_hosts=wanted.known_hosts, config=wanted.config
+        host, user=user, port=int(port) if port else None, known_hosts=settings.known_hosts, config=settings.config
     )
 
 
-def _said(wanted: SshSettings) -> dict[str, list[str]]:
-    if not wanted.host or wanted.host.startswith("-") or any(letter.isspace() for letter in wanted.host):
+def _ssh_config(settings: SshSettings) -> dict[str, list[str]]:
+    if not settings.host or settings.host.startswith("-") or any(letter.isspace() for letter in settings.host):
         raise OptionError(
-            f"{wanted.host!r} is no name of a host", advice="write a name, an address or a Host of ~/.ssh/config"
+            f"{settings.host!r} is no name of a host", advice="write a name, an address or a Host of ~/.ssh/config"
         )
-    withhold(password_variable(wanted.host))
-    options = [*(["-F", str(wanted.config.expanduser())] if wanted.config else [])]
-    options += [*(["-l", wanted.user] if wanted.user else []), *(["-p", str(wanted.port)] if wanted.port else [])]
-    done = run([_program(), *options, "-G", wanted.host], timeout=30)
-    if not done.ok:
+    withhold(password_variable(settings.host))
+    options = ["-F", str(settings.config.expanduser())] if settings.config else []
+    options += ["-l", settings.user] if settings.user else []
+    options += ["-p", str(settings.port)] if settings.port else []
+    result = run([_program(), *options, "-G", settings.host], timeout=30)
+    if not result.ok:
         raise OptionError(
-            f"OpenSSH does not understand its configuration: {done.stderr.strip()}",
-            where=str(wanted.config or "~/.ssh/config"),
-            advice=f"try: ssh -G {wanted.host}",
+            f"OpenSSH does not understand its configuration: {result.stderr.strip()}",
+            where=str(settings.config or "~/.ssh/config"),
+            advice=f"try: ssh -G {settings.host}",
         )
-    return _settings(done.stdout)
+    return _parse_config(result.stdout)
 
 
 @cache
-def _usual() -> dict[str, list[str]]:
+def _default_config() -> dict[str, list[str]]:
     """OpenSSH's defaults."""
-    return _settings(run([_program(), "-F", "none", "-G", "host"], timeout=30).stdout)
+    return _parse_config(run([_program(), "-F", "none", "-G", "host"], timeout=30).stdout)
 
 
-def _settings(text: str) -> dict[str, list[str]]:
+def _parse_config(text: str) -> dict[str, list[str]]:
     settings: dict[str, list[str]] = {}
     for line in text.splitlines():
         name, _, value = line.partition(" ")
@@ -271,17 +273,17 @@ DEEPEST = 8
 
 
 def configured_hosts(config: Path = CONFIG) -> list[str]:
-    """Each `Host` of the configuration and of what it includes that is one name, in the order of the files.
+    """Each `Host` without patterns in the configuration and its included files, in the order of the files.
 
-    Hosts whose user is git are no places to log in to, and left out. A file that can't be read has none.
+    Hosts with the user git, which allow no log-in, and unreadable files are left out.
     """
-    found: dict[str, str] = {}
-    _read(config.expanduser(), found, [], 0)
-    return [name for name, user in found.items() if user != "git"]
+    users: dict[str, str] = {}
+    _read(config.expanduser(), users, [], 0)
+    return [name for name, user in users.items() if user != "git"]
 
 
 def is_known(endpoint: Endpoint) -> bool:
-    """Whether a server has an address: by the configuration, or by the network. Behind another one, that one knows."""
+    """Whether a server has an address by the configuration or the network; True behind a jump host, which knows it."""
     if endpoint.through or endpoint.host != endpoint.name:
         return True
     with contextlib.suppress(OSError, UnicodeError):
@@ -289,7 +291,7 @@ def is_known(endpoint: Endpoint) -> bool:
     return False
 
 
-def _read(file: Path, found: dict[str, str], current: list[str], depth: int) -> None:
+def _read(file: Path, users: dict[str, str], current: list[str], depth: int) -> None:
     try:
         lines = file.read_text(errors="replace").splitlines()
     except OSError:
@@ -299,15 +301,15 @@ def _read(file: Path, found: dict[str, str], current: list[str], depth: int) -> 
         if key == "host":
             current[:] = [name for name in values if not set(name) & set("*?!")]
             for name in current:
-                found.setdefault(name, "")
+                users.setdefault(name, "")
         elif key == "match":
             current.clear()
         elif key == "user" and values:
             for name in current:
-                found[name] = found[name] or values[0]
+                users[name] = users[name] or values[0]
         elif key == "include" and depth < DEEPEST:
             for path in _included(values):
-                _read(path, found, current, depth + 1)
+                _read(path, users, current, depth + 1)
 
 
 def _words(line: str) -> list[str]:

@@ -29,7 +29,7 @@ class KeyVerdict(enum.Enum):
 
 @dataclass(frozen=True)
 class KnownHostLine:
-    """One line of a file: its marker ("", "@revoked", "@cert-authority"), the names, the key, and where it stands."""
+    """One line of known_hosts: marker ("", "@revoked", "@cert-authority"), names, key, file and line number."""
 
     marker: str
     names: str
@@ -40,7 +40,7 @@ class KnownHostLine:
 
 
 def read(files: Iterable[Path]) -> list[KnownHostLine]:
-    """All lines that can be understood, in order; a file that is not there holds none."""
+    """All valid lines of the files, in order; missing files are ignored."""
     lines: list[KnownHostLine] = []
     for file in files:
         try:
@@ -68,7 +68,7 @@ def parsed(text: str, file: Path) -> list[KnownHostLine]:
 
 
 def names_match(names: str, host: str) -> bool:
-    """Whether a line's names mean a host: `desi`, `[desi]:2222`, patterns, `!patterns`, and hashed names."""
+    """Whether a line's names match a host: `desi`, `[desi]:2222`, patterns, `!patterns`, and hashed names."""
     if names.startswith("|1|"):
         return _hash_matches(names, host)
     patterns = names.lower().split(",")
@@ -95,19 +95,19 @@ def lines_of(lines: Sequence[KnownHostLine], host: str) -> list[KnownHostLine]:
     return [line for line in lines if names_match(line.names, host)]
 
 
-def judge(lines: Sequence[KnownHostLine], host: str, key: bytes) -> KeyVerdict:
+def verdict_of(lines: Sequence[KnownHostLine], host: str, key: bytes) -> KeyVerdict:
     """The verdict of lines about the key that a host has shown."""
-    meant = lines_of(lines, host)
-    if any(line.marker == "@revoked" and line.key == key for line in meant):
+    host_lines = lines_of(lines, host)
+    if any(line.marker == "@revoked" and line.key == key for line in host_lines):
         return KeyVerdict.REVOKED
-    plain = [line for line in meant if not line.marker]
-    if any(line.key == key for line in plain):
+    plain_lines = [line for line in host_lines if not line.marker]
+    if any(line.key == key for line in plain_lines):
         return KeyVerdict.KNOWN
-    return KeyVerdict.CHANGED if plain else KeyVerdict.UNKNOWN
+    return KeyVerdict.CHANGED if plain_lines else KeyVerdict.UNKNOWN
 
 
 def algorithms(lines: Sequence[KnownHostLine], host: str) -> list[str]:
-    """The host key algorithms to prefer: those of the keys that are known."""
+    """The host key algorithms to prefer: the algorithms of the known keys."""
     names: list[str] = []
     for line in lines_of(lines, host):
         if not line.marker:
@@ -134,7 +134,7 @@ def known_lines(server: Endpoint) -> list[KnownHostLine]:
     """The lines of all known_hosts files of a server.
 
     Raises:
-        HostKeyFailed: the configuration's own command for them fails.
+        HostKeyFailed: the configuration's KnownHostsCommand fails.
     """
     lines = read(server.known_hosts)
     if server.known_hosts_command:
@@ -149,18 +149,18 @@ def known_lines(server: Endpoint) -> list[KnownHostLine]:
     return lines
 
 
-def judged(server: Endpoint, lines: list[KnownHostLine], kind: str, key: bytes) -> KeyVerdict:
-    """The verdict about the key that a server has shown, with lists of revoked keys.
+def key_verdict(server: Endpoint, lines: list[KnownHostLine], kind: str, key: bytes) -> KeyVerdict:
+    """The verdict about a server's key, by its known_hosts lines and the lists of revoked keys.
 
     Raises:
         HostKeyFailed: a list of revoked keys can't be read.
     """
-    if any(_is_in(file, kind, key) for file in server.revoked):
+    if any(_is_revoked(file, kind, key) for file in server.revoked):
         return KeyVerdict.REVOKED
-    return judge(lines, server.known_as, key)
+    return verdict_of(lines, server.known_as, key)
 
 
-def _is_in(revoked: Path, kind: str, key: bytes) -> bool:
+def _is_revoked(revoked: Path, kind: str, key: bytes) -> bool:
     coded = base64.b64encode(key)
     try:
         data = revoked.read_bytes()

@@ -20,14 +20,14 @@ _PIECE = 32 * 1024 - 64
 
 
 def reading(channel: Any, seconds: float) -> Callable[[int], bytes]:
-    """Reads from a channel for so many seconds in all, then raises TimeoutError."""
+    """A function that reads from a channel; after so many seconds in all it raises TimeoutError."""
     end = time.monotonic() + seconds
 
     def read(size: int) -> bytes:
-        left = end - time.monotonic()
-        if left <= 0:
+        remaining = end - time.monotonic()
+        if remaining <= 0:
             raise TimeoutError(f"nothing that we know came within {seconds:.0f} s")
-        channel.settimeout(left)
+        channel.settimeout(remaining)
         data: bytes = channel.recv(size)
         return data
 
@@ -35,7 +35,7 @@ def reading(channel: Any, seconds: float) -> Callable[[int], bytes]:
 
 
 def reading_errors(channel: Any) -> Callable[[int], bytes]:
-    """Reads what a channel's command writes to stderr, to its end, however long it is silent."""
+    """A function that reads the stderr of a channel's command, and waits for it without a bound."""
 
     def read(size: int) -> bytes:
         while True:
@@ -47,7 +47,7 @@ def reading_errors(channel: Any) -> Callable[[int], bytes]:
 
 
 def send_all(channel: Any, data: bytes | memoryview) -> None:
-    """Send all data. Paramiko's own sendall copies the rest each time.
+    """Send all data; paramiko's own sendall copies the rest for each packet.
 
     Raises:
         OSError: it can't be sent.
@@ -58,7 +58,7 @@ def send_all(channel: Any, data: bytes | memoryview) -> None:
             sent = channel.send(bytes(view[:_PIECE]))
         except OSError:
             raise
-        except Exception as error:  # paramiko has several for a connection that goes while it writes
+        except Exception as error:  # paramiko raises several types for a connection that is lost while it writes
             raise OSError(str(error) or "the connection was lost") from None
         if not sent:
             raise OSError("the channel is closed")
@@ -66,22 +66,22 @@ def send_all(channel: Any, data: bytes | memoryview) -> None:
 
 
 WINDOW = 8 * 1024 * 1024
-"""The window in bytes, which is also the size of one read, since paramiko moves all that is left after each."""
+"""The window in bytes, and the size of one read, because paramiko moves the rest of its buffer at each read."""
 PACKET = 1024 * 1024
-_AGENT, _TOUCH = 5.0, 120.0
-"""Seconds for an SSH agent to list its keys, and to sign: it may ask its user, or for a touch of a key."""
-_WORDS = 500
+_LIST_SECONDS, _SIGN_SECONDS = 5.0, 120.0
+"""Seconds for an SSH agent to list its keys, and to sign: the agent may ask its user to confirm, or to touch a key."""
+_LONGEST_MESSAGE = 500
 _LOGGER = "paramiko.slurm_ray_flow"
 
 Answers = Callable[[str, str, Sequence[tuple[str, bool]]], Sequence[str]]
-"""A function that answers a server's questions: title, instructions, questions with whether answers may be seen."""
+"""A function that answers a server's questions: title, instructions, and questions, each with whether to echo."""
 
 
 class OpenConnectionError(Exception):
-    """The connection is lost, or can't be made; the text says why.
+    """The connection is lost, or can't be opened.
 
     Attributes:
-        advice: what to try where a next try of the same is of no use; "" where it may do.
+        advice: what the user can try if repetition is of no use; "" if it may be of use.
     """
 
     def __init__(self, text: str, advice: str = "") -> None:
@@ -94,7 +94,7 @@ class Refused(Exception):
 
 
 class Denied(Exception):
-    """The server refused a key, an answer or a password. `methods` are those that it takes now."""
+    """The server refused a key, an answer or a password. `methods` are the methods that it accepts now."""
 
     def __init__(self, methods: Sequence[str]) -> None:
         super().__init__(", ".join(methods))
@@ -102,7 +102,7 @@ class Denied(Exception):
 
 
 class Dismissed(OpenConnectionError):
-    """The server ended the log-in with a message: more attempts are of no use."""
+    """The server ended the log-in with a message; further attempts are of no use."""
 
 
 class Closed(OpenConnectionError):
@@ -110,13 +110,13 @@ class Closed(OpenConnectionError):
 
 
 class OpenConnection:
-    """One connection to one server, whose host key is not judged yet and where nobody is logged in yet."""
+    """One connection to one server, before the check of its host key and before a log-in."""
 
     def __init__(
         self, inner: Any, *, key_types: Sequence[str], timeout: float, allowed: Mapping[str, Sequence[str]]
     ) -> None:
         self.socket = Socket(inner)
-        logging.getLogger(_LOGGER).propagate = False  # it would tell of names, and print what we raise ourselves
+        logging.getLogger(_LOGGER).propagate = False  # it would log names, and errors that are raised anyway
         logging.getLogger(_LOGGER).addHandler(logging.NullHandler())
         self._transport = Transport(self.socket, default_window_size=WINDOW, default_max_packet_size=PACKET)
         self._transport.set_log_channel(_LOGGER)
@@ -125,7 +125,7 @@ class OpenConnection:
         self._transport.restrict(allowed)
         self._transport.prefer(key_types)
         try:
-            with self._told():
+            with self._own_errors():
                 self._transport.start_client(timeout=timeout)
             if not self._transport.initial_kex_done:  # paramiko returns without a word
                 raise OpenConnectionError(f"it did not show a host key within {timeout:.0f} s")
@@ -143,11 +143,11 @@ class OpenConnection:
     def alive(self) -> bool:
         return bool(self._transport.is_active())
 
-    # ---- log-in: each gives the methods that are still needed, none when we are in
+    # ---- log-in: each function gives the methods of the next step, none after success
 
     def methods(self, user: str) -> Sequence[str]:
         """The log-in methods of the server for this user."""
-        with self._told():
+        with self._own_errors():
             try:
                 self._transport.auth_none(user)
             except paramiko.BadAuthenticationType as error:
@@ -155,92 +155,92 @@ class OpenConnection:
         return ()
 
     def log_in_by_key(self, user: str, key: Any) -> Sequence[str]:
-        return self._proved(lambda: self._transport.auth_publickey(user, key))
+        return self._authenticate(lambda: self._transport.auth_publickey(user, key))
 
     def log_in_by_password(self, user: str, password: str) -> Sequence[str]:
-        return self._proved(lambda: self._transport.auth_password(user, password, fallback=False))
+        return self._authenticate(lambda: self._transport.auth_password(user, password, fallback=False))
 
     def log_in_by_questions(self, user: str, answers: Answers) -> Sequence[str]:
-        """Keyboard-interactive: `answers` is called in this thread, so that Ctrl-C and contexts work."""
-        asked: queue.Queue[Any] = queue.Queue()
-        given: queue.Queue[Sequence[str]] = queue.Queue()
+        """Log in by keyboard-interactive; `answers` is called in this thread, so that Ctrl-C and contexts work."""
+        messages: queue.Queue[Any] = queue.Queue()
+        given_answers: queue.Queue[Sequence[str]] = queue.Queue()
 
         def handler(title: str, instructions: str, questions: Sequence[tuple[str, bool]]) -> Sequence[str]:
-            asked.put((title, instructions, list(questions)))
-            return given.get(timeout=600)
+            messages.put((title, instructions, list(questions)))
+            return given_answers.get(timeout=600)
 
         def prove() -> None:
             try:
-                asked.put(self._proved(lambda: self._transport.auth_interactive(user, handler)))
+                messages.put(self._authenticate(lambda: self._transport.auth_interactive(user, handler)))
             except BaseException as error:
-                asked.put(error)
+                messages.put(error)
 
         threading.Thread(target=prove, daemon=True, name="srf-log-in").start()
         while True:
-            message = asked.get(timeout=660)
+            message = messages.get(timeout=660)
             if isinstance(message, BaseException):
                 raise message
             if not (isinstance(message, tuple) and len(message) == 3 and isinstance(message[2], list)):
-                rest: Sequence[str] = message
-                return rest
+                methods: Sequence[str] = message
+                return methods
             try:
-                given.put(answers(*message))
+                given_answers.put(answers(*message))
             except BaseException:
                 self.close()
                 raise
 
-    def _proved(self, prove: Callable[[], Sequence[str]]) -> Sequence[str]:
-        before = self._transport.auth_handler.banner
-        with self._told():
+    def _authenticate(self, prove: Callable[[], Sequence[str]]) -> Sequence[str]:
+        earlier_banner = self._transport.auth_handler.banner
+        with self._own_errors():
             try:
                 return tuple(prove())
             except paramiko.BadAuthenticationType as error:
                 raise Denied(error.allowed_types) from None
             except paramiko.AuthenticationException as error:
-                if not self.alive and self._transport.farewell:
-                    raise Dismissed(self._transport.farewell) from None
+                if not self.alive and self._transport.disconnect_message:
+                    raise Dismissed(self._transport.disconnect_message) from None
                 if not self.alive:
-                    raise Closed(self._said_since(before)) from None
+                    raise Closed(self._closed_message(earlier_banner)) from None
                 if "timeout" in str(error).lower():
                     raise OpenConnectionError("the server did not answer the log-in") from None
                 raise Denied(()) from None
 
-    def _said_since(self, before: bytes | None) -> str:
+    def _closed_message(self, earlier_banner: bytes | None) -> str:
         """The error for a closed connection, with the server's last message, in which PAM gives its reason."""
-        last = self._transport.auth_handler.banner
-        words = (last or b"").decode(errors="replace").strip() if last != before else ""
-        return "the server closed the connection during the log-in" + (f": {words[:_WORDS]}" if words else "")
+        banner = self._transport.auth_handler.banner
+        text = (banner or b"").decode(errors="replace").strip() if banner != earlier_banner else ""
+        return "the server closed the connection during the log-in" + (f": {text[:_LONGEST_MESSAGE]}" if text else "")
 
-    # ---- what goes over it
+    # ---- channels
 
     def channel(self, timeout: float = 30.0) -> Any:
         """A new channel for a command.
 
         Raises:
-            Refused: the server wants no more of them.
-            WireError: the connection is lost.
+            Refused: the server allows no further channel.
+            OpenConnectionError: the connection is lost.
         """
-        return self._opened(lambda: self._transport.open_session(timeout=timeout))
+        return self._open_channel(lambda: self._transport.open_session(timeout=timeout))
 
     def tunnel(self, host: str, port: int, timeout: float) -> Any:
         """A channel to another server."""
-        return self._opened(
+        return self._open_channel(
             lambda: self._transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=timeout)
         )
 
-    def _opened(self, open_: Callable[[], Any]) -> Any:
-        with self._told():
+    def _open_channel(self, open_: Callable[[], Any]) -> Any:
+        with self._own_errors():
             try:
                 return open_()
             except paramiko.ChannelException as error:
                 raise Refused(error.text) from None
 
     def sign_of_life(self) -> None:
-        """Ask for a sign of life and wait for it; without one the connection is closed."""
-        self.socket.asked = time.monotonic()
+        """Send a keep-alive and wait for the answer; without an answer the connection is closed."""
+        self.socket.keepalive_sent = time.monotonic()
         with contextlib.suppress(Exception):
             self._transport.global_request("keepalive@openssh.com", wait=True)
-        self.socket.asked = None
+        self.socket.keepalive_sent = None
 
     def close(self) -> None:
         with contextlib.suppress(Exception):
@@ -249,7 +249,7 @@ class OpenConnection:
             self.socket.close()
 
     @contextlib.contextmanager
-    def _told(self) -> Any:
+    def _own_errors(self) -> Any:
         try:
             yield
         except paramiko.IncompatiblePeer as error:
@@ -287,7 +287,7 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
 
     Raises:
         Locked: it needs a passphrase, or this one is wrong.
-        WireError: it is no key that we can use.
+        OpenConnectionError: the key can't be used.
     """
     try:
         status = path.stat()
@@ -295,7 +295,7 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
             raise OpenConnectionError(
                 f"{path} not, others can read it: run `chmod 600` on it"
             )  # OpenSSH passes it by, too
-        key = _loaded(path, passphrase.encode() if passphrase else None)
+        key = _load_key(path, passphrase.encode() if passphrase else None)
         certificate = Path(f"{path}-cert.pub")
         if certificate.exists():
             key.load_certificate(str(certificate))
@@ -310,7 +310,7 @@ def key_from_file(path: Path, passphrase: str | None) -> Any:
     return key
 
 
-def _loaded(path: Path, passphrase: bytes | None) -> Any:
+def _load_key(path: Path, passphrase: bytes | None) -> Any:
     try:
         return paramiko.PKey.from_path(path, passphrase)
     except paramiko.PasswordRequiredException:
@@ -327,21 +327,21 @@ def _loaded(path: Path, passphrase: bytes | None) -> Any:
 
 
 def keys_from_agent(path: Path | None) -> list[Any]:
-    """The keys of the SSH agent at a socket; none where it is missing, or does not answer."""
+    """The keys of the SSH agent at a socket; none for an agent that is missing, or does not answer."""
     if path is None:
         return []
-    agent, connected = paramiko.agent.AgentSSH(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    connected.settimeout(_AGENT)
+    agent, agent_socket = paramiko.agent.AgentSSH(), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    agent_socket.settimeout(_LIST_SECONDS)
     try:
-        connected.connect(str(path))
-        agent._connect(connected)
+        agent_socket.connect(str(path))
+        agent._connect(agent_socket)
     except (paramiko.SSHException, OSError):
-        connected.close()
+        agent_socket.close()
         return []
-    connected.settimeout(_TOUCH)
+    agent_socket.settimeout(_SIGN_SECONDS)
     return list(agent.get_keys())
 
 
 def public_bytes(key: Any) -> bytes:
-    found: bytes = key.asbytes()
-    return found
+    data: bytes = key.asbytes()
+    return data

@@ -1,4 +1,4 @@
-"""A private Unix socket by which rsync uses a channel of the connection, with `remote/agent/rsync_shell.py`."""
+"""A private Unix socket by which `remote/agent/rsync_shell.py` connects rsync's pipes with a channel."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.remote.shared import framing
 
 _PIECE = 256 * 1024
-_LAST_WORDS = 5.0
-_BEGIN = 60.0
+_END_SECONDS = 5.0
+_BEGIN_SECONDS = 60.0
 _LONGEST = 80  # the whole path of a Unix socket has at most 107 bytes
 
 
 class RsyncSocket(Listener):
-    """The socket that rsync's pipes are passed to.
+    """The socket that receives rsync's pipes.
 
     Attributes:
-        lost: why the connection was lost under rsync; "" if it was not.
-        failure: why it could not be made at all.
+        lost: why the connection was lost during rsync's work; "" if it was not.
+        failure: why the connection could not be opened; None if it was.
     """
 
     def __init__(self, path: Path, channel: Callable[[], AbstractContextManager[Any]]) -> None:
@@ -58,40 +58,40 @@ class RsyncSocket(Listener):
             try:
                 while not data.endswith(b"\n"):
                     data += visitor.recv(65536) or b"\n"
-                code = self._joined(json.loads(data)["command"], pipes)
+                code = self._run_command(json.loads(data)["command"], pipes)
             finally:
                 for pipe in pipes:
                     with contextlib.suppress(OSError):
                         os.close(pipe)
             visitor.sendall(b"%d\n" % code)
 
-    def _joined(self, command: str, pipes: list[int]) -> int:
+    def _run_command(self, command: str, pipes: list[int]) -> int:
         """Run a command with rsync's pipes; gives its exit code, 255 if the connection was lost."""
         try:
             with self._channel() as channel:
-                return self._run(channel, command, pipes)
+                return self._run_on_channel(channel, command, pipes)
         except SlurmRayFlowError as error:
             self.failure, self.lost = error, error.what
-        except Exception as error:  # whatever it is, rsync has to hear of it
+        except Exception as error:  # rsync must get an answer for any error
             self.lost = getattr(error, "strerror", None) or str(error) or "the connection was lost"
         with contextlib.suppress(OSError):
             os.write(pipes[2], f"{self.lost}\n".encode())
         return 255
 
-    def _run(self, channel: Any, command: str, pipes: list[int]) -> int:
+    def _run_on_channel(self, channel: Any, command: str, pipes: list[int]) -> int:
         line, word = bootstrap.after_noise(f"umask 077\nexec {command}\n")
-        read = reading(channel, _BEGIN)
+        read = reading(channel, _BEGIN_SECONDS)
         execute(channel, line)
         errors = self._thread(lambda: _copy_errors(channel, pipes[2]))
         bootstrap.skip_noise(read, word)
         channel.settimeout(None)
-        self._thread(lambda: _feed(channel, os.dup(pipes[0])))
+        self._thread(lambda: _copy_stdin(channel, os.dup(pipes[0])))
         try:
-            _pump(channel.recv, pipes[1])
+            _copy_output(channel.recv, pipes[1])
         except OSError:  # rsync has gone: nobody waits for its exit code
             return 255
-        errors.join(_LAST_WORDS)
-        if not channel.exit_status_ready() and not channel.status_event.wait(_LAST_WORDS):
+        errors.join(_END_SECONDS)
+        if not channel.exit_status_ready() and not channel.status_event.wait(_END_SECONDS):
             raise framing.StreamEnded("the connection was lost")
         code: int = channel.recv_exit_status()
         if code < 0:
@@ -101,36 +101,36 @@ class RsyncSocket(Listener):
 
 @contextlib.contextmanager
 def opened(channel: Callable[[], AbstractContextManager[Any]]) -> Iterator[RsyncSocket]:
-    """A socket for as long as the block lasts.
+    """A socket as long as the block lasts.
 
     Args:
-        channel: gives a new channel of the connection.
+        channel: opens a new channel of the connection.
     """
-    short = len(tempfile.gettempdir()) < _LONGEST
-    folder = Path(tempfile.mkdtemp(prefix="srf-", dir=None if short else "/tmp"))  # noqa: S108 - it makes a private one
+    short_enough = len(tempfile.gettempdir()) < _LONGEST
+    folder = Path(tempfile.mkdtemp(prefix="srf-", dir=None if short_enough else "/tmp"))  # noqa: S108 - it makes a private one
     try:
-        door = RsyncSocket(folder / "door", channel)
+        rsync_socket = RsyncSocket(folder / "socket", channel)
         try:
-            yield door
+            yield rsync_socket
         finally:
-            door.close()
+            rsync_socket.close()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def _copy_errors(channel: Any, pipe: int) -> None:
     with contextlib.suppress(OSError):
-        _pump(reading_errors(channel), pipe)
+        _copy_output(reading_errors(channel), pipe)
 
 
-def _pump(read: Callable[[int], bytes], pipe: int) -> None:
+def _copy_output(read: Callable[[int], bytes], pipe: int) -> None:
     while data := read(WINDOW):
         view = memoryview(data)
         while view:
             view = view[os.write(pipe, view) :]
 
 
-def _feed(channel: Any, pipe: int) -> None:
+def _copy_stdin(channel: Any, pipe: int) -> None:
     try:
         with contextlib.suppress(OSError, EOFError):
             while data := os.read(pipe, _PIECE):

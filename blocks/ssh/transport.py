@@ -1,4 +1,4 @@
-"""Sockets and paramiko's transport, with replacements where paramiko would hang, fail or trust too much."""
+"""Sockets and paramiko's transport, with replacements for code of paramiko that hangs, fails or trusts too much."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from typing import Any
 
 import paramiko as _paramiko
 
-from slurm_ray_flow.blocks.processes import Joined, start_on_socket
+from slurm_ray_flow.blocks.processes import SocketProcess, start_on_socket
 from slurm_ray_flow.core.errors import OptionError
 
 STRANGERS_BYTES = 1024 * 1024
-"""The most bytes that are read from a server before its key is known; paramiko would keep a line of any length."""
+"""The most bytes that are read from a server before the check of its key; paramiko would read a line of any length."""
 
 
 LARGEST_PACKET = 4 * 1024 * 1024
@@ -25,14 +25,14 @@ LARGEST_PACKET = 4 * 1024 * 1024
 
 
 class Socket:
-    """A socket, or a channel of another connection, with the time of its last bytes."""
+    """A socket, or a channel of another connection, that notes the time of the last received bytes."""
 
     def __init__(self, inner: Any) -> None:
         self._inner = inner
-        self.heard = time.monotonic()
-        self.asked: float | None = None
+        self.last_received = time.monotonic()
+        self.keepalive_sent: float | None = None
         self.patience = 15.0
-        self.received = self.sent = 0
+        self.received = 0
         self.limit: int | None = STRANGERS_BYTES
 
     @property
@@ -49,7 +49,7 @@ class Socket:
         except TimeoutError:
             self._check()
             raise
-        self.heard = time.monotonic()
+        self.last_received = time.monotonic()
         self.received += len(data)
         return data
 
@@ -59,13 +59,12 @@ class Socket:
         except TimeoutError:
             self._check()
             raise
-        self.sent += sent
         return sent
 
     def _check(self) -> None:
-        asked = self.asked
-        if asked is not None and self.heard < asked and time.monotonic() - asked > self.patience:
-            text = f"nothing was heard from it for {time.monotonic() - self.heard:.0f} s"
+        asked = self.keepalive_sent
+        if asked is not None and self.last_received < asked and time.monotonic() - asked > self.patience:
+            text = f"nothing was heard from it for {time.monotonic() - self.last_received:.0f} s"
             raise ConnectionResetError(errno.ECONNRESET, text)  # paramiko's thread wants both
 
     def settimeout(self, seconds: float | None) -> None:
@@ -84,16 +83,16 @@ def connected_socket(host: str, port: int, timeout: float) -> socket.socket:
     Raises:
         OSError: it can't be made.
     """
-    opened = socket.create_connection((host, port), timeout)
-    opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    return opened
+    connection = socket.create_connection((host, port), timeout)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return connection
 
 
 class Proxied(socket.socket):
     """A connection through a ProxyCommand, which ends when the connection is closed."""
 
-    _process: Joined | None = None
+    _process: SocketProcess | None = None
 
     def __init__(self, command: str) -> None:
         ours, theirs = socket.socketpair()
@@ -109,10 +108,10 @@ class Proxied(socket.socket):
             self._process.end()
 
     def not_found(self) -> bool:
-        """Whether the shell has found no program to start: it ends with 127 then, or 126."""
+        """Whether the shell could not start the program: its exit code is 127 or 126."""
         return self._process is not None and self._process.exit_code(within=0.2) in {126, 127}
 
-    def words(self) -> str:
+    def errors(self) -> str:
         """The output of the command on stderr."""
         return os.pread(self._errors.fileno(), 1000, 0).decode(errors="replace").strip()
 
@@ -122,15 +121,14 @@ paramiko: Any = _paramiko  # it has no types of its own, and typeshed's are of a
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com", "aes128-ctr", "aes192-ctr", "aes256-ctr")
 _KINDS = {"kexalgorithms": "kex", "ciphers": "ciphers", "macs": "digests", "hostkeyalgorithms": "key_types"}
 """Paramiko's names of the kinds of algorithms in OpenSSH's configuration."""
-_DISMISSED = (2, 14)
+_DISMISSAL_CODES = (2, 14)
 """The codes with which servers end a log-in: a protocol error (OpenSSH's "too many"), or no further method."""
-_QUESTIONS = 20
+_MOST_QUESTIONS = 20
 
 
-class Asking(paramiko.auth_handler.AuthOnlyHandler):  # type: ignore[misc]
-    """Paramiko's, which may never hear an answer that comes at once: it prepares for one after it has asked.
-
-    It also believes any number of questions.
+class AuthHandler(paramiko.auth_handler.AuthOnlyHandler):  # type: ignore[misc]
+    """Paramiko's handler, with two changes: it prepares for an answer before it sends the request, so that it does not
+    miss an immediate answer, and it refuses too many questions.
     """
 
     def send_auth_request(self, username: str, method: str, finish_message: Callable[[Any], None] | None = None) -> Any:
@@ -149,16 +147,16 @@ class Asking(paramiko.auth_handler.AuthOnlyHandler):  # type: ignore[misc]
     def _parse_userauth_info_request(self, message: Any) -> None:
         for _ in range(3):
             message.get_binary()
-        if message.get_int() > _QUESTIONS:
+        if message.get_int() > _MOST_QUESTIONS:
             raise paramiko.SSHException("it asks too many questions")
         message.rewind()
         super()._parse_userauth_info_request(message)
 
 
 class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
-    """Paramiko's, which waits without an end for the first answer, and a tenth of a second more than it needs."""
+    """Paramiko's transport, with a bound for the wait for the first answer, and shorter pauses in it."""
 
-    farewell = ""
+    disconnect_message = ""
     """The server's message when it ended the connection."""
 
     def restrict(self, allowed: Mapping[str, Sequence[str]]) -> None:
@@ -169,15 +167,15 @@ class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
         """
         options = self.get_security_options()
         for name, algorithms in allowed.items():
-            here = getattr(options, _KINDS[name])
-            # They are the same, by two names.
-            also = ["curve25519-sha256@libssh.org"] if "curve25519-sha256" in algorithms else []
-            chosen = tuple(one for one in here if one in [*algorithms, *also])
+            available = getattr(options, _KINDS[name])
+            # Both names mean the same algorithm.
+            aliases = ["curve25519-sha256@libssh.org"] if "curve25519-sha256" in algorithms else []
+            chosen = tuple(algorithm for algorithm in available if algorithm in [*algorithms, *aliases])
             if not chosen:
                 raise OptionError(
                     f"none of the algorithms that {name} allows in OpenSSH's configuration can be used here",
                     where=",".join(algorithms),
-                    advice=f"allow one of these for this host, too: {','.join(here)}",
+                    advice=f"allow one of these for this host, too: {','.join(available)}",
                 )
             setattr(options, _KINDS[name], chosen)
 
@@ -197,7 +195,7 @@ class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
 
     def _parse_disconnect(self, message: Any) -> None:
         code, text = message.get_int(), message.get_text()
-        self.farewell = text if code in _DISMISSED else ""
+        self.disconnect_message = text if code in _DISMISSAL_CODES else ""
 
     def prefer(self, key_types: Sequence[str]) -> None:
         """Ask for host keys of these kinds first, and for nothing that OpenSSH has given up."""
@@ -207,5 +205,5 @@ class Transport(paramiko.ServiceRequestingTransport):  # type: ignore[misc]
         options.ciphers = tuple(cipher for cipher in _CIPHERS if cipher in options.ciphers)
         options.digests = tuple(digest for digest in options.digests if "md5" not in digest)
 
-    def get_auth_handler(self) -> Asking:
-        return Asking(self)
+    def get_auth_handler(self) -> AuthHandler:
+        return AuthHandler(self)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from slurm_ray_flow.blocks.ssh import known_hosts
 from slurm_ray_flow.blocks.ssh.authentication import Secrets, log_in
-from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts, check_host_key, open_wire
+from slurm_ray_flow.blocks.ssh.connection import ConnectionTimeouts, check_host_key, connect_to
 from slurm_ray_flow.blocks.ssh.endpoint import Endpoint
 from slurm_ray_flow.blocks.ssh.known_hosts import KeyVerdict
 from slurm_ray_flow.blocks.ssh.open_connection import OpenConnection, OpenConnectionError
@@ -23,12 +23,12 @@ class ShownKey:
     """The key that a server has shown.
 
     Attributes:
-        server: which one: user@host:port.
-        name: what it is called in known_hosts.
+        server: the server: user@host:port.
+        name: its name in known_hosts.
         kind: "ssh-ed25519", ...
         fingerprint: as ssh-keygen prints it.
-        file: where it is written down.
-        known: it was known already.
+        file: the known_hosts file for the key.
+        known: whether the key was known already.
     """
 
     server: str
@@ -43,52 +43,52 @@ def trust(
     endpoint: Endpoint,
     secrets: Callable[[Endpoint], Secrets],
     confirm: Callable[[ShownKey], bool],
-    limits: ConnectionTimeouts,
+    timeouts: ConnectionTimeouts,
     label: str,
 ) -> list[ShownKey]:
-    """Check the keys of a server and of those on the way there; gives the shown keys, in order.
+    """Check the host keys of a server and its jump hosts, and save new ones; gives the shown keys, in order.
 
     Args:
         endpoint: the server.
-        secrets: to log in to those on the way.
-        confirm: says of a key that is not known whether it is right.
-        limits: how long a try may take.
-        label: what the user calls the server.
+        secrets: the secrets for the log-in at jump hosts.
+        confirm: says whether an unknown key is right.
+        timeouts: the timeouts of each connection.
+        label: the user's name for the server.
 
     Raises:
         HostKeyFailed: a key has changed, is revoked, or was not confirmed.
         ConnectionFailed: a server can't be reached.
     """
     keys: list[ShownKey] = []
-    wires: list[OpenConnection] = []
+    chain: list[OpenConnection] = []
     try:
         for server in (*endpoint.through, endpoint):
             lines = known_hosts.known_lines(server)
-            wires.append(open_wire(server, wires, lines, limits))
-            keys.append(_judged(wires[-1], server, lines, confirm, label))
+            chain.append(connect_to(server, chain, lines, timeouts))
+            keys.append(_check_or_confirm(chain[-1], server, lines, confirm, label))
             if server != endpoint:
-                log_in(wires[-1], server, secrets(server))
+                log_in(chain[-1], server, secrets(server))
     except OpenConnectionError as error:
         raise ConnectionFailed(
             str(error), where=endpoint.name, advice="see that its name is right and the server up"
         ) from None
     finally:
-        for wire in reversed(wires):
-            wire.close()
+        for opened in reversed(chain):
+            opened.close()
     return keys
 
 
-def _judged(
-    wire: OpenConnection,
+def _check_or_confirm(
+    opened: OpenConnection,
     server: Endpoint,
     lines: list[known_hosts.KnownHostLine],
     confirm: Callable[[ShownKey], bool],
     label: str,
 ) -> ShownKey:
-    kind, key = wire.host_key
-    verdict = known_hosts.judged(server, lines, kind, key)
+    kind, key = opened.host_key
+    verdict = known_hosts.key_verdict(server, lines, kind, key)
     if verdict in {KeyVerdict.CHANGED, KeyVerdict.REVOKED}:
-        check_host_key(wire, server, lines, label)
+        check_host_key(opened, server, lines, label)
     file = server.known_hosts[0] if server.known_hosts else Path("~/.ssh/known_hosts").expanduser()
     known = verdict is KeyVerdict.KNOWN
     shown = ShownKey(str(server), server.known_as, kind, known_hosts.fingerprint(key), file, known)
@@ -100,8 +100,8 @@ def _judged(
                 advice="ask the people who run the server for its fingerprint",
             )
         append_line(file, known_hosts.written(server.known_as, kind, key))
-        if known_hosts.judge(known_hosts.read(server.known_hosts), server.known_as, key) is not KeyVerdict.KNOWN:
-            raise _not_kept(file, "it is not there when it is read again")
+        if known_hosts.verdict_of(known_hosts.read(server.known_hosts), server.known_as, key) is not KeyVerdict.KNOWN:
+            raise _not_saved(file, "it is not there when it is read again")
     return shown
 
 
@@ -123,10 +123,10 @@ def append_line(file: Path, line: str) -> None:
                 line = line if known_hosts.read(1) == b"\n" else f"\n{line}"
             known_hosts.write(line.encode())
     except OSError as error:
-        raise _not_kept(file, error.strerror or str(error)) from None
+        raise _not_saved(file, error.strerror or str(error)) from None
 
 
-def _not_kept(file: Path, why: str) -> HostKeyFailed:
+def _not_saved(file: Path, why: str) -> HostKeyFailed:
     return HostKeyFailed(
         f"the host key can't be kept: {why}",
         where=str(file),

@@ -27,7 +27,7 @@ def parse_queue(text):
     return {number: ToyJob(number, name, state) for number, state, name in map(str.split, text.splitlines())}
 
 
-def verdict(job, words, *, began):
+def cause_of_end(job, words, *, began):
     return (job.cause if job else None) or "lost", f"the toy says {job.state if job else 'nothing'}\n{words}"
 
 
@@ -43,7 +43,7 @@ DIALECT = Dialect(
     queue_command=lambda _: [*TOY, "toystat"],
     parse_queue=parse_queue,
     cancel_command=lambda number, name, _: [*TOY, "toydel", number, name],
-    verdict=verdict,
+    cause_of_end=cause_of_end,
 )
 
 

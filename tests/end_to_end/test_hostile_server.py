@@ -17,7 +17,7 @@ import pytest
 from pretended import LIMITS, endpoint, listening
 from slurm_ray_flow.blocks.ssh.agent import Agent
 from slurm_ray_flow.blocks.ssh.authentication import Secrets
-from slurm_ray_flow.blocks.ssh.connection import Connection, check_host_key, open_wire
+from slurm_ray_flow.blocks.ssh.connection import Connection, check_host_key, connect_to
 from slurm_ray_flow.blocks.ssh.open_connection import OpenConnectionError
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 
@@ -62,7 +62,7 @@ def test_a_server_that_does_not_shake_hands_is_left_soon(kind):
     with listening(BEFORE[kind]) as port:
         server, began = endpoint(port), time.monotonic()
         with pytest.raises(OpenConnectionError):
-            check_host_key(open_wire(server, [], [], LIMITS), server, [], "hostile")
+            check_host_key(connect_to(server, [], [], LIMITS), server, [], "hostile")
         assert time.monotonic() - began < 2 * LIMITS.connect
 
 
@@ -113,7 +113,7 @@ def test_an_answer_that_comes_at_once_is_heard():
         sys.setswitchinterval(1e-6)
         try:
             for _ in range(10):
-                with contextlib.closing(open_wire(endpoint(port), [], [], LIMITS)) as wire:
+                with contextlib.closing(connect_to(endpoint(port), [], [], LIMITS)) as wire:
                     began = time.monotonic()
                     assert not wire.methods("alice")
                     assert time.monotonic() - began < 10
@@ -269,7 +269,7 @@ def test_what_openssh_has_given_up_is_not_spoken():
             transport.join(20)
 
     with listening(serve) as port, pytest.raises(OpenConnectionError, match="no common algorithm"):
-        open_wire(endpoint(port), [], [], LIMITS)
+        connect_to(endpoint(port), [], [], LIMITS)
 
 
 def test_a_server_without_a_common_algorithm_is_asked_once():

@@ -38,7 +38,7 @@ def test_a_cut_in_any_step_costs_nothing(launches, seconds, quiet, patience):
     """Six launches at once, each at the start of another step when the cut comes."""
     import held
 
-    limits = launches.shared.agent.connection.limits
+    limits = launches.shared.agent.connection.timeouts
     limits.quiet, limits.patience = quiet, patience
     folder, values = launches.folder(), {}
     together = threading.Barrier(len(STEPS), lambda: faults.cut_for(launches.host, seconds))

@@ -53,7 +53,7 @@ def test_a_cut_of_two_seconds_is_not_noticed(hosts_lab):
         agent.hello  # noqa: B018
         faults.cut_for(hosts_lab["desi"], 2)
         assert agent.ask_all([SLOW])[0]["stdout"] == "done\n"
-        assert agent.connection.made == 1
+        assert agent.connection.times_connected == 1
 
 
 def test_a_longer_cut_is_noticed_and_what_was_asked_is_asked_again(hosts_lab):
@@ -69,7 +69,7 @@ def test_a_longer_cut_is_noticed_and_what_was_asked_is_asked_again(hosts_lab):
                 time.sleep(0.1)
         asking.join(60)
         assert answers[0]["stdout"] == "done\n"
-        assert agent.connection.made == 2
+        assert agent.connection.times_connected == 2
 
 
 def test_a_link_that_stays_cut_ends_in_an_error_that_says_what_goes_on(hosts_lab):
@@ -87,7 +87,7 @@ def test_a_killed_session_is_made_anew(hosts_lab):
         agent.hello  # noqa: B018
         threading.Timer(1.0, lambda: faults.kill_sessions(hosts_lab["desi"], "frank")).start()
         assert agent.ask_all([SLOW])[0]["stdout"] == "done\n"
-        assert agent.connection.made == 2
+        assert agent.connection.times_connected == 2
 
 
 @contextlib.contextmanager

@@ -86,7 +86,7 @@ def test_a_passphrase_is_asked_for_and_asked_for_once(hosts_lab, home):
         assert asked == [(f"Passphrase of {key}: ", False)] * 2
         assert faults.kill_sessions(desi, "frank")
         assert agent.ask_all([("files.names", {"path": "/home"})])
-        assert agent.connection.made == 2
+        assert agent.connection.times_connected == 2
         assert len(asked) == 2
 
 
@@ -186,6 +186,6 @@ def test_an_authority_for_host_keys_makes_no_key_known(hosts_lab, home):
         connected(hosts_lab, "desi", "frank", known_hosts=known) as connection,
         pytest.raises(HostKeyFailed, match="not known") as caught,
     ):
-        connection.wire()
+        connection.opened()
     assert "certificates of host keys are not read" in caught.value.where
     assert "srf trust desi" in caught.value.advice

@@ -89,7 +89,7 @@ def test_an_unknown_host_key_is_an_error_that_names_the_command(hosts_lab, tmp_p
         connected(hosts_lab, host, "frank", known_hosts=tmp_path / "none") as connection,
         pytest.raises(HostKeyFailed, match="not known") as caught,
     ):
-        connection.wire()
+        connection.opened()
     assert f"srf trust {host}" in caught.value.advice
     assert "SHA256:" in caught.value.where
     assert not caught.value.transient
@@ -99,7 +99,7 @@ def test_a_changed_host_key_is_an_error_that_says_what_it_may_mean(hosts_lab):
     desi = hosts_lab["desi"]
     with faults.other_host_key(desi), connected(hosts_lab, "desi", "frank") as connection:
         with pytest.raises(HostKeyFailed, match="has changed") as caught:
-            connection.wire()
+            connection.opened()
         assert "ssh-keygen -R" in caught.value.advice
         assert "srf trust desi" in caught.value.advice
 
@@ -133,9 +133,9 @@ def test_a_revoked_host_key_is_refused_although_it_is_known(hosts_lab, tmp_path,
         connected(hosts_lab, "desi", "frank", config=config) as connection,
         pytest.raises(HostKeyFailed, match="revoked"),
     ):
-        connection.wire()
+        connection.opened()
     with connected(hosts_lab, "offline", "frank", config=config) as connection:
-        assert connection.wire().alive
+        assert connection.opened().alive
 
 
 def test_a_list_of_revoked_keys_that_is_not_there_lets_nobody_through(hosts_lab, tmp_path):
@@ -144,14 +144,14 @@ def test_a_list_of_revoked_keys_that_is_not_there_lets_nobody_through(hosts_lab,
         connected(hosts_lab, "desi", "frank", config=config) as connection,
         pytest.raises(HostKeyFailed, match="can't be read"),
     ):
-        connection.wire()
+        connection.opened()
 
 
 def test_no_other_algorithms_are_used_than_are_allowed(hosts_lab, tmp_path):
     chosen = ("Ciphers aes256-ctr", "MACs hmac-sha2-512", "KexAlgorithms ecdh-sha2-nistp384")
     config = configured(hosts_lab, tmp_path, *chosen, "HostKeyAlgorithms ssh-ed25519")
     with connected(hosts_lab, "desi", "frank", config=config) as connection:
-        transport = connection.wire()._transport
+        transport = connection.opened()._transport
         assert (transport.local_cipher, transport.remote_mac) == ("aes256-ctr", "hmac-sha2-512")
         assert transport.get_security_options().kex == ("ecdh-sha2-nistp384",)
         assert transport.host_key_type == "ssh-ed25519"
@@ -163,7 +163,7 @@ def test_algorithms_that_can_not_be_used_are_told_at_once(hosts_lab, tmp_path):
         connected(hosts_lab, "desi", "frank", config=config) as connection,
         pytest.raises(OptionError, match="ciphers") as caught,
     ):
-        connection.wire()
+        connection.opened()
     assert "aes256-ctr" in caught.value.advice
 
 
@@ -199,13 +199,13 @@ def test_a_command_for_known_hosts_is_asked(hosts_lab, tmp_path):
     config = configured(hosts_lab, tmp_path, "HostKeyAlias desi.lab", f"KnownHostsCommand /bin/grep %H {keys}")
     none = {"config": config, "known_hosts": tmp_path / "none"}
     with connected(hosts_lab, "desi", "frank", **none) as connection:
-        assert connection.wire().alive
+        assert connection.opened().alive
     keys.unlink()
     with (
         connected(hosts_lab, "desi", "frank", **none) as connection,
         pytest.raises(HostKeyFailed, match="KnownHostsCommand"),
     ):
-        connection.wire()
+        connection.opened()
 
 
 def test_a_server_that_is_not_there_is_tried_for_a_while(hosts_lab):
@@ -253,4 +253,4 @@ def test_a_log_in_that_breaks_off_is_tried_again_where_it_has_worked(hosts_lab):
             asked.start()
             wait_for(lambda: desi.connections() > before)
         asked.join(60)
-        assert agent.connection.made == 2
+        assert agent.connection.times_connected == 2

@@ -7,7 +7,7 @@ import types
 import pytest
 
 from slurm_ray_flow import OptionError, slurm_ray_flow
-from slurm_ray_flow.core.config import configured, origins, settings_of, strange, with_block_fields
+from slurm_ray_flow.core.config import configured, origins, settings_of, variable_warnings, with_block_fields
 from slurm_ray_flow.core.options import Options
 
 GIB = 1024**3
@@ -98,9 +98,9 @@ def test_variables_that_mean_nothing_or_too_little_are_named():
         "SRF_X_PASSWORD": "a",
         "A": "b",
     }
-    assert strange(good | {"SRF_MEMORY": "1G", "SRF_DATABASE_URL": "postgresql://x"}) == []
+    assert variable_warnings(good | {"SRF_MEMORY": "1G", "SRF_DATABASE_URL": "postgresql://x"}) == []
     wrong = {"SRF_MEMROY": "1G", "SRF_ZEBRA": "1", "SRF_memory": "1G", "SRF_PROGRESS": "loud", "SRF_HOME": "there"}
-    told = strange(wrong)
+    told = variable_warnings(wrong)
     assert [line.partition("=")[0].split()[0] for line in told] == sorted(wrong)
     assert sum("did you mean SRF_MEMORY?" in line for line in told) == 2
     assert any('"plain"' in line for line in told)

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from slurm_ray_flow.blocks.server.sweep import judge
+from slurm_ray_flow.blocks.server.sweep import settle_run
 from slurm_ray_flow.core.cluster_report import AGAIN_SECONDS, CheckResult, ClusterReport, Health, looked
 from slurm_ray_flow.core.errors import ConnectionFailed, LogInFailed
 from slurm_ray_flow.core.prefect_events import CLUSTER_DOWN, CLUSTER_UP, RUN_FAILED, WARM_IDLE, run_failed
@@ -115,7 +115,7 @@ def test_a_run_that_failed_after_its_launch_had_gone_is_told_too():
     record = RunRecord("id", "flow", "desi", "ssh-server", "/r", "id", "id", "train", 1, None, None, created=1.0)
     failed = RunFacts(record, call_end=CallEnd(None, "out_of_memory", "took 9 GiB"))
     flow_run = {"id": "flow", "state_type": "RUNNING", "tags": []}
-    assert list(judge(api, flow_run, failed, lambda: None))
+    assert list(settle_run(api, flow_run, failed, lambda: None))
     [(_, [event])] = [request for request in api.told if request[0] == "/events"]
     assert (event["event"], event["payload"]["cause"], event["payload"]["message"]) == (
         RUN_FAILED,
@@ -123,7 +123,7 @@ def test_a_run_that_failed_after_its_launch_had_gone_is_told_too():
         "took 9 GiB",
     )
     api.told.clear()
-    assert list(judge(api, flow_run, RunFacts(record, call_end=CallEnd("value")), lambda: None))
+    assert list(settle_run(api, flow_run, RunFacts(record, call_end=CallEnd("value")), lambda: None))
     ended = [path for path, _ in api.told if path.endswith("/set_state")]
     assert ended == ["/flow_runs/flow/set_state", "/task_runs/step/set_state"]
     assert not [path for path, _ in api.told if path == "/events"]

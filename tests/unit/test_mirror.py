@@ -12,8 +12,8 @@ from slurm_ray_flow.core.lock import (
     place_in_line,
     queue_rows,
     queued_text,
+    slots_to_hold,
     taken_by_others,
-    to_hold,
     waiting_text,
 )
 
@@ -43,14 +43,14 @@ def test_the_mirror_never_takes_more_than_there_is_nor_pushes_out_our_own(slots)
     for others in range(slots + 1):
         for own in range(slots + 1):
             for held in range(slots - own + 1):
-                hold = to_hold(others, active=own + held, held=held, slots=slots)
+                hold = slots_to_hold(others, active=own + held, held=held, slots=slots)
                 assert 0 <= hold <= others
                 assert own + hold <= slots
                 assert hold == others or own + hold == slots, "what others hold is shown as far as there is room"
 
 
 def test_a_free_server_is_shown_as_free():
-    assert to_hold(0, active=1, held=1, slots=1) == 0
+    assert slots_to_hold(0, active=1, held=1, slots=1) == 0
 
 
 def test_who_waits_is_told_who_holds_it_since_when_and_how_many_come_first():

@@ -136,7 +136,7 @@ def test_a_server_of_another_version_is_used_and_told_of(
     assert told in said[0] and "srf down" in said[0]
 
 
-def test_a_chore_that_takes_long_holds_up_no_heartbeat() -> None:
+def test_a_periodic_task_that_takes_long_holds_up_no_heartbeat() -> None:
     go_on, done = threading.Event(), threading.Event()
 
     def clean() -> Iterator[str]:
@@ -144,7 +144,7 @@ def test_a_chore_that_takes_long_holds_up_no_heartbeat() -> None:
         done.set()
         yield "cleaned"
 
-    supervisor.begin_chore(supervisor.PeriodicTask(1.0, clean, long=True))
+    supervisor.run_periodic_task(supervisor.PeriodicTask(1.0, clean, long=True))
     assert not done.is_set()
     go_on.set()
     assert done.wait(10)

@@ -9,7 +9,7 @@ import pytest
 
 from slurm_ray_flow.core.run import ALIVE, GONE, NOT_YET, CallEnd, Liveness, RunRecord
 from slurm_ray_flow.core.run_state import SILENT, RunFacts
-from slurm_ray_flow.core.sweep import Action, slot_is_free, verdict
+from slurm_ray_flow.core.sweep import Action, decide, slot_is_free
 
 RECORD = RunRecord("r1", "r1", "local", "local-machine", "/root", "r1", "r1", "m:f", 1, 2, "boot", created=1000.0)
 LATER = 1000.0 + NOT_YET + 1
@@ -33,7 +33,7 @@ def judge(
     launch: bool | None = False,
     now: float = LATER,
 ) -> tuple[Action, str]:
-    found = verdict(facts(head, ended, launch_alive=launch, now=now), flow_state=state)
+    found = decide(facts(head, ended, launch_alive=launch, now=now), flow_state=state)
     return found.action, found.state
 
 
@@ -89,8 +89,8 @@ def test_a_head_gets_time_to_say_that_it_lives() -> None:
 
 def test_so_does_the_head_of_a_later_try() -> None:
     again = dataclasses.replace(RECORD, handed_over_at=LATER)
-    assert verdict(facts("absent", record=again, now=LATER + 1), flow_state="RUNNING").action is Action.KEEP
-    assert verdict(facts("absent", record=again, now=LATER + NOT_YET), flow_state="RUNNING").action is Action.END
+    assert decide(facts("absent", record=again, now=LATER + 1), flow_state="RUNNING").action is Action.KEEP
+    assert decide(facts("absent", record=again, now=LATER + NOT_YET), flow_state="RUNNING").action is Action.END
 
 
 def test_what_was_asked_to_cancel_is_cancelled_even_when_it_made_it_to_a_value() -> None:
@@ -98,22 +98,22 @@ def test_what_was_asked_to_cancel_is_cancelled_even_when_it_made_it_to_a_value()
 
 
 def test_the_message_names_cause_and_run() -> None:
-    failed = verdict(facts("dead", CallEnd(None, "time_limit", "after 2 h")), flow_state="RUNNING")
+    failed = decide(facts("dead", CallEnd(None, "time_limit", "after 2 h")), flow_state="RUNNING")
     assert failed.text == "time_limit: after 2 h"
-    lost = verdict(facts("dead"), flow_state="RUNNING")
+    lost = decide(facts("dead"), flow_state="RUNNING")
     assert lost.text.startswith("lost:") and "r1" in lost.text
 
 
 def test_why_a_scheduler_ended_a_run_is_its_cause() -> None:
     killed = RunFacts(RECORD, [ALLOCATED], Liveness(alive=False, cause="out_of_memory", message="used 2 GB"), now=LATER)
-    found = verdict(killed, flow_state="RUNNING")
+    found = decide(killed, flow_state="RUNNING")
     assert (found.action, found.state, found.cause) == (Action.END, "FAILED", "out_of_memory")
 
 
 @pytest.mark.parametrize("state", ["RUNNING", "CANCELLING"])
 def test_a_cluster_that_gives_no_answer_ends_no_run_for_a_day(state: str) -> None:
     def judged(silent: float) -> Action:
-        return verdict(facts("unknown", silent=silent), flow_state=state).action
+        return decide(facts("unknown", silent=silent), flow_state=state).action
 
     assert judged(0.0) is judged(SILENT - 1) is Action.KEEP
     assert judged(SILENT + 1) is Action.END
@@ -122,7 +122,7 @@ def test_a_cluster_that_gives_no_answer_ends_no_run_for_a_day(state: str) -> Non
 @pytest.mark.parametrize("head", ["absent", "unknown"])
 def test_a_launch_that_died_in_the_line_makes_nobody_wait(head: str) -> None:
     waiting = dataclasses.replace(RECORD, waiting="waiting for desi")
-    found = verdict(facts(head, record=waiting, now=RECORD.created + 1), flow_state="RUNNING")
+    found = decide(facts(head, record=waiting, now=RECORD.created + 1), flow_state="RUNNING")
     assert (found.action, found.state) == (Action.END, "CRASHED")
 
 

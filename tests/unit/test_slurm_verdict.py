@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from slurm_ray_flow.core.scheduler import end_of_job, goes_on
-from slurm_ray_flow.core.slurm.accounting import verdict
+from slurm_ray_flow.core.slurm.accounting import cause_of_end
 from slurm_ray_flow.core.slurm.dialect import SLURM
 from slurm_ray_flow.core.slurm.queue import SlurmJob
 
@@ -33,14 +33,14 @@ def ended(state: str, reason: str = "None") -> SlurmJob:
     ],
 )
 def test_what_slurm_says_and_then_what_the_log_says(job: SlurmJob | None, words: str, began: bool, cause: str) -> None:
-    assert verdict(job, words, began=began)[0] == cause
+    assert cause_of_end(job, words, began=began)[0] == cause
 
 
 def test_the_message_names_job_node_state_and_reason_and_shows_the_log_where_nothing_else_explains() -> None:
-    _, message = verdict(ended("FAILED", "NonZeroExitCode"), "module: command not found\n", began=False)
+    _, message = cause_of_end(ended("FAILED", "NonZeroExitCode"), "module: command not found\n", began=False)
     assert "job 7 on c1: FAILED, NonZeroExitCode" in message
     assert message.endswith("module: command not found")
-    assert verdict(ended("TIMEOUT"), "noise", began=True)[1].endswith("(job 7 on c1: TIMEOUT)")
+    assert cause_of_end(ended("TIMEOUT"), "noise", began=True)[1].endswith("(job 7 on c1: TIMEOUT)")
 
 
 BEGAN = [{"event": "allocated", "node": "c1"}]

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from slurm_ray_flow.blocks.ssh.open_connection import send_all
-from slurm_ray_flow.blocks.ssh.rsync_socket import _feed
+from slurm_ray_flow.blocks.ssh.rsync_socket import _copy_stdin
 
 
 class FakeLostChannel:
@@ -23,7 +23,7 @@ def test_a_lost_connection_is_an_operating_system_error_like_any_other():
 def test_nobody_keeps_the_pipe_of_an_rsync_whose_connection_was_lost():
     reading, writing = os.pipe()
     os.write(writing, b"data")
-    _feed(FakeLostChannel(), os.dup(reading))
+    _copy_stdin(FakeLostChannel(), os.dup(reading))
     os.close(reading)
     with pytest.raises(BrokenPipeError):
         os.write(writing, b"more")

@@ -21,7 +21,7 @@ FILE = Path("known_hosts")
 
 
 def judged(line: str, host: str, key: bytes = KEY) -> KeyVerdict:
-    return known_hosts.judge(known_hosts.parsed(line, FILE), host, key)
+    return known_hosts.verdict_of(known_hosts.parsed(line, FILE), host, key)
 
 
 @pytest.mark.parametrize(

@@ -106,12 +106,12 @@ def _queue(data: bytes) -> None:
     jobs = queue.parse_queue(_text(data))
     for job in jobs.values():
         waiting.waiting_text(job, waiting.ahead_of(job, jobs.values()), NOW)
-        accounting.verdict(job, job.name, began=False)
+        accounting.cause_of_end(job, job.name, began=False)
 
 
 def _accounting(data: bytes) -> None:
     for record in accounting.parse_accounting(_text(data)).values():
-        accounting.verdict(record, "", began=True)
+        accounting.cause_of_end(record, "", began=True)
 
 
 def _site(data: bytes) -> None:
@@ -141,7 +141,7 @@ def _json(data: bytes) -> Any:
 
 def _known_hosts(data: bytes) -> None:
     lines = known_hosts.parsed(_text(data), Path("known_hosts"))
-    known_hosts.judge(lines, "[desi]:2222", b"key")
+    known_hosts.verdict_of(lines, "[desi]:2222", b"key")
     known_hosts.algorithms(lines, "desi")
 
 

@@ -192,10 +192,10 @@ def logged_in(fields: Fields, name: str, questions: Questions, fingerprints: Seq
 
 
 def _logged_in(fields: Fields, name: str, confirm: Callable[[Any], bool]) -> SshConnection:
-    from slurm_ray_flow.blocks.clusters import made
+    from slurm_ray_flow.blocks.clusters import make_block
     from slurm_ray_flow.blocks.ssh import SshConnection
 
-    connection = made(SshConnection, {**HASTE, **fields})
+    connection = make_block(SshConnection, {**HASTE, **fields})
     for shown in connection.trust(confirm):
         if not shown.known:
             tell(f"The key is known now, in {shown.file}.")

@@ -208,11 +208,11 @@ def _see_that_it_leads_somewhere(name: str, connection: dict[str, Any]) -> None:
     Raises:
         OptionError: it is neither; saved, it would be away for ever.
     """
-    from slurm_ray_flow.blocks.clusters import made
+    from slurm_ray_flow.blocks.clusters import make_block
     from slurm_ray_flow.blocks.ssh import SshConnection
     from slurm_ray_flow.blocks.ssh.endpoint import is_known
 
-    if connection["host"] == name and not is_known(made(SshConnection, connection).endpoint()):
+    if connection["host"] == name and not is_known(make_block(SshConnection, connection).endpoint()):
         advice = f"srf init {name} --host HOST --user USER; or `srf init` alone, which asks"
         raise OptionError(f"where is {name!r}? No host is known here by this name", advice=advice)
 

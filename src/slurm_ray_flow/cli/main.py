@@ -32,7 +32,7 @@ from slurm_ray_flow.cli import (
     trust,
 )
 from slurm_ray_flow.cli.output import print_error, show_progress, tell
-from slurm_ray_flow.core.config import strange
+from slurm_ray_flow.core.config import variable_warnings
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
 
 _SECTION = re.compile(r"^(Args|Examples|Raises):\n((?:    .*\n?|\n)*)", re.MULTILINE)
@@ -176,7 +176,7 @@ def _leave_prefect_its_options() -> None:
 def _tell_of_variables() -> None:
     """Warn of unknown variables such as SRF_MEMROY; a launch warns by itself, and a completion must be silent."""
     if sys.argv[1:2] not in (["run"], ["__complete"]):
-        for text in strange(os.environ):
+        for text in variable_warnings(os.environ):
             tell(text)
 
 

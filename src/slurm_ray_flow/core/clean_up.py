@@ -1,4 +1,4 @@
-"""The retention time of a clean-up, and the report of what it removed. Pure functions."""
+"""The retention time of a clean-up, and its report. Pure functions."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ class StaleItem:
     Attributes:
         kind: "run", "snapshot", "environment", ...
         name: the first of their paths.
-        used: when somebody used them last, in seconds since 1970; 0 where that does not matter.
-        bytes, files: what is free without them.
+        used: the time of their last use, in seconds since 1970; 0 where that does not matter.
+        bytes, files: the bytes and files that their removal frees.
     """
 
     kind: str
@@ -44,11 +44,11 @@ class CleanUpReport:
     """The report of a clean-up of one cluster.
 
     Attributes:
-        cluster: its name.
-        dry_run: nothing was removed.
-        things: what went, or would go.
-        stayed: what was to go and is still there, each with the reason.
-        error: why the cluster could not be cleaned up; "" where it was.
+        cluster: the cluster's name.
+        dry_run: whether nothing was removed.
+        things: the items that were removed, or would be.
+        stayed: items that could not be removed, each with the reason.
+        error: why the cluster could not be cleaned up; "" for success.
     """
 
     cluster: str
@@ -96,14 +96,14 @@ def report_rows(report: CleanUpReport, now: float) -> list[dict[str, str]]:
 
 
 def retention_seconds(days: float, older_than: str | None) -> float:
-    """How many seconds unused files stay.
+    """The seconds for which unused files stay.
 
     Args:
-        days: what the cluster says.
-        older_than: what somebody asks for this once, such as "7d".
+        days: the setting of the cluster.
+        older_than: the user's value for this clean-up, such as "7d"; None for the setting.
 
     Raises:
-        OptionError: that is less than a day: what is so young may be part of a launch that waits.
+        OptionError: the value is less than a day; such young files may belong to a launch that waits.
     """
     seconds = days * DAY if older_than is None else parse_duration(older_than, "older_than")
     if older_than is not None and seconds < DAY:
@@ -115,5 +115,5 @@ def retention_seconds(days: float, older_than: str | None) -> float:
 
 def removed(things: Sequence[StaleItem], stayed: Iterable[str]) -> tuple[StaleItem, ...]:
     """The items that were removed, of those that should have been."""
-    still = set(stayed)
-    return tuple(thing for thing in things if thing.name not in still)
+    remaining = set(stayed)
+    return tuple(thing for thing in things if thing.name not in remaining)

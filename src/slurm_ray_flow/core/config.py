@@ -55,10 +55,10 @@ class Settings:
     """All options from pyproject.toml and from environment variables.
 
     Attributes:
-        file: the pyproject.toml that was read; None where there is none with our table.
+        file: the pyproject.toml with our table; None for none.
         general: its options for all clusters.
         clusters: its options for one cluster each.
-        variables: what the environment says.
+        variables: options from environment variables.
     """
 
     file: Path | None = None
@@ -80,35 +80,34 @@ def configured(options: Options, settings: Settings) -> Options:
     Raises:
         OptionError: the options do not fit to each other.
     """
-    given = {name: getattr(options, name) for name in options.given}
-    configured_settings = settings.of(cluster_name(_cluster(options, settings)))
-    others = {name: setting.value for name, setting in configured_settings.items() if name not in given}
-    made = dataclasses.replace(Options(**given, given=options.given), **others)
+    code_options = {name: getattr(options, name) for name in options.given}
+    settings_here = settings.of(cluster_name(_cluster(options, settings)))
+    values = {name: setting.value for name, setting in settings_here.items() if name not in code_options}
+    options_here = dataclasses.replace(Options(**code_options, given=options.given), **values)
     try:
-        check_together(made)
+        check_together(options_here)
     except OptionError as error:
-        raise _with_origins(error, others, configured_settings) from None
-    return made
+        raise _with_origins(error, values, settings_here) from None
+    return options_here
 
 
 def with_block_fields(options: Options, block: Mapping[str, Any]) -> Options:
-    """The options on a cluster whose block has these fields: what the block says goes before what the code leaves open.
-
-    The field then is what counts, as where nothing is configured.
+    """The options on a cluster whose block has these fields: an option that the code does not give is reset to its
+    default where the block sets it, so that the field of the block counts.
     """
-    said = [name for name, value in block.items() if is_option(name) and value and name not in options.given]
-    plain = Options()
-    return dataclasses.replace(options, **{name: getattr(plain, name) for name in said})
+    block_names = [name for name, value in block.items() if is_option(name) and value and name not in options.given]
+    defaults = Options()
+    return dataclasses.replace(options, **{name: getattr(defaults, name) for name in block_names})
 
 
 def origins(options: Options, settings: Settings, block: Mapping[str, Any], label: str) -> dict[str, Setting]:
     """Each option's value on a cluster, and where it comes from.
 
     Args:
-        options: what the code gives.
-        settings: what stands elsewhere.
+        options: the options that the code gives.
+        settings: the settings of pyproject.toml and of variables.
         block: the fields of the cluster's block.
-        label: what the user calls the cluster.
+        label: the user's name for the cluster.
     """
     resolved = configured(options, settings)
     cluster_settings = settings.of(cluster_name(resolved.cluster))
@@ -131,14 +130,14 @@ def cluster_name(cluster: Any) -> str:
 def _cluster(options: Options, settings: Settings) -> Any:
     if "cluster" in options.given:
         return options.cluster
-    known = {**settings.variables, **settings.general}
-    return known["cluster"].value if "cluster" in known else Options().cluster
+    configured_options = {**settings.variables, **settings.general}
+    return configured_options["cluster"].value if "cluster" in configured_options else Options().cluster
 
 
-def _with_origins(error: OptionError, others: Mapping[str, Any], found: Named) -> OptionError:
+def _with_origins(error: OptionError, names: Mapping[str, Any], settings: Named) -> OptionError:
     """The same error, with the file or variable of each option that it names."""
-    named = [f"{name} is set by {found[name].origin}" for name in others if name in error.what]
-    return OptionError(error.what, where="; ".join(named), advice=error.advice)
+    origins_named = [f"{name} is set by {settings[name].origin}" for name in names if name in error.what]
+    return OptionError(error.what, where="; ".join(origins_named), advice=error.advice)
 
 
 # ---- files and variables
@@ -148,22 +147,19 @@ def settings_of(file: Path | None, working_directory: Path, environment: Mapping
     """The settings for a function.
 
     Args:
-        file: where it stands; None for one from a REPL or a notebook, whose project is the working directory's.
-        working_directory: this process's.
-        environment: its variables.
+        file: the function's file; None for a REPL or a notebook, which belong to the working directory's project.
+        working_directory: the working directory of this process.
+        environment: the environment variables of this process.
 
     Raises:
-        OptionError: something is wrong; names the file and the key, or the variable.
+        OptionError: a setting is wrong; names the file and the key, or the variable.
     """
     path = project_of(file, working_directory) / FILE
     project = Settings()
-    with contextlib.suppress(OSError):  # there is none
+    with contextlib.suppress(OSError):  # no such file
         stat = path.stat()
-        if os.access(path, os.R_OK) and stat.st_uid in {
-            0,
-            os.geteuid(),
-            file.stat().st_uid if file else 0,
-        }:  # not of whoever may write in /tmp
+        trusted_owners = {0, os.geteuid(), file.stat().st_uid if file else 0}  # not of whoever may write in /tmp
+        if os.access(path, os.R_OK) and stat.st_uid in trusted_owners:
             project = _read(path, stat.st_mtime_ns, stat.st_size)
     return dataclasses.replace(project, variables=from_environment(environment))
 
@@ -199,20 +195,20 @@ def parse_table(table: Any, path: Path) -> Settings:
             raise OptionError("a cluster's own table can't choose the cluster", where=where, advice=advice)
     return Settings(
         path,
-        _named(general, path, TABLE),
-        {name: _named(options, path, f"{TABLE}.clusters.{name}") for name, options in clusters.items()},
+        _checked_settings(general, path, TABLE),
+        {name: _checked_settings(options, path, f"{TABLE}.clusters.{name}") for name, options in clusters.items()},
     )
 
 
-def _named(options: Mapping[str, Any], path: Path, table: str) -> dict[str, Setting]:
-    named = {}
+def _checked_settings(options: Mapping[str, Any], path: Path, table: str) -> dict[str, Setting]:
+    settings = {}
     for key, value in options.items():
         name, where = key.replace("-", "_"), f"{path}, [{table}] {key}"
         try:
-            named[name] = Setting(checked({name: value})[name], f"{path.name} [{table}]")
+            settings[name] = Setting(checked({name: value})[name], f"{path.name} [{table}]")
         except OptionError as error:
             raise OptionError(error.what, where=where, advice=error.advice) from None
-    return named
+    return settings
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
@@ -230,7 +226,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Setting]:
 
 
 def _from_text(name: str, text: str, variable: str) -> Any:
-    """The value that a text means: the text itself where the option takes one, else what it is as JSON."""
+    """The value of a text: the text itself if the option accepts it, else its value as JSON."""
     try:
         as_json: Any = json.loads(text)
     except ValueError:
@@ -238,11 +234,11 @@ def _from_text(name: str, text: str, variable: str) -> Any:
     is_number = isinstance(as_json, int | float) and not isinstance(as_json, bool)
     if is_number and as_json and is_quantity(name):
         as_json = text  # a number without a unit
-    meanings = [as_json, text] if isinstance(as_json, list | dict) else [text, as_json]
+    candidates = [as_json, text] if isinstance(as_json, list | dict) else [text, as_json]
     problem: OptionError | None = None
-    for meaning in meanings:
+    for candidate in candidates:
         try:
-            return checked({name: meaning})[name]
+            return checked({name: candidate})[name]
         except OptionError as error:
             problem = problem or error
     assert problem is not None, "one of them was refused"
@@ -250,7 +246,7 @@ def _from_text(name: str, text: str, variable: str) -> Any:
     raise OptionError(problem.what, where=f"the variable {variable}", advice=advice)
 
 
-def strange(environment: Mapping[str, str]) -> list[str]:
+def variable_warnings(environment: Mapping[str, str]) -> list[str]:
     """Warnings about variables `SRF_...` that are unknown or have a wrong value."""
     known_names = [*PROGRAM, *OTHERS, *(name.upper() for name in vars(Options()) if is_option(name))]
     warnings = []
@@ -258,10 +254,10 @@ def strange(environment: Mapping[str, str]) -> list[str]:
         name = variable.removeprefix(PREFIX)
         if name == variable or name.endswith("PASSWORD"):  # of a cluster that is called so
             continue
-        _, meant, words = PROGRAM.get(name, ("", ".*", ""))
+        _, pattern, meaning = PROGRAM.get(name, ("", ".*", ""))
         if name not in known_names:
             near = difflib.get_close_matches(name.upper(), known_names, n=1)
             warnings.append(f"{variable} says nothing" + (f"; did you mean {PREFIX}{near[0]}?" if near else ""))
-        elif text and not re.fullmatch(meant, text, re.IGNORECASE | re.DOTALL):
-            warnings.append(f"{variable}={text!r} can't be meant: it is {words}")
+        elif text and not re.fullmatch(pattern, text, re.IGNORECASE | re.DOTALL):
+            warnings.append(f"{variable}={text!r} can't be meant: it is {meaning}")
     return warnings

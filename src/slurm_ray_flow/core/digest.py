@@ -1,8 +1,8 @@
 """The digest of a value by its content: equal in every process and on every day, and different for any other value.
 
-The bytes of a pickle are no such thing: they depend on the order of sets, on which equal strings are one object, and on
-lines and files of code. This pickler writes what counts, into a hash. What can be imported by its name counts by that
-name: its content is in the digests of the project's files and of the packages.
+The bytes of a pickle depend on the order of sets, on which equal strings are one object, and on lines and files of
+code. This pickler writes only the content, into a hash. An object that can be imported counts by its name, since its
+content is in the digests of the project's files and of the packages.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from slurm_ray_flow.remote.shared.pickling import PLAIN, importable, is_plain, r
 
 
 class Undigestible(ValueError):
-    """A value has parts whose content can't be seen, so it has no digest."""
+    """The value has no digest, because the content of a part can't be read."""
 
 
 MANY = 256
-"""The number of plain elements from which a collection is pickled at once, in C."""
-Known = dict[int, tuple[bytes, object]]
+"""The number of plain elements from which on a collection is pickled as a whole, in C."""
+Digests = dict[int, tuple[bytes, object]]
 
 
 def digest_of(value: object) -> str:
@@ -34,7 +34,7 @@ def digest_of(value: object) -> str:
     Equal values of other types, or in another order, have other digests; sets have no order.
 
     Raises:
-        Undigestible: it has none.
+        Undigestible: the value has no digest.
     """
     try:
         return _digest(value, {}).hex()
@@ -42,7 +42,7 @@ def digest_of(value: object) -> str:
         raise Undigestible(f"{type(error).__name__}: {error}") from error
 
 
-def _digest(value: object, digests: Known) -> bytes:
+def _digest(value: object, digests: Digests) -> bytes:
     if id(value) not in digests:
         hashed = hashlib.sha256()
         _Content(types.SimpleNamespace(write=hashed.update), digests).dump(value)
@@ -63,26 +63,26 @@ class _Content(_Pickler):  # type: ignore[misc]
         dict: _Pickler.save_dict, bytearray: _Pickler.save_bytearray, type: _Pickler.save_type,
     }  # fmt: skip
 
-    def __init__(self, file: Any, known: Known) -> None:
+    def __init__(self, file: Any, digests: Digests) -> None:
         super().__init__(file, protocol=4)
-        self._known, self._outermost = known, True
+        self._digests, self._outermost = digests, True
 
     def save(self, obj: Any, save_persistent_id: bool = True) -> None:
         """Write one object: by its content, by its digest, or as pickle does."""
         outermost, self._outermost = self._outermost, False
         if type(obj) in PLAIN or id(obj) in self.memo:
             super().save(obj, save_persistent_id)
-        elif (content := _content(obj, self._known)) is not None:
+        elif (content := _content(obj, self._digests)) is not None:
             self.write(b"\0%s\n" % type(obj).__name__.encode())  # a byte that begins nothing in a pickle
             self.memoize(obj)  # before its content, which may hold it
             super().save(content)
         elif outermost or type(obj) in _INLINE or not _is_value(obj) or id(type(obj)) in self.memo:
-            super().save(obj, save_persistent_id)  # of those whose class is being written, the class holds some
-        else:  # it does not matter where else the same object is
-            self.write(b"\1" + _digest(obj, self._known))
+            super().save(obj, save_persistent_id)  # a class that is being written may hold instances of itself
+        else:  # whether the same object occurs elsewhere, too, does not count
+            self.write(b"\1" + _digest(obj, self._digests))
 
     def memoize(self, obj: Any) -> None:
-        """Memoize mutable objects only: whether an immutable object is shared is chance."""
+        """Memoize mutable objects only, because the sharing of immutable objects does not count."""
         if type(obj) not in _INLINE and not _is_value(obj):
             super().memoize(obj)
 
@@ -98,22 +98,22 @@ class _Content(_Pickler):  # type: ignore[misc]
 _INLINE = PLAIN | {bytes, tuple}
 _DERIVED = ("__dict__", "__weakref__", "_abc_impl", "__static_attributes__", "__firstlineno__", "__signature__",
             "__pydantic_core_schema__", "__pydantic_serializer__", "__pydantic_validator__")  # fmt: skip
-"""Attributes of a class that follow from its other attributes, or from its place in a file."""
+"""Attributes of a class that follow from its other attributes, or from its position in a file."""
 
 
 def _is_value(obj: Any) -> bool:
-    """Whether an object equals all others with its content, as strings, dates, paths and frozen dataclasses do."""
-    own: Any = type(obj).__hash__
-    return own is not None and own is not object.__hash__ and not isinstance(obj, type)
+    """Whether objects of this type are equal by content, as strings, dates, paths and frozen dataclasses are."""
+    hash_method: Any = type(obj).__hash__
+    return hash_method is not None and hash_method is not object.__hash__ and not isinstance(obj, type)
 
 
-def _content(obj: Any, digests: Known) -> Any:
-    """The content of an object that pickle would write in another way; None for all others."""
+def _content(obj: Any, digests: Digests) -> Any:
+    """The content of an object that this pickler writes in its own way; None for other objects."""
     kind = type(obj)
     if kind in (list, tuple, dict):  # marshal's version 0 knows neither shared nor interned strings
         return marshal.dumps(obj, 0) if len(obj) >= MANY and is_plain(obj) else None
     if isinstance(obj, type):
-        return None if obj in _OF_PICKLE or _has_its_name(obj) else _of_class(obj)
+        return None if obj in _OF_PICKLE or _is_imported_by_name(obj) else _of_class(obj)
     if kind.__module__.startswith("ray.") and hasattr(obj, "_default_options"):
         inner = getattr(obj, "_function", None) or obj.__ray_metadata__.modified_class
         return inner, obj._default_options
@@ -122,19 +122,19 @@ def _content(obj: Any, digests: Known) -> Any:
     if kind in (set, frozenset):
         return sorted(_element(part, digests) for part in obj)
     is_array = kind.__name__ == "ndarray" and kind.__module__ == "numpy"
-    found = _of_array if is_array else _CONTENT.get(kind)
-    return found and found(obj)
+    content_of = _of_array if is_array else _CONTENT.get(kind)
+    return content_of and content_of(obj)
 
 
-def _element(part: Any, digests: Known) -> tuple[str, str]:
-    if type(part) in PLAIN:
-        return type(part).__name__, repr(part)
-    if not _is_value(part) and not isinstance(part, (type, types.FunctionType)):
-        raise Undigestible(f"a set of {type(part).__qualname__} objects, which equal nothing but themselves")
-    return "", _digest(part, digests).hex()
+def _element(element: Any, digests: Digests) -> tuple[str, str]:
+    if type(element) in PLAIN:
+        return type(element).__name__, repr(element)
+    if not _is_value(element) and not isinstance(element, (type, types.FunctionType)):
+        raise Undigestible(f"a set of {type(element).__qualname__} objects, which equal nothing but themselves")
+    return "", _digest(element, digests).hex()
 
 
-def _has_its_name(obj: Any) -> bool:
+def _is_imported_by_name(obj: Any) -> bool:
     """Whether other processes import the same object by its name."""
     try:
         return importable(obj.__module__) and resolve_function(obj.__module__, obj.__qualname__) is obj
@@ -152,12 +152,12 @@ def _of_class(kind: type) -> Any:
 
 
 def _of_function(function: Any) -> Any:
-    if _has_its_name(function):
+    if _is_imported_by_name(function):
         return function.__module__, function.__qualname__
-    if hasattr(function, "registry") and hasattr(function, "_clear_cache"):  # singledispatch: not what it remembers
+    if hasattr(function, "registry") and hasattr(function, "_clear_cache"):  # singledispatch, without its cache
         return function.__wrapped__, list(function.registry.items())
-    found = function.__globals__
-    used = [(name, found[name]) for name in sorted(_global_names(function.__code__)) if name in found]
+    module_globals = function.__globals__
+    used = [(name, module_globals[name]) for name in sorted(_global_names(function.__code__)) if name in module_globals]
     defaults = function.__defaults__, function.__kwdefaults__, function.__annotations__, function.__dict__
     return function.__qualname__, function.__code__, *defaults, function.__closure__, used
 
@@ -175,10 +175,10 @@ def _of_code(code: types.CodeType) -> Any:
 
 
 def _of_array(array: Any) -> Any:
-    plain = array if array.flags.c_contiguous else array.copy("C")
+    contiguous = array if array.flags.c_contiguous else array.copy("C")
     if array.dtype.hasobject:
-        return repr(array.dtype), array.shape, plain.reshape(-1).tolist()
-    content = hashlib.sha256(plain.reshape(-1).view("u1") if plain.nbytes else b"").digest()
+        return repr(array.dtype), array.shape, contiguous.reshape(-1).tolist()
+    content = hashlib.sha256(contiguous.reshape(-1).view("u1") if contiguous.nbytes else b"").digest()
     return repr(array.dtype), array.shape, content
 
 

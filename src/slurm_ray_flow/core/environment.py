@@ -37,11 +37,11 @@ class HeldEnvironment:
         """Read a whole.json.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is no record of an environment.
         """
         try:
             fields = parse_json(text)
-            return cls(str(fields["digest"]), {str(name): str(held) for name, held in fields["packages"].items()})
+            return cls(str(fields["digest"]), {str(name): str(version) for name, version in fields["packages"].items()})
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"no record of an environment: {error!r}") from error
 
@@ -51,11 +51,11 @@ class Difference:
     """The difference between the wanted packages and those of the most similar environment on the cluster.
 
     Attributes:
-        digest: of the wanted environment.
-        present: the cluster holds exactly this one.
-        add: name and specifier of what the most similar environment lacks.
-        change: name, the version it holds, and what is wanted.
-        keep: name, the version it holds, and what is wanted.
+        digest: the digest of the wanted environment.
+        present: whether the cluster has exactly this environment.
+        add: name and specifier of each package that the most similar environment lacks.
+        change: name, present version and wanted version of each package that changes.
+        keep: name, present version and wanted version of each package that stays.
     """
 
     digest: str
@@ -76,69 +76,70 @@ class Difference:
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
 
-def digest(wanted: Requirements, platform: str) -> str:
+def digest(requirements: Requirements, platform: str) -> str:
     """The name of the environment: 20 hexadecimal digits.
 
-    Equal whatever the order, the spelling of names and versions, comments and the credentials of an index; different
-    when a requirement, a bound, an index, the Python or the content of a local package is.
+    The order of requirements, the spelling of names and versions, comments and credentials of an index do not count;
+    requirements, constraints, indexes, the Python and the content of local packages do.
 
     Args:
         platform: such as "cp311-linux_x86_64".
     """
-    local = dict(wanted.contents)
+    contents = dict(requirements.contents)
     content = {
-        "requirements": sorted({_identity(RequirementLine.parse(line), local) for line in wanted.requirements}),
-        "constraints": sorted({RequirementLine.parse(line).identity for line in wanted.constraints}),
-        "options": [without_credentials(option) for option in wanted.options],
-        "contents": sorted(local.values()),
-        "python": wanted.python,
+        "requirements": sorted(
+            {_identity(RequirementLine.parse(line), contents) for line in requirements.requirements}
+        ),
+        "constraints": sorted({RequirementLine.parse(line).identity for line in requirements.constraints}),
+        "options": [without_credentials(option) for option in requirements.options],
+        "contents": sorted(contents.values()),
+        "python": requirements.python,
         "platform": platform,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:20]
 
 
 def _identity(line: RequirementLine, local: Mapping[str, str]) -> str:
-    """The part of a requirement that counts for the digest: of a local package its content, not its path."""
+    """The part of a requirement that counts for the digest: for a local package its content, not its path."""
     path = path_of(line.url.partition("#")[0]) if line.url.startswith("file:") else None
     content = local.get(str(path))
     return dataclasses.replace(line, url=f"file:{content}").identity if content else line.identity
 
 
-def difference(wanted: Requirements, held: Sequence[HeldEnvironment], platform: str) -> Difference:
-    """Compare with the environment of the same digest, else with the most similar one, else with nothing."""
-    name = digest(wanted, platform)
-    lines = wanted.lines()
-    for candidate in held:
+def difference(requirements: Requirements, environments: Sequence[HeldEnvironment], platform: str) -> Difference:
+    """The difference to the environment of the same digest, else to the most similar one, else to an empty one."""
+    name = digest(requirements, platform)
+    lines = requirements.lines()
+    for candidate in environments:
         if candidate.digest == name:
             return _compare(name, True, lines, candidate.packages)
-    found = [_compare(name, False, lines, candidate.packages) for candidate in held]
-    return max(found, key=lambda one: len(one.keep), default=_compare(name, False, lines, {}))
+    differences = [_compare(name, False, lines, candidate.packages) for candidate in environments]
+    return max(differences, key=lambda each: len(each.keep), default=_compare(name, False, lines, {}))
 
 
-def same_version(held: str, wanted_specifier: str) -> bool:
-    """Whether an installed version is what is wanted, by PEP 440.
+def same_version(installed: str, wanted_specifier: str) -> bool:
+    """Whether an installed version meets a specifier, by PEP 440.
 
-    `1.0` is `1.0.0`. A wanted public version takes any build of it: `2.9.1+cu130` is `==2.9.1`, since the code is
-    the same and the label says for which machine it was built. A wanted label is exact: `2.9.1` is not
-    `==2.9.1+cu130`.
+    `1.0` is `1.0.0`. A public version is met by any build of it: `2.9.1+cu130` is `==2.9.1`, since the code is the same
+    and the label names the machine it was built for. A label must be equal: `2.9.1` is not `==2.9.1+cu130`.
 
     Args:
         wanted_specifier: such as ">=2,<3", or "" for any version, or a plain version.
     """
     try:
-        plain = wanted_specifier[:1].isdigit()
-        return SpecifierSet(f"=={wanted_specifier}" if plain else wanted_specifier).contains(
-            Version(held), prereleases=True
+        is_plain_version = wanted_specifier[:1].isdigit()
+        return SpecifierSet(f"=={wanted_specifier}" if is_plain_version else wanted_specifier).contains(
+            Version(installed), prereleases=True
         )
     except (InvalidVersion, InvalidSpecifier):
-        return held == wanted_specifier.lstrip("=")
+        return installed == wanted_specifier.lstrip("=")
 
 
 def _compare(name: str, present: bool, lines: Sequence[RequirementLine], packages: Mapping[str, str]) -> Difference:
-    there: dict[str, str] = {canonicalize_name(package): version for package, version in packages.items()}
+    held_versions: dict[str, str] = {canonicalize_name(package): version for package, version in packages.items()}
     changes: dict[str, list[tuple[str, ...]]] = {"add": [], "change": [], "keep": []}
-    for package, specifier, address in _wishes(lines):
-        version, wish = there.get(package), address or specifier or "any"
+    for package, specifier, address in _wanted_versions(lines):
+        version, wish = held_versions.get(package), address or specifier or "any"
         if present or (version is not None and not address and same_version(version, specifier)):
             changes["keep"].append((package, version or "", wish))
         elif version is None:
@@ -148,14 +149,14 @@ def _compare(name: str, present: bool, lines: Sequence[RequirementLine], package
     return Difference(name, present, **{kind: tuple(sorted(rows)) for kind, rows in changes.items()})  # type: ignore[arg-type]
 
 
-def _wishes(lines: Sequence[RequirementLine]) -> Iterator[tuple[str, str, str]]:
+def _wanted_versions(lines: Sequence[RequirementLine]) -> Iterator[tuple[str, str, str]]:
     """Name, specifier and address of each package; two lines about one package are joined."""
     by_name: dict[str, list[RequirementLine]] = {}
     for line in lines:
         by_name.setdefault(line.name or hide_credentials(line.url), []).append(line)
-    for name, same in by_name.items():
-        specifier = ",".join(sorted({line.specifier for line in same if line.specifier}))
-        yield name, specifier, hide_credentials(next((line.url for line in same if line.url), ""))
+    for name, same_name in by_name.items():
+        specifier = ",".join(sorted({line.specifier for line in same_name if line.specifier}))
+        yield name, specifier, hide_credentials(next((line.url for line in same_name if line.url), ""))
 
 
 _UV_GLIBC = (17, 28, *range(31, 41))
@@ -219,8 +220,8 @@ class WheelPlatform:
 
     @property
     def _glibc(self) -> int:
-        found = re.fullmatch(r"glibc 2\.(\d+)", self.libc)
-        return int(found[1]) if found else 0
+        match = re.fullmatch(r"glibc 2\.(\d+)", self.libc)
+        return int(match[1]) if match else 0
 
 
 def is_local(line: str) -> bool:
@@ -229,12 +230,12 @@ def is_local(line: str) -> bool:
 
 
 def local_links(options: Sequence[str]) -> list[str]:
-    """The `--find-links` that are folders at home."""
+    """The values of `--find-links` that are folders at home."""
     values = [option.partition(" ")[2] for option in options if option.startswith("--find-links ")]
     return [value for value in values if "://" not in value or value.startswith("file:")]
 
 
-def without_wheel(said: str) -> str:
+def without_wheel(output: str) -> str:
     """The requirement without a wheel for the target, from pip's output; "" where pip names none."""
-    found = re.search(r"No matching distribution found for (\S+)", said)
-    return found[1] if found else ""
+    match = re.search(r"No matching distribution found for (\S+)", output)
+    return match[1] if match else ""

@@ -1,4 +1,4 @@
-"""Every error a user can meet. Each says what went wrong, where, and what to try.
+"""All errors that a user can get. Each says what went wrong, where, and what to try.
 
 SlurmRayFlowError
 ├── OptionError (ValueError)      an option of the decorator or the command is wrong; nothing was submitted
@@ -14,7 +14,7 @@ SlurmRayFlowError
     ├── ConnectionFailed (├── HostKeyFailed  └── LogInFailed, which are not transient)
     ├── Cancelled     ├── Lost          ├── Crashed           └── ResultError
 
-The function's own exception is none of these: it is raised as what it is.
+The function's own exception is none of these: it is raised unchanged.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class SlurmRayFlowError(Exception):
     """Base of all errors of this package.
 
     Args:
-        what: what went wrong, one sentence.
-        where: the cluster, job, file or run it concerns.
+        what: the problem, in one sentence.
+        where: the cluster, job, file or run with the problem.
         advice: what to try.
     """
 

@@ -14,7 +14,7 @@ _check: contextvars.ContextVar[Callable[[], None] | None] = contextvars.ContextV
 
 @contextlib.contextmanager
 def interruptible(check: Callable[[], None]) -> Iterator[None]:
-    """Have each wait inside the block call `check` about once a second; an exception of it ends the wait."""
+    """Make each wait inside the block call `check` again and again; an exception of `check` ends the wait."""
     token = _check.set(check)
     try:
         yield
@@ -23,7 +23,7 @@ def interruptible(check: Callable[[], None]) -> Iterator[None]:
 
 
 def interrupted() -> None:
-    """Raise the exception that ends the present wait, if there is one. Each loop that waits calls this."""
+    """Call the `check` of `interruptible`, whose exception ends the present wait. Each loop that waits calls this."""
     check = _check.get()
     if check is not None:
         check()
@@ -32,6 +32,6 @@ def interrupted() -> None:
 def pause(seconds: float) -> None:
     """Wait for some seconds, unless an interruption ends the wait."""
     end = time.monotonic() + seconds
-    while (left := end - time.monotonic()) > 0:
+    while (remaining := end - time.monotonic()) > 0:
         interrupted()
-        time.sleep(min(left, LOOK_SECONDS))
+        time.sleep(min(remaining, LOOK_SECONDS))

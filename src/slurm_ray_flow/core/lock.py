@@ -39,14 +39,14 @@ class LockUser:
 
     Attributes:
         user: the account.
-        since: when it began, in seconds since 1970.
-        name: of the function; "" where a foreign program gives none.
+        since: when it took the lock or joined the queue, in seconds since 1970.
+        name: the function's name; "" for a foreign program.
         run: the run's id.
-        server: which Prefect's limit the run came through; "" for none.
-        foreign: it is no program of ours, and has the server to itself.
-        slots: how many it takes.
-        idle: it is warm, does nothing, and gives way to whoever waits on the server.
-        pid: its process there, where that is known.
+        server: the key of the Prefect limit by which the run has its slot; "" for none.
+        foreign: a program that is not slurm-ray-flow's; it takes the whole server.
+        slots: the number of slots that it takes.
+        idle: a warm cluster without a call, which gives its slot to whoever waits on the server.
+        pid: its process on the server; None where that is not known.
     """
 
     user: str = "somebody"
@@ -68,7 +68,7 @@ class LockUser:
             since=float(since) if since is not None and is_moment(since) else None,
             foreign=bool(fields.get("foreign")),
             idle=bool(fields.get("idle")),
-            slots=_counted(fields.get("slots"), 1),
+            slots=_at_least(1, fields.get("slots")),
             pid=pid if isinstance(pid, int) else None,
         )
 
@@ -83,18 +83,19 @@ class LockQueue:
     free: int = 0
 
     @classmethod
-    def from_json(cls, said: dict[str, Any]) -> LockQueue:
+    def from_json(cls, answer: dict[str, Any]) -> LockQueue:
         """Read the answer of `queue.state`; entries of another form are left out."""
-        slots, free = _counted(said.get("slots"), 1), _counted(said.get("free"), 0)
-        return cls(_users(said.get("holders")), _users(said.get("waiting")), slots, free)
+        slots, free = _at_least(1, answer.get("slots")), _at_least(0, answer.get("free"))
+        return cls(_users(answer.get("holders")), _users(answer.get("waiting")), slots, free)
 
 
-def _users(said: object) -> tuple[LockUser, ...]:
-    return tuple(LockUser.from_json(one) for one in said if isinstance(one, dict)) if isinstance(said, list) else ()
+def _users(entries: object) -> tuple[LockUser, ...]:
+    users = entries if isinstance(entries, list) else []
+    return tuple(LockUser.from_json(fields) for fields in users if isinstance(fields, dict))
 
 
-def _counted(number: object, least: int) -> int:
-    return max(number, least) if isinstance(number, int) else least
+def _at_least(minimum: int, number: object) -> int:
+    return max(number, minimum) if isinstance(number, int) else minimum
 
 
 def _harmless(text: object) -> str:
@@ -118,24 +119,24 @@ def queued_state(label: str) -> str:
 
 
 def taken_by_others(queue: LockQueue, key: str, slots: int) -> int:
-    """The number of slots whose holders did not come through the limit that has this key.
+    """The number of slots that are held by others than runs of the Prefect limit with this key.
 
-    Idle holders do not count: they give way to runs that wait on the server itself, and to none in Prefect.
+    Idle holders do not count: they give their slots to runs that wait on the server.
     """
     others = [holder for holder in queue.holders if holder.foreign or (holder.server != key and not holder.idle)]
     return min(slots, sum(slots if holder.foreign else holder.slots for holder in others))
 
 
-def to_hold(others: int, *, active: int, held: int, slots: int) -> int:
+def slots_to_hold(others: int, *, active: int, held: int, slots: int) -> int:
     """The number of slots of the limit that the mirror should hold for others.
 
-    Our own launches are never pushed out: one that has its slot and waits for the lock behind somebody else keeps it.
+    A launch of this Prefect never loses its slot to the mirror, also while it still waits for the lock on the server.
 
     Args:
-        others: slots that others hold on the server.
-        active: slots of the limit that are taken now.
-        held: those among them that the mirror holds already.
-        slots: all of them.
+        others: the number of slots that others hold on the server.
+        active: the number of slots of the limit that are taken now.
+        held: the number of slots among them that the mirror holds already.
+        slots: the number of all slots.
     """
     return max(0, min(others, slots - (active - held)))
 
@@ -145,19 +146,19 @@ def place_in_line(waiting: Sequence[str], run_id: str) -> int | None:
     return list(waiting).index(run_id) if run_id in waiting else None
 
 
-def waiting_text(label: str, queue: LockQueue | None, before: int, now: float) -> str:
+def waiting_text(label: str, queue: LockQueue | None, launches_ahead: int, now: float) -> str:
     """The text of a launch that waits: the holders of the server, since when, and how many launches come first.
 
     Args:
         label: the server.
-        queue: what the server says; None where it does not answer.
-        before: launches of the same Prefect that come first.
+        queue: the server's lock; None where the server does not answer.
+        launches_ahead: the number of launches of the same Prefect that come first.
         now: seconds since 1970.
     """
     if queue is None:
-        return f"waiting for {label}: it does not answer, {before} ahead"
-    ahead = before + len(queue.waiting)
-    return f"waiting for {label}: {_held_by(queue.holders, now)}, {ahead} ahead"
+        return f"waiting for {label}: it does not answer, {launches_ahead} ahead"
+    total_ahead = launches_ahead + len(queue.waiting)
+    return f"waiting for {label}: {_held_by(queue.holders, now)}, {total_ahead} ahead"
 
 
 def queued_text(label: str, waiting: dict[str, Any], now: float) -> str:
@@ -172,8 +173,8 @@ def _held_by(holders: Sequence[LockUser], now: float) -> str:
         return "about to be free"
     first = holders[0]
     text = f"held by {first.user}" + (f" since {clock(first.since, now)}" if first.since is not None else "")
-    more = len(holders) - 1
-    return text + (f" and {more} more" if more else "")
+    others = len(holders) - 1
+    return text + (f" and {others} more" if others else "")
 
 
 def clock(when: float | None, now: float | None = None) -> str:
@@ -187,15 +188,15 @@ def clock(when: float | None, now: float | None = None) -> str:
 
 def queue_rows(queue: LockQueue, now: float) -> list[dict[str, str]]:
     """The queue as a table: holders first, then those who wait, in order."""
-    places = ["holds it, idle" if holder.idle else "holds it" for holder in queue.holders]
-    places += [f"{number} ahead" for number in range(len(queue.waiting))]
+    positions = ["holds it, idle" if holder.idle else "holds it" for holder in queue.holders]
+    positions += [f"{number} ahead" for number in range(len(queue.waiting))]
     return [
         {
-            "place": place,
-            "user": party.user,
-            "since": clock(party.since, now),
-            "run": "not one of ours" if party.foreign else party.run[:8],
-            "function": party.name,
+            "place": position,
+            "user": member.user,
+            "since": clock(member.since, now),
+            "run": "not one of ours" if member.foreign else member.run[:8],
+            "function": member.name,
         }
-        for place, party in zip(places, queue.holders + queue.waiting, strict=True)
+        for position, member in zip(positions, queue.holders + queue.waiting, strict=True)
     ]

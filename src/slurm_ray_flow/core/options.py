@@ -12,7 +12,7 @@ from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.outputs import checked_pattern
 from slurm_ray_flow.core.quantities import brief_duration, brief_memory, format_memory, parse_duration, parse_memory
 
-Grown = Literal["memory", "time_limit"]
+IncreasedOption = Literal["memory", "time_limit"]
 
 DEFAULT_TIMES = 3
 _STEP = re.compile(r"(?:(double)|times\s+(\d+(?:\.\d+)?)|add\s+(\S+))(?:\s+(memory|time_limit))?", re.IGNORECASE)
@@ -25,77 +25,78 @@ _EXAMPLES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Growth:
-    """A rule by which an option grows from try to try.
+class IncreaseRule:
+    """A rule by which a value increases from try to try.
 
     Attributes:
-        option: what grows.
-        factor: what it is multiplied with.
-        more: what is added to it then, in bytes or seconds.
-        times: how often it grows at most.
-        most: it never grows beyond this; None for no bound.
+        option: the option whose value increases.
+        factor: the value is multiplied by this.
+        more: then this is added, in bytes or seconds.
+        times: the most increases.
+        most: the upper bound of the value; None for no bound.
     """
 
-    option: Grown
+    option: IncreasedOption
     factor: float = 1.0
     more: float = 0.0
     times: int = DEFAULT_TIMES
     most: float | None = None
 
     def after(self, value: float) -> float | None:
-        """The next amount after `value` was too little; None where the bound is reached."""
-        grown = value * self.factor + self.more
+        """The value after `value`; None where the bound is reached."""
+        increased = value * self.factor + self.more
         if self.most is not None:
-            grown = min(grown, self.most)
-        return grown if grown > value else None
+            increased = min(increased, self.most)
+        return increased if increased > value else None
 
     def written(self, value: float) -> str:
-        """An amount of the option, as a user would write it."""
+        """A value of the option, as a user would write it."""
         return brief_memory(value) if self.option == "memory" else brief_duration(value)
 
 
-def parse_growth(text: object, name: str, option: Grown) -> Growth:
+def parse_increase_rule(text: object, name: str, option: IncreasedOption) -> IncreaseRule:
     """Read a rule.
 
     Args:
         text: "double", "times 1.5" or "add 8G", then the option's name or nothing, then ", at most N times" and
             ", up to 64G", each or none of them.
-        name: the option that holds the rule, for errors.
-        option: what it makes grow.
+        name: the option that has the rule, for errors.
+        option: the option whose value increases.
 
     Raises:
-        OptionError: it is no such rule.
+        OptionError: the text is no such rule.
     """
     parts = [part.strip() for part in text.split(",")] if isinstance(text, str) else [""]
     step = _STEP.fullmatch(parts[0])
-    bounds = [found for part in parts[1:] for found in (_TIMES.fullmatch(part), _MOST.fullmatch(part)) if found]
+    bounds = [match for part in parts[1:] for match in (_TIMES.fullmatch(part), _MOST.fullmatch(part)) if match]
     if step is None or (step[4] or option).lower() != option or len(bounds) < len(parts) - 1:
-        raise _unclear(text, name, option)
-    growth = _with_bounds(_stepwise(step, name, option), bounds, name)
-    if growth.factor <= 1 and not growth.more:
-        raise _unclear(text, name, option)
-    return growth
+        raise _no_rule(text, name, option)
+    rule = _with_bounds(_rule_of_step(step, name, option), bounds, name)
+    if rule.factor <= 1 and not rule.more:
+        raise _no_rule(text, name, option)
+    return rule
 
 
-def _stepwise(step: re.Match[str], name: str, option: Grown) -> Growth:
+def _rule_of_step(step: re.Match[str], name: str, option: IncreasedOption) -> IncreaseRule:
     double, factor, more = step[1], step[2], step[3]
-    return Growth(option, 2.0 if double else float(factor or 1), _amount(more, name, option) if more else 0.0)
+    added = _parse_amount(more, name, option) if more else 0.0
+    return IncreaseRule(option, 2.0 if double else float(factor or 1), added)
 
 
-def _with_bounds(growth: Growth, bounds: list[re.Match[str]], name: str) -> Growth:
+def _with_bounds(rule: IncreaseRule, bounds: list[re.Match[str]], name: str) -> IncreaseRule:
     for bound in bounds:
         if bound.re is _TIMES:
-            growth = dataclasses.replace(growth, times=int(bound[1]))
+            rule = dataclasses.replace(rule, times=int(bound[1]))
         else:
-            growth = dataclasses.replace(growth, most=_amount(bound[1], name, growth.option))
-    return growth
+            rule = dataclasses.replace(rule, most=_parse_amount(bound[1], name, rule.option))
+    return rule
 
 
-def _amount(text: str, name: str, option: Grown) -> float:
+def _parse_amount(text: str, name: str, option: IncreasedOption) -> float:
     return parse_memory(text, name) if option == "memory" else parse_duration(text, name)
 
 
-def _unclear(text: object, name: str, option: Grown) -> OptionError:
+def _no_rule(text: object, name: str, option: IncreasedOption) -> OptionError:
     return OptionError(f"{name}={text!r} is no rule by which {option} grows", advice=f"write {_EXAMPLES[option]}")
 
 
@@ -113,34 +114,34 @@ class Options:
         gpus_per_node: GPUs of each node.
         memory: bytes for each node; None sets no limit.
         time_limit: seconds that the allocation may last; None sets no limit.
-        partition: where a Slurm cluster runs it; None takes what its block says.
-        account: what is charged there; None takes what its block says.
-        qos: the quality of service there; None takes what its block says.
-        constraint: features that its nodes must have, as sbatch takes them; None takes what its block says.
-        warn_before: how many seconds before its end a function that wants to know is told of it; None is a minute, or
-            a tenth of a shorter time limit.
+        partition: the partition on a Slurm cluster; None takes that of the cluster's block.
+        account: the account that is charged there; None takes that of the block.
+        qos: the quality of service there; None takes that of the block.
+        constraint: features that its nodes must have, as sbatch takes them; None takes those of the block.
+        warn_before: seconds before the end of the allocation at which `on_warning` calls back; None is a minute, or a
+            tenth of a shorter time limit.
         environment: "auto", "isolated", "packed" (isolated, and kept as one file), a path of a requirements.txt,
             uv.lock or pyproject.toml, or requirement lines.
         container: the path of an image of Apptainer or Singularity on the cluster, in which the function runs with the
-            image's own packages; None takes what the cluster's block says, "" none even so.
+            image's own packages; None takes that of the cluster's block, "" takes none.
         include: files, folders and globs that travel along with the code.
-        package_data: how many bytes of the files beside the modules of packages travel, too.
-        outputs: files of the function's working directory that come home when it has ended: paths, folders and globs.
-        overwrite_outputs: they also replace files at home that were changed since the launch.
+        package_data: the most bytes of packages' data files that travel.
+        outputs: files of the function's working directory that come home after its end: paths, folders and globs.
+        overwrite_outputs: whether outputs also replace files at home that were changed since the launch.
         env_vars: environment variables of the function's process. They are never logged.
-        retries: how many times a run that failed for a transient cause is started again.
+        retries: the number of further tries after a transient failure.
         retry_on: exceptions of the function, or names of them, that count as transient.
-        resubmit: how many times a run that was preempted, or one of whose nodes failed, is submitted again.
-        on_out_of_memory: how `memory` grows from try to try after the function ran out of it; None does not try again.
-        on_time_limit: how `time_limit` grows after it passed; None does not try again.
-        cache: seconds for which the value of an earlier run with the same code, environment and arguments is given
-            back instead of running again; None never does.
+        resubmit: the number of further tries after a preemption or the failure of a node.
+        on_out_of_memory: how `memory` increases from try to try after OutOfMemory; None does not try again.
+        on_time_limit: how `time_limit` increases after TimeLimit; None does not try again.
+        cache: seconds for which a call gives back the value of an earlier run with the same code, environment and
+            arguments; None never does.
         keep_warm: seconds for which the Ray cluster waits for a next call after this one; 0 ends it at once.
         keep: no clean-up removes the run, however old it is; `srf clean --run ID` does.
         name: the name of the flow; None takes the function's.
-        dashboard: Ray's dashboard is there, and `srf dashboard RUN` leads to it; Ray starts some seconds later then.
-        ray: "auto" starts Ray when the function's code uses it.
-        given: the names of the options that the code gives; the others may stand elsewhere (`core/config.py`).
+        dashboard: whether Ray's dashboard starts, for `srf dashboard RUN`; Ray then starts some seconds later.
+        ray: "auto" starts Ray if the function's code uses it.
+        given: the names of the options that the code gives; others may be configured (`core/config.py`).
     """
 
     cluster: Any = "local"
@@ -164,8 +165,8 @@ class Options:
     retries: int = 0
     retry_on: tuple[type[BaseException] | str, ...] = ()
     resubmit: int = 3
-    on_out_of_memory: Growth | None = None
-    on_time_limit: Growth | None = None
+    on_out_of_memory: IncreaseRule | None = None
+    on_time_limit: IncreaseRule | None = None
     cache: float | None = None
     keep_warm: float = 0.0
     keep: bool = False
@@ -176,7 +177,7 @@ class Options:
 
     @property
     def warn_seconds(self) -> float:
-        """How many seconds before its end a function is warned."""
+        """The seconds between the warning and the end of the allocation."""
         if self.warn_before is not None:
             return self.warn_before
         return min(60.0, (self.time_limit or 600.0) / 10)
@@ -192,7 +193,7 @@ class Options:
         return changed
 
     def stating(self, **changes: object) -> Options:
-        """These options with some changed, each checked by itself: the settings that complete them are not known yet.
+        """These options with some changed, each checked alone, before the settings that complete them are known.
 
         Raises:
             OptionError: an option is unknown, or its value is wrong.
@@ -200,31 +201,31 @@ class Options:
         return dataclasses.replace(self, **checked(changes), given=self.given | changes.keys())
 
 
-def checked(given: Mapping[str, object]) -> dict[str, Any]:
+def checked(options: Mapping[str, object]) -> dict[str, Any]:
     """Check options and bring them to their normal form.
 
     Raises:
-        OptionError: one is unknown (with the nearest name), or its value can't be meant.
+        OptionError: an option is unknown (the error suggests a name), or its value is wrong.
     """
-    for name in given:
+    for name in options:
         if name not in _CHECKS:
-            meant = _WORDS_OF_OTHERS.get(name)
-            advice = f"did you mean {meant!r}?" if meant else _meant(name, _CHECKS)
+            similar = _OPTIONS_ELSEWHERE.get(name)
+            advice = f"did you mean {similar!r}?" if similar else _suggestion(name, _CHECKS)
             raise OptionError(f"there is no option {name!r}", advice=advice)
-    return {name: _CHECKS[name](name, value) for name, value in given.items()}
+    return {name: _CHECKS[name](name, value) for name, value in options.items()}
 
 
 def check_together(options: Options) -> None:
-    """See that options fit to each other.
+    """Check that options fit to each other.
 
     Raises:
-        OptionError: one needs another one.
+        OptionError: an option needs or excludes another one.
     """
     if options.warn_before and options.time_limit and options.warn_before >= options.time_limit:
         raise OptionError("warn_before must be less than time_limit", advice='write warn_before="1m"')
-    for name, grown, example in (("on_out_of_memory", "memory", "4G"), ("on_time_limit", "time_limit", "2h")):
-        if getattr(options, name) and getattr(options, grown) is None:
-            raise OptionError(f"{name} needs a {grown} to begin with", advice=f'write {grown}="{example}", too')
+    for name, resource, example in (("on_out_of_memory", "memory", "4G"), ("on_time_limit", "time_limit", "2h")):
+        if getattr(options, name) and getattr(options, resource) is None:
+            raise OptionError(f"{name} needs a {resource} to begin with", advice=f'write {resource}="{example}", too')
     if options.dashboard and options.ray == "never":
         raise OptionError("there is no dashboard without Ray", advice='leave out dashboard=True, or ray="never"')
     if options.container and options.environment != "auto":
@@ -236,7 +237,7 @@ def check_together(options: Options) -> None:
         raise OptionError("retry_on says what to try again for, and retries=0 never to", advice="write retries=1, too")
 
 
-_WORDS_OF_OTHERS = {
+_OPTIONS_ELSEWHERE = {
     **dict.fromkeys(("num_cpus", "ncpus", "cpus", "cpus_per_task", "cores"), "cpus_per_node"),
     **dict.fromkeys(("num_gpus", "ngpus", "gres"), "gpus_per_node"),
     **dict.fromkeys(("ntasks", "num_nodes", "num_workers"), "nodes"),
@@ -249,9 +250,9 @@ _WORDS_OF_OTHERS = {
 """Names of the same options in Slurm, PBS, Ray and submitit, for "did you mean"."""
 
 
-def _meant(name: str, known: Iterable[str]) -> str:
-    names = list(known)
-    near = [longer for longer in names if longer.startswith(name)] or difflib.get_close_matches(name, names, n=1)
+def _suggestion(name: str, option_names: Iterable[str]) -> str:
+    names = list(option_names)
+    near = [known for known in names if known.startswith(name)] or difflib.get_close_matches(name, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"the options are {', '.join(names)}"
 
 
@@ -263,19 +264,19 @@ def _cluster(name: str, value: object) -> object:
     raise OptionError(f"cluster={value!r} is neither a name nor a cluster", advice='write cluster="local"')
 
 
-def _count(least: int, optional: bool = False) -> Any:
+def _count(minimum: int, optional: bool = False) -> Any:
     def check(name: str, value: object) -> int | None:
         if value is None and optional:
             return None
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise OptionError(f"{name}={value!r} must be a whole number of {least} or more")
+        if not isinstance(value, int) or isinstance(value, bool) or value < minimum:
+            raise OptionError(f"{name}={value!r} must be a whole number of {minimum} or more")
         return value
 
     return check
 
 
 LEAST_MEMORY = 16 << 20
-"""The least memory in bytes that a Python with its packages starts in."""
+"""The least memory in bytes in which a Python with its packages starts."""
 
 
 def _memory(name: str, value: object) -> int | None:
@@ -307,17 +308,17 @@ def _cache(name: str, value: object) -> float | None:
     return float("inf") if value is True else parse_duration(value, name)
 
 
-def _growth(option: Grown) -> Any:
-    def check(name: str, value: object) -> Growth | None:
-        return value if value is None or isinstance(value, Growth) else parse_growth(value, name, option)
+def _increase_rule(option: IncreasedOption) -> Any:
+    def check(name: str, value: object) -> IncreaseRule | None:
+        return value if value is None or isinstance(value, IncreaseRule) else parse_increase_rule(value, name, option)
 
     return check
 
 
 def _retry_on(name: str, value: object) -> tuple[type[BaseException] | str, ...]:
-    found = value if isinstance(value, list | tuple) else (value,) if value is not None else ()
-    if all(isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, BaseException)) for kind in found):
-        return tuple(cast("Sequence[Any]", found))
+    kinds = value if isinstance(value, list | tuple) else (value,) if value is not None else ()
+    if all(isinstance(kind, str) or (isinstance(kind, type) and issubclass(kind, BaseException)) for kind in kinds):
+        return tuple(cast("Sequence[Any]", kinds))
     raise OptionError(
         f"{name}={value!r} must be exceptions", advice='write retry_on=(OSError,) or retry_on=["OSError"]'
     )
@@ -325,9 +326,9 @@ def _retry_on(name: str, value: object) -> tuple[type[BaseException] | str, ...]
 
 def _environment(name: str, value: object) -> str | tuple[str, ...]:
     if isinstance(value, str) and value.strip():
-        near = difflib.get_close_matches(value, ["auto", "isolated", "packed"], n=1, cutoff=0.7)
-        if near and value not in near:
-            raise OptionError(f"environment={value!r} is unknown", advice=f"did you mean {near[0]!r}?")
+        close_matches = difflib.get_close_matches(value, ["auto", "isolated", "packed"], n=1, cutoff=0.7)
+        if close_matches and value not in close_matches:
+            raise OptionError(f"environment={value!r} is unknown", advice=f"did you mean {close_matches[0]!r}?")
         return value
     if _is_texts(value):
         return tuple(value)  # type: ignore[arg-type]
@@ -385,8 +386,8 @@ def _one_of(*choices: object) -> Any:
     def check(name: str, value: object) -> object:
         if value in choices and type(value) in {type(choice) for choice in choices}:
             return value
-        known = ", ".join(repr(choice) for choice in choices)
-        raise OptionError(f"{name}={value!r} is unknown", advice=f"write one of {known}")
+        shown_choices = ", ".join(repr(choice) for choice in choices)
+        raise OptionError(f"{name}={value!r} is unknown", advice=f"write one of {shown_choices}")
 
     return check
 
@@ -427,8 +428,8 @@ _CHECKS: dict[str, Any] = {
     "retries": _count(0),
     "retry_on": _retry_on,
     "resubmit": _count(0),
-    "on_out_of_memory": _growth("memory"),
-    "on_time_limit": _growth("time_limit"),
+    "on_out_of_memory": _increase_rule("memory"),
+    "on_time_limit": _increase_rule("time_limit"),
     "cache": _cache,
     "keep_warm": _keep_warm,
     "keep": _one_of(True, False),

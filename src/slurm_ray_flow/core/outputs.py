@@ -21,9 +21,9 @@ class WrittenFile:
     """A file that a run has made or changed.
 
     Attributes:
-        path: from the function's working directory, with "/" between folders.
+        path: relative to the function's working directory, with "/" between folders.
         size: bytes.
-        changed_ns: when it was written last, by the cluster's clock, in nanoseconds since 1970.
+        changed_ns: the time of its last change by the cluster's clock, in nanoseconds since 1970.
     """
 
     path: str
@@ -32,7 +32,7 @@ class WrittenFile:
 
     @property
     def changed(self) -> datetime.datetime:
-        """When it was written last, by the cluster's clock."""
+        """The time of its last change, by the cluster's clock."""
         return datetime.datetime.fromtimestamp(self.changed_ns / 1e9).astimezone()
 
 
@@ -61,9 +61,9 @@ def matching_files(files: Iterable[WrittenFile], patterns: Sequence[str]) -> lis
     Raises:
         OptionError: a pattern leads out of the working directory.
     """
-    wanted = [checked_pattern(pattern) for pattern in patterns]
-    spec = GitIgnoreSpec.from_lines(f"/{pattern}" for pattern in wanted)
-    return [file for file in files if file.path in wanted or spec.match_file(file.path)]
+    normal_patterns = [checked_pattern(pattern) for pattern in patterns]
+    spec = GitIgnoreSpec.from_lines(f"/{pattern}" for pattern in normal_patterns)
+    return [file for file in files if file.path in normal_patterns or spec.match_file(file.path)]
 
 
 def may_come_home(path: str) -> bool:

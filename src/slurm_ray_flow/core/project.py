@@ -15,10 +15,10 @@ MARKS = ("pyproject.toml", "uv.lock", "requirements.txt", "setup.py", "setup.cfg
 def project_of(file: Path | None, working_directory: Path) -> Path:
     """The project's folder: the nearest one above the function's file that has one of `MARKS`.
 
-    Where there is none it is the folder of the file, or of the package that the file belongs to.
+    Without one it is the folder of the file, or of the file's package.
 
     Args:
-        file: where the function stands; None for one from a REPL or a notebook, which belongs to the working directory.
+        file: the function's file; None for a REPL or a notebook, which belong to the working directory.
     """
     start = working_directory if file is None else file.parent
     start = start.resolve()
@@ -33,7 +33,7 @@ def project_of(file: Path | None, working_directory: Path) -> Path:
 
 
 def folder_at_home(project: Path, working_directory: Path) -> Path:
-    """The folder at home of the function's working directory: this process's own if in the project, else that."""
+    """The function's working directory at home: that of this process if it lies in the project, else the project."""
     here, project = working_directory.resolve(), project.resolve()
     return here if here.is_relative_to(project) else project
 
@@ -49,8 +49,8 @@ def shadows(names: Iterable[str]) -> Iterator[str]:
         names: of packages and modules.
     """
     folder = os.path.realpath("".join(sys.path[:1]))
-    others = [place for place in sys.path if os.path.realpath(place) != folder]
+    other_entries = [entry for entry in sys.path if os.path.realpath(entry) != folder]
     for name in names:
-        found = PathFinder.find_spec(name, [folder])
-        if found and found.origin and PathFinder.find_spec(name, others):
-            yield f"Python takes {found.origin} for the package {name!r}: give the file another name"
+        spec = PathFinder.find_spec(name, [folder])
+        if spec and spec.origin and PathFinder.find_spec(name, other_entries):
+            yield f"Python takes {spec.origin} for the package {name!r}: give the file another name"

@@ -21,7 +21,7 @@ def parse_memory(value: object, option: str = "memory") -> int:
 
     Args:
         value: bytes as a whole number, or text such as "64G", "512 MiB", "100B". Units are powers of 1024, as in
-            Slurm's `--mem`; a bare number in text is refused, since Slurm means megabytes by it.
+            Slurm's `--mem`; a text without a unit is refused, since it means megabytes to Slurm.
 
     Returns:
         Bytes.
@@ -48,8 +48,8 @@ def parse_duration(value: object, option: str = "time_limit") -> float:
 
     Args:
         value: seconds as a number, a timedelta, text such as "2h30m", "90 min", "1d", or Slurm's own
-            "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS" (sbatch(1), --time). Slurm's "MM" is refused: without
-            quotes the same number is seconds.
+            "MM:SS", "HH:MM:SS", "D-HH", "D-HH:MM", "D-HH:MM:SS" (sbatch(1), --time). Slurm's "MM" is refused, since
+            the same number without quotes is in seconds.
 
     Returns:
         Seconds.
@@ -68,11 +68,11 @@ def parse_duration(value: object, option: str = "time_limit") -> float:
 
 
 def _refuse_bare_number(value: object, option: str, unit: str, letters: str) -> None:
-    """A number without a unit in text is one thing to Slurm, and another one to Python."""
+    """Refuse a text without a unit, which has another meaning for Slurm than the number has in Python."""
     if isinstance(value, str) and value.strip().isdecimal() and int(value) > 0:
-        one, other = (f'"{int(value)}{letter}"' for letter in letters)
+        first, second = (f'"{int(value)}{letter}"' for letter in letters)
         raise OptionError(
-            f"{option}={value!r} has no unit", advice=f"write {one} or {other}; a number without quotes is in {unit}"
+            f"{option}={value!r} has no unit", advice=f"write {first} or {second}; a number without quotes is in {unit}"
         )
 
 
@@ -124,7 +124,7 @@ def format_duration(seconds: float) -> str:
 
 
 def brief_memory(amount: float) -> str:
-    """Write bytes as one would write `memory=`: "200M", "1.5G". What `parse_memory` makes of it is never less."""
+    """Write bytes in the form of `memory=`: "200M", "1.5G", rounded up."""
     for unit, power in (("T", 4), ("G", 3), ("M", 2), ("K", 1)):
         if amount >= 1024**power:
             tenths = math.ceil(amount * 10 / 1024**power)
@@ -133,11 +133,11 @@ def brief_memory(amount: float) -> str:
 
 
 def brief_duration(seconds: float) -> str:
-    """Write seconds as one would write `time_limit=`: "45s", "1h30m", "2d". `parse_duration` makes no less of it."""
-    left = math.ceil(seconds)
+    """Write seconds in the form of `time_limit=`: "45s", "1h30m", "2d", rounded up."""
+    remaining = math.ceil(seconds)
     parts = []
     for unit, size in (("d", 86400), ("h", 3600), ("m", 60), ("s", 1)):
-        count, left = divmod(left, size)
+        count, remaining = divmod(remaining, size)
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"

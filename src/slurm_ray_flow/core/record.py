@@ -19,9 +19,9 @@ def read_record(kind: type[Record], fields: Any) -> Record:
     """
     if not isinstance(fields, dict):
         raise ValueError(f"this is no record: a {type(fields).__name__}")
-    kinds = _hints(kind)  # type: ignore[arg-type]
+    kinds = _type_hints(kind)  # type: ignore[arg-type]
     values = {field.name: fields[field.name] for field in dataclasses.fields(kind) if field.name in fields}  # type: ignore[arg-type]
-    wrong = [name for name, value in values.items() if not _is(value, kinds[name])]
+    wrong = [name for name, value in values.items() if not _has_type(value, kinds[name])]
     if wrong:
         raise ValueError(f"this is no record: {', '.join(wrong)} of another type")
     try:
@@ -30,12 +30,12 @@ def read_record(kind: type[Record], fields: Any) -> Record:
         raise ValueError(f"this is no record: {error}") from None
 
 
-_hints = functools.lru_cache(typing.get_type_hints)
+_type_hints = functools.lru_cache(typing.get_type_hints)
 
 
-def _is(value: Any, kind: Any) -> bool:
+def _has_type(value: Any, kind: Any) -> bool:
     if isinstance(kind, types.UnionType):
-        return any(_is(value, one) for one in typing.get_args(kind))
+        return any(_has_type(value, one) for one in typing.get_args(kind))
     if kind is float:
         return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 1e11
     if kind is int:

@@ -1,4 +1,4 @@
-"""A run: its id, the files of its folder, what home remembers of it, and what its events say."""
+"""A run: the files of its folder, its record at home, the end of its call, and its outcome."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from slurm_ray_flow.remote.shared.protocol import FILES, TRY, find_event, parse_
 
 @dataclasses.dataclass(frozen=True)
 class Liveness:
-    """Whether more can come from a head.
+    """Whether a head lives.
 
     Attributes:
-        alive: it lives, or is still to come: it waits in a scheduler's queue.
-        waiting: what it waits for, in words for people; "" where it has begun, and where nobody knows.
-        cause: why it is gone, one of the words of `CAUSES`, where the cluster can tell.
-        message: what the cluster says of that.
+        alive: the head lives, or will start: its job waits in a scheduler's queue.
+        waiting: the reason of its wait, in words for people; "" after the start, and for an unknown reason.
+        cause: why the head is gone, one of the words of `CAUSES`, if the cluster knows.
+        message: the cluster's message about the cause.
     """
 
     alive: bool
@@ -40,12 +40,12 @@ ALIVE, GONE = Liveness(alive=True), Liveness(alive=False)
 __all__ = ["Event", "RunPaths", "RunRecord", "RunState", "error_of", "find_event", "parse_events"]
 
 NOT_YET = 60.0
-"""Seconds that a head may take from its launch until it says that it lives."""
+"""Seconds that a head may take from its start to its first event."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunPaths:
-    """The names of all files of one run, under a cluster's root (docs/decisions/0002)."""
+    """The paths of all files of one run, under a cluster's root (docs/decisions/0002)."""
 
     root: PurePosixPath
     run_id: str
@@ -60,22 +60,22 @@ class RunPaths:
         raise AttributeError(name)
 
     def inbox(self, allocation: str) -> PurePosixPath:
-        """Where this run's call is announced to the head of `allocation`."""
+        """The file that announces this run's call to the head of `allocation`."""
         return self.root / "runs" / allocation / "inbox" / self.run_id
 
 
 class RunState(str, Enum):
-    """Where a run is on its way.
+    """The state of a run.
 
     Attributes:
-        PREPARING: home looks after files and packages; the cluster knows nothing of it yet.
-        WAITING: it waits for its turn, in Slurm's queue or for the lock of a shared server.
-        STARTING: it has its turn; Ray starts, if the function uses it.
-        RUNNING: the function is called.
+        PREPARING: home prepares files and packages; the run is not submitted yet.
+        WAITING: it waits in Slurm's queue, or for the lock of a shared server.
+        STARTING: its allocation has begun; Ray starts, if the function uses it.
+        RUNNING: the function runs.
         SUCCEEDED: it has a value.
-        FAILED: it has ended with an exception, its own or one of ours.
-        CANCELLED: somebody ended it.
-        LOST: the program that ran it is gone and left no word.
+        FAILED: it has ended with an exception of the function, or with an error of this package.
+        CANCELLED: somebody has cancelled it.
+        LOST: the head is gone, and has left no outcome.
     """
 
     PREPARING = "preparing"
@@ -95,28 +95,28 @@ class RunState(str, Enum):
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-    """What home remembers of a run, so that any process can find it again.
+    """The record of a run at home, by which any process finds the run.
 
     Attributes:
         run_id: the id of the Prefect flow run, which is the run's id everywhere.
         cluster: the cluster's name.
         kind: the slug of the cluster's block type.
         root: the cluster's root folder.
-        attempt: the id of the newest try's folder under `runs/`; the run's id itself for the first one.
+        attempt: the id of the newest try's folder under `runs/`; the first try has the run's id itself.
         allocation: the id of the allocation whose head takes the call; differs from `attempt` on a warm cluster.
         function: module and name of the function, for people.
-        pid, started, boot_id: the launching process; together they tell whether it lives.
+        pid, started, boot_id: the identity of the launching process.
         created: seconds since 1970.
         keep: no clean-up removes the run.
-        failure, failure_cause: why the launch ended before the cluster had the call; "" where it did not.
-        waiting: what the launch waits for now, before the cluster has the run; "" for nothing.
-        again: why it was tried again last, and what was changed; "" where it was not.
-        usage: what its call used, against what it was given; None where that is not known.
-        warm: its allocation may still wait for a next call.
-        handed_over: the cluster may have its newest try, and no launch has seen to the end of that.
-        handed_over_at: since when it may have it, in seconds since 1970; 0 where it never had.
-        home_folder: where files of the run go at home; "" where that is not known.
-        ended, ended_at: the state in which the run has ended, and when; "" where home does not know of an end.
+        failure, failure_cause: why the launch failed before the submission; "" if it did not.
+        waiting: the reason of a wait before the submission; "" for none.
+        again: the reason of the last retry, and the changes for it; "" without a retry.
+        usage: the resources that the call used, and those that it was given; None where that is not known.
+        warm: the allocation may still wait for a next call.
+        handed_over: the newest try may be submitted, and its launch has not yet noted its end.
+        handed_over_at: the time of that submission, in seconds since 1970; 0 for none.
+        home_folder: the folder at home for the run's files; "" where that is not known.
+        ended, ended_at: the final state, and when the run ended; "" where home does not know of an end.
     """
 
     run_id: str
@@ -150,10 +150,10 @@ class RunRecord:
 
     @classmethod
     def from_json(cls, text: str) -> RunRecord:
-        """Read a record; fields of later versions are passed over.
+        """Read a record; fields of later versions are ignored.
 
         Raises:
-            ValueError: it is none.
+            ValueError: the text is no record.
         """
         record = read_record(cls, parse_json(text))
         RunState(record.ended or "lost")
@@ -164,24 +164,24 @@ class RunRecord:
         return RunPaths(PurePosixPath(self.root), self.attempt)
 
     def is_new(self, now: float) -> bool:
-        """Whether the head of its newest try may be still to come: the cluster got it a moment ago, or gets it now."""
+        """Whether the head of the newest try may not have started yet, because the submission was a moment ago."""
         return now - max(self.created, self.handed_over_at) < NOT_YET
 
     @property
     def unsent(self) -> bool:
-        """Whether no cluster can have it, where its launch is gone: that one ended on the way, or waited in line."""
+        """Whether a run whose launch is gone was never submitted."""
         return not (self.handed_over or self.failure) and self.attempt == self.run_id and self.ended in {"", "lost"}
 
     @property
     def tries(self) -> int:
-        """How many tries it has had; where it gives back an earlier run's value, those of that one do not count."""
+        """The number of the run's own tries; tries of an earlier run whose value it gives back do not count."""
         return count_tries(self.run_id, self.attempt)
 
 
 def count_tries(run_id: str, attempt: str) -> int:
-    """How many tries a run has had whose newest one is this; another run's are not counted."""
-    own, _, number = attempt.partition(".")
-    return int(number) if own == run_id and number.isdigit() else 1
+    """The number of tries up to this one; tries of another run are not counted."""
+    own_id, _, number = attempt.partition(".")
+    return int(number) if own_id == run_id and number.isdigit() else 1
 
 
 Event = dict[str, Any]
@@ -199,9 +199,9 @@ _ADVICE = {
 
 
 def error_of(cause: str, message: str, where: str) -> RunError:
-    """The exception that stands for a cause, with what to try."""
+    """The error of a cause, with advice."""
     kind = CAUSES.get(cause, Crashed)
-    what, _, advice = message.partition(TRY)  # the head knows better what would help, where it says so
+    what, _, advice = message.partition(TRY)  # advice of the head goes before the general one
     return kind(what, where=where, advice=advice or _ADVICE.get(cause, ""))
 
 
@@ -211,15 +211,15 @@ _FRAME = re.compile(r'  File "(.+)", line (\d+), in ')
 
 @dataclasses.dataclass(frozen=True)
 class CallEnd:
-    """What the last event of a call says.
+    """The end of a call, from its event `call_ended`.
 
     Attributes:
-        outcome: "value", "exception", or None where there is no outcome file.
+        outcome: "value", "exception", or None without an outcome file.
         cause: why there is no value; None for a value.
-        message: what people read.
-        sha256, size: of the outcome file, in bytes; None where there is none.
-        files: what the function has written in its working directory: count, bytes, and the largest; None for nothing.
-        usage: what the call used of what it was given, as the cluster tells it; None where it does not.
+        message: the cause in words for people.
+        sha256, size: digest and bytes of the outcome file; None without one.
+        files: count, bytes and largest of the files that the function has written in its working directory, or None.
+        usage: the resources that the call used, and those that it was given; None where the cluster does not tell.
     """
 
     outcome: str | None
@@ -243,7 +243,7 @@ class CallEnd:
 
     @property
     def most(self) -> int:
-        """How many bytes of an outcome file may come home: those that the event states."""
+        """The most bytes of an outcome file that may come home: the size in the event."""
         return self.size if isinstance(self.size, int) else 0
 
 
@@ -276,23 +276,23 @@ def with_note(exception: BaseException, traceback: str) -> BaseException:
 
 
 def is_from_the_cluster(exception: BaseException) -> bool:
-    """Whether its note has the traceback that it had there."""
+    """Whether the exception has a remote traceback in a note."""
     return any(str(note).startswith(NOTE) for note in getattr(exception, "__notes__", []))
 
 
 def with_sources(traceback: str) -> str:
-    """The traceback with the source lines that only home has: of a notebook's cells, of a script that stayed here."""
+    """The traceback with the source lines that only home has: of notebook cells, and of a script that was not sent."""
     lines = traceback.split("\n")
-    told: list[str] = []
+    shown: list[str] = []
     for line, after in zip(lines, [*lines[1:], ""], strict=True):
-        told.append(line)
+        shown.append(line)
         frame = _FRAME.match(line)
         if frame and not after.startswith("    ") and (source := linecache.getline(frame[1], int(frame[2])).strip()):
-            told.append(f"    {source}")
-    return "\n".join(told)
+            shown.append(f"    {source}")
+    return "\n".join(shown)
 
 
 def shorten(error: BaseException) -> None:
-    """Remove the frames of an error whose text is enough, before it is raised anew."""
+    """Remove the frames of an error whose text is enough, before it is raised again."""
     if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or is_from_the_cluster(error):
         error.__traceback__ = None

@@ -1,7 +1,7 @@
-"""The seam to schedulers: what a job asks for, what a queue says of it, and a scheduler's dialect.
+"""The interface to schedulers: the request of a job, a job in the queue, and a scheduler's dialect.
 
-A dialect is pure: commands as lists of arguments, and what their answers mean. `core/slurm` has the first one. The
-commands are run by `blocks/scheduler` at home and `remote/scheduler/commands.py` on the login node, the same for all.
+A dialect is pure functions: commands as lists of arguments, and the parsing of their answers. `core/slurm` has the
+first one. `blocks/scheduler` at home and `remote/scheduler/commands.py` on the login node run the commands.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Argv = list[str]
 
 @dataclasses.dataclass(frozen=True)
 class JobRequest:
-    """What one job asks for. "" and None ask for nothing: the partition's or the site's default counts.
+    """The request of one job. For "" and None the default of the partition or the site counts.
 
     Attributes:
         name: the job's name, by which it is found again.
@@ -57,17 +57,17 @@ class JobRequest:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One job as the queue shows it; each dialect has a class of its own. None and "" are what is not said.
+    """One job as the queue shows it; each dialect has a class of its own. None and "" stand for unknown values.
 
     Attributes:
         job_id: the number; in Slurm "7_1" for a task of an array, "7+1" for a part of a heterogeneous job.
         state: the scheduler's own word, in full: "PENDING".
-        reason: why it waits, or why it failed.
-        nodes: how many.
-        nodelist: which ones, once it has them.
-        priority: a higher one starts earlier.
-        start, end: seconds since 1970; of a job that waits, what the scheduler expects.
-        used, limit: seconds; an infinite limit is none.
+        reason: why the job waits, or why it failed.
+        nodes: the number of nodes.
+        nodelist: the names of the nodes, once the job has them.
+        priority: a job with a higher priority starts earlier.
+        start, end: seconds since 1970; for a waiting job, the scheduler's estimate.
+        used, limit: seconds; infinity for no limit.
         submitted: seconds since 1970.
     """
 
@@ -87,12 +87,12 @@ class Job:
 
     @property
     def group(self) -> Group:
-        """Where it is; "unknown" for a state that nobody knows."""
+        """The group of the job's state; "unknown" for a state that the dialect does not list."""
         raise NotImplementedError
 
     @property
     def cause(self) -> str | None:
-        """Why it has no outcome of ours, if it has ended: one of the words of `CAUSES`."""
+        """The cause of the job's end if the run has no outcome, one of the words of `CAUSES`; None before the end."""
         raise NotImplementedError
 
 
@@ -106,19 +106,19 @@ def job_name(function: str, run_id: str) -> str:
 
 
 def run_of(name: str) -> str:
-    """The run that a job of this name belongs to; "" for a job that is none of ours."""
+    """The id of the run of a job with this name; "" for a job of another program."""
     return name.partition(".")[2]
 
 
 @dataclasses.dataclass(frozen=True)
 class SubmissionRules:
-    """What the login node must know to run the command that submits.
+    """The rules by which the login node runs the command that submits.
 
     Attributes:
         job_id: patterns whose first group is the job's id in a line of its output; an earlier pattern counts more.
-        dropped: beginnings of the names of variables that would change the job: it does not get these.
-        kept: a pattern of names that are kept although they begin so.
-        defaults: variables that a user has for all jobs, with the field of a request that overrules each.
+        dropped: prefixes of variables that would change the job, and are removed.
+        kept: a pattern of variables that stay although they have such a prefix.
+        defaults: a user's variables for all jobs, each with the field of a request that overrules it.
     """
 
     job_id: Sequence[str]
@@ -128,27 +128,27 @@ class SubmissionRules:
 
     def of(self, request: JobRequest) -> dict[str, Any]:
         """The rules for one submission, as JSON can hold them."""
-        counting = [variable for variable, field in self.defaults.items() if not getattr(request, field)]
-        return {"job_id": self.job_id, "dropped": self.dropped, "kept": self.kept, "defaults": counting}
+        applying = [variable for variable, field in self.defaults.items() if not getattr(request, field)]
+        return {"job_id": self.job_id, "dropped": self.dropped, "kept": self.kept, "defaults": applying}
 
 
-class _Verdict(Protocol):
+class _CauseOfEnd(Protocol):
     def __call__(self, job: Job | None, words: str, *, began: bool) -> tuple[str, str]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class SiteDialect:
-    """How a scheduler tells what a site has. A site is what `parse` makes of the answers.
+    """The part of a dialect about a site's resources. A site is the result of `parse`.
 
     Attributes:
-        commands: the questions, by the names of `parse`'s parameters.
-        counted: those of them that the scheduler's controller answers; they take their turn.
-        parse: the site of the answers.
-        check: see that a request fits to it; a `Rejected` names the limit, `where`, and what would do.
-        finding: whether it would take such a job, as a line of `srf check`.
-        load: how much is taken of this partition, or of the default one.
-        table: what it has, as a table and for scripts.
-        advice: what to try where it does not answer.
+        commands: the commands that describe a site, by the names of `parse`'s parameters.
+        counted: the commands among them that the scheduler's controller answers; their rate is limited.
+        parse: makes a site of the commands' outputs.
+        check: raises `Rejected` for a request that the site can't fulfil, with the limit and an alternative.
+        finding: whether the site would take such a job, as a line of `srf check`.
+        load: the load of this partition, or of the default one for "".
+        table: the site's partitions, as a table and for scripts.
+        advice: what to try when the scheduler does not answer.
     """
 
     commands: Mapping[str, Argv]
@@ -163,29 +163,29 @@ class SiteDialect:
 
 @dataclasses.dataclass(frozen=True)
 class Dialect:
-    """What one scheduler is told, and what its answers mean.
+    """The commands of one scheduler, and the parsing of their outputs.
 
     Attributes:
-        name: what people call the scheduler: "Slurm".
-        submit_command: the whole command but the script's path; an `OptionError` where no job can be asked for so.
-        rules: how the login node runs it.
+        name: the scheduler's name for people: "Slurm".
+        submit_command: the command that submits, without the script's path; raises `OptionError` for a wrong request.
+        rules: how the login node runs that command.
         answer_unknown: whether the job may be in the queue although the command failed with this text.
         is_transient: whether the same submission may succeed a moment later.
-        words: what the command itself said in its output.
-        rejected: the refusal of a text of errors, and where.
-        submitted_nothing: the error for output and errors of a command that succeeds and leaves no job, and where.
-        queue_command: the one question for all jobs of a user, those that have just ended among them.
-        parse_queue: the jobs of the answer, by their ids.
-        cancel_command: ends the job of an id and, unless "", of this name; True tells its script only.
-        verdict: cause and message of a job's end, from the last lines of its log and whether our program had begun.
-        directives: the lines of a script that ask for the same.
-        explain: why a job waits, in a line, by the jobs that `pending_command` shows and the cluster's time.
-        pending_command: the question for who waits in a partition.
-        nodes_of: the names of a node list.
-        accounting_command: the question for a user's jobs of the last days, or those of these names; None without.
-        parse_accounting: the jobs of the answer, by their ids.
-        processes_command: tells on standard output that a job's node knows processes of it; None where nothing can.
-        site: how it tells what it has; None where it does not.
+        words: the messages of the command itself in its stderr.
+        rejected: the error for a refusal, from stderr and the cluster's name.
+        submitted_nothing: the error for a command that succeeds and leaves no job, from stdout, stderr and the name.
+        queue_command: lists all jobs of a user, also those that have just ended.
+        parse_queue: the jobs in the output of `queue_command`, by their ids.
+        cancel_command: ends the job of this id and, unless "", this name; with True it only signals the job's script.
+        cause_of_end: cause and message of a job's end, from the end of its log and whether our program had begun.
+        directives: the lines of a job script that make the same request.
+        explain: why a job waits, in one line, from the jobs that `pending_command` lists and the cluster's time.
+        pending_command: lists the pending jobs of a partition.
+        nodes_of: the names in a node list.
+        accounting_command: lists a user's jobs of the last days, or those of these names; None without accounting.
+        parse_accounting: the jobs in the output of `accounting_command`, by their ids.
+        processes_command: prints a line if a job's node knows processes of the job; None where no command can tell.
+        site: the part about the site's resources; None where the scheduler does not describe them.
     """
 
     name: str
@@ -199,7 +199,7 @@ class Dialect:
     queue_command: Callable[[str], Argv]
     parse_queue: Callable[[str], Mapping[str, Job]]
     cancel_command: Callable[[str, str, bool], Argv]
-    verdict: _Verdict
+    cause_of_end: _CauseOfEnd
     directives: Callable[[JobRequest], list[str]] = lambda _: []
     explain: Callable[[Job, Iterable[Job], float], str] = lambda job, _, __: f"waits: {job.reason or job.state}"
     pending_command: Callable[[str], Argv] | None = None
@@ -238,7 +238,7 @@ def end_of_job(
         never = f"the run was never submitted to {dialect.name}: the program that launched it is gone"
         return "lost", f"{never}{TRY}start the function again"
     began = find_event(events, "allocated") is not None
-    cause, message = dialect.verdict(job or accounted, left["words"], began=began)
+    cause, message = dialect.cause_of_end(job or accounted, left["words"], began=began)
     return cause, "The run was cancelled." if cause == "cancelled" and left["cancelled"] else message
 
 

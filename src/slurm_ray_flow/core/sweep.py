@@ -1,7 +1,4 @@
-"""What becomes of a run that Prefect shows as active while the process that launched it is gone.
-
-Nothing here looks at the world: `verdict` takes what was found out and says what to do about it.
-"""
+"""The sweep's decision about a run that Prefect shows as active while its launching process is gone. Pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from slurm_ray_flow.core.run import RunRecord, RunState
 from slurm_ray_flow.core.run_state import Evidence, RunFacts, RunStatus, run_state
 
 TAG = "slurm-ray-flow"
-"""The tag of every flow run of ours: what the sweep and the automation look for."""
+"""The tag of every flow run of this package, by which the sweep and the automation find them."""
 PREFECT_STATES = {
     RunState.SUCCEEDED: "COMPLETED",
     RunState.FAILED: "FAILED",
@@ -25,13 +22,13 @@ class Action(Enum):
     """What to do about a run."""
 
     LEAVE = "leave"
-    """Nothing: it can't be known from here."""
+    """Do nothing: this host can't know the run's state."""
     KEEP = "keep"
-    """It lives: say so to Prefect, whose automation ends runs that nobody has heard of."""
+    """The run lives: send a heartbeat, without which Prefect's automation ends the run."""
     CANCEL = "cancel"
-    """Ask its head to cancel it, and come back."""
+    """Ask the run's head to cancel the run; a later sweep finds its end."""
     END = "end"
-    """Give its flow run the final state that stands beside."""
+    """Give the flow run its final state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,32 +46,32 @@ class SweepDecision:
         return ": ".join(filter(None, (self.cause, self.message)))
 
 
-def verdict(facts: RunFacts, *, flow_state: str) -> SweepDecision:
-    """Judges one run. Where its launch lives, that one sees to its end.
+def decide(facts: RunFacts, *, flow_state: str) -> SweepDecision:
+    """Decide about one run. A launch that lives sees to the run's end itself.
 
-    Where the launch is another host's and can't be seen, what lives is kept, and nothing is ended.
+    A run whose launch is on another host, and so can't be seen, is kept if its head lives, and is never ended.
 
     Args:
-        facts: what is known of it.
-        flow_state: the type of its flow run's state, as Prefect writes it ("RUNNING", "CANCELLING", ...).
+        facts: the facts of the run.
+        flow_state: the type of the flow run's state, as Prefect writes it ("RUNNING", "CANCELLING", ...).
     """
-    on = SweepDecision(Action.CANCEL if flow_state == "CANCELLING" else Action.KEEP)
+    going_on = SweepDecision(Action.CANCEL if flow_state == "CANCELLING" else Action.KEEP)
     if facts.launch_alive:
         return SweepDecision(Action.KEEP)
     if facts.launch_alive is None:
-        return on if facts.head_alive and not facts.record.waiting else SweepDecision(Action.LEAVE)
+        return going_on if facts.head_alive and not facts.record.waiting else SweepDecision(Action.LEAVE)
     status = run_state(facts)
     silent = status.evidence is Evidence.SILENCE
     if status.settled:
-        return _cancelled() if on.action is Action.CANCEL and not silent else _ended(facts.record, status)
+        return _cancelled() if going_on.action is Action.CANCEL and not silent else _ended(facts.record, status)
     if silent:
         return SweepDecision(Action.LEAVE if facts.silent is None else Action.KEEP)
-    return on
+    return going_on
 
 
 def _cancelled() -> SweepDecision:
-    what = "The run was cancelled after the process that launched it had gone."
-    return SweepDecision(Action.END, "CANCELLED", message=what)
+    message = "The run was cancelled after the process that launched it had gone."
+    return SweepDecision(Action.END, "CANCELLED", message=message)
 
 
 def _ended(record: RunRecord, status: RunStatus) -> SweepDecision:
@@ -87,5 +84,5 @@ def _ended(record: RunRecord, status: RunStatus) -> SweepDecision:
 
 
 def slot_is_free(facts: RunFacts | None) -> bool:
-    """Whether the run that took a slot of a shared server, and whose launch is gone, has no use for it any more."""
+    """Whether the slot of a run whose launch is gone can be given back: the run has ended for good."""
     return facts is None or run_state(dataclasses.replace(facts, launch_alive=False)).settled

@@ -9,7 +9,7 @@ def plain(text: str) -> str:
     """The text with its control characters spelled out: an escape becomes `\\x1b`. Line breaks stay."""
     if text.isprintable():
         return text
-    return "".join(letter if _harmless(letter) else _spelled(letter) for letter in text.replace("\r\n", "\n"))
+    return "".join(letter if _harmless(letter) else _escaped(letter) for letter in text.replace("\r\n", "\n"))
 
 
 def encodable(text: str) -> str:
@@ -26,5 +26,5 @@ def _harmless(letter: str) -> bool:
     return letter.isprintable() or letter in "\n\t" or unicodedata.category(letter) == "Zs"
 
 
-def _spelled(letter: str) -> str:
+def _escaped(letter: str) -> str:
     return letter.encode("unicode_escape").decode()

@@ -1,7 +1,7 @@
 """The trace of SRF_LOG=debug: each operation on a cluster and each program that is started here, with its time.
 
 The lines go to stderr by the logger `slurm_ray_flow`, which Prefect's setting PREFECT_LOGGING_EXTRA_LOGGERS can send to
-its server, too. What is shown of a request are names and places: never contents, variables or log-in data.
+its server, too. The lines have names and paths of a request: never contents, variables or log-in data.
 """
 
 from __future__ import annotations
@@ -34,19 +34,19 @@ def traced(where: str, what: Callable[[], str]) -> Iterator[None]:
 
     Args:
         where: the cluster's name, or "here".
-        what: describes it; not called where nobody wants to know.
+        what: gives a description of the work; called only if the trace is on.
     """
     if not tracing():
         yield
         return
-    began, end = time.monotonic(), ""
+    began, failure = time.monotonic(), ""
     try:
         yield
     except BaseException as error:
-        end = f"  {type(error).__name__}"
+        failure = f"  {type(error).__name__}"
         raise
     finally:
-        _logger().debug("%s  %7.1f ms  %s%s", where, 1000 * (time.monotonic() - began), harmless(what()), end)
+        _logger().debug("%s  %7.1f ms  %s%s", where, 1000 * (time.monotonic() - began), harmless(what()), failure)
 
 
 def harmless(text: str) -> str:

@@ -18,10 +18,10 @@ class Warm:
     """An allocation that is kept warm.
 
     Attributes:
-        allocation: its id, that of the run (and try) that it was got for.
-        allocated: the event of its beginning; None where it still waits in a queue.
-        idle: the event of the beginning of its idling; None while it has a call, or is to get its first one.
-        calls: the runs that it has, or that wait for it.
+        allocation: the id of the allocation: the id of the run (and try) that it was submitted for.
+        allocated: its event `allocated`; None while it waits in a queue.
+        idle: the event of the start of its idle time; None while it has a call, or before its first one.
+        calls: the runs whose calls it has, or will take.
     """
 
     allocation: str
@@ -30,15 +30,15 @@ class Warm:
     calls: tuple[str, ...]
 
     @classmethod
-    def from_listed(cls, listed: Any) -> Warm:
+    def from_listed(cls, entry: Any) -> Warm:
         """Read an entry of the cluster's list.
 
         Raises:
-            ConnectionFailed: it is of another shape.
+            ConnectionFailed: the entry has another shape.
         """
         try:
-            known = {name: checked_event(listed[name]) or None for name in ("allocated", "idle")}
-            return read_record(cls, {**listed, **known, "calls": tuple(map(str, listed["calls"]))})
+            events = {name: checked_event(entry[name]) or None for name in ("allocated", "idle")}
+            return read_record(cls, {**entry, **events, "calls": tuple(map(str, entry["calls"]))})
         except (KeyError, TypeError, ValueError) as error:
             advice = "see that nothing of ours was changed there"
             raise ConnectionFailed(f"it lists a warm Ray cluster of another shape: {error!r}", advice=advice) from error
@@ -79,8 +79,8 @@ class Cost:
     """The cost of idle time.
 
     Attributes:
-        seconds: how long it idled, between all its calls.
-        cpus, gpus: what was kept for it meanwhile.
+        seconds: the idle time, between all calls.
+        cpus, gpus: the resources that were allocated meanwhile.
     """
 
     seconds: float
@@ -89,7 +89,7 @@ class Cost:
 
     @classmethod
     def from_released(cls, released: Event, more: float = 0.0) -> Cost:
-        """The cost that an event notes, and that of `more` seconds after it."""
+        """The cost in an event, with the cost of `more` seconds after it."""
         idled, cpus, gpus = (released.get(name) or 0 for name in ("idled", "cpus", "gpus"))
         return cls(float(idled) + more, int(cpus), int(gpus))
 
@@ -121,14 +121,14 @@ class Cost:
 
 
 def _counted(cores: float, gpus: float) -> str:
-    written = [_number(cores, "core-hour")]
+    parts = [_number(cores, "core-hour")]
     if gpus:
-        written.append(_number(gpus, "GPU-hour"))
-    return " and ".join(written)
+        parts.append(_number(gpus, "GPU-hour"))
+    return " and ".join(parts)
 
 
-def _number(count: float, of: str) -> str:
+def _number(count: float, unit: str) -> str:
     text = f"{count:.2f}".rstrip("0").rstrip(".") if count < 10 else f"{count:.0f}"
     if text == "0" and count:
         text = "less than 0.01"
-    return f"{text} {of}" if text == "1" else f"{text} {of}s"
+    return f"{text} {unit}" if text == "1" else f"{text} {unit}s"

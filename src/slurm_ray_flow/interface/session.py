@@ -31,7 +31,7 @@ from slurm_ray_flow.blocks.clusters import cluster_of, find_cluster, remember
 from slurm_ray_flow.blocks.server import ServerAddress, connected, ensure_server
 from slurm_ray_flow.blocks.server.client import server_error
 from slurm_ray_flow.core import launch_events as events
-from slurm_ray_flow.core.config import strange
+from slurm_ray_flow.core.config import variable_warnings
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.project import NEEDED, folder_at_home, project_of, shadows
@@ -179,7 +179,7 @@ def launching(current: Launching) -> Iterator[None]:
     error: BaseException | None = None
     with events.streamed_to(*current.subscribers):
         try:
-            for text in (*strange(os.environ), *shadows(NEEDED)):
+            for text in (*variable_warnings(os.environ), *shadows(NEEDED)):
                 events.publish(events.Warned(text))
             settings = temporary_settings(_client_settings())
             with _server_of(current), settings, tags(*current.tags), quiet_console(), current.stack:

@@ -36,12 +36,12 @@ def read_conda(reading: ReadRequirements, path: Path, python: str) -> None:
 
     try:
         root = yaml.compose(path.read_bytes(), yaml.SafeLoader)
-        listed = [
+        dependencies = [
             item for key, value in (root.value if root else ()) if key.value == "dependencies" for item in value.value
         ]
-        conda = [item for item in listed if isinstance(item, yaml.ScalarNode)]
-        below = [part for item in listed if item not in conda for part in item.value]
-        entries = {e.start_mark.line: e.value for key, value in below if key.value == "pip" for e in value.value}
+        conda = [item for item in dependencies if isinstance(item, yaml.ScalarNode)]
+        pip_parts = [part for item in dependencies if item not in conda for part in item.value]
+        entries = {e.start_mark.line: e.value for key, value in pip_parts if key.value == "pip" for e in value.value}
     except (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError) as error:
         raise DependencyError(f"{path.name} can't be read: {error}", where=str(path)) from error
     for item in conda:
@@ -49,11 +49,11 @@ def read_conda(reading: ReadRequirements, path: Path, python: str) -> None:
     # Each entry in the line where the file has it, so that errors tell that line.
     text = "\n".join(entries.get(number, "") for number in range(max(entries, default=0) + 1))
     reading.read_text(text, path.parent, str(path))
-    left = [item.value for item in conda if not re.match(r"(\S+::)?(python|pip)\b(?!-)", item.value)]
-    if left:
+    not_installed = [item.value for item in conda if not re.match(r"(\S+::)?(python|pip)\b(?!-)", item.value)]
+    if not_installed:
         reading.notes.append(
-            f"of {path.name} only the part below pip: is taken, not {', '.join(left)}: packages that the code imports "
-            "come from the package index in the version that is installed here; write any other below "
+            f"of {path.name} only the part below pip: is taken, not {', '.join(not_installed)}: packages that the code "
+            "imports come from the package index in the version that is installed here; write any other below "
             "pip:, and take programs and libraries from a module of the cluster or a container"
         )
 
@@ -97,10 +97,10 @@ def wanted(
             environment.yml, the first there is, else the scanned distributions; else a path of such a file, seen from
             the project, with extras and groups in brackets, or requirement lines.
         project: the user's project. Its own folders are never packages.
-        distributions: what the scan found.
+        distributions: the installed packages that the scan found.
         python: major.minor of the cluster's Python.
         uv: runs uv.
-        always: what the run itself needs, pinned. The user's own pin of the same package wins.
+        always: pinned packages that each run needs. The user's own pin of the same package wins.
         travelling: the user's modules that travel as files.
 
     Raises:
@@ -108,18 +108,18 @@ def wanted(
     """
     marks = marker_environment(python)
     reading = ReadRequirements(project, marks, uv)
-    with _of_known_shape(project):
+    with _as_dependency_error(project):
         source = _read_chosen(reading, environment, python, distributions)
-        _leave_out(reading, project)
-        _join(reading, [RequirementLine.of(Requirement(text)) for text in always], marks)
-        _check(reading, marks)
+        _remove_project(reading, project)
+        _add_needed(reading, [RequirementLine.of(Requirement(text)) for text in always], marks)
+        _check_conflicts(reading, marks)
     return Requirements(
         requirements=tuple(sorted({line.text for line in reading.lines})),
         constraints=tuple(sorted({line.text for line in reading.constraints})),
         options=tuple(dict.fromkeys(reading.options)),
         source=source,
         python=python,
-        contents=_contents(reading, travelling),
+        contents=_local_digests(reading, travelling),
         notes=tuple(reading.notes),
         beyond=reading.beyond,
     )
@@ -132,17 +132,17 @@ def _read_chosen(
     if not isinstance(environment, str):
         reading.read_text("\n".join(environment), reading.project, "environment=[...]")
         return "given"
-    path, names = _chosen(environment, reading.project)
+    path, names = _chosen_file(environment, reading.project)
     if path is None:
         reading.lines = read_installed(distributions, reading.project, reading.marks, OURS)
         return "imports"
-    with _of_known_shape(path):
+    with _as_dependency_error(path):
         _read(reading, path, names, python, distributions)
     return _kind(path)
 
 
 @contextlib.contextmanager
-def _of_known_shape(path: Path) -> Iterator[None]:
+def _as_dependency_error(path: Path) -> Iterator[None]:
     """Turn the failure of a malformed file, such as `name = true` in a pyproject.toml, into a DependencyError."""
     try:
         yield
@@ -151,13 +151,13 @@ def _of_known_shape(path: Path) -> Iterator[None]:
         raise DependencyError(f"{path.name} is damaged: {error!r}", where=str(path), advice=advice) from error
 
 
-def _chosen(environment: str, project: Path) -> tuple[Path | None, list[str]]:
+def _chosen_file(environment: str, project: Path) -> tuple[Path | None, list[str]]:
     """The file that lists the wanted packages, with its extras and groups; None where the imports decide."""
     lock = lock_of(project)
     if environment in {"auto", "isolated"}:
-        there = [path for name in FILES if (path := project / name).is_file()]
-        saying = [one for one in there if one.name != "pyproject.toml" or locks.declares_dependencies(one)]
-        return lock or next(iter(saying), None), []
+        files = [path for name in FILES if (path := project / name).is_file()]
+        declaring = [file for file in files if file.name != "pyproject.toml" or locks.declares_dependencies(file)]
+        return lock or next(iter(declaring), None), []
     brackets = re.fullmatch(r"(.+?)\[([^\[\]]+)\]", environment)
     name, names = (brackets[1], re.split(r"[\s,]+", brackets[2].strip())) if brackets else (environment, [])
     path = project / Path(name).expanduser()
@@ -200,7 +200,7 @@ def _read(
         reading.read_file(path)
 
 
-def _leave_out(reading: ReadRequirements, project: Path) -> None:
+def _remove_project(reading: ReadRequirements, project: Path) -> None:
     names = {OURS, locks.project_name(project / "pyproject.toml")} - {""}
     reading.lines = [line for line in reading.lines if line.name not in names and not _is_ours(line, project)]
     reading.constraints = [line for line in reading.constraints if line.name not in names]
@@ -211,29 +211,29 @@ def _is_ours(line: RequirementLine, project: Path) -> bool:
     return path is not None and local.is_part_of(path, project)
 
 
-def _join(reading: ReadRequirements, always: Iterable[RequirementLine], marks: dict[str, str]) -> None:
-    """Add the packages that each run needs, unless the user names them; never two lines for one package."""
-    for needed in always:
-        same = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
+def _add_needed(reading: ReadRequirements, needed_lines: Iterable[RequirementLine], marks: dict[str, str]) -> None:
+    """Add the packages that each run needs, unless the user pins them; never two lines for one package."""
+    for needed in needed_lines:
+        own_lines = [line for line in reading.lines if line.name == needed.name and line.applies(marks)]
         bounds = [line for line in reading.constraints if line.name == needed.name and line.applies(marks)]
-        if any(line.pin or line.url for line in same):
-            _check_pickler(same)
-            reading.lines = [_with_extras(line, needed) if line in same else line for line in reading.lines]
+        if any(line.pin or line.url for line in own_lines):
+            _check_pickler(own_lines)
+            reading.lines = [_with_extras(line, needed) if line in own_lines else line for line in reading.lines]
             continue
         if any(line.pin or line.url for line in bounds):
             needed = dataclasses.replace(needed, specifier="")  # noqa: PLW2901
-        for line in (*same, *bounds):
+        for line in (*own_lines, *bounds):
             if needed.pin and not SpecifierSet(line.specifier).contains(needed.pin, prereleases=True):
                 raise _conflict(line.text, f"{needed.text}, which the run needs as it is here")
-        extras = {extra for line in (needed, *same) for extra in line.extras}
-        reading.lines = [line for line in reading.lines if line not in same]
+        extras = {extra for line in (needed, *own_lines) for extra in line.extras}
+        reading.lines = [line for line in reading.lines if line not in own_lines]
         reading.lines.append(dataclasses.replace(needed, extras=tuple(sorted(extras))))
 
 
 def _check_pickler(lines: Iterable[RequirementLine]) -> None:
     """Refuse a cloudpickle outside of the versions that this package needs: it could not read the pickles of home."""
-    own = (Requirement(text) for text in importlib.metadata.requires(OURS) or ())
-    bound = next((found.specifier for found in own if found.name == PICKLER), SpecifierSet())
+    requirements = (Requirement(text) for text in importlib.metadata.requires(OURS) or ())
+    bound = next((each.specifier for each in requirements if each.name == PICKLER), SpecifierSet())
     for line in lines:
         if line.name == PICKLER and line.pin and not bound.contains(line.pin, prereleases=True):
             raise _conflict(line.text, f"{PICKLER}{bound}, which the run needs")
@@ -245,27 +245,27 @@ def _with_extras(line: RequirementLine, needed: RequirementLine) -> RequirementL
     return line if line.hashes or not line.name else dataclasses.replace(line, extras=extras)
 
 
-def _check(reading: ReadRequirements, marks: dict[str, str]) -> None:
-    """Refuse two lines that exclude each other, before the cluster would."""
+def _check_conflicts(reading: ReadRequirements, marks: dict[str, str]) -> None:
+    """Raise DependencyError for two lines that exclude each other, before uv does so on the cluster."""
     lines = [line for line in (*reading.lines, *reading.constraints) if line.name and line.applies(marks)]
     by_name: dict[str, list[RequirementLine]] = {}
     for line in lines:
         by_name.setdefault(line.name, []).append(line)
-    for same in by_name.values():
-        for line in same:
-            for other in same:
+    for same_name in by_name.values():
+        for line in same_name:
+            for other in same_name:
                 if line.pin and not SpecifierSet(other.specifier).contains(line.pin, prereleases=True):
                     raise _conflict(line.text, other.text)
 
 
-def _conflict(one: str, other: str) -> DependencyError:
+def _conflict(first: str, second: str) -> DependencyError:
     return DependencyError(
-        f"two requirements exclude each other: {hide_credentials(one)} and {hide_credentials(other)}",
+        f"two requirements exclude each other: {hide_credentials(first)} and {hide_credentials(second)}",
         advice="change one of them in the requirements, or give environment=[...]",
     )
 
 
-def _contents(reading: ReadRequirements, travelling: Iterable[Path]) -> tuple[tuple[str, str], ...]:
+def _local_digests(reading: ReadRequirements, travelling: Iterable[Path]) -> tuple[tuple[str, str], ...]:
     links = [option.partition(" ")[2] for option in reading.options if option.startswith("--find-links ")]
     addresses = [line.url for line in reading.lines if line.url.startswith("file:")]
     paths = {path for url in (*addresses, *links) if (path := local.path_of(url.partition("#")[0])) is not None}

@@ -14,7 +14,7 @@ from packaging.utils import canonicalize_name
 
 from slurm_ray_flow.core.errors import DependencyError
 from slurm_ray_flow.core.requirements import local, locks
-from slurm_ray_flow.core.requirements.model import RequirementLine, Uv, expand_variables, hide_credentials, instead_of
+from slurm_ray_flow.core.requirements.model import RequirementLine, Uv, expand_variables, hide_credentials, suggestion
 
 _INDEX_OPTIONS = {
     "index_url": "--index-url",
@@ -26,14 +26,14 @@ _INDEX_OPTIONS = {
     "trusted_hosts": "--trusted-host",
     "pre": "--pre",
 }
-"""What is passed on. uv verifies hashes wherever they stand, so `--require-hashes` adds nothing but a refusal
-of what the run itself needs; `--prefer-binary` and `--use-feature` mean nothing to uv."""
+"""The options of pip that uv gets. uv verifies hashes without `--require-hashes`, which would only refuse the packages
+that each run needs; `--prefer-binary` and `--use-feature` mean nothing to uv."""
 UV_OPTIONS = {
     *("--index-strategy", "--prerelease", "--resolution", "--exclude-newer", "--torch-backend", "--keyring-provider"),
 }
-"""Options that uv alone has; they are passed on, too."""
+"""Options that only uv has; uv gets these, too."""
 _BEST_MATCH = "--index-strategy unsafe-best-match"
-"""All indexes are asked for each package, and the best of all versions is taken, as pip does it."""
+"""uv then looks for each package in all indexes and takes the best version, as pip does."""
 
 
 @dataclasses.dataclass
@@ -41,11 +41,11 @@ class ReadRequirements:
     """The requirements that were read so far.
 
     Attributes:
-        project: the user's project; its own folders are no packages, but what they require is wanted.
-        marks: what markers are evaluated against.
+        project: the user's project; its own folders are no packages, but their dependencies are wanted.
+        marks: the environment for the evaluation of markers.
         uv: runs uv.
-        beyond: whether more was read than the project's lock and pyproject.toml.
-        notes: what the user is told.
+        beyond: whether other files were read than the project's lock and pyproject.toml.
+        notes: messages for the user.
     """
 
     project: Path
@@ -62,14 +62,14 @@ class ReadRequirements:
         """Add the requirements of a file, with those of its `-r` and `-c`; each file is read once.
 
         Raises:
-            DependencyError: it or a line of it can't be read; says where.
+            DependencyError: the file or a line of it can't be read; names the line.
         """
         path = path.absolute()
         if (path.resolve(), constraint) in self.seen:
             return
         self.seen.add((path.resolve(), constraint))
         self.beyond = True
-        self._add(_parse(path, named_in or str(path)), _Place(path.parent, str(path), constraint))
+        self._add(_parse(path, named_in or str(path)), _Origin(path.parent, str(path), constraint))
 
     def read_text(self, text: str, base: Path, origin: str) -> None:
         """Add the lines of a text, whose paths are seen from `base`.
@@ -83,20 +83,20 @@ class ReadRequirements:
             file = Path(folder, "requirements.txt")
             file.write_text(text, encoding="utf-8-sig")
             parsed = _parse(file, origin)
-        self._add(parsed, _Place(base, origin, False))
+        self._add(parsed, _Origin(base, origin, False))
 
     def add_options(self, options: Sequence[str]) -> None:
-        """Add index options; with several indexes each of them is asked, unless the user says otherwise."""
+        """Add index options; with several indexes uv looks in all of them, unless the user chose a strategy."""
         self.options += options
         several = any(option.startswith("--extra-index-url ") for option in self.options)
         if several and not any(option.startswith("--index-strategy ") for option in self.options):
             self.options.append(_BEST_MATCH)
 
     def required_by(self, folder: Path, names: Sequence[str]) -> list[RequirementLine]:
-        """Add the dependencies of a project of the user's, with these extras and groups; its code travels as files.
+        """The dependencies of a project of the user, with these extras and groups; its code travels as files.
 
         Raises:
-            DependencyError: it can't be read, or has no such extra or group.
+            DependencyError: the project can't be read, or has no such extra or group.
         """
         if (key := (folder.resolve(), *names)) in self.seen:
             return []
@@ -108,30 +108,30 @@ class ReadRequirements:
             if path is None or not local.is_part_of(path, self.project):
                 lines.append(line)
             else:
-                lines += _under(line.marker, self.required_by(path, line.extras))
+                lines += _with_marker(line.marker, self.required_by(path, line.extras))
         return lines
 
-    def _add(self, parsed: Any, origin: _Place) -> None:
+    def _add(self, parsed: Any, origin: _Origin) -> None:
         # In the order of the file: of two index options the first one is asked first.
         items = [(item.line_number, self._add_requirement, item) for item in parsed.requirements]
         items += [(item.line_number, self._add_option, item) for item in parsed.options]
-        items += [(item.line_number, self._add_unknown, item) for item in parsed.invalid_lines]
-        for _, add, item in sorted(items, key=lambda one: one[0]):
+        items += [(item.line_number, self._add_uv_option, item) for item in parsed.invalid_lines]
+        for _, add, item in sorted(items, key=lambda numbered: numbered[0]):
             add(item, origin)
         self.add_options([])
 
-    def _add_unknown(self, item: Any, origin: _Place) -> None:
-        """A line that pip does not know: an option of uv's own, or an error."""
+    def _add_uv_option(self, item: Any, origin: _Origin) -> None:
+        """Add a line that pip does not know, if it is an option of uv; raise DependencyError otherwise."""
         option = re.fullmatch(r"(--[\w-]+)[=\s]+([^\s#]+)\s*(#.*)?", item.line.strip())
         if option is None or option[1] not in UV_OPTIONS:
             what = hide_credentials(f"no requirement: {item.line}: {item.error_message}".replace("\0", ""))
-            known = ", ".join(sorted({*_INDEX_OPTIONS.values(), *UV_OPTIONS}))
-            options = f"write one option to a line; those that are passed on to uv are {known}"
-            advice = options if item.line.lstrip().startswith("-") else instead_of(item.line)
+            passed_on = ", ".join(sorted({*_INDEX_OPTIONS.values(), *UV_OPTIONS}))
+            options = f"write one option to a line; those that are passed on to uv are {passed_on}"
+            advice = options if item.line.lstrip().startswith("-") else suggestion(item.line)
             raise DependencyError(what, where=origin.at(item.line_number), advice=advice)
         self.options.append(f"{option[1]} {option[2]}")
 
-    def _add_option(self, item: Any, origin: _Place) -> None:
+    def _add_option(self, item: Any, origin: _Origin) -> None:
         where = origin.at(item.line_number)
         for kind, constraint in (("requirements", origin.constraint), ("constraints", True)):
             for name in item.options.get(kind, ()):
@@ -151,29 +151,29 @@ class ReadRequirements:
             )
         self.read_file(base / (local.path_of(name) or name), constraint, where)
 
-    def _add_requirement(self, item: Any, origin: _Place) -> None:
+    def _add_requirement(self, item: Any, origin: _Origin) -> None:
         where = origin.at(item.line_number)
         if item.install_options or item.global_options:
             raise DependencyError("--install-option and --global-option are not supported by uv", where=where)
-        lines = self._lines(item, origin, where)
+        lines = self._requirement_lines(item, origin, where)
         (self.constraints if origin.constraint else self.lines).extend(lines)
 
-    def _lines(self, item: Any, origin: _Place, where: str) -> list[RequirementLine]:
+    def _requirement_lines(self, item: Any, origin: _Origin, where: str) -> list[RequirementLine]:
         if item.link is None:
             return [
                 dataclasses.replace(RequirementLine.of(item.req), marker=_marker(item), hashes=tuple(item.hash_options))
             ]
-        address = _address(item)
+        address = _url_of(item)
         if item.link.is_vcs or (named := local.path_of(address)) is None:
-            return [_linked(item, address)]
+            return [_line_with_address(item, address)]
         path = local.resolve(str(named) if "://" in address else address, origin.base, self.project, where)
         if not local.is_part_of(path, self.project):
-            return [_linked(item, local.url_of(path), locks.project_name(path / "pyproject.toml"))]
-        return _under(_marker(item), self.required_by(path, sorted(item.extras)))
+            return [_line_with_address(item, local.url_of(path), locks.project_name(path / "pyproject.toml"))]
+        return _with_marker(_marker(item), self.required_by(path, sorted(item.extras)))
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class _Origin:
     base: Path
     origin: str
     constraint: bool
@@ -207,7 +207,7 @@ def _find_links(value: str, base: Path, project: Path, where: str) -> str:
     return value if path is None else str(local.resolve(str(path), base, project, where))
 
 
-def _address(item: Any) -> str:
+def _url_of(item: Any) -> str:
     url = item.req.url if item.req and item.req.url else item.link.url if item.link else ""
     return expand_variables(url)
 
@@ -216,21 +216,21 @@ def _marker(item: Any) -> str:
     return str(item.marker) if item.marker else ""
 
 
-def _under(marker: str, lines: Sequence[RequirementLine]) -> list[RequirementLine]:
+def _with_marker(marker: str, lines: Sequence[RequirementLine]) -> list[RequirementLine]:
     """The lines, each with this marker added to its own."""
     markers = [f"({line.marker}) and ({marker})" if line.marker and marker else line.marker or marker for line in lines]
-    return [dataclasses.replace(line, marker=both) for line, both in zip(lines, markers, strict=True)]
+    return [dataclasses.replace(line, marker=joined) for line, joined in zip(lines, markers, strict=True)]
 
 
-def _linked(item: Any, address: str, name: str = "") -> RequirementLine:
+def _line_with_address(item: Any, address: str, name: str = "") -> RequirementLine:
     """A requirement with an address; the name of an `#egg=` goes to the front."""
     base, _, fragment = address.partition("#")
-    parts = urllib.parse.parse_qs(fragment)
-    kept = [f"{key}={values[0]}" for key, values in parts.items() if key not in {"egg", "name"}]
+    fragment_values = urllib.parse.parse_qs(fragment)
+    fragment_parts = [f"{key}={values[0]}" for key, values in fragment_values.items() if key not in {"egg", "name"}]
     return RequirementLine(
         name=canonicalize_name(item.req.name) if item.req else name,
         extras=tuple(sorted(canonicalize_name(extra) for extra in item.extras)),
-        url=base + (f"#{'&'.join(kept)}" if kept else ""),
+        url=base + (f"#{'&'.join(fragment_parts)}" if fragment_parts else ""),
         marker=_marker(item),
         hashes=tuple(item.hash_options),
     )

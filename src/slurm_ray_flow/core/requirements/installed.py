@@ -37,13 +37,13 @@ class Scanned(Protocol):
 def read_installed(
     distributions: Iterable[Scanned], project: Path, environment: dict[str, str], left_out: str
 ) -> list[RequirementLine]:
-    """Exact versions of the distributions and of what they require, as they are installed here.
+    """The installed versions of the distributions and of their dependencies.
 
     A requirement that is not installed is left to uv, which knows what the cluster's machine needs. A label such as
     `+cu130` is dropped: it names a build for this machine, and the index that had it is not known.
 
     Args:
-        left_out: the name of a distribution that is neither wanted nor followed.
+        left_out: the name of a distribution that is left out with its dependencies.
     """
     pins: dict[str, RequirementLine | None] = {left_out: None}
     followed: set[tuple[str, str]] = set()
@@ -60,7 +60,7 @@ def read_installed(
             continue
         followed |= new
         pins.setdefault(name, _line(name, distribution.version, _origin(distribution), project))
-        pending += _required(distribution, [extra for _, extra in new], environment)
+        pending += _requirements_of(distribution, [extra for _, extra in new], environment)
     return [line for line in pins.values() if line]
 
 
@@ -71,7 +71,7 @@ def _installed(name: str) -> importlib.metadata.Distribution | None:
         return None
 
 
-def _required(
+def _requirements_of(
     distribution: importlib.metadata.Distribution, extras: Sequence[str], environment: dict[str, str]
 ) -> list[tuple[str, Sequence[str]]]:
     requirements: list[tuple[str, Sequence[str]]] = []
@@ -99,7 +99,7 @@ def _origin(distribution: importlib.metadata.Distribution) -> str | None:
 
 
 def _line(name: str, version: str, origin: str | None, project: Path) -> RequirementLine | None:
-    pinned = RequirementLine(name, specifier=f"=={_public(version)}")
+    pinned = RequirementLine(name, specifier=f"=={_without_label(version)}")
     if not origin:
         return pinned
     path = None if _VERSION_CONTROL.match(origin) else local.path_of(origin)
@@ -111,7 +111,7 @@ def _line(name: str, version: str, origin: str | None, project: Path) -> Require
     return None if local.is_part_of(path, project) else RequirementLine(name, url=local.url_of(path))
 
 
-def _public(version: str) -> str:
+def _without_label(version: str) -> str:
     try:
         return Version(version).public
     except InvalidVersion:

@@ -32,19 +32,19 @@ def url_of(path: Path) -> str:
 def is_part_of(path: Path, project: Path) -> bool:
     """Whether this is a folder of the project's own sources, which travel as files.
 
-    An archive inside the project is none: its code can't be imported from the files.
+    An archive inside the project is not: its code can't be imported from the files.
     """
     return path.is_dir() and path.resolve().is_relative_to(project.resolve())
 
 
 def resolve(path: str, base: Path, project: Path, where: str) -> Path:
-    """The absolute path of one that a file names, seen from that file, else from the project as pip sees it.
+    """The absolute path of a path in a file: relative to the file's folder, else to the project, as for pip.
 
     Raises:
-        DependencyError: there is nothing.
+        DependencyError: neither exists.
     """
     for start in (base, project):
-        if _is_there(start / path):
+        if _exists(start / path):
             return Path(os.path.normpath((start / path).absolute()))
     advice = "write its path as seen from this file"
     if Path(path).is_absolute():
@@ -54,7 +54,7 @@ def resolve(path: str, base: Path, project: Path, where: str) -> Path:
     raise DependencyError(f"the local package {path} is not there", where=where, advice=advice)
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:  # a name that is too long
@@ -66,16 +66,16 @@ def content_digest(path: Path, travelling: Collection[Path] = ()) -> str:
 
     Args:
         path: the file or folder.
-        travelling: the user's modules that travel as files, resolved. They are imported, and not what was installed of
-            the same package: its modules do not count.
+        travelling: the resolved paths of the user's modules that travel as files. The run imports these modules, and
+            not the installed ones of the same package, which therefore do not count.
 
     Raises:
-        DependencyError: something of it can't be read.
+        DependencyError: a file can't be read.
     """
     total = hashlib.sha256()
     try:
         for file in _files(path.resolve()):
-            if file.suffix == ".py" and any(one in travelling for one in _importing(file)):
+            if file.suffix == ".py" and any(imported in travelling for imported in _imported_with(file)):
                 continue
             name = file.relative_to(path.resolve()).as_posix().encode()
             total.update(len(name).to_bytes(4, "big") + name + hashlib.sha256(file.read_bytes()).digest())
@@ -84,16 +84,16 @@ def content_digest(path: Path, travelling: Collection[Path] = ()) -> str:
     return total.hexdigest()
 
 
-def _importing(file: Path) -> list[Path]:
+def _imported_with(file: Path) -> list[Path]:
     """The files that an import of a module runs: its own, and those of the packages around it."""
     return [file, *(folder / "__init__.py" for folder in file.parents)]
 
 
-def without_meaning(folder: str, names: Iterable[str]) -> set[str]:
+def ignored_names(folder: str, names: Iterable[str]) -> set[str]:
     """The names in a folder that do not count for the content of a package: caches, and results of a build."""
     skipped = {name for name in names if name in SKIPPED or name.endswith(".egg-info")}
     build = Path(folder, "build")
-    if build.is_dir() and any(_BUILT.fullmatch(each.name) for each in build.iterdir()):
+    if build.is_dir() and any(_BUILT.fullmatch(entry.name) for entry in build.iterdir()):
         skipped.add("build")
     return skipped
 
@@ -103,6 +103,6 @@ def _files(path: Path) -> list[Path]:
         return [path]
     paths: list[Path] = []
     for folder, names, files in os.walk(path):
-        names[:] = sorted({*names} - without_meaning(folder, names))
+        names[:] = sorted({*names} - ignored_names(folder, names))
         paths += [Path(folder) / file for file in sorted(files) if (Path(folder) / file).is_file()]
     return paths

@@ -18,7 +18,7 @@ from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
 Uv = Callable[[Sequence[str], Path], str]
-"""Runs uv with these arguments in this folder, and gives what it prints; raises DependencyError with its words."""
+"""A function that runs uv with arguments in a folder, and gives its output; raises DependencyError with its stderr."""
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 _VARIABLE = re.compile(r"\$\{([A-Z0-9_]+)\}")
 
@@ -38,7 +38,7 @@ def expand_variables(text: str) -> str:
     return _VARIABLE.sub(lambda match: os.environ.get(match[1], match[0]), text)
 
 
-def instead_of(line: str) -> str:
+def suggestion(line: str) -> str:
     """The replacement to suggest for a line that is no requirement; "" where none is known."""
     if "\0" in line:
         return "save the file as UTF-8"
@@ -56,9 +56,9 @@ class RequirementLine:
     Attributes:
         name: in PEP 503 form; "" where only an address is known.
         extras: sorted, in PEP 503 form.
-        specifier: versions as written, sorted; "" takes any.
-        url: an address, or `file://` and a path; "" for one from an index.
-        marker: when it is wanted; "" for always.
+        specifier: versions as written, sorted; "" allows any.
+        url: an address, or `file://` and a path; "" for a package from an index.
+        marker: the condition under which the package is wanted; "" for always.
         hashes: `sha256:…`, any of which the archive may have.
     """
 
@@ -82,7 +82,7 @@ class RequirementLine:
 
     @classmethod
     def parse(cls, text: str) -> RequirementLine:
-        """Read back what `text` gave."""
+        """The requirement of a line in the form of `text`."""
         body, *hashes = text.split(" --hash=")
         if not body.startswith(("file:", "http:", "https:")) and not re.match(r"[a-z]+\+[a-z]+:", body):
             return dataclasses.replace(cls.of(Requirement(body)), hashes=tuple(hashes))
@@ -135,14 +135,14 @@ class Requirements:
     """The packages of a run. Its JSON may hold credentials of an index; its repr never does.
 
     Attributes:
-        requirements: lines in normal form, sorted: what is given to uv.
+        requirements: lines in normal form, sorted, as uv gets them.
         constraints: lines that bound versions without asking for a package.
         options: index options, one to an entry, in the user's order.
         source: the kind of file, as "uv.lock", "requirements.txt" or "pyproject.toml"; or "imports", or "given".
         python: major.minor of the cluster's Python.
-        contents: the local paths among them, each with a digest of what lies there.
-        notes: what the user is told about them.
-        beyond: whether they depend on more than the project's lock, its pyproject.toml and what is imported.
+        contents: the local paths among the requirements, each with a digest of its content.
+        notes: messages for the user about the requirements.
+        beyond: whether they depend on other files than the project's lock, its pyproject.toml and the imported code.
     """
 
     requirements: tuple[str, ...]
@@ -163,10 +163,10 @@ class Requirements:
 
     @classmethod
     def from_json(cls, text: str) -> Requirements:
-        """Read back what `to_json` wrote.
+        """The requirements of a text that `to_json` wrote.
 
         Raises:
-            ValueError: this is something else.
+            ValueError: the text has another form.
         """
         fields = parse_json(text)
         try:
@@ -185,7 +185,7 @@ class Requirements:
 
 
 def marker_environment(python: str) -> dict[str, str]:
-    """What markers are evaluated against: Linux, on this machine's processor, with the cluster's Python.
+    """The environment for the evaluation of markers: Linux, this machine's processor, the cluster's Python.
 
     Args:
         python: major.minor. Its patch level is this interpreter's where the two agree, else 0.

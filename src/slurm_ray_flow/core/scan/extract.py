@@ -1,9 +1,8 @@
 """The imports of one source text, from its syntax tree.
 
-Parsing takes most of a scan's time, making and walking the tree as much again: so a regular expression first finds
-the lines on which anything of interest can stand. Only statements that reach over such a line are visited; and where
-they all stand in the first half of a text, as imports do, a tree is made of that half alone. The rest is checked by
-`symtable`, which parses too but makes no tree.
+Parsing takes most of a scan's time, and building and walking the tree takes as much again. So a regular expression
+first finds the lines of interest. Only statements that span such a line are visited. If all of them lie in the first
+half of a text, as imports usually do, only that half becomes a tree. `symtable`, which builds no tree, checks the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _PLATFORM = frozenset({"version_info", "platform", "implementation", "hexversion
 
 
 def known_outcome(test: ast.expr, aliases: Mapping[str, str]) -> bool | None:
-    """Return what `test` is at run time where that is certain: TYPE_CHECKING is False; None when unknown.
+    """Return the value of `test` at run time if it is certain (TYPE_CHECKING is False), else None.
 
     Args:
         test: the condition of an `if`.
@@ -47,11 +46,11 @@ def known_outcome(test: ast.expr, aliases: Mapping[str, str]) -> bool | None:
 
 
 def _combined(test: ast.BoolOp, aliases: Mapping[str, str]) -> bool | None:
-    deciding = isinstance(test.op, ast.Or)
-    verdicts = [known_outcome(value, aliases) for value in test.values]
-    if deciding in verdicts:
-        return deciding
-    return None if None in verdicts else not deciding
+    deciding_value = isinstance(test.op, ast.Or)
+    outcomes = [known_outcome(value, aliases) for value in test.values]
+    if deciding_value in outcomes:
+        return deciding_value
+    return None if None in outcomes else not deciding_value
 
 
 def is_main(test: ast.expr) -> bool:
@@ -121,7 +120,7 @@ _CALLS = (
 )
 _INTERESTING = re.compile(rb"\bimport\b|\b(?:" + _CALLS + rb")\s*\(|\b__file__\b")
 _IMPORT = re.compile(rb"import\b")
-# Looking for fixed text is many times faster than the expression above, which most files then need not meet.
+# A search for fixed text is many times faster than the expression above, and enough for most files.
 _HINTS = (
     *(b"open", b"read", b"load", b"Path", b"exec", b"__import__", b"import_module", b"__file__", b"run_path"),
     *(b"run_module", b"iter_modules", b"walk_packages", b"spec_from_file", b"fromfile", b"genfromtxt"),
@@ -156,8 +155,8 @@ def extract(data: bytes, *, exported: bool = False) -> Extract:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     exported = exported and b"__all__" in data
     try:
-        found = None if exported else _extract_head(data)
-        return found or _extract_whole(data, exported)
+        head_extract = None if exported else _extract_head(data)
+        return head_extract or _extract_whole(data, exported)
     except _UNREADABLE as error:
         line = getattr(error, "lineno", None) or 1
         return Extract((), (("syntax", line, getattr(error, "msg", None) or str(error)),), ())
@@ -185,7 +184,7 @@ def _extract_head(data: bytes) -> Extract | None:
 
 
 class _Reader:
-    """Visits the statements of one text and gathers what they import."""
+    """Visits the statements of one text, and gathers their imports and notes."""
 
     def __init__(self, data: bytes) -> None:
         self._data = data
@@ -196,11 +195,11 @@ class _Reader:
         self._lines: Sequence[int] | None = self._lines_of_interest()
         self._resources, self._paths = _RESOURCES.search(data), _PATHS.search(data)
         self._importlib = b"importlib" in data
-        self._written: set[int] = set()
+        self._written_files: set[int] = set()
 
     @property
     def reads_all(self) -> bool:
-        """Whether every line must be read, since a function that opens or imports has another name in this text."""
+        """Whether every line must be read, since this text gives another name to a function that opens or imports."""
         return self._lines is None
 
     def extract(self, exports: tuple[str, ...]) -> Extract:
@@ -215,10 +214,10 @@ class _Reader:
 
     def statements(self, body: Iterable[ast.stmt], flags: int) -> None:
         for statement in body:
-            if self._touches(statement):
+            if self._is_of_interest(statement):
                 self._statement(statement, flags)
 
-    def _touches(self, node: ast.stmt | ast.expr) -> bool:
+    def _is_of_interest(self, node: ast.stmt | ast.expr) -> bool:
         if self._lines is None:
             return True
         decorators = getattr(node, "decorator_list", None)
@@ -229,17 +228,17 @@ class _Reader:
         if isinstance(node, ast.Import):
             self.imports.extend((alias.name, (), 0, node.lineno, flags) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            self._from(node, flags)
+            self._import_from(node, flags)
         elif isinstance(node, ast.If):
             self._branches(node, flags)
         elif isinstance(node, TRIES):
-            self._attempt(node, flags)
+            self._try_statement(node, flags)
         elif isinstance(node, (ast.With, ast.AsyncWith)) and suppresses_import_errors(node):
-            self._parts(node, flags | OPTIONAL)
+            self._child_nodes(node, flags | OPTIONAL)
         else:
-            self._parts(node, flags)
+            self._child_nodes(node, flags)
 
-    def _from(self, node: ast.ImportFrom, flags: int) -> None:
+    def _import_from(self, node: ast.ImportFrom, flags: int) -> None:
         names = tuple([alias.name for alias in node.names])
         self.imports.append((node.module or "", names, node.level, node.lineno, flags))
         for alias in node.names:
@@ -249,16 +248,16 @@ class _Reader:
 
     def _branches(self, node: ast.If, flags: int) -> None:
         self._expression(node.test, flags)
-        verdict = known_outcome(node.test, self._aliases)
+        outcome = known_outcome(node.test, self._aliases)
         inner = flags
         if depends_on_platform(node.test):
             inner |= OPTIONAL
-        if verdict is not False:
+        if outcome is not False:
             self.statements(node.body, inner | (MAIN_ONLY if is_main(node.test) else 0))
-        if verdict is not True:
+        if outcome is not True:
             self.statements(node.orelse, inner)
 
-    def _attempt(self, node: ast.Try, flags: int) -> None:
+    def _try_statement(self, node: ast.Try, flags: int) -> None:
         forgiving = any(catches_import_errors(handler.type) for handler in node.handlers)
         inner = flags | OPTIONAL if forgiving else flags
         self.statements(node.body, inner)
@@ -267,23 +266,23 @@ class _Reader:
         self.statements(node.orelse, flags)
         self.statements(node.finalbody, flags)
 
-    def _parts(self, node: ast.AST, flags: int) -> None:
+    def _child_nodes(self, node: ast.AST, flags: int) -> None:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.stmt):
                 self.statements((child,), flags)
             elif isinstance(child, ast.expr):
                 self._expression(child, flags)
             else:
-                self._parts(child, flags)
+                self._child_nodes(child, flags)
 
     def _expression(self, expression: ast.expr, flags: int) -> None:
-        if not self._touches(expression):
+        if not self._is_of_interest(expression):
             return
         for node in ast.walk(expression):
             if isinstance(node, ast.Call):
                 self._call(node, flags)
-            if self._paths and isinstance(node, (ast.Call, ast.BinOp)) and id(node) not in self._written:
-                kind, path = literals.located(node) or ("", None)
+            if self._paths and isinstance(node, (ast.Call, ast.BinOp)) and id(node) not in self._written_files:
+                kind, path = literals.literal_path(node) or ("", None)
                 self._note(kind, node, path)
 
     def _note(self, kind: str, node: ast.expr, text: str | None) -> None:
@@ -296,8 +295,8 @@ class _Reader:
         if self._resources and (package := literals.resource_package(node)):
             self.imports.append((package, (), 0, node.lineno, flags | OPTIONAL))
         if literals.writes(name, node) or _SAVERS.fullmatch(name):
-            self._written.update(id(each) for each in node.args if literals.located(each))
-            self._written.add(id(node))
+            self._written_files.update(id(each) for each in node.args if literals.literal_path(each))
+            self._written_files.add(id(node))
         if name in {"import_module", "__import__", "run_module"}:
             if self._importlib or name != "import_module":
                 self._dynamic_import(name, node, flags)
@@ -307,16 +306,16 @@ class _Reader:
             self._exec(node, flags)
         elif name == "spec_from_file_location":
             self._note("open", node, literals.path_text(node.args[1:]))
-        elif _OPENERS.fullmatch(name) and id(node) not in self._written:
+        elif _OPENERS.fullmatch(name) and id(node) not in self._written_files:
             self._note("open", node, literals.path_text(node.args or [word.value for word in node.keywords]))
         elif name in _WRITERS and isinstance(node.func, ast.Attribute):
-            self._written.add(id(node.func.value))
+            self._written_files.add(id(node.func.value))
 
     def _dynamic_import(self, name: str, node: ast.Call, flags: int) -> None:
         reader = literals.builtin_import if name == "__import__" else literals.import_module
-        found = reader(node)
-        if found is not None:
-            self.imports.append((*found, node.lineno, flags))
+        imported = reader(node)
+        if imported is not None:
+            self.imports.append((*imported, node.lineno, flags))
         elif node.args or node.keywords:
             self._note("computed_import", node, ast.unparse(node))
 
@@ -327,7 +326,7 @@ class _Reader:
             self._note("exec", node, ast.unparse(node))
             return
         self.imports.extend((module, names, level, node.lineno, flags) for module, names, level, _, _ in inner.imports)
-        self.notes.extend((kind, node.lineno, said) for kind, _, said in inner.notes)
+        self.notes.extend((kind, node.lineno, note_text) for kind, _, note_text in inner.notes)
 
     def _lines_of_interest(self) -> list[int]:
         data, lines = self._data, []
@@ -373,16 +372,16 @@ class ParsedFile(NamedTuple):
 
 
 def parsed_file(path: str, parsed: MutableMapping[str, ParsedFile]) -> ParsedFile:
-    """Return what `path` imports, from `parsed` when the file has not changed, else by parsing it into there.
+    """Return the imports of `path`: from `parsed` if the file has not changed, else by parsing, which fills `parsed`.
 
     Raises:
         OSError: the file can't be read.
     """
     status = os.stat(path)
     stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
-    known = parsed.get(path)
-    if known is not None and tuple(known[0]) == stamp:
-        return known
+    cached = parsed.get(path)
+    if cached is not None and tuple(cached[0]) == stamp:
+        return cached
     with open(path, "rb") as file:
         content: Extract = extract(file.read(), exported=path.endswith("__init__.py"))
     fresh = parsed[path] = ParsedFile(stamp, *content)

@@ -19,14 +19,14 @@ from slurm_ray_flow.core.scan import installed
 Kind: TypeAlias = Literal["local", "installed", "standard", "ours", "missing"]
 
 OURS = "slurm_ray_flow"
-# The order in which Python tries them within one folder.
+# In the order in which Python tries them within one folder.
 SUFFIXES = (*EXTENSION_SUFFIXES, ".py", ".pyc")
 _SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 _MERGING = (b"extend_path", b"declare_namespace")
 
 
 class SearchFolder(NamedTuple):
-    """A folder in which modules are looked for: a sys.path entry, or a package's folder below one.
+    """A folder in which modules are searched: a sys.path entry, or a package's folder below one.
 
     Attributes:
         folder: the folder.
@@ -44,10 +44,10 @@ class Module(NamedTuple):
 
     Attributes:
         name: the dotted name.
-        kind: whose it is.
-        file: its file; None for a namespace package and for what has none to be known.
-        root: the sys.path entry it was found on.
-        places: where its submodules are; empty when it is no package.
+        kind: the owner of the module.
+        file: its file; None for a namespace package, and for a module whose file does not matter.
+        root: the sys.path entry on which it was found.
+        places: the folders of its submodules; empty for a module that is no package.
     """
 
     name: str
@@ -62,29 +62,29 @@ class Finder:
 
     Args:
         search_path: sys.path as the user's Python has it.
-        extra: folders to look in last.
+        extra: folders that are searched last.
     """
 
     def __init__(self, search_path: Sequence[str], extra: Iterable[str] = ()) -> None:
         self._listings: dict[str, tuple[frozenset[str], frozenset[str]]] = {}
-        self._known: dict[str, Module] = {}
+        self._found_modules: dict[str, Module] = {}
         entries = dict.fromkeys(abspath(entry) for entry in search_path)
         self._places = [SearchFolder(entry, entry, self._kind_of(entry)) for entry in entries]
         self.sites = [place.root for place in self._places if place.kind in {"site", "mixed"}]
         self._editable = [installed.editable(site) for site in self.sites]
-        late = [*(root for known in self._editable for root in known.roots), *map(abspath, extra)]
+        late_entries = [*(root for editable in self._editable for root in editable.roots), *map(abspath, extra)]
         self._places += [
-            SearchFolder(root, root, self._kind_of(root)) for root in dict.fromkeys(late) if root not in entries
+            SearchFolder(root, root, self._kind_of(root)) for root in dict.fromkeys(late_entries) if root not in entries
         ]
         self._project_roots: list[SearchFolder] | None = None
 
     def find(self, name: str) -> Module:
-        """Return what `import name` would find."""
-        module = self._known.get(name)
+        """Return the module that `import name` would find."""
+        module = self._found_modules.get(name)
         if module is None:
             parent, _, last = name.rpartition(".")
             module = self._submodule(self.find(parent), name, last) if parent else self._top(name)
-            self._known[name] = module
+            self._found_modules[name] = module
         return module
 
     def extensions(self, folder: str) -> Iterator[tuple[str, str]]:
@@ -110,7 +110,7 @@ class Finder:
             try:
                 with os.scandir(folder) as entries:
                     # (`entry.is_dir` raises where a link leads to itself.)
-                    kinds = [(one.name, isdir(one) if one.is_symlink() else one.is_dir()) for one in entries]
+                    kinds = [(entry.name, isdir(entry) if entry.is_symlink() else entry.is_dir()) for entry in entries]
             except OSError:
                 kinds = []
             files = frozenset(name for name, is_folder in kinds if not is_folder)
@@ -125,14 +125,16 @@ class Finder:
         module = self._search(name, name, self._places)
         if module is None and name in sys.stdlib_module_names:
             return Module(name, "standard")
-        return module or self._mapped(name) or self._search(name, name, self._projects()) or Module(name, "missing")
+        return (
+            module or self._from_editable(name) or self._search(name, name, self._projects()) or Module(name, "missing")
+        )
 
     def _submodule(self, parent: Module, name: str, last: str) -> Module:
         if parent.kind in {"standard", "ours", "missing"}:
             return Module(name, parent.kind)
-        found = self._search(name, last, parent.places) or self._mapped(name)
-        if found is not None:
-            return found
+        module = self._search(name, last, parent.places) or self._from_editable(name)
+        if module is not None:
+            return module
         # Installed packages may make submodules in ways that no listing shows.
         if parent.kind == "installed" and parent.file is not None:
             return Module(name, "installed", parent.file, parent.root)
@@ -158,11 +160,11 @@ class Finder:
     def _file_in(self, folder: str, last: str) -> str | None:
         files, folders = self._listing(folder)
         if last in folders:
-            inner = join(folder, last)
-            inside = self._listing(inner)[0]
+            package = join(folder, last)
+            inner_files = self._listing(package)[0]
             for suffix in SUFFIXES:
-                if "__init__" + suffix in inside:
-                    return join(inner, "__init__" + suffix)
+                if "__init__" + suffix in inner_files:
+                    return join(package, "__init__" + suffix)
         for suffix in SUFFIXES:
             if last + suffix in files:
                 return join(folder, last + suffix)
@@ -173,25 +175,27 @@ class Finder:
         kind = first.kind
         if kind == "mixed":
             kind = "site" if installed.owners(first.root, file) else "local"
-        whose: Kind = "installed" if kind == "site" else "local"
+        module_kind: Kind = "installed" if kind == "site" else "local"
         if dirname(file) == first.folder:
-            return Module(name, whose, file, first.root)
-        inner = [SearchFolder(join(first.folder, last), first.root, kind)]
-        others = [other for other in places[1:] if other.kind != "standard" and last in self._listing(other.folder)[1]]
-        if others and _merges(file):
-            inner += [SearchFolder(join(other.folder, last), other.root, other.kind) for other in others]
-        return Module(name, whose, file, first.root, tuple(inner))
+            return Module(name, module_kind, file, first.root)
+        places_inside = [SearchFolder(join(first.folder, last), first.root, kind)]
+        portions = [
+            other for other in places[1:] if other.kind != "standard" and last in self._listing(other.folder)[1]
+        ]
+        if portions and _extends_path(file):
+            places_inside += [SearchFolder(join(other.folder, last), other.root, other.kind) for other in portions]
+        return Module(name, module_kind, file, first.root, tuple(places_inside))
 
-    def _mapped(self, name: str) -> Module | None:
+    def _from_editable(self, name: str) -> Module | None:
         for site in self._editable:
             for mapped, path in site.modules:
                 if mapped == name:
-                    return self._at(name, path)
+                    return self._module_at(name, path)
         folders = [path for site in self._editable for mapped, path in site.namespaces if mapped == name]
         portions = tuple(SearchFolder(folder, _root_above(name, folder), "local") for folder in folders)
         return Module(name, "local", None, portions[0].root, portions) if portions else None
 
-    def _at(self, name: str, path: str) -> Module | None:
+    def _module_at(self, name: str, path: str) -> Module | None:
         if not isdir(path):
             file = next((each for each in (path, path + ".py") if isfile(each)), None)
             return Module(name, "local", file, _root_above(name, path)) if file else None
@@ -217,7 +221,7 @@ def _root_above(name: str, path: str) -> str:
     return path
 
 
-def _merges(file: str) -> bool:
+def _extends_path(file: str) -> bool:
     """Return whether a package joins the folders of its name on all of sys.path, as before PEP 420."""
     try:
         content = Path(file).read_bytes()

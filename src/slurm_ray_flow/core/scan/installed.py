@@ -23,17 +23,16 @@ _REQUIRED = re.compile(r"^\s*([A-Za-z0-9._-]+)")
 
 
 def owners(folder: str, file: str) -> list[Metadata]:
-    """Return the distributions that brought the module `file`, which lies below the sys.path entry `folder`.
+    """Return the distributions that installed the module `file`, which lies below the sys.path entry `folder`.
 
-    Only the top-level name is looked up where one distribution alone has it; where several share it (`google`),
-    the file itself must be in their RECORD.
+    If several distributions share the top-level name (`google`), the file itself must be in their RECORD.
     """
     relative = os.path.relpath(file, folder).replace(os.sep, "/")
-    sharing = _by_top_name(folder, _changed(folder)).get(_module_name(relative.partition("/")[0]), ())
-    if len(sharing) <= 1:
-        return list(sharing)
-    listed = [one for one in sharing if _lists(one, relative)]
-    return listed or list(sharing)
+    candidates = _by_top_name(folder, _changed(folder)).get(_module_name(relative.partition("/")[0]), ())
+    if len(candidates) <= 1:
+        return list(candidates)
+    recorded = [candidate for candidate in candidates if _lists(candidate, relative)]
+    return recorded or list(candidates)
 
 
 def shared(folder: str, top: str) -> bool:
@@ -93,21 +92,21 @@ def normalized(name: str) -> str:
 
 
 def requires(first: Metadata, names: Iterable[str], folders: Sequence[str]) -> bool:
-    """Return whether a distribution is one of `names` or requires one, itself or through what it requires.
+    """Return whether a distribution is one of `names`, or requires one, directly or through other distributions.
 
-    Requirements of extras do not count: nobody knows here whether the extra was asked for.
+    Requirements of extras do not count, since it is not known whether an extra was installed.
     """
-    wanted = {normalized(name) for name in names}
-    waiting, seen = [first], set[str]()
+    wanted_names = {normalized(name) for name in names}
+    waiting, queued = [first], set[str]()
     while waiting:
-        one = waiting.pop()
-        own = next(iter(header(one, "Name")), "")
-        needed = {normalized(name) for name in _requirements(one)}
-        if normalized(own) in wanted or needed & wanted:
+        distribution = waiting.pop()
+        own_name = next(iter(header(distribution, "Name")), "")
+        needed = {normalized(name) for name in _requirements(distribution)}
+        if normalized(own_name) in wanted_names or needed & wanted_names:
             return True
-        for name in needed - seen:
+        for name in needed - queued:
             waiting += list(importlib.metadata.distributions(name=name, path=list(folders)))[:1]
-        seen |= needed
+        queued |= needed
     return False
 
 
@@ -130,8 +129,8 @@ def _changed(folder: str) -> int:
 
 @functools.lru_cache(maxsize=64)
 def _by_top_name(folder: str, changed: int) -> dict[str, tuple[Metadata, ...]]:  # noqa: ARG001
-    # `changed` is part of the cache's key. importlib.metadata.packages_distributions() tells the same four times
-    # slower, because it makes an object of every line of every RECORD.
+    # `changed` is part of the cache's key. importlib.metadata.packages_distributions() takes four times as long,
+    # because it makes an object of every line of every RECORD.
     distributions: dict[str, tuple[Metadata, ...]] = {}
     for metadata in importlib.metadata.distributions(path=[folder]):
         for name in _top_names(metadata):
@@ -226,8 +225,8 @@ def _paths_of_pth(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return []
-    named = [line.strip() for line in lines if line.strip() and not line.startswith(("import ", "import\t", "#"))]
-    folders = [os.path.normpath(path.parent / line) for line in named]
+    path_lines = [line.strip() for line in lines if line.strip() and not line.startswith(("import ", "import\t", "#"))]
+    folders = [os.path.normpath(path.parent / line) for line in path_lines]
     return [folder for folder in folders if Path(folder).is_dir()]
 
 

@@ -9,17 +9,17 @@ from typing import Any, TypeAlias
 
 @dataclass(frozen=True)
 class FunctionSource:
-    """The place of a function's source.
+    """The source of a function.
 
     Attributes:
-        module: the name it is imported by on the cluster; None for a script, a notebook or a REPL.
-        file: the file that holds it, scanned whole; None when there is none.
-        source: the function's own text, where there is no file (a notebook cell).
-        label: how messages call the function.
-        first_line: line of the function in `file`, or in its cell.
+        module: the module by which the cluster imports the function; None for a script, a notebook or a REPL.
+        file: the function's file, which is scanned as a whole; None for none.
+        source: the function's text, where there is no file (a notebook cell).
+        label: the function's name in messages.
+        first_line: the line of the function in `file`, or in its cell.
         imported: modules that the live function refers to (through globals, closures, bound objects), as dotted
             names; the last part of a name may be an attribute.
-        package: the package that relative imports of a script started by `python -m` start from.
+        package: the package of relative imports in a script that was started by `python -m`.
     """
 
     module: str | None
@@ -37,8 +37,8 @@ class LocalFile:
 
     Attributes:
         path: the file.
-        root: the folder that must be on sys.path for `import module` to find it.
-        module: its dotted name. It spells the path below `root`, except for editable installs that rename a folder.
+        root: the folder that must be on sys.path, so that `import module` finds the file.
+        module: its dotted name: the path below `root`, except for editable installs that rename a folder.
     """
 
     path: Path
@@ -47,7 +47,7 @@ class LocalFile:
 
 
 LocalPackage: TypeAlias = tuple[str, str, bool]
-"""A folder of a package of the user's own, the entry of sys.path above it, and whether it has an `__init__`."""
+"""A folder of the user's own package, the entry of sys.path above it, and whether it has an `__init__`."""
 
 
 @dataclass(frozen=True, order=True)
@@ -55,10 +55,10 @@ class Distribution:
     """An installed package that the code imports.
 
     Attributes:
-        name: as its metadata spells it (`scikit-learn`).
-        version: exactly as installed.
-        imports: the top-level names by which it is used (`sklearn`).
-        origin: where it came from when that is no registry (PEP 610): `git+URL@COMMIT` or `file:///...`.
+        name: the name in its metadata (`scikit-learn`).
+        version: the installed version.
+        imports: the top-level names by which the code imports it (`sklearn`).
+        origin: its source if that is no registry (PEP 610): `git+URL@COMMIT` or `file:///...`.
     """
 
     name: str
@@ -69,14 +69,14 @@ class Distribution:
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that could not be followed, or is not sent by itself.
+    """An import that could not be followed, or a file that is not sent by itself.
 
     Attributes:
         file: the file; None for a notebook cell or REPL input.
         line: the line in it, from 1.
         kind: "computed_import", "exec", "open", "syntax", "unresolved", "unreadable", "compiled" or "unowned".
-        text: what it is, and what to do about it.
-        data: of the kind "open", the file that is read: it is worth a word only if nothing else sends it.
+        text: the finding, and advice about it.
+        data: for the kind "open", the file that the code reads; there is no finding if the file is sent anyway.
     """
 
     file: Path | None
@@ -95,10 +95,10 @@ class Scan:
 
     Attributes:
         files: the user's own modules and compiled extensions.
-        distributions: installed packages used by them.
-        findings: what could not be followed.
-        packages: the packages of the user's own that are imported.
-        uses_ray: whether what the function comes to, or a distribution it imports, needs Ray.
+        distributions: the installed packages that these import.
+        findings: imports that could not be followed, and files that are not sent.
+        packages: the user's own packages that are imported.
+        uses_ray: whether code that the function reaches, or a distribution that it imports, needs Ray.
     """
 
     files: tuple[LocalFile, ...]

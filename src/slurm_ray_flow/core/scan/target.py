@@ -20,26 +20,26 @@ from slurm_ray_flow.core.scan.model import FunctionSource
 
 _NAMED = {"LOAD_GLOBAL", "LOAD_NAME"}
 _WORD = re.compile(r"[^\W\d]\w*")
-# A list of a million numbers need not be read to its end to know what it holds.
+# The first elements of a long list are enough to know its types.
 _ENOUGH = 1000
 
 
 class References:
-    """Follows names from functions to the objects behind them; nothing is called and no attribute computed."""
+    """Follows names from functions to the objects that they mean; no function is called, no attribute computed."""
 
     def __init__(self) -> None:
         self._modules: set[str] = set()
         self._seen: set[int] = set()
 
     def modules(self) -> tuple[str, ...]:
-        """Return the dotted names of the modules met so far; the last part of a name may be an attribute."""
+        """Return the dotted names of the modules found so far; the last part of a name may be an attribute."""
         return tuple(sorted(self._modules - {"__main__", "builtins"}))
 
     def follow(self, plain: object) -> None:
         """Follow the references of a function or class.
 
-        What stands in a module's file is found by reading that file, so only its closure is followed; functions
-        of a script, notebook or REPL are followed through all their globals.
+        The scan reads a module's file, so only the closure of a function in it is followed here. Functions of a script,
+        notebook or REPL are followed through all their globals.
         """
         self._seen.add(id(plain))
         if isinstance(plain, FunctionType):
@@ -74,15 +74,15 @@ class References:
         elif isinstance(value, MethodType):
             self.values([value.__func__, value.__self__])
         else:
-            named = value if isinstance(value, BuiltinFunctionType) else type(value)
-            self._module(getattr(named, "__module__", None))
-            if named is not value:
+            named_object = value if isinstance(value, BuiltinFunctionType) else type(value)
+            self._module(getattr(named_object, "__module__", None))
+            if named_object is not value:
                 self.values([type(value)])
                 if _is_interactive(type(value).__module__):
                     self.values(islice(getattr(value, "__dict__", {}).values(), _ENOUGH))
 
     def _module(self, name: object) -> None:
-        # Some compiled types name modules that do not exist, and what is built in needs no file.
+        # Some compiled types name modules that do not exist, and built-in modules need no file.
         module = sys.modules.get(name) if isinstance(name, str) else None
         if module is not None and (hasattr(module, "__path__") or getattr(module, "__file__", None)):
             self._modules.add(str(name))
@@ -100,12 +100,12 @@ class References:
 
     def _annotations(self, function: FunctionType) -> None:
         """Follow the annotations, which travel with the function: objects, or texts that name objects."""
-        for note in function.__annotations__.values():
-            if isinstance(note, str):
-                names = function.__globals__
-                self.values(names[word] for word in _WORD.findall(note) if word in names)
+        for annotation in function.__annotations__.values():
+            if isinstance(annotation, str):
+                module_globals = function.__globals__
+                self.values(module_globals[word] for word in _WORD.findall(annotation) if word in module_globals)
             else:
-                self.values([note, *getattr(note, "__args__", ())])
+                self.values([annotation, *getattr(annotation, "__args__", ())])
 
     def _code(self, code: CodeType, names: dict[str, Any]) -> None:
         for inner in _nested(code):
@@ -124,7 +124,7 @@ class References:
 
 
 def _is_interactive(module: str | None) -> bool:
-    """Return whether a function's module is no file that is read whole: a script, a notebook, a REPL, an exec."""
+    """Return whether the scan does not read a function's module as a file: a script, a notebook, a REPL, an exec."""
     return module == "__main__" or module not in sys.modules
 
 
@@ -140,12 +140,12 @@ def _nested(code: CodeType) -> Iterator[CodeType]:
 
 
 def target_of(function: Callable[..., Any], arguments: Iterable[object] = ()) -> FunctionSource:
-    """Return where the source of a function is, and which modules the live function and its arguments refer to.
+    """Return the source of a function, and the modules that the live function and its arguments refer to.
 
     Args:
         function: a function of a module, a script, a notebook or the REPL, a lambda, a closure, a decorated function,
             a `functools.partial`, a method, a class or a callable object.
-        arguments: what it is called with: the code need not mention what they are made of.
+        arguments: its arguments, whose types the code need not mention.
 
     Raises:
         ScanError: it can't be called.

@@ -32,7 +32,7 @@ class DistributionCollector:
     """Gathers the distributions behind the imports of one scan.
 
     Attributes:
-        ray: whether something imported Ray itself, or a distribution that requires it.
+        ray: whether a module imports Ray itself, or a distribution that requires Ray.
     """
 
     def __init__(self, finder: Finder, ray_names: Collection[str]) -> None:
@@ -42,7 +42,7 @@ class DistributionCollector:
         self._with_ray: set[str] = set()
         self.ray = False
 
-    def seen(self, module: Module) -> None:
+    def note_import(self, module: Module) -> None:
         """Note an import; one of Ray counts even if Ray is missing here."""
         if module.kind in {"installed", "missing"} and module.name.partition(".")[0] in self._ray_names:
             self.ray = True
@@ -52,11 +52,8 @@ class DistributionCollector:
         top = module.name.partition(".")[0]
         return module.file is None or (top not in self._whole and installed.shared(module.root, top))
 
-    def install(self, module: Module) -> bool:
-        """Note the distribution of an installed module; False if there is none.
-
-        The name of a namespace package alone needs none.
-        """
+    def note_distribution(self, module: Module) -> bool:
+        """Note the distribution of an installed module; False if there is none. A namespace package needs none."""
         top = module.name.partition(".")[0]
         if module.file is None or top in self._whole:
             return True
@@ -64,11 +61,11 @@ class DistributionCollector:
         if not installed.shared(module.root, top):
             self._whole.add(top)
         for metadata in owners:
-            self._take(metadata, top)
+            self._add_distribution(metadata, top)
         return bool(owners)
 
     def means_ray(self, module: str) -> bool:
-        """Whether a module that is not the user's own is Ray's, or that of a distribution which requires Ray."""
+        """Whether a module that is not the user's own belongs to Ray, or to a distribution that requires Ray."""
         top = module.partition(".")[0]
         return top in self._ray_names or top in self._with_ray
 
@@ -81,7 +78,7 @@ class DistributionCollector:
             )
         )
 
-    def _take(self, metadata: installed.Metadata, top: str) -> None:
+    def _add_distribution(self, metadata: installed.Metadata, top: str) -> None:
         name = next(iter(installed.header(metadata, "Name")), top)
         if installed.normalized(name) == installed.normalized(OURS):
             return
@@ -118,7 +115,7 @@ class FindingCollector:
         self._data: dict[str, list[tuple[str | None, int]]] = {}
 
     def note(self, note: Note, file: str | None, offset: int) -> None:
-        """Report what `extract` noted in a file; a path only if there is such a file in the project."""
+        """Report a note of `extract` about a file; a path only if the project has such a file."""
         kind, line, text = note
         line += offset
         if kind in {"open", "beside"}:
@@ -157,7 +154,7 @@ class FindingCollector:
         self._add(module.file or module.root, 1, "unowned", text)
 
     def result(self, sent: set[str]) -> tuple[Finding, ...]:
-        """Return the findings, but for those of data files among `sent`."""
+        """Return the findings, except about data files among `sent`."""
         for path in sorted(set(self._data) - sent):
             shown = os.path.relpath(path, self._project) if self._is_inside(path) else path
             for file, line in self._data[path]:
@@ -179,10 +176,10 @@ class FindingCollector:
 
     def reads(self, path: str, file: str | None, line: int) -> bool:
         """Report a file that is read, if it is there."""
-        there = isfile(path)
-        if there:
+        exists = isfile(path)
+        if exists:
             self._data.setdefault(path, []).append((file, line))
-        return there
+        return exists
 
     def _add(self, file: str | None, line: int, kind: str, text: str, data: Path | None = None) -> None:
         self._findings[file or "", line, kind, text] = Finding(Path(file) if file else None, line, kind, text, data)
@@ -211,15 +208,15 @@ def scan(
     parsed: MutableMapping[str, ParsedFile],
     ray_names: Collection[str] = ("ray",),
 ) -> Scan:
-    """Return what a function needs, by following the imports of its source.
+    """Return the files and packages that a function needs, by following the imports of its source.
 
     Args:
         target: the function, from `target_of`.
         search_path: sys.path as the user has it.
-        project: the user's project; literal paths of files inside it are reported. It, and its src/ folder, are
-            looked into after `search_path`.
-        parsed: what earlier scans know of files, by path. It is filled; keep it (pickled) for the next scan.
-        ray_names: distributions and modules that mean that a function needs Ray.
+        project: the user's project; literal paths of files inside it are reported. Modules are searched in the project
+            and its src/ folder after `search_path`.
+        parsed: the cache of parsed files, by path, which the scan fills; keep it (pickled) for the next scan.
+        ray_names: distributions and modules whose import means that a function needs Ray.
 
     Raises:
         ScanError: the file of the function can't be read.
@@ -235,7 +232,7 @@ def scan(
 
 @contextmanager
 def _quiet_parsing() -> Iterator[None]:
-    """Parse without the warnings of other people's code, and without collecting garbage where there is none.
+    """Parse without warnings about the parsed code, and without collection of garbage, which would find none.
 
     Both settings belong to the whole process, hence the lock.
     """
@@ -274,7 +271,7 @@ def _same_file(module: Module, target: FunctionSource) -> bool:
 
 
 class _Walk:
-    """One scan: the modules that wait to be read, and the results so far."""
+    """One scan: the modules that are still to be read, and the results so far."""
 
     def __init__(
         self,
@@ -283,7 +280,7 @@ class _Walk:
         usage: DistributionCollector,
         parsed: MutableMapping[str, ParsedFile],
     ) -> None:
-        self._finder, self._report, self._usage, self._parsed = finder, report, usage, parsed
+        self._finder, self._findings_report, self._distributions, self._parsed = finder, report, usage, parsed
         self._done: dict[str, Module] = {}
         self._files: dict[tuple[str, str], LocalFile] = {}
         self._packages: set[LocalPackage] = set()
@@ -293,13 +290,13 @@ class _Walk:
     def start(self, target: FunctionSource) -> None:
         module = self._finder.find(target.module) if target.module else None
         if module is not None and (target.file is None or _same_file(module, target) or module.kind == "installed"):
-            self._need(module.name)
+            self._find_and_queue(module.name)
         elif target.file is not None:
             self._script(target, str(target.file))
         if target.source is not None:
             self._follow_all(extract(target.source.encode()), None, target.package, target.first_line - 1)
         for name in target.imported:
-            self._refer(name, target)
+            self._note_reference(name, target)
 
     def finish(self) -> None:
         while self._waiting:
@@ -308,16 +305,16 @@ class _Walk:
             try:
                 content = parsed_file(module.file, self._parsed)
             except OSError as error:
-                self._report.unreadable(module.file, error)
+                self._findings_report.unreadable(module.file, error)
                 continue
             package = module.name if module.places else module.name.rpartition(".")[0]
             self._follow_all(content, module.file, package, 0, skip=MAIN_ONLY)
 
     def result(self, target: FunctionSource) -> Scan:
         files = tuple(self._files[key] for key in sorted(self._files))
-        findings = self._report.result({path for path, _ in self._files})
-        uses_ray = self._usage.ray and reaches_ray(target, files, self._usage.means_ray)
-        return Scan(files, self._usage.distributions(), findings, tuple(sorted(self._packages)), uses_ray)
+        findings = self._findings_report.result({path for path, _ in self._files})
+        uses_ray = self._distributions.ray and reaches_ray(target, files, self._distributions.means_ray)
+        return Scan(files, self._distributions.distributions(), findings, tuple(sorted(self._packages)), uses_ray)
 
     def _script(self, target: FunctionSource, file: str) -> None:
         try:
@@ -328,15 +325,15 @@ class _Walk:
             ) from error
         package = target.package or (target.module or "").rpartition(".")[0]
         if target.package:
-            self._need(target.package)
+            self._find_and_queue(target.package)
         self._follow_all(content, file, package, 0)
 
-    def _refer(self, name: str, target: FunctionSource) -> None:
+    def _note_reference(self, name: str, target: FunctionSource) -> None:
         """Note a module that the live function refers to; the last part of the name may be an attribute."""
-        found = self._need(name)
+        module = self._find_and_queue(name)
         parent = name.rpartition(".")[0]
-        if found.kind == "missing" and (not parent or self._need(parent).kind == "missing"):
-            self._report.unresolved(None if target.file is None else str(target.file), target.first_line, name)
+        if module.kind == "missing" and (not parent or self._find_and_queue(parent).kind == "missing"):
+            self._findings_report.unresolved(None if target.file is None else str(target.file), target.first_line, name)
 
     def _follow_all(
         self, content: ParsedFile | Extract, file: str | None, package: str | None, offset: int, skip: int = 0
@@ -348,39 +345,39 @@ class _Walk:
             self._note(note, file, offset)
 
     def _note(self, note: Note, file: str | None, offset: int) -> None:
-        # Text of a cell that does not parse alone (a lambda's line) is followed through its code object instead.
+        # A cell's text that does not parse alone (a lambda's line) is followed through its code object instead.
         if note[0].startswith(literals.PACKAGE):
             for place in self._finder.find(note[0][1:]).places:
                 if place.kind == "local":
-                    self._report.reads(os.path.join(place.folder, note[2]), file, note[1] + offset)
+                    self._findings_report.reads(os.path.join(place.folder, note[2]), file, note[1] + offset)
         elif file is not None or note[0] != "syntax":
-            self._report.note(note, file, offset)
+            self._findings_report.note(note, file, offset)
 
     def _follow(self, imported: Imported, file: str | None, package: str | None, offset: int) -> None:
         name, names, level, line, flags = imported
         if level:
             base = _ancestor(package or "", level)
             if base is None:
-                self._report.relative(file, line + offset, "." * level + name)
+                self._findings_report.relative(file, line + offset, "." * level + name)
                 return
             name = f"{base}.{name}" if name else base
-        module = self._done.get(name) or self._need(name)
+        module = self._done.get(name) or self._find_and_queue(name)
         if module.kind == "missing":
             if not flags & OPTIONAL:
-                self._report.unresolved(file, line + offset, name)
+                self._findings_report.unresolved(file, line + offset, name)
         elif names and module.places:
-            self._names(module, names, file, line + offset, flags)
+            self._follow_names(module, names, file, line + offset, flags)
 
-    def _names(self, module: Module, names: Sequence[str], file: str | None, line: int, flags: int) -> None:
+    def _follow_names(self, module: Module, names: Sequence[str], file: str | None, line: int, flags: int) -> None:
         if names == ("*",):
             names = self._exports(module)
         for last in names:
             name = f"{module.name}.{last}"
-            if module.kind == "installed" and not self._usage.splits(module):
+            if module.kind == "installed" and not self._distributions.splits(module):
                 continue
-            found = self._done.get(name) or self._need(name)
-            if found.kind == "missing" and module.file is None and not flags & OPTIONAL:
-                self._report.unresolved(file, line, name)
+            submodule = self._done.get(name) or self._find_and_queue(name)
+            if submodule.kind == "missing" and module.file is None and not flags & OPTIONAL:
+                self._findings_report.unresolved(file, line, name)
 
     def _exports(self, module: Module) -> Sequence[str]:
         if module.kind != "local" or module.file is None or not module.file.endswith(".py"):
@@ -390,7 +387,7 @@ class _Walk:
         except OSError:
             return ()
 
-    def _need(self, name: str) -> Module:
+    def _find_and_queue(self, name: str) -> Module:
         """Find a module, queue it and its parent packages for reading, and return it."""
         module = self._finder.find(name)
         if name in self._done:
@@ -398,17 +395,17 @@ class _Walk:
         self._done[name] = module
         parent = name.rpartition(".")[0]
         if parent:
-            self._need(parent)
-        self._usage.seen(module)
+            self._find_and_queue(parent)
+        self._distributions.note_import(module)
         if module.kind == "local":
-            self._ship(module)
-        elif module.kind == "installed" and not self._usage.install(module):
-            self._report.unowned(module)
+            self._add_files(module)
+        elif module.kind == "installed" and not self._distributions.note_distribution(module):
+            self._findings_report.unowned(module)
         return module
 
-    def _ship(self, module: Module) -> None:
-        own = module.file is not None
-        self._packages.update((place.folder, place.root, own) for place in module.places if place.kind == "local")
+    def _add_files(self, module: Module) -> None:
+        regular = module.file is not None
+        self._packages.update((place.folder, place.root, regular) for place in module.places if place.kind == "local")
         if module.file is None:
             return
         self._add(module.file, module.root, module.name)
@@ -426,7 +423,7 @@ class _Walk:
             self._add(source, module.root, module.name)
             self._waiting.append(module._replace(file=source))
         else:
-            self._report.compiled(file)
+            self._findings_report.compiled(file)
 
     def _add(self, file: str, root: str, name: str) -> None:
         if (file, name) not in self._files:

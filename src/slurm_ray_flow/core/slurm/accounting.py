@@ -25,10 +25,10 @@ class AccountingRecord(SlurmJob):
 
     Attributes:
         exit_code: "code:signal".
-        cpus: how many it had, over all nodes.
-        cpu_seconds: what all its processes used; None where the site does not gather that.
-        memory: bytes it asked for, on each node.
-        max_memory: bytes that its largest task used.
+        cpus: the number of its CPUs, over all nodes.
+        cpu_seconds: the processor time of all its processes; None where the site does not measure it.
+        memory: the requested bytes on each node.
+        max_memory: the bytes that its largest task used.
     """
 
     exit_code: str = ""
@@ -43,9 +43,9 @@ class AccountingRecord(SlurmJob):
 
 
 def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> list[str]:
-    """The command for jobs of the last days: those of these names with their steps, or all jobs without steps.
+    """The command for jobs of the last days: the jobs of these names with their steps, or all jobs without steps.
 
-    Steps know what was used; without names there may be many thousands of them, so they are left out.
+    The use of resources stands at the steps; all jobs may have many thousands of them, so they are left out there.
     """
     return [
         *("env", "-u", "SLURM_CLUSTERS", "-u", "SACCT_FEDERATION", "-u", "SACCT_LOCAL", "SLURM_TIME_FORMAT=%s"),
@@ -57,48 +57,48 @@ def accounting_command(user: str, names: Sequence[str] = (), days: int = 7) -> l
 
 
 def parse_accounting(text: str) -> dict[str, AccountingRecord]:
-    """The jobs by their ids, each with the sums of its steps; other lines are ignored."""
+    """The jobs by their ids, each with the sums over its steps; other lines are ignored."""
     rows = [line.split(SEPARATOR) for line in text.splitlines() if line[:1].isdecimal()]
     jobs: dict[str, list[dict[str, str]]] = {}
     for cells in rows:
         if len(cells) >= len(_FIELDS):
-            of = {name: text_of(cell) for name, cell in zip(_FIELDS, cells, strict=False)}
-            jobs.setdefault(of["JobID"].partition(".")[0], []).append(of)
+            fields = {name: text_of(cell) for name, cell in zip(_FIELDS, cells, strict=False)}
+            jobs.setdefault(fields["JobID"].partition(".")[0], []).append(fields)
     return {job_id: _record(job_id, rows) for job_id, rows in jobs.items()}
 
 
 def _record(job_id: str, rows: list[dict[str, str]]) -> AccountingRecord:
-    """One job from its rows: the job's own, the last one if it was started again, and its steps'."""
-    own = [row for row in rows if row["JobID"] == job_id]
+    """One job from its own row (the last one if it was started again), and the rows of its steps."""
+    job_rows = [row for row in rows if row["JobID"] == job_id]
     steps = [row for row in rows if row["JobID"] != job_id]
-    of = own[-1] if own else rows[0]
-    nodes, cpus = count(of["NNodes"]), count(of["AllocCPUS"])
+    fields = job_rows[-1] if job_rows else rows[0]
+    nodes, cpus = count(fields["NNodes"]), count(fields["AllocCPUS"])
     return AccountingRecord(
         job_id=job_id,
-        name=of["JobName"] if own else "",
-        state=_state(of, steps),
-        exit_code=of["ExitCode"],
-        submitted=moment(of["Submit"]),
-        start=moment(of["Start"]),
-        end=moment(of["End"]),
-        used=None if (used := count(of["ElapsedRaw"])) is None else float(used),
-        limit=duration(of["Timelimit"]),
-        priority=count(of["Priority"]),
-        cpu_seconds=duration(of["TotalCPU"]) or sum(duration(step["TotalCPU"]) or 0 for step in steps) or None,
+        name=fields["JobName"] if job_rows else "",
+        state=_state(fields, steps),
+        exit_code=fields["ExitCode"],
+        submitted=moment(fields["Submit"]),
+        start=moment(fields["Start"]),
+        end=moment(fields["End"]),
+        used=None if (used := count(fields["ElapsedRaw"])) is None else float(used),
+        limit=duration(fields["Timelimit"]),
+        priority=count(fields["Priority"]),
+        cpu_seconds=duration(fields["TotalCPU"]) or sum(duration(step["TotalCPU"]) or 0 for step in steps) or None,
         cpus=cpus,
         nodes=nodes,
-        memory=_asked_memory(of["ReqMem"], nodes or 1, cpus or 1),
+        memory=_asked_memory(fields["ReqMem"], nodes or 1, cpus or 1),
         max_memory=max((memory(row["MaxRSS"]) or 0 for row in rows), default=0) or None,
-        nodelist="" if of["NodeList"] == "None assigned" else of["NodeList"],
-        partition=of["Partition"],
+        nodelist="" if fields["NodeList"] == "None assigned" else fields["NodeList"],
+        partition=fields["Partition"],
     )
 
 
-def _state(of: dict[str, str], steps: list[dict[str, str]]) -> str:
+def _state(fields: dict[str, str], steps: list[dict[str, str]]) -> str:
     """The state of a job; one whose step ran out of memory is FAILED, unless the step was the job's script."""
-    state = full_state(of["State"])
-    out = state == "FAILED" and any(full_state(step["State"]) == "OUT_OF_MEMORY" for step in steps)
-    return "OUT_OF_MEMORY" if out else state
+    state = full_state(fields["State"])
+    out_of_memory = state == "FAILED" and any(full_state(step["State"]) == "OUT_OF_MEMORY" for step in steps)
+    return "OUT_OF_MEMORY" if out_of_memory else state
 
 
 def _asked_memory(text: str, nodes: int, cpus: int) -> int | None:
@@ -127,13 +127,13 @@ _TEXTS = {
 }
 
 
-def verdict(job: Job | None, words: str, *, began: bool) -> tuple[str, str]:
+def cause_of_end(job: Job | None, words: str, *, began: bool) -> tuple[str, str]:
     """The cause and the message of a job's end.
 
     Args:
-        job: as the queue or accounting has it; None where Slurm has forgotten it.
+        job: the job in the queue or in accounting; None where Slurm has forgotten it.
         words: the last lines of the job's log.
-        began: whether our program had started.
+        began: whether the head had started.
     """
     cause = (job.cause if job else None) or "lost"
     if began and cause == "environment":  # Slurm calls it a failed launch when the script was killed, too
@@ -148,8 +148,8 @@ def verdict(job: Job | None, words: str, *, began: bool) -> tuple[str, str]:
 def _message(cause: str, job: Job | None, words: str) -> str:
     text = _TEXTS.get(cause, cause)
     if job is not None:
-        place = f" on {job.nodelist}" if job.nodelist else ""
-        why = f", {job.reason}" if job.reason not in ("", "None") else ""
-        text += f" (job {job.job_id}{place}: {job.state}{why})"
-    shown = words.strip()[-1500:] if cause in ("lost", "environment", "node_failed") else ""
-    return f"{text}\n{shown}".strip()
+        nodes = f" on {job.nodelist}" if job.nodelist else ""
+        reason = f", {job.reason}" if job.reason not in ("", "None") else ""
+        text += f" (job {job.job_id}{nodes}: {job.state}{reason})"
+    log_end = words.strip()[-1500:] if cause in ("lost", "environment", "node_failed") else ""
+    return f"{text}\n{log_end}".strip()

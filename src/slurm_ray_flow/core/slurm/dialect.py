@@ -1,4 +1,4 @@
-"""Slurm as a dialect of the seam `core/scheduler.py`."""
+"""The dialect of Slurm (see `core/scheduler.py`)."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from slurm_ray_flow.core.scheduler import Dialect, Job, JobRequest, SiteDialect
 from slurm_ray_flow.core.slurm import accounting, queue, request, site, waiting
 
 
-def _directives(asked: JobRequest) -> list[str]:
-    return [f"#SBATCH {shlex.quote(one)}" for one in request.sbatch_arguments(asked) if one != "--parsable"]
+def _directive_lines(job: JobRequest) -> list[str]:
+    return [f"#SBATCH {shlex.quote(each)}" for each in request.sbatch_arguments(job) if each != "--parsable"]
 
 
-def _explained(job: Job, pending: Iterable[Job], now: float) -> str:
+def _waiting_line(job: Job, pending: Iterable[Job], now: float) -> str:
     return waiting.waiting_text(job, waiting.ahead_of(job, pending), now)
 
 
-def _load(found: site.Site, wanted: str) -> Load:
-    name = wanted.partition(",")[0] or (found.default.name if found.default else "")
-    partition = found.partitions.get(name)
+def _partition_load(the_site: site.Site, partitions: str) -> Load:
+    name = partitions.partition(",")[0] or (the_site.default.name if the_site.default else "")
+    partition = the_site.partitions.get(name)
     kinds = [kind for kind in partition.kinds if not kind.away] if partition else []
     return Load(
         partition=name,
@@ -43,9 +43,9 @@ SLURM = Dialect(
     queue_command=queue.queue_command,
     parse_queue=queue.parse_queue,
     cancel_command=request.scancel_command,
-    verdict=accounting.verdict,
-    directives=_directives,
-    explain=_explained,
+    cause_of_end=accounting.cause_of_end,
+    directives=_directive_lines,
+    explain=_waiting_line,
     pending_command=queue.pending_command,
     nodes_of=queue.expanded,
     accounting_command=accounting.accounting_command,
@@ -57,7 +57,7 @@ SLURM = Dialect(
         parse=site.parse_site,
         check=site.check,
         finding=site.slurm_finding,
-        load=_load,
+        load=_partition_load,
         table=site.partition_table,
         advice="`sinfo` there says more; try again later",
     ),

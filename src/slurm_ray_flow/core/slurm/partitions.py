@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from slurm_ray_flow.core.slurm.queue import NO_LIMIT, count, duration, is_nothing, limit, memory
 
 SEPARATOR = "\x1f"
-# With a width and a separator a line can be taken apart whether or not a version cuts at the one and prints the other.
+# With both a width and a separator a line can be parsed, whichever of them a version of Slurm obeys.
 _WIDTHS = {
     "Partition": 64,
     "StateLong": 24,
@@ -34,14 +34,14 @@ class NodeKind:
     """Nodes of a partition with equal properties.
 
     Attributes:
-        count: how many.
-        state: in Slurm's words, without the marks behind it: "idle", "mixed", "down".
+        count: the number of nodes.
+        state: Slurm's word, without the flags behind it: "idle", "mixed", "down".
         cpus, memory, gpus: of each node; memory in bytes.
         gpu_types: "a100", where the site names them.
         cpus_idle, cpus_used: of all these nodes.
         gpus_used: of all these nodes.
-        features: what `constraint` can name.
-        silent: the nodes do not answer.
+        features: the names that `constraint` can have.
+        silent: whether the nodes do not answer.
     """
 
     count: int
@@ -64,7 +64,7 @@ class NodeKind:
 
 @dataclasses.dataclass(frozen=True)
 class Partition:
-    """A partition with its limits; infinite is no limit. An empty set of names is all, or, of those denied, none.
+    """A partition with its limits; infinity is no limit. An empty set of names allows all, or denies none.
 
     Attributes:
         state: "UP", "DOWN", "DRAIN" or "INACTIVE".
@@ -72,7 +72,7 @@ class Partition:
         min_nodes, max_nodes: of one job.
         max_memory: bytes of a job on each node.
         max_cpus: of a job on each node.
-        preemptible: jobs in it may be ended for others.
+        preemptible: whether jobs in it may be preempted.
     """
 
     name: str
@@ -137,37 +137,37 @@ def parse_partitions(text: str, kinds: dict[str, tuple[NodeKind, ...]]) -> dict[
 
 
 def _partition(line: str, kinds: dict[str, tuple[NodeKind, ...]]) -> Partition:
-    of = {key: value for key, _, value in (word.partition("=") for word in line.split())}
-    name = of["PartitionName"]
+    fields = {key: value for key, _, value in (word.partition("=") for word in line.split())}
+    name = fields["PartitionName"]
     return Partition(
         name=name,
-        state=of.get("State", "UP"),
-        default=of.get("Default") == "YES",
-        hidden=of.get("Hidden") == "YES",
-        max_time=duration(of.get("MaxTime", "")),
-        default_time=duration(of.get("DefaultTime", "")),
-        min_nodes=limit(of.get("MinNodes", "")) or 0,
-        max_nodes=_limit(of.get("MaxNodes", "")),
-        max_memory=_memory(of.get("MaxMemPerNode", "")),
-        max_cpus=_limit(of.get("MaxCPUsPerNode", "")),
-        groups=_names(of.get("AllowGroups", "")),
-        accounts=_names(of.get("AllowAccounts", "")),
-        denied_accounts=_names(of.get("DenyAccounts", "")),
-        qos=_names(of.get("AllowQos", "")),
-        denied_qos=_names(of.get("DenyQos", "")),
-        root_only=of.get("RootOnly") == "YES",
-        needs_reservation=of.get("ReqResv") == "YES",
-        preemptible=of.get("PreemptMode", "OFF") not in {"OFF", "WITHIN", "GANG"},
+        state=fields.get("State", "UP"),
+        default=fields.get("Default") == "YES",
+        hidden=fields.get("Hidden") == "YES",
+        max_time=duration(fields.get("MaxTime", "")),
+        default_time=duration(fields.get("DefaultTime", "")),
+        min_nodes=limit(fields.get("MinNodes", "")) or 0,
+        max_nodes=_limit_or_none(fields.get("MaxNodes", "")),
+        max_memory=_memory_limit(fields.get("MaxMemPerNode", "")),
+        max_cpus=_limit_or_none(fields.get("MaxCPUsPerNode", "")),
+        groups=_names(fields.get("AllowGroups", "")),
+        accounts=_names(fields.get("AllowAccounts", "")),
+        denied_accounts=_names(fields.get("DenyAccounts", "")),
+        qos=_names(fields.get("AllowQos", "")),
+        denied_qos=_names(fields.get("DenyQos", "")),
+        root_only=fields.get("RootOnly") == "YES",
+        needs_reservation=fields.get("ReqResv") == "YES",
+        preemptible=fields.get("PreemptMode", "OFF") not in {"OFF", "WITHIN", "GANG"},
         kinds=kinds.get(name, ()),
     )
 
 
-def _limit(text: str) -> float:
+def _limit_or_none(text: str) -> float:
     value = limit(text)
     return NO_LIMIT if value is None or value == 0 else value
 
 
-def _memory(text: str) -> float:
+def _memory_limit(text: str) -> float:
     value = memory(text)
     return NO_LIMIT if value is None else value
 
@@ -191,10 +191,10 @@ def parse_nodes(text: str) -> dict[str, tuple[NodeKind, ...]]:
 def _cells(line: str) -> dict[str, str]:
     if line.count(SEPARATOR) >= len(_WIDTHS) - 1:
         return {name: cell.strip() for name, cell in zip(_WIDTHS, line.split(SEPARATOR), strict=False)}
-    cells, begin = {}, 0
+    cells, start = {}, 0
     for name, width in _WIDTHS.items():
-        cells[name] = line[begin : begin + width].strip()
-        begin += width
+        cells[name] = line[start : start + width].strip()
+        start += width
     return cells if cells["Nodes"].isdecimal() else {}
 
 
@@ -221,14 +221,14 @@ def _kind(cells: dict[str, str]) -> NodeKind | None:
 
 def gpu_count(gres: str) -> int:
     """How many GPUs "gpu:a100:2(S:0-1),gpu:v100:1,tmp:3G" means: 3."""
-    return sum(int(parts[-1]) if parts[-1].isdecimal() else 1 for parts in _gpus(gres))
+    return sum(int(parts[-1]) if parts[-1].isdecimal() else 1 for parts in _gpu_items(gres))
 
 
 def gpu_types(gres: str) -> tuple[str, ...]:
     """The types of GPU in the same text: a100 and v100."""
-    return tuple(dict.fromkeys(parts[1] for parts in _gpus(gres) if len(parts) > 1 and not parts[1].isdecimal()))
+    return tuple(dict.fromkeys(parts[1] for parts in _gpu_items(gres) if len(parts) > 1 and not parts[1].isdecimal()))
 
 
-def _gpus(gres: str) -> Iterable[list[str]]:
+def _gpu_items(gres: str) -> Iterable[list[str]]:
     plain = re.sub(r"\([^)]*\)?", "", gres)
     return [item.split(":") for item in plain.split(",") if item.split(":")[0] == "gpu"]

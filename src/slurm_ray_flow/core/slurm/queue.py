@@ -1,9 +1,9 @@
 r"""The command of `squeue` for all jobs of the user, its answer, and the cause of a job's end.
 
-The columns are joined by `\x1f`, which squeue passes on as it is and no column holds (22.05); times are seconds since
-1970, by SLURM_TIME_FORMAT, which all versions hand to strftime: the zone of a cluster is not ours to guess.
-Jobs that have ended stay for a while (MinJobAge, 300 s by default) and are asked for, too. There is no `--jobs`: with
-an id that Slurm has forgotten it fails.
+The columns are joined by `\x1f`, which squeue prints unchanged and no column contains (22.05). Times are seconds since
+1970, by SLURM_TIME_FORMAT, which all versions pass to strftime, since the cluster's time zone is not known.
+Jobs that have ended stay in the queue for a while (MinJobAge, 300 s by default), and are listed, too. `--jobs` is not
+used, because it fails for an id that Slurm has forgotten.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def duration(text: str) -> float | None:
 
 
 def moment(text: str) -> float | None:
-    """Seconds since 1970, as all our commands ask for them; None for any other text, whose time zone is not known."""
+    """A time in seconds since 1970; None for a text in another form, whose time zone is not known."""
     text = text.strip()
     return float(text) if text.isdecimal() and 0 < float(text) < _NO_MOMENT else None
 
@@ -78,36 +78,36 @@ _LETTERS, _DIGITS, _RANGES = 10_000_000, 20, 8
 
 def expanded(text: str) -> list[str]:
     """All names of a host list, in order."""
-    found: list[str] = []
+    names: list[str] = []
     letters = 0
     for part in re.findall(r"(?:[^,\[]+|\[[^\]\[]*\])+", text):
-        for name in _names(part) if part.count("[") <= _RANGES else [part]:
+        for name in _expanded_part(part) if part.count("[") <= _RANGES else [part]:
             letters += len(name)
-            if len(found) >= MOST or letters > _LETTERS:
-                return found
-            found.append(name)
-    return found
+            if len(names) >= MOST or letters > _LETTERS:
+                return names
+            names.append(name)
+    return names
 
 
-def _names(part: str) -> Iterator[str]:
+def _expanded_part(part: str) -> Iterator[str]:
     match = re.fullmatch(r"([^\[]*)\[([^\]]*)\](.*)", part)
     if match is None:
         yield part
         return
-    before, ranges, after = match.groups()
-    for middle in _numbers(ranges):
-        for end in _names(after) if after else [""]:
-            yield before + middle + end
+    prefix, ranges, suffix = match.groups()
+    for number in _numbers_of(ranges):
+        for rest in _expanded_part(suffix) if suffix else [""]:
+            yield prefix + number + rest
 
 
-def _numbers(ranges: str) -> Iterator[str]:
-    for one in ranges.split(","):
-        first, _, last = one.partition("-")
-        numbers = re.fullmatch(rf"\d{{1,{_DIGITS}}}-\d{{1,{_DIGITS}}}", one)
+def _numbers_of(ranges: str) -> Iterator[str]:
+    for item in ranges.split(","):
+        first, _, last = item.partition("-")
+        numbers = re.fullmatch(rf"\d{{1,{_DIGITS}}}-\d{{1,{_DIGITS}}}", item)
         if numbers and int(first) <= int(last):
             yield from (str(number).zfill(len(first)) for number in range(int(first), int(last) + 1))
         else:
-            yield one
+            yield item
 
 
 SEPARATOR = "\x1f"
@@ -143,7 +143,7 @@ _CAUSES = {
     "REVOKED": "cancelled",
 }
 _CAUSES_BY_REASON = {
-    "BadConstraints": "rejected",  # sbatch itself said no, and the job is in the queue all the same, as FAILED
+    "BadConstraints": "rejected",  # sbatch refused the job, which is in the queue all the same, as FAILED
     "InvalidAccount": "rejected",
     "InvalidQOS": "rejected",
     "JobLaunchFailure": "environment",
@@ -200,7 +200,7 @@ def pending_command(partition: str) -> list[str]:
 
 
 def processes_command(job_id: str) -> list[str]:
-    """Shows a line where the job's node knows processes of its script; not every site lets it."""
+    """The command that prints a line if the job's node knows processes of its script; some sites do not allow it."""
     return ["sstat", "--noheader", "--parsable2", f"--jobs={job_id}.batch", "--format=JobID"]
 
 
@@ -211,21 +211,21 @@ def parse_queue(text: str) -> dict[str, SlurmJob]:
 
 
 def _job(cells: list[str]) -> SlurmJob:
-    of = dict(zip(_COLUMNS, (cell.strip() for cell in cells), strict=False))
+    fields = dict(zip(_COLUMNS, (cell.strip() for cell in cells), strict=False))
     return SlurmJob(
-        job_id=of["i"],
-        name=of["j"],
-        state=full_state(of["T"]),
-        reason=text_of(of["r"]),
-        partition=text_of(of["P"]),
-        nodes=count(of["D"]),
-        nodelist=text_of(of["N"]),
-        priority=count(of["Q"]),
-        start=moment(of["S"]),
-        end=moment(of["e"]),
-        used=duration(of["M"]),
-        limit=duration(of["l"]),
-        submitted=moment(of["V"]),
+        job_id=fields["i"],
+        name=fields["j"],
+        state=full_state(fields["T"]),
+        reason=text_of(fields["r"]),
+        partition=text_of(fields["P"]),
+        nodes=count(fields["D"]),
+        nodelist=text_of(fields["N"]),
+        priority=count(fields["Q"]),
+        start=moment(fields["S"]),
+        end=moment(fields["e"]),
+        used=duration(fields["M"]),
+        limit=duration(fields["l"]),
+        submitted=moment(fields["V"]),
     )
 
 
@@ -236,7 +236,7 @@ def full_state(text: str) -> str:
 
 
 def group_of(state: str) -> Group:
-    """The group of a job's state; an unknown state counts as no end, and the job is asked for again."""
+    """The group of a job's state; a job in an unknown state has not ended, and is polled on."""
     if state in _WAITING:
         return "waiting"
     if state in _RUNNING:

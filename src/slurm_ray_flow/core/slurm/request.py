@@ -23,27 +23,27 @@ RULES = SubmissionRules(
 
 
 def sbatch_command(request: JobRequest) -> list[str]:
-    """The whole command but the script's path; `remote/scheduler/commands.py` drops variables that would change it."""
+    """The command without the script's path; `remote/scheduler/commands.py` drops variables that would change it."""
     return ["sbatch", *sbatch_arguments(request)]
 
 
 def sbatch_arguments(request: JobRequest) -> list[str]:
     """The arguments of `sbatch` without the script's path, which comes last; no shell reads them.
 
-    GPUs are asked for by `--gres`, which every Slurm knows; `--gpus-per-node` needs select/cons_tres.
-    A node has one task, which starts what the run needs there. The job is never put into the queue again by
-    Slurm (`--no-requeue`): a second start of the same run is ours to decide.
+    GPUs are requested by `--gres`, which every Slurm knows; `--gpus-per-node` needs select/cons_tres.
+    A node has one task, which starts the run's programs there. Slurm never requeues the job (`--no-requeue`), since the
+    launch decides about a further try.
 
     Raises:
-        OptionError: an extra option is one that the run sets itself, or a text can't be an argument.
+        OptionError: each run sets an extra option itself, or a text can't be an argument.
     """
     for field in dataclasses.fields(request):
         _refuse_control_characters(field.name, getattr(request, field.name))
     extra = [part for option in request.extra for part in _checked_option(option)]
-    return [*_own(request), *_limits(request), *_gres(request), *extra]
+    return [*_run_arguments(request), *_resource_arguments(request), *_gres_argument(request), *extra]
 
 
-def _own(request: JobRequest) -> list[str]:
+def _run_arguments(request: JobRequest) -> list[str]:
     path = escaped_path(request.output) if request.output else ""
     return [
         "--parsable",
@@ -52,14 +52,14 @@ def _own(request: JobRequest) -> list[str]:
         "--ntasks-per-node=1",
         "--no-requeue",
         "--open-mode=append",
-        *_given({"--output": path, "--error": path, "--chdir": request.chdir}),
+        *_option_texts({"--output": path, "--error": path, "--chdir": request.chdir}),
         *(["--no-kill"] if request.nodes > 1 else []),
     ]
 
 
-def _limits(request: JobRequest) -> list[str]:
+def _resource_arguments(request: JobRequest) -> list[str]:
     warning = min(request.warn_seconds, LONGEST_WARNING)
-    return _given(
+    return _option_texts(
         {
             "--cpus-per-task": request.cpus_per_node or "",
             "--mem": f"{math.ceil(request.memory / MIB)}M" if request.memory else "",
@@ -73,14 +73,14 @@ def _limits(request: JobRequest) -> list[str]:
     )
 
 
-def _given(values: dict[str, str | int]) -> list[str]:
+def _option_texts(values: dict[str, str | int]) -> list[str]:
     return [f"{option}={value}" for option, value in values.items() if value != ""]
 
 
 def escaped_path(path: str) -> str:
-    r"""The path as `--output` reads it: `%` begins a symbol, unless there is a backslash, which itself escapes.
+    r"""The path with escapes for `--output`, in which `%` begins a symbol.
 
-    With any backslash in it Slurm takes `%` as it is and drops each backslash that is not escaped (seen with 22.05).
+    In a path with any backslash Slurm keeps `%`, and drops each backslash that is not escaped (seen with 22.05).
     """
     return path.replace("\\", "\\\\") if "\\" in path else path.replace("%", "%%")
 
@@ -88,15 +88,15 @@ def escaped_path(path: str) -> str:
 # sbatch takes only the last --gres: the run's own and an extra one are joined.
 
 
-def _gres(request: JobRequest) -> list[str]:
+def _gres_argument(request: JobRequest) -> list[str]:
     items = [item for option in request.extra if _name(option) == "gres" for item in _value(option).split(",")]
-    cards = [item for item in items if item.split(":")[0] == "gpu"]
-    if any(_count(item) != request.gpus_per_node for item in cards):
+    gpu_items = [item for item in items if item.split(":")[0] == "gpu"]
+    if any(_count(item) != request.gpus_per_node for item in gpu_items):
         raise OptionError(
             f"--gres={','.join(items)} asks for another number of GPUs than gpus_per_node={request.gpus_per_node}",
             advice='give the number twice: gpus_per_node=2 and "--gres=gpu:a100:2"',
         )
-    if request.gpus_per_node and not cards:
+    if request.gpus_per_node and not gpu_items:
         items = [f"gpu:{request.gpus_per_node}", *items]
     return [f"--gres={','.join(items)}"] if items else []
 
@@ -137,10 +137,10 @@ def _checked_option(option: str) -> list[str]:
         raise OptionError(
             f"{option!r} is no option of sbatch", advice='write each as one text: "--mail-type=END" or "-w c1"'
         )
-    meant = _suggested_option(name)
-    if meant in _FIELDS:
-        raise OptionError(f"{option!r} has an option of its own here", advice=f"write {_FIELDS[meant]}=... instead")
-    if meant in _OURS:
+    full_name = _full_option_name(name)
+    if full_name in _FIELDS:
+        raise OptionError(f"{option!r} has an option of its own here", advice=f"write {_FIELDS[full_name]}=... instead")
+    if full_name in _OURS:
         raise OptionError(f"{option!r} can't be given: each run sets it itself", advice="leave it out")
     if name == "gres":
         return []
@@ -157,12 +157,12 @@ def _value(option: str) -> str:
     return (match[2] or "") if match else ""
 
 
-def _suggested_option(name: str) -> str:
-    """The full name of an option: sbatch takes the beginning of a long one for the whole."""
-    known = [*_FIELDS, *_OURS]
-    if name in known or len(name) == 1:
+def _full_option_name(name: str) -> str:
+    """The full name of an option, since sbatch accepts a prefix of a long option."""
+    options = [*_FIELDS, *_OURS]
+    if name in options or len(name) == 1:
         return name
-    return next((longer for longer in sorted(known) if longer.startswith(name) and len(longer) > 1), name)
+    return next((longer for longer in sorted(options) if longer.startswith(name) and len(longer) > 1), name)
 
 
 def _refuse_control_characters(field: str, value: object) -> None:
@@ -171,7 +171,7 @@ def _refuse_control_characters(field: str, value: object) -> None:
             raise OptionError(f"{field}={text!r} holds a control character", advice="write it on one line")
 
 
-# sbatch gave up, but the controller may have the job: it must be looked for before it is submitted again.
+# sbatch gave up, but the controller may have the job: look for the job before another submission.
 _UNANSWERED = (
     "socket timed out",
     "receive failure",
@@ -184,7 +184,7 @@ _UNANSWERED = (
     "message send failure",
     "send failure",
 )
-# The controller does not have the job and would take it a moment later.
+# The controller does not have the job, and may accept it a moment later.
 _PASSING = (
     "slurm temporarily unable to accept job",
     "resource temporarily unavailable",
@@ -254,19 +254,19 @@ _TITLE = re.compile(r"^(?:Batch job submission failed|allocation failure): ")
 
 
 def scancel_command(number: str, name: str = "", gently: bool = False) -> list[str]:
-    """Ends one job. The name beside its id: an id that Slurm has given to another job ends nothing.
+    """The command that ends one job. With the name, it does not end another job to which Slurm has given the same id.
 
     Args:
         number: the job's id.
-        name: its name, where that is known.
-        gently: tell its script only, which ends the job in order.
+        name: the job's name, where that is known.
+        gently: signal only the job's script, which then ends the job in order.
     """
     softly = ["--batch", "--signal=TERM"] if gently else []
     return ["scancel", *softly, *([f"--name={name}"] if name else []), number]
 
 
 def answer_unknown(stderr: str) -> bool:
-    """Whether the job may be in the queue although sbatch has failed: its answer was lost on the way."""
+    """Whether the job may be in the queue although sbatch has failed, since the controller's answer was lost."""
     return _has(stderr, _UNANSWERED)
 
 
@@ -276,17 +276,17 @@ def is_transient(stderr: str) -> bool:
 
 
 def rejected(stderr: str, where: str = "") -> Rejected:
-    """The refusal with sbatch's own words, and what to do about it."""
-    said = words(stderr)
+    """The error with sbatch's own messages, and advice about them."""
+    message = words(stderr)
     advice = next((advice for part, advice in _ADVICE if part in stderr.lower()), "")
-    return Rejected(f"Slurm refused the job: {said or 'sbatch failed without a word'}", where=where, advice=advice)
+    return Rejected(f"Slurm refused the job: {message or 'sbatch failed without a word'}", where=where, advice=advice)
 
 
 def submitted_nothing(stdout: str, stderr: str, where: str = "") -> Rejected:
-    """The error for an sbatch that succeeds, again and again, and leaves no job in the queue."""
-    said = words(f"{stdout}\n{stderr}")
-    told = f"; it said: {said}" if said else ""
-    what = f"sbatch ended without an error, but Slurm has no job of this run{told}"
+    """The error for an sbatch that succeeds repeatedly, and leaves no job in the queue."""
+    message = words(f"{stdout}\n{stderr}")
+    suffix = f"; it said: {message}" if message else ""
+    what = f"sbatch ended without an error, but Slurm has no job of this run{suffix}"
     advice = "run `type sbatch` there: a program of the site's or of yours may stand before Slurm's; ask the support"
     return Rejected(what, where=where, advice=advice)
 
@@ -294,9 +294,9 @@ def submitted_nothing(stdout: str, stderr: str, where: str = "") -> Rejected:
 def words(stderr: str) -> str:
     """The messages of sbatch itself, without its name before each line, and without lines of a site or a shell."""
     lines = [line.strip() for line in stderr.splitlines() if line.strip()]
-    told = [line for line in lines if _MARK.match(line)]
-    errors = [line for line in told if not _CHATTER.search(line)]
-    texts = [_TITLE.sub("", _MARK.sub("", line)) for line in errors or told or lines]
+    own_lines = [line for line in lines if _MARK.match(line)]
+    errors = [line for line in own_lines if not _CHATTER.search(line)]
+    texts = [_TITLE.sub("", _MARK.sub("", line)) for line in errors or own_lines or lines]
     return "; ".join(dict.fromkeys(texts))[:2000]
 
 

@@ -70,24 +70,24 @@ def parse_site(partitions: str, nodes: str, version: str = "", groups: str = "")
 
 
 def check(request: JobRequest, site: Site, where: str = "") -> None:
-    """See that a request fits to the partition it names, or to the default one; of several, one has to do.
+    """Check that a request fits to its partition, or the default one; of several partitions one must fit.
 
-    What the site does not show is not judged.
+    Resources that the site does not show are not checked.
 
     Raises:
-        Rejected: it does not. The error has the limit's name and number, and the partitions that would do.
+        Rejected: it does not fit. The error has the limit's name and number, and the partitions that fit.
     """
     if not site.partitions:
-        return  # a site may not show any; sbatch has the last word
+        return  # a site may hide them; then only sbatch decides
     names = [name.strip() for name in request.partition.split(",") if name.strip()]
     for name in names:
         if name not in site.partitions:
-            raise Rejected(f"there is no partition {name!r}", where=where, advice=_meant(name, site))
-    asked = [site.partitions[name] for name in names] or ([site.default] if site.default else [])
-    problems = [problem for partition in asked if (problem := _problem(request, partition, site))]
-    if problems and len(problems) == len(asked):
+            raise Rejected(f"there is no partition {name!r}", where=where, advice=_suggestion(name, site))
+    requested = [site.partitions[name] for name in names] or ([site.default] if site.default else [])
+    problems = [problem for partition in requested if (problem := _problem(request, partition, site))]
+    if problems and len(problems) == len(requested):
         what, advice = problems[0]
-        raise Rejected(what, where=where, advice=_advised(advice, would_do(request, site)))
+        raise Rejected(what, where=where, advice=_with_partitions(advice, would_do(request, site)))
 
 
 def would_do(request: JobRequest, site: Site) -> list[str]:
@@ -99,33 +99,33 @@ def would_do(request: JobRequest, site: Site) -> list[str]:
     ]
 
 
-def _meant(name: str, site: Site) -> str:
-    near = difflib.get_close_matches(name, site.partitions, n=1)
-    if near:
-        return f"did you mean partition={near[0]!r}?"
-    shown = [known for known, partition in site.partitions.items() if not partition.hidden]
-    return f"the partitions are {', '.join(shown)}"
+def _suggestion(name: str, site: Site) -> str:
+    close_matches = difflib.get_close_matches(name, site.partitions, n=1)
+    if close_matches:
+        return f"did you mean partition={close_matches[0]!r}?"
+    visible = [name_shown for name_shown, partition in site.partitions.items() if not partition.hidden]
+    return f"the partitions are {', '.join(visible)}"
 
 
-def _advised(advice: str, names: list[str]) -> str:
+def _with_partitions(advice: str, names: list[str]) -> str:
     if not names:
         return f"{advice}; no partition has that"
-    others = f", or one of {', '.join(names[1:])}" if names[1:] else ""
-    return f"{advice}, or take partition={names[0]!r}{others}, which would do"
+    alternatives = f", or one of {', '.join(names[1:])}" if names[1:] else ""
+    return f"{advice}, or take partition={names[0]!r}{alternatives}, which would do"
 
 
 def _problem(request: JobRequest, partition: Partition, site: Site) -> Problem | None:
     checks: list[Callable[[], Problem | None]] = [
-        lambda: _open(partition),
-        lambda: _allowed(request, partition, site),
-        lambda: _time(request, partition),
-        lambda: _node_count(request, partition),
-        lambda: _node_size(request, partition),
+        lambda: _not_up(partition),
+        lambda: _not_allowed(request, partition, site),
+        lambda: _too_long(request, partition),
+        lambda: _wrong_node_count(request, partition),
+        lambda: _too_large(request, partition),
     ]
     return next((problem for check_one in checks if (problem := check_one())), None)
 
 
-def _open(partition: Partition) -> Problem | None:
+def _not_up(partition: Partition) -> Problem | None:
     if partition.state == "UP":
         return None
     words = {
@@ -136,41 +136,44 @@ def _open(partition: Partition) -> Problem | None:
     return f"partition {partition.name} {words.get(partition.state, f'is {partition.state}')}", "try again later"
 
 
-def _allowed(request: JobRequest, partition: Partition, site: Site) -> Problem | None:
+def _not_allowed(request: JobRequest, partition: Partition, site: Site) -> Problem | None:
     name = partition.name
     if partition.root_only:
         return f"partition {name} is for administrators only", "take another one"
     if partition.groups and site.groups is not None and not partition.groups & site.groups:
-        return f"partition {name} is for the groups {_listed(partition.groups)} only", "ask the site for access"
+        return f"partition {name} is for the groups {_some_of(partition.groups)} only", "ask the site for access"
     if partition.needs_reservation and not request.reservation:
         return f"partition {name} takes jobs of a reservation only", "write reservation=..."
-    return _account(request.account, "account", partition.accounts, partition.denied_accounts, name) or _account(
-        request.qos, "qos", partition.qos, partition.denied_qos, name
-    )
+    return _denied_name(
+        request.account, "account", partition.accounts, partition.denied_accounts, name
+    ) or _denied_name(request.qos, "qos", partition.qos, partition.denied_qos, name)
 
 
-def _account(given: str, option: str, allowed: frozenset[str], denied: frozenset[str], name: str) -> Problem | None:
-    if given and allowed and given.lower() not in {one.lower() for one in allowed}:
-        return f"{option}={given!r} may not use partition {name}", f"write {option}= with one of {_listed(allowed)}"
-    if given and given in denied:
-        return f"{option}={given!r} may not use partition {name}", f"write another {option}="
+def _denied_name(value: str, option: str, allowed: frozenset[str], denied: frozenset[str], name: str) -> Problem | None:
+    if value and allowed and value.lower() not in {allowed_name.lower() for allowed_name in allowed}:
+        return (
+            f"{option}={value!r} may not use partition {name}",
+            f"write {option}= with one of {_some_of(allowed)}",
+        )
+    if value and value in denied:
+        return f"{option}={value!r} may not use partition {name}", f"write another {option}="
     return None
 
 
-def _listed(names: frozenset[str]) -> str:
+def _some_of(names: frozenset[str]) -> str:
     few = sorted(names)[:6]
     return ", ".join(few) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
 
 
-def _time(request: JobRequest, partition: Partition) -> Problem | None:
+def _too_long(request: JobRequest, partition: Partition) -> Problem | None:
     if request.time_limit is None or partition.max_time is None or request.time_limit <= partition.max_time:
         return None
-    wanted, most = format_duration(request.time_limit), format_duration(partition.max_time)
-    what = f"time_limit={wanted} is more than the {most} of partition {partition.name}"
-    return what, "ask for less time; what keep_warm adds counts, too"
+    requested, allowed = format_duration(request.time_limit), format_duration(partition.max_time)
+    text = f"time_limit={requested} is more than the {allowed} of partition {partition.name}"
+    return text, "ask for less time; what keep_warm adds counts, too"
 
 
-def _node_count(request: JobRequest, partition: Partition) -> Problem | None:
+def _wrong_node_count(request: JobRequest, partition: Partition) -> Problem | None:
     most = min(partition.max_nodes, partition.nodes) if partition.kinds else partition.max_nodes
     if request.nodes > most:
         kind = "a job may have" if partition.max_nodes <= partition.nodes else "there are"
@@ -185,35 +188,35 @@ def _node_count(request: JobRequest, partition: Partition) -> Problem | None:
     return None
 
 
-def _node_size(request: JobRequest, partition: Partition) -> Problem | None:
+def _too_large(request: JobRequest, partition: Partition) -> Problem | None:
     if not partition.kinds:
         return None
     name = partition.name
     if request.gpus_per_node > partition.gpus_per_node:
-        has = f"the {partition.gpus_per_node} of a node in" if partition.gpus_per_node else "a node has in"
-        return f"gpus_per_node={request.gpus_per_node} is more than {has} partition {name}", "ask for fewer GPUs"
+        available = f"the {partition.gpus_per_node} of a node in" if partition.gpus_per_node else "a node has in"
+        return f"gpus_per_node={request.gpus_per_node} is more than {available} partition {name}", "ask for fewer GPUs"
     cpus = min(partition.cpus_per_node, partition.max_cpus)
     if (request.cpus_per_node or 0) > cpus:
         return f"cpus_per_node={request.cpus_per_node} is more than the {cpus:.0f} of a node in partition {name}", (
             "ask for fewer CPUs"
         )
-    most = min(partition.memory_per_node, partition.max_memory)
-    if (request.memory or 0) > most:
-        wanted, has = format_memory(request.memory or 0), format_memory(most)
-        return f"memory={wanted} is more than the {has} of a node in partition {name}", "ask for less memory"
-    return _together(request, partition)
+    memory_limit = min(partition.memory_per_node, partition.max_memory)
+    if (request.memory or 0) > memory_limit:
+        requested, available = format_memory(request.memory or 0), format_memory(memory_limit)
+        return f"memory={requested} is more than the {available} of a node in partition {name}", "ask for less memory"
+    return _too_few_nodes(request, partition)
 
 
-def _together(request: JobRequest, partition: Partition) -> Problem | None:
+def _too_few_nodes(request: JobRequest, partition: Partition) -> Problem | None:
     fitting = sum(kind.count for kind in partition.kinds if _fits(request, kind))
     if fitting >= request.nodes:
         return None
-    wanted = [f"{request.cpus_per_node} CPUs"] if request.cpus_per_node else []
-    wanted += [format_memory(request.memory)] if request.memory else []
-    wanted += [f"{request.gpus_per_node} GPUs"] if request.gpus_per_node else []
-    wanted += [f"the feature {request.constraint!r}"] if _plain(request.constraint) else []
-    has = f"{fitting} of the nodes in partition {partition.name} {'has' if fitting == 1 else 'have'}"
-    return f"nodes={request.nodes}, but {has} {' and '.join(wanted)}", "ask for others"
+    needs = [f"{request.cpus_per_node} CPUs"] if request.cpus_per_node else []
+    needs += [format_memory(request.memory)] if request.memory else []
+    needs += [f"{request.gpus_per_node} GPUs"] if request.gpus_per_node else []
+    needs += [f"the feature {request.constraint!r}"] if _plain(request.constraint) else []
+    nodes_with = f"{fitting} of the nodes in partition {partition.name} {'has' if fitting == 1 else 'have'}"
+    return f"nodes={request.nodes}, but {nodes_with} {' and '.join(needs)}", "ask for others"
 
 
 def _fits(request: JobRequest, kind: NodeKind) -> bool:
@@ -234,9 +237,9 @@ COLUMNS = ["PARTITION", "STATE", "LONGEST", "NODES", "CPUS", "MEMORY", "GPUS", "
 
 
 def partition_table(site: Site) -> PartitionTable:
-    """A line for each partition that is not hidden; CPUS, MEMORY and GPUS are those of its largest node.
+    """A row for each partition that is not hidden; CPUS, MEMORY and GPUS are those of its largest node.
 
-    The values for scripts have all of them, in seconds, bytes and counts; null is no limit or not known.
+    The values for scripts have all partitions, in seconds, bytes and counts; null is no limit or not known.
     """
     partitions = site.partitions.values()
     values = {"slurm": site.version, "partitions": [_values(partition) for partition in partitions]}
@@ -248,12 +251,12 @@ def _row(partition: Partition) -> list[str]:
         partition.name,
         partition.state.lower(),
         _time_cell(partition.max_time),
-        _nodes(partition),
+        _node_cell(partition),
         str(partition.cpus_per_node) if partition.kinds else "",
         format_memory(partition.memory_per_node) if partition.kinds else "",
-        _gpus(partition),
-        _now(partition),
-        _notes(partition),
+        _gpu_cell(partition),
+        _load_cell(partition),
+        _note_cell(partition),
     ]
 
 
@@ -261,17 +264,17 @@ def _time_cell(seconds: float | None) -> str:
     return "" if seconds is None else "no limit" if seconds == NO_LIMIT else format_duration(seconds)
 
 
-def _nodes(partition: Partition) -> str:
+def _node_cell(partition: Partition) -> str:
     most = f", at most {partition.max_nodes:.0f} a job" if partition.max_nodes < partition.nodes else ""
     return f"{partition.nodes}{most}"
 
 
-def _gpus(partition: Partition) -> str:
+def _gpu_cell(partition: Partition) -> str:
     types = dict.fromkeys(name for kind in partition.kinds for name in kind.gpu_types)
     return " ".join([str(partition.gpus_per_node), *types]) if partition.gpus_per_node else ""
 
 
-def _now(partition: Partition) -> str:
+def _load_cell(partition: Partition) -> str:
     """The free resources, and the number of nodes in each state."""
     states = [f"{number} {state}" for state, number in partition.node_states.items()]
     load = [] if partition.load is None else [f"{100 * partition.load:.0f} % of CPUs taken"]
@@ -279,12 +282,12 @@ def _now(partition: Partition) -> str:
 
 
 def _gpu_load(partition: Partition) -> list[str]:
-    there = [kind for kind in partition.kinds if not kind.away]
-    used, number = sum(kind.gpus_used for kind in there), sum(kind.gpus * kind.count for kind in there)
+    usable = [kind for kind in partition.kinds if not kind.away]
+    used, number = sum(kind.gpus_used for kind in usable), sum(kind.gpus * kind.count for kind in usable)
     return [f"{used} of {number} GPUs taken"] if number else []
 
 
-def _notes(partition: Partition) -> str:
+def _note_cell(partition: Partition) -> str:
     notes = {
         "default": partition.default,
         "jobs may be preempted": partition.preemptible,
@@ -298,7 +301,7 @@ def _notes(partition: Partition) -> str:
 
 
 def _values(partition: Partition) -> dict[str, Any]:
-    there = [kind for kind in partition.kinds if not kind.away]
+    usable = [kind for kind in partition.kinds if not kind.away]
     return {
         "name": partition.name,
         "state": partition.state,
@@ -313,10 +316,10 @@ def _values(partition: Partition) -> dict[str, Any]:
         "cpus_per_node": partition.cpus_per_node,
         "memory_per_node": partition.memory_per_node,
         "gpus_per_node": partition.gpus_per_node,
-        "cpus_taken": sum(kind.cpus_used for kind in there),
-        "cpus_free": sum(kind.cpus_idle for kind in there),
-        "gpus_taken": sum(kind.gpus_used for kind in there),
-        "gpus": sum(kind.gpus * kind.count for kind in there),
+        "cpus_taken": sum(kind.cpus_used for kind in usable),
+        "cpus_free": sum(kind.cpus_idle for kind in usable),
+        "gpus_taken": sum(kind.gpus_used for kind in usable),
+        "gpus": sum(kind.gpus * kind.count for kind in usable),
         "groups": sorted(partition.groups),
         "accounts": sorted(partition.accounts),
         "qos": sorted(partition.qos),
@@ -331,11 +334,11 @@ NAME = "slurm"
 
 
 def slurm_finding(site: Site, request: JobRequest) -> CheckResult:
-    """Whether the site would take a job that asks for nothing but what the cluster's block says.
+    """Whether the site accepts a job that requests no more than the cluster's block says.
 
     Args:
-        site: what it has.
-        request: such a job.
+        site: the site.
+        request: the request of such a job.
     """
     if not site.partitions:
         return CheckResult(NAME, "warning", "it shows no partition", "`sinfo` there says whether you may use any")
@@ -346,12 +349,5 @@ def slurm_finding(site: Site, request: JobRequest) -> CheckResult:
         return CheckResult(NAME, "failed", error.what, error.advice)
     shown = sum(not partition.hidden for partition in site.partitions.values())
     partitions = "1 partition" if shown == 1 else f"{shown} partitions"
-    return CheckResult(
-        NAME, "ok", f"{site.version or 'of unknown version'}, {partitions}; jobs go to {_place(site, request)}"
-    )
-
-
-def _place(site: Site, request: JobRequest) -> str:
-    if request.partition:
-        return request.partition
-    return f"{site.default.name}, the default" if site.default else "where the site puts them"
+    target = request.partition or (f"{site.default.name}, the default" if site.default else "where the site puts them")
+    return CheckResult(NAME, "ok", f"{site.version or 'of unknown version'}, {partitions}; jobs go to {target}")

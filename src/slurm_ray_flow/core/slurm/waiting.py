@@ -14,9 +14,9 @@ class Explanation(NamedTuple):
     """The meaning of a reason.
 
     Attributes:
-        text: goes on after "waits".
+        text: the words after "waits".
         hopeless: the job will not start by itself, however long it waits.
-        advice: what to do about it; "" where waiting is all.
+        advice: what the user can do; "" for nothing but to wait.
     """
 
     text: str
@@ -89,7 +89,7 @@ _REASONS = {
     "SchedDefer": Explanation("for the scheduler's next round"),
     "FedJobLock": Explanation("for the other clusters of the federation"),
 }
-# The site's limits have a name for each resource: who is limited, what is counted, over how much.
+# Names of the site's limits: the limited party, the resource, and the scope.
 _LIMITED = re.compile(r"(QOSGrp|QOSMax|QOSMin|AssocGrp|AssocMax|Max)(\w*?)(Limit|NotSatisfied)?$")
 _WHO = {"QOSGrp": "its QoS", "QOSMax": "its QoS", "AssocGrp": "its account", "AssocMax": "its account"}
 _RESOURCES = (
@@ -116,14 +116,14 @@ def explain(reason: str) -> Explanation:
     if known is not None:
         missing = re.search(r"UnavailableNodes: ?(\S+)", reason.replace("_", " "))
         return known._replace(text=f"{known.text} ({missing[1]})") if missing else known
-    near = next((known for part, known in _REASONS.items() if " " in part and name.startswith(part)), None)
-    if near is not None:
-        return near
-    return _limited(name) or Explanation(f'with the reason "{name}"')
+    partial = next((known for part, known in _REASONS.items() if " " in part and name.startswith(part)), None)
+    if partial is not None:
+        return partial
+    return _explain_limit(name) or Explanation(f'with the reason "{name}"')
 
 
-def _limited(name: str) -> Explanation | None:
-    """The meaning of a limit: one over all jobs of a user passes with time, one of a single job never does."""
+def _explain_limit(name: str) -> Explanation | None:
+    """The meaning of a limit: a limit over all jobs of a user passes with time, the limit of a single job never."""
     match = _LIMITED.fullmatch(name)
     if match is None:
         return None
@@ -133,31 +133,31 @@ def _limited(name: str) -> Explanation | None:
         return Explanation(f"in vain: it asks for fewer {what} than its QoS wants", True, "cancel it and ask for more")
     if "PerJob" in match[2] or "PerNode" in match[2]:
         return Explanation(f"in vain: it asks for more {what} than {_WHO.get(match[1], 'a limit')} allows", True, _LESS)
-    who = "you" if "PerUser" in match[2] else _WHO.get(match[1], "its account")
-    verb = "have" if who == "you" else "has"
+    owner = "you" if "PerUser" in match[2] else _WHO.get(match[1], "its account")
+    verb = "have" if owner == "you" else "has"
     if "Minutes" in match[2] and "Run" not in match[2]:
-        return Explanation(f"because {who} {verb} used up the minutes of {what} for this period", False, _SUPPORT)
+        return Explanation(f"because {owner} {verb} used up the minutes of {what} for this period", False, _SUPPORT)
     much = "much" if what in _UNCOUNTED else "many"
-    return Explanation(f"until other jobs have ended: {who} {verb} as {much} {what} as allowed")
+    return Explanation(f"until other jobs have ended: {owner} {verb} as {much} {what} as allowed")
 
 
 def ahead_of(job: Job, pending: Iterable[Job]) -> int | None:
     """The number of jobs of the same partition before this one; None where it is not known.
 
     Args:
-        job: the one that waits.
-        pending: all that wait, as `pending_command` shows them; without this one the answer is older than it.
+        job: the waiting job.
+        pending: all pending jobs, as `pending_command` lists them; a list without this job is older than the job.
     """
-    mine, waiting = set(job.partition.split(",")), list(pending)
-    if job.priority is None or all(other.job_id != job.job_id for other in waiting):
+    partitions, pending_jobs = set(job.partition.split(",")), list(pending)
+    if job.priority is None or all(other.job_id != job.job_id for other in pending_jobs):
         return None
-    others = [other for other in waiting if mine & set(other.partition.split(","))]
-    return sum(_before(other, job) for other in others if not explain(other.reason).hopeless)
+    rivals = [other for other in pending_jobs if partitions & set(other.partition.split(","))]
+    return sum(_is_before(other, job) for other in rivals if not explain(other.reason).hopeless)
 
 
-def _before(other: Job, job: Job) -> bool:
-    priority, mine = other.priority or 0, job.priority or 0
-    return priority > mine or (priority == mine and _number(other) < _number(job))
+def _is_before(other: Job, job: Job) -> bool:
+    priority, job_priority = other.priority or 0, job.priority or 0
+    return priority > job_priority or (priority == job_priority and _number(other) < _number(job))
 
 
 def _number(job: Job) -> int:
@@ -169,31 +169,30 @@ def waiting_text(job: Job, ahead: int | None = None, now: float | None = None) -
     """One line for people: the reason for the wait, the number of jobs ahead, and the start that Slurm expects.
 
     Args:
-        job: as the queue shows it.
-        ahead: how many jobs come before it; None where it is not known.
+        job: the job in the queue.
+        ahead: the number of jobs before it; None where it is not known.
         now: the cluster's time in seconds since 1970; None leaves the expected start out.
     """
     why = explain(job.reason)
-    parts = [
-        f"waits {why.text}" + (f" in partition {job.partition}" if job.reason in {"Resources", "Priority"} else "")
-    ]
+    partition = f" in partition {job.partition}" if job.reason in {"Resources", "Priority"} else ""
+    parts = [f"waits {why.text}{partition}"]
     if why.hopeless:
         return f"{parts[0]}: it will not start by itself; {why.advice}"
     if ahead:
         parts.append(f"{ahead} job is ahead" if ahead == 1 else f"{ahead} jobs are ahead")
     if now is not None and job.start is not None and job.start > now:
-        parts.append(f"Slurm expects it to start {_when(job.start, now)}")
+        parts.append(f"Slurm expects it to start {_expected_start(job.start, now)}")
     return "; ".join(parts)
 
 
-def _when(start: float, now: float) -> str:
+def _expected_start(start: float, now: float) -> str:
     then, today = (datetime.datetime.fromtimestamp(moment).astimezone() for moment in (start, now))
     clock = f"{then:%H:%M}" if then.date() == today.date() else f"{then:%Y-%m-%d %H:%M}"
-    return f"at {clock} ({_about(start - now)})"
+    return f"at {clock} ({_rough_duration(start - now)})"
 
 
-def _about(seconds: float) -> str:
-    """A rough time, so that a line that is shown whenever it changes is not shown each minute."""
+def _rough_duration(seconds: float) -> str:
+    """A rough time, so that a line that is printed at each change is not printed each minute."""
     if seconds < 150:
         return "in a moment"
     if seconds < 3600:

@@ -1,4 +1,4 @@
-"""Makes the manifest of a snapshot."""
+"""The manifest of a snapshot."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from slurm_ray_flow.core.text import printable
 
 
 class ModuleFile(Protocol):
-    """A module of the user's: its file, and the entry of `sys.path` that it was found on."""
+    """A module of the user: its file, and the entry of `sys.path` on which it was found."""
 
     @property
     def path(self) -> Path:
@@ -42,12 +42,12 @@ def manifest(
     search_path: Sequence[str] = (),
     hashes: Hashes | None = None,
 ) -> Manifest:
-    """Lists what a snapshot holds.
+    """List the files of a snapshot.
 
-    Modules are always sent; a finding says so where .gitignore names one. Of `include`, a file that is named exactly is
-    sent whatever .gitignore says, and so is what lies in a folder that is named exactly, unless a .gitignore inside it
-    names it; patterns (`*`, `?`, `[…]`, `**`) leave out what .gitignore names. Folders and patterns leave out .git,
-    virtual environments, caches, `node_modules`, `*.pyc`, pipes, sockets and devices.
+    Modules are always sent, with a finding for a module that .gitignore names. A file that `include` names exactly is
+    sent whatever .gitignore says. For a folder that `include` names exactly, only .gitignore files inside it count. A
+    pattern (`*`, `?`, `[…]`, `**`) leaves out files that .gitignore names. Folders and patterns leave out .git, virtual
+    environments, caches, `node_modules`, `*.pyc`, pipes, sockets and devices.
 
     A link to something inside the project is kept as a relative link, and its target is sent too. A link to a file
     outside is sent as that file. A link to a folder outside is an error in an included folder; a module found through
@@ -55,17 +55,17 @@ def manifest(
 
     Args:
         files: the modules that the scan found.
-        project: the project's folder. What lies in it goes to "project/…", all else to "outside/<n>/…".
+        project: the project's folder. Its files go to "project/…", all others to "outside/<n>/…".
         working_directory: the user's; the function runs there if it lies inside the project, else in the project.
         include: files, folders and patterns, relative to the project; or absolute, and then named exactly if outside.
         packages: the packages that are imported, for their data (see `PackageData`).
-        package_data: how many bytes of their data are sent, the smallest files first; with 0 none is looked for.
+        package_data: the most bytes of their data that are sent, the smallest files first; 0 sends none.
         tracked: real paths of files that git tracks although .gitignore names them.
         search_path: the user's `sys.path`: the order of the roots of `files` and `packages`.
-        hashes: what is known of files from earlier; what is learned is added.
+        hashes: the cache of digests, to which new ones are added.
 
     Raises:
-        SyncError: an include matches nothing, or something can't be read or sent as it is. Nothing was sent.
+        SyncError: an include matches nothing, or a file can't be read or sent as it is. Nothing was sent.
     """
     layout, rules = Layout(os.path.realpath(project), {} if hashes is None else hashes), Rules(tracked)
     modules = _Modules(layout, rules)
@@ -75,7 +75,9 @@ def manifest(
         selection.include(text)
     data = PackageData(layout, rules, package_data)
     if package_data:
-        data.add_all((modules.folder(_below(folder, root), root), is_regular) for folder, root, is_regular in packages)
+        data.add_all(
+            (modules.folder(_relative_path(folder, root), root), is_regular) for folder, root, is_regular in packages
+        )
     entries = tuple(sorted(layout.entries.values()))
     working = f"project/{layout.project.inside(os.path.realpath(working_directory)) or ''}".rstrip("/")
     findings = (*modules.findings, *selection.findings, *data.finding())
@@ -83,10 +85,10 @@ def manifest(
 
 
 def refreshed(manifest: Manifest, places: Collection[str]) -> Manifest:
-    """The manifest with some files (not links) read again, because they changed since.
+    """The manifest with the files (not links) at these places read again, because they have changed.
 
     Raises:
-        SyncError: one of them is gone or can't be read.
+        SyncError: a file is gone or can't be read.
     """
     entries = tuple(read_again(entry) if entry.place in places else entry for entry in manifest.entries)
     return replace(manifest, entries=entries)
@@ -112,14 +114,14 @@ class _Modules:
         places = (f"{tree.place}/{relative}".rstrip("/") for tree, relative in self._roots.values())
         return tuple(dict.fromkeys(places))
 
-    def folder(self, below: str, root: str) -> PlacedFolder:
+    def folder(self, relative: str, root: str) -> PlacedFolder:
         """A folder below an entry of `sys.path`, as it lies in the snapshot."""
-        tree, above = self._roots[root]
-        return self._layout.folder(tree, f"{above}/{below}".strip("/"))
+        tree, root_place = self._roots[root]
+        return self._layout.folder(tree, f"{root_place}/{relative}".strip("/"))
 
     def _add(self, path: str, root: str) -> None:
-        below, _, name = _below(path, root).rpartition("/")
-        folder = self.folder(below, root)
+        parent, _, name = _relative_path(path, root).rpartition("/")
+        folder = self.folder(parent, root)
         self._layout.add(folder, name)
         if folder.tree is self._layout.project and self._rules.level(folder.source).ignores(name):
             self.findings.append(f"{printable(path)} is named in .gitignore, but it is imported: it is sent")
@@ -132,11 +134,11 @@ def _in_order(roots: Iterable[str], search_path: Sequence[str]) -> list[str]:
     return sorted(roots, key=lambda root: (order.get(os.path.realpath(root), len(search_path)), root))
 
 
-def _below(path: str, root: str) -> str:
+def _relative_path(path: str, root: str) -> str:
     for file, folder in ((path, root), (os.path.realpath(path), os.path.realpath(root))):
-        inside = PlacedTree(folder.rstrip("/"), "").inside(file)
-        if inside:
-            return inside
+        relative = PlacedTree(folder.rstrip("/"), "").inside(file)
+        if relative:
+            return relative
     raise SyncError(
         f"{printable(path)} does not lie in {printable(root)}, where it is imported from.",
         where=printable(path),

@@ -9,7 +9,7 @@ import time
 from collections.abc import MutableMapping
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote_from_bytes
 
@@ -21,13 +21,13 @@ class Entry(NamedTuple):
     """One file or link of a snapshot. A tuple of plain values, because a project has thousands of them.
 
     Attributes:
-        place: where it goes in the snapshot, "project/…" or "outside/<n>/…".
-        file: where it is at home.
+        place: its path in the snapshot, "project/…" or "outside/<n>/…".
+        file: its path at home.
         size: bytes.
-        mtime_ns: when it was last written.
+        mtime_ns: the time of its last change.
         mode: permission bits at home.
-        sha256: of the content; of the text, for a link.
-        link: where a link inside the snapshot points, relative to its own folder; None for a file.
+        sha256: the digest of a file's content, or of a link's text.
+        link: the text of a link inside the snapshot, relative to the link's folder; None for a file.
     """
 
     place: str
@@ -39,11 +39,6 @@ class Entry(NamedTuple):
     link: str | None = None
 
     @property
-    def relative(self) -> PurePosixPath:
-        """The place in the snapshot."""
-        return PurePosixPath(self.place)
-
-    @property
     def source(self) -> Path:
         """The file at home."""
         return Path(self.file)
@@ -52,14 +47,14 @@ class Entry(NamedTuple):
     def record(self) -> str:
         """The entry's line in the listing: content, kind (file, executable, link), place."""
         kind = "l" if self.link is not None else "x" if self.mode & 0o111 else "f"
-        return f"{self.sha256} {kind} {_written(self.place)}"
+        return f"{self.sha256} {kind} {_quoted_place(self.place)}"
 
 
 class LeftOut(NamedTuple):
     """A file of a package that stays at home.
 
     Attributes:
-        file: relative to the project where it lies inside; a folder ends with a slash.
+        file: its path, relative to the project if it lies in it; a folder ends with a slash.
         size: bytes; 0 for a folder.
         why: the reason.
     """
@@ -78,8 +73,8 @@ class Manifest:
         roots: (place, folder at home) of each tree that the places come from.
         path: the entries for `sys.path`, in order, relative to the snapshot.
         working_directory: where the function runs, relative to the snapshot.
-        findings: what the user should know: what was left out, or is sent although .gitignore names it.
-        left: what of packages stays at home.
+        findings: messages about files that were left out, or are sent although .gitignore names them.
+        left: the files of packages that stay at home.
     """
 
     entries: tuple[Entry, ...]
@@ -97,12 +92,12 @@ class Manifest:
     @cached_property
     def records(self) -> tuple[str, ...]:
         """The lines of the listing: one an entry, in their order, then the folders."""
-        folders = (f"{'':-<64} d {_written(folder)}" for folder in self.folders)
+        folders = (f"{'':-<64} d {_quoted_place(folder)}" for folder in self.folders)
         return (*(entry.record for entry in self.entries), *folders)
 
     @cached_property
     def listing(self) -> bytes:
-        """The text that names the snapshot: contents, executable bits, links and places, but no times."""
+        """The text whose digest names the snapshot: contents, executable bits, links and places, but no times."""
         return ("\n".join(self.records) + "\n").encode("ascii")
 
     @cached_property
@@ -116,7 +111,7 @@ class Manifest:
         return sum(entry.size for entry in self.entries if entry.link is None)
 
 
-def _written(place: str) -> str:
+def _quoted_place(place: str) -> str:
     if place.isascii() and place.isprintable() and "%" not in place:
         return place
     return quote_from_bytes(place.encode("utf-8", "surrogateescape"), safe="/ ")
@@ -134,17 +129,17 @@ def fingerprint(file: str, status: os.stat_result, hashes: Hashes) -> str:
 
     Args:
         file: its path.
-        status: what `os.stat` says of it now.
-        hashes: what is known; what is learned is added.
+        status: the result of `os.stat` for it.
+        hashes: the cache of digests, to which a new one is added.
 
     Raises:
-        SyncError: it can't be read.
+        SyncError: the file can't be read.
     """
     stamp = (status.st_mtime_ns, status.st_ctime_ns, status.st_size, status.st_ino)
-    known = hashes.get(file)
-    if known is not None and known[:4] == stamp:
-        return known[4]
-    digest = _read(file, status)
+    cached = hashes.get(file)
+    if cached is not None and cached[:4] == stamp:
+        return cached[4]
+    digest = _hash_content(file, status)
     # A file system's clock is coarse: a file that was just written may be written again without a new time.
     if time.time_ns() - max(status.st_mtime_ns, status.st_ctime_ns) > _SETTLED:
         hashes[file] = (*stamp, digest)
@@ -164,7 +159,7 @@ def unreadable(file: str, problem: OSError) -> SyncError:
     )
 
 
-def _read(file: str, status: os.stat_result) -> str:
+def _hash_content(file: str, status: os.stat_result) -> str:
     digest = hashlib.sha256()
     try:
         with Path(file).open("rb", buffering=0) as stream:

@@ -19,7 +19,7 @@ from slurm_ray_flow.core.snapshot.entries import LeftOut, unreadable
 from slurm_ray_flow.core.snapshot.layout import Layout, PlacedFolder, PlacedTree
 from slurm_ray_flow.core.text import printable
 
-# To git `a/**` is what lies in a, to pathspec it is a itself too: then nothing in it could be asked for again.
+# In git `a/**` matches the content of a, in pathspec a itself, too: then a later `!a/b` could include nothing.
 _INSIDE = re.compile(r"/\*\*(/?\s*)$")
 
 
@@ -28,10 +28,10 @@ class FolderRules:
     """The rules that hold in one folder.
 
     Attributes:
-        folder: its real path.
-        specs: rules with the folder that they were written in, innermost first.
-        ignored: the folder itself is left out, so all in it is.
-        tracked: files that are not left out whatever the rules say, and the folders on the way to them.
+        folder: the folder's real path.
+        specs: each .gitignore with the folder that holds it, innermost first.
+        ignored: whether the folder itself is left out, with all its content.
+        tracked: files that git tracks, which no rule leaves out, and their parent folders.
     """
 
     folder: str
@@ -42,7 +42,7 @@ class FolderRules:
     def child(self, name: str) -> FolderRules:
         """The rules in a folder of this one."""
         folder = f"{self.folder}/{name}"
-        return FolderRules(folder, (*_own(folder), *self.specs), self.ignores(name, is_folder=True), self.tracked)
+        return FolderRules(folder, (*_own_rules(folder), *self.specs), self.ignores(name, is_folder=True), self.tracked)
 
     def ignores(self, name: str, *, is_folder: bool = False) -> bool:
         """Whether a file or folder directly in this one is left out."""
@@ -77,7 +77,7 @@ class Rules:
         return rules
 
     def named(self, folder: str) -> FolderRules:
-        """The rules in a folder that the user named: if the ones above leave it out, only those inside it count."""
+        """The rules in a folder that the user named: if outer rules leave the folder out, only inner rules count."""
         level = self.level(folder)
         return self._top(folder) if level.ignored else level
 
@@ -88,10 +88,10 @@ class Rules:
         return self.level(parent).child(name)
 
     def _top(self, folder: str) -> FolderRules:
-        return FolderRules(folder, _own(folder), ignored=False, tracked=self._tracked)
+        return FolderRules(folder, _own_rules(folder), ignored=False, tracked=self._tracked)
 
 
-def _own(folder: str) -> tuple[tuple[GitIgnoreSpec, str], ...]:
+def _own_rules(folder: str) -> tuple[tuple[GitIgnoreSpec, str], ...]:
     file = Path(folder, ".gitignore")
     try:
         lines = file.read_text("utf-8", "surrogateescape").splitlines()
@@ -114,7 +114,7 @@ _IGNORED = "named in .gitignore"
 _NO_FILE = "it is a pipe, a socket or a device, not a file"
 
 Wanted = Callable[[str], bool]
-"""Whether a real path is asked for."""
+"""A function that says whether a real path is wanted."""
 
 
 class Selection:
@@ -129,53 +129,53 @@ class Selection:
         """Add one file, folder or pattern, as the user wrote it.
 
         Raises:
-            SyncError: it matches nothing, lies outside of the project without being named exactly by its absolute path,
-                or can't be sent.
+            SyncError: the text matches nothing, a file can't be sent, or a path outside of the project is not named
+                exactly and absolutely.
         """
-        # Not resolved: a link that is named is itself what is meant.
+        # Not resolved, since a named link stands for itself.
         path = os.path.normpath(Path(self._layout.project.source, Path(text).expanduser()))
-        inside = self._layout.project.inside(path)
-        if inside is None and not Path(text).expanduser().is_absolute():
-            raise _outside(text, path)
+        relative = self._layout.project.inside(path)
+        if relative is None and not Path(text).expanduser().is_absolute():
+            raise _outside_project(text, path)
         if os.path.lexists(path):
-            self._exactly(path, inside)
+            self._add_named(path, relative)
         elif _MAGIC & set(text):
-            if inside is None:
-                inside = self._layout.project.inside(_real_start(path))
-            if inside is None:
-                raise _outside(text, path)
-            self._pattern(text, inside)
+            if relative is None:
+                relative = self._layout.project.inside(_real_start(path))
+            if relative is None:
+                raise _outside_project(text, path)
+            self._add_matching(text, relative)
         else:
-            raise _nothing(text, path)
+            raise _no_match(text, path)
         self._follow_links()
 
-    def _exactly(self, path: str, inside: str | None) -> None:
+    def _add_named(self, path: str, relative_path: str | None) -> None:
         parent, name = os.path.realpath(Path(path).parent), Path(path).name
-        if inside == "":
+        if relative_path == "":
             return self._walk(self._layout.folder(self._layout.project, ""), None)
-        tree, above = self._layout.tree(parent if inside is None else self._layout.project.source)
-        relative = above if inside is None else inside.rpartition("/")[0]
+        tree, tree_place = self._layout.tree(parent if relative_path is None else self._layout.project.source)
+        relative = tree_place if relative_path is None else relative_path.rpartition("/")[0]
         folder = self._layout.folder(tree, relative)
         if stat.S_ISDIR(os.lstat(path).st_mode):
             return self._walk(self._layout.folder(tree, f"{relative}/{name}".lstrip("/")), None)
         return self._layout.add(folder, name)
 
-    def _pattern(self, text: str, inside: str) -> None:
-        spec = GitIgnoreSpec.from_lines([f"/{inside}"])
-        start = _fixed_start(inside)
+    def _add_matching(self, text: str, pattern: str) -> None:
+        spec = GitIgnoreSpec.from_lines([f"/{pattern}"])
+        start = _fixed_start(pattern)
         project = self._layout.project
         matched: list[str] = []
 
-        def wanted(path: str) -> bool:
-            asked = spec.match_file(path[len(project.source) + 1 :])
-            if asked:
+        def is_wanted(path: str) -> bool:
+            matches = spec.match_file(path[len(project.source) + 1 :])
+            if matches:
                 matched.append(path)
-            return asked
+            return matches
 
         if Path(project.source, start).is_dir():
-            self._walk(self._layout.folder(project, start), wanted)
+            self._walk(self._layout.folder(project, start), is_wanted)
         if not matched:
-            raise _nothing(text, f"{project.source}/{inside}")
+            raise _no_match(text, f"{project.source}/{pattern}")
 
     def _follow_links(self) -> None:
         while self._layout.linked:
@@ -183,17 +183,17 @@ class Selection:
             if folder.source not in self._seen:
                 self._walk(folder, None)
 
-    def _walk(self, start: PlacedFolder, wanted: Wanted | None) -> None:
-        rules = self._rules.named if wanted is None else self._rules.level
+    def _walk(self, start: PlacedFolder, is_wanted: Wanted | None) -> None:
+        rules = self._rules.named if is_wanted is None else self._rules.level
         for folder, level, entries in walk(start, rules(start.source)):
-            if wanted is None:
+            if is_wanted is None:
                 self._seen.add(folder.source)
             for entry in entries:
-                if not entry.is_dir(follow_symlinks=False) and self._belongs(entry, level, wanted):
+                if not entry.is_dir(follow_symlinks=False) and self._is_included(entry, level, is_wanted):
                     self._layout.add(folder, entry.name)
 
-    def _belongs(self, entry: os.DirEntry[str], level: FolderRules, wanted: Wanted | None) -> bool:
-        if level.ignores(entry.name) or (wanted is not None and not wanted(entry.path)):
+    def _is_included(self, entry: os.DirEntry[str], level: FolderRules, is_wanted: Wanted | None) -> bool:
+        if level.ignores(entry.name) or (is_wanted is not None and not is_wanted(entry.path)):
             return False
         if entry.is_symlink() or entry.is_file():
             return True
@@ -202,14 +202,14 @@ class Selection:
 
 
 class PackageData:
-    """Adds the files beside the modules of packages to a layout; `left` says which of them stay at home.
+    """Adds the data files of packages to a layout; `left` lists the files that stay at home.
 
-    All files travel that are no modules, but for what .gitignore names, and links out of the project. What can't be
-    sent, or is too much, stays at home; it is no error.
+    All files travel that are no modules, except files that .gitignore names, and links out of the project. A file that
+    can't be sent, or is over the limit, stays at home without an error.
 
     Args:
-        layout: it holds the modules, and what is included, already.
-        limit: bytes that all of it may have; the smallest files go first.
+        layout: the layout, which has the modules and the included files already.
+        limit: the most bytes of all data files together; the smallest files are added first.
     """
 
     def __init__(self, layout: Layout, rules: Rules, limit: int) -> None:
@@ -217,7 +217,7 @@ class PackageData:
         self._layout, self._rules, self._limit, self._needed = layout, rules, limit, 0
         self._waiting: list[tuple[PlacedFolder, bool]] = []
         self._seen: set[str] = set()
-        # size, place of what a link leads to (of a file, its own), folder, name
+        # size, place of the file (for a link, of its target), folder, name
         self._found: list[tuple[int, str, PlacedFolder, str]] = []
 
     def add_all(self, packages: Iterable[tuple[PlacedFolder, bool]]) -> None:
@@ -228,64 +228,64 @@ class PackageData:
         for size, place, folder, name in sorted(self._found, key=itemgetter(0, 1, 3)):
             self._needed += 0 if place in self._layout.entries else size
             if self._needed > self._limit and place not in self._layout.entries:
-                self._leave(folder, name, size, f"over package_data, {format_memory(self._limit)} for all packages")
+                self._leave_out(folder, name, size, f"over package_data, {format_memory(self._limit)} for all packages")
                 continue
             try:
                 self._layout.add(folder, name)
             except SyncError as problem:
-                self._leave(folder, name, size, problem.what.rstrip("."))
+                self._leave_out(folder, name, size, problem.what.rstrip("."))
         self._layout.linked.clear()
 
     def finding(self) -> list[str]:
         """The files that stay at home, in one line, without those that .gitignore names."""
-        left_out = sorted((one for one in self.left if one.why != _IGNORED), key=lambda one: -one.size)
+        left_out = sorted((file for file in self.left if file.why != _IGNORED), key=lambda file: -file.size)
         if not left_out:
             return []
-        more = f" and {len(left_out) - 1} more (the run's page lists them)" if left_out[1:] else ""
-        larger = f', package_data="{brief_memory(self._needed)}" sends all' if self._needed > self._limit else ""
+        others = f" and {len(left_out) - 1} more (the run's page lists them)" if left_out[1:] else ""
+        hint = f', package_data="{brief_memory(self._needed)}" sends all' if self._needed > self._limit else ""
         file, size = printable(left_out[0].file), format_memory(left_out[0].size)
-        return [f"{file!r} stays at home, {size}: {left_out[0].why}{more}; include=[{file!r}] sends it{larger}"]
+        return [f"{file!r} stays at home, {size}: {left_out[0].why}{others}; include=[{file!r}] sends it{hint}"]
 
     def _gather(self, start: PlacedFolder, is_regular: bool) -> None:
-        for folder, level, entries in walk(start, self._rules.level(start.source), self._unlisted):
+        for folder, level, entries in walk(start, self._rules.level(start.source), self._note_unreadable):
             if folder.place in self._seen:
                 entries.clear()
             self._seen.add(folder.place)
-            # A regular package inside a namespace comes along if it is imported; and in a folder of data a .py is data.
+            # A regular package inside a namespace is added only if it is imported; in a folder of data a .py is data.
             is_code = not is_regular or any(entry.name == "__init__.py" for entry in entries)
             if not is_regular:
                 entries[:] = [
-                    one for one in entries if one.is_symlink() or not os.path.lexists(f"{one.path}/__init__.py")
+                    item for item in entries if item.is_symlink() or not os.path.lexists(f"{item.path}/__init__.py")
                 ]
             for entry in entries:
-                known = f"{folder.place}/{entry.name}" in self._layout.entries
-                if not known and not (is_code and entry.name.endswith(".py")):
-                    self._look(folder, level, entry, start)
+                included = f"{folder.place}/{entry.name}" in self._layout.entries
+                if not included and not (is_code and entry.name.endswith(".py")):
+                    self._classify(folder, level, entry, start)
 
-    def _look(self, folder: PlacedFolder, level: FolderRules, entry: os.DirEntry[str], start: PlacedFolder) -> None:
+    def _classify(self, folder: PlacedFolder, level: FolderRules, entry: os.DirEntry[str], start: PlacedFolder) -> None:
         name, is_folder, size = entry.name, entry.is_dir(follow_symlinks=False), _size(entry)
         path = os.path.realpath(entry.path) if entry.is_symlink() else entry.path
-        inside = (folder.tree or PlacedTree(start.source, start.place)).inside(path)
+        relative = (folder.tree or PlacedTree(start.source, start.place)).inside(path)
         if level.ignores(name, is_folder=is_folder):
-            self._leave(folder, name + "/" * is_folder, size, _IGNORED)
-        elif inside is None:
-            self._leave(folder, name, size, f"a link to {printable(path)}, which lies elsewhere")
+            self._leave_out(folder, name + "/" * is_folder, size, _IGNORED)
+        elif relative is None:
+            self._leave_out(folder, name, size, f"a link to {printable(path)}, which lies elsewhere")
         elif entry.is_symlink() or entry.is_file():
             if folder.tree and entry.is_symlink() and Path(path).is_dir():
-                self._waiting.append((self._layout.folder(folder.tree, inside), False))
-            self._found.append((size, f"{(folder.tree or start).place}/{inside}", folder, name))
+                self._waiting.append((self._layout.folder(folder.tree, relative), False))
+            self._found.append((size, f"{(folder.tree or start).place}/{relative}", folder, name))
         elif not is_folder:
-            self._leave(folder, name, 0, _NO_FILE)
+            self._leave_out(folder, name, 0, _NO_FILE)
 
-    def _unlisted(self, folder: PlacedFolder, problem: SyncError) -> None:
-        self._leave(folder, "", 0, problem.what.rstrip("."))
+    def _note_unreadable(self, folder: PlacedFolder, problem: SyncError) -> None:
+        self._leave_out(folder, "", 0, problem.what.rstrip("."))
 
-    def _leave(self, folder: PlacedFolder, name: str, size: int, why: str) -> None:
+    def _leave_out(self, folder: PlacedFolder, name: str, size: int, why: str) -> None:
         if name.endswith("/") and any(place.startswith(f"{folder.place}/{name}") for place in self._layout.entries):
             return  # it is included
         path = f"{folder.source}/{name}"
-        inside = self._layout.project.inside(path)
-        self.left.append(LeftOut(path if inside is None else inside, size, why))
+        relative = self._layout.project.inside(path)
+        self.left.append(LeftOut(path if relative is None else relative, size, why))
 
 
 def walk(
@@ -293,10 +293,10 @@ def walk(
 ) -> Iterator[tuple[PlacedFolder, FolderRules, list[os.DirEntry[str]]]]:
     """Each folder below `start`, its rules, and its content without caches, bytecode and virtual environments.
 
-    What .gitignore names is there, but not gone into; nor is what the caller takes out of a list.
+    Folders that .gitignore names are listed, but not entered; nor are folders that the caller removes from a list.
 
     Args:
-        missed: is told of a folder that can't be read; without it that is an error.
+        missed: is called for a folder that can't be read; None raises the error.
 
     Raises:
         SyncError: a folder can't be read.
@@ -347,7 +347,7 @@ def _real_start(path: str) -> str:
     return os.path.realpath(start) + path[len(start) :]
 
 
-def _outside(text: str, path: str) -> SyncError:
+def _outside_project(text: str, path: str) -> SyncError:
     return SyncError(
         f"include={text!r} lies outside of the project.",
         where=printable(path),
@@ -355,7 +355,7 @@ def _outside(text: str, path: str) -> SyncError:
     )
 
 
-def _nothing(text: str, path: str) -> SyncError:
+def _no_match(text: str, path: str) -> SyncError:
     folder = Path(path).parent
     while not folder.is_dir():
         folder = folder.parent

@@ -1,4 +1,4 @@
-"""The layout of a snapshot: the place of each file, and the treatment of links."""
+"""The layout of a snapshot: the place of each file and link."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ class Layout:
 
     Args:
         project: the real path of the project; it becomes "project/".
-        hashes: what is known of files.
+        hashes: the cache of digests.
 
     Attributes:
-        entries: what was collected, by place.
-        linked: folders that a kept link points to, not looked into yet.
+        entries: the collected entries, by place.
+        linked: folders to which a kept link points, and whose files are still to be added.
     """
 
     def __init__(self, project: str, hashes: Hashes) -> None:
@@ -83,15 +83,15 @@ class Layout:
         return self._folders[key]
 
     def add(self, folder: PlacedFolder, name: str) -> None:
-        """Add the file, or the link and what it points to.
+        """Add the file, or the link and its target.
 
         Raises:
-            SyncError: it is neither, can't be read, points to nothing, or to a folder outside of the tree.
+            SyncError: it is neither file nor link, can't be read, or is a link to nothing or to a folder outside.
         """
         place, file = f"{folder.place}/{name}", f"{folder.source}/{name}"
         if place in self.entries and self.entries[place].link is None:
             return
-        status = _status(file)
+        status = _lstat(file)
         if stat.S_ISLNK(status.st_mode):
             self._add_link(folder, name)
         else:
@@ -100,28 +100,28 @@ class Layout:
     def _find_folder(self, tree: PlacedTree, relative: str) -> PlacedFolder:
         if not relative:
             return PlacedFolder(tree.source, tree.place, tree)
-        above, _, name = relative.rpartition("/")
-        parent = self.folder(tree, above)
+        parent_path, _, name = relative.rpartition("/")
+        parent = self.folder(tree, parent_path)
         source = f"{parent.source}/{name}"
-        if not stat.S_ISLNK(_status(source).st_mode):
+        if not stat.S_ISLNK(_lstat(source).st_mode):
             return PlacedFolder(source, f"{parent.place}/{name}", parent.tree)
-        target, _ = _target(source)
-        inside = parent.tree.inside(target) if parent.tree else None
-        if parent.tree is None or inside is None:
+        target, _ = _link_target(source)
+        relative_target = parent.tree.inside(target) if parent.tree else None
+        if parent.tree is None or relative_target is None:
             return PlacedFolder(target, f"{parent.place}/{name}", None)
         self._keep_link(parent, name, target)
-        return self.folder(parent.tree, inside)
+        return self.folder(parent.tree, relative_target)
 
     def _add_file(self, place: str, file: str, status: os.stat_result) -> None:
         self.entries[place] = _entry(place, file, status, self._hashes)
 
     def _add_link(self, folder: PlacedFolder, name: str) -> None:
         file = f"{folder.source}/{name}"
-        target, status = _target(file)
-        inside = folder.tree.inside(target) if folder.tree else None
-        if folder.tree is not None and inside is not None:
+        target, status = _link_target(file)
+        relative_target = folder.tree.inside(target) if folder.tree else None
+        if folder.tree is not None and relative_target is not None:
             self._keep_link(folder, name, target)
-            self._add_target(folder.tree, inside, status)
+            self._add_target(folder.tree, relative_target, status)
         elif stat.S_ISDIR(status.st_mode):
             raise SyncError(
                 f"{printable(file)} is a link to a folder outside: {printable(target)}.",
@@ -135,8 +135,8 @@ class Layout:
         if stat.S_ISDIR(status.st_mode):
             self.linked.append(self.folder(tree, relative))
         else:
-            above, _, name = relative.rpartition("/")
-            self.add(self.folder(tree, above), name)
+            parent_path, _, name = relative.rpartition("/")
+            self.add(self.folder(tree, parent_path), name)
 
     def _keep_link(self, folder: PlacedFolder, name: str, target: str) -> None:
         place, file = f"{folder.place}/{name}", f"{folder.source}/{name}"
@@ -149,7 +149,7 @@ def read_again(entry: Entry) -> Entry:
     """The entry of a file as the file is now.
 
     Raises:
-        SyncError: it is gone, can't be read, or is no file any more.
+        SyncError: the file is gone, can't be read, or is no plain file any more.
     """
     try:
         status = os.stat(entry.file)  # noqa: PTH116 (paths are strings here: a project has thousands)
@@ -169,14 +169,14 @@ def _entry(place: str, file: str, status: os.stat_result, hashes: Hashes) -> Ent
     return Entry(place, file, status.st_size, status.st_mtime_ns, stat.S_IMODE(status.st_mode), digest)
 
 
-def _status(file: str) -> os.stat_result:
+def _lstat(file: str) -> os.stat_result:
     try:
         return os.lstat(file)
     except OSError as problem:
         raise unreadable(file, problem) from problem
 
 
-def _target(link: str) -> tuple[str, os.stat_result]:
+def _link_target(link: str) -> tuple[str, os.stat_result]:
     target = os.path.realpath(link)
     try:
         return target, os.stat(target)  # noqa: PTH116 (paths are strings here: a project has thousands)

@@ -1,9 +1,9 @@
 """The tunnel from this host to the Prefect server on another host with the same home.
 
-    python -m slurm_ray_flow.blocks.server.lead HOST PORT DESCRIPTOR
+    python -m slurm_ray_flow.blocks.server.tunnel HOST PORT DESCRIPTOR
 
-Started by this host's supervisor, which gives it the socket that it listens at. It logs in as every connection of ours
-does: by OpenSSH's configuration, with the host's key checked. There is nobody whom it could ask for a password.
+This host's supervisor starts it, and passes it the listening socket. It logs in by OpenSSH's configuration and checks
+the host's key. It can't ask anybody for a password.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 from slurm_ray_flow.blocks.server.address import HOST
 from slurm_ray_flow.blocks.ssh import SshConnection
 from slurm_ray_flow.blocks.ssh.connection import ConnectionLost
-from slurm_ray_flow.blocks.tunnel import join
+from slurm_ray_flow.blocks.tunnel import join_sockets
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 
 
@@ -31,15 +31,15 @@ def main() -> int:
             while True:
                 visitor, _ = listener.accept()
                 far = connection.reach(HOST, port)
-                threading.Thread(target=_lead, args=(visitor, far), daemon=True).start()
+                threading.Thread(target=_serve_visitor, args=(visitor, far), daemon=True).start()
     except (SlurmRayFlowError, ConnectionLost) as problem:
         sys.stderr.write(f"{problem}\n")
         return 1
 
 
-def _lead(visitor: socket.socket, far: Any) -> None:
+def _serve_visitor(visitor: socket.socket, far: Any) -> None:
     with visitor, contextlib.suppress(OSError):
-        join(visitor, far)
+        join_sockets(visitor, far)
 
 
 if __name__ == "__main__":
