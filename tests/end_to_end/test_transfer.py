@@ -129,7 +129,7 @@ def test_what_has_travelled_is_on_the_disk_before_the_snapshot_has_its_name(
         (os, "rename", seen_rename),
     ):
         monkeypatch.setattr(module, name, seen)
-    monkeypatch.setattr(files, "FEW", few)
+    monkeypatch.setattr(files, "FSYNC_LIMIT", few)
     sent = send()
     assert named >= {path.name for path in Path(sent.folder).rglob("*") if path.is_file()}
 

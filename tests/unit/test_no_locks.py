@@ -25,7 +25,7 @@ def run(request, tmp_path, monkeypatch):
 
 
 def test_a_run_has_one_head(run, monkeypatch):
-    monkeypatch.setattr(events, "PATIENCE", 0.1)
+    monkeypatch.setattr(events, "CLAIM_SECONDS", 0.1)
     assert events.claim(run)
     with pytest.raises(TimeoutError):
         events.claim(run)

@@ -297,9 +297,9 @@ def test_a_zombie_is_no_longer_there():
 )
 def test_memory_is_looked_at_before_it_can_reach_its_limit(used, grown, seconds):
     wait = limits.next_look(used, grown, seconds, 1000)
-    assert limits.SHORTEST_LOOK <= wait <= limits.LONGEST_LOOK
+    assert limits.SHORTEST_PAUSE <= wait <= limits.LONGEST_PAUSE
     if grown > 0:
-        assert used + wait * grown / seconds < 1000 or wait == limits.SHORTEST_LOOK
+        assert used + wait * grown / seconds < 1000 or wait == limits.SHORTEST_PAUSE
 
 
 def test_descendants_without_a_branch():

@@ -21,7 +21,7 @@ from typing import Any, Callable, Dict, List, Optional
 from slurm_ray_flow.remote.environment import pythons
 from slurm_ray_flow.remote.lock import queue
 from slurm_ray_flow.remote.shared import limits, machine
-from slurm_ray_flow.remote.shared.processes import said_by
+from slurm_ray_flow.remote.shared.processes import output_of
 from slurm_ray_flow.remote.shared.protocol import SHARED_MEMORY, OperationError
 
 WITHIN = 15.0
@@ -152,7 +152,7 @@ def quota(folder: str) -> Answer:
     if program is None:
         return {}
     mount = next(path for path in (folder, *map(str, Path(folder).parents)) if os.path.ismount(path))
-    return read_quota(said_by([program, "-w", "-p", "--hide-device", "-f", mount], COMMAND_SECONDS) or "")
+    return read_quota(output_of([program, "-w", "-p", "--hide-device", "-f", mount], COMMAND_SECONDS) or "")
 
 
 def read_quota(text: str) -> Answer:
@@ -179,7 +179,7 @@ def rsync() -> Answer:
     program = shutil.which("rsync")
     if program is None:
         return {"version": ""}
-    found = re.search(r"version v?(\d+(?:\.\d+)*)", said_by([program, "--version"], COMMAND_SECONDS) or "")
+    found = re.search(r"version v?(\d+(?:\.\d+)*)", output_of([program, "--version"], COMMAND_SECONDS) or "")
     return {"version": found[1] if found else "unknown"}
 
 
@@ -272,13 +272,13 @@ def _slurm() -> str:
     """Whether Slurm gives out nodes here: "answers"; "silent" where its commands are here and nothing answers; ""."""
     if not (shutil.which("sbatch") and shutil.which("sinfo")):
         return ""
-    return "answers" if (said_by(["sinfo", "--noheader", "--format=%R"], SECONDS) or "").strip() else "silent"
+    return "answers" if (output_of(["sinfo", "--noheader", "--format=%R"], SECONDS) or "").strip() else "silent"
 
 
 def _modules() -> bool:
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
     mark = "srf-modules"
-    return mark in (said_by([shell, "-lc", "type module >/dev/null 2>&1 && echo " + mark], SECONDS) or "")
+    return mark in (output_of([shell, "-lc", "type module >/dev/null 2>&1 && echo " + mark], SECONDS) or "")
 
 
 def _scratch() -> List[Dict[str, Any]]:

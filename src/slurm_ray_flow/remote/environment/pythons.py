@@ -22,7 +22,7 @@ from slurm_ray_flow.remote.environment import uv_tool
 from slurm_ray_flow.remote.environment.uv_tool import BuildError, UvProcess, clean_variables
 from slurm_ray_flow.remote.shared.files import private_folder, sync_all
 from slurm_ray_flow.remote.shared.machine import platform_tag
-from slurm_ray_flow.remote.shared.processes import said_by
+from slurm_ray_flow.remote.shared.processes import output_of
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
 START_SECONDS = 30.0
@@ -83,7 +83,7 @@ def find(policy: str, version: str, root: str = "", uv_version: str = "") -> Dic
 
 def ask_python(command: Sequence[str], variables: Optional[Dict[str, str]] = None) -> Optional[PythonAnswer]:
     """Start a Python and ask it what it is; None where it is none, or can't start."""
-    said = said_by(command, START_SECONDS, {**clean_variables(), **(variables or {})})
+    said = output_of(command, START_SECONDS, {**clean_variables(), **(variables or {})})
     try:
         # A login shell's own words may stand before the answer.
         return PythonAnswer(**json.loads((said or "").rpartition(_MARK)[2]))
@@ -139,7 +139,7 @@ def _in_login_shell(start: str) -> List[str]:
 
 def _known_to_uv(version: str, uv: str) -> List[str]:
     command = [uv, "python", "find", "--no-python-downloads", "--no-project", version]
-    return [path for path in (said_by(command, START_SECONDS) or "").split("\n")[:1] if path]
+    return [path for path in (output_of(command, START_SECONDS) or "").split("\n")[:1] if path]
 
 
 def _download(version: str, root: str, uv_version: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Optional, Tuple
 from slurm_ray_flow.remote.scheduler.job import JobContext
 from slurm_ray_flow.remote.scheduler.node_launcher import NodeLauncher, Srun
 from slurm_ray_flow.remote.shared.events import RunFiles, tail
-from slurm_ray_flow.remote.shared.processes import said_by
+from slurm_ray_flow.remote.shared.processes import output_of
 
 ASK_SECONDS = 10.0
 _MIB = 1 << 20
@@ -33,7 +33,7 @@ class SlurmJob(JobContext):
 
     def nodes(self) -> List[str]:
         listed = os.environ.get("SLURM_JOB_NODELIST", "")
-        return (said_by(["scontrol", "show", "hostnames", listed], ASK_SECONDS) or "").split() or super().nodes()
+        return (output_of(["scontrol", "show", "hostnames", listed], ASK_SECONDS) or "").split() or super().nodes()
 
     def launcher(self) -> NodeLauncher:
         return Srun()
@@ -72,7 +72,7 @@ class SlurmJob(JobContext):
         for words, cause, message in _ENDS:
             if said and words in said[-1]:
                 if words == _PUT_BACK:
-                    said_by(["scancel", os.environ.get(self.VARIABLE, "")], ASK_SECONDS)
+                    output_of(["scancel", os.environ.get(self.VARIABLE, "")], ASK_SECONDS)
                 return cause, message
         if self.is_preempted():
             return "preempted", _PREEMPTED
@@ -92,7 +92,7 @@ _ENDS = (
 
 def _fields() -> Dict[str, str]:
     """What Slurm says of this job now."""
-    said = said_by(["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")], ASK_SECONDS) or ""
+    said = output_of(["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")], ASK_SECONDS) or ""
     return {name: value for name, is_one, value in (part.partition("=") for part in said.split()) if is_one}
 
 

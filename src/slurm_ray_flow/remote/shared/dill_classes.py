@@ -1,4 +1,4 @@
-"""Classes in pickles of before cloudpickle, which runs at home may still hold; `rebuilding` has what is written now."""
+"""Functions named in dill pickles of old versions, which runs at home may still hold; new ones name `rebuilding`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, Dict, Tuple
 
 
 def resolve_class(module: str, qualified_name: str, by_value: type) -> type:
-    """The class of this process that has this name, or else the one that came by value."""
+    """The class that this process has under this name, or else the class that was pickled by value."""
     value: Any = sys.modules.get(module)
     for part in qualified_name.split("."):
         value = getattr(value, part, None)
@@ -16,7 +16,7 @@ def resolve_class(module: str, qualified_name: str, by_value: type) -> type:
 
 
 def new_class(meta: type, name: str, bases: Tuple[type, ...], first: Dict[str, Any]) -> type:
-    """A class with the first part of its body only; `fill_class` gives it the rest."""
+    """A class with the first part of its body; `fill_class` adds the rest."""
 
     def fill(namespace: Any) -> None:
         for key, value in first.items():  # an enum's namespace counts its members: no update()
@@ -26,6 +26,6 @@ def new_class(meta: type, name: str, bases: Tuple[type, ...], first: Dict[str, A
 
 
 def fill_class(kind: type, rest: Dict[str, Any]) -> None:
-    """Give a class of `new_class` the rest of its body, which may mention the class."""
+    """Add the rest of its body, which may refer to the class itself, to a class of `new_class`."""
     for name, value in rest.items():
         setattr(kind, name, value)

@@ -1,7 +1,7 @@
-"""A word before the end: the head says that it is about to end a call, and the function may act on it.
+"""A warning before the end: the head tells a function that its call will be ended, so that it can save its results.
 
-The head writes down why and until when, and sends SIGUSR1; the call's process reads that and calls the handlers. A
-cancelled run gets SIGTERM at once, so handlers are called on that one, too, if they have not been.
+The head writes the reason and the deadline to a file and sends SIGUSR1; the call's process then reads the file and
+calls the handlers. A cancelled run gets SIGTERM at once: that calls the handlers, too, if SIGUSR1 has not.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ H = TypeVar("H", bound=Handler)
 
 
 class EndWarning(NamedTuple):
-    """What a handler gets to know.
+    """The argument of a handler.
 
     Attributes:
         reason: why the function will be ended: "time_limit", "preempted" or "cancelled".
@@ -34,51 +34,51 @@ class EndWarning(NamedTuple):
 
 
 class _Listener:
-    """What this process knows of warnings: where they are written, who wants them, which one was heard last."""
+    """The state of warnings in this process: the file, the handlers, and the last warning that was handled."""
 
     def __init__(self) -> None:
         self.path = ""
         self.handlers: List[Handler] = []
-        self.waits = 0
-        self.raised: Optional[BaseException] = None
-        self._heard = ""
-        self._before: Dict[int, Any] = {}
+        self.ray_waits = 0
+        self.pending_error: Optional[BaseException] = None
+        self._last_reason = ""
+        self._previous_handlers: Dict[int, Any] = {}
 
     def install(self, number: int) -> None:
-        """Have a signal come here; what it did before is done afterwards."""
+        """Handle a signal; its previous handler is called afterwards."""
         with contextlib.suppress(ValueError):  # only the main thread may
-            before = signal.getsignal(number)
-            if before != self.on_signal:
-                self._before[number] = before
+            previous = signal.getsignal(number)
+            if previous != self.on_signal:
+                self._previous_handlers[number] = previous
                 signal.signal(number, self.on_signal)
-        # A C library that waits need not know of a signal that nobody listens to.
+        # Without handlers, the signal need not interrupt a system call in a C library.
         signal.siginterrupt(number, bool(self.handlers))
 
     def on_signal(self, number: int, frame: Any) -> None:
-        """Call the handlers, then do what the signal did before.
+        """Call the handlers, then the signal's previous handler.
 
-        Ray lets a KeyboardInterrupt end its waits; of all else that a handler raises there it makes a mess, much later.
+        Inside of Ray's waits only a KeyboardInterrupt may be raised; any other exception breaks Ray's state.
         """
         try:
-            self.tell()
+            self.call_handlers()
         except Exception as error:
-            if not self.waits or not str(getattr(frame, "f_globals", {}).get("__name__")).startswith("ray."):
+            if not self.ray_waits or not str(getattr(frame, "f_globals", {}).get("__name__")).startswith("ray."):
                 raise
-            self.raised = error
+            self.pending_error = error
             raise KeyboardInterrupt from None
-        before = self._before.get(number)
-        if callable(before):
-            before(number, frame)
-        elif number == signal.SIGTERM and before == signal.SIG_DFL:
+        previous = self._previous_handlers.get(number)
+        if callable(previous):
+            previous(number, frame)
+        elif number == signal.SIGTERM and previous == signal.SIG_DFL:
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
 
-    def tell(self) -> None:
-        """Call the handlers, once for each warning; what they raise goes through the function."""
+    def call_handlers(self) -> None:
+        """Call the handlers, once for each warning; the function gets the exceptions that they raise."""
         warning = _read(self.path) if self.path and self.handlers else None
-        if warning is None or warning["reason"] == self._heard:
+        if warning is None or warning["reason"] == self._last_reason:
             return
-        self._heard = warning["reason"]
+        self._last_reason = warning["reason"]
         for handler in self.handlers:
             handler(EndWarning(warning["reason"], max(0.0, warning["until"] - time.monotonic())))
 
@@ -87,13 +87,13 @@ _listener = _Listener()
 
 
 def listen(path: str = "") -> None:
-    """In a driver: let SIGUSR1 do no harm; from the moment the path of the warning is known, tell the handlers."""
+    """In a driver: handle SIGUSR1, which would end the process; call the handlers once the warning's path is known."""
     _listener.path = path
     _listener.install(SIGNAL)
 
 
 def on_warning(handler: H) -> H:
-    """Have `handler(warning)` called when the run is about to be ended: to save what there is, and to leave in order.
+    """Have `handler(warning)` called when the run is about to be ended, so that it can save results and clean up.
 
     It is called in the function's main thread, between two steps of it, as Python's signal handlers are; what it raises
     is raised in the function. Outside of a run, and in Ray's tasks, nobody calls it.
@@ -108,31 +108,31 @@ def on_warning(handler: H) -> H:
     if _listener.path:
         _listener.install(SIGNAL)
         _listener.install(signal.SIGTERM)
-        _listener.tell()  # it may have come before anybody listened
+        _listener.call_handlers()  # the warning may have come before there was a handler
     return handler
 
 
 def letting_through(wait: Callable[..., Any]) -> Callable[..., Any]:
-    """A function of Ray that waits, through which comes what a handler raises."""
+    """A waiting function of Ray's that raises what a handler has raised."""
 
     @functools.wraps(wait)
-    def waiting(*args: Any, **named: Any) -> Any:
-        _listener.waits += 1
+    def waiting_for_ray(*args: Any, **named: Any) -> Any:
+        _listener.ray_waits += 1
         try:
             return wait(*args, **named)
         except KeyboardInterrupt:
-            raised, _listener.raised = _listener.raised, None
-            if raised is None:
+            error, _listener.pending_error = _listener.pending_error, None
+            if error is None:
                 raise
         finally:
-            _listener.waits -= 1
-        raise raised
+            _listener.ray_waits -= 1
+        raise error
 
-    return waiting
+    return waiting_for_ray
 
 
 def write(path: str, reason: str, seconds_left: float) -> None:
-    """In the head: note a warning for the call's process."""
+    """In the head: write a warning for the call's process."""
     with contextlib.suppress(OSError):  # a full disk: the function ends without a warning
         with open(path + ".new", "w", encoding="ascii") as file:
             json.dump({"reason": reason, "until": time.monotonic() + seconds_left}, file)
@@ -142,6 +142,6 @@ def write(path: str, reason: str, seconds_left: float) -> None:
 def _read(path: str) -> Optional[Dict[str, Any]]:
     with contextlib.suppress(OSError, ValueError):
         with open(path, encoding="ascii") as file:
-            found: Dict[str, Any] = json.load(file)
-        return found
+            warning: Dict[str, Any] = json.load(file)
+        return warning
     return None

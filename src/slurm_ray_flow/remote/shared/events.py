@@ -1,4 +1,4 @@
-"""The folders of a run and its events, as the decision record "The remote program" describes them."""
+"""The files of a run and its events; the decision record "The remote program" describes them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from slurm_ray_flow.remote.shared.files import NO_LOCKS, sync
 from slurm_ray_flow.remote.shared.protocol import FILES, find_event, parse_events
 
 RESERVE_SIZE = 64 << 10
-LAST = ("call_ended", "released")
-"""What nobody would write again after a loss of power."""
+FINAL_EVENTS = ("call_ended", "released")
+"""Events that no process would write again after a loss of power."""
 
 
 class RunFiles:
-    """Names every file of one run.
+    """The paths of a run's files, and its events.
 
     Args:
         root: the root folder on the cluster.
@@ -46,8 +46,8 @@ class RunFiles:
         """The content of spec.json.
 
         Raises:
-            OSError: there is none.
-            ValueError: it is not JSON, or of another format.
+            OSError: the file can't be read.
+            ValueError: it is not JSON, or has another format.
         """
         with open(self.spec, encoding="utf-8") as file:
             spec: Dict[str, Any] = json.load(file)
@@ -56,10 +56,10 @@ class RunFiles:
         return spec
 
     def record(self, event: str, **fields: Any) -> None:
-        """Append one event; if the disk is full, the reserve is given up for it. The last ones are on the disk then.
+        """Append one event; a full disk gets the reserve back for it. A final event is synced to the disk.
 
         Raises:
-            OSError: it can't be written even so.
+            OSError: the event can't be written even so.
         """
         line = {"event": event, "time": time.time(), "host": socket.gethostname(), **fields}
         data = json.dumps(line).encode() + b"\n"
@@ -70,7 +70,7 @@ class RunFiles:
                 raise
             self.make_room()
             self._append(data)
-        if event in LAST:
+        if event in FINAL_EVENTS:
             sync(self.folder, [self.events])
 
     def _append(self, data: bytes) -> None:
@@ -84,17 +84,17 @@ class RunFiles:
             os.close(descriptor)
 
     def keep_reserve(self) -> None:
-        """Occupy a little of the disk, so that the last event can be written when it is full."""
+        """Write the reserve file, whose disk space is for the last event when the disk is full."""
         with contextlib.suppress(OSError), open(self.reserve, "wb") as file:
             file.write(os.urandom(RESERVE_SIZE))
 
     def make_room(self) -> None:
-        """Give the reserve back to the disk."""
+        """Remove the reserve file, which frees its disk space."""
         with contextlib.suppress(OSError):
             os.unlink(self.reserve)
 
     def recorded(self) -> List[Dict[str, Any]]:
-        """All events so far; a line that is not whole is left out."""
+        """All events so far, without an incomplete last line."""
         try:
             with open(self.events, "rb") as file:
                 return parse_events(file.read())[0]
@@ -102,13 +102,13 @@ class RunFiles:
             return []
 
     def has_ended(self) -> bool:
-        """Whether `call_ended` stands in the events; once it does, it stays."""
+        """Whether the call has ended, by the event `call_ended`."""
         self._ended = self._ended or find_event(self.recorded(), "call_ended") is not None
         return self._ended
 
 
 def tail(path: str, size: int = 2000) -> str:
-    """The end of a text file, or an empty string if it can't be read."""
+    """The last bytes of a text file; "" if it can't be read."""
     try:
         with open(path, "rb") as file:
             file.seek(max(0, os.fstat(file.fileno()).st_size - size))
@@ -117,30 +117,30 @@ def tail(path: str, size: int = 2000) -> str:
         return ""
 
 
-PATIENCE = 30.0
-_PAUSE = 0.02
+CLAIM_SECONDS = 30.0
+_CLAIM_PAUSE = 0.02
 
 
 def claim(run: RunFiles) -> bool:
-    """Make this process the run's head, for as long as it lives. False if the run has, or had, another one.
+    """Make this process the run's head, for as long as it lives. False if the run has, or had, another head.
 
-    Waits until that other one has recorded that it lives, so that whoever started this one can rely on the events.
+    Before it returns False, the other head has recorded `allocated`, so that callers can rely on the events.
 
     Raises:
-        TimeoutError: another process claims the run and does not say that it lives.
+        TimeoutError: another process has claimed the run, and does not record `allocated`.
     """
     path = os.path.join(run.folder, "claim")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + CLAIM_SECONDS
     while True:
-        free = _lock(descriptor, path)
+        locked = _lock(descriptor, path)
         if find_event(run.recorded(), "allocated"):
             return False
-        if free:
+        if locked:
             return True
         if time.monotonic() > deadline:
             raise TimeoutError("another head claims the run and does not start; see head.log")
-        time.sleep(_PAUSE)
+        time.sleep(_CLAIM_PAUSE)
 
 
 def _lock(descriptor: int, path: str) -> bool:
@@ -152,7 +152,7 @@ def _lock(descriptor: int, path: str) -> bool:
 
 
 def _is_first(path: str) -> bool:
-    """Whether this process makes a file that nobody has made: it stands for a lock where there is none."""
+    """Whether this process is the first to create the file, which replaces a lock on file systems without locks."""
     try:
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:

@@ -1,6 +1,6 @@
-"""Exceptions on their way home: with their own type, arguments, attributes, notes, cause, context and group.
+"""Exceptions that travel home with their type, arguments, attributes, notes, cause, context and group.
 
-`pack` makes a plain dictionary of an exception, `unpack` an exception of that dictionary.
+`pack` puts an exception into a dictionary, `unpack` takes it out.
 """
 
 from __future__ import annotations
@@ -11,36 +11,36 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 Packed = Dict[str, Any]
 STANDS_FOR = "__stands_for__"
-"""The attribute with the name of the type that an exception stands for, which could not travel itself."""
+"""The attribute of a substitute with the type's name of the original exception, which could not travel."""
 
 
 def pack(error: BaseException, travels: Callable[[Any], bool]) -> Packed:
-    """A dictionary that can be pickled and holds `error`, or what of it can travel.
+    """A dictionary with `error`, or with a substitute that can be pickled.
 
     Args:
         error: the exception.
         travels: whether an object can be pickled and comes back as the same type.
     """
-    return {"exception": error if travels(error) else _portable(error, travels, [])}
+    return {"exception": error if travels(error) else _substitute(error, travels, [])}
 
 
 def unpack(packed: Packed) -> BaseException:
-    """The exception that `pack` took apart, with its chain; it has not been raised yet."""
+    """The exception that `pack` was given, with its chain; it has not been raised yet."""
     error = packed["exception"]
     assert isinstance(error, BaseException)
     return error
 
 
 def reduce(error: BaseException) -> Any:
-    """How an exception is pickled: its `__init__` is not called again, since it may form its arguments anew."""
+    """How an exception is pickled: without a second call of its `__init__`, which may change the arguments."""
     reduced: Any = error.__reduce_ex__(5)
     if isinstance(reduced, str) or len(reduced) > 3:
         return reduced
     state = reduced[2] if len(reduced) > 2 else None
-    rest = (state, error.args, (error.__cause__, error.__context__, error.__suppress_context__))
-    if any(_is_python(_member(type(error), name)) for name in ("__reduce__", "__reduce_ex__")):
-        return (*reduced[:2], rest, None, None, fill)  # its author knows how
-    return make, (type(error), reduced[1]), rest, None, None, fill
+    parts = (state, error.args, (error.__cause__, error.__context__, error.__suppress_context__))
+    if any(_is_written_in_python(_member(type(error), name)) for name in ("__reduce__", "__reduce_ex__")):
+        return (*reduced[:2], parts, None, None, fill)  # the class has its own way
+    return make, (type(error), reduced[1]), parts, None, None, fill
 
 
 def _member(kind: type, name: str) -> Any:
@@ -48,24 +48,24 @@ def _member(kind: type, name: str) -> Any:
 
 
 def make(kind: type, args: Tuple[Any, ...]) -> BaseException:
-    """An exception of this type, as the builtin type below it makes one of these arguments."""
+    """An exception of this type, made by its nearest builtin base from these arguments."""
     maker, starter = (_first_built_in(kind, name) for name in ("__new__", "__init__"))
     error: BaseException = maker.__new__(kind, *args)
-    with contextlib.suppress(TypeError):  # what it would set stands in the state, if anywhere
+    with contextlib.suppress(TypeError):  # the state has the attributes that it would set
         starter.__init__(error, *args)
     return error
 
 
 def _first_built_in(kind: type, name: str) -> Any:
-    return next(base for base in kind.__mro__ if name in vars(base) and not _is_python(vars(base)[name]))
+    return next(base for base in kind.__mro__ if name in vars(base) and not _is_written_in_python(vars(base)[name]))
 
 
-def _is_python(member: Any) -> bool:
+def _is_written_in_python(member: Any) -> bool:
     return isinstance(getattr(member, "__func__", member), types.FunctionType)
 
 
 def fill(error: BaseException, parts: Tuple[Any, Tuple[Any, ...], Tuple[Any, Any, bool]]) -> None:
-    """Give an exception of `make` its attributes and its chain."""
+    """Set attributes and chain of an exception of `make`."""
     state, args, (cause, context, suppress) = parts
     if state is not None:
         error.__setstate__(state)
@@ -73,54 +73,54 @@ def fill(error: BaseException, parts: Tuple[Any, Tuple[Any, ...], Tuple[Any, Any
     error.__cause__, error.__context__, error.__suppress_context__ = cause, context, suppress
 
 
-def _portable(error: BaseException, travels: Callable[[Any], bool], seen: List[int]) -> BaseException:
-    """An exception that travels and stands for `error`: of its type, else of the nearest base that can."""
+def _substitute(error: BaseException, travels: Callable[[Any], bool], seen: List[int]) -> BaseException:
+    """An exception for `error` that can be pickled: of its type, else of its nearest base of which one can."""
     seen.append(id(error))
     for kind in type(error).__mro__:
-        made = _stand_in(error, kind, travels) if issubclass(kind, BaseException) else None
-        if made is not None and travels(made):
+        substitute = _stand_in(error, kind, travels) if issubclass(kind, BaseException) else None
+        if substitute is not None and travels(substitute):
             break
     else:  # not reached: a BaseException with texts travels
-        made = RuntimeError(describe(error))
+        substitute = RuntimeError(describe(error))
     for name in ("__cause__", "__context__"):
         linked = getattr(error, name)
         if linked is not None and id(linked) not in seen and len(seen) < 50:
-            setattr(made, name, linked if travels(linked) else _portable(linked, travels, seen))
-    made.__suppress_context__ = error.__suppress_context__
-    return made
+            setattr(substitute, name, linked if travels(linked) else _substitute(linked, travels, seen))
+    substitute.__suppress_context__ = error.__suppress_context__
+    return substitute
 
 
 def _stand_in(error: BaseException, kind: type, travels: Callable[[Any], bool]) -> Optional[BaseException]:
-    """An exception of this type that says what `error` says, with those of its attributes that travel."""
-    own = kind is type(error)
-    args = tuple(argument if travels(argument) else _shown(argument) for argument in error.args)
+    """An exception of type `kind` with the message of `error` and those of its attributes that can be pickled."""
+    same_type = kind is type(error)
+    args = tuple(argument if travels(argument) else _safe_repr(argument) for argument in error.args)
     try:
-        made = make(kind, args if own else (_text(error),))
+        made = make(kind, args if same_type else (_safe_str(error),))
     except Exception:
         return None
-    kept = {name: value for name, value in vars(error).items() if travels(value)}
-    lost = ["{} = {}".format(name, _shown(vars(error)[name])) for name in vars(error) if name not in kept]
-    what = "It was {}.".format(describe(error)) if not own else "Not all of it can travel."
-    vars(made).update(kept)
-    vars(made)["__notes__"] = [*kept.get("__notes__", ()), " ".join([what, *lost])]
+    travelling = {name: value for name, value in vars(error).items() if travels(value)}
+    left_out = ["{} = {}".format(name, _safe_repr(vars(error)[name])) for name in vars(error) if name not in travelling]
+    note = "It was {}.".format(describe(error)) if not same_type else "Not all of it can travel."
+    vars(made).update(travelling)
+    vars(made)["__notes__"] = [*travelling.get("__notes__", ()), " ".join([note, *left_out])]
     vars(made)[STANDS_FOR] = "{}.{}".format(type(error).__module__, type(error).__qualname__)
     return made
 
 
 def describe(error: BaseException) -> str:
     """Type and arguments of an exception, as text."""
-    arguments = ", ".join(_shown(argument) for argument in error.args)
+    arguments = ", ".join(_safe_repr(argument) for argument in error.args)
     return "{}.{}({})".format(type(error).__module__, type(error).__qualname__, arguments)
 
 
-def _text(error: BaseException) -> str:
+def _safe_str(error: BaseException) -> str:
     try:
         return str(error)
     except Exception:
         return type(error).__name__
 
 
-def _shown(value: object) -> str:
+def _safe_repr(value: object) -> str:
     try:
         return repr(value)[:2000]
     except Exception:

@@ -1,4 +1,4 @@
-"""Files on a cluster: read in pieces, written whole or not at all, private to their user."""
+"""Files on a cluster: reads are limited in size, writes are atomic, and files are private to their user."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
 from slurm_ray_flow.remote.shared.protocol import TAKEN, OperationError
 
 PIECE = 1024 * 1024
-"""The most that one reading of a log or of events takes into memory."""
+"""Bytes that one read of a log or of events returns at most."""
 NO_LOCKS = {errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK, errno.EINVAL}
-"""What a file system without locks says, such as Lustre without `flock`."""
-FEW = 16
-"""So many files are brought to the disk one by one."""
+"""Errors of a file system without locks, such as Lustre mounted without `flock`."""
+FSYNC_LIMIT = 16
+"""So many files are synced one by one; for more, their whole file system is."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.005, 0.1
-"""Seconds between two looks at a file that is waited for; the pause grows while nothing happens."""
+"""Seconds between two checks of a file that is waited for; the pause grows while nothing changes."""
 
 
 def private_folder(path: str) -> str:
-    """Make a folder that only its user can enter, and give it back.
+    """Make a folder that only its user can enter; returns its absolute path.
 
     Raises:
-        OperationError: it can't be made, or somebody else made it, the link that leads to it, or one on the way there.
+        OperationError: it can't be made, or the folder or a link on its path belongs to another user.
     """
-    path = os.path.abspath(path)  # of a name that ends in "/", only what it leads to would be looked at
+    path = os.path.abspath(path)  # without a final "/", with which lstat would follow a link
     try:
-        _make(path)
+        _make_folders(path)
         _refuse_foreign(path, {os.stat(path).st_uid, os.lstat(path).st_uid})
-        _refuse_planted(path)
+        _refuse_foreign_entries(path)
     except OSError as error:
         raise OperationError("a folder can't be made: {}".format(error.strerror), path, _ADVICE) from error
     return path
@@ -42,9 +42,9 @@ def private_folder(path: str) -> str:
 _ADVICE = "see that the folder above can be written, or choose another one: $SRF_HOME, a cluster's root"
 
 
-def _make(path: str) -> None:
+def _make_folders(path: str) -> None:
     if path and not os.path.isdir(path):
-        _make(os.path.dirname(path))  # mkdir's own parents would get the umask's mode
+        _make_folders(os.path.dirname(path))  # mkdir's own parents would get the umask's mode
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
 
@@ -55,44 +55,44 @@ def _refuse_foreign(path: str, owners: Set[int]) -> None:
         raise OperationError("a folder belongs to another user (number {})".format(min(foreign)), path, _ADVICE)
 
 
-def _refuse_planted(path: str) -> None:
-    """Where others can write in a folder of this user, what they have put there is no way to `path`."""
-    above = os.path.dirname(path)
-    if above == path:
+def _refuse_foreign_entries(path: str) -> None:
+    """Refuse a path that leads through another user's entry in a folder of this user that others can write to."""
+    parent = os.path.dirname(path)
+    if parent == path:
         return
-    _refuse_planted(above)
-    status, around = os.lstat(path), os.stat(above)
-    if around.st_uid == os.geteuid() and around.st_mode & 0o022:
+    _refuse_foreign_entries(parent)
+    status, parent_status = os.lstat(path), os.stat(parent)
+    if parent_status.st_uid == os.geteuid() and parent_status.st_mode & 0o022:
         _refuse_foreign(path, {status.st_uid})
     if stat.S_ISLNK(status.st_mode):
-        _refuse_planted(os.path.normpath(os.path.join(above, os.readlink(path))))
+        _refuse_foreign_entries(os.path.normpath(os.path.join(parent, os.readlink(path))))
 
 
 def write_whole(path: str, data: bytes, mode: int = 0o600) -> None:
-    """Write beside and rename, so that a reader sees the old file or the new one, also after a loss of power."""
+    """Write a temporary file and rename it: readers see the old or the new content, also after a loss of power."""
     private_folder(os.path.dirname(path))
-    descriptor, beside = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".")
+    descriptor, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".")
     try:
         with os.fdopen(descriptor, "wb") as stream:
             stream.write(data)
             os.fchmod(stream.fileno(), mode)
             stream.flush()
             os.fsync(stream.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
-            os.unlink(beside)
+            os.unlink(temporary)
         raise
 
 
 def sync(folder: str, files: Sequence[str]) -> None:
-    """Have files on the disk before something vouches for them: a few one by one, many with all of their file system.
+    """Sync files to the disk: a few one by one, many with their whole file system.
 
     Args:
-        folder: one on that file system.
+        folder: a folder on their file system.
         files: their paths, relative to the folder.
     """
-    if len(files) > FEW:
+    if len(files) > FSYNC_LIMIT:
         sync_all(folder)
         return
     for name in files:
@@ -100,7 +100,7 @@ def sync(folder: str, files: Sequence[str]) -> None:
 
 
 def sync_all(folder: str) -> None:
-    """Have all that was written to a folder's file system on the disk."""
+    """Sync the file system of a folder to the disk."""
     import ctypes
 
     _sync(folder, getattr(ctypes.CDLL(None), "syncfs", lambda _: os.sync()))  # macOS has no syncfs
@@ -115,7 +115,7 @@ def _sync(path: str, call: Callable[[int], Any]) -> None:
 
 
 def lock_if_possible(descriptor: int, operation: int) -> None:
-    """`fcntl.flock`; where the file system has no locks, it goes on without.
+    """`fcntl.flock`; on a file system without locks it does nothing.
 
     Raises:
         BlockingIOError: another process has the lock, and `operation` does not wait for it.
@@ -131,7 +131,7 @@ def lock_if_possible(descriptor: int, operation: int) -> None:
 
 
 def read(path: str, offset: int = 0) -> bytes:
-    """At most a piece of a file from `offset` on; nothing where there is no file."""
+    """At most `PIECE` bytes of a file from `offset` on; none if there is no file."""
     try:
         with open(path, "rb") as stream:
             stream.seek(offset)
@@ -141,13 +141,13 @@ def read(path: str, offset: int = 0) -> bytes:
 
 
 def await_growth(files: List[Tuple[str, int]], within: float) -> None:
-    """Wait until one of these files is longer than stated, at most so many seconds."""
+    """Wait until one of these files is longer than its offset, for at most `within` seconds."""
     deadline, pause = time.monotonic() + within, SHORTEST_PAUSE
     while not any(_size(path) > offset for path, offset in files):
-        left = deadline - time.monotonic()
-        if left <= 0:
+        remaining = deadline - time.monotonic()
+        if remaining <= 0:
             return
-        time.sleep(min(pause, left))
+        time.sleep(min(pause, remaining))
         pause = min(pause * 1.3, LONGEST_PAUSE)
 
 
@@ -164,7 +164,7 @@ def write(path: str, data: bytes) -> None:
 
 
 def names(path: str) -> List[str]:
-    """What lies in a folder, sorted; nothing where there is none."""
+    """The sorted names in a folder; none if there is no folder."""
     try:
         return sorted(os.listdir(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -172,7 +172,7 @@ def names(path: str) -> List[str]:
 
 
 def announce(path: str) -> bool:
-    """Make an empty file; False where its folder is gone. A call that its head has taken already stays taken."""
+    """Announce a call by an empty file in an inbox, unless the head runs it already. False if the inbox is gone."""
     if os.path.exists(path + TAKEN):
         return True
     try:
@@ -183,7 +183,7 @@ def announce(path: str) -> bool:
 
 
 def remove(path: str) -> bool:
-    """Remove a file; says whether there was one."""
+    """Remove a file; returns whether there was one."""
     try:
         os.unlink(path)
     except FileNotFoundError:
@@ -192,7 +192,7 @@ def remove(path: str) -> bool:
 
 
 def rename(path: str, target: str) -> None:
-    """Give a file its name, once its content is on the disk; done twice is done once."""
+    """Sync a file to the disk and rename it; a repetition after a success does nothing."""
     try:
         sync(os.path.dirname(path), [path])
         os.replace(path, target)
@@ -202,11 +202,11 @@ def rename(path: str, target: str) -> None:
 
 
 def folders(root: str, names: List[str]) -> None:
-    """Make the folders in a root, which others may be able to write: each its user's own, and closed to them."""
+    """Make folders in a root that other users may be able to write to: each is this user's and closed to others."""
     for name in names:
         folder = private_folder(os.path.join(root, name))
-        found = os.stat(folder)
-        if name and found.st_uid == os.geteuid() and found.st_mode & 0o022:
+        status = os.stat(folder)
+        if name and status.st_uid == os.geteuid() and status.st_mode & 0o022:
             os.chmod(folder, 0o700)
 
 

@@ -1,6 +1,6 @@
-"""Messages between home and the agent: a header of 24 hexadecimal digits, JSON, and bytes that travel as they are.
+"""Messages between home and the agent: a header of 24 hexadecimal digits, JSON, and raw bytes.
 
-The header is the length of the JSON (8 digits) and of the bytes (16 digits), so that a shell script can write one, too.
+The header is the length of the JSON (8 digits) and of the bytes (16 digits): a shell script can write one, too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from slurm_ray_flow.remote.shared.protocol import parse_json
 HEADER = 24
 
 Read = Callable[[int], bytes]
-"""Gives at most that many bytes, at least one; none at the end."""
+"""Returns at least one byte and at most that many; none at the stream's end."""
 
 
 class StreamEnded(Exception):
@@ -22,11 +22,11 @@ class StreamEnded(Exception):
 
 
 class NotAMessage(StreamEnded):
-    """The stream holds something else than messages."""
+    """The stream has something else than messages."""
 
 
 def packed(message: Dict[str, Any], data: Iterable[bytes] = ()) -> List[bytes]:
-    """A message in pieces, so that large bytes are not copied."""
+    """A message as a list of byte strings, so that large ones are not copied."""
     text = json.dumps(message, separators=(",", ":")).encode()
     pieces = [piece for piece in data if piece]
     header = "{:08x}{:016x}".format(len(text), sum(len(piece) for piece in pieces))
@@ -37,12 +37,12 @@ def unpacked(read: Read, most_text: int = 1 << 32, most_data: int = 1 << 64) -> 
     """Read one message.
 
     Args:
-        read: gives the stream.
-        most_text, most_data: how many bytes its JSON and what follows it may have.
+        read: reads from the stream.
+        most_text, most_data: the most bytes that the message's JSON and its raw bytes may have.
 
     Raises:
-        Cut: there is no whole one.
-        Foreign: it is no message, or a larger one.
+        StreamEnded: the stream ended before the end of the message.
+        NotAMessage: the stream has something else, or a larger message.
     """
     header = exactly(read, HEADER)
     if not re.fullmatch(b"[0-9a-f]{24}", header):
@@ -60,7 +60,11 @@ def unpacked(read: Read, most_text: int = 1 << 32, most_data: int = 1 << 64) -> 
 
 
 def exactly(read: Read, size: int) -> bytes:
-    """So many bytes, or Cut."""
+    """Read exactly so many bytes.
+
+    Raises:
+        StreamEnded: there are fewer.
+    """
     pieces = []
     while size:
         piece = read(min(size, 1024 * 1024))
@@ -75,7 +79,7 @@ def exactly(read: Read, size: int) -> bytes:
 
 
 def requests_packed(requests: List[Tuple[str, Dict[str, Any]]]) -> Tuple[List[Dict[str, Any]], List[bytes]]:
-    """What JSON holds of some operations, and their bytes, which follow it in order."""
+    """The JSON parts of some operations, and their raw bytes in the same order."""
     texts, data = [], []
     for name, arguments in requests:
         text: Dict[str, Any] = {"name": name, "arguments": dict(arguments.items())}
@@ -87,7 +91,7 @@ def requests_packed(requests: List[Tuple[str, Dict[str, Any]]]) -> Tuple[List[Di
 
 
 def requests_unpacked(texts: List[Dict[str, Any]], data: bytes) -> List[Dict[str, Any]]:
-    """The operations again, with their bytes."""
+    """The operations that `requests_packed` was given."""
     requests, start = [], 0
     for text in texts:
         arguments = dict(text["arguments"])
@@ -99,7 +103,7 @@ def requests_unpacked(texts: List[Dict[str, Any]], data: bytes) -> List[Dict[str
 
 
 def results_packed(results: List[Any]) -> Tuple[List[Dict[str, Any]], List[bytes]]:
-    """What JSON holds of some results, and the bytes among them."""
+    """The JSON parts of some results, and the raw bytes among them."""
     texts: List[Dict[str, Any]] = []
     data = []
     for result in results:
@@ -112,7 +116,7 @@ def results_packed(results: List[Any]) -> Tuple[List[Dict[str, Any]], List[bytes
 
 
 def results_unpacked(texts: List[Dict[str, Any]], data: bytes) -> List[Any]:
-    """The results again."""
+    """The results that `results_packed` was given."""
     results: List[Any] = []
     start = 0
     for text in texts:

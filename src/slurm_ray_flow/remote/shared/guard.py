@@ -1,6 +1,6 @@
-"""Runs a command, and ends it and all that it started when stdin ends before it: `guard.py COMMAND...`.
+"""Runs a command, and kills it with all its descendants when stdin ends before it does: `guard.py COMMAND...`.
 
-Whoever starts this keeps the other end of its stdin open, so that nothing outlives them, however they end.
+The starting process keeps the other end of stdin open, so that the command never outlives it, however it ends.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def guard(command: Sequence[str]) -> int:
         Its exit code.
     """
     os.umask(0o077)
-    # A command may put what it starts into groups of their own: only as orphans given to us can they all be found.
+    # Descendants may be in process groups of their own: as a subreaper, this process gets the orphans among them.
     processes.become_subreaper()
     guardian = os.getpid()
     child = subprocess.Popen(

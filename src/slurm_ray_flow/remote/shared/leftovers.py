@@ -1,6 +1,6 @@
-"""What killed programs of ours have left on a node: whoever comes next removes it, since no clean-up gets there.
+"""Temporary folders on a node whose process was killed: the next process there removes them, as no clean-up reaches it.
 
-A node that was cut off, and counts as down, has all processes of its jobs killed at once when it is back.
+A node that was down for the scheduler has all processes of its jobs killed at once when it is back.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from slurm_ray_flow.remote.shared.liveness import noted_alive
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
 OWNER = "owner"
-"""The file in such a folder that says which process it belongs to."""
+"""The file in such a folder that names its process."""
 
 
 def note_owner(folder: str) -> None:
-    """Say that a folder belongs to this process."""
+    """Write a file that makes this process the owner of a folder."""
     with open(os.path.join(folder, OWNER), "w", encoding="ascii") as file:
         json.dump(processes.this(), file)
 
 
 def remove_remains(base: str, prefix: str) -> None:
-    """Remove the folders of this user whose process is certain to be dead.
+    """Remove this user's folders whose process is certainly dead.
 
-    It is where it ran under this kernel and in this namespace of processes: one in a container, or on another host that
-    sees the same folder, can't be looked for from here.
+    That is certain only for a process of this boot and this PID namespace; one in a container, or on another host that
+    shares the folder, is invisible from here.
 
     Args:
-        base: the folder that they lie in.
-        prefix: what their names begin with.
+        base: the folder with those folders.
+        prefix: the start of their names.
     """
     with contextlib.suppress(OSError):
         for name, status in tree.entries(base, "").items():
@@ -42,11 +42,11 @@ def remove_remains(base: str, prefix: str) -> None:
                         tree.remove(base, tree.set_aside(base, name))
 
 
-def _is_dead(noted: bytes) -> bool:
+def _is_dead(owner_note: bytes) -> bool:
     try:
-        owner: Dict[str, Any] = parse_json(noted)
+        owner: Dict[str, Any] = parse_json(owner_note)
         this = processes.this()
-        here = owner["boot_id"] == this["boot_id"] and owner["namespace"] == this["namespace"] != ""
-        return here and owner["started"] is not None and not noted_alive(owner)
+        same_namespace = owner["boot_id"] == this["boot_id"] and owner["namespace"] == this["namespace"] != ""
+        return same_namespace and owner["started"] is not None and not noted_alive(owner)
     except (ValueError, TypeError, KeyError, AttributeError):
-        return False  # it is just being written, or is an older one
+        return False  # the file is being written, or has an older format

@@ -1,4 +1,4 @@
-"""What a call uses and may use: memory, processors, graphics cards."""
+"""The memory, processors and GPUs that a call uses and may use."""
 
 from __future__ import annotations
 
@@ -14,53 +14,52 @@ from typing import Any, Dict, Iterable, List, Optional, Set, Tuple
 from slurm_ray_flow.remote.shared import processes
 from slurm_ray_flow.remote.shared.protocol import SHARED_MEMORY
 
-SHORTEST_LOOK, LONGEST_LOOK = 0.025, 0.2
+SHORTEST_PAUSE, LONGEST_PAUSE = 0.025, 0.2
 _PAGE = os.sysconf("SC_PAGE_SIZE")
-_SMALL, _NAMED = 1 << 20, 3
+_SMALL_PROCESS, _LARGEST_COUNT = 1 << 20, 3
 
-Held = Dict[int, int]
-"""Processes by their pids, and bytes."""
+BytesByPid = Dict[int, int]
 
 
 def lacks_shared_memory() -> bool:
-    """Whether there is none, although the system has such a thing."""
+    """Whether this is Linux without its folder of shared memory."""
     return sys.platform == "linux" and not os.path.isdir(SHARED_MEMORY)
 
 
-def held(pids: Iterable[int]) -> Held:
-    """Bytes that each of these processes holds, as the kernel would count it.
+def held(pids: Iterable[int]) -> BytesByPid:
+    """Bytes of memory of each process, as the kernel counts them for a limit.
 
-    What several of them share, such as what a process had before it forked, or a segment of shared memory, counts once:
-    each has its part. What is only there because files were read does not count. Ray's object store counts elsewhere.
+    Memory that processes share, from a fork or as a segment of shared memory, is divided among them. The cache of files
+    and Ray's object store don't count.
     """
     return parts(bounds(pids))
 
 
-def bounds(pids: Iterable[int]) -> Held:
-    """Bytes that each of these processes holds at most: all that it has, shared or not. Quickly found."""
-    return {pid: _bound(pid) for pid in pids}
+def bounds(pids: Iterable[int]) -> BytesByPid:
+    """Bytes of memory of each process, with all that it shares: an upper bound that takes little time to read."""
+    return {pid: _upper_bound(pid) for pid in pids}
 
 
-def may_share(bound: Held) -> bool:
-    """Whether there are several of some size: then what each holds at most may be more than what it holds."""
-    return sum(size > _SMALL for size in bound.values()) > 1
+def may_share(bound: BytesByPid) -> bool:
+    """Whether several processes have more than `_SMALL_PROCESS`, so that shared memory may count twice in `bounds`."""
+    return sum(size > _SMALL_PROCESS for size in bound.values()) > 1
 
 
-def parts(bound: Held) -> Held:
-    """What `held` gives, of what `bounds` gave; costs the kernel some milliseconds for each GiB."""
-    return {pid: _part(pid, size) for pid, size in bound.items()} if may_share(bound) else bound
+def parts(bound: BytesByPid) -> BytesByPid:
+    """The result of `held` from that of `bounds`; the kernel takes some milliseconds for each GiB."""
+    return {pid: _proportional_share(pid, size) for pid, size in bound.items()} if may_share(bound) else bound
 
 
-def largest(sizes: Held) -> str:
-    """The processes that hold most, for people: their names, pids and sizes."""
-    most = sorted(sizes, key=lambda pid: -sizes[pid])[:_NAMED]
+def largest(sizes: BytesByPid) -> str:
+    """The processes with most memory, for people: their names, pids and sizes."""
+    most = sorted(sizes, key=lambda pid: -sizes[pid])[:_LARGEST_COUNT]
     return ", ".join("{} ({}) {}".format(processes.name(pid), pid, readable(sizes[pid])) for pid in most)
 
 
-def _bound(pid: int) -> int:
-    known = _read(pid, "status")
-    if "RssAnon" in known:
-        return known["RssAnon"] + (0 if _has_the_store(pid, known) else known["RssShmem"])
+def _upper_bound(pid: int) -> int:
+    status = _read(pid, "status")
+    if "RssAnon" in status:
+        return status["RssAnon"] + (0 if _maps_object_store(pid, status) else status["RssShmem"])
     try:  # Linux before 4.5
         with open("/proc/{}/statm".format(pid), encoding="ascii") as file:
             _, resident, shared = file.read().split()[:3]
@@ -69,18 +68,18 @@ def _bound(pid: int) -> int:
     return (int(resident) - int(shared)) * _PAGE
 
 
-def _part(pid: int, bound: int) -> int:
+def _proportional_share(pid: int, bound: int) -> int:
     rollup = _read(pid, "smaps_rollup")
-    if not rollup:  # gone meanwhile, not ours to look into, or Linux before 4.14
+    if not rollup:  # the process has ended, is another user's, or this is Linux before 4.14
         return bound if processes.is_alive(pid) else 0
     if "Pss_Anon" not in rollup:  # Linux before 5.4 counts files, too
         return min(bound, rollup["Pss"])
     return min(bound, rollup["Pss_Anon"] + rollup["Pss_Shmem"])
 
 
-def _has_the_store(pid: int, known: Dict[str, int]) -> bool:
+def _maps_object_store(pid: int, status: Dict[str, int]) -> bool:
     """Whether the shared memory of a process is Ray's object store."""
-    if not known["RssShmem"]:
+    if not status["RssShmem"]:
         return False
     try:
         with open("/proc/{}/maps".format(pid), "rb") as file:
@@ -98,32 +97,32 @@ def _read(pid: int, name: str) -> Dict[str, int]:
 
 
 def sizes(text: str) -> Dict[str, int]:
-    """The sizes in bytes that stand in a file of /proc, such as `status` or `smaps_rollup`."""
+    """The sizes in bytes by their names in a file of /proc, such as `status` or `smaps_rollup`."""
     return {name: int(size) << 10 for name, size in re.findall(r"^(\w+):\s+(\d+) kB$", text, re.MULTILINE)}
 
 
 def shared_memory(pids: Iterable[int]) -> int:
-    """Bytes of shared memory that these processes have in use; what several of them share counts once."""
+    """Bytes of shared memory that these processes use; a segment that several share counts once."""
     return max((_read(pid, "status").get("RssShmem", 0) for pid in pids), default=0)
 
 
 def next_look(used: int, grown: int, seconds: float, limit: int) -> float:
-    """In how many seconds to look at a call's memory again: sooner, the sooner it can reach its limit.
+    """Seconds until the next measurement of a call's memory: fewer, the sooner it can reach its limit.
 
     Args:
-        used: bytes that it holds now.
-        grown: by how many it grew since the last look.
-        seconds: how long ago that was.
-        limit: how many it may hold.
+        used: the call's bytes now.
+        grown: the bytes that were added since the last measurement.
+        seconds: the time since then.
+        limit: the bytes that the call may have.
     """
     if grown <= 0 or seconds <= 0:
-        return LONGEST_LOOK
+        return LONGEST_PAUSE
     until_limit = (limit - used) / (grown / seconds)
-    return min(LONGEST_LOOK, max(SHORTEST_LOOK, until_limit / 2))
+    return min(LONGEST_PAUSE, max(SHORTEST_PAUSE, until_limit / 2))
 
 
 def out_of_memory_kills() -> int:
-    """How often this machine's kernel has killed a process for want of memory."""
+    """The number of processes that this machine's kernel has killed for want of memory."""
     try:
         with open("/proc/vmstat", encoding="ascii") as file:
             return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), 0)
@@ -132,7 +131,7 @@ def out_of_memory_kills() -> int:
 
 
 def be_first_to_go() -> None:
-    """Ask the kernel to take this process first when the machine's memory runs out."""
+    """Ask the kernel to kill this process first when the machine runs out of memory."""
     try:
         with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
             file.write("1000")
@@ -141,17 +140,17 @@ def be_first_to_go() -> None:
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """The number of processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def graphics_cards(wanted: Optional[int], environment: Dict[str, str]) -> Dict[str, str]:
-    """The variables that restrict a run to its graphics cards.
+    """The variables that restrict a run to its GPUs.
 
     Args:
-        wanted: how many, or None for whatever is there.
-        environment: the variables as they are; a restriction that a scheduler has set already is left alone.
+        wanted: the number of GPUs, or None for all there are.
+        environment: the present variables; a restriction that a scheduler has set remains.
     """
     if not wanted or "CUDA_VISIBLE_DEVICES" in environment:
         return {}
@@ -168,56 +167,56 @@ def readable(size: float) -> str:
 
 
 def keep_umask(umask: int) -> None:
-    """Hand the user's umask to the processes that will run the user's code; ours write private files only.
+    """Pass the user's umask to the processes that run the user's code; those of this package have a private one.
 
-    Where loader.py has begun, it knew that umask, and it stays.
+    A umask that loader.py has noted remains.
     """
     os.environ.setdefault("SRF_UMASK", "{:o}".format(umask))
 
 
 def restore_umask() -> None:
-    """Take the umask that the user has: files on shared group folders are to be as the user wants them."""
+    """Set the user's own umask, so that files in a group's shared folders get the modes that the user wants."""
     os.umask(int(os.environ.get("SRF_UMASK", "77"), 8))
 
 
-LOOK_SECONDS = 5.0
-PATIENCE = 10.0
-"""A driver in trouble answers late, or never: then it is asked no more."""
+GPU_QUERY_INTERVAL = 5.0
+GPU_QUERY_SECONDS = 10.0
+"""Seconds after which a query without an answer is killed, and no other one is made: a broken driver answers none."""
 _QUERY = ["--query-gpu=index,uuid,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
 
 
 class CardMeter:
-    """Asks now and then, and never waits for the answer."""
+    """Measures the use of this process's GPUs by nvidia-smi, without waiting for its answers."""
 
     def __init__(self) -> None:
-        self._visible = _visible()
-        self._program = shutil.which("nvidia-smi") if self._visible else None
-        self._began = self._answered = time.monotonic()
-        self._asked = 0.0
+        self._visible_gpus = _visible_gpus()
+        self._program = shutil.which("nvidia-smi") if self._visible_gpus else None
+        self._start = self._last_answer = time.monotonic()
+        self._last_query = 0.0
         self._process: Optional[subprocess.Popen[bytes]] = None
         self._text = b""
-        self._busy, self._peak = 0.0, 0
+        self._busy_seconds, self._peak_memory = 0.0, 0
 
     def look(self, now: float) -> None:
-        """Take an answer that has come; ask, if it is time to."""
+        """Read an answer that has come; start the next query when its time has come."""
         if self._program is None:
             return
         if self._process is not None:
-            self._take(now)
-        elif now - self._asked >= LOOK_SECONDS:
-            self._ask(now)
+            self._read_answer(now)
+        elif now - self._last_query >= GPU_QUERY_INTERVAL:
+            self._start_query(now)
 
     def use(self) -> Dict[str, Any]:
-        """Seconds that cards were busy, added up, and the most memory that one held; nothing where it is not known."""
-        seen = self._answered - self._began
-        if not seen:
+        """The sum of the GPUs' busy seconds, and the most memory that one of them had in use; empty if unknown."""
+        measured = self._last_answer - self._start
+        if not measured:
             return {}
-        busy = self._busy / seen * (time.monotonic() - self._began)
-        return {"gpu_seconds": round(busy, 1), "gpu_memory_peak": self._peak}
+        busy = self._busy_seconds / measured * (time.monotonic() - self._start)
+        return {"gpu_seconds": round(busy, 1), "gpu_memory_peak": self._peak_memory}
 
-    def _ask(self, now: float) -> None:
+    def _start_query(self, now: float) -> None:
         assert self._program is not None
-        self._asked, self._text = now, b""
+        self._last_query, self._text = now, b""
         try:
             self._process = subprocess.Popen(
                 [self._program, *_QUERY], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
@@ -228,43 +227,43 @@ class CardMeter:
         assert self._process.stdout is not None
         os.set_blocking(self._process.stdout.fileno(), False)
 
-    def _take(self, now: float) -> None:
+    def _read_answer(self, now: float) -> None:
         assert self._process is not None and self._process.stdout is not None
         with contextlib.suppress(BlockingIOError):
             while True:
-                piece = os.read(self._process.stdout.fileno(), 65536)
-                if not piece:
-                    self._count(now)
-                    self._let_go()
+                data = os.read(self._process.stdout.fileno(), 65536)
+                if not data:
+                    self._add_answer(now)
+                    self._close_query()
                     return
-                self._text += piece
-        if now - self._asked > PATIENCE:
+                self._text += data
+        if now - self._last_query > GPU_QUERY_SECONDS:
             self._process.kill()
-            self._let_go()
+            self._close_query()
             self._program = None
 
-    def _let_go(self) -> None:
+    def _close_query(self) -> None:
         assert self._process is not None and self._process.stdout is not None
         self._process.stdout.close()
         self._process.returncode, self._process = 0, None  # the head reaps all its children
 
-    def _count(self, now: float) -> None:
-        cards = [(busy, memory) for name, busy, memory in _parsed(self._text) if name & self._visible]
-        if cards:
-            self._busy += sum(busy for busy, _ in cards) / 100 * (now - self._answered)
-            self._peak = max(self._peak, *(memory << 20 for _, memory in cards))
-            self._answered = now
+    def _add_answer(self, now: float) -> None:
+        gpus = [(busy, memory) for name, busy, memory in _parsed_gpus(self._text) if name & self._visible_gpus]
+        if gpus:
+            self._busy_seconds += sum(busy for busy, _ in gpus) / 100 * (now - self._last_answer)
+            self._peak_memory = max(self._peak_memory, *(memory << 20 for _, memory in gpus))
+            self._last_answer = now
 
 
-def _visible() -> Set[str]:
+def _visible_gpus() -> Set[str]:
     return {name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()}
 
 
-def _parsed(text: bytes) -> List[Tuple[Set[str], int, int]]:
-    """Of each card: what it may be called, how many percent it is busy, how many MiB it holds."""
-    cards = []
+def _parsed_gpus(text: bytes) -> List[Tuple[Set[str], int, int]]:
+    """For each GPU: its names, the percentage of time in which it was busy, the MiB of its memory in use."""
+    gpus = []
     for line in text.decode("utf-8", "replace").splitlines():
-        with contextlib.suppress(ValueError):  # a card that can't say answers "[N/A]"
+        with contextlib.suppress(ValueError):  # "[N/A]" for what a GPU can't measure
             index, name, busy, memory = (field.strip() for field in line.split(","))
-            cards.append(({index, name}, int(busy), int(memory)))
-    return cards
+            gpus.append(({index, name}, int(busy), int(memory)))
+    return gpus

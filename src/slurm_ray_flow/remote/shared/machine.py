@@ -1,4 +1,4 @@
-"""What a machine has: processors, memory, graphics cards, and the Python that answers."""
+"""The resources of this machine: processors, memory and GPUs, and the Python that runs this."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ import sysconfig
 from typing import Any, Dict, Iterator, List
 
 from slurm_ray_flow.remote.shared import limits
-from slurm_ray_flow.remote.shared.processes import said_by
+from slurm_ray_flow.remote.shared.processes import output_of
 
-NVIDIA_SECONDS = 10.0
+NVIDIA_SMI_SECONDS = 10.0
 _CGROUPS = "/sys/fs/cgroup"
 _NO_LIMIT = 1 << 60
-"""The old cgroups say some such number where they mean that there is no limit."""
+"""From this number of bytes on, a limit of cgroups v1 means that there is none."""
 
 
 def machine_facts() -> Dict[str, Any]:
-    """What this machine lets one of its user's processes have.
+    """The resources of this machine that a process of this user can have.
 
     Returns:
-        host; python, version ("3.11") and platform ("cp311-linux_x86_64") of the interpreter that answers; cpus, gpus
-        and memory (bytes); libc ("glibc 2.36", or "" where it is none).
+        host; python, version ("3.11") and platform ("cp311-linux_x86_64") of this interpreter; cpus, gpus and memory
+        (bytes); libc ("glibc 2.36", or "" for an unknown one).
     """
     version = "{}.{}".format(*sys.version_info[:2])
     return {
@@ -45,52 +45,52 @@ def machine_load() -> Dict[str, Any]:
     """How busy this machine is.
 
     Returns:
-        busy: how many processes want a processor, on average over the last minute; cpus: how many there are.
+        busy: the load average of the last minute; cpus: the number of processors.
     """
     return {"busy": os.getloadavg()[0], "cpus": cpus()}
 
 
 def platform_tag(version: str, implementation: str, system: str) -> str:
-    """What binary packages depend on: "cp311-linux_x86_64"."""
+    """The platform that binary packages are made for: "cp311-linux_x86_64"."""
     tag = system.replace("-", "_").replace(".", "_")
     return "cp{}-{}".format(version.replace(".", ""), tag) if implementation == "CPython" else tag
 
 
 def cpus() -> int:
-    """Processors that the kernel lets this process use: its affinity, and its cgroup's share."""
-    shares = [_share(folder) for folder in _own_cgroups("cpu")]
-    return max(1, min([limits.processors(), *(int(share) for share in shares if share)]))
+    """The number of processors that this process may use, by its affinity and the quotas of its cgroups."""
+    quotas = [_cpu_quota(folder) for folder in _own_cgroups("cpu")]
+    return max(1, min([limits.processors(), *(int(quota) for quota in quotas if quota)]))
 
 
 def memory() -> int:
-    """Bytes of the machine, or of the smallest cgroup that this process is in."""
+    """Bytes of memory that this process may use: the machine's, or the smallest limit of its cgroups."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     names = ("memory.max", "memory.limit_in_bytes")
-    found = [_number(os.path.join(folder, name)) for folder in _own_cgroups("memory") for name in names]
-    return min([total, *(limit for limit in found if 0 < limit < _NO_LIMIT)])
+    limits_found = [_number(os.path.join(folder, name)) for folder in _own_cgroups("memory") for name in names]
+    return min([total, *(limit for limit in limits_found if 0 < limit < _NO_LIMIT)])
 
 
 def gpus() -> int:
-    """NVIDIA's graphics cards, as the driver or its own tool counts them."""
-    found = len(glob.glob("/proc/driver/nvidia/gpus/*"))
-    return found or _named_by_tool()
+    """The number of NVIDIA GPUs, by the driver or by nvidia-smi."""
+    count = len(glob.glob("/proc/driver/nvidia/gpus/*"))
+    return count or _gpus_by_nvidia_smi()
 
 
-def _named_by_tool() -> int:
+def _gpus_by_nvidia_smi() -> int:
     program = shutil.which("nvidia-smi")
     if program is None:
         return 0
-    return len(re.findall(r"^GPU \d+:", said_by([program, "-L"], NVIDIA_SECONDS) or "", re.MULTILINE))
+    return len(re.findall(r"^GPU \d+:", output_of([program, "-L"], NVIDIA_SMI_SECONDS) or "", re.MULTILINE))
 
 
-def _share(folder: str) -> float:
-    """How many processors a cgroup may use; 0 where it says nothing."""
+def _cpu_quota(folder: str) -> float:
+    """The number of processors that a cgroup may use; 0 for no limit."""
     quota, _, period = _text(os.path.join(folder, "cpu.max")).partition(" ")
     if not quota:
         quota = _text(os.path.join(folder, "cpu.cfs_quota_us"))
         period = _text(os.path.join(folder, "cpu.cfs_period_us"))
     try:
-        # A share of half a processor is one that is waited for, not none.
+        # Half a processor counts as one.
         return max(1.0, float(quota) / float(period)) if float(quota) > 0 else 0
     except (ValueError, ZeroDivisionError):
         return 0

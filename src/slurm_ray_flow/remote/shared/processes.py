@@ -1,7 +1,6 @@
-"""Owning processes: who descends from whom, ending them all, dying with one's parent. Linux in full.
+"""Processes: their identity, descendants and end, and death together with their parent. Linux has all of it.
 
-Where there is no /proc and no prctl (macOS), a process's children are asked of `ps`, and a child whose parent is
-killed notices it only by itself.
+Without /proc and prctl (macOS), `ps` lists a process's children, and a child does not die with its parent.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ import time
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
 WITHHELD: Set[str] = {"PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"}
-"""Variables with secrets that no program which is started from here needs."""
+"""Variables with secrets, which started programs don't get."""
 _DEAD = ("Z", "X")
 _LINUX = sys.platform.startswith("linux")
-_TICKS = os.sysconf("SC_CLK_TCK")
+_TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 _SET_DEATH_SIGNAL, _SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -33,15 +32,16 @@ def _prctl(option: int, value: int) -> bool:
 
 
 def become_subreaper() -> bool:
-    """Make orphans among this process's descendants its own children. False where the system can't."""
+    """Make this process the parent of orphans among its descendants. False if the system has no such feature."""
     return _prctl(_SET_CHILD_SUBREAPER, 1)
 
 
 def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
-    """Have this process get `with_signal` when the parent dies, even by SIGKILL.
+    """Have this process get `with_signal` when its parent dies, even by SIGKILL.
 
     Args:
-        parent: the pid of the parent; if it is gone already, this process ends at once. 0 for whoever that is now.
+        parent: the pid of the parent; if it has died already, this process gets the signal at once. 0 for the present
+            parent, whichever it is.
         with_signal: the signal.
     """
     _prctl(_SET_DEATH_SIGNAL, with_signal)
@@ -50,12 +50,12 @@ def die_with_parent(parent: int, with_signal: int = signal.SIGKILL) -> None:
 
 
 def inherited() -> Dict[str, str]:
-    """This process's environment without what is withheld."""
+    """This process's variables without the `WITHHELD` ones."""
     return {name: value for name, value in os.environ.items() if name not in WITHHELD}
 
 
 def started(pid: int) -> Optional[int]:
-    """When the process started, in clock ticks since boot (macOS: seconds since 1970); None if it is gone or dead."""
+    """The process's start, in clock ticks since boot (macOS: seconds since 1970); None if it is dead."""
     if not _LINUX:
         return _started_by_ps(pid)
     fields = _stat(pid)
@@ -64,21 +64,21 @@ def started(pid: int) -> Optional[int]:
 
 def _started_by_ps(pid: int) -> Optional[int]:
     command = ["ps", "-o", "stat=,lstart=", "-p", str(pid)]
-    state, _, began = (said_by(command, 10, {**inherited(), "LC_ALL": "C"}) or "").strip().partition(" ")
+    state, _, start_time = (output_of(command, 10, {**inherited(), "LC_ALL": "C"}) or "").strip().partition(" ")
     if not state or state.startswith("Z"):
         return None
-    return int(time.mktime(time.strptime(began.strip(), "%a %b %d %H:%M:%S %Y")))
+    return int(time.mktime(time.strptime(start_time.strip(), "%a %b %d %H:%M:%S %Y")))
 
 
 def this() -> Dict[str, Any]:
-    """What this process is for others who want to know whether it lives: liveness.py reads it."""
+    """The identity of this process, by which liveness.py tells whether it still runs."""
     pid = os.getpid()
-    here = {"host": socket.gethostname(), "boot_id": boot_id(), "namespace": namespace()}
-    return {"pid": pid, "started": started(pid), **here}
+    host = {"host": socket.gethostname(), "boot_id": boot_id(), "namespace": namespace()}
+    return {"pid": pid, "started": started(pid), **host}
 
 
 def namespace() -> str:
-    """The namespace that the numbers of processes belong to; "" where the system does not say."""
+    """The PID namespace of this process; "" if it is unknown."""
     with contextlib.suppress(OSError):
         return os.readlink("/proc/self/ns/pid")
     return ""
@@ -88,7 +88,7 @@ def namespace() -> str:
 def boot_id() -> Optional[str]:
     """The identity of this boot of the machine, or None where the system has none."""
     if not _LINUX:
-        return (said_by(["sysctl", "-n", "kern.bootsessionuuid"], 10) or "").strip() or None
+        return (output_of(["sysctl", "-n", "kern.bootsessionuuid"], 10) or "").strip() or None
     try:
         with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
             return file.read().strip()
@@ -110,15 +110,15 @@ def is_alive(pid: int) -> bool:
 
 
 def times(pid: int) -> Optional[Tuple[int, int, float]]:
-    """When a process started, its parent, and the processor seconds that it and its children that have ended took."""
+    """A process's start (clock ticks since boot), parent, and processor seconds, with those of its ended children."""
     fields = _stat(pid)
     if fields is None or fields[0] in _DEAD:
         return None
-    return int(fields[19]), int(fields[1]), sum(map(int, fields[11:15])) / _TICKS
+    return int(fields[19]), int(fields[1]), sum(map(int, fields[11:15])) / _TICKS_PER_SECOND
 
 
 def catches(pid: int, number: int) -> bool:
-    """Whether the process has a handler for this signal; True where the system does not say."""
+    """Whether the process has a handler for this signal; True if it is unknown."""
     try:
         with open("/proc/{}/status".format(pid), encoding="utf-8", errors="replace") as file:
             caught = next((line.split()[1] for line in file if line.startswith("SigCgt:")), "")
@@ -128,7 +128,7 @@ def catches(pid: int, number: int) -> bool:
 
 
 def name(pid: int) -> str:
-    """What the process calls itself, cut by the kernel after 15 bytes; "?" where that can't be told."""
+    """The process's name, of which the kernel keeps 15 bytes; "?" if it is unknown."""
     try:
         with open("/proc/{}/comm".format(pid), encoding="utf-8", errors="replace") as file:
             return file.read().strip()
@@ -137,7 +137,7 @@ def name(pid: int) -> str:
 
 
 def stat_fields(text: str) -> List[str]:
-    """The fields of a /proc/PID/stat from the state on: state, parent, ... The name before may hold anything."""
+    """The fields of a /proc/PID/stat from the state on: state, parent, ... The name before them may have spaces."""
     return text.rpartition(")")[2].split()
 
 
@@ -155,50 +155,50 @@ def _parents() -> Dict[int, int]:
         listing = subprocess.run(["ps", "-axo", "pid=,ppid="], stdout=subprocess.PIPE, check=False).stdout
         pairs = (line.split() for line in listing.decode().splitlines())
         return {int(pid): int(parent) for pid, parent in pairs}
-    found = {}
+    parents = {}
     for name in os.listdir("/proc"):
         fields = _stat(int(name)) if name.isdigit() else None
         if fields and fields[0] not in _DEAD:
-            found[int(name)] = int(fields[1])
-    return found
+            parents[int(name)] = int(fields[1])
+    return parents
 
 
 def descendants(root: int, without: Iterable[int] = ()) -> Set[int]:
-    """All living processes below `root`, itself not included.
+    """All living descendants of the process `root`.
 
     Args:
-        root: the pid to start from.
-        without: pids that are left out together with everything below them.
+        root: the process's pid.
+        without: pids to leave out together with their descendants.
     """
     children: Dict[int, List[int]] = {}
     for pid, parent in _parents().items():
         children.setdefault(parent, []).append(pid)
-    found: Set[int] = set()
-    left, excluded = list(children.get(root, [])), set(without)
-    while left:
-        pid = left.pop()
-        if pid not in excluded and pid not in found:
-            found.add(pid)
-            left.extend(children.get(pid, []))
-    return found
+    below: Set[int] = set()
+    pending, excluded = list(children.get(root, [])), set(without)
+    while pending:
+        pid = pending.pop()
+        if pid not in excluded and pid not in below:
+            below.add(pid)
+            pending.extend(children.get(pid, []))
+    return below
 
 
 def end_descendants(without: Iterable[int] = (), seconds: float = 5.0) -> bool:
-    """SIGKILL everything below this process, again and again until nothing is left.
+    """Kill all descendants of this process, repeatedly until none lives.
 
     Args:
-        without: children that are spared, with everything below them.
-        seconds: when to give up.
+        without: children to spare together with their descendants.
+        seconds: after how long to give up.
 
     Returns:
-        Whether nothing is left.
+        Whether none lives.
     """
     spared, deadline = list(without), time.monotonic() + seconds
     while True:
-        left = descendants(os.getpid(), spared)
-        if not left:
+        living = descendants(os.getpid(), spared)
+        if not living:
             return True
-        for pid in left:
+        for pid in living:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
         if time.monotonic() > deadline:
@@ -207,7 +207,7 @@ def end_descendants(without: Iterable[int] = (), seconds: float = 5.0) -> bool:
 
 
 def reap() -> Dict[int, int]:
-    """Collect children that have ended: pid to exit code, negative for a signal."""
+    """Reap ended children; returns exit codes by pid, negative for a signal."""
     ended = {}
     with contextlib.suppress(ChildProcessError):
         while True:
@@ -223,16 +223,16 @@ def exit_code(status: int) -> int:
     return -os.WTERMSIG(status) if os.WIFSIGNALED(status) else os.WEXITSTATUS(status)
 
 
-def said_by(command: Sequence[str], seconds: float, variables: Optional[Dict[str, str]] = None) -> Optional[str]:
-    """What it writes to stdout, however it ends; None where it can't be started or takes too long.
+def output_of(command: Sequence[str], seconds: float, variables: Optional[Dict[str, str]] = None) -> Optional[str]:
+    """The stdout of a command, whatever its exit code; None if it can't be started or takes too long.
 
     Args:
         command: program and arguments.
-        seconds: how long it may take.
-        variables: its whole environment; None passes on this process's own.
+        seconds: the time after which it is killed.
+        variables: all its environment variables; None passes on this process's own.
     """
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             list(command),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -243,4 +243,4 @@ def said_by(command: Sequence[str], seconds: float, variables: Optional[Dict[str
         )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode("utf-8", "replace")
+    return result.stdout.decode("utf-8", "replace")

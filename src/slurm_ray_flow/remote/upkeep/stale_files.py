@@ -15,7 +15,7 @@ from slurm_ray_flow.remote.environment import installation
 from slurm_ray_flow.remote.head.ray_cluster import FOLDER_PREFIX
 from slurm_ray_flow.remote.shared import tree
 from slurm_ray_flow.remote.shared.leftovers import OWNER
-from slurm_ray_flow.remote.shared.liveness import alive_or_unknown, head_alive, in_use, texts
+from slurm_ray_flow.remote.shared.liveness import alive_or_unknown, head_alive, in_use, strings_in
 from slurm_ray_flow.remote.shared.protocol import OperationError, parse_events
 
 DAY = 86400.0
@@ -130,7 +130,7 @@ class RootListing:
         lives = name.partition(".")[0] in self._launching or head_alive(events, self._now - used)
         if lives or (not events and self._now - used < DAY):  # a launch is under way
             script = tree.read(self._root, "runs/" + name, "run.sh").decode("utf-8", "replace")
-            self._needed += [*texts(self._spec(name)), script]
+            self._needed += [*strings_in(self._spec(name)), script]
         return lives
 
     def _events(self, name: str) -> List[Dict[str, Any]]:
