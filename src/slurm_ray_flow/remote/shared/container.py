@@ -64,11 +64,8 @@ def container_variables(environment: Dict[str, str], user_variables: List[str], 
         runtime: the container program; "" searches the PATH for one.
     """
     prefix = RUNTIMES[os.path.basename(runtime or find_runtime())]
-    names = [
-        name
-        for name in environment
-        if name.startswith(PASSED_PREFIXES) or name in PASSED_VARIABLES or name in user_variables
-    ]
+    chosen = PASSED_VARIABLES.union(user_variables)
+    names = [name for name in environment if name.startswith(PASSED_PREFIXES) or name in chosen]
     passed = {prefix + name: environment[name] for name in names}
     return {**environment, **passed, prefix + "PYTHONNOUSERSITE": "1"}
 
@@ -137,9 +134,8 @@ def _release(version: str) -> "tuple[int, ...]":
 def _unusable(container: Dict[str, Any], why: str, advice: str = "") -> OperationError:
     location = "{}, {}".format(os.uname().nodename, container["image"])
     first_check = "try `apptainer exec {} {} --version` there".format(container["image"], container["python"])
-    return OperationError(
-        "The container can't run the function: {}".format(why), location, advice or first_check, "environment"
-    )
+    what = "The container can't run the function: {}".format(why)
+    return OperationError(what, location, advice or first_check, "environment")
 
 
 def _bind_folders(container: Dict[str, Any]) -> List[str]:

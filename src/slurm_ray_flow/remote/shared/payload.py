@@ -25,7 +25,7 @@ Load = Callable[[Any, List[bytearray]], Any]
 
 
 class DamagedPayload(ValueError):
-    """The file is no payload, is cut short, or is not the one that the digest names."""
+    """The file is no payload, is incomplete, or has another digest."""
 
 
 def plain_dump(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> None:
@@ -39,11 +39,11 @@ def plain_load(file: Any, buffers: List[bytearray]) -> Any:
 
 
 def write(path: str, value: Any, dump: Dump = plain_dump, durable: bool = False) -> Tuple[str, int]:
-    """Write `value` to `path`: beside it first, then renamed, so that a reader never sees half of it.
+    """Write `value` to a temporary file and rename it to `path`, so that readers never see an incomplete one.
 
     Args:
         path: the file; it is replaced if it exists.
-        value: what `dump` can pickle.
+        value: an object that `dump` can pickle.
         dump: `dump(value, file, buffer_callback)`, a pickler of protocol 5.
         durable: whether the bytes are forced to the disk before the rename.
 
@@ -54,32 +54,32 @@ def write(path: str, value: Any, dump: Dump = plain_dump, durable: bool = False)
         OSError: the file can't be written; nothing is left behind.
     """
     chunks, buffers = _pickled(value, dump)
-    beside = "{}.{}.part".format(path, os.getpid())
+    temporary = "{}.{}.part".format(path, os.getpid())
     try:
-        with _create(beside) as file, _HashedWriter(file) as writer:
+        with _create(temporary) as file, _HashedWriter(file) as writer:
             _write_parts(writer, chunks, [buffer.raw() for buffer in buffers])
             if durable:
                 os.fsync(file.fileno())
-        os.replace(beside, path)
+        os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
-            os.unlink(beside)
+            os.unlink(temporary)
         raise
     return writer.digest(), writer.size
 
 
 def read(path: str, load: Load = plain_load, sha256: Optional[str] = None) -> Any:
-    """Read what `write` wrote; arrays come back writable, in memory of their own.
+    """Read a payload; its arrays are writable, in memory of their own.
 
-    The pickle is unpickled from the file itself, after that was checked: what is large in it is in memory once.
+    The digest is checked first. Then the pickle is read from the file, so that large objects are in memory only once.
 
     Args:
         path: the file.
-        load: `load(file, buffers)`, the unpickler that belongs to `dump`.
-        sha256: the digest the file must have, or None to trust it.
+        load: `load(file, buffers)`, the unpickler for `dump`.
+        sha256: the digest that the file must have, or None for no check.
 
     Raises:
-        DamagedPayload: the file is not a whole payload, or has another digest. Nothing of it was unpickled.
+        DamagedPayload: the file is not a complete payload, or has another digest. Nothing of it was unpickled.
         OSError: the file can't be read.
     """
     with open(path, "rb") as file:
@@ -92,7 +92,7 @@ def read(path: str, load: Load = plain_load, sha256: Optional[str] = None) -> An
 
 
 class _Sink:
-    """Collects what a pickler writes without joining it: a large bytes object is kept, not copied."""
+    """Collects the output of a pickler as chunks, so that large bytes objects are not copied."""
 
     def __init__(self) -> None:
         self.chunks: List[bytes] = []
@@ -106,15 +106,15 @@ def _pickled(value: Any, dump: Dump) -> Tuple[List[bytes], List[pickle.PickleBuf
     sink = _Sink()
     buffers: List[pickle.PickleBuffer] = []
 
-    def keep(buffer: pickle.PickleBuffer) -> bool:
+    def collect(buffer: pickle.PickleBuffer) -> bool:
         try:
             buffer.raw()
-        except BufferError:  # not contiguous: it goes into the pickle
+        except BufferError:  # it is not contiguous, and stays in the pickle
             return True
         buffers.append(buffer)
         return False
 
-    dump(value, sink, keep)
+    dump(value, sink, collect)
     return sink.chunks, buffers
 
 
@@ -125,7 +125,7 @@ def _create(path: str) -> BinaryIO:
 
 def _write_parts(writer: _HashedWriter, chunks: List[bytes], buffers: List[memoryview]) -> None:
     writer.write(MAGIC + _number(sum(map(len, chunks))))
-    for group in _grouped(chunks):
+    for group in _joined_chunks(chunks):
         writer.write(group)
     writer.write(_number(len(buffers)) + b"".join(_number(len(buffer)) for buffer in buffers))
     for buffer in buffers:
@@ -133,8 +133,8 @@ def _write_parts(writer: _HashedWriter, chunks: List[bytes], buffers: List[memor
         writer.write(buffer)
 
 
-def _grouped(chunks: List[bytes]) -> Iterator[bytes]:
-    """Small chunks are joined, so that a pickle of many frames is not a write each."""
+def _joined_chunks(chunks: List[bytes]) -> Iterator[bytes]:
+    """The chunks with small ones joined, so that a pickle of many frames takes few writes."""
     small: List[bytes] = []
     for chunk in chunks:
         if len(chunk) < CHUNK:
@@ -149,7 +149,7 @@ def _grouped(chunks: List[bytes]) -> Iterator[bytes]:
 
 
 def _read_parts(reader: _HashedReader) -> Tuple[int, List[bytearray]]:
-    """Where the pickle begins, which is passed over, and the buffers behind it."""
+    """The offset of the pickle, which is skipped, and the buffers after it."""
     if bytes(reader.read(4)) != MAGIC:
         raise DamagedPayload("{} is not a payload".format(reader.name))
     length, start = _to_number(reader.read(8)), reader.size
@@ -167,12 +167,12 @@ def _to_number(data: bytearray) -> int:
 
 
 class _Hashed:
-    """Hashes in a thread of its own what is large, while the same bytes go to or come from the disk."""
+    """A file whose bytes are hashed as they are read or written; large ones in a thread, beside the disk's work."""
 
-    def __init__(self, file: Any, wanted: bool = True) -> None:
-        self._file, self._hash, self._wanted = file, hashlib.sha256(), wanted
+    def __init__(self, file: Any, enabled: bool = True) -> None:
+        self._file, self._hash, self._enabled = file, hashlib.sha256(), enabled
         self._pool: Optional[ThreadPoolExecutor] = None
-        self._last: Optional[Future[None]] = None
+        self._last_update: Optional[Future[None]] = None
         self.size, self.name = 0, str(file.name)
 
     def __enter__(self) -> Any:
@@ -189,18 +189,18 @@ class _Hashed:
 
     def _update(self, data: Bytes) -> None:
         self.size += len(data)
-        if not self._wanted:
+        if not self._enabled:
             return
         if len(data) < 1 << 20 and self._pool is None:
             self._hash.update(data)
             return
         self._pool = self._pool or ThreadPoolExecutor(1)
-        self._last = self._pool.submit(self._hash.update, data)
+        self._last_update = self._pool.submit(self._hash.update, data)
 
-    def _keep_up(self) -> None:
-        """Wait until all so far is hashed, so that no more of it is held than what comes next."""
-        if self._last is not None:
-            self._last.result()
+    def _wait_for_hash(self) -> None:
+        """Wait for the last update of the hash, so that no more than one chunk waits in memory."""
+        if self._last_update is not None:
+            self._last_update.result()
 
 
 class _HashedWriter(_Hashed):
@@ -215,7 +215,7 @@ class _HashedWriter(_Hashed):
 
 class _HashedReader(_Hashed):
     def read(self, size: int, gap: int = 0) -> bytearray:
-        """The next bytes, after a gap."""
+        """The next `size` bytes after a gap."""
         self.skip(gap)
         self._check(size)
         data = bytearray(size)
@@ -227,15 +227,15 @@ class _HashedReader(_Hashed):
         return data
 
     def skip(self, size: int) -> None:
-        """Pass over the next bytes; where they are hashed, two chunks of them at most are in memory at a time."""
+        """Skip the next bytes; if they are hashed, at most two chunks of them are in memory at a time."""
         self._check(size)
-        if not self._wanted:
+        if not self._enabled:
             self.size = self._file.seek(size, os.SEEK_CUR)
             return
         for start in range(0, size, CHUNK):
             piece = memoryview(bytearray(min(CHUNK, size - start)))
             self._fill(piece)
-            self._keep_up()
+            self._wait_for_hash()
             self._update(piece)
 
     def _check(self, size: int) -> None:

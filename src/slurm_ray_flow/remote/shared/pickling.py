@@ -1,6 +1,6 @@
-"""How functions, arguments and outcomes are pickled, at home and in the driver; the rules stand in `pickler`.
+"""Pickling of functions, arguments and outcomes, at home and in the driver: the part that needs no cloudpickle or dill.
 
-Here is what needs neither cloudpickle nor dill to be imported.
+`pickler` has the pickler itself, and `pickle_rules` its rules by types.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOVED = {
     "slurm_ray_flow.remote.checkpoints": "slurm_ray_flow.remote.driver.checkpoints",
     "slurm_ray_flow.remote.classes": _SHARED + "dill_classes",
 }
-"""Modules that pickles of before name, and where they are now."""
+"""The present names of modules that old pickles name."""
 
 
 class Sources:
@@ -46,10 +46,10 @@ def dump(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer],
 
 
 def dump_outcome(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> None:
-    """The same for an outcome, in which nothing may be that is good for nothing at home.
+    """Pickle an outcome, which may have no object that is useless at home.
 
     Raises:
-        DeadValue: there is such a thing in it.
+        DeadValue: it has such an object.
         Exception: as for `dump`.
     """
     from slurm_ray_flow.remote.shared.pickler import ValuePickler
@@ -59,7 +59,7 @@ def dump_outcome(value: Any, file: Any, buffer_callback: Callable[[pickle.Pickle
 
 
 def refuse_locks(value: Any, depth: int = 4) -> None:
-    """Refuse a lock as a value; one that is a part of an object comes home as a new one, which is what it is for.
+    """Refuse a lock as a value. A lock that an object has as an attribute is replaced by a new one.
 
     Raises:
         DeadValue: the value, or an element of its collections, is a lock.
@@ -79,7 +79,7 @@ def load(file: Any, buffers: List[bytearray]) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Reads what dill writes, too. dill's own one is written in Python, and slow; all that it adds are these names."""
+    """Reads dill's pickles, too; dill's own unpickler is slow, being written in Python, and adds only these names."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) == ("__builtin__", "__main__"):
@@ -90,7 +90,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def is_plain(values: Any) -> bool:
-    """Whether a collection holds nothing but numbers, texts and None."""
+    """Whether all elements of a collection are numbers, strings or None."""
     if not PLAIN.issuperset(map(type, values)):
         return False
     return type(values) is not dict or PLAIN.issuperset(map(type, values.values()))
@@ -132,42 +132,42 @@ def _pickles(value: Any) -> bool:
     return True
 
 
-made_by_hand: Set[str] = {"__main__"}
-"""Modules that this process has without a file to import them from."""
+modules_without_file: Set[str] = {"__main__"}
+"""The names of modules that this process has made without a file."""
 
 
 def importable(name: str) -> bool:
     """Whether a fresh interpreter with this one's `sys.path` finds, by this name, the module that is loaded here."""
-    if not isinstance(name, str) or name in made_by_hand:
+    if not isinstance(name, str) or name in modules_without_file:
         return False
     module = sys.modules.get(name)
     file = getattr(module, "__file__", None)
     if getattr(module, "__spec__", None) is not None and not str(file).endswith(".py"):
-        return True  # built in, compiled, a namespace: made by the import system and not by hand
-    return _found(name, file, tuple(sys.path))
+        return True  # built in, compiled or a namespace: the import system has made it
+    return _is_on_path(name, file, tuple(sys.path))
 
 
 @functools.lru_cache(maxsize=None)
-def _found(name: str, file: Optional[str], _path: Tuple[str, ...]) -> bool:
-    """Look the module up part by part; `sys.modules`, where it stands in any case, is not asked."""
-    where, spec = None, None
+def _is_on_path(name: str, file: Optional[str], _path: Tuple[str, ...]) -> bool:
+    """Whether the finders find the module part by part; `sys.modules`, which has it in any case, is not searched."""
+    search_path, spec = None, None
     parts = name.split(".")
     for count in range(1, len(parts) + 1):
-        spec = _spec(".".join(parts[:count]), where)
+        spec = _spec(".".join(parts[:count]), search_path)
         if spec is None:
             return False
-        where = spec.submodule_search_locations
+        search_path = spec.submodule_search_locations
     origin = str(getattr(spec, "origin", None))
     if file is None or not origin.endswith(".py"):
         return True  # frozen, say
     return os.path.realpath(origin) == os.path.realpath(file)
 
 
-def _spec(name: str, where: Any) -> Any:
+def _spec(name: str, search_path: Any) -> Any:
     for finder in sys.meta_path:
         try:
-            spec = finder.find_spec(name, where)
-        except Exception:  # somebody's finder may be too old or too clever; the next one may know
+            spec = finder.find_spec(name, search_path)
+        except Exception:  # a third party's finder may fail; the next one may find it
             continue
         if spec is not None:
             return spec
@@ -175,14 +175,14 @@ def _spec(name: str, where: Any) -> Any:
 
 
 def by_name(module: ModuleType) -> bool:
-    """Whether what a module holds goes by its name; cloudpickle's users may say of a module that it does not."""
+    """Whether a module's objects are pickled by name; cloudpickle's users can register a module against that."""
     cloudpickle = sys.modules.get("cloudpickle.cloudpickle")
     registered = cloudpickle is not None and cloudpickle._is_registered_pickle_by_value(module)
     return importable(module.__name__) and not registered
 
 
-def found(module: str, qualified_name: str) -> Any:
-    """What this process has under a name; None without."""
+def lookup(module: str, qualified_name: str) -> Any:
+    """The object that this process has under a name; None if there is none."""
     value: Any = sys.modules.get(module)
     for part in qualified_name.split("."):
         value = getattr(value, part, None)
@@ -191,12 +191,12 @@ def found(module: str, qualified_name: str) -> Any:
 
 def has_name(obj: Any, module: Optional[str], qualified_name: str) -> bool:
     """Whether another process finds this very object under this name."""
-    known = sys.modules.get(module) if isinstance(module, str) else None
-    return known is not None and found(known.__name__, qualified_name) is obj and by_name(known)
+    loaded = sys.modules.get(module) if isinstance(module, str) else None
+    return loaded is not None and lookup(loaded.__name__, qualified_name) is obj and by_name(loaded)
 
 
 def resolve_function(module: str, qualified_name: str) -> Any:
-    """What stands under this name: at home the decorated function, inside a run the plain one."""
+    """The object of this name: at home the decorated function, in a run the plain one."""
     value: Any = importlib.import_module(module)
     for part in qualified_name.split("."):
         value = getattr(value, part)
@@ -204,5 +204,5 @@ def resolve_function(module: str, qualified_name: str) -> Any:
 
 
 def itself(function: Callable[..., Any]) -> Callable[..., Any]:
-    """A decorated function that goes by value arrives as the plain one."""
+    """The plain function: a decorated one is pickled by value as a call of `itself`."""
     return function

@@ -1,4 +1,4 @@
-"""What home and cluster agree on: the names in a run's folder, and how its events are read."""
+"""The protocol of home and cluster: errors, the names of a run's files, and the format of its events."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 
 class OperationError(Exception):
-    """Something went wrong that a person can do something about.
+    """An operation failed for a reason that a person can remedy.
 
     Args:
-        what: what went wrong, one sentence.
-        where: the path or process it concerns.
-        advice: what to try.
-        cause: one of the causes of a run's end ("lock", "environment", ...), or "" where it has none.
+        what: the failure in one sentence.
+        where: the path or process that it concerns.
+        advice: what the person can try.
+        cause: one of the causes of a run's end ("lock", "environment", ...), or "" for none.
     """
 
     def __init__(self, what: str, where: str = "", advice: str = "", cause: str = "") -> None:
@@ -27,11 +27,11 @@ FILES = {
     "inbox": "inbox", "cancel": "cancel", "reserve": "reserve", "warning": "warning.json",
     "dashboard": "dashboard.json", "items": "items",
 }  # fmt: skip
-"""What the files of a run's folder are called, at home and on the cluster."""
+"""The names of the files in a run's folder, at home and on the cluster."""
 TAKEN = ".running"
-"""Ends the name of an entry of the inbox whose call runs, and of a bundle of items that the call has taken."""
+"""The suffix of an inbox entry whose call runs, and of a bundle of items that the call has taken."""
 TRY = "\nTry: "
-"""Comes in the message of an event before what the head advises."""
+"""Separates an event's message from the advice after it."""
 SHARED_MEMORY = "/dev/shm"
 NO_SHARED_MEMORY = "this machine has no {}, where processes keep what they share".format(SHARED_MEMORY)
 MAKE_ONE = (
@@ -42,10 +42,10 @@ MAKE_MORE = "see that {0} is large enough (`df -h {0}`): who writes into a full 
 
 
 def parse_json(text: Union[str, bytes]) -> Any:
-    """What JSON says that somebody else may have written, or a loss of power have damaged.
+    """Parse JSON that another user may have written, or that a loss of power may have damaged.
 
     Raises:
-        ValueError: it is none, or is nested more deeply than anything of ours.
+        ValueError: it is no JSON, or is nested too deeply.
     """
     try:
         return json.loads(text)
@@ -54,38 +54,38 @@ def parse_json(text: Union[str, bytes]) -> Any:
 
 
 def parse_events(data: bytes) -> Tuple[List[Dict[str, Any]], int]:
-    """Read the whole lines at the start of `data`.
+    """Parse the complete lines of `data`.
 
     Returns:
-        The events, and how many bytes they took: an unfinished last line is left for the next reading.
+        The events, and the number of bytes of their lines; an incomplete last line is left for the next call.
     """
     end = data.rfind(b"\n") + 1
     return [event for event in map(_event, data[:end].splitlines()) if event], end
 
 
 def _event(line: bytes) -> Dict[str, Any]:
-    """The event of a line; an empty one where a loss of power has left zeros, or a part of a line."""
+    """The event of a line; empty for zeros or a part of a line, as a loss of power leaves them."""
     try:
         return checked_event(parse_json(line.strip(b"\0 ")))
     except ValueError:
         return {}
 
 
-def checked_event(said: Any) -> Dict[str, Any]:
-    """What is said to be an event, if it has the shape of one; else an empty one."""
-    if not isinstance(said, dict) or not isinstance(said.get("event"), str):
+def checked_event(event: Any) -> Dict[str, Any]:
+    """The event if its fields have the right types; else an empty dictionary."""
+    if not isinstance(event, dict) or not isinstance(event.get("event"), str):
         return {}
-    fields = {**_SHAPES[""], **_SHAPES.get(said["event"], {})}
-    return said if all(is_one(said.get(name)) for name, is_one in fields.items()) else {}
+    fields = {**_FIELD_CHECKS[""], **_FIELD_CHECKS.get(event["event"], {})}
+    return event if all(has_shape(event.get(name)) for name, has_shape in fields.items()) else {}
 
 
 def is_amount(value: Any) -> bool:
-    """Whether it is a number that seconds, bytes or a count can be."""
+    """Whether a value is possible as a number of seconds or bytes, or as a count."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e18
 
 
 def is_moment(value: Any) -> bool:
-    """Whether it is a number of seconds since 1970 that stands for a date."""
+    """Whether a value is possible as a date in seconds since 1970."""
     return is_amount(value) and value < 1e11
 
 
@@ -97,31 +97,31 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
 
-def _or_nothing(is_one: Callable[[Any], bool]) -> Callable[[Any], bool]:
-    return lambda value: value is None or is_one(value)
+def _optional(has_shape: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: value is None or has_shape(value)
 
 
-_IDLING = {name: _or_nothing(is_amount) for name in ("idled", "cpus", "gpus", "ends", "keep_warm")}
-_SHAPES: Dict[str, Dict[str, Callable[[Any], bool]]] = {
-    "": {"time": _or_nothing(is_moment)},
-    "allocated": {name: _or_nothing(_is_text) for name in ("boot_id", "job", "nodelist", "partition", "node")},
+_IDLE_FIELDS = {name: _optional(is_amount) for name in ("idled", "cpus", "gpus", "ends", "keep_warm")}
+_FIELD_CHECKS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
+    "": {"time": _optional(is_moment)},
+    "allocated": {name: _optional(_is_text) for name in ("boot_id", "job", "nodelist", "partition", "node")},
     "call_ended": {
-        **{name: _or_nothing(_is_text) for name in ("outcome", "cause", "message", "sha256")},
-        "size": _or_nothing(is_amount),
+        **{name: _optional(_is_text) for name in ("outcome", "cause", "message", "sha256")},
+        "size": _optional(is_amount),
     },
     "files_copied": {"bytes": is_amount, "seconds": is_amount},
-    "idle": _IDLING,
+    "idle": _IDLE_FIELDS,
     "lock_lost": {"files": _are_texts},
     "node_lost": {"node": _is_text, "why": _is_text},
     "ray_ready": {
         "host": _is_text,
         "cpus": is_amount,
-        "gpus": _or_nothing(is_amount),
-        "nodes": _or_nothing(_are_texts),
+        "gpus": _optional(is_amount),
+        "nodes": _optional(_are_texts),
     },
-    "released": _IDLING,
+    "released": _IDLE_FIELDS,
 }
-"""What home reads of an event, and what it must be; those of all events stand under ""."""
+"""Checks of the fields that home reads, by event; "" has those of all events."""
 
 
 def find_event(events: Sequence[Dict[str, Any]], name: str) -> Optional[Dict[str, Any]]:

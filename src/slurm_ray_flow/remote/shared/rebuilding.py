@@ -1,9 +1,9 @@
-"""What `pickler` took apart, made again: functions, classes, enums, and the modules that they live in.
+"""The functions that pickles of `pickler` call: they make functions, classes, enums and their modules again.
 
-A module that can't be imported by name (`__main__`, a file that Prefect loaded by its path) has a *namespace*: in the
-driver the globals of a module of that name, so that everything in it is found by its name, also by child processes; at
-home a dictionary of its own, so that what comes home changes nothing there. What home has already (a class, a
-function with the same code) is taken instead of a copy.
+A module that can't be imported by name (`__main__`, a file that Prefect loaded by its path) has a *namespace*. In the
+driver it is the globals of a module of that name, where its objects are found by their names, also by child processes.
+At home it is a separate dictionary, so that an outcome changes nothing there. An object that home has already (a class,
+a function with the same code) is used instead of a copy.
 """
 
 from __future__ import annotations
@@ -20,41 +20,41 @@ import sys
 import types
 import weakref
 from types import FunctionType, ModuleType
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from slurm_ray_flow.remote.shared import pickling
 
 ORIGIN = "__namespace__"
-"""The global in which functions that came home keep what `namespace` was asked for."""
+"""The global in which functions that came home keep the arguments of their `namespace`."""
 _in_driver = False
 _folders: List[Tuple[str, str]] = []
-_isolated: Dict[str, Dict[str, Any]] = {}
+_failed_imports: Dict[str, Dict[str, Any]] = {}
 _unfilled: Dict[int, Any] = {}
-"""What was made and waits for its state. What is not here was there before, and keeps its own."""
+"""New objects by their ids, until they get their state. Others existed before, and keep their own state."""
 
 
 def become_driver() -> None:
-    """Give this process an empty `__main__`, in which what arrives has its names: what the driver does first."""
+    """Give this process an empty `__main__` for the objects of home's; the driver does this first."""
     global _in_driver  # noqa: PLW0603 - one process, one `__main__`
     sys.modules["__main__"] = ModuleType("__main__")
     _in_driver = True
 
 
-def map_folders(folders: Sequence[Tuple[str, str]]) -> None:
-    """Say where home's folders are here: pairs of a folder at home and its place in this process."""
-    _folders[:] = sorted(folders, key=lambda pair: len(pair[0]), reverse=True)
+def map_folders(pairs: Sequence[Tuple[str, str]]) -> None:
+    """Set the folders of the run that hold home's files: pairs of a folder at home and one here."""
+    _folders[:] = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
 
 
 def place_of(path: str) -> str:
-    """Where a file of home's is here; the path itself if it did not travel."""
-    for folder, place in _folders:
+    """The path here of a file of home's; the path itself if the file did not travel."""
+    for folder, local_folder in _folders:
         if path == folder or path.startswith(folder.rstrip(os.sep) + os.sep):
-            return os.path.join(place, os.path.relpath(path, folder)) if path != folder else place
+            return os.path.join(local_folder, os.path.relpath(path, folder)) if path != folder else local_folder
     return path
 
 
 def namespace(name: str, facts: Dict[str, Any], by_name: bool = False) -> Dict[str, Any]:
-    """The globals of a module: in the driver its own, at home a dictionary for what has just arrived.
+    """The globals of a module: in the driver its own, at home a new dictionary.
 
     Args:
         name: the module.
@@ -67,54 +67,54 @@ def namespace(name: str, facts: Dict[str, Any], by_name: bool = False) -> Dict[s
     if by_name:
         try:
             return vars(importlib.import_module(name))
-        except Exception:  # it is not here, or can't be imported: what arrived may do without it
-            return _isolated.setdefault(name, {"__name__": name, "__builtins__": builtins, **facts})
+        except Exception:  # it is missing or fails; the objects may work without it
+            return _failed_imports.setdefault(name, {"__name__": name, "__builtins__": builtins, **facts})
     module = sys.modules.get(name)
     if module is None:
         module = sys.modules[name] = ModuleType(name)
-        pickling.made_by_hand.add(name)
-        _travels_by_value_in_ray(module)
-    names = vars(module)
+        pickling.modules_without_file.add(name)
+        _register_by_value_in_ray(module)
+    globals_ = vars(module)
     for key, value in facts.items():
-        if names.get(key) is None:
-            names[key] = place_of(value) if key == "__file__" else value
-    names.setdefault("__builtins__", builtins)
-    return names
+        if globals_.get(key) is None:
+            globals_[key] = place_of(value) if key == "__file__" else value
+    globals_.setdefault("__builtins__", builtins)
+    return globals_
 
 
-def _travels_by_value_in_ray(module: ModuleType) -> None:
+def _register_by_value_in_ray(module: ModuleType) -> None:
     for name in ("cloudpickle", "ray.cloudpickle"):
         if name in sys.modules:
             sys.modules[name].register_pickle_by_value(module)
 
 
 def module_of_namespace(name: str, facts: Dict[str, Any]) -> Any:
-    """The module itself, where code refers to it as an object."""
+    """The module itself, for code that refers to it as an object."""
     namespace(name, facts)
     return sys.modules.get(name)
 
 
 def make_function(
-    where: Tuple[str, str, bool], code: types.CodeType, names: Dict[str, Any], closure: Optional[Tuple[Any, ...]]
+    origin: Tuple[str, str, bool], code: types.CodeType, namespace: Dict[str, Any], closure: Optional[Tuple[Any, ...]]
 ) -> FunctionType:
-    """A function that `fill_function` completes, or the one of this process that it is.
+    """A new function for `fill_function`, or the same function of this process.
 
     Args:
-        where: its module, the name under which that has it, or "", and whether it comes home.
-        code, names, closure: as for a function; `names` are its globals.
+        origin: its module, its name there or "", and whether it comes home.
+        code, namespace, closure: as for a function; `namespace` are its globals.
     """
-    module, name, homeward = where
-    found = pickling.found(module, name) if name and (_in_driver or homeward) else None
-    if isinstance(found, FunctionType) and found.__code__ == code:
-        return found
-    names.setdefault("__builtins__", builtins)
-    made = FunctionType(code, names, code.co_name, None, closure)
-    _unfilled[id(made)] = made
-    return made
+    module, name, homeward = origin
+    existing = pickling.lookup(module, name) if name and (_in_driver or homeward) else None
+    if isinstance(existing, FunctionType) and existing.__code__ == code:
+        return existing
+    namespace.setdefault("__builtins__", builtins)
+    function = FunctionType(code, namespace, code.co_name, None, closure)
+    _unfilled[id(function)] = function
+    return function
 
 
 def fill_function(function: FunctionType, state: Dict[str, Any]) -> None:
-    """Give a function of `make_function` its attributes, and its namespace the globals that it uses."""
+    """Set the attributes of a function of `make_function`, and in its namespace the globals that it uses."""
     if _unfilled.pop(id(function), None) is None:
         return
     _add_globals(function.__globals__, state["globals"], state["replace"])
@@ -123,62 +123,62 @@ def fill_function(function: FunctionType, state: Dict[str, Any]) -> None:
         setattr(function, name, value)
 
 
-def _add_globals(names: Dict[str, Any], values: Dict[str, Any], replace: bool = False) -> None:
-    """What is there already stays: of two payloads of one call, the objects of the first are meant.
+def _add_globals(namespace: Dict[str, Any], values: Dict[str, Any], replace: bool = False) -> None:
+    """Set globals that are missing: a call's second payload must not replace the objects of its first.
 
-    A module that was imported is as its file made it, and gets what home has changed since: there, `replace`.
+    An imported module has the values of its file: `replace` sets those that home has changed since.
     """
     for name, value in values.items():
-        if replace or not _in_driver or names.get(name) is None:
-            names[name] = value
+        if replace or not _in_driver or namespace.get(name) is None:
+            namespace[name] = value
 
 
 def set_cell(cell: Any, state: Tuple[Any]) -> None:
-    """Fill a variable that functions share."""
+    """Set the value of a closure's cell."""
     (cell.cell_contents,) = state
 
 
-Where = Tuple[str, str, str]
-"""Where a class is found: its module, its qualified name there ("" if it has none), and its tracker, by which this
-process knows the classes that it has sent or received."""
+ClassLocation = Tuple[str, str, str]
+"""A class's module, its qualified name there ("" if it has none), and its tracker: cloudpickle's id of the class in
+processes that have sent or received it."""
 
 
-def make_class(where: Where, meta: Any, name: str, bases: Tuple[Any, ...], body: Dict[str, Any]) -> type:
-    """A class that `fill_class` completes, or the one of this process that it is.
+def make_class(location: ClassLocation, meta: Any, name: str, bases: Tuple[Any, ...], body: Dict[str, Any]) -> type:
+    """A new class for `fill_class`, or the same class of this process.
 
     Args:
-        where: where it is found.
+        location: its module, name and tracker.
         meta, name, bases: as for `type`.
-        body: what must be there when it is made.
+        body: the part of its body that its creation needs.
     """
-    return _known_class(where) or _adopted(where, _skeleton(meta, name, bases, body))
+    return _existing_class(location) or _register_class(location, _new_class(meta, name, bases, body))
 
 
-def _known_class(where: Where) -> Optional[type]:
-    module, qualified_name, tracker = where
+def _existing_class(location: ClassLocation) -> Optional[type]:
+    module, qualified_name, tracker = location
     cloudpickle: Any = importlib.import_module("cloudpickle.cloudpickle")
     known_class = cloudpickle._DYNAMIC_CLASS_TRACKER_BY_ID.get(tracker)
     if known_class is None and qualified_name:
-        known_class = pickling.found(module, qualified_name)
+        known_class = pickling.lookup(module, qualified_name)
     return known_class if isinstance(known_class, type) else None
 
 
-def _adopted(where: Where, made: type) -> type:
-    module, qualified_name, tracker = where
+def _register_class(location: ClassLocation, kind: type) -> type:
+    module, qualified_name, tracker = location
     cloudpickle: Any = importlib.import_module("cloudpickle.cloudpickle")
-    cloudpickle._lookup_class_or_track(tracker, made)
+    cloudpickle._lookup_class_or_track(tracker, kind)
     if _in_driver and qualified_name and "." not in qualified_name:
-        namespace(module, {})[qualified_name] = made
-    _unfilled[id(made)] = made
-    return made
+        namespace(module, {})[qualified_name] = kind
+    _unfilled[id(kind)] = kind
+    return kind
 
 
-def _skeleton(meta: Any, name: str, bases: Tuple[Any, ...], body: Dict[str, Any]) -> Any:
-    """The class without what its author's code would do now: `__init_subclass__`, and `__new__` of a metaclass.
+def _new_class(meta: Any, name: str, bases: Tuple[Any, ...], body: Dict[str, Any]) -> Any:
+    """A class, made without calling its author's `__init_subclass__` and metaclass's `__new__`.
 
-    That has happened at home, where its result was pickled.
+    Home has called them, and has pickled their results.
     """
-    with _quiet_bases(bases):
+    with _without_init_subclass(bases):
         if pickling.importable(meta.__module__):
             made: Any = types.new_class(name, bases, {"metaclass": meta}, lambda names: names.update(body))
             return made
@@ -189,8 +189,8 @@ def _skeleton(meta: Any, name: str, bases: Tuple[Any, ...], body: Dict[str, Any]
 
 
 @contextlib.contextmanager
-def _quiet_bases(bases: Sequence[Any]) -> Iterator[None]:
-    """Within the block, a subclass of classes that came by value registers itself nowhere."""
+def _without_init_subclass(bases: Sequence[Any]) -> Iterator[None]:
+    """Disable `__init_subclass__` of base classes that were pickled by value."""
     hook = "__init_subclass__"
     kinds = {kind for base in bases if isinstance(base, type) for kind in base.__mro__ if hook in vars(kind)}
     muted = [(kind, vars(kind)[hook]) for kind in kinds if not pickling.importable(kind.__module__)]
@@ -204,7 +204,7 @@ def _quiet_bases(bases: Sequence[Any]) -> Iterator[None]:
 
 
 def fill_class(kind: Any, state: Dict[str, Any]) -> None:
-    """Give a class of `make_class` or `make_enum` the rest of its body, which may mention the class."""
+    """Add the rest of its body, which may refer to the class itself, to a class of `make_class` or `make_enum`."""
     if _unfilled.pop(id(kind), None) is None:
         return
     for name, value in state["body"].items():
@@ -218,89 +218,89 @@ def fill_class(kind: Any, state: Dict[str, Any]) -> None:
 
 
 def make_enum(
-    where: Where,
+    location: ClassLocation,
     meta: Any,
     name: str,
     bases: Tuple[Any, ...],
     body: Dict[str, Any],
     members: Dict[str, Tuple[Any, Any]],
-    named: Dict[str, Any],
+    keywords: Dict[str, Any],
 ) -> type:
-    """An enum whose members are made from what they are, and not by its author's `__new__`, which wants other values.
+    """An enum whose members are made without its author's `__new__`, which may take other values.
 
     Args:
-        where, meta, name, bases, body: as for `make_class`.
-        members: for each name what its data type is made of, and its value.
-        named: arguments of the metaclass.
+        location, meta, name, bases, body: as for `make_class`.
+        members: by name, the member as an object of its data type, and its value.
+        keywords: arguments of the metaclass.
     """
-    known = _known_class(where)
-    if known is not None:
-        return known
+    existing = _existing_class(location)
+    if existing is not None:
+        return existing
 
-    def new_member(kind: Any, *given: Any) -> Any:
-        data, value = given[0] if len(given) == 1 else given
+    def new_member(kind: Any, *arguments: Any) -> Any:
+        data, value = arguments[0] if len(arguments) == 1 else arguments
         base = kind._member_type_
-        made = object.__new__(kind) if base is object else base.__new__(kind, data)
-        made._value_ = value
-        return made
+        member = object.__new__(kind) if base is object else base.__new__(kind, data)
+        member._value_ = value
+        return member
 
-    names = meta.__prepare__(name, bases, **named)
+    names = meta.__prepare__(name, bases, **keywords)
     for key, value in {**body, "__new__": new_member, **members}.items():
         names[key] = value
-    return _adopted(where, enum.EnumMeta.__new__(meta, name, bases, names, **named))
+    return _register_class(location, enum.EnumMeta.__new__(meta, name, bases, names, **keywords))
 
 
 def make_typed_dict(
-    where: Where, maker: Any, name: str, bases: Tuple[Any, ...], fields: Dict[str, Any], total: bool
+    location: ClassLocation, maker: Any, name: str, bases: Tuple[Any, ...], fields: Dict[str, Any], total: bool
 ) -> type:
-    """A TypedDict, whose metaclass wants its makers to be asked."""
-    body = {"__annotations__": fields, "__module__": where[0]}
-    return _known_class(where) or _adopted(
-        where, types.new_class(name, (maker, *bases), {"total": total}, lambda names: names.update(body))
+    """A TypedDict; only `typing.TypedDict` itself can make one."""
+    body = {"__annotations__": fields, "__module__": location[0]}
+    return _existing_class(location) or _register_class(
+        location, types.new_class(name, (maker, *bases), {"total": total}, lambda names: names.update(body))
     )
 
 
-def make_named(module: str, name: str, maker: Callable[..., Any], args: Tuple[Any, ...], named: Dict[str, Any]) -> Any:
-    """An object that is known by its name (a NewType, a ParamSpec): this process's own, else a new one."""
-    value = pickling.found(module, name)
-    made = maker(*args, **named)
-    if type(value) is type(made):
-        return value
+def make_named(module: str, name: str, maker: Any, args: Tuple[Any, ...], options: Dict[str, Any]) -> Any:
+    """An object that its name identifies (a NewType, a ParamSpec): this process's own, else a new one."""
+    existing = pickling.lookup(module, name)
+    created = maker(*args, **options)
+    if type(existing) is type(created):
+        return existing
     with contextlib.suppress(AttributeError, TypeError):
-        made.__module__ = module
-    return made
+        created.__module__ = module
+    return created
 
 
-def take_global(module: str, name: str, kind: type, everywhere: bool, maker: Any, args: Tuple[Any, ...]) -> Any:
-    """The global of this name, where it is the object that is meant, else a new object for `fill_object`.
+def take_global(module: str, name: str, kind: type, is_marker: bool, maker: Any, args: Tuple[Any, ...]) -> Any:
+    """The same global of this process, else a new object for `fill_object`.
 
     Args:
-        module, name: where it stands.
+        module, name: the global.
         kind: its type.
-        everywhere: whether it has no state that could be another one here, as a marker has none.
-        maker, args: what makes a new one.
+        is_marker: whether it has no state, so that home's own global is the same.
+        maker, args: the function that makes a new object, and its arguments.
     """
-    found = pickling.found(module, name)
-    if type(found) is kind and (everywhere or _in_driver):
-        return found
-    made = maker(*args)
-    _unfilled[id(made)] = made
-    return made
+    existing = pickling.lookup(module, name)
+    if type(existing) is kind and (is_marker or _in_driver):
+        return existing
+    created = maker(*args)
+    _unfilled[id(created)] = created
+    return created
 
 
-def fill_object(made: Any, state: Any) -> None:
-    """Give an object of `take_global` its state, as pickle does."""
-    if _unfilled.pop(id(made), None) is None or state is None:
+def fill_object(created: Any, state: Any) -> None:
+    """Set the state of an object of `take_global`, as pickle does."""
+    if _unfilled.pop(id(created), None) is None or state is None:
         return
-    if hasattr(made, "__setstate__"):
-        made.__setstate__(state)
+    if hasattr(created, "__setstate__"):
+        created.__setstate__(state)
         return
     slots: Dict[str, Any] = {}
     if isinstance(state, tuple) and len(state) == 2:
         state, slots = state
-    vars(made).update(state or {}) if state else None
+    vars(created).update(state or {}) if state else None
     for name, value in (slots or {}).items():
-        setattr(made, name, value)
+        setattr(created, name, value)
 
 
 def make_view(data: Any, form: str, shape: Tuple[int, ...]) -> memoryview:
@@ -311,45 +311,45 @@ def make_view(data: Any, form: str, shape: Tuple[int, ...]) -> memoryview:
 
 def make_cached(function: Any, parameters: Dict[str, Any], attributes: Dict[str, Any]) -> Any:
     """A function of `functools.lru_cache`, with an empty cache."""
-    made = functools.lru_cache(**parameters)(function)
-    vars(made).update(attributes)
-    return made
+    cached = functools.lru_cache(**parameters)(function)
+    vars(cached).update(attributes)
+    return cached
 
 
 def make_remote(options: Dict[str, Any], plain: Any) -> Any:
-    """What `ray.remote` makes of a function or a class."""
+    """A function or a class, decorated by `ray.remote`."""
     ray: Any = importlib.import_module("ray")
     return ray.remote(**options)(plain) if options else ray.remote(plain)
 
 
 def make_mapped(path: str, size: int, mtime_ns: int, mode: str, offset: int, array: Any) -> Any:
-    """The `numpy.memmap` of a file that is here and as it was at home, else the array that it held."""
+    """The `numpy.memmap` of a file if it is here and unchanged, else the array of its data."""
     numpy: Any = importlib.import_module("numpy")
     with contextlib.suppress(OSError, ValueError):
-        there = os.stat(path)
-        if (there.st_size, there.st_mtime_ns) == (size, mtime_ns):
+        status = os.stat(path)
+        if (status.st_size, status.st_mtime_ns) == (size, mtime_ns):
             order = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
             return numpy.memmap(path, dtype=array.dtype, mode=mode, offset=offset, shape=array.shape, order=order)
     return array
 
 
 def fill_array(array: Any, state: Tuple[Any, Dict[str, Any]]) -> None:
-    """Give an array of a subclass its data and its attributes."""
+    """Set data and attributes of an array of a subclass."""
     array.__setstate__(state[0])
     vars(array).update(state[1])
 
 
 def dead_reference() -> Any:
-    """A weak reference to something that is no more."""
-    return weakref.ref(_Gone())
+    """A weak reference to an object that no longer exists."""
+    return weakref.ref(_Referent())
 
 
-class _Gone:
+class _Referent:
     pass
 
 
 def learn_sources(sources: Dict[str, str]) -> Any:
-    """Keep the sources of functions that came by value, as home had them, for tracebacks and `inspect`."""
+    """Register the sources of functions that were pickled by value, for tracebacks and `inspect`."""
     for name, text in sources.items():
         linecache.cache[name] = (len(text), None, text.splitlines(True), name)
     return None

@@ -1,4 +1,4 @@
-"""The end of a call: what the end of a script waits for is waited for, and what a call leaves behind is told."""
+"""The end of a call: it waits for all that the end of a script waits for, and reports processes that remain."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from typing import Any, Callable, Iterable, List
 
 from slurm_ray_flow.remote.shared import processes
 
-LOOK_SECONDS = 0.1
-FIRST_TOLD, SELDOM_TOLD = 1.0, 60.0
-"""What is waited for is said in the log after so many seconds, and then after twice as many, up to this."""
-PATIENCE = 2.0
-"""So long processes may take that end by themselves when the function's own has ended, such as a resource tracker."""
-NAMED = 5
+POLL_SECONDS = 0.1
+FIRST_REPORT, LONGEST_REPORT_PAUSE = 1.0, 60.0
+"""Seconds until the log's first line about a wait; the pause before the next lines doubles up to the second number."""
+HELPER_SECONDS = 2.0
+"""Seconds for helper processes, such as a resource tracker, which end by themselves after the function's process."""
+NAMES_SHOWN = 5
 
 
 def end_as_a_script(tell: Callable[[str], None]) -> None:
-    """In the driver: wait for threads, for executors and their queues, and call what is registered with atexit.
+    """In the driver: wait for threads, executors and their queues, and call the functions of `atexit`.
 
     Args:
-        tell: is told what is waited for, again when that has changed.
+        tell: gets a description of the threads or processes that it waits for, whenever it changes.
     """
     with contextlib.suppress(RuntimeError):  # no more threads are to be had
-        threading.Thread(target=_watch, args=(tell,), daemon=True).start()
+        threading.Thread(target=_report_waits, args=(tell,), daemon=True).start()
     for step in (threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         try:
             step()
@@ -38,7 +38,7 @@ def end_as_a_script(tell: Callable[[str], None]) -> None:
 
 
 def flush_buffers() -> None:
-    """Write out what Python and C hold back, and so does C++, whose streams are C's unless a program parts them."""
+    """Flush the output buffers of Python and C; by default, C++ uses those of C."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
@@ -46,57 +46,59 @@ def flush_buffers() -> None:
         ctypes.CDLL(None).fflush(None)
 
 
-def _watch(tell: Callable[[str], None]) -> None:
-    told, pause, due = "", FIRST_TOLD, time.monotonic() + FIRST_TOLD
+def _report_waits(tell: Callable[[str], None]) -> None:
+    reported, pause, due = "", FIRST_REPORT, time.monotonic() + FIRST_REPORT
     while True:
-        found = _waited_for()
-        if found != told:
-            tell(found)
-            told = found
+        waits_for = _waits_for()
+        if waits_for != reported:
+            tell(waits_for)
+            reported = waits_for
         if time.monotonic() >= due:
-            os.write(2, "slurm-ray-flow: the function has ended; waits for {}\n".format(found or "atexit").encode())
-            pause = min(pause * 2, SELDOM_TOLD)
+            os.write(2, "slurm-ray-flow: the function has ended; waits for {}\n".format(waits_for or "atexit").encode())
+            pause = min(pause * 2, LONGEST_REPORT_PAUSE)
             due = time.monotonic() + pause
-        time.sleep(LOOK_SECONDS)
+        time.sleep(POLL_SECONDS)
 
 
-def _waited_for() -> str:
+def _waits_for() -> str:
     main = threading.main_thread()
-    threads = [one.name for one in threading.enumerate() if not one.daemon and one is not main]
-    known: Iterable[Any] = getattr(sys.modules.get("multiprocessing.process"), "_children", ())
-    children = [one.name for one in list(known) if not one.daemon and processes.is_alive(one.pid)]
-    return _counted(threads, "thread", "threads") or _counted(children, "process", "processes")
+    threads = [item.name for item in threading.enumerate() if not item.daemon and item is not main]
+    children: Iterable[Any] = getattr(sys.modules.get("multiprocessing.process"), "_children", ())
+    names = [item.name for item in list(children) if not item.daemon and processes.is_alive(item.pid)]
+    return _counted(threads, "thread", "threads") or _counted(names, "process", "processes")
 
 
-def _counted(names: List[str], one: str, many: str) -> str:
-    more = ["{} more".format(len(names) - NAMED)] if len(names) > NAMED else []
-    return "{} {}: {}".format(len(names), one if len(names) == 1 else many, ", ".join(names[:NAMED] + more)) * any(
-        names
+def _counted(names: List[str], singular: str, plural: str) -> str:
+    if not names:
+        return ""
+    rest = ["{} more".format(len(names) - NAMES_SHOWN)] if len(names) > NAMES_SHOWN else []
+    return "{} {}: {}".format(
+        len(names), singular if len(names) == 1 else plural, ", ".join(names[:NAMES_SHOWN] + rest)
     )
 
 
 def tell_of_left(log: str, spared: List[int]) -> None:
-    """In the head: say in the log which processes the call has left behind, which are ended now.
+    """In the head: write to the log which processes the call has left behind; the head ends them next.
 
     Args:
         log: the run's log.
-        spared: children that stay, with everything below them.
+        spared: children that don't belong to the call, with their descendants.
     """
     began = time.monotonic()
     while True:
-        left = processes.descendants(os.getpid(), spared)
-        helpers = set(filter(_is_helper, left))
-        if not left or time.monotonic() > began + (PATIENCE if helpers else PATIENCE / 4):
+        survivors = processes.descendants(os.getpid(), spared)
+        helpers = set(filter(_is_helper, survivors))
+        if not survivors or time.monotonic() > began + (HELPER_SECONDS if helpers else HELPER_SECONDS / 4):
             break
         time.sleep(0.01)
-    stay = [pid for pid in sorted(left - helpers) if processes.is_alive(pid)]  # not what ended a moment ago
-    if stay:
-        names = ["{} ({})".format(processes.name(pid), pid) for pid in stay]
+    remaining = [pid for pid in sorted(survivors - helpers) if processes.is_alive(pid)]
+    if remaining:
+        names = ["{} ({})".format(processes.name(pid), pid) for pid in remaining]
         say(log, "the call has left processes behind, which are ended: " + _counted(names, "process", "processes"))
 
 
 def _is_helper(pid: int) -> bool:
-    """Whether it is one of multiprocessing's or joblib's own, which tidies up and ends when the call's has ended."""
+    """Whether a process is a helper of multiprocessing or joblib, which cleans up and ends after the call's process."""
     try:
         with open("/proc/{}/cmdline".format(pid), "rb") as file:
             command = file.read()
@@ -106,7 +108,7 @@ def _is_helper(pid: int) -> bool:
 
 
 def say(log: str, text: str) -> None:
-    """In the head: add a line of ours to the run's log."""
+    """In the head: add a line of this package to the run's log."""
     with (
         contextlib.suppress(OSError),
         open(os.open(log, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600), "rb+", 0) as file,

@@ -1,7 +1,7 @@
-"""Files that are looked at and removed by descriptors, so that no link that somebody planted leads out of a folder.
+"""Reading and removing files by descriptors, so that no link that another user planted leads out of a folder.
 
-Every folder on the way is opened without following links, and must belong to this user. What belongs to another user,
-or lies on another file system, is left where it is together with all that is around it.
+Every folder of a path is opened without following links, and must belong to this user. Files of another user or on
+another file system are left alone, with the folders around them.
 """
 
 from __future__ import annotations
@@ -13,31 +13,31 @@ import stat
 from typing import Dict, Iterator, List, Tuple
 
 EXPIRED = ".expired"
-"""Ends the name of what is being removed."""
+"""The suffix of files that are being removed."""
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-_LONGEST = 4 * 1024 * 1024
+_READ_LIMIT = 4 * 1024 * 1024
 
 
 class NotOurs(Exception):
-    """Something is a link, belongs to another user, or lies on another file system: it is left alone."""
+    """A file or folder is a link, another user's, or on another file system, and is left alone."""
 
 
 @contextlib.contextmanager
-def folder(base: str, place: str = "") -> Iterator[int]:
+def folder(base: str, path: str = "") -> Iterator[int]:
     """Open a folder below a base.
 
     Args:
         base: a folder; links in its own path are followed.
-        place: the folder's path from there, whose every part must be a folder of this user; "" is the base itself.
+        path: the folder's path below the base, whose every part must be a folder of this user; "" is the base.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: there is no such folder.
         NotOurs: a part is a link, no folder, or another user's.
     """
     descriptor = os.open(os.path.realpath(base), _FOLDER)
     try:
-        for part in [part for part in place.split("/") if part]:
+        for part in [part for part in path.split("/") if part]:
             inner = _enter(descriptor, part)
             os.close(descriptor)
             descriptor = inner
@@ -63,16 +63,16 @@ def _enter(parent: int, name: str) -> int:
     return descriptor
 
 
-def _check(found: os.stat_result, name: str) -> None:
-    if found.st_uid != os.geteuid():
-        raise NotOurs("{} belongs to another user (number {})".format(name, found.st_uid))
+def _check(status: os.stat_result, name: str) -> None:
+    if status.st_uid != os.geteuid():
+        raise NotOurs("{} belongs to another user (number {})".format(name, status.st_uid))
 
 
-def entries(base: str, place: str) -> Dict[str, os.stat_result]:
-    """What lies in a folder, links not followed; nothing where there is none."""
+def entries(base: str, path: str) -> Dict[str, os.stat_result]:
+    """The status of each entry of a folder, links not followed; empty if there is no folder."""
     try:
-        with folder(base, place) as descriptor, os.scandir(descriptor) as found:
-            return {entry.name: status for entry in found for status in _status(entry)}
+        with folder(base, path) as descriptor, os.scandir(descriptor) as scan:
+            return {entry.name: status for entry in scan for status in _status(entry)}
     except FileNotFoundError:
         return {}
 
@@ -84,33 +84,33 @@ def _status(entry: os.DirEntry[str]) -> List[os.stat_result]:
 
 
 def is_folder(status: os.stat_result) -> bool:
-    """Whether it is a folder, and not a link to one."""
+    """Whether this is a folder, and not a link to one."""
     return stat.S_ISDIR(status.st_mode)
 
 
 def is_file(status: os.stat_result) -> bool:
-    """Whether it is a plain file: no link, pipe or device."""
+    """Whether this is a regular file: no link, pipe or device."""
     return stat.S_ISREG(status.st_mode)
 
 
-def read(base: str, place: str, name: str) -> bytes:
-    """The first MiBs of a plain file of this user; nothing where there is none."""
+def read(base: str, path: str, name: str) -> bytes:
+    """The first 4 MiB of a regular file of this user; empty if there is none."""
     try:
-        with folder(base, place) as parent, open(os.open(name, _FILE, dir_fd=parent), "rb") as stream:
-            found = os.fstat(stream.fileno())
-            ours = stat.S_ISREG(found.st_mode) and found.st_uid == os.geteuid()
-            return stream.read(_LONGEST) if ours else b""
+        with folder(base, path) as parent, open(os.open(name, _FILE, dir_fd=parent), "rb") as stream:
+            status = os.fstat(stream.fileno())
+            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            return stream.read(_READ_LIMIT) if ours else b""
     except (OSError, NotOurs):
         return b""
 
 
-def measure(base: str, place: str) -> Tuple[int, int]:
-    """Bytes and number of what lies at a path; of a file with several names, each counts its share.
+def measure(base: str, path: str) -> Tuple[int, int]:
+    """The bytes and the number of files at a path; the bytes of a file with hard links are divided among them.
 
     Raises:
-        NotOurs: something in it must be left alone, and so the whole.
+        NotOurs: a part of it must be left alone.
     """
-    parent, _, name = place.rpartition("/")
+    parent, _, name = path.rpartition("/")
     with folder(base, parent) as descriptor:
         return _measure(descriptor, name, os.fstat(descriptor).st_dev)
 
@@ -119,15 +119,15 @@ def _measure(parent: int, name: str, device: int) -> Tuple[int, int]:
     status = _own_status(parent, name, device)
     if not is_folder(status):
         return status.st_blocks * 512 // max(1, status.st_nlink), 1
-    size, number = status.st_blocks * 512, 1
+    size, count = status.st_blocks * 512, 1
     descriptor = _enter(parent, name)
     try:
-        for inner in os.listdir(descriptor):
-            more_size, more = _measure(descriptor, inner, device)
-            size, number = size + more_size, number + more
+        for child in os.listdir(descriptor):
+            child_size, child_count = _measure(descriptor, child, device)
+            size, count = size + child_size, count + child_count
     finally:
         os.close(descriptor)
-    return size, number
+    return size, count
 
 
 def _own_status(parent: int, name: str, device: int) -> os.stat_result:
@@ -138,36 +138,36 @@ def _own_status(parent: int, name: str, device: int) -> os.stat_result:
     return status
 
 
-def set_aside(base: str, place: str) -> str:
-    """Rename a thing out of everybody's sight; gives its new place.
+def set_aside(base: str, path: str) -> str:
+    """Rename a file or folder to a hidden name, so that no process finds it; returns its new path.
 
     Raises:
-        FileNotFoundError: somebody else has removed it.
+        FileNotFoundError: another process has removed it.
     """
-    parent, _, name = place.rpartition("/")
+    parent, _, name = path.rpartition("/")
     if name.startswith(".") and name.endswith(EXPIRED):
-        return place
-    away = ".{}.{}{}".format(name, secrets.token_hex(4), EXPIRED)
+        return path
+    aside = ".{}.{}{}".format(name, secrets.token_hex(4), EXPIRED)
     with folder(base, parent) as descriptor:
-        os.rename(name, away, src_dir_fd=descriptor, dst_dir_fd=descriptor)
-    return "/".join(filter(None, (parent, away)))
+        os.rename(name, aside, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+    return "/".join(filter(None, (parent, aside)))
 
 
-def put_back(base: str, away: str, place: str) -> None:
+def put_back(base: str, aside: str, path: str) -> None:
     """Undo `set_aside`."""
-    parent, _, name = place.rpartition("/")
+    parent, _, name = path.rpartition("/")
     with folder(base, parent) as descriptor, contextlib.suppress(OSError):
-        os.rename(away.rpartition("/")[2], name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
+        os.rename(aside.rpartition("/")[2], name, src_dir_fd=descriptor, dst_dir_fd=descriptor)
 
 
-def remove(base: str, place: str) -> None:
-    """Remove a file or a folder with all that is in it; what vanishes meanwhile is no error.
+def remove(base: str, path: str) -> None:
+    """Remove a file, or a folder with its content; what another process removes meanwhile is no error.
 
     Raises:
-        NotOurs: something in it is another user's; that stays, and the folders around it.
-        OSError: something can't be removed.
+        NotOurs: a part of it must be left alone, with the folders around it.
+        OSError: a part of it can't be removed.
     """
-    parent, _, name = place.rpartition("/")
+    parent, _, name = path.rpartition("/")
     with folder(base, parent) as descriptor:
         _remove(descriptor, name, os.fstat(descriptor).st_dev)
 
@@ -185,7 +185,7 @@ def _empty(parent: int, name: str, device: int) -> None:
     descriptor = _enter(parent, name)
     try:
         os.fchmod(descriptor, 0o700)  # a snapshot's folders can't be written
-        for inner in os.listdir(descriptor):
-            _remove(descriptor, inner, device)
+        for child in os.listdir(descriptor):
+            _remove(descriptor, child, device)
     finally:
         os.close(descriptor)

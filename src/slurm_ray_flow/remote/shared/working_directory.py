@@ -1,10 +1,10 @@
-"""The folder that a call works in: `work` in its run's folder, with the project's files as they were at the launch.
+"""The working directory of a call: `work` in its run's folder, with the project's files as they were at the launch.
 
-They are copies of the snapshot's, which the run may write, and which no other run meets. `work.made` is written when
-all are there: what changes later, the run has written. What it has not changed goes when its call has ended.
+The files are copies of the snapshot's, which only this run sees and may write. `work.made` is written after the last
+copy: the run has written what changes later. Unchanged files are removed when the call has ended.
 
-For the next call of a warm head, `spare/<name>/work` in the allocation's folder is made ahead, and renamed into that
-call's folder.
+For the next call of a warm cluster, `spare/<name>/work` in the allocation's folder is filled in advance, and renamed
+into that call's folder.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ from slurm_ray_flow.remote.shared.protocol import OperationError, find_event
 
 WORK, MADE, SPARE = "work", "work.made", "spare"
 AHEAD_BYTES = 64 << 20
-"""A project that is larger is not copied before a call wants it."""
-LONG = 1.0
-"""Copying that took so many seconds is told."""
-MOST = 100_000
-"""So many files of a run are listed."""
-NAMED = 20
-"""So many of them are named when the call ends."""
-_SMALL = 256 << 10
+"""The largest project, in bytes, that is copied in advance."""
+SLOW_COPY_SECONDS = 1.0
+"""Seconds from which on a copy is recorded as an event."""
+LIST_LIMIT = 100_000
+"""The most files of a run that are listed."""
+NAMED_FILES = 20
+"""The most files that the event of a call's end names."""
+_SMALL_FILE = 256 << 10
 _FICLONE = 0x40049409
-_FULL = {
+_DISK_FULL_ADVICE = {
     errno.ENOSPC: "make room there (`srf clean` removes what nobody uses), or choose another root for this cluster"
 }
-_FULL[errno.EDQUOT] = _FULL[errno.ENOSPC]
+_DISK_FULL_ADVICE[errno.EDQUOT] = _DISK_FULL_ADVICE[errno.ENOSPC]
 
 Spec = Dict[str, Any]
 
 
 def with_absolute_paths(spec: Spec, folder: str) -> Spec:
-    """The spec with its paths below this folder, as far as they are relative."""
+    """The spec with its relative paths made absolute, below this folder."""
     path = [os.path.join(folder, entry) for entry in spec.get("path") or ()]
     inner = spec.get("working_directory")
     return {**spec, "path": path, "working_directory": os.path.join(folder, inner) if inner else folder}
@@ -54,7 +54,7 @@ def with_absolute_paths(spec: Spec, folder: str) -> Spec:
 
 
 def begin(run: RunFiles, spec: Spec) -> int:
-    """Make the folders, and have a process of its own fill them; gives its pid. Where it fails, the driver tries again.
+    """Make the folders, and start a process that fills them; returns its pid. If it fails, the driver fills them.
 
     Raises:
         OperationError: they can't be made.
@@ -73,57 +73,57 @@ def begin(run: RunFiles, spec: Spec) -> int:
 
 
 def make(spec: Spec, folder: str) -> None:
-    """Make what the call's process and Ray's workers start in.
+    """Make the folders in which the driver and Ray's workers start.
 
     Raises:
-        OperationError: it can't be made.
+        OperationError: they can't be made.
     """
     if spec.get("snapshot"):
-        wanted = with_absolute_paths(spec, folder)
-        with _told(folder):
-            for place in (wanted["working_directory"], *wanted["path"]):
-                os.makedirs(place, 0o700, exist_ok=True)
+        absolute = with_absolute_paths(spec, folder)
+        with _explained_errors(folder):
+            for folder_to_make in (absolute["working_directory"], *absolute["path"]):
+                os.makedirs(folder_to_make, 0o700, exist_ok=True)
 
 
 def fill(run: RunFiles, spec: Spec, folder: str) -> None:
-    """Copy the snapshot, if that is not done. What a try that was cut has left is written anew.
+    """Copy the snapshot, unless it is complete already. Files of an interrupted copy are written again.
 
     Raises:
-        OperationError: it can't be copied; what there is of it is gone.
+        OperationError: it can't be copied; the incomplete copy is removed.
     """
-    target, made = os.path.join(folder, WORK), os.path.join(folder, MADE)
-    if not spec.get("snapshot") or os.path.exists(made):
+    target, mark = os.path.join(folder, WORK), os.path.join(folder, MADE)
+    if not spec.get("snapshot") or os.path.exists(mark):
         return
     began = time.monotonic()
     try:
-        with _told(target):
+        with _explained_errors(target):
             size = _copy_folder(str(spec["snapshot"]), target)
-            with open(made, "w", encoding="ascii") as file:
+            with open(mark, "w", encoding="ascii") as file:
                 file.write(str(size))
     except OperationError:
         shutil.rmtree(target, ignore_errors=True)
         raise
     seconds = time.monotonic() - began
-    if seconds > LONG and folder == run.folder:
+    if seconds > SLOW_COPY_SECONDS and folder == run.folder:
         run.record("files_copied", bytes=size, seconds=round(seconds, 3))
 
 
 @contextlib.contextmanager
-def _told(path: str) -> Iterator[None]:
+def _explained_errors(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
         what = "The run's working directory can't be made: {}".format(error.strerror)
-        advice = _FULL.get(error.errno or 0, "see that it can be written, and launch again")
+        advice = _DISK_FULL_ADVICE.get(error.errno or 0, "see that it can be written, and launch again")
         raise OperationError(what, str(error.filename or path), advice, "environment") from error
 
 
 def _copy_folder(source: str, target: str) -> int:
-    """Copy a tree; gives the bytes of its files."""
+    """Copy a folder with its content; returns the bytes of its files."""
     os.makedirs(target, 0o700, exist_ok=True)
     size = 0
-    with os.scandir(source) as found:
-        for entry in found:
+    with os.scandir(source) as scan:
+        for entry in scan:
             inner = target + "/" + entry.name
             if entry.is_symlink():
                 with contextlib.suppress(FileExistsError):
@@ -136,18 +136,18 @@ def _copy_folder(source: str, target: str) -> int:
 
 
 def _copy_file(source: str, target: str) -> int:
-    """Copy a file: cloned where the file system can, read and written where it can't."""
+    """Copy a file by cloning it; on a file system that can't clone, by reading and writing."""
     with open(os.open(source, os.O_RDONLY), "rb", buffering=0) as reading:
         status = os.fstat(reading.fileno())
         mode = 0o700 if status.st_mode & 0o100 else 0o600
         with open(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode), "wb", buffering=0) as writing:
             try:
-                if status.st_size > _SMALL:
+                if status.st_size > _SMALL_FILE:
                     fcntl.ioctl(writing, _FICLONE, reading.fileno())
                 else:
-                    writing.write(reading.read(_SMALL))
+                    writing.write(reading.read(_SMALL_FILE))
             except OSError as error:
-                if error.errno in _FULL:
+                if error.errno in _DISK_FULL_ADVICE:
                     raise OSError(error.errno, error.strerror, target) from None
             if os.fstat(writing.fileno()).st_size != status.st_size:
                 _copy_content(reading, writing, target)
@@ -164,53 +164,53 @@ def _copy_content(reading: Any, writing: Any, target: str) -> None:
         raise OSError(error.errno, error.strerror, target) from None
 
 
-# ---- ahead of a call
+# ---- in advance of a call
 
 
 def ahead(allocation: RunFiles, like: str) -> str:
-    """The folder to make `work` in for a next call: the allocation's own where that one is still to come, or a spare.
+    """The folder for the `work` of the next call: the allocation's own before its first call, then a spare one.
 
     Args:
         allocation: the allocation's run.
-        like: the folder of the run that the next call will be like.
+        like: the folder of the run whose snapshot the next call probably uses.
     """
     if like == allocation.folder and find_event(allocation.recorded(), "call_started") is None:
         return like
-    spares = os.path.join(allocation.folder, SPARE)
+    spare_folders = os.path.join(allocation.folder, SPARE)
     with contextlib.suppress(OSError):
-        os.makedirs(spares, 0o700, exist_ok=True)
-        return tempfile.mkdtemp(dir=spares)
-    return spares  # the disk is full, or the folder gone: the call will say so
+        os.makedirs(spare_folders, 0o700, exist_ok=True)
+        return tempfile.mkdtemp(dir=spare_folders)
+    return spare_folders  # the disk is full, or the folder gone: the call will say so
 
 
 def fill_ahead(run: RunFiles, spec: Spec, folder: str) -> None:
-    """Copy the snapshot for a call that is like this run's, unless it is large."""
+    """Copy the snapshot of this run for the next call, unless it is large."""
     with contextlib.suppress(OSError, ValueError), open(os.path.join(run.folder, MADE), encoding="ascii") as file:
         if int(file.read()) <= AHEAD_BYTES:
             fill(run, spec, folder)
 
 
 def move(spare: str, folder: str) -> None:
-    """Make a spare one a run's own, if it is filled."""
+    """Move a spare working directory into a run's folder, if it is complete."""
     if spare != folder and os.path.exists(os.path.join(spare, MADE)):
         for name in (WORK, MADE):
             os.rename(os.path.join(spare, name), os.path.join(folder, name))
 
 
 def forget_spares(run: RunFiles) -> None:
-    """Remove what no call took."""
+    """Remove spare working directories."""
     with contextlib.suppress(OSError, tree.NotOurs):
         tree.remove(run.folder, SPARE)
 
 
-# ---- what a run has written
+# ---- files that a run has written
 
 
 class Written:
-    """Looks at the folder of a run that is under way, or has ended. No link in it is followed.
+    """The files that a run has written, during its call or after its end. No link is followed.
 
     Args:
-        run: the run; one that can't be read has written nothing.
+        run: the run; one whose spec can't be read has written no files.
     """
 
     def __init__(self, run: RunFiles) -> None:
@@ -234,14 +234,14 @@ class Written:
                     yield os.path.relpath(folder + "/" + name, self._inner), status.st_size, status.st_mtime_ns
 
     def told(self) -> Dict[str, Any]:
-        """What the event of the call's end says of them; nothing where there are none."""
-        by_size = sorted(((size, name) for name, size, _ in itertools.islice(self.files(), MOST)), reverse=True)
-        largest = [[name, size] for size, name in by_size[:NAMED]]
+        """The fields of the event `call_ended` about these files; empty if there are none."""
+        by_size = sorted(((size, name) for name, size, _ in itertools.islice(self.files(), LIST_LIMIT)), reverse=True)
+        largest = [[name, size] for size, name in by_size[:NAMED_FILES]]
         files = {"count": len(by_size), "bytes": sum(size for size, _ in by_size), "largest": largest}
         return {"files": files} if by_size else {}
 
     def forget_the_rest(self) -> None:
-        """Remove what is as it is in the snapshot; new bytecode goes there, as Python looks whether it fits."""
+        """Remove files that equal the snapshot's; move new bytecode to the snapshot, as Python checks it before use."""
         for folder in reversed(list(self._folders(WORK))):
             with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, folder) as descriptor:
                 for name, status in self._entries(folder).items():
@@ -254,43 +254,43 @@ class Written:
                 with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, parent) as descriptor:
                     os.rmdir(name, dir_fd=descriptor)
 
-    def _folders(self, place: str) -> Iterator[str]:
-        pending = [place] if self._snapshot else []
+    def _folders(self, top: str) -> Iterator[str]:
+        pending = [top] if self._snapshot else []
         while pending:
-            here = pending.pop()
-            yield here
-            inner = [name for name, status in self._entries(here).items() if tree.is_folder(status)]
-            pending += ["{}/{}".format(here, name) for name in sorted(inner, reverse=True)]
+            folder = pending.pop()
+            yield folder
+            subfolders = [name for name, status in self._entries(folder).items() if tree.is_folder(status)]
+            pending += ["{}/{}".format(folder, name) for name in sorted(subfolders, reverse=True)]
 
-    def _entries(self, place: str) -> Dict[str, os.stat_result]:
-        with contextlib.suppress(OSError, tree.NotOurs):  # it can't be looked into: nothing of it comes home, or goes
-            return tree.entries(self._folder, place)
+    def _entries(self, folder: str) -> Dict[str, os.stat_result]:
+        with contextlib.suppress(OSError, tree.NotOurs):  # files of an unreadable folder are left alone
+            return tree.entries(self._folder, folder)
         return {}
 
     def _is_copy(self, folder: str, name: str, status: os.stat_result) -> bool:
-        """Whether the snapshot has the same: a file that was written has another time."""
+        """Whether the snapshot has an equal file, of the same size and time, or an equal link."""
         origin = self._origin(folder, name)
-        with contextlib.suppress(OSError):  # the snapshot has none, or one of them is no link
-            there = os.lstat(origin)
-            if tree.is_file(status) and tree.is_file(there):
-                return (status.st_size, status.st_mtime_ns) == (there.st_size, there.st_mtime_ns)
+        with contextlib.suppress(OSError):  # the snapshot has no such file, or one of the two is no link
+            origin_status = os.lstat(origin)
+            if tree.is_file(status) and tree.is_file(origin_status):
+                return (status.st_size, status.st_mtime_ns) == (origin_status.st_size, origin_status.st_mtime_ns)
             return os.readlink(os.path.join(self._folder, folder, name)) == os.readlink(origin)
         return False
 
-    def _origin(self, place: str, name: str = "") -> str:
-        return os.path.join(self._snapshot, place.partition("/")[2], name)
+    def _origin(self, folder: str, name: str = "") -> str:
+        return os.path.join(self._snapshot, folder.partition("/")[2], name)
 
 
 def written(root: str, run_id: str) -> Dict[str, Any]:
-    """What a run has written in its working directory, links not followed.
+    """The files that a run has written in its working directory, links not followed.
 
     Returns:
-        `folder`, the working directory; `files`: path from there, size in bytes and time in nanoseconds of each;
-        `more`, whether there are still more files.
+        `folder`, the working directory; `files`: path below it, size in bytes and time in nanoseconds of each; `more`,
+        whether there are more files than listed.
     """
-    here = Written(RunFiles(root, run_id))
-    found = list(itertools.islice(here.files(), MOST))
-    return {"folder": here.folder, "files": found, "more": len(found) == MOST}
+    directory = Written(RunFiles(root, run_id))
+    files = list(itertools.islice(directory.files(), LIST_LIMIT))
+    return {"folder": directory.folder, "files": files, "more": len(files) == LIST_LIMIT}
 
 
 OPERATIONS: Dict[str, Any] = {"workplace.written": written}
