@@ -45,6 +45,16 @@ def test_another_version_is_found_by_any_python(version):
     assert said[1].startswith(f"{version}.")
 
 
+def test_the_newest_release_comes_first(own_home):
+    pythons_there = [own_home / f".pyenv/versions/3.11.{release}/bin/python" for release in (10, 9, 2)]
+    for path in pythons_there:
+        path.parent.mkdir(parents=True)
+        path.symlink_to(sys.executable)
+    assert [path for path in pythons.candidates("3.11") if path.startswith(str(own_home))] == list(
+        map(str, pythons_there)
+    )
+
+
 def test_what_was_found_is_named_when_none_fits():
     with pytest.raises(OperationError, match=r"Python 3\.99 is needed") as caught:
         pythons.find("", "3.99")

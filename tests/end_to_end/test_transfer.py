@@ -138,7 +138,7 @@ def test_what_is_told_of_earlier_snapshots_is_bounded_and_no_reason_to_stop(
     send: Send, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     send()
-    monkeypatch.setattr(snapshots, "LARGEST", 100)
+    monkeypatch.setattr(snapshots, "LARGEST_LISTING", 100)
     with pytest.raises(ValueError, match="more than 100 bytes"):
         snapshots.unzipped(zlib.compress(bytes(10**6)))
     for told in (b"no zlib", zlib.compress(bytes(10**6)), zlib.compress(b"[1]"), zlib.compress(b'{"a": 1}')):
@@ -146,7 +146,7 @@ def test_what_is_told_of_earlier_snapshots_is_bounded_and_no_reason_to_stop(
         write(project, f"{len(told)}.py")
         (project / "main.py").write_text(str(told))
         with pytest.MonkeyPatch.context() as roomy:
-            roomy.setattr(snapshots, "LARGEST", 10**5)
+            roomy.setattr(snapshots, "LARGEST_LISTING", 10**5)
             assert contents(send())["project/main.py"] == str(told)
 
 

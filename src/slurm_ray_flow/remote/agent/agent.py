@@ -1,7 +1,7 @@
-"""Does operations for home over one SSH channel: `python -I .../remote/agent.py ROOT SECONDS`.
+"""Does operations for home over one SSH channel: `python -I .../agent/agent.py ROOT SECONDS`.
 
-Reads messages (framing.py) from stdin, answers on stdout, each request in a thread of its own. It lives as long
-as the channel: it ends when stdin does, or when home, which gives signs of life, has been silent for SECONDS.
+The agent reads messages (framing.py) from stdin and answers on stdout, each request in a thread of its own. It ends
+when stdin does, or when home, which sends signs of life, has been silent for SECONDS.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ from slurm_ray_flow.remote.shared.protocol import OperationError
 
 
 def main() -> None:
-    """Serve until home has gone."""
-    root, patience = sys.argv[1], float(sys.argv[2])
-    agent = AgentProcess(_private_stdout(), patience)
+    """Serve until the channel ends."""
+    root, silence_limit = sys.argv[1], float(sys.argv[2])
+    agent = AgentProcess(_private_stdout(), silence_limit)
     agent.send(greeting(root))
-    threading.Thread(target=agent.watch, daemon=True).start()
+    threading.Thread(target=agent.end_when_silent, daemon=True).start()
     try:
         agent.serve()
     finally:
         operations.end_all()
-        os._exit(0)  # operations still under way wait for nobody
+        os._exit(0)  # without waiting for operations under way
 
 
 def greeting(root: str) -> Dict[str, Any]:
-    """What home wants to know at once."""
+    """The agent's first message: facts about this machine and user."""
     return {
         "hello": {
             "root": root,
@@ -62,26 +62,26 @@ def _user() -> str:
 
 
 def _private_stdout() -> int:
-    """Nothing but messages goes to home: what else is printed goes to stderr, and what is started reads nothing."""
+    """A descriptor for messages to home; from now on, other output to stdout goes to stderr."""
     out = os.dup(1)
     os.dup2(2, 1)
     return out
 
 
 class AgentProcess:
-    """The conversation with home."""
+    """The agent's end of the channel to home."""
 
-    def __init__(self, out: int, patience: float) -> None:
-        self._out, self._patience = out, patience
+    def __init__(self, out: int, silence_limit: float) -> None:
+        self._out, self._silence_limit = out, silence_limit
         self._in = os.dup(0)
         null = os.open(os.devnull, os.O_RDONLY)
         os.dup2(null, 0)
         os.close(null)
-        self._writing = threading.Lock()
-        self._heard = time.monotonic()
+        self._write_lock = threading.Lock()
+        self._last_message_at = time.monotonic()
 
     def serve(self) -> None:
-        """Take requests until there are no more."""
+        """Answer requests until stdin ends."""
         while True:
             try:
                 message, data = framing.unpacked(self._read)
@@ -89,16 +89,16 @@ class AgentProcess:
                 return
             threading.Thread(target=self._answer, args=(message, data), daemon=True).start()
 
-    def watch(self) -> None:
-        """End when home has been silent for too long: its link may be dead without a word."""
-        while time.monotonic() - self._heard < self._patience:
-            time.sleep(min(1.0, self._patience / 4))
+    def end_when_silent(self) -> None:
+        """End this process when home has been silent for too long: its connection may be dead."""
+        while time.monotonic() - self._last_message_at < self._silence_limit:
+            time.sleep(min(1.0, self._silence_limit / 4))
         operations.end_all()
         os._exit(0)
 
     def send(self, message: Dict[str, Any], data: List[bytes] = []) -> None:  # noqa: B006
-        """Send a whole message, whoever else sends."""
-        with self._writing:
+        """Send a message as a whole, also when other threads send."""
+        with self._write_lock:
             for piece in framing.packed(message, data):
                 view = memoryview(piece)
                 while view:
@@ -106,24 +106,24 @@ class AgentProcess:
 
     def _read(self, size: int) -> bytes:
         data = os.read(self._in, size)
-        self._heard = time.monotonic()
+        self._last_message_at = time.monotonic()
         return data
 
     def _answer(self, message: Dict[str, Any], data: bytes) -> None:
         number = message["id"]
         try:
             requests = framing.requests_unpacked(message["requests"], data)
-            results = perform_all(requests, lambda said: self.send({"id": number, "tell": said}))
+            results = perform_all(requests, lambda report: self.send({"id": number, "tell": report}))
             texts, parts = framing.results_packed(results)
             self._send_last({"id": number, "results": texts}, parts)
         except OperationError as error:
-            words = {"what": error.what, "where": error.where, "advice": error.advice, "cause": error.cause}
-            self._send_last({"id": number, "error": words})
+            failure = {"what": error.what, "where": error.where, "advice": error.advice, "cause": error.cause}
+            self._send_last({"id": number, "error": failure})
         except BaseException:
             self._send_last({"id": number, "crash": traceback.format_exc()})
 
     def _send_last(self, message: Dict[str, Any], data: List[bytes] = []) -> None:  # noqa: B006
-        with contextlib.suppress(OSError):  # home has gone; serve() ends
+        with contextlib.suppress(OSError):  # the channel is closed; serve() ends
             self.send(message, data)
 
 

@@ -1,7 +1,7 @@
-"""Starts the agent over a fresh SSH channel: `python -I -c <this file> WORD ROOT DIGEST VERSION SECONDS`.
+"""Starts the agent over a new SSH channel: `python -I -c <this file> MARKER ROOT DIGEST SECONDS`.
 
-It works alone: the rest of our programs may not be there yet. Home drops everything that comes before WORD, and speaks
-in messages from then on (framing.py). Where the programs are missing, they are asked for and come as one JSON object.
+This file imports no other one, since the package's programs may be missing on the cluster. Home ignores all output
+before MARKER, and reads messages (framing.py) after it. Home sends missing programs on request, as one JSON object.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from typing import Any, Dict
 
 
 def main() -> None:
-    """See that the root is ours, install the programs where they are missing, and become the agent."""
-    word, root, digest, seconds = sys.argv[1:5]
-    os.environ["SRF_UMASK"] = "{:o}".format(os.umask(0o077))  # limits.py gives it back to the user's code
-    os.write(1, word.encode())
+    """Check the owner of the root, install missing programs, and become the agent."""
+    marker, root, digest, seconds = sys.argv[1:5]
+    os.environ["SRF_UMASK"] = "{:o}".format(os.umask(0o077))  # limits.py restores it for the user's code
+    os.write(1, marker.encode())
     try:
         target = prepared(os.path.expanduser(root), digest)
     except OSError as error:
@@ -36,12 +36,12 @@ def main() -> None:
 
 
 def prepared(root: str, digest: str) -> str:
-    """The folder of the programs, installed if need be: where they are missing, or a loss of power has damaged them."""
+    """The folder of the programs, which are installed if they are missing, or damaged by a loss of power."""
     tools = os.path.join(os.path.abspath(root), "tools")
     private(tools)
     target = os.path.join(tools, digest)
     if is_whole(target):
-        os.utime(target)  # what is in use does not expire
+        os.utime(target)  # programs in use don't expire
     else:
         say({"need": digest})
         files: Dict[str, str] = json.loads(exactly(int(exactly(24)[:8], 16)))
@@ -51,7 +51,7 @@ def prepared(root: str, digest: str) -> str:
 
 
 def digest_of(files: Dict[str, bytes]) -> str:
-    """Names the content of the programs, given by their names in the package."""
+    """The digest of the programs' content, given by their names in the package."""
     state = hashlib.sha256()
     for name, data in sorted(files.items()):
         state.update("{}\0{}\0".format(name, len(data)).encode() + data)
@@ -59,7 +59,7 @@ def digest_of(files: Dict[str, bytes]) -> str:
 
 
 def is_whole(target: str) -> bool:
-    """Whether the programs there are those that the name of their folder says."""
+    """Whether the programs in a folder have the digest that is the folder's name."""
     package = os.path.join(target, "slurm_ray_flow")
     try:
         files = {}
@@ -73,7 +73,7 @@ def is_whole(target: str) -> bool:
 
 
 def private(path: str) -> None:
-    """Make a folder and those above it; the root and what is in it must be its user's own."""
+    """Make a folder in the root with its parents; both the folder and the root must be this user's."""
     if not os.path.isdir(path):
         parent = os.path.dirname(path)
         if parent != path:
@@ -85,7 +85,7 @@ def private(path: str) -> None:
 
 
 def make_above(path: str) -> None:
-    """Make a folder and those above it, all private."""
+    """Make a folder and its parents, all private."""
     if not os.path.isdir(path):
         make_above(os.path.dirname(path))
         with contextlib.suppress(FileExistsError):
@@ -93,16 +93,16 @@ def make_above(path: str) -> None:
 
 
 def own(path: str) -> None:
-    """Refuse a folder, or a link to one, of somebody else."""
+    """Refuse a folder, or a link to one, of another user."""
     foreign = {os.stat(path).st_uid, os.lstat(path).st_uid} - {os.geteuid(), 0}
     if foreign:
         raise OSError(1, "it belongs to another user (number {})".format(min(foreign)), path)
 
 
 def install(target: str, files: Dict[str, bytes]) -> None:
-    """Write the programs beside, and rename; what is damaged there goes."""
-    beside = tempfile.mkdtemp(dir=os.path.dirname(target), prefix=".")
-    new = os.path.join(beside, "new")
+    """Write the programs to a temporary folder and rename it; damaged programs are replaced."""
+    temporary = tempfile.mkdtemp(dir=os.path.dirname(target), prefix=".")
+    new = os.path.join(temporary, "new")
     os.mkdir(new, 0o700)
     try:
         for name, data in files.items():
@@ -111,29 +111,29 @@ def install(target: str, files: Dict[str, bytes]) -> None:
             with open(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), "wb") as stream:
                 stream.write(data)
         with contextlib.suppress(FileNotFoundError):
-            os.rename(target, os.path.join(beside, "damaged"))
+            os.rename(target, os.path.join(temporary, "damaged"))
         try:
             os.rename(new, target)
-        except OSError:  # another one was first
+        except OSError:  # another process was first
             if not os.path.isdir(target):
                 raise
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def exactly(size: int) -> bytes:
-    """So many bytes of stdin, and not one more: the rest is the agent's."""
-    pieces = b""
-    while len(pieces) < size:
-        piece = os.read(0, size - len(pieces))
-        if not piece:
+    """Read exactly so many bytes of stdin; the agent reads the rest."""
+    received = b""
+    while len(received) < size:
+        data = os.read(0, size - len(received))
+        if not data:
             sys.exit(1)
-        pieces += piece
-    return pieces
+        received += data
+    return received
 
 
 def say(message: Dict[str, Any]) -> None:
-    """Write a message."""
+    """Write a message to stdout."""
     text = json.dumps(message).encode()
     data = "{:08x}{:016x}".format(len(text), 0).encode() + text
     while data:

@@ -1,10 +1,10 @@
-"""What a cluster does for home, by name: `perform("files.read", {"path": ..., "offset": 0})`.
+"""The operations of a cluster by their names: `perform("files.read", {"path": ..., "offset": 0})`.
 
-On this machine home calls it in its own process; elsewhere `agent.py` calls it for home. An operation is a function
-with keyword arguments that JSON can hold, and at most one, called `data`, that is bytes. It gives back bytes, or what
-JSON can hold. One that has a parameter `tell` may call it with what JSON can hold, while it works.
+For this machine home calls `perform` in its own process; on a cluster `agent.py` does. An operation is a function with
+keyword arguments that JSON can represent, besides one that may be bytes, called `data`. It returns bytes or a value for
+JSON. An operation with a parameter `tell` may call it with values for JSON while it works: reports for home.
 
-Home asks again when an answer was lost with its connection: doing an operation twice must be the same as doing it once.
+Home repeats an operation whose answer was lost with the connection: every operation must be idempotent.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import subprocess
 import threading
-from typing import Any, Callable, Dict, List, Optional, Set
+from typing import Any, Callable, Dict, List, Set
 
 from slurm_ray_flow.remote.shared import processes
 from slurm_ray_flow.remote.shared.events import RunFiles
@@ -43,81 +43,77 @@ MODULES = {
     "warm": "scheduler.warm",
     "workplace": "shared.working_directory",
 }
-"""The module of each group of operations; its dictionary `OPERATIONS` holds them by their whole names."""
+"""The module of each group of operations; its dictionary `OPERATIONS` has them by their full names."""
 
 Tell = Callable[[Any], None]
 
-_USUAL = "see that it can be read and written"
-_ROOM = "make room there (`srf clean` removes what nobody uses), or choose another root for this cluster"
-_ADVICE = {errno.ENOSPC: _ROOM, errno.EDQUOT: _ROOM}
+_DEFAULT_ADVICE = "see that it can be read and written"
+_DISK_FULL_ADVICE = "make room there (`srf clean` removes what nobody uses), or choose another root for this cluster"
+_ADVICE_BY_ERRNO = {errno.ENOSPC: _DISK_FULL_ADVICE, errno.EDQUOT: _DISK_FULL_ADVICE}
 
 
 def perform(name: str, arguments: Dict[str, Any], tell: Tell = lambda _: None) -> Any:
     """Do one operation.
 
     Args:
-        name: the module and the operation, "files.read".
-        arguments: by name.
-        tell: gets what the operation says while it works.
+        name: group and operation, "files.read".
+        arguments: the keyword arguments.
+        tell: gets the operation's reports.
 
     Raises:
-        OperationError: it could not.
+        OperationError: the operation failed.
     """
     operation = _find(name)
-    given = {**arguments, "tell": tell} if "tell" in inspect.signature(operation).parameters else arguments
+    keywords = {**arguments, "tell": tell} if "tell" in inspect.signature(operation).parameters else arguments
     try:
-        return operation(**given)
+        return operation(**keywords)
     except OSError as error:
         path = str(error.filename or arguments.get("path", ""))
-        raise OperationError(error.strerror or str(error), path, _ADVICE.get(error.errno or 0, _USUAL)) from error
+        advice = _ADVICE_BY_ERRNO.get(error.errno or 0, _DEFAULT_ADVICE)
+        raise OperationError(error.strerror or str(error), path, advice) from error
 
 
 def perform_all(requests: List[Dict[str, Any]], tell: Tell = lambda _: None) -> List[Any]:
-    """Do several operations in order, and stop at the first that can't be done.
+    """Do several operations in order, up to the first that fails.
 
     Args:
-        requests: a name and the arguments each: `{"name": "files.read", "arguments": {...}}`.
-        tell: gets what the operations say.
+        requests: names and arguments: `{"name": "files.read", "arguments": {...}}`.
+        tell: gets the operations' reports.
     """
     return [perform(request["name"], request["arguments"], tell) for request in requests]
 
 
 def _find(name: str) -> Callable[..., Any]:
     module = MODULES.get(name.partition(".")[0])
-    found: Dict[str, Callable[..., Any]] = {}
+    operations: Dict[str, Callable[..., Any]] = {}
     if module is not None:
-        found = importlib.import_module("slurm_ray_flow.remote." + module).OPERATIONS
-    if name not in found:
+        operations = importlib.import_module("slurm_ray_flow.remote." + module).OPERATIONS
+    if name not in operations:
         raise OperationError("there is no operation {!r}".format(name))
-    return found[name]
+    return operations[name]
 
 
 _running: Set["subprocess.Popen[bytes]"] = set()
 _lock = threading.Lock()
 
 
-def run(argv: List[str], timeout: float, data: bytes = b"", folder: Optional[str] = None) -> Dict[str, Any]:
-    """Run a command to its end; one that fails is an answer, not an error. What it writes is its user's alone.
+def run(argv: List[str], timeout: float, data: bytes = b"") -> Dict[str, Any]:
+    """Run a command to its end; an exit code other than 0 is no error. Files that it makes are private.
 
     Args:
         argv: program and arguments.
-        timeout: seconds after which it, and what it started, is killed.
-        data: what it reads.
-        folder: its working folder.
+        timeout: seconds after which the command and its process group are killed.
+        data: its stdin.
     """
     pipe = subprocess.PIPE
     try:
         with _lock:
-            process = subprocess.Popen(
-                _umasked(argv), stdin=pipe, stdout=pipe, stderr=pipe, cwd=folder, start_new_session=True
-            )
+            process = subprocess.Popen(_umasked(argv), stdin=pipe, stdout=pipe, stderr=pipe, start_new_session=True)
             _running.add(process)
     except OSError as error:
-        raise OperationError(
-            "{} can't be started: {}".format(argv[0], error.strerror), folder or "", "install it"
-        ) from error
+        raise OperationError("{} can't be started: {}".format(argv[0], error.strerror), "", "install it") from error
     try:
-        return _ended(process, argv, timeout, data)
+        return _result_of(process, argv, timeout, data)
     finally:
         _running.discard(process)
 
@@ -127,7 +123,7 @@ def _umasked(argv: List[str]) -> List[str]:
     return ["/bin/sh", "-c", 'umask 077; exec "$@"', "sh", *argv]
 
 
-def _ended(process: Any, argv: List[str], timeout: float, data: bytes) -> Dict[str, Any]:
+def _result_of(process: Any, argv: List[str], timeout: float, data: bytes) -> Dict[str, Any]:
     try:
         out, err = process.communicate(data, timeout=timeout)
     except subprocess.TimeoutExpired:
@@ -144,7 +140,7 @@ def _ended(process: Any, argv: List[str], timeout: float, data: bytes) -> Dict[s
 
 
 def end_all() -> None:
-    """End what still runs, with all that it started."""
+    """Kill the commands that still run, with their process groups."""
     with _lock:
         for process in list(_running):
             _kill(process)
@@ -156,17 +152,17 @@ def _kill(process: Any) -> None:
 
 
 SUBMIT_SECONDS = 60.0
-"""The head says that it lives within a second; on a machine under load, much later."""
+"""Seconds for the head to record that it lives: it takes less than one, but much more on a machine under load."""
 
 
 def submit(root: str, run_id: str) -> None:
-    """Start the head of a run, once: a head that was started stays the only one."""
+    """Start the head of a run, unless it has been started already."""
     run = RunFiles(root, run_id)
     if find_event(run.recorded(), "allocated"):
         return
     command = ["/bin/sh", run.script, "--detach"]
     try:
-        done = subprocess.run(
+        result = subprocess.run(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -177,9 +173,9 @@ def submit(root: str, run_id: str) -> None:
         )
     except subprocess.TimeoutExpired:
         raise _not_started(run, "it did not say within {:g} s that it lives".format(SUBMIT_SECONDS)) from None
-    if done.returncode:
-        said = (done.stderr or done.stdout).decode("utf-8", "replace").strip()
-        raise _not_started(run, said or "it ended with {}".format(done.returncode))
+    if result.returncode:
+        output = (result.stderr or result.stdout).decode("utf-8", "replace").strip()
+        raise _not_started(run, output or "it ended with {}".format(result.returncode))
 
 
 def _not_started(run: RunFiles, why: str) -> OperationError:

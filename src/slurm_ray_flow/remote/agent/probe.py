@@ -1,4 +1,4 @@
-"""What a machine has that runs need, asked all at once. Each question has its own answer or error."""
+"""Questions about a machine and its services that a check asks in parallel, each with its own answer or error."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from slurm_ray_flow.remote.shared import limits, machine
 from slurm_ray_flow.remote.shared.processes import output_of
 from slurm_ray_flow.remote.shared.protocol import SHARED_MEMORY, OperationError
 
-WITHIN = 15.0
-"""Seconds after which a question that has no answer gets none; a dead file system may hold it back for ever."""
+ANSWER_SECONDS = 15.0
+"""Seconds that a question may take; on a dead file system it never returns."""
 COMMAND_SECONDS = 5.0
 PACKAGE_INDEX = "https://pypi.org/simple"
 _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
@@ -33,18 +33,18 @@ _INDEX_VARIABLES = ("UV_DEFAULT_INDEX", "UV_INDEX_URL", "PIP_INDEX_URL")
 Answer = Dict[str, Any]
 
 
-def all_of(root: str, python: str = "", version: str = "", lock: str = "", slots: int = 1) -> Dict[str, Answer]:
-    """Ask everything at once.
+def probe_all(root: str, python: str = "", version: str = "", lock: str = "", slots: int = 1) -> Dict[str, Answer]:
+    """Ask all questions in parallel.
 
     Args:
-        root: the folder of everything of ours, which need not be there.
+        root: the root folder, which need not exist.
         python: the policy by which a Python is found.
-        version: the major and minor version it must have.
+        version: the major and minor version that it must have.
         lock: the path of the server's lock; empty for none.
-        slots: how many runs share it.
+        slots: the number of the lock's slots.
 
     Returns:
-        By the name of the question, what was found, or an `error` and what to try.
+        The answer by the name of each question, or an `error` with `advice`.
     """
     questions: Dict[str, Callable[[], Answer]] = {
         "account": account,
@@ -67,14 +67,14 @@ def all_of(root: str, python: str = "", version: str = "", lock: str = "", slots
 
 
 def python_of(policy: str, version: str, root: str) -> Answer:
-    """The Python that runs would have; a look downloads none."""
+    """The Python that runs would use; a check downloads none."""
     if pythons.to_be_downloaded(policy, version, root):
         return {"python": "", "version": version}
     return pythons.find(policy, version, root)
 
 
-def answered(questions: Dict[str, Callable[[], Answer]], within: float = WITHIN) -> Dict[str, Answer]:
-    """Ask several questions side by side; one that takes too long is left alone."""
+def answered(questions: Dict[str, Callable[[], Answer]], within: float = ANSWER_SECONDS) -> Dict[str, Answer]:
+    """Ask several questions in parallel; one that takes too long gets an error as its answer."""
     answers: Dict[str, Answer] = {}
     threads = []
     for name, question in questions.items():
@@ -92,12 +92,12 @@ def _ask(name: str, question: Callable[[], Answer], answers: Dict[str, Answer]) 
         answers[name] = question()
     except OperationError as error:
         answers[name] = {"error": error.what, "advice": error.advice}
-    except Exception as error:  # whatever it is, the other answers are worth having
+    except Exception as error:  # it must not affect the other answers
         answers[name] = {"error": "{}: {}".format(type(error).__name__, error), "advice": ""}
 
 
 def account() -> Answer:
-    """Who asks, and whether others can write where that user's files are."""
+    """The user, the home folder, and the modes that say whether other users can write there."""
     home = os.path.expanduser("~")
     return {
         "user": getpass.getuser(), "host": os.uname().nodename, "home": home,
@@ -106,17 +106,17 @@ def account() -> Answer:
 
 
 def root_folder(root: str) -> Answer:
-    """Whose the root is, and whether something can be written there."""
+    """The owner of the root, and whether this user can write there."""
     path = os.path.expanduser(root)
-    there = existing(path)
+    nearest = existing(path)
     return {
-        "path": path, "exists": os.path.isdir(path), "owner": os.stat(there).st_uid,
-        "ours": os.stat(there).st_uid == os.geteuid(), "writable": _can_write(there),
+        "path": path, "exists": os.path.isdir(path), "owner": os.stat(nearest).st_uid,
+        "ours": os.stat(nearest).st_uid == os.geteuid(), "writable": _can_write(nearest),
     }  # fmt: skip
 
 
 def _can_write(folder: str) -> bool:
-    """By trying: a full or read-only disk lets `access` say yes."""
+    """Whether a file can be written; `os.access` allows it on a full disk, too."""
     name = os.path.join(folder, ".srf-{}-{}".format(os.getpid(), time.monotonic_ns()))
     try:
         descriptor = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -132,7 +132,7 @@ def _can_write(folder: str) -> bool:
 
 
 def existing(path: str) -> str:
-    """The path, or the nearest folder above it that is there."""
+    """The path, or the nearest folder above it that exists."""
     folder = os.path.abspath(os.path.expanduser(path))
     while not os.path.isdir(folder):
         folder = os.path.dirname(folder)
@@ -140,14 +140,14 @@ def existing(path: str) -> str:
 
 
 def disk(path: str) -> Answer:
-    """What is free on the disk of a folder."""
-    found = os.statvfs(existing(path))
-    files = {"files": found.f_favail} if found.f_files else {}
-    return {"bytes": found.f_bavail * found.f_frsize, "all_bytes": found.f_blocks * found.f_frsize, **files}
+    """The free bytes and files of the disk of a folder."""
+    status = os.statvfs(existing(path))
+    files = {"files": status.f_favail} if status.f_files else {}
+    return {"bytes": status.f_bavail * status.f_frsize, "all_bytes": status.f_blocks * status.f_frsize, **files}
 
 
 def quota(folder: str) -> Answer:
-    """What the user's quota has free where a folder lies; nothing where no quota answers or none limits."""
+    """The free bytes and files of the user's quota for a folder; empty if there is no quota."""
     program = shutil.which("quota")
     if program is None:
         return {}
@@ -156,7 +156,7 @@ def quota(folder: str) -> Answer:
 
 
 def read_quota(text: str) -> Answer:
-    """What is free of a quota by the line of numbers that `quota -w -p` prints; nothing where there is no limit."""
+    """The free bytes and files by the line of numbers that `quota -w -p` prints; empty if it prints none."""
     for line in text.splitlines():
         fields = re.findall(r"(?<!\S)\d+(?=\*?(?!\S))", line)
         if len(fields) >= 7:
@@ -170,53 +170,53 @@ def read_quota(text: str) -> Answer:
 
 
 def shared_memory() -> Answer:
-    """What is free where Ray and multiprocessing keep what their processes share."""
+    """The free bytes of shared memory, which Ray and multiprocessing use."""
     return {"bytes": 0, "all_bytes": 0} if limits.lacks_shared_memory() else disk(SHARED_MEMORY)
 
 
 def rsync() -> Answer:
-    """The version of rsync; "" where there is none."""
+    """The version of rsync; "" if there is none."""
     program = shutil.which("rsync")
     if program is None:
         return {"version": ""}
-    found = re.search(r"version v?(\d+(?:\.\d+)*)", output_of([program, "--version"], COMMAND_SECONDS) or "")
-    return {"version": found[1] if found else "unknown"}
+    match = re.search(r"version v?(\d+(?:\.\d+)*)", output_of([program, "--version"], COMMAND_SECONDS) or "")
+    return {"version": match[1] if match else "unknown"}
 
 
 def lock_state(path: str, slots: int) -> Answer:
-    """The lock's file, and who holds it."""
+    """The lock's file, its holders and its queue."""
     state: Answer = queue.state(path, slots)
-    there = os.path.lexists(path)
-    writable = os.access(path, os.W_OK) if there else os.access(os.path.dirname(path) or ".", os.W_OK)
-    return {"path": path, "exists": there, "writable": writable, **state}
+    exists = os.path.lexists(path)
+    writable = os.access(path, os.W_OK) if exists else os.access(os.path.dirname(path) or ".", os.W_OK)
+    return {"path": path, "exists": exists, "writable": writable, **state}
 
 
 def registry() -> Answer:
-    """Whether the package index answers that is configured here."""
+    """Whether the configured package index answers."""
     address = index_address()
-    shown = re.sub(r"//[^/@]*@", "//", address)
+    public = re.sub(r"//[^/@]*@", "//", address)
     request = urllib.request.Request(_without_credentials(address), method="HEAD", headers={"User-Agent": "srf"})
     try:
         with urllib.request.urlopen(request, timeout=COMMAND_SECONDS):
-            return {"address": shown, "reached": True}
-    except urllib.error.HTTPError as error:  # it is there, and wants something more
-        return {"address": shown, "reached": error.code < 500}
+            return {"address": public, "reached": True}
+    except urllib.error.HTTPError as error:  # the server answers, and refuses this request
+        return {"address": public, "reached": error.code < 500}
     except (OSError, ValueError) as error:
-        return {"address": shown, "reached": False, "why": str(getattr(error, "reason", error))}
+        return {"address": public, "reached": False, "why": str(getattr(error, "reason", error))}
 
 
 def _without_credentials(address: str) -> str:
-    """urllib takes a user in an address for a part of the host's name; whether the index is there shows without."""
+    """The address for urllib, which takes a user name in it for a part of the host's name."""
     return re.sub(r"//[^/@]*@", "//", address).rstrip("/") + "/"
 
 
 def index_address() -> str:
-    """The index that pip and uv would use here."""
-    named: List[str] = [os.environ[name] for name in _INDEX_VARIABLES if os.environ.get(name)]
-    return named[0] if named else _of_pip() or PACKAGE_INDEX
+    """The package index that pip and uv use here."""
+    configured: List[str] = [os.environ[name] for name in _INDEX_VARIABLES if os.environ.get(name)]
+    return configured[0] if configured else _pip_index() or PACKAGE_INDEX
 
 
-def _of_pip() -> str:
+def _pip_index() -> str:
     files = configparser.RawConfigParser(strict=False)
     own = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "pip" / "pip.conf"
     with contextlib.suppress(configparser.Error, UnicodeDecodeError):
@@ -224,19 +224,18 @@ def _of_pip() -> str:
     return files.get("global", "index-url", fallback="").strip()
 
 
-SECONDS = 10.0
+SURVEY_SECONDS = 10.0
 _SCRATCH_VARIABLES = ("SCRATCH", "SCRATCHDIR", "WORK", "WORKDIR", "LOCAL_SCRATCH")
 _SCRATCH_FOLDERS = ("/scratch", "/work", "/local_scratch", "/data")
 
 
 def survey() -> Dict[str, Any]:
-    """Look at this machine.
+    """The facts about this machine that `srf init` shows.
 
     Returns:
-        user, home, host; home_bytes: what is free there; cpus, gpus, memory (bytes); slurm: "answers", "silent", or ""
-        where there is none; modules: whether there are environment modules;
-        pythons: path and version of each; scratch: path and free bytes of each folder that the
-        user can write in.
+        user, home, host; home_bytes, free in the home folder; cpus, gpus, memory (bytes); slurm: "answers", "silent",
+        or "" for none; modules: whether there are environment modules; pythons: path and version of each; scratch: path
+        and free bytes of each folder that the user can write to.
     """
     with ThreadPoolExecutor(max_workers=4) as pool:
         pythons = pool.submit(_pythons)
@@ -246,7 +245,7 @@ def survey() -> Dict[str, Any]:
         return {
             "user": getpass.getuser(), "home": os.path.expanduser("~"), "host": facts["host"],
             "cpus": facts["cpus"], "gpus": facts["gpus"], "memory": facts["memory"],
-            "home_bytes": _room(os.path.expanduser("~")),
+            "home_bytes": _free_bytes(os.path.expanduser("~")),
             "slurm": slurm.result(),
             "modules": modules.result(), "pythons": pythons.result(),
             "scratch": _scratch(),
@@ -255,12 +254,12 @@ def survey() -> Dict[str, Any]:
 
 def _pythons() -> List[Dict[str, str]]:
     """Every CPython of 3.9 or later that starts, one for each version."""
-    by_path: Dict[str, Dict[str, str]] = {}
+    by_version: Dict[str, Dict[str, str]] = {}
     for path in pythons.candidates("3"):
         answer = pythons.ask_python([path, "-I", "-c", pythons.QUESTION])
         if answer is not None and answer.implementation == "CPython" and _release(answer.version) >= [3, 9]:
-            by_path.setdefault(answer.version, {"path": answer.python, "version": answer.version})
-    return sorted(by_path.values(), key=lambda one: _release(one["version"]), reverse=True)
+            by_version.setdefault(answer.version, {"path": answer.python, "version": answer.version})
+    return sorted(by_version.values(), key=lambda python: _release(python["version"]), reverse=True)
 
 
 def _release(version: str) -> List[int]:
@@ -269,38 +268,38 @@ def _release(version: str) -> List[int]:
 
 
 def _slurm() -> str:
-    """Whether Slurm gives out nodes here: "answers"; "silent" where its commands are here and nothing answers; ""."""
+    """Whether Slurm answers here: "answers"; "silent" if there are only its commands; "" if there is no Slurm."""
     if not (shutil.which("sbatch") and shutil.which("sinfo")):
         return ""
-    return "answers" if (output_of(["sinfo", "--noheader", "--format=%R"], SECONDS) or "").strip() else "silent"
+    return "answers" if (output_of(["sinfo", "--noheader", "--format=%R"], SURVEY_SECONDS) or "").strip() else "silent"
 
 
 def _modules() -> bool:
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
-    mark = "srf-modules"
-    return mark in (output_of([shell, "-lc", "type module >/dev/null 2>&1 && echo " + mark], SECONDS) or "")
+    marker = "srf-modules"
+    return marker in (output_of([shell, "-lc", "type module >/dev/null 2>&1 && echo " + marker], SURVEY_SECONDS) or "")
 
 
 def _scratch() -> List[Dict[str, Any]]:
-    """Folders with room that are not the home, the user's own before those of all."""
+    """Folders for scratch files that the user can write to, the user's own ones first."""
     user = getpass.getuser()
-    named = [os.environ.get(name, "") for name in _SCRATCH_VARIABLES]
+    paths = [os.environ.get(name, "") for name in _SCRATCH_VARIABLES]
     for folder in _SCRATCH_FOLDERS:
-        named += [os.path.join(folder, user), *sorted(glob.glob(os.path.join(folder, "*", glob.escape(user)))), folder]
+        paths += [os.path.join(folder, user), *sorted(glob.glob(os.path.join(folder, "*", glob.escape(user)))), folder]
     folders: List[Dict[str, Any]] = []
-    for path in dict.fromkeys(os.path.normpath(path) for path in named if path):
-        room = _room(path)
-        if room is not None:
-            folders.append({"path": path, "bytes": room})
+    for path in dict.fromkeys(os.path.normpath(path) for path in paths if path):
+        size = _free_bytes(path)
+        if size is not None:
+            folders.append({"path": path, "bytes": size})
     return folders
 
 
-def _room(path: str) -> Optional[int]:
+def _free_bytes(path: str) -> Optional[int]:
     with contextlib.suppress(OSError):
         if os.path.isabs(path) and os.path.isdir(path) and os.access(path, os.W_OK | os.X_OK):
-            there = os.statvfs(path)
-            return there.f_bavail * there.f_frsize
+            status = os.statvfs(path)
+            return status.f_bavail * status.f_frsize
     return None
 
 
-OPERATIONS: Dict[str, Any] = {"probe.all": all_of, "survey.look": survey}
+OPERATIONS: Dict[str, Any] = {"probe.all": probe_all, "survey.look": survey}

@@ -1,7 +1,7 @@
-"""What rsync starts instead of ssh, at home: `python -I rsync_shell.py SOCKET HOST COMMAND...`.
+"""The remote shell of rsync at home, in place of ssh: `python -I rsync_shell.py SOCKET HOST COMMAND...`.
 
-It hands rsync's pipes to the process that holds the connection, which joins them to a channel of it, and ends with
-the exit code that this process tells.
+It passes rsync's pipes to the process with the SSH connection, which joins them to a channel, and ends with the exit
+code that this process sends back.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import sys
 
 
 def main() -> None:
-    """Hand over the pipes, and wait."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
-        door.connect(sys.argv[1])
-        # As ssh does it, the words of the command are joined as they are: rsync has quoted what needs it.
+    """Pass on the pipes, and wait for the exit code."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.connect(sys.argv[1])
+        # The words are joined without quoting, as ssh does: rsync has quoted them.
         command = " ".join(sys.argv[3:])
-        socket.send_fds(door, [json.dumps({"command": command}).encode() + b"\n"], [0, 1, 2])
-        answer = door.makefile("rb").readline()
-    sys.exit(int(answer) if answer.strip() else 255)
+        socket.send_fds(connection, [json.dumps({"command": command}).encode() + b"\n"], [0, 1, 2])
+        exit_code = connection.makefile("rb").readline()
+    sys.exit(int(exit_code) if exit_code.strip() else 255)
 
 
 if __name__ == "__main__":

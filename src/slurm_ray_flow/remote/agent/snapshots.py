@@ -1,8 +1,8 @@
-"""Snapshots of a project's files: `<folder>/<digest>/`, and beside it `<digest>.list`, the listing that names it.
+"""Snapshots of a project's files: the folder `<digest>`, and beside it `<digest>.list`, the listing with that digest.
 
-A snapshot grows beside, in `.<digest>.<random>`, is checked, and gets its name when it is whole. Nothing in it can be
-written by accident, files and folders alike, because its files are shared with other snapshots by hard links; only the
-empty `__pycache__` folders are open, so that Python keeps its bytecode.
+A snapshot is made in a temporary folder `.<digest>.<random>`, checked, and renamed when it is complete. Its files and
+folders are read-only, since hard links share its files with other snapshots; only the empty `__pycache__` folders can
+be written to, for Python's bytecode.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from slurm_ray_flow.remote.shared.files import private_folder, sync, write_whole
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
 KIND, PLACE = 65, 67
-"""Where in a line they begin."""
+"""The columns of a line where the kind and the path begin."""
 
 
 class ListingLine(NamedTuple):
-    """One line: the content's SHA-256, the kind, and the place as the file system has it."""
+    """One line of a listing: the content's SHA-256, the kind, and the path in the snapshot, without escapes."""
 
     sha256: str
     kind: str
@@ -35,12 +35,12 @@ class ListingLine(NamedTuple):
 
     @property
     def folder(self) -> str:
-        """Where it lies."""
+        """The path of the folder around it."""
         return self.place.rpartition("/")[0]
 
 
 def read(record: str) -> ListingLine:
-    """A line as it is written."""
+    """Parse a line."""
     place = record[PLACE:]
     if "%" in place:
         place = os.fsdecode(unquote_to_bytes(place))
@@ -48,50 +48,50 @@ def read(record: str) -> ListingLine:
 
 
 def by_place(records: Iterable[str]) -> Dict[str, str]:
-    """Lines by their place, as written there."""
+    """Lines by their escaped path."""
     return {record[PLACE:]: record for record in records}
 
 
 def patched(earlier: Iterable[str], new: Sequence[str], gone: Iterable[str]) -> List[str]:
-    """The lines of a listing that is told by its difference to an earlier one.
+    """The lines of a listing that is given by its difference to an earlier one.
 
     Args:
-        earlier: the lines of that one.
+        earlier: the earlier listing's lines.
         new: lines that it does not have.
-        gone: places, as written, that are no more.
+        gone: escaped paths that are removed.
     """
     lines = by_place(earlier)
     for place in gone:
         lines.pop(place, None)
     lines.update(by_place(new))
-    return sorted(lines.values(), key=_order)
+    return sorted(lines.values(), key=_sort_key)
 
 
-def _order(record: str) -> "tuple[bool, str]":
+def _sort_key(record: str) -> "tuple[bool, str]":
     line = read(record)
     return line.kind == "d", line.place
 
 
-EARLIER = 2
-"""How many earlier snapshots home is told of; more would hold little that these don't."""
-LARGEST = 512 * 1024 * 1024
-"""The most that the listings of a few million files take."""
+EARLIER_COUNT = 2
+"""The number of earlier snapshots that home gets the listings of; more would have few other files."""
+LARGEST_LISTING = 512 * 1024 * 1024
+"""The most bytes of listings, enough for some million files."""
 _CHUNK = 1024 * 1024
 
 
 def begin(folder: str, digest: str, beside: str, roots: List[str], stale_minutes: float) -> bool:
-    """Whether a snapshot is there already; if not, there is a folder now for it to grow in.
+    """Whether a snapshot exists already; if not, make the temporary folder for it.
 
     Args:
-        folder: of the project.
+        folder: the project's folder.
         digest: the snapshot.
-        beside: the name of the folder to grow in.
-        roots: folders to make in that one.
-        stale_minutes: what a broken transfer left untouched for so long is removed.
+        beside: the name of the temporary folder.
+        roots: folders to make in the temporary folder.
+        stale_minutes: temporary folders of broken transfers are removed when unchanged for so long.
     """
     if os.path.isdir(os.path.join(folder, digest)):
-        with contextlib.suppress(FileNotFoundError):  # what is in use does not expire
-            os.utime(_list(folder, digest))
+        with contextlib.suppress(FileNotFoundError):  # a snapshot in use does not expire
+            os.utime(_listing_path(folder, digest))
         return True
     private_folder(folder)
     _remove_stale(folder, time.time() - stale_minutes * 60)
@@ -101,14 +101,14 @@ def begin(folder: str, digest: str, beside: str, roots: List[str], stale_minutes
 
 
 def earlier(folder: str, digest: str) -> bytes:
-    """The listings of the newest snapshots by their digests, as compressed JSON; nothing where this one is there."""
+    """The listings of the newest snapshots by digest, as compressed JSON; empty if this snapshot exists."""
     if os.path.isdir(os.path.join(folder, digest)):
         return b""
     digests: Dict[str, str] = {}
     for name in _newest_first(folder):
-        with contextlib.suppress(FileNotFoundError), open(_list(folder, name), encoding="ascii") as stream:
+        with contextlib.suppress(FileNotFoundError), open(_listing_path(folder, name), encoding="ascii") as stream:
             digests[name] = stream.read()
-        if len(digests) == EARLIER:
+        if len(digests) == EARLIER_COUNT:
             break
     return zlib.compress(json.dumps(digests).encode())
 
@@ -124,37 +124,37 @@ def _newest_first(folder: str) -> List[str]:
 
 
 def finish(folder: str, digest: str, beside: str, data: bytes) -> Optional[List[str]]:
-    """Put in what is still missing, check what travelled, and give the snapshot its name.
+    """Add the missing files, check the transferred ones, and rename the folder to the snapshot's name.
 
     Args:
         folder, digest, beside: as for `begin`.
-        data: what `packed` made.
+        data: the result of `packed`.
 
     Returns:
-        The files that are not as the listing says: none, and the snapshot is there. None where the earlier snapshot
-        that the listing builds on is gone.
+        The files that differ from the listing; if there are none, the snapshot is complete. None if the earlier
+        snapshot that the listing is based on is gone.
     """
     patch, contents = _unpacked(data)
-    with _alone(folder, beside):
-        if os.path.isdir(os.path.join(folder, digest)):  # home asks again, or another launch was first
+    with _locked(folder, beside):
+        if os.path.isdir(os.path.join(folder, digest)):  # home repeats the operation, or another launch was first
             _discard(folder, beside)
             return []
         try:
             records = _records(folder, digest, patch)
             if patch["inline"] is not None:
-                _fill(folder, beside, records, patch, contents)
+                _add_files(folder, beside, records, patch, contents)
         except FileNotFoundError:
             return None
         target = os.path.join(folder, beside)
-        wrong = _wrong(target, records, patch["check"])
-        if not wrong:
-            sync(target, _written(patch, records))
+        wrong_files = _wrong_files(target, records, patch["check"])
+        if not wrong_files:
+            sync(target, _transferred(patch, records))
             _publish(folder, digest, beside, records)
-        return wrong
+        return wrong_files
 
 
 def discard(folder: str, beside: str) -> None:
-    """Remove what was begun."""
+    """Remove the temporary folder of an unfinished snapshot."""
     if os.path.isdir(folder):
         _discard(folder, beside)
 
@@ -166,15 +166,15 @@ def packed(
     check: Sequence[str],
     inline: Optional[Sequence[Tuple[bytes, int]]] = None,
 ) -> bytes:
-    """What `finish` is told.
+    """The `data` of `finish`.
 
     Args:
-        earlier: the digest of the snapshot that the listing builds on; "" for none.
-        new: the lines of the listing that that one does not have.
-        gone: its places, as written, that are no more.
-        check: places, as written, of files whose content is to be checked.
-        inline: the content of each file and link in `new`, with its time in nanoseconds; all else is the earlier
-            snapshot's. None where the files are there already.
+        earlier: the digest of the snapshot that the listing is based on; "" for none.
+        new: the lines of the listing that the earlier one does not have.
+        gone: the earlier listing's escaped paths that are removed.
+        check: escaped paths of the files whose content is checked.
+        inline: the content of each file and link in `new`, with its time in nanoseconds; the earlier snapshot has the
+            others. None if rsync has brought all files.
     """
     sizes = None if inline is None else [(len(content), mtime_ns) for content, mtime_ns in inline]
     patch = {"earlier": earlier, "new": list(new), "gone": list(gone), "check": list(check), "inline": sizes}
@@ -182,18 +182,18 @@ def packed(
 
 
 def unzipped(data: bytes) -> bytes:
-    """What zlib has compressed.
+    """Decompress data of zlib's.
 
     Raises:
-        ValueError: it is damaged, or of a size that no snapshot has.
+        ValueError: it is damaged, incomplete, or larger than `LARGEST_LISTING`.
     """
     stream = zlib.decompressobj()
     try:
-        content = stream.decompress(data, LARGEST)
+        content = stream.decompress(data, LARGEST_LISTING)
     except zlib.error as error:
         raise ValueError("it is damaged: {}".format(error)) from error
     if not stream.eof:
-        raise ValueError("it is cut short, or more than {} bytes".format(LARGEST))
+        raise ValueError("it is cut short, or more than {} bytes".format(LARGEST_LISTING))
     return content
 
 
@@ -203,26 +203,26 @@ def _unpacked(data: bytes) -> Tuple[Dict[str, Any], bytes]:
 
 
 def _records(folder: str, digest: str, patch: Dict[str, Any]) -> List[str]:
-    before: List[str] = []
+    earlier_records: List[str] = []
     if patch["earlier"]:
-        with open(_list(folder, patch["earlier"]), encoding="ascii") as stream:
-            before = stream.read().splitlines()
-    records = patched(before, patch["new"], patch["gone"])
-    if hashlib.sha256(_text(records)).hexdigest() != digest:
+        with open(_listing_path(folder, patch["earlier"]), encoding="ascii") as stream:
+            earlier_records = stream.read().splitlines()
+    records = patched(earlier_records, patch["new"], patch["gone"])
+    if hashlib.sha256(_listing_text(records)).hexdigest() != digest:
         raise OperationError(
-            "the listing is not the one that names the snapshot", _list(folder, digest), "launch again"
+            "the listing is not the one that names the snapshot", _listing_path(folder, digest), "launch again"
         )
     return records
 
 
-def _fill(folder: str, beside: str, records: List[str], patch: Dict[str, Any], contents: bytes) -> None:
+def _add_files(folder: str, beside: str, records: List[str], patch: Dict[str, Any], contents: bytes) -> None:
     base, target = os.path.join(folder, patch["earlier"]), os.path.join(folder, beside)
     new = set(patch["new"])
     lines = [read(record) for record in records if record[KIND] != "d"]
     for inner in {line.folder for line in lines}:
         os.makedirs(os.path.join(target, inner), 0o700, exist_ok=True)
     for line in (read(record) for record in records if record[KIND] != "d" and record not in new):
-        _share(os.path.join(base, line.place), os.path.join(target, line.place), line.kind)
+        _link_or_copy(os.path.join(base, line.place), os.path.join(target, line.place), line.kind)
     start = 0
     sizes = iter(patch["inline"])
     for line in (read(record) for record in patch["new"] if record[KIND] != "d"):
@@ -231,8 +231,8 @@ def _fill(folder: str, beside: str, records: List[str], patch: Dict[str, Any], c
         start += size
 
 
-def _share(source: str, target: str, kind: str) -> None:
-    with contextlib.suppress(FileExistsError):  # home asks again
+def _link_or_copy(source: str, target: str, kind: str) -> None:
+    with contextlib.suppress(FileExistsError):  # home repeats the operation
         if kind == "l":
             os.symlink(os.readlink(source), target)
             return
@@ -240,12 +240,12 @@ def _share(source: str, target: str, kind: str) -> None:
             os.link(source, target)
         except (FileNotFoundError, FileExistsError):
             raise
-        except OSError:  # a file system without hard links, or with as many as it can have
+        except OSError:  # a file system without hard links, or with no more for this file
             shutil.copy2(source, target)
 
 
 def _write(path: str, kind: str, content: bytes, mtime_ns: int) -> None:
-    with contextlib.suppress(FileNotFoundError):  # half of it, from a try that was cut
+    with contextlib.suppress(FileNotFoundError):  # an incomplete file of an interrupted transfer
         os.unlink(path)
     if kind == "l":
         os.symlink(content, os.fsencode(path))
@@ -256,19 +256,19 @@ def _write(path: str, kind: str, content: bytes, mtime_ns: int) -> None:
         os.utime(stream.fileno(), ns=(mtime_ns, mtime_ns))
 
 
-def _written(patch: Dict[str, Any], records: List[str]) -> List[str]:
-    """The files that have travelled; the others are an earlier snapshot's."""
+def _transferred(patch: Dict[str, Any], records: List[str]) -> List[str]:
+    """The paths of the transferred files; the others are links to an earlier snapshot's."""
     lines = by_place(records)
     new = patch["new"] if patch["inline"] is not None else [lines[place] for place in patch["check"]]
     return [line.place for line in map(read, new) if line.kind in "fx"]
 
 
-def _wrong(target: str, records: List[str], check: List[str]) -> List[str]:
+def _wrong_files(target: str, records: List[str], check: List[str]) -> List[str]:
     lines = by_place(records)
-    return [place for place in check if not _is(target, read(lines[place]))]
+    return [place for place in check if not _has_digest(target, read(lines[place]))]
 
 
-def _is(target: str, line: ListingLine) -> bool:
+def _has_digest(target: str, line: ListingLine) -> bool:
     digest = hashlib.sha256()
     with open(os.path.join(target, line.place), "rb", buffering=0) as stream:
         while True:
@@ -288,7 +288,7 @@ def _publish(folder: str, digest: str, beside: str, records: List[str]) -> None:
     for path, _, _ in os.walk(target, topdown=False):
         if os.path.basename(path) != "__pycache__":
             os.chmod(path, 0o500)
-    write_whole(_list(folder, digest), _text(records))
+    write_whole(_listing_path(folder, digest), _listing_text(records))
     try:
         os.rename(target, os.path.join(folder, digest))
     except OSError:
@@ -297,11 +297,11 @@ def _publish(folder: str, digest: str, beside: str, records: List[str]) -> None:
         _discard(folder, beside)  # another launch was first
 
 
-def _text(records: List[str]) -> bytes:
+def _listing_text(records: List[str]) -> bytes:
     return ("\n".join(records) + "\n").encode("ascii")
 
 
-def _list(folder: str, digest: str) -> str:
+def _listing_path(folder: str, digest: str) -> str:
     return os.path.join(folder, digest + ".list")
 
 
@@ -311,11 +311,11 @@ def _discard(folder: str, beside: str) -> None:
 
 
 @contextlib.contextmanager
-def _alone(folder: str, beside: str) -> Iterator[None]:
-    """Home asks again when a connection is lost: what it asked first may still be under way."""
+def _locked(folder: str, beside: str) -> Iterator[None]:
+    """Lock the temporary folder: when home repeats an operation, the first one may still be under way."""
     try:
         descriptor = os.open(os.path.join(folder, beside), os.O_RDONLY)
-    except FileNotFoundError:  # it has its name already
+    except FileNotFoundError:  # it has been renamed already
         yield
         return
     try:
@@ -326,21 +326,21 @@ def _alone(folder: str, beside: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _remove_stale(folder: str, before: float) -> None:
+def _remove_stale(folder: str, oldest: float) -> None:
     for name in os.listdir(folder):
         path = os.path.join(folder, name)
-        if name.startswith(".") and os.path.isdir(path) and not os.path.islink(path) and _touched(path) < before:
+        if name.startswith(".") and os.path.isdir(path) and not os.path.islink(path) and _last_change(path) < oldest:
             with contextlib.suppress(OSError, tree.NotOurs):  # another launch removes it, too
                 tree.remove(folder, name)
 
 
-def _touched(path: str) -> float:
-    """When anything in a folder changed last."""
-    inside = (os.path.join(each, name) for each, folders, files in os.walk(path) for name in (".", *files))
+def _last_change(path: str) -> float:
+    """The time of the last change of a folder or a file in it."""
+    paths = (os.path.join(folder, name) for folder, folders, files in os.walk(path) for name in (".", *files))
     latest = 0.0
-    for one in inside:
+    for inner in paths:
         with contextlib.suppress(FileNotFoundError):
-            latest = max(latest, os.lstat(one).st_ctime)
+            latest = max(latest, os.lstat(inner).st_ctime)
     return latest
 
 

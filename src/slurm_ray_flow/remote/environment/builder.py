@@ -1,18 +1,18 @@
-"""Build an environment on a cluster with uv, once, whatever runs in parallel.
+"""Build an environment on a cluster with uv, only once when several builders run in parallel.
 
-    python -I environment.py build SPEC.json
-    python -I environment.py build -          the spec is the first line of stdin; the build ends when stdin ends
+    python -I builder.py build SPEC.json
+    python -I builder.py build -          the spec is the first line of stdin; the build ends when stdin ends
 
 Standard library only, Python 3.9. Each line on stdout is a JSON object with an `event`:
 
-    waiting   another builder has the lock; `pid`, `host` and `since` say which
+    waiting   another builder has the lock: `pid`, `host` and `since` of it
     building  the build has begun
-    line      `text`: what uv says, without credentials
-    whole     the environment is there; `built` says whether it was made now
-    failed    `message`, with uv's own last words
+    line      `text`: a line of uv's output, without credentials
+    whole     the environment is complete; `built`: whether it was built now
+    failed    `message`, with the last lines of uv's output
 
-An environment is made beside its place and renamed into it, with whole.json already in it: it is there whole or not
-at all. The lock is the kernel's, so that it is free the moment its builder and all it started are dead.
+An environment is made in a temporary folder, with its whole.json, and then renamed: it is complete or does not exist.
+The kernel releases the lock as soon as the builder and all its descendants are dead.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ from slurm_ray_flow.remote.shared.protocol import OperationError, parse_json
 
 @contextlib.contextmanager
 def locked(path: Path, tell: Tell) -> Iterator[Optional[int]]:
-    """Hold the lock. Gives None where the file system has no locks: the rename alone keeps builds whole there."""
+    """Hold the lock; yields its descriptor. None on a file system without locks, where only the rename is atomic."""
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
@@ -86,24 +86,24 @@ def _try_lock(descriptor: int) -> bool:
 
 def _holder(descriptor: int) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
-        return {key: found[key] for key in ("pid", "host", "since")}
+        record: dict[str, Any] = json.loads(os.pread(descriptor, 4096, 0))
+        return {key: record[key] for key in ("pid", "host", "since")}
     except (ValueError, KeyError, TypeError):
-        return {"pid": None, "host": None, "since": None}  # it has the lock, and has not yet written who it is
+        return {"pid": None, "host": None, "since": None}  # the holder has not written its record yet
 
 
-def remove_remains(environments: Path, ours: str) -> None:
-    """Remove what killed builders left: folders beside whose lock nobody holds, or whose lock we hold ourselves."""
-    for beside in environments.glob(".*.*"):
-        digest = beside.name[1:].split(".")[0]
-        if not beside.is_dir():
+def remove_leftovers(environments: Path, own_digest: str) -> None:
+    """Remove temporary folders of killed builders: those whose lock is free, and those of this builder's lock."""
+    for temporary in environments.glob(".*.*"):
+        digest = temporary.name[1:].split(".")[0]
+        if not temporary.is_dir():
             continue
-        if digest == ours:
-            shutil.rmtree(beside, ignore_errors=True)
+        if digest == own_digest:
+            shutil.rmtree(temporary, ignore_errors=True)
             continue
         with open(environments / f".{digest}.lock", "a") as file:
             if _try_lock(file.fileno()):
-                shutil.rmtree(beside, ignore_errors=True)
+                shutil.rmtree(temporary, ignore_errors=True)
 
 
 class EnvironmentPaths:
@@ -128,101 +128,101 @@ def build(spec: Mapping[str, Any], tell: Tell = print_event) -> dict[str, Any]:
 
     Args:
         spec: root, digest, uv (its path), python (an interpreter's path, or "3.11"), requirements, constraints and
-            options (lines). Where they are known: version ("3.11"), which a Python given by its path must have;
-            variables, which that Python needs to start; packed, whether it is kept as one file.
-        tell: is given each event.
+            options (lines). Optional: version ("3.11"), which a Python given by its path must have; variables, which
+            that Python needs to start; packed, whether the environment is kept as one file.
+        tell: gets each event.
 
     Returns:
-        What whole.json says.
+        The content of whole.json.
 
     Raises:
-        BuildError: uv refused, the Python is another one, or the disk is full. Nothing is left behind.
+        BuildError: uv failed, the Python has another version, or the disk is full. Temporary files are removed.
     """
-    places = EnvironmentPaths(os.path.expanduser(spec["root"]), spec["digest"])
+    paths = EnvironmentPaths(os.path.expanduser(spec["root"]), spec["digest"])
     try:
-        private_folder(str(places.environments))
-        found = read_whole(places.target)
-        if found:
-            return _done(found, places, tell, built=False)
-        with locked(places.lock, tell) as lock:
-            found = read_whole(places.target)
-            if found:
-                return _done(found, places, tell, built=False)
+        private_folder(str(paths.environments))
+        whole = read_whole(paths.target)
+        if whole:
+            return _report_whole(whole, paths, tell, built=False)
+        with locked(paths.lock, tell) as lock:
+            whole = read_whole(paths.target)
+            if whole:
+                return _report_whole(whole, paths, tell, built=False)
             if lock is not None:
-                remove_remains(places.environments, ours=places.digest)
-            return _done(_build_beside(spec, places, lock, tell), places, tell, built=True)
+                remove_leftovers(paths.environments, ours=paths.digest)
+            return _report_whole(_build_and_rename(spec, paths, lock, tell), paths, tell, built=True)
     except OSError as error:
-        raise BuildError(f"the environment can't be built in {places.environments}: {error}") from error
+        raise BuildError(f"the environment can't be built in {paths.environments}: {error}") from error
 
 
 def read_whole(environment: Path) -> dict[str, Any] | None:
-    """What the whole.json of an environment says; None where it is not whole."""
+    """The content of an environment's whole.json; None if the environment is not complete."""
     try:
-        found: dict[str, Any] = parse_json((environment / "whole.json").read_bytes())
-        content = installation.ARCHIVE if found.get("packed") else os.path.join("bin", "python")
-        return found if found["digest"] == environment.name and (environment / content).exists() else None
+        whole: dict[str, Any] = parse_json((environment / "whole.json").read_bytes())
+        content = installation.ARCHIVE if whole.get("packed") else os.path.join("bin", "python")
+        return whole if whole["digest"] == environment.name and (environment / content).exists() else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 
-def _build_beside(spec: Mapping[str, Any], places: EnvironmentPaths, lock: int | None, tell: Tell) -> dict[str, Any]:
-    tell({"event": "building", "digest": places.digest, "requirements": len(spec["requirements"])})
-    beside = Path(tempfile.mkdtemp(prefix=f".{places.digest}.", dir=places.environments))
+def _build_and_rename(spec: Mapping[str, Any], paths: EnvironmentPaths, lock: int | None, tell: Tell) -> dict[str, Any]:
+    tell({"event": "building", "digest": paths.digest, "requirements": len(spec["requirements"])})
+    temporary = Path(tempfile.mkdtemp(prefix=f".{paths.digest}.", dir=paths.environments))
     os.environ.update(spec.get("variables") or {})
     try:
         if spec.get("packed"):
-            made, whole = _make_packed(spec, beside, lock, tell)
+            environment, whole = _make_packed(spec, temporary, lock, tell)
         else:
-            made = beside / "environment"
-            uv = UvProcess(spec["uv"], beside, lock, tell, cache=places.cache)
-            whole = _make(spec, uv, made, beside)
-        sync_all(str(made))
-        _write_whole(made / "whole.json", whole)
-        return _put_in_place(made, places, whole)
+            environment = temporary / "environment"
+            uv = UvProcess(spec["uv"], temporary, lock, tell, cache=paths.cache)
+            whole = _make(spec, uv, environment, temporary)
+        sync_all(str(environment))
+        _write_whole(environment / "whole.json", whole)
+        return _rename_to_target(environment, paths, whole)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _make_packed(spec: Mapping[str, Any], beside: Path, lock: int | None, tell: Tell) -> tuple[Path, dict[str, Any]]:
-    """Make it on this node's own disk, uv's cache with it, so that the root gets one file and never many."""
-    kept = beside / "packed"
-    kept.mkdir(0o700)
+def _make_packed(spec: Mapping[str, Any], temporary: Path, lock: int | None, tell: Tell) -> tuple[Path, dict[str, Any]]:
+    """Make the environment and uv's cache on this node's disk, so that the root gets only the packed file."""
+    packed = temporary / "packed"
+    packed.mkdir(0o700)
     with installation.scratch_folder() as scratch:
         uv = UvProcess(spec["uv"], scratch, lock, tell, cache=scratch / "cache")
         uv.always_own_cache(scratch / "cache")
-        whole = _make(spec, uv, scratch / "environment", beside)
-        installation.pack(scratch / "environment", kept / installation.ARCHIVE)
-    return kept, {**whole, "packed": installation.ARCHIVE}
+        whole = _make(spec, uv, scratch / "environment", temporary)
+        installation.pack(scratch / "environment", packed / installation.ARCHIVE)
+    return packed, {**whole, "packed": installation.ARCHIVE}
 
 
-def _make(spec: Mapping[str, Any], uv: UvProcess, made: Path, beside: Path) -> dict[str, Any]:
-    """Make the environment itself; says what it holds."""
-    uv.run("venv", "--relocatable", "--python", spec["python"], str(made))
-    version = _version(made, _wanted_version(spec))
-    install(uv, spec, made, beside)
+def _make(spec: Mapping[str, Any], uv: UvProcess, environment: Path, temporary: Path) -> dict[str, Any]:
+    """Make the environment; returns the content of its whole.json."""
+    uv.run("venv", "--relocatable", "--python", spec["python"], str(environment))
+    version = _version(environment, _wanted_version(spec))
+    install(uv, spec, environment, temporary)
     return {
         "digest": spec["digest"],
-        "packages": installed_packages(made),
+        "packages": installed_packages(environment),
         "python": version,
         "created": time.time(),
     }
 
 
 def _wanted_version(spec: Mapping[str, Any]) -> str:
-    plain = re.fullmatch(r"\d+\.\d+", spec["python"])
-    return str(spec.get("version") or (plain[0] if plain else ""))
+    match = re.fullmatch(r"\d+\.\d+", spec["python"])
+    return str(spec.get("version") or (match[0] if match else ""))
 
 
 def _version(environment: Path, wanted: str) -> str:
-    """The environment's Python version, from itself, so that an interpreter that can't start is found now."""
+    """The version that the environment's Python itself prints, so that a broken interpreter fails now."""
     command = [str(environment / "bin" / "python"), "-I", "-c", "import platform; print(platform.python_version())"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_variables())
-    found = done.stdout.strip()
-    if done.returncode:
-        raise BuildError(f"the Python of the environment can't start: {done.stderr.strip()}")
-    if wanted and not found.startswith(f"{wanted}."):
-        raise BuildError(f"the environment is for Python {wanted}, but the Python here is {found}: {command[0]}")
-    return found
+    result = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_variables())
+    version = result.stdout.strip()
+    if result.returncode:
+        raise BuildError(f"the Python of the environment can't start: {result.stderr.strip()}")
+    if wanted and not version.startswith(f"{wanted}."):
+        raise BuildError(f"the environment is for Python {wanted}, but the Python here is {version}: {command[0]}")
+    return version
 
 
 def _write_whole(path: Path, whole: Mapping[str, Any]) -> None:
@@ -233,33 +233,33 @@ def _write_whole(path: Path, whole: Mapping[str, Any]) -> None:
     sync(str(path.parent), ["."])
 
 
-def _put_in_place(made: Path, places: EnvironmentPaths, whole: dict[str, Any]) -> dict[str, Any]:
-    if places.target.exists():
-        found = read_whole(places.target)
-        if found:
-            return found  # without locks, another builder may have been first
-        os.rename(places.target, made.parent / "damaged")
-    os.rename(made, places.target)
-    sync(str(places.environments), ["."])
+def _rename_to_target(environment: Path, paths: EnvironmentPaths, whole: dict[str, Any]) -> dict[str, Any]:
+    if paths.target.exists():
+        existing = read_whole(paths.target)
+        if existing:
+            return existing  # without locks, another builder can be first
+        os.rename(paths.target, environment.parent / "damaged")
+    os.rename(environment, paths.target)
+    sync(str(paths.environments), ["."])
     return whole
 
 
-def _done(whole: dict[str, Any], places: EnvironmentPaths, tell: Tell, built: bool) -> dict[str, Any]:
-    tell({"event": "whole", "path": str(places.target), "built": built, "packages": len(whole["packages"])})
+def _report_whole(whole: dict[str, Any], paths: EnvironmentPaths, tell: Tell, built: bool) -> dict[str, Any]:
+    tell({"event": "whole", "path": str(paths.target), "built": built, "packages": len(whole["packages"])})
     return whole
 
 
-def _leave(number: int, _: object) -> None:
+def _exit_on_signal(number: int, _: object) -> None:
     raise SystemExit(128 + number)
 
 
 def main(arguments: Sequence[str]) -> int:
     """The command line: `build SPEC.json`, or `build -`."""
     if len(arguments) != 2 or arguments[0] != "build":
-        sys.stderr.write("usage: environment.py build SPEC.json\n")
+        sys.stderr.write("usage: builder.py build SPEC.json\n")
         return 2
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, _leave)
+        signal.signal(number, _exit_on_signal)
     os.umask(0o077)
     try:
         build(_spec(arguments[1]))
@@ -273,15 +273,15 @@ def main(arguments: Sequence[str]) -> int:
 def _spec(file: str) -> dict[str, Any]:
     if file != "-":
         return dict(json.loads(Path(file).read_text(encoding="utf-8")))
-    # Unbuffered: what follows the line is for nobody but its end.
+    # Unbuffered: the thread below must see the end of stdin.
     line = bytearray()
-    while not line.endswith(b"\n") and (some := os.read(0, 1 << 16)):
-        line += some
-    threading.Thread(target=_leave_when_stdin_ends, daemon=True).start()
+    while not line.endswith(b"\n") and (data := os.read(0, 1 << 16)):
+        line += data
+    threading.Thread(target=_exit_when_stdin_ends, daemon=True).start()
     return dict(json.loads(line))
 
 
-def _leave_when_stdin_ends() -> None:
+def _exit_when_stdin_ends() -> None:
     while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)

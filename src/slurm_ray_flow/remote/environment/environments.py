@@ -1,4 +1,4 @@
-"""The environments of a cluster: which there are, and one more."""
+"""Operations on the environments of a cluster: list them, and build one."""
 
 from __future__ import annotations
 
@@ -23,63 +23,64 @@ NO_REGISTRY = re.compile(
     r"|network was disabled|name resolution|failed to establish a new connection",
     re.IGNORECASE,
 )
-"""What uv and pip say where the package index can't be reached."""
-LAST_SECONDS = 20.0
-"""How long a builder that is told to end may take to remove what it made."""
+"""Messages of uv and pip about a package index that can't be reached."""
+STOP_SECONDS = 20.0
+"""Seconds for a builder that is told to end to remove its temporary files."""
 
 
-def held(root: str, using: str = "") -> List[str]:
+def held_environments(root: str, using: str = "") -> List[str]:
     """The content of each environment's `whole.json`.
 
     Args:
-        root: the folder of everything of ours.
-        using: the digest of the one that a launch wants: no clean-up takes it for unused.
+        root: the root folder.
+        using: the digest of the environment that a launch is about to use: it counts as used now.
     """
     if using:
         touch(root, ["environments/{}/whole.json".format(using)])
-    found = []
+    contents = []
     for path in sorted(glob.glob(os.path.join(glob.escape(root), "environments", "*", "whole.json"))):
         with contextlib.suppress(OSError, UnicodeDecodeError), open(path, encoding="utf-8") as file:
-            found.append(file.read())
-    return found
+            contents.append(file.read())
+    return contents
 
 
 def build(spec: Mapping[str, Any], tell: Callable[[Any], None] = lambda _: None) -> Dict[str, Any]:
-    """Build an environment unless it is there, in a process that does not outlive this one.
+    """Build an environment unless it exists, in a process that does not outlive this one.
 
     Args:
-        spec: as the builder wants it (environment.py).
+        spec: the `spec` of `builder.build`.
         tell: gets the builder's events.
 
     Returns:
-        The event `whole`: path, packages (how many), and built, whether it was made now.
+        The event `whole`: path, packages (their number), and built, whether it was built now.
 
     Raises:
-        OperationError: it could not be built; uv's own words are in it.
+        OperationError: the build failed, with the last lines of uv's output.
     """
-    last: Dict[str, Any] = {}
-    words: List[str] = []
+    last_event: Dict[str, Any] = {}
+    other_lines: List[str] = []
     with _builder(spec) as process:
         assert process.stdout is not None
         for line in process.stdout:
             event = _event(line)
             if event is None:
-                words.append(line.strip())
+                other_lines.append(line.strip())
             elif event["event"] == "failed":
-                last = event
+                last_event = event
             else:
-                last = event
+                last_event = event
                 tell(event)
         code = process.wait()
-    if last.get("event") == "whole":
-        return last
-    message = str(last.get("message") or "the builder ended with {}: {}".format(code, " | ".join(words[-5:])))
-    raise OperationError(message, _place(spec), advice(message, spec), "environment")
+    if last_event.get("event") == "whole":
+        return last_event
+    crash = "the builder ended with {}: {}".format(code, " | ".join(other_lines[-5:]))
+    message = str(last_event.get("message") or crash)
+    raise OperationError(message, _target(spec), advice(message, spec), "environment")
 
 
 def advice(message: str, spec: Mapping[str, Any]) -> str:
-    """What to try after a build that failed with these words."""
-    if NO_REGISTRY.search(message) and "--no-index" not in spec.get("options", ()):  # that is what "upload" builds by
+    """The advice for a build that failed with this message."""
+    if NO_REGISTRY.search(message) and "--no-index" not in spec.get("options", ()):  # wheels="upload" sets that option
         return 'if the cluster has no way to the package index, set wheels="upload" on its block'
     if DISK_FULL.search(message):
         return 'remove environments that nobody needs (srf clean), or keep this one as one file: environment="packed"'
@@ -88,7 +89,7 @@ def advice(message: str, spec: Mapping[str, Any]) -> str:
 
 @contextlib.contextmanager
 def _builder(spec: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
-    """The builder. Its stdin is the spec, and then what it lives by: it ends when our end of it closes."""
+    """The builder's process, which gets the spec by stdin, and ends when this end of stdin is closed."""
     program = path_of("environment/builder.py")
     process = subprocess.Popen(
         [sys.executable, "-I", program, "build", "-"],
@@ -109,20 +110,20 @@ def _builder(spec: Mapping[str, Any]) -> Iterator["subprocess.Popen[str]"]:
     finally:
         with contextlib.suppress(BrokenPipeError):
             process.stdin.close()
-        _see_it_end(process)
+        _wait_or_kill(process)
         process.stdout.close()
 
 
-def _see_it_end(process: "subprocess.Popen[str]") -> None:
+def _wait_or_kill(process: "subprocess.Popen[str]") -> None:
     try:
-        process.wait(LAST_SECONDS)
+        process.wait(STOP_SECONDS)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.wait()
 
 
 def _event(line: str) -> Any:
-    """An event of the builder's; None for the interpreter's own words."""
+    """An event of the builder's; None for other lines, such as the interpreter's own."""
     try:
         event = json.loads(line)
     except ValueError:
@@ -130,8 +131,8 @@ def _event(line: str) -> Any:
     return event if isinstance(event, dict) and "event" in event else None
 
 
-def _place(spec: Mapping[str, Any]) -> str:
+def _target(spec: Mapping[str, Any]) -> str:
     return os.path.join(str(spec.get("root", "")), "environments", str(spec.get("digest", "")))
 
 
-OPERATIONS: Dict[str, Any] = {"environments.build": build, "environments.held": held}
+OPERATIONS: Dict[str, Any] = {"environments.build": build, "environments.held": held_environments}

@@ -1,4 +1,4 @@
-"""What is installed into an environment: how uv is told, and what it holds then."""
+"""Installation of packages into an environment, and environments that are packed into one file."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from slurm_ray_flow.remote.environment.uv_tool import UvProcess
 from slurm_ray_flow.remote.shared.leftovers import note_owner
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
-_IN_FILES = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary")
+_FILE_OPTIONS = ("--index-url", "--extra-index-url", "--find-links", "--no-index", "--no-binary", "--only-binary")
 
 
-def install(uv: UvProcess, spec: Mapping[str, Any], environment: Path, beside: Path) -> None:
-    """Install what the spec asks for."""
+def install(uv: UvProcess, spec: Mapping[str, Any], environment: Path, temporary: Path) -> None:
+    """Install the requirements of a spec."""
     if spec["requirements"]:
-        # An archive's files can't be completed later, and those of a node's scratch folder are soon gone.
+        # Bytecode that is compiled later is lost: it is not in the archive, and the scratch folder is removed.
         compiled = ["--compile-bytecode"] if spec.get("packed") else []
-        uv.run("pip", "install", *compiled, *_arguments(spec, environment, beside))
+        uv.run("pip", "install", *compiled, *_arguments(spec, environment, temporary))
 
 
-def _arguments(spec: Mapping[str, Any], environment: Path, beside: Path) -> list[str]:
+def _arguments(spec: Mapping[str, Any], environment: Path, temporary: Path) -> list[str]:
     options, arguments = split_options(spec.get("options", ()))
-    wanted = _private_file(beside / "requirements.txt", [*options, *spec["requirements"]])
+    requirements = _private_file(temporary / "requirements.txt", [*options, *spec["requirements"]])
     if spec.get("constraints"):
-        arguments += ["--constraint", _private_file(beside / "constraints.txt", spec["constraints"])]
-    return ["--python", str(environment / "bin" / "python"), "--requirement", wanted, *arguments]
+        arguments += ["--constraint", _private_file(temporary / "constraints.txt", spec["constraints"])]
+    return ["--python", str(environment / "bin" / "python"), "--requirement", requirements, *arguments]
 
 
 def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Options that stand in the file, where secrets belong, and those that uv knows as arguments alone."""
+    """Options as lines of the requirements file, which hides secrets, and those that uv takes as arguments only."""
     lines: list[str] = []
     arguments: list[str] = []
     for option in options:
@@ -46,7 +46,7 @@ def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
             arguments += ["--prerelease", "allow"]
         elif name == "--trusted-host":
             arguments += ["--allow-insecure-host", value]
-        elif name in _IN_FILES:
+        elif name in _FILE_OPTIONS:
             lines.append(option)
         else:
             arguments += [name, value] if value else [name]
@@ -61,49 +61,49 @@ def _private_file(path: Path, lines: Sequence[str]) -> str:
 
 
 def installed_packages(environment: Path) -> dict[str, str]:
-    """Version by name (PEP 503) of what an environment holds."""
+    """The versions of an environment's packages by their normalized names (PEP 503)."""
     folders = sorted({str(path.resolve()) for path in environment.glob("lib*/python*/site-packages")})
-    found = {item.metadata["Name"]: item.version for item in metadata.distributions(path=folders)}
-    return {re.sub(r"[-_.]+", "-", name).lower(): found[name] for name in sorted(filter(None, found))}
+    versions = {package.metadata["Name"]: package.version for package in metadata.distributions(path=folders)}
+    return {re.sub(r"[-_.]+", "-", name).lower(): versions[name] for name in sorted(filter(None, versions))}
 
 
 ARCHIVE = "environment.tar.gz"
 """The name of the file, beside whole.json."""
 PREFIX = "srf-environment-"
 _LEVEL = 3
-"""Of gzip: nearly as small as the highest, in a third of the time."""
+"""The level of gzip: the files are nearly as small as with the highest, in a third of the time."""
 
 
 def pack(environment: Path, archive: Path) -> None:
-    """Write a folder's content to one file, which is on the disk when this returns."""
+    """Write a folder's content to one file, and sync it to the disk."""
     with open(archive, "xb") as file:
         with tarfile.open(fileobj=file, mode="w:gz", compresslevel=_LEVEL, format=tarfile.PAX_FORMAT) as tar:
-            tar.add(str(environment), arcname=".", filter=_nobodys)
+            tar.add(str(environment), arcname=".", filter=_without_owner)
         file.flush()
         os.fsync(file.fileno())
 
 
 def unpacked(archive: str, scratch: Optional[str] = None) -> str:
-    """Unpack an environment where only this user can read it.
+    """Unpack an environment into a private folder of this node.
 
     Args:
-        archive: what `pack` wrote.
-        scratch: a folder of this node; by default $TMPDIR, else /tmp.
+        archive: the file that `pack` wrote.
+        scratch: the folder around that one; by default $TMPDIR, else /tmp.
 
     Returns:
-        The environment's folder: its Python is `bin/python` in it. `remove` takes it.
+        The environment's folder, with `bin/python`, for `remove`.
 
     Raises:
-        OperationError: it can't be read, or has no room.
+        OperationError: the archive can't be read, or the disk is full.
     """
-    folder = _make_folder(scratch)
+    folder = _make_scratch_folder(scratch)
     prefix = os.path.join(folder, "environment")
     try:
         os.mkdir(prefix, 0o700)
         with tarfile.open(archive, mode="r:gz") as tar:
-            # Its links lead to the Python it was made with: outside, where a filter of Python 3.12 forbids them.
+            # Links lead to the Python outside that made the environment; Python 3.12's default filter refuses them.
             tar.extraction_filter = lambda member, _: member
-            tar.extractall(prefix, members=_inside(tar, prefix))
+            tar.extractall(prefix, members=_checked_members(tar, prefix))
         if not os.path.exists(os.path.join(prefix, "bin", "python")):
             raise tarfile.TarError("it holds no Python")
     except (OSError, EOFError, tarfile.TarError) as error:
@@ -118,37 +118,37 @@ def unpacked(archive: str, scratch: Optional[str] = None) -> str:
 
 
 def remove(prefix: str) -> None:
-    """Remove what `unpacked` made; nothing happens where it is gone, or is no such folder."""
+    """Remove an environment of `unpacked`, if it still exists; other folders are left alone."""
     folder = os.path.dirname(os.path.abspath(prefix))
     if os.path.basename(folder).startswith(PREFIX) and not os.path.islink(folder):
         with contextlib.suppress(FileNotFoundError):
-            # Renamed first: nobody starts a Python in one that is half gone.
-            gone = os.path.join(os.path.dirname(folder), "." + os.path.basename(folder))
-            os.rename(folder, gone)
-            shutil.rmtree(gone, ignore_errors=True)
+            # Renamed first, so that no process starts a Python in an incomplete environment.
+            hidden = os.path.join(os.path.dirname(folder), "." + os.path.basename(folder))
+            os.rename(folder, hidden)
+            shutil.rmtree(hidden, ignore_errors=True)
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A private folder on this node's disk, for as long as the block lasts."""
-    folder = _make_folder(None)
+    """A private folder on this node's disk, which is removed after the block."""
+    folder = _make_scratch_folder(None)
     try:
         yield Path(folder)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _nobodys(member: tarfile.TarInfo) -> tarfile.TarInfo:
+def _without_owner(member: tarfile.TarInfo) -> tarfile.TarInfo:
     member.uid = member.gid = 0
     member.uname = member.gname = ""
     return member
 
 
-def _inside(tar: tarfile.TarFile, prefix: str) -> Iterator[tarfile.TarInfo]:
-    """The members of our own archive: files, folders and links, each in its place, with modes only their owner has."""
+def _checked_members(tar: tarfile.TarFile, prefix: str) -> Iterator[tarfile.TarInfo]:
+    """The members of an archive with private modes; refuses paths that lead out of it, and devices."""
     for member in tar:
-        place = os.path.normpath(os.path.join(prefix, member.name))
-        if place != prefix and not place.startswith(prefix + os.sep):
+        target = os.path.normpath(os.path.join(prefix, member.name))
+        if target != prefix and not target.startswith(prefix + os.sep):
             raise tarfile.TarError("{} leads out of it".format(member.name))
         if not (member.isreg() or member.isdir() or member.issym() or member.islnk()):
             raise tarfile.TarError("{} is no file".format(member.name))
@@ -157,7 +157,7 @@ def _inside(tar: tarfile.TarFile, prefix: str) -> Iterator[tarfile.TarInfo]:
         yield member
 
 
-def _make_folder(scratch: Optional[str]) -> str:
+def _make_scratch_folder(scratch: Optional[str]) -> str:
     folder = tempfile.mkdtemp(prefix=PREFIX, dir=scratch or os.environ.get("TMPDIR") or "/tmp")
     note_owner(folder)
     return folder

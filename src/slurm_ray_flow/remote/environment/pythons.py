@@ -1,11 +1,11 @@
-"""Find the Python that environments are built with: the same major and minor version as home's.
+"""Find the Python for environments, which must have the major and minor version of home's.
 
-A policy says where to look:
+The policy is the place to search:
 
-    ""             on PATH, as a login shell has it, and where Pythons usually lie
-    /some/python   this one
+    ""             PATH, also that of a login shell, and the usual folders of Pythons
+    /some/python   this Python only
     module:NAME    the python3 of an environment module
-    download       where uv puts one that it downloads
+    download       a Python that uv downloads
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import glob
 import json
 import os
+import re
 import shlex
 import sys
 from pathlib import Path
@@ -26,7 +27,7 @@ from slurm_ray_flow.remote.shared.processes import output_of
 from slurm_ray_flow.remote.shared.protocol import OperationError
 
 START_SECONDS = 30.0
-"""How long a Python, a login shell or a module may take to start; a home on a slow file system takes a while."""
+"""Seconds for a Python, a login shell or a module to start; on a slow file system that takes long."""
 _MARK = "srf-python:"
 QUESTION = (
     "import json, os, platform, sys, sysconfig; print({mark!r} + json.dumps(dict("
@@ -37,7 +38,7 @@ QUESTION = (
 
 
 class PythonAnswer(NamedTuple):
-    """What a Python says of itself."""
+    """A Python's own description."""
 
     python: str
     version: str
@@ -47,7 +48,7 @@ class PythonAnswer(NamedTuple):
     libraries: str
 
     def fits(self, version: str) -> bool:
-        """Whether what is pickled by a CPython of this version can be read there, and the other way round."""
+        """Whether this Python and a CPython of that version can read each other's pickles."""
         return self.implementation == "CPython" and self.version.startswith(version + ".")
 
     def __str__(self) -> str:
@@ -61,38 +62,39 @@ def find(policy: str, version: str, root: str = "", uv_version: str = "") -> Dic
     Args:
         policy: as above.
         version: the wanted major and minor version, "3.11".
-        root: the root folder, where uv is, and where it downloads a Python to.
-        uv_version: which uv that is; "" looks for none.
+        root: the root folder, with uv and the Pythons that uv downloads.
+        uv_version: the version of that uv; "" uses no uv.
 
     Returns:
-        python, version ("3.11.7"), platform ("cp311-linux_x86_64"), libc ("glibc 2.36"), and variables: what that
-        Python needs to start outside its module.
+        python, version ("3.11.7"), platform ("cp311-linux_x86_64"), libc ("glibc 2.36"), and variables that the Python
+        needs to start outside its module.
 
     Raises:
-        OperationError: there is none; it names what was found.
+        OperationError: there is none; the message names the Pythons of other versions.
     """
-    seen: List[PythonAnswer] = []
+    others: List[PythonAnswer] = []
     for command in _commands(policy, version, root, uv_version):
         answer = ask_python(command)
         if answer is not None and answer.fits(version):
-            return _found(answer, version)
-        if answer is not None and answer not in seen:
-            seen.append(answer)
-    raise OperationError(_missing(policy, version, seen), _place(policy), _advice(policy, version), "environment")
+            return _described(answer, version)
+        if answer is not None and answer not in others:
+            others.append(answer)
+    what = _not_found(policy, version, others)
+    raise OperationError(what, _searched(policy), _advice(policy, version), "environment")
 
 
 def ask_python(command: Sequence[str], variables: Optional[Dict[str, str]] = None) -> Optional[PythonAnswer]:
-    """Start a Python and ask it what it is; None where it is none, or can't start."""
-    said = output_of(command, START_SECONDS, {**clean_variables(), **(variables or {})})
+    """Start a Python and have it describe itself; None if it is no Python, or can't start."""
+    output = output_of(command, START_SECONDS, {**clean_variables(), **(variables or {})})
     try:
-        # A login shell's own words may stand before the answer.
-        return PythonAnswer(**json.loads((said or "").rpartition(_MARK)[2]))
+        # A login shell may print other lines before the answer.
+        return PythonAnswer(**json.loads((output or "").rpartition(_MARK)[2]))
     except (ValueError, TypeError):
         return None
 
 
 def _commands(policy: str, version: str, root: str, uv_version: str) -> Iterator[List[str]]:
-    """What to start, the nearest first; each is looked for only when those before it did not fit."""
+    """The commands that start Pythons, the preferred one first; each is made only when those before it did not fit."""
     if policy.startswith("module:"):
         yield _in_login_shell("module load {} && exec python3".format(shlex.quote(policy[len("module:") :].strip())))
     elif policy == "download":
@@ -109,17 +111,22 @@ def _commands(policy: str, version: str, root: str, uv_version: str) -> Iterator
 
 
 def candidates(version: str) -> List[str]:
-    """Where a Python of this version, or any other, usually lies."""
+    """The usual paths of Pythons: those of this version first, each kind with its newest release first."""
     short = version.replace(".", "")
     patterns = ("~/.pyenv/versions/{}.*/bin/python", "/opt/python/{}*/bin/python3", "/opt/python/cp{}-*/bin/python3")
-    found = [sys.executable, *_on_path("python" + version)]
+    paths = [sys.executable, *_on_path("python" + version)]
     for pattern, name in ((patterns[0], version), (patterns[1], version), (patterns[2], short)):
-        found += sorted(glob.glob(os.path.expanduser(pattern.format(name))), reverse=True)
-    found += ["/usr/local/bin/python" + version, "/usr/bin/python" + version]
-    found += [*_on_path("python3"), *sorted(glob.glob("/usr/bin/python3.[0-9]*[0-9]"))]
-    found += sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python")))
-    usable = [path for path in found if path and os.access(path, os.X_OK) and os.path.isfile(path)]
+        paths += _newest_first(os.path.expanduser(pattern.format(name)))
+    paths += ["/usr/local/bin/python" + version, "/usr/bin/python" + version]
+    paths += [*_on_path("python3"), *sorted(glob.glob("/usr/bin/python3.[0-9]*[0-9]"))]
+    paths += _newest_first(os.path.expanduser("~/.pyenv/versions/3.*/bin/python"))
+    usable = [path for path in paths if path and os.access(path, os.X_OK) and os.path.isfile(path)]
     return list(dict.fromkeys(usable))
+
+
+def _newest_first(pattern: str) -> List[str]:
+    """The paths that match, by the numbers in them: 3.11.10 before 3.11.9."""
+    return sorted(glob.glob(pattern), key=lambda path: [int(part) for part in re.findall(r"\d+", path)], reverse=True)
 
 
 def _on_path(name: str) -> Iterator[str]:
@@ -132,7 +139,7 @@ def _question(python: str) -> List[str]:
 
 
 def _in_login_shell(start: str) -> List[str]:
-    """Modules are functions of login shells; what lies on PATH may be known to those alone."""
+    """A command in a login shell, which alone may have modules, or the user's PATH."""
     shell = "/bin/bash" if os.path.exists("/bin/bash") else "/bin/sh"
     return [shell, "-lc", "{} -I -c {}".format(start, shlex.quote(QUESTION))]
 
@@ -143,10 +150,10 @@ def _known_to_uv(version: str, uv: str) -> List[str]:
 
 
 def _download(version: str, root: str, uv_version: str) -> str:
-    """Have uv download one into the root, once; gives its path."""
-    folder = private_folder(_folder(root))
-    there = _downloaded(folder, version)
-    if not there or ask_python(_question(there[0])) is None:  # a loss of power may have left a part of it
+    """Have uv download a Python into the root, unless it is there; returns its path."""
+    folder = private_folder(_download_folder(root))
+    downloaded = _downloaded(folder, version)
+    if not downloaded or ask_python(_question(downloaded[0])) is None:  # or it is incomplete after a loss of power
         uv = uv_tool.provide(root, uv_version)["uv"]
         try:
             program = UvProcess(uv, Path(folder), None, lambda _: None)
@@ -159,21 +166,20 @@ def _download(version: str, root: str, uv_version: str) -> str:
     return [*_downloaded(folder, version), os.path.join(folder, "python3")][0]
 
 
-def _folder(root: str) -> str:
+def _download_folder(root: str) -> str:
     return os.path.join(os.path.expanduser(root), "tools", "python")
 
 
 def to_be_downloaded(policy: str, version: str, root: str) -> bool:
-    """Whether the next launch has uv download a Python."""
-    return policy == "download" and not _downloaded(_folder(root), version)
+    """Whether the next launch downloads a Python."""
+    return policy == "download" and not _downloaded(_download_folder(root), version)
 
 
 def _downloaded(folder: str, version: str) -> List[str]:
-    name = "cpython-{}.*".format(version)
-    return sorted(glob.glob(os.path.join(glob.escape(folder), name, "bin", "python3")), reverse=True)
+    return _newest_first(os.path.join(glob.escape(folder), "cpython-{}.*".format(version), "bin", "python3"))
 
 
-def _found(answer: PythonAnswer, version: str) -> Dict[str, Any]:
+def _described(answer: PythonAnswer, version: str) -> Dict[str, Any]:
     return {
         "python": answer.python,
         "version": answer.version,
@@ -184,20 +190,20 @@ def _found(answer: PythonAnswer, version: str) -> Dict[str, Any]:
 
 
 def _needed_variables(answer: PythonAnswer) -> Dict[str, str]:
-    """A module's Python may find its own library only where the module says."""
+    """The variables without which the Python can't start: a module may set the path of its library."""
     if not answer.libraries or ask_python(_question(answer.python), {"LD_LIBRARY_PATH": ""}) is not None:
         return {}
     return {"LD_LIBRARY_PATH": answer.libraries}
 
 
-def _missing(policy: str, version: str, seen: Sequence[PythonAnswer]) -> str:
+def _not_found(policy: str, version: str, others: Sequence[PythonAnswer]) -> str:
     wanted = "Python {} is needed there, as at home".format(version)
-    if seen:
-        return "{}, but {}".format(wanted, "; ".join(map(str, seen)))
+    if others:
+        return "{}, but {}".format(wanted, "; ".join(map(str, others)))
     return "{}, and none was found".format(wanted) if not policy else "{}, and nothing there starts".format(wanted)
 
 
-def _place(policy: str) -> str:
+def _searched(policy: str) -> str:
     return "python={!r}".format(policy) if policy else "the usual places"
 
 

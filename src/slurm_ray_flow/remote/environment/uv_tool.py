@@ -1,4 +1,4 @@
-"""uv on this machine: found, or put here once, at `<root>/tools/uv/<version>/uv`."""
+"""uv on this machine: an installed one, or one that is put at `<root>/tools/uv/<version>/uv`."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from slurm_ray_flow.remote.shared.protocol import OperationError
 Tell = Callable[[dict[str, Any]], None]
 
 TAIL_LINES = 40
-"""How many of uv's last lines stand in a failure."""
+"""The number of uv's last lines in an error."""
 MISLEADING = {
     *("CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "VIRTUAL_ENV", "UV_CONSTRAINT", "UV_OVERRIDE", "UV_PROJECT"),
     *("UV_PROJECT_ENVIRONMENT", "UV_PYTHON", "UV_SYSTEM_PYTHON", "UV_WORKING_DIR"),
 }
-"""Variables of the caller that would lead uv to another place or to other packages than the digest names."""
+"""Variables that would make uv use other folders, or packages that the digest does not name."""
 DISK_FULL = re.compile(r"no space left on device|quota exceeded", re.IGNORECASE)
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s]*@")
 
 
 class BuildError(Exception):
-    """The environment could not be built. The message ends with uv's own words."""
+    """The environment could not be built. The message ends with uv's last lines."""
 
 
 def without_credentials(text: str) -> str:
-    """A text whose addresses name no user and no password."""
+    """The text without user names and passwords in its addresses."""
     return _CREDENTIALS.sub("***@", text)
 
 
@@ -48,13 +48,13 @@ def clean_variables() -> dict[str, str]:
 def guarded(
     command: Sequence[str], folder: Optional[Path] = None, environment: Optional[dict[str, str]] = None, lock: int = -1
 ) -> Iterator[subprocess.Popen[str]]:
-    """A process that ends the command and all that it started when our end of its stdin closes, however that happens.
+    """A process of guard.py, which kills the command and its descendants when this end of its stdin is closed.
 
     Args:
-        command: program and arguments; its stderr counts as output.
-        folder: where it works.
+        command: program and arguments; its stderr goes to stdout.
+        folder: its working directory.
         environment: its variables.
-        lock: a descriptor that it shares, so that nobody takes the lock while the command still writes.
+        lock: a descriptor for it to inherit, so that the lock is held while the command may write; -1 for none.
     """
     guard = subprocess.Popen(
         [sys.executable, "-I", path_of("shared/guard.py"), *command],
@@ -78,38 +78,38 @@ def guarded(
 
 
 class UvProcess:
-    """uv, run so that nothing of it outlives this process.
+    """uv, in processes that don't outlive this one.
 
     Args:
-        program: its path.
-        folder: where it works, on the file system of what it makes.
-        lock: a descriptor that it shares, or None.
-        tell: is given each of its lines.
-        cache: a cache folder for where the user's own lies on another file system.
+        program: uv's path.
+        folder: its working directory, on the file system of the files that it makes.
+        lock: a descriptor for it to inherit, or None.
+        tell: gets each line of its output as an event.
+        cache: a cache folder that replaces the user's own if that is on another file system.
     """
 
     def __init__(self, program: str, folder: Path, lock: int | None, tell: Tell, cache: Optional[Path] = None) -> None:
         self.program, self.folder, self.lock, self.tell = program, folder, lock, tell
         self._environment = clean_variables()
-        if cache is not None and not _is_near(_own_cache(), folder):
+        if cache is not None and not _is_on_file_system_of(_own_cache(), folder):
             self.always_own_cache(cache)
 
     def always_own_cache(self, cache: Path) -> None:
-        """Use this cache, wherever the user's own lies."""
+        """Use this cache instead of the user's own."""
         self._environment["UV_CACHE_DIR"] = private_folder(str(cache))
 
     def run(self, *arguments: str, quiet: bool = False) -> list[str]:
-        """Run it to its end.
+        """Run uv to its end.
 
         Args:
-            arguments: after those that all its commands get.
-            quiet: whether its lines are not told.
+            arguments: a command of uv's and its arguments.
+            quiet: whether `tell` gets no lines.
 
         Returns:
-            Its lines.
+            The lines of its output.
 
         Raises:
-            BuildError: it refused.
+            BuildError: uv failed.
         """
         command = [self.program, "--no-progress", "--color", "never", *arguments]
         lines: list[str] = []
@@ -120,9 +120,9 @@ class UvProcess:
                     self.tell({"event": "line", "text": lines[-1]})
             code = guard.wait()
         if code:
-            words = "\n".join(lines[-TAIL_LINES:])
-            full = f"the disk of {self.folder.parent} is full: " if DISK_FULL.search(words) else ""
-            raise BuildError(f"{full}uv {' '.join(arguments[:2])} ended with {code}:\n{words}")
+            tail = "\n".join(lines[-TAIL_LINES:])
+            full = f"the disk of {self.folder.parent} is full: " if DISK_FULL.search(tail) else ""
+            raise BuildError(f"{full}uv {' '.join(arguments[:2])} ended with {code}:\n{tail}")
         return lines
 
 
@@ -132,131 +132,131 @@ def _own_cache() -> Path:
     return Path(chosen) if chosen else Path(caches) / "uv"
 
 
-def _is_near(cache: Path, folder: Path) -> bool:
-    """Whether a cache can be written, and lies on the file system of a folder."""
-    there = next((path for path in (cache, *cache.parents) if path.exists()), cache)
-    return os.access(there, os.W_OK) and there.stat().st_dev == folder.stat().st_dev
+def _is_on_file_system_of(cache: Path, folder: Path) -> bool:
+    """Whether a cache can be written to, and is on the file system of a folder."""
+    existing = next((path for path in (cache, *cache.parents) if path.exists()), cache)
+    return os.access(existing, os.W_OK) and existing.stat().st_dev == folder.stat().st_dev
 
 
 OLDEST = (0, 9)
-"""The oldest uv that knows all that the builder asks of it."""
-_SECONDS = 30.0
+"""The oldest uv with all features that the builder uses."""
+START_SECONDS = 30.0
 
 
 def provide(root: str, version: str, sent: str = "", tell: Callable[[Any], None] = lambda _: None) -> Dict[str, str]:
-    """Where uv is; it is put there where it is not.
+    """Find uv, or install it.
 
     Args:
         root: the root folder.
-        version: which one to install.
-        sent: a program that home has sent, for a machine that can't install one.
-        tell: is told what happens.
+        version: the version to install.
+        sent: a uv that home has sent, for a machine that can't install one.
+        tell: gets an event before an installation.
 
     Returns:
         uv: its path.
 
     Raises:
-        OperationError: there is none, and this machine can't install one. Its advice is to send one.
+        OperationError: there is no uv, and this machine can't install one. The advice is to send one.
     """
-    found = located(root, version)["uv"]
-    if found:
-        return {"uv": found}
-    place = _place(root, version)
+    existing = located(root, version)["uv"]
+    if existing:
+        return {"uv": existing}
+    target = _own_path(root, version)
     if sent:
-        return {"uv": _put(sent, place)}
+        return {"uv": _install_program(sent, target)}
     tell({"event": "line", "text": "installs uv {}".format(version)})
-    return {"uv": _install(place, version)}
+    return {"uv": _install_by_pip(target, version)}
 
 
 def located(root: str, version: str) -> Dict[str, str]:
-    """Where uv is: ours, else a new enough one of the user's; "" for nowhere."""
-    place = _place(root, version)
-    if number(place) >= OLDEST:  # a loss of power may have left a part of it
-        return {"uv": place}
-    return {"uv": next((path for path in _known() if number(path) >= OLDEST), "")}
+    """The path of uv: the root's own, else one of the user's that is new enough; "" for none."""
+    own = _own_path(root, version)
+    if number(own) >= OLDEST:  # after a loss of power it may be incomplete
+        return {"uv": own}
+    return {"uv": next((path for path in _installed_programs() if number(path) >= OLDEST), "")}
 
 
-def _place(root: str, version: str) -> str:
+def _own_path(root: str, version: str) -> str:
     return os.path.join(os.path.expanduser(root), "tools", "uv", version, "uv")
 
 
 def number(path: str) -> Tuple[int, ...]:
-    """The version of a uv; empty where it can't start."""
+    """The version of a uv; empty if it can't start."""
     try:
         text = subprocess.run(
             [path, "--version"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
-            timeout=_SECONDS,
+            timeout=START_SECONDS,
             check=False,
         ).stdout.decode("utf-8", "replace")
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.match(r"uv (\d+)\.(\d+)\.(\d+)", text)
-    return tuple(map(int, found.groups())) if found else ()
+    match = re.match(r"uv (\d+)\.(\d+)\.(\d+)", text)
+    return tuple(map(int, match.groups())) if match else ()
 
 
-def _known() -> List[str]:
-    usual = [os.path.expanduser(path) for path in ("~/.local/bin/uv", "~/.cargo/bin/uv")]
-    found = [shutil.which("uv"), *usual]
-    return [path for path in found if path and os.access(path, os.X_OK)]
+def _installed_programs() -> List[str]:
+    usual_paths = [os.path.expanduser(path) for path in ("~/.local/bin/uv", "~/.cargo/bin/uv")]
+    paths = [shutil.which("uv"), *usual_paths]
+    return [path for path in paths if path and os.access(path, os.X_OK)]
 
 
-def _put(program: str, place: str) -> str:
-    """Put a program in its place, whole or not at all."""
-    folder = private_folder(os.path.dirname(place))
-    beside = tempfile.mkdtemp(prefix=".", dir=folder)
+def _install_program(program: str, target: str) -> str:
+    """Put a program at its path by a rename, so that it is never incomplete."""
+    folder = private_folder(os.path.dirname(target))
+    temporary = tempfile.mkdtemp(prefix=".", dir=folder)
     try:
-        copy = os.path.join(beside, "uv")
-        _copy(program, copy)
+        copy = os.path.join(temporary, "uv")
+        _link_or_copy(program, copy)
         os.chmod(copy, 0o700)
         if not number(copy):
-            os.unlink(program)  # the next one that is sent is sent whole
+            os.unlink(program)  # so that home sends it again
             what = "the uv that was sent does not start on this machine"
             raise OperationError(what, program, "install uv there yourself, so that it is on PATH", "environment")
-        sync(beside, ["uv"])
-        os.replace(copy, place)
+        sync(temporary, ["uv"])
+        os.replace(copy, target)
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    return place
+        shutil.rmtree(temporary, ignore_errors=True)
+    return target
 
 
-def _copy(program: str, copy: str) -> None:
-    """A second name where that is possible: it takes no room."""
+def _link_or_copy(program: str, copy: str) -> None:
+    """Make a hard link, which takes no disk space; where that fails, a copy."""
     try:
         os.link(program, copy)
     except OSError:
         shutil.copyfile(program, copy)
 
 
-def _install(place: str, version: str) -> str:
-    """Have pip install it: in a virtual environment of its own, else with the pip that there is."""
-    folder = private_folder(os.path.dirname(place))
-    beside = tempfile.mkdtemp(prefix=".", dir=folder)
-    wanted = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1", "uv==" + version]
-    inside = os.path.join(beside, "bootstrap")
-    words: List[str] = []
+def _install_by_pip(target: str, version: str) -> str:
+    """Have pip install uv: that of a new virtual environment, else that of this Python."""
+    folder = private_folder(os.path.dirname(target))
+    temporary = tempfile.mkdtemp(prefix=".", dir=folder)
+    arguments = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--retries=1", "uv==" + version]
+    bootstrap = os.path.join(temporary, "bootstrap")
+    errors: List[str] = []
     try:
-        if _ran([sys.executable, "-m", "venv", inside], words):
-            _ran([os.path.join(inside, "bin", "python"), *wanted], words)
-        if not os.path.exists(os.path.join(inside, "bin", "uv")):
-            _ran([sys.executable, *wanted, "--target", inside], words)
-        return _put(os.path.join(inside, "bin", "uv"), place)
+        if _run([sys.executable, "-m", "venv", bootstrap], errors):
+            _run([os.path.join(bootstrap, "bin", "python"), *arguments], errors)
+        if not os.path.exists(os.path.join(bootstrap, "bin", "uv")):
+            _run([sys.executable, *arguments, "--target", bootstrap], errors)
+        return _install_program(os.path.join(bootstrap, "bin", "uv"), target)
     except FileNotFoundError:
-        what = "uv can't be installed there: {}".format(" | ".join(words[-3:]) or "there is no pip")
-        raise OperationError(what, place, "install uv there, or let home send its own", "environment") from None
+        what = "uv can't be installed there: {}".format(" | ".join(errors[-3:]) or "there is no pip")
+        raise OperationError(what, target, "install uv there, or let home send its own", "environment") from None
     finally:
-        shutil.rmtree(beside, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _ran(command: Sequence[str], words: List[str]) -> bool:
-    """Run a command to its end; of one that fails, its last words are kept."""
+def _run(command: Sequence[str], errors: List[str]) -> bool:
+    """Run a command to its end; returns whether it succeeded. `errors` gets the last line of one that failed."""
     with guarded(command, environment=clean_variables()) as guard:
-        said = [without_credentials(line.strip()) for line in guard.stdout or () if line.strip()]
+        lines = [without_credentials(line.strip()) for line in guard.stdout or () if line.strip()]
         code = guard.wait()
     if code:
-        words += said[-1:]
+        errors += lines[-1:]
     return code == 0
 
 
