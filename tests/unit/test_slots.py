@@ -50,9 +50,9 @@ def test_no_more_processors_than_asked_for():
 
 def test_cards_that_the_server_hides_from_its_users_are_not_shared_out(monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,3")
-    assert turn.gpu_ids({"slots": 2, "gpus": None}, wanted=1) == ["2", "3"]
+    assert turn.gpu_ids({"slots": 2, "gpus": None}, requested=1) == ["2", "3"]
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert len(turn.gpu_ids({"slots": 2, "gpus": None}, wanted=3)) >= 3
+    assert len(turn.gpu_ids({"slots": 2, "gpus": None}, requested=3)) >= 3
 
 
 def test_cards_go_by_name_and_who_shares_a_server_sees_no_other():

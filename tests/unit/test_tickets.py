@@ -62,17 +62,17 @@ def path(tmp_path):
 
 def test_tickets_come_in_the_order_in_which_they_were_taken_and_dead_ones_do_not_count(path):
     with waiting(path, "first"), waiting(path, "second") as second, waiting(path, "third"):
-        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["first", "second", "third"]
+        assert [ticket.fields["run"] for ticket in QueueFolder(path).tickets()] == ["first", "second", "third"]
         second.kill()
         second.wait()
-        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["first", "third"]
+        assert [ticket.fields["run"] for ticket in QueueFolder(path).tickets()] == ["first", "third"]
 
 
 def test_a_place_is_not_made_better_by_a_file_s_times(path):
     with waiting(path, "first"), waiting(path, "second"):
         forged = QueueFolder(path).tickets()[1].entry
         os.utime(os.path.join(path + ".queue", forged), (1, 1))
-        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["first", "second"]
+        assert [ticket.fields["run"] for ticket in QueueFolder(path).tickets()] == ["first", "second"]
 
 
 def test_what_is_no_ticket_is_passed_over(path):
@@ -83,14 +83,14 @@ def test_what_is_no_ticket_is_passed_over(path):
         os.symlink("/etc/passwd", os.path.join(folder, "w-link"))
         with open(os.path.join(folder, "w-large"), "wb") as large:
             large.truncate(1 << 30)
-        assert [ticket.text["run"] for ticket in QueueFolder(path).tickets()] == ["real"]
+        assert [ticket.fields["run"] for ticket in QueueFolder(path).tickets()] == ["real"]
 
 
 def test_a_second_name_of_a_lock_that_is_held_does_not_have_it_dropped(path):
     queue, files = QueueFolder(path), lock.LockFiles()
     assert files.take(lock.open_shared(path), lock.EXCLUSIVE, path, partial(lock.open_shared, path))
     queue.enter({"run": "mine"})
-    queue.own |= files.identities()
+    queue.own_files |= files.identities()
     for entry in os.listdir(queue.path):
         os.link(os.path.join(queue.path, entry), os.path.join(queue.path, "w-again"))
     os.link(path, os.path.join(queue.path, "w-lock"))
@@ -161,7 +161,7 @@ def test_three_parts_of_a_file_are_one_lock(path):
     os.read(reading, 1)
     descriptor = os.open(path, os.O_RDWR)
     try:
-        assert lock.holder(descriptor) == child
+        assert lock.holder_pid(descriptor) == child
         os.close(descriptor)  # and with it goes this process's own part
         descriptor = os.open(path, os.O_RDWR)
         with pytest.raises(OSError, match="unavailable"):
@@ -249,11 +249,11 @@ def test_a_lock_that_was_removed_is_taken_again_or_told_to_be_lost(path):
 
 
 def test_a_lock_in_tmp_has_a_first_file_where_nothing_old_is_removed(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "LOCKS", str(tmp_path))
-    assert lock.names("/tmp/desi.lock") == ["/tmp/desi.lock"]
+    monkeypatch.setattr(lock, "LOCK_FOLDER", str(tmp_path))
+    assert lock.file_paths("/tmp/desi.lock") == ["/tmp/desi.lock"]
     tmp_path.chmod(0o1777)
-    assert lock.names("/tmp/desi.lock") == [str(tmp_path / "desi.lock"), "/tmp/desi.lock"]
-    assert lock.names("/scratch/desi.lock") == ["/scratch/desi.lock"]
+    assert lock.file_paths("/tmp/desi.lock") == [str(tmp_path / "desi.lock"), "/tmp/desi.lock"]
+    assert lock.file_paths("/scratch/desi.lock") == ["/scratch/desi.lock"]
 
 
 HOLDS = """

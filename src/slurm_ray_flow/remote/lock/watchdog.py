@@ -1,7 +1,7 @@
 """The watchdog: the third process of a run under a lock, which outlives keeper and inner head by a moment.
 
-It only waits. When both are gone, however that came, it ends what is left of the run and then lets the lock go. So
-the next run never begins beside a process of this one.
+It waits until both have ended, for whatever reason, kills the other processes of the run, and then releases the lock.
+So the next run never begins beside a process of this one.
 """
 
 from __future__ import annotations
@@ -16,67 +16,67 @@ from slurm_ray_flow.remote.lock.confinement import ControlGroup
 from slurm_ray_flow.remote.shared import processes
 
 _EXITING = 0x4
-GIVE_UP = 10.0
-"""Seconds after which a process that SIGKILL does not end (it waits for a dead disk) holds the lock no longer."""
+KILL_SECONDS = 10.0
+"""Seconds until the lock is released although SIGKILL has not ended a process, which waits for a dead disk."""
 
 
 class Watchdog:
     """The watchdog's process, as the keeper knows it.
 
     Args:
-        run_id: the run, as its processes carry it in SRF_ALLOCATION.
-        hold: takes the warden's part of the lock; called in the warden.
-        last: what is left to do when no process of the run is left; called in the warden.
+        run_id: the run, which its processes have in SRF_ALLOCATION.
+        lock_part: locks the watchdog's part; called in the watchdog.
+        clean_up: called in the watchdog when all processes of the run have ended.
         group: the run's control group.
     """
 
     def __init__(
-        self, run_id: str, hold: Callable[[], None], last: Callable[[], None], group: Optional[ControlGroup]
+        self, run_id: str, lock_part: Callable[[], None], clean_up: Callable[[], None], group: Optional[ControlGroup]
     ) -> None:
-        self._marker, self._group, self._last = "SRF_ALLOCATION={}".format(run_id).encode(), group, last
+        self._marker, self._group, self._clean_up = "SRF_ALLOCATION={}".format(run_id).encode(), group, clean_up
         self._reading, self._writing = os.pipe()
         ready, started = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             os.close(ready)
-            self._be(hold, started)
+            self._run(lock_part, started)
         for descriptor in (self._reading, started):
             os.close(descriptor)
         os.read(ready, 1)
         os.close(ready)
 
-    def _be(self, hold: Callable[[], None], started: int) -> None:
+    def _run(self, lock_part: Callable[[], None], started: int) -> None:
         try:
             os.close(self._writing)
             os.setsid()
             for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
                 signal.signal(number, signal.SIG_IGN)
-            hold()
+            lock_part()
             os.close(started)
-            os.read(self._reading, 1)  # ends when keeper and inner head, which hold the other end, are gone
-            self._end_what_is_left()
-            self._last()
+            os.read(self._reading, 1)  # returns when keeper and inner head, which have the other end, are gone
+            self._kill_run()
+            self._clean_up()
         finally:
             os._exit(0)
 
-    def _end_what_is_left(self) -> None:
-        deadline = time.monotonic() + GIVE_UP
-        leaving = _leaving()
+    def _kill_run(self) -> None:
+        deadline = time.monotonic() + KILL_SECONDS
+        exiting = _exiting_processes()
         while time.monotonic() < deadline:
-            left = self._left()
-            leaving = {pid for pid in leaving | left if processes.is_alive(pid)}
-            if not leaving:
+            living = self._run_processes()
+            exiting = {pid for pid in exiting | living if processes.is_alive(pid)}
+            if not exiting:
                 return
-            for pid in left:
+            for pid in living:
                 with contextlib.suppress(OSError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.005)
 
-    def _left(self) -> Set[int]:
-        """The processes that carry the run's id since their start, or are in its group."""
-        known = set(self._group.processes()) if self._group else set()
+    def _run_processes(self) -> Set[int]:
+        """The processes that have the run's id in their variables, or are in its group."""
+        grouped = set(self._group.processes()) if self._group else set()
         marked = {pid for pid in _pids() if self._is_marked(pid)}
-        return {pid for pid in known | marked if pid != os.getpid() and processes.is_alive(pid)}
+        return {pid for pid in grouped | marked if pid != os.getpid() and processes.is_alive(pid)}
 
     def _is_marked(self, pid: int) -> bool:
         try:
@@ -90,8 +90,8 @@ def _pids() -> Iterator[int]:
     return map(int, filter(str.isdigit, os.listdir("/proc")))
 
 
-def _leaving() -> Set[int]:
-    """This user's processes that are just ending: they exist, but show no variables any more."""
+def _exiting_processes() -> Set[int]:
+    """This user's processes that are exiting: they still exist, but their variables can't be read."""
     pids = set()
     for pid in _pids():
         with contextlib.suppress(OSError, IndexError, ValueError):
