@@ -163,7 +163,7 @@ def test_what_a_killed_head_had_on_its_node_goes_at_once(root: Path, node: Path,
         folder.mkdir()
     (living / "owner").write_text(json.dumps(this))
     (dead / "owner").write_text(json.dumps({**this, "pid": gone.pid}))
-    [kind] = [left.kind for left in node_folders() if left.base == str(node) and left.places == (dead.name,)]
+    [kind] = [left.kind for left in node_folders() if left.base == str(node) and left.paths == (dead.name,)]
     assert kind == ("Ray folder" if prefix == "srf-" else "unpacked environment")
     list(clean_up(root))
     assert (living.exists(), dead.exists(), foreign.exists()) == (True, False, True)

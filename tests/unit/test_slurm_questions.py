@@ -135,9 +135,9 @@ def test_a_run_that_was_never_submitted_is_told_as_such(monkeypatch):
 
 def test_a_run_counts_as_submitted_from_the_moment_that_sbatch_is_started(tmp_path):
     (tmp_path / "runs" / "one").mkdir(parents=True)
-    assert not commands.words(str(tmp_path), "one")["submitted"]
+    assert not commands.report(str(tmp_path), "one")["submitted"]
     commands.submit(str(tmp_path), "one", ["true"], "f.one", SLURM.rules.of(ONE))
-    assert commands.words(str(tmp_path), "one")["submitted"]
+    assert commands.report(str(tmp_path), "one")["submitted"]
 
 
 def test_a_run_that_was_told_as_never_submitted_is_not_submitted_later(tmp_path):

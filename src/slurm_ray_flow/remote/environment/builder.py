@@ -149,7 +149,7 @@ def build(spec: Mapping[str, Any], tell: Tell = print_event) -> dict[str, Any]:
             if whole:
                 return _report_whole(whole, paths, tell, built=False)
             if lock is not None:
-                remove_leftovers(paths.environments, ours=paths.digest)
+                remove_leftovers(paths.environments, own_digest=paths.digest)
             return _report_whole(_build_and_rename(spec, paths, lock, tell), paths, tell, built=True)
     except OSError as error:
         raise BuildError(f"the environment can't be built in {paths.environments}: {error}") from error

@@ -1,7 +1,7 @@
-"""The other nodes of an allocation, as the head sees them, and what starts Ray's workers there.
+"""The workers on the other nodes of an allocation, as the head sees them, and the launchers that start them.
 
-Whatever starts them is a child of the head. What the workers must know goes through its stdin, what they say comes by
-its stdout, so nothing of it needs a file that all nodes see, and all of it ends with the head.
+A launcher starts them by child processes of the head. Messages to the workers go through their stdin, and messages of
+the workers come from their stdout: this needs no shared files, and the workers end with the head.
 """
 
 from __future__ import annotations
@@ -19,40 +19,40 @@ from slurm_ray_flow.remote.shared.events import RunFiles
 
 START_LIMIT = 180.0
 SILENT_SECONDS = 40.0
-"""A worker gives a sign of life every few seconds; one that is silent for so long is cut off."""
-LEAVE_SECONDS = 5.0
-USED_SECONDS = 2.0
+"""Seconds of silence after which a node counts as lost; workers send a sign of life every few seconds."""
+EXIT_SECONDS = 5.0
+USAGE_SECONDS = 2.0
 
 
 class NodeLauncher:
-    """Starts a program on other nodes; a kind of it says by which command. Each word arrives as it is."""
+    """Starts a program on other nodes; a subclass has the command, which must pass each argument unchanged."""
 
     variables: ClassVar[Dict[str, str]] = {}
-    """What the command gets besides the head's own variables."""
+    """Variables for the command, in addition to the head's own."""
 
     def commands(self, names: List[str], program: List[str]) -> Dict[Tuple[str, ...], List[str]]:
-        """The commands that start it on all of these nodes, by the nodes that each one serves: one for each."""
+        """The commands that start the program on these nodes, by the nodes of each; by default one for each node."""
         return {(name,): self.command(name, program) for name in names}
 
     def command(self, name: str, program: List[str]) -> List[str]:
-        """What starts it on one node."""
+        """The command that starts the program on one node."""
         raise NotImplementedError
 
     def start(self, names: List[str], program: List[str]) -> List[Channel]:
-        """Start it on all of these nodes."""
-        started = []
-        for served, command in self.commands(names, program).items():
+        """Start the program on all of these nodes."""
+        channels = []
+        for nodes, command in self.commands(names, program).items():
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env={**os.environ, **self.variables}
             )
-            started.append(Channel(process, served))
-        return started
+            channels.append(Channel(process, nodes))
+        return channels
 
 
 class Srun(NodeLauncher):
-    """One step of Slurm: a task on each of the other nodes, with all that the job has there.
+    """One step of Slurm: a task on each of the other nodes, with all resources of the job there.
 
-    A node that fails ends no other one.
+    The failure of a node does not end the tasks on others.
     """
 
     variables: ClassVar[Dict[str, str]] = {"SLURM_CPU_BIND": "none", "SLURM_EXPORT_ENV": "ALL", "SRUN_DEBUG": "3"}
@@ -68,24 +68,24 @@ class Srun(NodeLauncher):
 
 
 class Channel:
-    """One process that a launcher has started: the way to the workers of some nodes, and back."""
+    """One process of a launcher, with the pipes to the workers of some nodes."""
 
     def __init__(self, process: "subprocess.Popen[bytes]", names: Tuple[str, ...]) -> None:
         assert process.stdin is not None
         assert process.stdout is not None
         self.process, self.names = process, names
-        self.over = False
+        self.reaped = False
         self._in, self._out, self._rest = process.stdin, process.stdout.fileno(), b""
         os.set_blocking(self._out, False)
 
-    def say(self, line: bytes) -> None:
-        """Have all its workers read a line."""
+    def send(self, line: bytes) -> None:
+        """Send a line to all its workers."""
         with contextlib.suppress(OSError):
             self._in.write(line)
             self._in.flush()
 
     def lines(self) -> List[bytes]:
-        """What its workers have said since the last time."""
+        """The lines that its workers have written since the last call."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data = os.read(self._out, 65536)
@@ -96,14 +96,15 @@ class Channel:
         return lines
 
     def close(self) -> None:
-        """Have its workers leave."""
+        """Close the workers' stdin, which ends them."""
         with contextlib.suppress(OSError):
             self._in.close()
 
     def has_ended(self) -> bool:
-        """Whether its process has, without taking its exit code from whoever waits for that."""
+        """Whether its process has ended; its exit code is left for `processes.reap`."""
+        unreaped = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
-            return self.over or os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
+            return self.reaped or os.waitid(os.P_PID, self.process.pid, unreaped) is not None
         except ChildProcessError:
             return True
 
@@ -113,13 +114,13 @@ class NodeWorkers:
 
     Args:
         run: the allocation's run.
-        names: the nodes as the scheduler calls them.
-        launcher: what starts them.
+        names: the scheduler's names of the nodes.
+        launcher: starts the workers.
 
     Attributes:
-        ready: what each node that is ready has said, by its name.
-        lost: why each node is lost, by its name.
-        starved: one of them is lost for want of memory.
+        ready: the message of each node that is ready, by its name.
+        lost: the reason of each node's loss, by its name.
+        starved: whether a node is lost for want of memory.
     """
 
     def __init__(self, run: RunFiles, names: List[str], launcher: NodeLauncher) -> None:
@@ -127,11 +128,11 @@ class NodeWorkers:
         self.ready: Dict[str, Dict[str, Any]] = {}
         self.lost: Dict[str, str] = {}
         self.starved = False
-        self.used: List[Dict[str, Any]] = []
-        self._news: List[str] = []
-        self._heard: Dict[str, float] = {}
-        self._told = False
-        self._began = time.monotonic()
+        self.usage: List[Dict[str, Any]] = []
+        self._new_losses: List[str] = []
+        self._last_message_at: Dict[str, float] = {}
+        self._address_sent = False
+        self._start_time = time.monotonic()
         program = [sys.executable, "-I", path_of("head/worker.py"), run.root, run.id]
         self._channels = launcher.start(names, program)
 
@@ -140,54 +141,54 @@ class NodeWorkers:
         return [channel.process.pid for channel in self._channels]
 
     def prepare(self, token: str, folder: str) -> None:
-        """Have the workers make ready for a head that is still to come."""
-        self._say({"token": token, "folder": folder})
+        """Have the workers prepare Ray before the address of Ray's head is known."""
+        self._send({"token": token, "folder": folder})
 
     def join(self, address: str) -> None:
-        """Tell the workers where Ray is; once."""
-        if not self._told:
-            self._told = True
-            self._say({"address": address, "head": address.rpartition(":")[0]})
+        """Send the address of Ray's head to the workers, once."""
+        if not self._address_sent:
+            self._address_sent = True
+            self._send({"address": address, "head": address.rpartition(":")[0]})
 
     def call_begins(self) -> None:
-        """Have the workers look at what a call uses."""
-        self._say({"call": "begins"})
+        """Have the workers measure the use of a call."""
+        self._send({"call": "begins"})
 
     def uses(self) -> List[Dict[str, Any]]:
-        """What the call used on each node; those that don't say so soon are left out."""
-        self.used.clear()
-        self._say({"call": "is over"})
-        deadline = time.monotonic() + USED_SECONDS
-        while len(self.used) < len(self.names) - len(self.lost) and time.monotonic() < deadline:
-            self.listen_later()
+        """The call's use of each node, without nodes that don't answer within `USAGE_SECONDS`."""
+        self.usage.clear()
+        self._send({"call": "is over"})
+        deadline = time.monotonic() + USAGE_SECONDS
+        while len(self.usage) < len(self.names) - len(self.lost) and time.monotonic() < deadline:
+            self.read_messages()
             time.sleep(0.005)
-        return list(self.used)
+        return list(self.usage)
 
     def ended(self, pid: int, code: int) -> None:
-        """Note that a process of the launcher has ended: the nodes that it served and were not lost before are now."""
+        """Note the end of a launcher's process: its nodes are lost."""
         for channel in self._channels:
             if channel.process.pid == pid:
-                channel.process.returncode, channel.over = code, True
-                self.listen_later()
+                channel.process.returncode, channel.reaped = code, True
+                self.read_messages()
                 for name in channel.names:
                     if name not in self.lost:
                         self._lose(name, "its step ended with {}".format(code))
 
     def listen(self) -> List[str]:
-        """Hear what the workers say; the names of the nodes that have been lost since the last time."""
-        self.listen_later()
-        news, self._news = self._news, []
-        return news
+        """Read the workers' messages; returns the names of the nodes that were lost since the last call."""
+        self.read_messages()
+        losses, self._new_losses = self._new_losses, []
+        return losses
 
-    def listen_later(self) -> None:
-        """Hear what the workers say, and keep the news for whoever listens next."""
+    def read_messages(self) -> None:
+        """Read the workers' messages, and keep the names of lost nodes for the next `listen`."""
         for channel in self._channels:
             for line in channel.lines():
                 with contextlib.suppress(ValueError, KeyError, TypeError):
-                    self._hear(json.loads(line), channel.names)
+                    self._receive(json.loads(line), channel.names)
         now = time.monotonic()
-        for name, heard in list(self._heard.items()):
-            if now - heard > SILENT_SECONDS and name not in self.lost:
+        for name, last in list(self._last_message_at.items()):
+            if now - last > SILENT_SECONDS and name not in self.lost:
                 self._lose(name, "it has been silent for {:.0f} s".format(SILENT_SECONDS))
 
     @property
@@ -196,44 +197,44 @@ class NodeWorkers:
 
     @property
     def failure(self) -> Optional[str]:
-        """Why the workers will not all be ready; None while they may be, and once they have been."""
+        """The reason why some worker can't become ready; None while all may become so, and when all are."""
         if self.all_ready:
             return None
         if self.lost:
             return "Ray did not start on {}".format("; on ".join("{}: {}".format(*one) for one in self.lost.items()))
-        if time.monotonic() - self._began > START_LIMIT:
+        if time.monotonic() - self._start_time > START_LIMIT:
             missing = ", ".join(name for name in self.names if name not in self.ready)
             return "Ray was not ready on {} after {:.0f} s.".format(missing, START_LIMIT)
         return None
 
     def end(self) -> None:
-        """Have the workers leave in order, for a moment; whoever is left ends with the job."""
+        """Have the workers end in order, and wait a moment for them; others end with the job."""
         for channel in self._channels:
             channel.close()
-        deadline = time.monotonic() + LEAVE_SECONDS
+        deadline = time.monotonic() + EXIT_SECONDS
         while not all(channel.has_ended() for channel in self._channels) and time.monotonic() < deadline:
             self.listen()
             time.sleep(0.01)
         self.listen()
 
-    def _hear(self, said: Dict[str, Any], names: Tuple[str, ...]) -> None:
-        name, what = str(said["node"]), said["what"]
+    def _receive(self, message: Dict[str, Any], names: Tuple[str, ...]) -> None:
+        name, what = str(message["node"]), message["what"]
         if name not in names:
             return
-        self._heard[name] = time.monotonic()
+        self._last_message_at[name] = time.monotonic()
         if what == "ready":
-            self.ready[name] = said
+            self.ready[name] = message
         elif what == "ended":
-            self.starved = self.starved or bool(said.get("starved"))
-            self._lose(name, str(said["why"]))
+            self.starved = self.starved or bool(message.get("starved"))
+            self._lose(name, str(message["why"]))
         elif what == "used":
-            self.used.append(said["use"])
+            self.usage.append(message["use"])
 
     def _lose(self, name: str, why: str) -> None:
         self.lost[name] = why
-        self._heard.pop(name, None)
-        self._news.append(name)
+        self._last_message_at.pop(name, None)
+        self._new_losses.append(name)
 
-    def _say(self, message: Dict[str, Any]) -> None:
+    def _send(self, message: Dict[str, Any]) -> None:
         for channel in self._channels:
-            channel.say(json.dumps(message).encode() + b"\n")
+            channel.send(json.dumps(message).encode() + b"\n")

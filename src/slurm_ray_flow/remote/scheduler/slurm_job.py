@@ -1,4 +1,4 @@
-"""What a head knows of the Slurm job that it runs in."""
+"""The Slurm job that a head runs in."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _MIB = 1 << 20
 
 
 class SlurmJob(JobContext):
-    """A job of Slurm's, by its variables, by `scontrol`, and by what Slurm writes into the job's log."""
+    """A job of Slurm's, by its variables, by `scontrol`, and by Slurm's lines in the job's log."""
 
     name = "Slurm"
     VARIABLE = "SLURM_JOB_ID"
@@ -25,8 +25,8 @@ class SlurmJob(JobContext):
 
     def described(self) -> Dict[str, Any]:
         names = {"job": self.VARIABLE, "nodelist": "SLURM_JOB_NODELIST", "partition": "SLURM_JOB_PARTITION"}
-        found = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
-        return {**found, "node": self.node_name()}
+        fields = {name: os.environ[variable] for name, variable in names.items() if variable in os.environ}
+        return {**fields, "node": self.node_name()}
 
     def node_name(self) -> str:
         return os.environ.get("SLURMD_NODENAME") or super().node_name()
@@ -45,10 +45,10 @@ class SlurmJob(JobContext):
         return _number("SLURM_CPUS_ON_NODE")
 
     def memory(self, cpus: Optional[int]) -> Optional[int]:
-        whole, each = _number("SLURM_MEM_PER_NODE"), _number("SLURM_MEM_PER_CPU")
-        if whole:
-            return whole * _MIB
-        return each * cpus * _MIB if each and cpus else None
+        per_node, per_cpu = _number("SLURM_MEM_PER_NODE"), _number("SLURM_MEM_PER_CPU")
+        if per_node:
+            return per_node * _MIB
+        return per_cpu * cpus * _MIB if per_cpu and cpus else None
 
     def granted(self, seconds: float) -> float:
         """Slurm counts in minutes."""
@@ -56,22 +56,22 @@ class SlurmJob(JobContext):
 
     def remaining(self) -> Optional[float]:
         end = _number("SLURM_JOB_END_TIME")
-        return end - time.time() if end else _duration(_fields().get("TimeLimit", ""))
+        return end - time.time() if end else _duration(_job_fields().get("TimeLimit", ""))
 
     def is_preempted(self) -> bool:
-        return _fields().get("PreemptTime", "None") not in ("None", "Unknown")
+        return _job_fields().get("PreemptTime", "None") not in ("None", "Unknown")
 
     def why_ended(self, run: RunFiles, signal_name: str) -> Tuple[str, str]:  # noqa: ARG002 - Slurm says more
-        """Home's own cancel, or what Slurm wrote into the job's log before it sent the signal.
+        """Cause and message by home's cancellation, or by Slurm's line in the job's log before the signal.
 
-        A job that was put back into the queue is taken out of it: a run that has begun does not begin a second time.
+        A requeued job is cancelled: a run must not begin a second time.
         """
         if os.path.exists(run.cancel):
             return "cancelled", "The run was cancelled."
-        said = [line for line in tail(run.head_log).splitlines() if "CANCELLED AT" in line]
-        for words, cause, message in _ENDS:
-            if said and words in said[-1]:
-                if words == _PUT_BACK:
+        lines = [line for line in tail(run.head_log).splitlines() if "CANCELLED AT" in line]
+        for marker, cause, message in _ENDS:
+            if lines and marker in lines[-1]:
+                if marker == _REQUEUED:
                     output_of(["scancel", os.environ.get(self.VARIABLE, "")], ASK_SECONDS)
                 return cause, message
         if self.is_preempted():
@@ -81,19 +81,19 @@ class SlurmJob(JobContext):
 
 
 _PREEMPTED = "Slurm took the nodes back for a job with a higher priority."
-_PUT_BACK = "DUE TO JOB REQUEUE"
+_REQUEUED = "DUE TO JOB REQUEUE"
 _ENDS = (
     ("DUE TO TIME LIMIT", "time_limit", "Slurm ended the job: its time limit passed."),
     ("DUE TO PREEMPTION", "preempted", _PREEMPTED),
-    (_PUT_BACK, "preempted", "The job was put back into the queue, by an administrator or by Slurm itself."),
+    (_REQUEUED, "preempted", "The job was put back into the queue, by an administrator or by Slurm itself."),
     ("DUE TO NODE FAILURE", "node_failed", "Slurm ended the job: one of its nodes failed."),
 )
 
 
-def _fields() -> Dict[str, str]:
-    """What Slurm says of this job now."""
-    said = output_of(["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")], ASK_SECONDS) or ""
-    return {name: value for name, is_one, value in (part.partition("=") for part in said.split()) if is_one}
+def _job_fields() -> Dict[str, str]:
+    """Slurm's present fields of this job."""
+    output = output_of(["scontrol", "--oneliner", "show", "job", os.environ.get("SLURM_JOB_ID", "")], ASK_SECONDS) or ""
+    return {name: value for name, separator, value in (part.partition("=") for part in output.split()) if separator}
 
 
 def _number(variable: str) -> Optional[int]:

@@ -1,4 +1,4 @@
-"""Warm allocations where a scheduler gives them out: those who want one of the same needs at once share one."""
+"""Warm allocations of a scheduler: runs with the same needs share one."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from slurm_ray_flow.remote.shared.protocol import TAKEN, find_event
 
 
 def join_or_offer(root: str, folder: str, run_id: str, needs: Optional[float] = None) -> Optional[str]:
-    """Give a call to an allocation that idles, or is still to begin; else list this run's own, for others to join.
+    """Give a call to an allocation that is idle, or has not begun; else list this run's own, for others to join.
 
-    One at a time: of two that come at once, the second finds what the first has listed.
+    A lock lets only one run at a time do this, so that the second of two finds the allocation of the first.
 
     Args:
         root: the root folder.
-        folder: where the allocations of the same needs are listed.
-        run_id: the run that has the call.
-        needs: its own time limit in seconds, if it has one.
+        folder: the list of the allocations with the same needs.
+        run_id: the run with the call.
+        needs: its time limit in seconds, if it has one.
 
     Returns:
-        The allocation; None where the run is to get one of its own.
+        The allocation; None if the run needs one of its own.
     """
     private_folder(folder)
     with open(os.open(os.path.join(folder, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)) as lock:
@@ -34,7 +34,7 @@ def join_or_offer(root: str, folder: str, run_id: str, needs: Optional[float] = 
             if name in (run_id, ".lock"):
                 continue
             run = RunFiles(root, name)
-            if _is_over(run):
+            if _has_ended(run):
                 remove(os.path.join(folder, name))
             elif _is_free(run, needs) and announce(os.path.join(run.inbox, run_id)):
                 return name
@@ -42,22 +42,22 @@ def join_or_offer(root: str, folder: str, run_id: str, needs: Optional[float] = 
         return None
 
 
-def _is_over(run: RunFiles) -> bool:
+def _has_ended(run: RunFiles) -> bool:
     return find_event(run.recorded(), "released") is not None or not os.path.isdir(run.inbox)
 
 
 def _is_free(run: RunFiles, needs: Optional[float]) -> bool:
-    """Whether it idles, or is still to begin: then its first call is no longer than its start."""
+    """Whether an allocation is idle or has not begun, and lasts long enough for a call."""
     waiting, events = names(run.inbox), run.recorded()
     begun = find_event(events, "call_started") is not None
     if waiting and begun:
         return False
-    left = _left(run, events, begun)
+    left = _seconds_left(run, events, begun)
     return needs is None or left is None or needs <= left
 
 
-def _left(run: RunFiles, events: List[Dict[str, Any]], begun: bool) -> Optional[float]:
-    """Seconds that a call may take there; None where no scheduler bounds that, or it is not known yet."""
+def _seconds_left(run: RunFiles, events: List[Dict[str, Any]], begun: bool) -> Optional[float]:
+    """Seconds that a call may take there; None if no scheduler limits them, or they are unknown."""
     idle, allocated = find_event(events, IDLE), find_event(events, "allocated")
     if idle is not None:
         return float(idle["ends"]) - time.time() if "ends" in idle else None
@@ -69,30 +69,30 @@ def _left(run: RunFiles, events: List[Dict[str, Any]], begun: bool) -> Optional[
     if limit is None or not spec.get("scheduler"):
         return None
     passed = time.time() - allocated["time"] if allocated is not None else 0.0
-    first = 0.0 if begun else float(limit)  # the first call may take all its time
-    return float(limit) + float(spec.get("keep_warm") or 0.0) - first - passed
+    first_call = 0.0 if begun else float(limit)  # the first call may take all its time
+    return float(limit) + float(spec.get("keep_warm") or 0.0) - first_call - passed
 
 
 def listed(root: str) -> List[Dict[str, Any]]:
-    """The allocations that wait for a next call, or may after the one that they have.
+    """The allocations that wait for a next call, or will after their present one.
 
     Returns:
-        For each: its id as `allocation`; `allocated` and `idle`, its events, None where there is none or it does not
-        idle; and the ids of the runs in its inbox as `calls`.
+        For each: its id as `allocation`; its events `allocated` and `idle`, None if there is none or it is not idle;
+        and the ids of the runs in its inbox as `calls`.
     """
-    found, top = [], os.path.join(root, "warm")
-    for folder in names(top):
-        for name in names(os.path.join(top, folder)):
+    allocations, folders = [], os.path.join(root, "warm")
+    for folder in names(folders):
+        for name in names(os.path.join(folders, folder)):
             run = RunFiles(root, name)
-            if name != ".lock" and not _is_over(run):
-                found.append({"allocation": name, **_described(run)})
-    return found
+            if name != ".lock" and not _has_ended(run):
+                allocations.append({"allocation": name, **_described(run)})
+    return allocations
 
 
 def _described(run: RunFiles) -> Dict[str, Any]:
     events = run.recorded()
-    turns = [event for event in events if event["event"] in (IDLE, BUSY)]
-    idle = turns[-1] if turns and turns[-1]["event"] == IDLE else None
+    changes = [event for event in events if event["event"] in (IDLE, BUSY)]
+    idle = changes[-1] if changes and changes[-1]["event"] == IDLE else None
     calls = [name[: -len(TAKEN)] if name.endswith(TAKEN) else name for name in names(run.inbox)]
     return {"allocated": find_event(events, "allocated"), "idle": idle, "calls": calls}
 

@@ -1,4 +1,4 @@
-"""Away with what nobody has used for long: one operation says what would go, another removes it."""
+"""The clean-up of files that no run has used for long: one operation lists them, another removes them."""
 
 from __future__ import annotations
 
@@ -15,66 +15,66 @@ from slurm_ray_flow.remote.upkeep.stale_files import RootListing, StaleFiles, ex
 
 PRUNE_SECONDS = 300.0
 
-Thing = Dict[str, Any]
-"""What goes together: kind, places, base, used; and, where it was measured, bytes and files."""
+StaleItem = Dict[str, Any]
+"""Files that are removed together: kind, name, places, base, used, bytes and files."""
 
 
 def find(root: str, seconds: float, known: Dict[str, Any], run: str = "") -> Dict[str, Any]:
-    """What goes, with what it frees.
+    """List the files to remove, with their sizes.
 
     Args:
-        root: the folder of everything of ours.
-        seconds: how long a thing stays that nobody uses.
-        known: what home knows of runs, by their ids: `ages`, how many seconds ago it saw one used; `launching`, those
-            whose launch lives; `kept`, those that somebody asked to keep.
-        run: look at this run alone, however young it is.
+        root: the root folder.
+        seconds: for how long unused files are kept.
+        known: home's facts about runs, by their ids: `ages`, the seconds since their last use; `launching`, the runs
+            whose launch lives; `kept`, the runs that users asked to keep.
+        run: list only this run, however young it is.
 
     Returns:
-        `things`; `runs`, the ids of all that are there; `findings`, what is left alone and why.
+        `things`; `runs`, the ids of all runs in the root; `findings`, files that are left alone and why.
     """
     findings: List[str] = []
-    going, runs = _going(root, seconds, known, run, findings.append)
-    things = []
-    for left in going:
+    groups, runs = _groups_to_remove(root, seconds, known, run, findings.append)
+    items = []
+    for group in groups:
         try:
-            things.append(_thing(root, left))
-        except FileNotFoundError:  # somebody else has removed it
+            items.append(_item(root, group))
+        except FileNotFoundError:  # another process has removed it
             continue
         except (OSError, tree.NotOurs, RecursionError) as problem:
-            findings.append("{}: left alone: {}".format(left.places[0], problem))
-    return {"things": things, "runs": sorted(runs), "findings": findings}
+            findings.append("{}: left alone: {}".format(group.paths[0], problem))
+    return {"things": items, "runs": sorted(runs), "findings": findings}
 
 
 def remove(root: str, seconds: float, known: Dict[str, Any], places: Sequence[str], run: str = "") -> Dict[str, Any]:
-    """Remove what `find` has found, if nobody has come to use it since.
+    """Remove files that `find` has listed, unless they have been used since.
 
     Args:
         root, seconds, known, run: as for `find`.
-        places: the first place of each thing, with its base.
+        places: the name of each item.
 
     Returns:
-        `stayed`: why something is still there, by its first place.
+        `stayed`: for each item that remains, the reason by its name.
     """
-    going, _ = _going(root, seconds, known, run, lambda _: None)
-    there = {_name(left.base, left.places): left for left in going}
+    groups, _ = _groups_to_remove(root, seconds, known, run, lambda _: None)
+    by_name = {_name(group.base, group.paths): group for group in groups}
     stayed = {}
-    for place in places:
+    for path in places:
         try:
-            if place in there:
-                _remove(root, there[place])
-            elif os.path.lexists(place if place.startswith("/") else os.path.join(root, place)):
-                stayed[place] = "it is in use again"
+            if path in by_name:
+                _remove(root, by_name[path])
+            elif os.path.lexists(path if path.startswith("/") else os.path.join(root, path)):
+                stayed[path] = "it is in use again"
         except (OSError, tree.NotOurs, RecursionError) as problem:
-            stayed[place] = str(problem)
+            stayed[path] = str(problem)
     return {"stayed": stayed}
 
 
 def prune(root: str, uv: str = "") -> int:
-    """Have uv remove from the cache under the root what no package needs; gives the bytes that are free by that.
+    """Have uv remove entries of the root's cache that no package needs; returns the bytes that this frees.
 
     Args:
-        root: the folder of everything of ours.
-        uv: the program; empty for the one that was put there.
+        root: the root folder.
+        uv: the program; empty for the root's own.
     """
     cache = os.path.join(root, "cache", "uv")
     programs = [uv] if uv else sorted(glob.glob(os.path.join(glob.escape(root), "tools", "uv", "*", "uv")))
@@ -82,26 +82,26 @@ def prune(root: str, uv: str = "") -> int:
         return 0
     before = _size(root, "cache/uv")
     command = [programs[-1], "cache", "prune", "--quiet", "--no-config", "--cache-dir", cache]
-    nothing = subprocess.DEVNULL
-    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # it is there for the next time
-        subprocess.run(command, stdin=nothing, stdout=nothing, stderr=nothing, timeout=PRUNE_SECONDS, check=False)
+    devnull = subprocess.DEVNULL
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # the next clean-up tries again
+        subprocess.run(command, stdin=devnull, stdout=devnull, stderr=devnull, timeout=PRUNE_SECONDS, check=False)
     return max(before - _size(root, "cache/uv"), 0)
 
 
 def touch(root: str, places: List[str]) -> None:
-    """Note that a launch is about to use these; a folder that a clean-up has just removed is no error here.
+    """Mark files as used by a launch; one that a clean-up has just removed is no error here.
 
     Args:
-        root: the folder of everything of ours.
-        places: below it, such as "environments/DIGEST".
+        root: the root folder.
+        places: the files below it, such as "environments/DIGEST".
     """
-    for place in places:
-        parent, _, name = place.rpartition("/")
+    for path in places:
+        parent, _, name = path.rpartition("/")
         with contextlib.suppress(OSError, tree.NotOurs), tree.folder(root, parent) as descriptor:
             os.utime(name, dir_fd=descriptor, follow_symlinks=False)
 
 
-def _going(
+def _groups_to_remove(
     root: str, seconds: float, known: Dict[str, Any], run: str, tell: Callable[[str], None]
 ) -> Tuple[List[StaleFiles], Sequence[str]]:
     with contextlib.suppress(FileNotFoundError), tree.folder(root) as descriptor:
@@ -118,51 +118,51 @@ def _check_owner(root: str, owner: int) -> None:
         raise OperationError(what, root, "choose another root for this cluster")
 
 
-def _thing(root: str, left: StaleFiles) -> Thing:
-    found = [tree.measure(left.base or root, place) for place in left.places]
+def _item(root: str, group: StaleFiles) -> StaleItem:
+    sizes = [tree.measure(group.base or root, path) for path in group.paths]
     return {
-        "kind": left.kind, "places": list(left.places), "base": left.base, "used": left.used,
-        "name": _name(left.base, left.places), "bytes": sum(size for size, _ in found),
-        "files": sum(number for _, number in found),
+        "kind": group.kind, "places": list(group.paths), "base": group.base, "used": group.used,
+        "name": _name(group.base, group.paths), "bytes": sum(size for size, _ in sizes),
+        "files": sum(count for _, count in sizes),
     }  # fmt: skip
 
 
-def _name(base: str, places: Sequence[str]) -> str:
-    return os.path.join(base, places[0])
+def _name(base: str, paths: Sequence[str]) -> str:
+    return os.path.join(base, paths[0])
 
 
-def _size(root: str, place: str) -> int:
+def _size(root: str, path: str) -> int:
     with contextlib.suppress(OSError, tree.NotOurs, RecursionError):
-        return tree.measure(root, place)[0]
+        return tree.measure(root, path)[0]
     return 0
 
 
-def _remove(root: str, left: StaleFiles) -> None:
-    """Out of everybody's sight first, and then away: nobody is to meet half of it."""
-    base = left.base or root
-    for place in left.places:
+def _remove(root: str, group: StaleFiles) -> None:
+    """Rename the files to hidden names, then remove them, so that no process finds an incomplete folder."""
+    base = group.base or root
+    for path in group.paths:
         with contextlib.suppress(FileNotFoundError):
-            tree.measure(base, place)  # all of it must be ours before any of it goes
-    aside = []
-    for place in left.places:
-        with contextlib.suppress(FileNotFoundError):  # somebody else removes it at this moment
-            aside.append((tree.set_aside(base, place), place))
-    if _used_since(base, left, aside):
-        for away, place in aside:
-            tree.put_back(base, away, place)
+            tree.measure(base, path)  # all files must be this user's before any is removed
+    renamed = []
+    for path in group.paths:
+        with contextlib.suppress(FileNotFoundError):  # another process removes it at this moment
+            renamed.append((tree.set_aside(base, path), path))
+    if _used_since(base, group, renamed):
+        for hidden, path in renamed:
+            tree.put_back(base, hidden, path)
         raise tree.NotOurs("it is in use again")
-    for away, _ in aside:
-        tree.remove(base, away)
+    for hidden, _ in renamed:
+        tree.remove(base, hidden)
 
 
-def _used_since(base: str, left: StaleFiles, aside: Sequence[Tuple[str, str]]) -> bool:
-    """A launch may have come for it in the very moment of its renaming."""
-    if left.alive is None:
+def _used_since(base: str, group: StaleFiles, renamed: Sequence[Tuple[str, str]]) -> bool:
+    """Whether a launch has used the files since they were listed: it may come at the moment of the rename."""
+    if group.alive is None:
         return False
-    for away, _ in aside:
-        parent, _, name = away.rpartition("/")
+    for hidden, _ in renamed:
+        parent, _, name = hidden.rpartition("/")
         with contextlib.suppress(FileNotFoundError), tree.folder(base, parent) as descriptor:
-            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mtime > left.used:
+            if os.stat(name, dir_fd=descriptor, follow_symlinks=False).st_mtime > group.used:
                 return True
     return False
 
