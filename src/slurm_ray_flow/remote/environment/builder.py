@@ -213,15 +213,15 @@ def _wanted_version(spec: Mapping[str, Any]) -> str:
     return str(spec.get("version") or (match[0] if match else ""))
 
 
-def _version(environment: Path, wanted: str) -> str:
+def _version(environment: Path, expected: str) -> str:
     """The version that the environment's Python itself prints, so that a broken interpreter fails now."""
     command = [str(environment / "bin" / "python"), "-I", "-c", "import platform; print(platform.python_version())"]
     result = subprocess.run(command, capture_output=True, text=True, check=False, env=clean_variables())
     version = result.stdout.strip()
     if result.returncode:
         raise BuildError(f"the Python of the environment can't start: {result.stderr.strip()}")
-    if wanted and not version.startswith(f"{wanted}."):
-        raise BuildError(f"the environment is for Python {wanted}, but the Python here is {version}: {command[0]}")
+    if expected and not version.startswith(f"{expected}."):
+        raise BuildError(f"the environment is for Python {expected}, but the Python here is {version}: {command[0]}")
     return version
 
 

@@ -197,10 +197,10 @@ def _needed_variables(answer: PythonAnswer) -> Dict[str, str]:
 
 
 def _not_found(policy: str, version: str, others: Sequence[PythonAnswer]) -> str:
-    wanted = "Python {} is needed there, as at home".format(version)
+    needed = "Python {} is needed there, as at home".format(version)
     if others:
-        return "{}, but {}".format(wanted, "; ".join(map(str, others)))
-    return "{}, and none was found".format(wanted) if not policy else "{}, and nothing there starts".format(wanted)
+        return "{}, but {}".format(needed, "; ".join(map(str, others)))
+    return "{}, and none was found".format(needed) if not policy else "{}, and nothing there starts".format(needed)
 
 
 def _searched(policy: str) -> str:

@@ -140,7 +140,7 @@ class QueueFolder:
         own = (self.order, self._entry)
         return [ticket for ticket in self.tickets() if not ticket.holds and (ticket.order, ticket.entry) < own]
 
-    def somebody_waits(self) -> bool:
+    def has_waiting_runs(self) -> bool:
         return any(not ticket.holds for ticket in self.tickets())
 
     def part_holder(self, entry: str) -> Optional[int]:

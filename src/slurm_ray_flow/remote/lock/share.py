@@ -71,7 +71,7 @@ class LockShare:
         """Whether another run waits in the queue."""
         if time.monotonic() >= self._next_poll:
             self._next_poll = time.monotonic() + QUEUE_POLL_SECONDS
-            self._is_awaited = self._turn.queue.somebody_waits()
+            self._is_awaited = self._turn.queue.has_waiting_runs()
         return self._is_awaited
 
     def show_idle(self, idle: bool) -> None:

@@ -201,7 +201,7 @@ class NodeWorkers:
         if self.all_ready:
             return None
         if self.lost:
-            return "Ray did not start on {}".format("; on ".join("{}: {}".format(*one) for one in self.lost.items()))
+            return "Ray did not start on {}".format("; on ".join("{}: {}".format(*loss) for loss in self.lost.items()))
         if time.monotonic() - self._start_time > START_LIMIT:
             missing = ", ".join(name for name in self.names if name not in self.ready)
             return "Ray was not ready on {} after {:.0f} s.".format(missing, START_LIMIT)

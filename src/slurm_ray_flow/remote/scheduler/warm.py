@@ -52,8 +52,8 @@ def _is_free(run: RunFiles, needs: Optional[float]) -> bool:
     begun = find_event(events, "call_started") is not None
     if waiting and begun:
         return False
-    left = _seconds_left(run, events, begun)
-    return needs is None or left is None or needs <= left
+    remaining = _seconds_left(run, events, begun)
+    return needs is None or remaining is None or needs <= remaining
 
 
 def _seconds_left(run: RunFiles, events: List[Dict[str, Any]], begun: bool) -> Optional[float]:

@@ -67,8 +67,8 @@ def strings_in(value: Any) -> List[str]:
     """All strings in a JSON value."""
     if isinstance(value, str):
         return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [string for item in inner for string in strings_in(item)]
+    values = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [string for item in values for string in strings_in(item)]
 
 
 def in_use(roots: Set[str]) -> List[str]:

@@ -98,8 +98,8 @@ def read(base: str, path: str, name: str) -> bytes:
     try:
         with folder(base, path) as parent, open(os.open(name, _FILE, dir_fd=parent), "rb") as stream:
             status = os.fstat(stream.fileno())
-            ours = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
-            return stream.read(_READ_LIMIT) if ours else b""
+            is_own_file = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+            return stream.read(_READ_LIMIT) if is_own_file else b""
     except (OSError, NotOurs):
         return b""
 

@@ -124,14 +124,14 @@ def _copy_folder(source: str, target: str) -> int:
     size = 0
     with os.scandir(source) as scan:
         for entry in scan:
-            inner = target + "/" + entry.name
+            target_path = target + "/" + entry.name
             if entry.is_symlink():
                 with contextlib.suppress(FileExistsError):
-                    os.symlink(os.readlink(entry.path), inner)
+                    os.symlink(os.readlink(entry.path), target_path)
             elif not entry.is_dir():
-                size += _copy_file(entry.path, inner)
+                size += _copy_file(entry.path, target_path)
             elif entry.name != "__pycache__" or os.listdir(entry.path):
-                size += _copy_folder(entry.path, inner)
+                size += _copy_folder(entry.path, target_path)
     return size
 
 
@@ -214,24 +214,24 @@ class Written:
     """
 
     def __init__(self, run: RunFiles) -> None:
-        self._folder, self._snapshot, self._inner = run.folder, "", ""
+        self._run_folder, self._snapshot, self._directory = run.folder, "", ""
         with contextlib.suppress(OSError, ValueError):
             spec = run.read_spec()
-            self._made = os.lstat(os.path.join(run.folder, MADE)).st_mtime_ns
-            self._snapshot, self._inner = str(spec.get("snapshot") or ""), str(spec.get("working_directory") or "")
+            self._copied_at = os.lstat(os.path.join(run.folder, MADE)).st_mtime_ns
+            self._snapshot, self._directory = str(spec.get("snapshot") or ""), str(spec.get("working_directory") or "")
 
     @property
     def folder(self) -> str:
         """The working directory."""
-        return os.path.join(self._folder, self._inner)
+        return os.path.join(self._run_folder, self._directory)
 
     def files(self) -> Iterator[Tuple[str, int, int]]:
         """Path, size and time in nanoseconds of each file that the run has made or changed in its working directory."""
-        for folder in self._folders(self._inner):
+        for folder in self._folders(self._directory):
             for name, status in sorted(self._entries(folder).items()):
-                is_changed = status.st_ctime_ns >= self._made and not self._is_copy(folder, name, status)
+                is_changed = status.st_ctime_ns >= self._copied_at and not self._is_copy(folder, name, status)
                 if tree.is_file(status) and is_changed and not folder.endswith("/__pycache__"):
-                    yield os.path.relpath(folder + "/" + name, self._inner), status.st_size, status.st_mtime_ns
+                    yield os.path.relpath(folder + "/" + name, self._directory), status.st_size, status.st_mtime_ns
 
     def told(self) -> Dict[str, Any]:
         """The fields of the event `call_ended` about these files; empty if there are none."""
@@ -243,15 +243,15 @@ class Written:
     def forget_the_rest(self) -> None:
         """Remove files that equal the snapshot's; move new bytecode to the snapshot, as Python checks it before use."""
         for folder in reversed(list(self._folders(WORK))):
-            with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, folder) as descriptor:
+            with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._run_folder, folder) as descriptor:
                 for name, status in self._entries(folder).items():
                     if self._is_copy(folder, name, status):
                         os.unlink(name, dir_fd=descriptor)
                     elif folder.endswith("/__pycache__") and name.endswith(".pyc") and tree.is_file(status):
                         os.rename(name, self._origin(folder, name), src_dir_fd=descriptor)
             parent, _, name = folder.rpartition("/")
-            if folder != self._inner and os.path.isdir(self._origin(folder)):
-                with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._folder, parent) as descriptor:
+            if folder != self._directory and os.path.isdir(self._origin(folder)):
+                with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._run_folder, parent) as descriptor:
                     os.rmdir(name, dir_fd=descriptor)
 
     def _folders(self, top: str) -> Iterator[str]:
@@ -264,7 +264,7 @@ class Written:
 
     def _entries(self, folder: str) -> Dict[str, os.stat_result]:
         with contextlib.suppress(OSError, tree.NotOurs):  # files of an unreadable folder are left alone
-            return tree.entries(self._folder, folder)
+            return tree.entries(self._run_folder, folder)
         return {}
 
     def _is_copy(self, folder: str, name: str, status: os.stat_result) -> bool:
@@ -274,7 +274,7 @@ class Written:
             origin_status = os.lstat(origin)
             if tree.is_file(status) and tree.is_file(origin_status):
                 return (status.st_size, status.st_mtime_ns) == (origin_status.st_size, origin_status.st_mtime_ns)
-            return os.readlink(os.path.join(self._folder, folder, name)) == os.readlink(origin)
+            return os.readlink(os.path.join(self._run_folder, folder, name)) == os.readlink(origin)
         return False
 
     def _origin(self, folder: str, name: str = "") -> str:
