@@ -37,7 +37,7 @@ def ours(root: Path, snapshot: Path, name: str) -> tuple[float, float, float]:
     written = working_directory.Written(run)
     assert written.told()["files"]["count"] == 1, "one file was written"
     looked = time.perf_counter()
-    written.forget_the_rest()
+    written.remove_copies()
     return filled - began, looked - looks, time.perf_counter() - looked
 
 

@@ -117,7 +117,7 @@ def running(locked, name, user=0):
 
 
 def child_of(pid):
-    """The inner head: the keeper's child that is not the warden, which leads a session of its own."""
+    """The inner head: the keeper's child that is not the watchdog, which leads a session of its own."""
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return next(int(child) for child in children if os.getsid(int(child)) != int(child))
 

@@ -121,7 +121,7 @@ class Waiting:
         return parent(self.inner)
 
     @property
-    def warden(self) -> int:
+    def watchdog(self) -> int:
         [found] = [pid for pid in self.lab.processes(self.id) - {self.inner} if parent(pid) == self.keeper]
         return found
 

@@ -12,7 +12,7 @@ from slurm_ray_flow import Crashed, Lost, RunState
 pytestmark = pytest.mark.server
 
 SECONDS = 15
-ENDS = {"inner": Lost, "keeper": Lost, "both": Lost, "driver": Crashed, "warden": None}
+ENDS = {"inner": Lost, "keeper": Lost, "both": Lost, "driver": Crashed, "watchdog": None}
 
 
 def kill(*pids):
@@ -37,11 +37,11 @@ def test_a_run_outlives_its_agent_its_session_and_its_client(launches):
     launches.over(run.id)
 
 
-def test_a_run_whose_warden_is_killed_ends_well(launches):
+def test_a_run_whose_watchdog_is_killed_ends_well(launches):
     import held
 
     run = launches.submitted(held.wait)
-    kill(run.warden)
+    kill(run.watchdog)
     launches.go(run.folder)
     assert run.handle.result(180) == 42
     launches.over(run.id)

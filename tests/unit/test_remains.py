@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from slurm_ray_flow.remote.shared.leftovers import OWNER, note_owner, remove_remains
+from slurm_ray_flow.remote.shared.leftovers import OWNER, note_owner, remove_leftovers
 
 
 def left_by_a_dead_process(folder):
@@ -25,7 +25,7 @@ def test_what_a_dead_process_left_goes(tmp_path):
     (tmp_path / "srf-new").mkdir()
     (tmp_path / "srf-file").touch()
     (tmp_path / "srf-link").symlink_to(tmp_path / "other-dead")
-    remove_remains(str(tmp_path), "srf-")
+    remove_leftovers(str(tmp_path), "srf-")
     assert {path.name for path in tmp_path.iterdir()} == {"other-dead", "srf-mine", "srf-new", "srf-file", "srf-link"}
 
 
@@ -35,5 +35,5 @@ def test_what_can_not_be_judged_from_here_stays(tmp_path, change):
     left_by_a_dead_process(folder)
     noted = json.loads((folder / OWNER).read_text())
     (folder / OWNER).write_text(json.dumps({**noted, **change}))
-    remove_remains(str(tmp_path), "srf-")
+    remove_leftovers(str(tmp_path), "srf-")
     assert folder.exists()

@@ -73,7 +73,7 @@ def test_an_event_that_finds_no_room_gets_the_reserve(tmp_path):
     run.keep_reserve()
     assert os.path.getsize(run.reserve) == events.RESERVE_SIZE
     run.record("call_ended", message="ü")
-    run.make_room()
+    run.free_reserve()
     assert not os.path.exists(run.reserve)
     assert [event["message"] for event in run.recorded()] == ["ü"]
     assert run.has_ended()
@@ -319,9 +319,9 @@ def test_descendants_without_a_branch():
 
 
 def test_graphics_cards_are_restricted_unless_a_scheduler_did_it():
-    assert limits.graphics_cards(2, {}) == {"CUDA_VISIBLE_DEVICES": "0,1"}
-    assert limits.graphics_cards(2, {"CUDA_VISIBLE_DEVICES": "5"}) == {}
-    assert limits.graphics_cards(None, {}) == limits.graphics_cards(0, {}) == {}
+    assert limits.gpu_variables(2, {}) == {"CUDA_VISIBLE_DEVICES": "0,1"}
+    assert limits.gpu_variables(2, {"CUDA_VISIBLE_DEVICES": "5"}) == {}
+    assert limits.gpu_variables(None, {}) == limits.gpu_variables(0, {}) == {}
 
 
 def test_a_module_may_make_its_cluster_beside_its_functions():

@@ -90,7 +90,7 @@ def test_what_was_written_is_told_and_the_rest_goes(tmp_path: Path, snapshot: Pa
     found = working_directory.written(run.root, run.id)
     assert [name for name, _, _ in found["files"]] == ["data/in.csv", "new/deep/a.txt"]
     assert found["folder"] == str(work)
-    working_directory.Written(run).forget_the_rest()
+    working_directory.Written(run).remove_copies()
     left = sorted(str(path.relative_to(work.parent)) for path in work.parent.rglob("*") if not path.is_dir())
     assert left == ["beside.txt", "project/data/in.csv", "project/new/deep/a.txt"]
     assert not (work / "link").is_symlink()
@@ -104,14 +104,14 @@ def test_no_link_leads_a_removal_elsewhere(tmp_path: Path, snapshot: Path) -> No
     before = contents(elsewhere)
     work.symlink_to(elsewhere)
     assert not list(working_directory.Written(run).files())
-    working_directory.Written(run).forget_the_rest()
+    working_directory.Written(run).remove_copies()
     assert contents(elsewhere) == before
 
 
 def test_bytecode_serves_the_next_run(tmp_path: Path, snapshot: Path) -> None:
     run, work = filled(tmp_path, snapshot)
     made = Path(str(py_compile.compile(str(work / "mine.py"))))
-    working_directory.Written(run).forget_the_rest()
+    working_directory.Written(run).remove_copies()
     assert (snapshot / "project/__pycache__" / made.name).exists()
     _, again = filled(tmp_path, snapshot, "next")
     assert (again / "__pycache__" / made.name).exists()
@@ -123,14 +123,14 @@ def test_a_spare_one_becomes_a_runs_own(tmp_path: Path, snapshot: Path) -> None:
     run.record("call_started", pid=1)
     spare = working_directory.ahead(run, run.folder)
     assert spare.startswith(f"{run.folder}/spare/")
-    working_directory.fill_ahead(run, run.read_spec(), spare)
+    working_directory.fill_spare(run, run.read_spec(), spare)
     following, spec = begun(tmp_path, snapshot, "next")
     working_directory.move(spare, following.folder)
     working_directory.fill(following, spec, following.folder)
     own = Path(following.folder, "work/project")
     assert contents(own) == contents(snapshot / "project")
     assert not Path(spare, "work").exists()
-    working_directory.forget_spares(run)
+    working_directory.remove_spares(run)
     assert not Path(run.folder, "spare").exists()
     assert own.is_dir()
     assert work.is_dir()

@@ -84,7 +84,7 @@ class Driver:
                 self._join(order)
                 self._session.warm_up()
             spec = run.read_spec()
-            working_directory.fill_ahead(run, spec, order["folder"])
+            working_directory.fill_spare(run, spec, order["folder"])
             self._spare = {spec.get("snapshot"): order["folder"]}
 
     def _join(self, order: Dict[str, Any]) -> None:
@@ -154,7 +154,7 @@ def _take_on_the_program(spec: Dict[str, Any], folder: str) -> None:
     rebuilding.map_folders([(home, os.path.join(folder, place)) for home, place in spec.get("folders") or ()])
     sys.setrecursionlimit(spec.get("recursion_limit") or sys.getrecursionlimit())
     program, *arguments = spec.get("argv") or ["slurm-ray-flow"]
-    sys.argv[:] = [rebuilding.place_of(program), *arguments]
+    sys.argv[:] = [rebuilding.local_path_of(program), *arguments]
 
 
 def _redirect(log: str) -> None:

@@ -255,16 +255,16 @@ class Allocation:
         lost = bool(ended.pop("lost_processes", False))
         used = call.used(self._spec, self._ray.uses if self._ray else list, lost)
         if ended["outcome"] is not None:
-            script_end.tell_of_left(call.run.log, self._spared())
+            script_end.report_survivors(call.run.log, self._spared())
         processes.end_descendants(self._spared())
         call.driver.close()
-        call.run.make_room()
+        call.run.free_reserve()
         self._inbox.leave(call.run)
         written = working_directory.Written(call.run)
         if not call.run.has_ended():  # home may have given this node up meanwhile
             verdict = self._with_true_cause(ended, used) if lost else ended
             call.run.record("call_ended", **verdict, usage=used, **written.told())
-        written.forget_the_rest()
+        written.remove_copies()
         self._note(call="")
         self._idle_since = time.monotonic()
         self._idling.begin(self._size())
@@ -329,5 +329,5 @@ class Allocation:
         if self._ray is not None:
             self._ray.end()
         processes.end_descendants()
-        working_directory.forget_spares(self._run)
+        working_directory.remove_spares(self._run)
         close(self._run, reason, self._ray.folder if self._ray else "", **self._idling.told())

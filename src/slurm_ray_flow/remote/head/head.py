@@ -138,7 +138,7 @@ def _keep_allocation(run: RunFiles, spec: Dict[str, Any]) -> int:
     inner = os.fork()
     if inner == 0:
         _be_inner(run, spec, note, tenure)
-    return _wait_for(inner, run, note, [tenure.warden.pid] if tenure else [])
+    return _wait_for(inner, run, note, [tenure.watchdog.pid] if tenure else [])
 
 
 def _in_words(error: OperationError) -> str:
@@ -160,7 +160,7 @@ def prepare_environment(run: RunFiles, spec: Dict[str, Any]) -> None:
     os.environ["PATH"] = binaries + os.pathsep + os.environ.get("PATH", os.defpath)
     os.environ["SRF_RUN_ID"] = os.environ["SRF_ALLOCATION"] = run.id
     if not spec.get("lock"):  # there the cards come with the turn
-        os.environ.update(limits.graphics_cards(spec.get("gpus"), dict(os.environ)))
+        os.environ.update(limits.gpu_variables(spec.get("gpus"), dict(os.environ)))
     for name in _MISLEADING + (_FOREIGN_PACKAGES if spec.get("isolated") else ()):
         os.environ.pop(name, None)
 
@@ -236,7 +236,7 @@ def _clean_up(code: int, run: RunFiles, note: Dict[str, str]) -> None:
     if note.get("call") and note["call"] != run.id:
         other = RunFiles(run.root, note["call"])
         if not other.has_ended():
-            other.make_room()
+            other.free_reserve()
             other.record("call_ended", outcome=None, **reason)
     close(run, reason, note.get("ray_folder", ""))
 

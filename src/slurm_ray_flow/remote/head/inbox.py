@@ -120,7 +120,7 @@ class Idling:
 
 def record_end(run: RunFiles, cause: str, message: str) -> None:
     """Record that a call ended without an outcome."""
-    run.make_room()
+    run.free_reserve()
     run.record("call_ended", outcome=None, cause=cause, message=message)
 
 
@@ -160,7 +160,7 @@ def close(run: RunFiles, reason: Dict[str, str], ray_folder: str, **fields: Any)
                 record_end(other, reason["cause"], reason["message"])
     if ray_folder:
         shutil.rmtree(ray_folder, ignore_errors=True)
-    run.make_room()
+    run.free_reserve()
     with contextlib.suppress(OSError):
         os.unlink(run.dashboard)
     with contextlib.suppress(FileNotFoundError):

@@ -18,7 +18,7 @@ from slurm_ray_flow.remote import path_of
 from slurm_ray_flow.remote.head import nursery
 from slurm_ray_flow.remote.shared import container, limits, processes
 from slurm_ray_flow.remote.shared.events import tail
-from slurm_ray_flow.remote.shared.leftovers import note_owner, remove_remains
+from slurm_ray_flow.remote.shared.leftovers import note_owner, remove_leftovers
 from slurm_ray_flow.remote.shared.protocol import MAKE_ONE, NO_SHARED_MEMORY, TRY
 
 START_LIMIT, START_LIMIT_IN_JOB = 60.0, 180.0
@@ -89,7 +89,7 @@ class RayCluster:
         if self.joined:
             self._go_on()
         if self._attempts == 1:  # Ray's import takes longer
-            remove_remains(os.path.dirname(self.folder), FOLDER_PREFIX)
+            remove_leftovers(os.path.dirname(self.folder), FOLDER_PREFIX)
 
     def prepare(self, token: str, folder: str) -> None:
         """Start as a worker of a head that is still to come.

@@ -10,7 +10,7 @@ from typing import Any, Callable, Dict, List, Set, Tuple
 
 from slurm_ray_flow.remote.lock import confinement
 from slurm_ray_flow.remote.shared import limits, processes
-from slurm_ray_flow.remote.shared.limits import CardMeter
+from slurm_ray_flow.remote.shared.limits import GpuMeter
 
 LOOK_SECONDS = 1.0
 SHARE = 0.01
@@ -34,7 +34,7 @@ class UsageMeter:
 
     def __init__(self, family: Callable[[], Set[int]]) -> None:
         self._family, self._began, self._next = family, time.monotonic(), 0.0
-        self._cards = CardMeter()
+        self._cards = GpuMeter()
         self._reaped = _reaped_seconds()
         self._ended, self._peak = 0.0, 0
         self.largest = ""

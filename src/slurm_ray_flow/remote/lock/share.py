@@ -36,7 +36,7 @@ class LockShare:
         cpus, memory = self._grant.cpus, self._grant.memory
         self._group = confinement.make(run.id, memory, cpus, bool(spec.get("ray")), store)
         turn.files.divide()
-        self.warden = Watchdog(run.id, lambda: turn.files.join(lock.WATCHDOG), self._end, self._group)
+        self.watchdog = Watchdog(run.id, lambda: turn.files.join(lock.WATCHDOG), self._end, self._group)
 
     def enter(self) -> Dict[str, Any]:
         """Lock the inner head's part, and confine the run; returns the spec.json with the run's resources."""

@@ -68,7 +68,7 @@ class RunFiles:
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
-            self.make_room()
+            self.free_reserve()
             self._append(data)
         if event in FINAL_EVENTS:
             sync(self.folder, [self.events])
@@ -88,7 +88,7 @@ class RunFiles:
         with contextlib.suppress(OSError), open(self.reserve, "wb") as file:
             file.write(os.urandom(RESERVE_SIZE))
 
-    def make_room(self) -> None:
+    def free_reserve(self) -> None:
         """Remove the reserve file, which frees its disk space."""
         with contextlib.suppress(OSError):
             os.unlink(self.reserve)

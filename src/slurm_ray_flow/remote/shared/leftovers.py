@@ -24,7 +24,7 @@ def note_owner(folder: str) -> None:
         json.dump(processes.this(), file)
 
 
-def remove_remains(base: str, prefix: str) -> None:
+def remove_leftovers(base: str, prefix: str) -> None:
     """Remove this user's folders whose process is certainly dead.
 
     That is certain only for a process of this boot and this PID namespace; one in a container, or on another host that

@@ -145,7 +145,7 @@ def processors() -> int:
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def graphics_cards(wanted: Optional[int], environment: Dict[str, str]) -> Dict[str, str]:
+def gpu_variables(wanted: Optional[int], environment: Dict[str, str]) -> Dict[str, str]:
     """The variables that restrict a run to its GPUs.
 
     Args:
@@ -185,7 +185,7 @@ GPU_QUERY_SECONDS = 10.0
 _QUERY = ["--query-gpu=index,uuid,utilization.gpu,memory.used", "--format=csv,noheader,nounits"]
 
 
-class CardMeter:
+class GpuMeter:
     """Measures the use of this process's GPUs by nvidia-smi, without waiting for its answers."""
 
     def __init__(self) -> None:

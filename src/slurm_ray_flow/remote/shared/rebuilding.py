@@ -45,7 +45,7 @@ def map_folders(pairs: Sequence[Tuple[str, str]]) -> None:
     _folders[:] = sorted(pairs, key=lambda pair: len(pair[0]), reverse=True)
 
 
-def place_of(path: str) -> str:
+def local_path_of(path: str) -> str:
     """The path here of a file of home's; the path itself if the file did not travel."""
     for folder, local_folder in _folders:
         if path == folder or path.startswith(folder.rstrip(os.sep) + os.sep):
@@ -77,7 +77,7 @@ def namespace(name: str, facts: Dict[str, Any], by_name: bool = False) -> Dict[s
     globals_ = vars(module)
     for key, value in facts.items():
         if globals_.get(key) is None:
-            globals_[key] = place_of(value) if key == "__file__" else value
+            globals_[key] = local_path_of(value) if key == "__file__" else value
     globals_.setdefault("__builtins__", builtins)
     return globals_
 

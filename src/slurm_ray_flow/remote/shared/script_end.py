@@ -77,7 +77,7 @@ def _counted(names: List[str], singular: str, plural: str) -> str:
     )
 
 
-def tell_of_left(log: str, spared: List[int]) -> None:
+def report_survivors(log: str, spared: List[int]) -> None:
     """In the head: write to the log which processes the call has left behind; the head ends them next.
 
     Args:

@@ -183,7 +183,7 @@ def ahead(allocation: RunFiles, like: str) -> str:
     return spare_folders  # the disk is full, or the folder gone: the call will say so
 
 
-def fill_ahead(run: RunFiles, spec: Spec, folder: str) -> None:
+def fill_spare(run: RunFiles, spec: Spec, folder: str) -> None:
     """Copy the snapshot of this run for the next call, unless it is large."""
     with contextlib.suppress(OSError, ValueError), open(os.path.join(run.folder, MADE), encoding="ascii") as file:
         if int(file.read()) <= AHEAD_BYTES:
@@ -197,7 +197,7 @@ def move(spare: str, folder: str) -> None:
             os.rename(os.path.join(spare, name), os.path.join(folder, name))
 
 
-def forget_spares(run: RunFiles) -> None:
+def remove_spares(run: RunFiles) -> None:
     """Remove spare working directories."""
     with contextlib.suppress(OSError, tree.NotOurs):
         tree.remove(run.folder, SPARE)
@@ -240,7 +240,7 @@ class Written:
         files = {"count": len(by_size), "bytes": sum(size for size, _ in by_size), "largest": largest}
         return {"files": files} if by_size else {}
 
-    def forget_the_rest(self) -> None:
+    def remove_copies(self) -> None:
         """Remove files that equal the snapshot's; move new bytecode to the snapshot, as Python checks it before use."""
         for folder in reversed(list(self._folders(WORK))):
             with contextlib.suppress(OSError, tree.NotOurs), tree.folder(self._run_folder, folder) as descriptor:
