@@ -12,7 +12,6 @@ from slurm_ray_flow import Crashed, Lost, RunState
 pytestmark = pytest.mark.server
 
 SECONDS = 15
-ENDS = {"inner": Lost, "keeper": Lost, "both": Lost, "driver": Crashed, "watchdog": None}
 
 
 def kill(*pids):

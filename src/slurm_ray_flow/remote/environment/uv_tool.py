@@ -98,12 +98,11 @@ class UvProcess:
         """Use this cache instead of the user's own."""
         self._environment["UV_CACHE_DIR"] = private_folder(str(cache))
 
-    def run(self, *arguments: str, quiet: bool = False) -> list[str]:
+    def run(self, *arguments: str) -> list[str]:
         """Run uv to its end.
 
         Args:
             arguments: a command of uv's and its arguments.
-            quiet: whether `tell` gets no lines.
 
         Returns:
             The lines of its output.
@@ -116,8 +115,7 @@ class UvProcess:
         with guarded(command, self.folder, self._environment, -1 if self.lock is None else self.lock) as guard:
             for line in guard.stdout:  # type: ignore[union-attr]
                 lines.append(without_credentials(line.rstrip("\n")))
-                if not quiet:
-                    self.tell({"event": "line", "text": lines[-1]})
+                self.tell({"event": "line", "text": lines[-1]})
             code = guard.wait()
         if code:
             tail = "\n".join(lines[-TAIL_LINES:])

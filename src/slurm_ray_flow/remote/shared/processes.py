@@ -183,17 +183,16 @@ def descendants(root: int, without: Iterable[int] = ()) -> Set[int]:
     return below
 
 
-def end_descendants(without: Iterable[int] = (), seconds: float = 5.0) -> bool:
-    """Kill all descendants of this process, repeatedly until none lives.
+def end_descendants(without: Iterable[int] = ()) -> bool:
+    """Kill all descendants of this process, repeatedly until none lives, for at most five seconds.
 
     Args:
         without: children to spare together with their descendants.
-        seconds: after how long to give up.
 
     Returns:
         Whether none lives.
     """
-    spared, deadline = list(without), time.monotonic() + seconds
+    spared, deadline = list(without), time.monotonic() + 5.0
     while True:
         living = descendants(os.getpid(), spared)
         if not living:
