@@ -80,7 +80,7 @@ def _substitute(error: BaseException, travels: Callable[[Any], bool], seen: List
         substitute = _stand_in(error, kind, travels) if issubclass(kind, BaseException) else None
         if substitute is not None and travels(substitute):
             break
-    else:  # not reached: a BaseException with texts travels
+    else:  # not reached: a BaseException with strings can be pickled
         substitute = RuntimeError(describe(error))
     for name in ("__cause__", "__context__"):
         linked = getattr(error, name)

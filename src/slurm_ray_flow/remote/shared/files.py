@@ -44,7 +44,7 @@ _ADVICE = "see that the folder above can be written, or choose another one: $SRF
 
 def _make_folders(path: str) -> None:
     if path and not os.path.isdir(path):
-        _make_folders(os.path.dirname(path))  # mkdir's own parents would get the umask's mode
+        _make_folders(os.path.dirname(path))  # os.makedirs gives parents the umask's mode
         with contextlib.suppress(FileExistsError):
             os.mkdir(path, 0o700)
 

@@ -31,7 +31,7 @@ MOVED = {
 
 
 class Sources:
-    """Stands in a pickle behind functions, and brings their sources along: for tracebacks and `inspect.getsource`."""
+    """Pickled after functions, with their sources, which tracebacks and `inspect.getsource` show."""
 
 
 def dump(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> None:

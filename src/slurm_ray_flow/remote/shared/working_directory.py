@@ -50,7 +50,7 @@ def with_absolute_paths(spec: Spec, folder: str) -> Spec:
     return {**spec, "path": path, "working_directory": os.path.join(folder, inner) if inner else folder}
 
 
-# ---- making it
+# ---- making the folder
 
 
 def begin(run: RunFiles, spec: Spec) -> int:
@@ -180,7 +180,7 @@ def ahead(allocation: RunFiles, like: str) -> str:
     with contextlib.suppress(OSError):
         os.makedirs(spare_folders, 0o700, exist_ok=True)
         return tempfile.mkdtemp(dir=spare_folders)
-    return spare_folders  # the disk is full, or the folder gone: the call will say so
+    return spare_folders  # the disk is full, or the folder gone: the call reports it
 
 
 def fill_spare(run: RunFiles, spec: Spec, folder: str) -> None:
