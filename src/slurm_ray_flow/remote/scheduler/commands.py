@@ -50,8 +50,8 @@ def submit(
         again: the mark of a submission that did not reach the queue.
 
     Returns:
-        job: its id, or None; told: an id that a failed command has printed, or ""; defaults: the scheduler's variables
-        of this user; code, out, err: of the command, with code None if its end is unknown; mark.
+        job: its id, or None; told: an id that a failed command has printed, or ""; defaults: the command's environment
+        variables with defaults; code, out, err: of the command, with code None if its end is unknown; mark.
     """
     run = RunFiles(root, run_id)
     with _locked(os.path.join(run.folder, "submit.lock"), SUBMIT_SECONDS + 10):
