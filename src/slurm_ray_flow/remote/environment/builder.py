@@ -188,7 +188,7 @@ def _make_packed(spec: Mapping[str, Any], temporary: Path, lock: int | None, tel
     packed = temporary / "packed"
     packed.mkdir(0o700)
     with installation.scratch_folder() as scratch:
-        uv = UvProcess(spec["uv"], scratch, lock, tell, cache=scratch / "cache")
+        uv = UvProcess(spec["uv"], scratch, lock, tell)
         uv.always_own_cache(scratch / "cache")
         whole = _make(spec, uv, scratch / "environment", temporary)
         installation.pack(scratch / "environment", packed / installation.ARCHIVE)
