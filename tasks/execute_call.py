@@ -6,10 +6,10 @@ import contextlib
 import time
 from pathlib import PurePosixPath
 
-from slurm_ray_flow.blocks.cluster import Cluster, recorded
+from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.run_facts import liveness_of
 from slurm_ray_flow.blocks.waits import within
-from slurm_ray_flow.core.errors import Lost, SlurmRayFlowError
+from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.interruption import interrupted, interruptible
 from slurm_ray_flow.core.launch_events import Detachable, Note, Output, Warned, publish
 from slurm_ray_flow.core.quantities import format_duration, format_memory
@@ -32,8 +32,8 @@ def execute_call(run: Run, cluster: Cluster) -> CallEnd:
         Lost: the head is gone and left no word.
     """
     own = run.record.allocation == run.record.attempt and cluster.scheduler is None  # there it was announced before
-    if own and not cluster.announce(run.paths.inbox(run.record.allocation)) and not _is_known(run, cluster):
-        raise Lost("the allocation ended before it took the call", where=where(run.record))
+    if own:
+        cluster.announce(run.paths.inbox(run.record.allocation))  # a head that takes it no more has a last word
     publish(Detachable())
     log = _RunLog(cluster, run.paths.log)
     try:
@@ -67,12 +67,6 @@ def _last_lines(log: _RunLog) -> None:
     """Publish the last lines of the log if they come quickly: the run's end must not wait for a host that is away."""
     with contextlib.suppress(SlurmRayFlowError, TimeoutError), interruptible(lambda: None):
         within(LAST_LINES_SECONDS, log.finish, TimeoutError)
-
-
-def _is_known(run: Run, cluster: Cluster) -> bool:
-    """Whether the head has begun the call, or refused it; then only the announcement's answer was lost."""
-    events = recorded(cluster, run.paths.events)
-    return any(find_event(events, name) for name in ("call_started", "call_ended"))
 
 
 def _wait(run: Run, cluster: Cluster, log: _RunLog) -> Event:
