@@ -14,7 +14,7 @@ from slurm_ray_flow.remote.driver import checkpoints
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     folder = tmp_path / "runs" / "r" / "checkpoints"
-    monkeypatch.setenv(checkpoints.FOLDER, str(folder))
+    monkeypatch.setenv(checkpoints.FOLDER_VARIABLE, str(folder))
     return folder
 
 
@@ -45,7 +45,7 @@ def test_all_tries_of_a_run_share_one_folder(attempt):
 
 def test_outside_of_a_run_it_goes_with_the_process():
     code = "from slurm_ray_flow import checkpoint; p = checkpoint('a/b'); p.write_text('x'); print(p)"
-    environment = {key: value for key, value in os.environ.items() if key != checkpoints.FOLDER}
+    environment = {key: value for key, value in os.environ.items() if key != checkpoints.FOLDER_VARIABLE}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     path = Path(done.stdout.strip())
     assert path.parts[-2:] == ("a", "b")

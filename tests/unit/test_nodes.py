@@ -94,6 +94,6 @@ def test_srun_starts_one_step_on_all_nodes_but_the_first():
     ],
 )
 def test_what_no_node_can_take_is_told(strategy, bundles, part):
-    found = list(ray_session.in_vain([{"CPU": 2, "memory": 2 << 30}] * 2, 1, [(strategy, bundles)]))
+    found = list(ray_session.unfulfillable([{"CPU": 2, "memory": 2 << 30}] * 2, 1, [(strategy, bundles)]))
     assert len(found) == bool(part)
     assert part in "".join(found)

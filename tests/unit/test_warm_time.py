@@ -58,4 +58,4 @@ def test_a_tenth_of_a_short_job_is_not_idled_through(tmp_path, lasts, leaves):
     run = RunFiles(str(tmp_path), "one")
     idling = Idling(run, {"keep_warm": 600.0, "lasts": lasts})
     idling.begin({"nodes": 1, "cpus": 1, "gpus": 0})
-    wait_for(lambda: idling.why_leave() == leaves)
+    wait_for(lambda: idling.end_reason() == leaves)

@@ -78,14 +78,14 @@ def test_what_a_cut_left_is_written_anew_and_what_is_whole_is_left_alone(tmp_pat
 
 def test_what_was_written_is_told_and_the_rest_goes(tmp_path: Path, snapshot: Path) -> None:
     run, work = filled(tmp_path, snapshot)
-    assert working_directory.Written(run).told() == {}
+    assert working_directory.Written(run).event_fields() == {}
     (work / "new/deep").mkdir(parents=True)
     (work / "new/deep/a.txt").write_text("four")
     (work / "data/in.csv").write_text("was as it")  # as long as before
     (work / "mine.py").chmod(0o644)
     (work / "outside").symlink_to("/etc")
     (work.parent / "beside.txt").write_text("not in the working directory")
-    told = working_directory.Written(run).told()["files"]
+    told = working_directory.Written(run).event_fields()["files"]
     assert told == {"count": 2, "bytes": 13, "largest": [["data/in.csv", 9], ["new/deep/a.txt", 4]]}
     found = working_directory.written(run.root, run.id)
     assert [name for name, _, _ in found["files"]] == ["data/in.csv", "new/deep/a.txt"]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from slurm_ray_flow.remote.head.inbox import close_if_nobody_waits
+from slurm_ray_flow.remote.head.inbox import close_if_empty
 from slurm_ray_flow.remote.scheduler import warm
 from slurm_ray_flow.remote.shared.events import RunFiles
 from support import wait_for
@@ -76,5 +76,5 @@ def test_an_inbox_is_closed_only_while_it_is_empty(tmp_path, waiting):
     Path(run.inbox).mkdir(parents=True)
     if waiting:
         Path(run.inbox, "two").touch()
-    assert close_if_nobody_waits(run) is not waiting
+    assert close_if_empty(run) is not waiting
     assert Path(run.inbox).is_dir() is waiting

@@ -1,9 +1,9 @@
-"""The driver: the process that runs one call. It boots ahead of time and waits on its stdin for orders, a line each.
+"""The driver: the process that runs one call. It boots in advance and reads orders from stdin, a line of JSON each.
 
-`{"prepare": run folder, "folder": where to, "ray": address, "allocation": run folder}` readies it for a next call: it
-joins Ray, and copies that run's project into the folder;
-`{"run": run folder, ...}` runs the call and ends the process. What became of it goes to a pipe of its own, as one
-JSON line. Runs with the environment's Python: `driver.py PARENT_PID WITH_RAY REPORT_DESCRIPTOR`.
+`{"prepare": run folder, "folder": target, "ray": address, "allocation": run folder}` prepares it for a next call: it
+joins Ray, and copies that run's project into the target.
+`{"run": run folder, ...}` runs the call and ends the process. The driver writes its report to a pipe, as one line of
+JSON. It runs with the environment's Python: `driver.py PARENT_PID WITH_RAY REPORT_DESCRIPTOR`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import sys
 
-if __name__ == "__main__":  # the folder of this file would hide modules; the package's folder is what is meant
+if __name__ == "__main__":  # this file's folder would hide modules, so the package's folder takes its place
     _here = os.path.dirname(os.path.abspath(__file__))
     sys.path[:] = [os.path.dirname(os.path.dirname(os.path.dirname(_here)))] + [
         entry for entry in sys.path if entry != _here
@@ -36,15 +36,15 @@ class Driver:
     """One driver process, from its boot to its report.
 
     Args:
-        report: the descriptor that the report is written to.
+        report: the descriptor for the report.
         with_ray: whether calls run inside a Ray cluster.
     """
 
     def __init__(self, report: int, with_ray: bool) -> None:
         self._report, self._with_ray = report, with_ray
         self._session: Any = None
-        self._spare: Dict[Any, str] = {}
-        self._tools, self._environment, self._path = sys.path[0], dict(os.environ), list(sys.path)
+        self._spare_folders: Dict[Any, str] = {}
+        self._tools_folder, self._initial_variables, self._initial_path = sys.path[0], dict(os.environ), list(sys.path)
 
     def boot(self) -> None:
         """Import what every call needs."""
@@ -53,49 +53,49 @@ class Driver:
         if self._with_ray:
             from slurm_ray_flow.remote.driver.ray_session import RaySession
 
-            self._session = RaySession(self._tools)
+            self._session = RaySession(self._tools_folder)
 
     def serve(self) -> Optional[Report]:
-        """Follow the orders up to the first call; returns its report, or None if stdin ended first."""
+        """Follow orders until the first call has ended; returns its report, or None if stdin ended before."""
         while True:
             line = sys.stdin.readline()
             if not line:
                 return None
             order = json.loads(line)
             if "run" in order:
-                return self._run(_run_of(order["run"]), order)
-            self._prepare(_run_of(order["prepare"]), order)
+                return self._run(_run_files(order["run"]), order)
+            self._prepare(_run_files(order["prepare"]), order)
 
     def finish(self, report: Report) -> None:
-        """Report what is on the disk already, then end as a script ends, and have the workers' prints arrive."""
+        """Send the report, end as a script ends, and wait for the output of Ray's workers."""
         self.send(report)
-        script_end.end_as_a_script(lambda what: self.send({"waits_for": what}))
+        script_end.end_as_a_script(lambda awaited: self.send({"waits_for": awaited}))
         if self._session:
             with contextlib.suppress(Exception):
                 self._session.flush()
 
     def send(self, report: Report) -> None:
-        """Write a line for the head: the report, later what is waited for."""
+        """Write a line for the head: the report, or later what the driver waits for."""
         os.write(self._report, json.dumps(report).encode() + b"\n")
 
     def _prepare(self, run: RunFiles, order: Dict[str, Any]) -> None:
-        with contextlib.suppress(OSError, ValueError, OperationError):  # the call itself will say what is wrong
+        with contextlib.suppress(OSError, ValueError, OperationError):  # the call itself will report the error
             if self._session:
                 self._join(order)
                 self._session.warm_up()
             spec = run.read_spec()
             working_directory.fill_spare(run, spec, order["folder"])
-            self._spare = {spec.get("snapshot"): order["folder"]}
+            self._spare_folders = {spec.get("snapshot"): order["folder"]}
 
     def _join(self, order: Dict[str, Any]) -> None:
-        """Join the Ray cluster, from a folder that workers may have on their path: Ray puts it there."""
-        self._environment["RAY_ADDRESS"] = order["ray"]
-        os.chdir(self._tools)
+        """Join the Ray cluster. Ray puts the working folder on the workers' path, so that is the tools' folder then."""
+        self._initial_variables["RAY_ADDRESS"] = order["ray"]
+        os.chdir(self._tools_folder)
         self._session.join(order["ray"])
 
     def _run(self, run: RunFiles, order: Dict[str, Any]) -> Report:
         _redirect(run.log)
-        os.environ["SRF_RUN_ID"] = self._environment["SRF_RUN_ID"] = run.id
+        os.environ["SRF_RUN_ID"] = self._initial_variables["SRF_RUN_ID"] = run.id
         try:
             self._enter(run, run.read_spec(), order)
         except OperationError as error:
@@ -103,55 +103,53 @@ class Driver:
             return {"outcome": None, "cause": error.cause or "environment", "message": message}
         except Exception as error:
             return {"outcome": None, "cause": "environment", "message": "The call can't be set up: {}".format(error)}
-        self._know(run)
+        self._set_answers(run)
         if self._session:
             ray_session.watch()
         limits.restore_umask()
         return execution.execute(run)
 
-    def _know(self, run: RunFiles) -> None:
-        """Prepare answers to the function: the folder of its checkpoints, and the warning of its end."""
+    def _set_answers(self, run: RunFiles) -> None:
+        """Set what the function may ask for: its run's id, the folder of its checkpoints, the warning of its end."""
         os.environ["SRF_RUN_ID"] = run.id
-        os.environ[checkpoints.FOLDER] = folder = checkpoints.folder_of(run.folder)
+        os.environ[checkpoints.FOLDER_VARIABLE] = folder = checkpoints.folder_of(run.folder)
         end_warning.listen(run.warning)
         if self._session:
-            self._session.note(checkpoints.FOLDER, folder)
+            self._session.note(checkpoints.FOLDER_VARIABLE, folder)
 
     def _enter(self, run: RunFiles, spec: Dict[str, Any], order: Dict[str, Any]) -> None:
-        """Join the allocation's Ray cluster, and take on the files, the variables and the program of a run."""
+        """Join the allocation's Ray cluster, and set the run's files, variables and command line."""
         if self._session:
             self._join(order)
-        working_directory.move(self._spare.get(spec.get("snapshot"), run.folder), run.folder)
+        working_directory.move(self._spare_folders.get(spec.get("snapshot"), run.folder), run.folder)
         working_directory.make(spec, run.folder)
-        setting = _setting(spec, run.folder)
+        setting = _call_setting(spec, run.folder)
         os.environ.clear()
-        os.environ.update({**self._environment, **setting["environment_variables"]})
-        sys.path[:] = [self._tools, *setting["path"], *self._path[1:]]
+        os.environ.update({**self._initial_variables, **setting["environment_variables"]})
+        sys.path[:] = [self._tools_folder, *setting["path"], *self._initial_path[1:]]
         os.chdir(setting["working_directory"])
-        _take_on_the_program(spec, run.folder)
+        _set_program(spec, run.folder)
         if self._session:
-            known = _run_of(order["allocation"]).read_spec().get("environment_variables") or {}
-            self._session.enter(setting, known)
+            inherited = _run_files(order["allocation"]).read_spec().get("environment_variables") or {}
+            self._session.note_setting(setting, inherited)
         working_directory.fill(run, spec, run.folder)
         importlib.invalidate_caches()
 
 
-def _run_of(folder: str) -> RunFiles:
+def _run_files(folder: str) -> RunFiles:
     return RunFiles(os.path.dirname(os.path.dirname(folder)), os.path.basename(folder))
 
 
-def _setting(spec: Dict[str, Any], folder: str) -> Dict[str, Any]:
-    there = working_directory.with_absolute_paths(spec, folder)
-    return {
-        "path": there["path"],
-        "working_directory": there["working_directory"],
-        "environment_variables": dict(spec.get("environment_variables") or {}),
-    }
+def _call_setting(spec: Dict[str, Any], folder: str) -> Dict[str, Any]:
+    absolute_spec = working_directory.with_absolute_paths(spec, folder)
+    variables = dict(spec.get("environment_variables") or {})
+    paths = {name: absolute_spec[name] for name in ("path", "working_directory")}
+    return {**paths, "environment_variables": variables}
 
 
-def _take_on_the_program(spec: Dict[str, Any], folder: str) -> None:
-    """Take on the command line, the recursion limit and the folders of home's program."""
-    rebuilding.map_folders([(home, os.path.join(folder, place)) for home, place in spec.get("folders") or ()])
+def _set_program(spec: Dict[str, Any], folder: str) -> None:
+    """Set the command line, the recursion limit and the folders of home's program."""
+    rebuilding.map_folders([(home, os.path.join(folder, path)) for home, path in spec.get("folders") or ()])
     sys.setrecursionlimit(spec.get("recursion_limit") or sys.getrecursionlimit())
     program, *arguments = spec.get("argv") or ["slurm-ray-flow"]
     sys.argv[:] = [rebuilding.local_path_of(program), *arguments]
@@ -160,11 +158,11 @@ def _take_on_the_program(spec: Dict[str, Any], folder: str) -> None:
 def _redirect(log: str) -> None:
     """Redirect stdout and stderr of this process and its children to the run's log."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for source, target in ((nothing, 0), (descriptor, 1), (descriptor, 2)):
+    null = os.open(os.devnull, os.O_RDONLY)
+    for source, target in ((null, 0), (descriptor, 1), (descriptor, 2)):
         os.dup2(source, target)
     os.close(descriptor)
-    os.close(nothing)
+    os.close(null)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
     faulthandler.enable()
@@ -176,7 +174,7 @@ def main(arguments: List[str]) -> None:
     driver = Driver(int(arguments[2]), arguments[1] == "1")
     os.set_inheritable(int(arguments[2]), False)
     end_warning.listen()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell ignores SIGINT
     limits.be_first_to_go()
     rebuilding.become_driver()
     try:
@@ -192,5 +190,5 @@ def main(arguments: List[str]) -> None:
 
 
 if __name__ == "__main__":
-    # Under its own name, so that nothing of it lives in `__main__`, which is the user's.
+    # The driver runs as a module of its own, since `__main__` is the user's.
     importlib.import_module("slurm_ray_flow.remote.driver.driver").main(sys.argv[1:])

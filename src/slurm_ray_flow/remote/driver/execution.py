@@ -1,4 +1,4 @@
-"""One call inside the driver: read it, run it, write its outcome, report its end."""
+"""One call in the driver: its payloads are read, its function runs, its outcome is written, its end is reported."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from slurm_ray_flow.remote.shared.pickling import resolve_function
 from slurm_ray_flow.remote.shared.protocol import TRY
 
 Report = Dict[str, Any]
-_OF_LOST_PROCESSES = {
+_LOSS_ERRORS = {
     "ActorDiedError", "ActorUnavailableError", "LocalRayletDiedError", "NodeDiedError", "ObjectFetchTimedOutError",
     "ObjectLostError", "ObjectReconstructionFailedError", "ObjectReconstructionFailedLineageEvictedError",
     "ObjectReconstructionFailedMaxAttemptsExceededError", "OwnerDiedError", "RaySystemError", "RpcError",
     "TaskUnschedulableError", "WorkerCrashedError",
 }  # fmt: skip
-"""Exceptions of Ray about lost processes of its own."""
-_OURS = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+"""The exceptions of Ray about the loss of its own processes."""
+_OWN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 def execute(run: RunFiles) -> Report:
@@ -33,11 +33,11 @@ def execute(run: RunFiles) -> Report:
     try:
         function, arguments = _read_call(run)
     except SystemExit as error:
-        return {**_failed(run, error, "environment"), "message": _ended_by_an_import(error, run)}
+        return {**_failed(run, error, "environment"), "message": _import_exit_message(error, run)}
     except Exception as error:
         return _failed(run, error, "environment")
     try:
-        value = _value_of(function(*arguments["args"], **arguments["kwargs"]))
+        value = _completed(function(*arguments["args"], **arguments["kwargs"]))
     except BaseException as error:
         return _failed(run, error, _cause(error))
     return _succeeded(run, value)
@@ -49,11 +49,11 @@ def _read_call(run: RunFiles) -> Tuple[Callable[..., Any], Dict[str, Any]]:
     return called, payload.read(run.arguments, pickling.load)
 
 
-def _ended_by_an_import(error: SystemExit, run: RunFiles) -> str:
+def _import_exit_message(error: SystemExit, run: RunFiles) -> str:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
-    what = "A module of the function ended the process while it was imported ({}).".format(_last_line(error))
-    return "{}\n{}".format(what, tail(run.log, 2000)).strip()
+    message = "A module of the function ended the process while it was imported ({}).".format(_last_line(error))
+    return "{}\n{}".format(message, tail(run.log, 2000)).strip()
 
 
 def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
@@ -63,7 +63,7 @@ def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
     return cast(Callable[..., Any], function)
 
 
-def _value_of(result: Any) -> Any:
+def _completed(result: Any) -> Any:
     if inspect.iscoroutine(result):
         return asyncio.run(result)
     return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
@@ -78,38 +78,38 @@ def _succeeded(run: RunFiles, value: Any) -> Report:
         digest, size = payload.write(run.outcome, {"value": value}, pickling.dump_outcome, durable=True)
     except BaseException as error:
         cause = "out_of_memory" if isinstance(error, MemoryError) else "result"
-        return {"outcome": None, "cause": cause, "message": _why_not(value, error)}
+        return {"outcome": None, "cause": cause, "message": _unwritten_message(value, error)}
     return {"outcome": "value", "cause": None, "sha256": digest, "size": size}
 
 
-def _why_not(value: Any, error: BaseException) -> str:
+def _unwritten_message(value: Any, error: BaseException) -> str:
     kind = "{}.{}".format(type(value).__module__, type(value).__qualname__)
-    if _is_full(error):
+    if _is_disk_error(error):
         return "The value, a {}, was not written: {}".format(kind, error)
     part = pickling.offending_part(value)
-    place = " because of `{}`".format(part) if part else ""
-    return "The value, a {}, can't be pickled{}: {}: {}".format(kind, place, type(error).__name__, error)[:4000]
+    reason = " because of `{}`".format(part) if part else ""
+    return "The value, a {}, can't be pickled{}: {}: {}".format(kind, reason, type(error).__name__, error)[:4000]
 
 
-def _is_full(error: BaseException) -> bool:
+def _is_disk_error(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
 def _failed(run: RunFiles, error: BaseException, cause: str) -> Report:
-    error.__traceback__ = _own_frames(error.__traceback__)
+    error.__traceback__ = _user_frames(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     report: Report = {"outcome": "exception", "cause": cause, "message": _last_line(error)}
-    if type(error).__module__ == "ray.exceptions" and type(error).__name__ in _OF_LOST_PROCESSES:
+    if type(error).__module__ == "ray.exceptions" and type(error).__name__ in _LOSS_ERRORS:
         report["lost_processes"] = True
     if isinstance(error, SystemExit):
         report["exit_code"] = _exit_code(error)
         report["message"] = (
             "The function called sys.exit({}) before it returned.{}have it return, or raise what is wrong".format(
-                _shown(error.code), TRY
+                _readable_exit_code(error.code), TRY
             )
         )
     try:
-        packed = {**failures.pack(error, _travels), "traceback": text}
+        packed = {**failures.pack(error, _can_be_pickled), "traceback": text}
         report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump_outcome, durable=True)
     except BaseException as second:
         report.update(outcome=None, cause="result" if cause == "user_code" else cause)
@@ -117,12 +117,12 @@ def _failed(run: RunFiles, error: BaseException, cause: str) -> Report:
     return report
 
 
-def _own_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
-    """The traceback from the user's first frame on; if there is none, as it is."""
-    inner = trace
-    while inner is not None and inner.tb_frame.f_code.co_filename.startswith(_OURS):
-        inner = inner.tb_next
-    return inner or trace
+def _user_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
+    """The traceback from the user's first frame on; the whole one if there is no such frame."""
+    user_trace = trace
+    while user_trace is not None and user_trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
+        user_trace = user_trace.tb_next
+    return user_trace or trace
 
 
 def _last_line(error: BaseException) -> str:
@@ -139,7 +139,7 @@ def _cause(error: BaseException) -> str:
     return "crashed" if isinstance(error, SystemExit) else "user_code"
 
 
-def _shown(code: Any) -> str:
+def _readable_exit_code(code: Any) -> str:
     if code is None:
         return ""
     return repr(code)[:4000] if isinstance(code, (int, str)) else type(code).__qualname__
@@ -151,7 +151,7 @@ def _exit_code(error: SystemExit) -> int:
     return error.code if isinstance(error.code, int) else 1
 
 
-def _travels(value: Any) -> bool:
+def _can_be_pickled(value: Any) -> bool:
     file = io.BytesIO()
     try:
         pickling.dump_outcome(value, file, lambda _: True)

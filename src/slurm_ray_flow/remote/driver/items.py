@@ -1,4 +1,4 @@
-"""The call's side of an item stream: bundles of items arrive while it runs, and results leave one by one."""
+"""The call's side of an item stream: it takes bundles of items while it runs, and writes results one by one."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from slurm_ray_flow.remote.shared.protocol import TAKEN
 IDLE_SECONDS = 120.0
 FLUSH_SECONDS = 0.5
 FLUSH_BYTES = 16 << 20
-"""So many bytes of values are held in memory at most, besides the last one's."""
+"""The most bytes of values that are held in memory, besides the last value's."""
 
 
 class Bundle(NamedTuple):
-    """Items that home has handed over together, and that this call answers for."""
+    """Items that home has placed together, and whose results this call owes."""
 
     number: int
     items: List[Item]
 
 
 class ItemSource:
-    """The bundles that home places for a call, each once, in the order of their numbers as far as they are there.
+    """The bundles that home places for a call, each once, in the order of their numbers among those that are placed.
 
-    Iterating waits for the next bundle. It ends when home has closed the stream and no bundle is left, or when none
-    came for some time; home can withdraw what it places after that.
+    An iteration waits for the next bundle. It ends when home has closed the stream and no bundle is left, or after some
+    time without a bundle; home can withdraw the bundles that it places later.
 
         sink = ItemSink(folder)
         for bundle in ItemSource(folder):
@@ -39,7 +39,7 @@ class ItemSource:
             sink.flush()
 
     Args:
-        folder: the folder `items` of the run. It may come later.
+        folder: the folder `items` of the run, which may not exist yet.
         idle_seconds: how long to wait for a bundle.
     """
 
@@ -54,11 +54,11 @@ class ItemSource:
             yield bundle
 
     def _next(self) -> Optional[Bundle]:
-        began, pause = time.monotonic(), files.SHORTEST_PAUSE
+        start_time, pause = time.monotonic(), files.SHORTEST_PAUSE
         while True:
-            closed = self.closed  # looked at before the bundles: those placed before it are seen then
+            closed = self.closed  # read before the bundles, so that no bundle placed before the end is missed
             bundle = self.take()
-            if bundle is not None or closed or time.monotonic() - began >= self._idle_seconds:
+            if bundle is not None or closed or time.monotonic() - start_time >= self._idle_seconds:
                 return bundle
             time.sleep(pause)
             pause = min(pause * 1.3, files.LONGEST_PAUSE)
@@ -69,22 +69,22 @@ class ItemSource:
         return os.path.exists(os.path.join(self._folder, CLOSED))
 
     def take(self) -> Optional[Bundle]:
-        """Take a bundle, which home can't withdraw any more; None where none waits.
+        """Take a bundle, which home then can't withdraw any more; None if none waits.
 
         Raises:
-            ValueError: its file is damaged.
+            ValueError: the bundle's file is damaged.
         """
         for name in files.names(self._folder):
             path = os.path.join(self._folder, name)
-            if name.endswith(BUNDLE) and self._is_ours(path):
+            if name.endswith(BUNDLE) and self._take_file(path):
                 with open(path + TAKEN, "rb") as file:
                     return Bundle(int(name[: -len(BUNDLE)]), unpack_bundle(file.read()))
         return None
 
     @staticmethod
-    def _is_ours(path: str) -> bool:
+    def _take_file(path: str) -> bool:
         if os.path.exists(path + TAKEN) or os.path.exists(path + WITHDRAWN):
-            with contextlib.suppress(FileNotFoundError):  # placed again, since the answer to the first time was lost
+            with contextlib.suppress(FileNotFoundError):  # home placed it twice, because the first answer was lost
                 os.unlink(path)
             return False
         try:
@@ -97,34 +97,34 @@ class ItemSource:
 class ItemSink:
     """Writes the results of a call's items. A run has one.
 
-    What home can read is on the disk: results are held back until their bytes are there. That happens at most each half
-    second, in `add`; call `flush` at the end of a bundle, and within half a second where the next result is not near.
+    Home sees a result when the bytes of its value are on the disk. `add` writes to the disk at most each half second.
+    Call `flush` at the end of a bundle, and within half a second if the next result takes longer.
 
     Args:
-        folder: the folder `items` of the run. It is made if home has placed nothing yet.
+        folder: the folder `items` of the run. It is made if home has placed no bundle yet.
 
     Raises:
-        FileExistsError: the run has one already.
+        FileExistsError: the run has a sink already.
         OperationError: the folder can't be made.
     """
 
     def __init__(self, folder: str) -> None:
         files.private_folder(folder)
-        self._values, self._results = (_Appended(os.path.join(folder, name)) for name in (VALUES, RESULTS))
-        self._flushed = time.monotonic()
+        self._values, self._results = (_GrowingFile(os.path.join(folder, name)) for name in (VALUES, RESULTS))
+        self._last_flush = time.monotonic()
 
     def add(self, bundle: int, item: int, kind: str, seconds: float, data: bytes) -> None:
         """Add the result of an item.
 
         Args:
             bundle: the number of the bundle that the item came with.
-            item: its number.
+            item: the item's number.
             kind: `VALUE` or `ERROR`.
-            seconds: how long it took.
-            data: what home gets.
+            seconds: the time that the item took.
+            data: the result's bytes for home.
 
         Raises:
-            OSError: it can't be written. It is held, and written by the next flush that can.
+            OSError: the result can't be written. It is held in memory for the next flush.
         """
         line = {
             "item": item, "bundle": bundle, "kind": kind, "seconds": round(seconds, 6),
@@ -132,18 +132,18 @@ class ItemSink:
         }  # fmt: skip
         self._values.add(data)
         self._results.add(json.dumps(line).encode() + b"\n")
-        if time.monotonic() - self._flushed >= FLUSH_SECONDS or self._values.held >= FLUSH_BYTES:
+        if time.monotonic() - self._last_flush >= FLUSH_SECONDS or self._values.held_bytes >= FLUSH_BYTES:
             self.flush()
 
     def flush(self) -> None:
-        """Have all results on the disk, and home see them.
+        """Write all results to the disk, so that home sees them.
 
         Raises:
             OSError: they can't be written.
         """
         self._values.flush()
         self._results.flush()
-        self._flushed = time.monotonic()
+        self._last_flush = time.monotonic()
 
     def close(self) -> None:
         """Flush, and close the files."""
@@ -152,33 +152,33 @@ class ItemSink:
         self._results.close()
 
 
-class _Appended:
-    """A new file that grows at its end. No process that the call forks can write what is held here, or move the end."""
+class _GrowingFile:
+    """A new file that grows. A process that the call forks can neither write the held bytes nor move the file's end."""
 
     def __init__(self, path: str) -> None:
         self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._pieces: List[bytes] = []
-        self._written, self.held = 0, 0
+        self._written_bytes, self.held_bytes = 0, 0
 
     @property
     def size(self) -> int:
-        """Its size in bytes, with what is held."""
-        return self._written + self.held
+        """The size in bytes, with the held ones."""
+        return self._written_bytes + self.held_bytes
 
     def add(self, data: bytes) -> None:
         self._pieces.append(data)
-        self.held += len(data)
+        self.held_bytes += len(data)
 
     def flush(self) -> None:
-        """Have all on the disk; may be repeated after an error."""
+        """Write all held bytes to the disk; may be repeated after an error."""
         if not self._pieces:
             return
-        left, offset = memoryview(b"".join(self._pieces)), self._written
-        while left:
-            count = os.pwrite(self._descriptor, left, offset)
-            left, offset = left[count:], offset + count
+        data, offset = memoryview(b"".join(self._pieces)), self._written_bytes
+        while data:
+            count = os.pwrite(self._descriptor, data, offset)
+            data, offset = data[count:], offset + count
         os.fsync(self._descriptor)
-        self._pieces, self._written, self.held = [], offset, 0
+        self._pieces, self._written_bytes, self.held_bytes = [], offset, 0
 
     def close(self) -> None:
         os.close(self._descriptor)

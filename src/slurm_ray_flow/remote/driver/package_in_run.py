@@ -1,7 +1,7 @@
-"""What the name `slurm_ray_flow` means inside a run: this file is the package's `__init__.py` there.
+"""The package `slurm_ray_flow` inside a run: this file is its `__init__.py` there.
 
-A module that decorates its functions imports here as it does at home, without Prefect and in milliseconds. The
-decorator leaves the function as it is: inside a run, calling it runs it in place.
+A module with decorated functions can import it as at home, without Prefect and in milliseconds. The decorator does not
+change the function: inside a run, a call runs it in the same process.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ class SlurmRayFlowError(Exception):
 
 
 def slurm_ray_flow(function: Any = None, **options: Any) -> Any:
-    """Mark a function, with or without options; inside a run it stays the plain function."""
+    """Decorate a function, with or without options; inside a run it stays the plain function."""
     if function is None:
         return lambda decorated: slurm_ray_flow(decorated, **options)
     with contextlib.suppress(AttributeError, TypeError):  # a builtin takes no attributes
-        _mark(function)
+        _add_methods(function)
     return function
 
 
-def _mark(function: Any) -> None:
+def _add_methods(function: Any) -> None:
     function.local = function
     name = getattr(function, "__qualname__", "the function")
-    function.submit, function.map = _not_inside(name + ".submit"), _not_inside(name + ".map")
+    function.submit, function.map = _refuse_in_run(name + ".submit"), _refuse_in_run(name + ".map")
     function.with_options = lambda **_: function
 
 
-def _not_inside(name: str) -> Callable[..., Any]:
+def _refuse_in_run(name: str) -> Callable[..., Any]:
     def refuse(*_: Any, **__: Any) -> Any:
         raise SlurmRayFlowError(
             "`{}` can't be used inside a run: a run can't start another one yet.\n"
@@ -48,19 +48,19 @@ def _not_inside(name: str) -> Callable[..., Any]:
 
 
 class _Placeholder(type):
-    """The type of names that exist only at home: they can be imported and named, not used."""
+    """The type of names that work only at home: inside a run they can be imported, but not used."""
 
     def __call__(cls, *_: Any, **__: Any) -> Any:
-        return _not_inside(cls.__name__)()
+        return _refuse_in_run(cls.__name__)()
 
     def __getattr__(cls, name: str) -> Any:
         if name.startswith("_"):
             raise AttributeError(name)
-        return _not_inside("{}.{}".format(cls.__name__, name))
+        return _refuse_in_run("{}.{}".format(cls.__name__, name))
 
 
 class _Cluster:
-    """A cluster's block as a module makes or loads it beside its functions: inside a run it is only a name."""
+    """A cluster's block that a module makes or loads beside its functions: inside a run it can't be used."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -73,13 +73,13 @@ class _Cluster:
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
             raise AttributeError(name)
-        return _not_inside("{}.{}".format(type(self).__name__, name))
+        return _refuse_in_run("{}.{}".format(type(self).__name__, name))
 
 
 def __getattr__(name: str) -> Any:
     if name.startswith("_"):
         raise AttributeError("module {!r} has no attribute {!r}".format(__name__, name))
-    if name in _CLUSTERS or _is_error(name):
+    if name in _CLUSTERS or name in _ERRORS:
         base = _Cluster if name in _CLUSTERS else SlurmRayFlowError
         kind: Any = type(name, (base,), {"__module__": __name__})
     else:
@@ -94,7 +94,3 @@ _ERRORS = {
     "RunError", "OutOfMemory", "TimeLimit", "Preempted", "NodeFailed", "EnvironmentFailed", "Rejected",
     "ConnectionFailed", "HostKeyFailed", "LogInFailed", "LockFailed", "Cancelled", "Lost", "Crashed", "ResultError",
 }  # fmt: skip
-
-
-def _is_error(name: str) -> bool:
-    return name in _ERRORS

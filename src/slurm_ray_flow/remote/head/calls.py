@@ -1,4 +1,4 @@
-"""A call in the head: its driver process, its limits, and the verdict about its end."""
+"""A call in the head: its driver process, its limits, and the cause of its end."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from slurm_ray_flow.remote.shared import container, end_warning, limits, process
 from slurm_ray_flow.remote.shared.events import RunFiles, tail
 from slurm_ray_flow.remote.shared.protocol import MAKE_MORE, TRY
 
-GRACE = 3.0
-ASK_OTHERS_AFTER = 5.0
+GRACE_SECONDS = 3.0
+ASK_NODES_SECONDS = 5.0
 LONGEST_PAUSE = 1.0
-"""Seconds between two looks at the memory of processes that share much, which cost something."""
+"""The most seconds between two measurements of memory, which take long if processes share much of it."""
 
 
 class DriverProcess:
-    """A driver that is booted and waits for orders, or runs a call.
+    """A driver that boots, waits for orders or runs a call.
 
     Args:
         spec: the allocation's spec.json.
@@ -51,54 +51,55 @@ class DriverProcess:
         finally:
             os.close(report)
             os.close(orders)
-        self.code: Optional[int] = None
-        self._text = b""
+        self.exit_code: Optional[int] = None
+        self._partial_line = b""
         self._report: Optional[Dict[str, Any]] = None
         self.waits_for = ""
 
     @staticmethod
     def _fork(spec: Dict[str, Any], environment: Dict[str, str], arguments: List[str], descriptors: List[int]) -> int:
-        """Fork the driver from the nursery; 0 where it would not be this process's child, as in a container."""
+        """Have the nursery fork the driver; returns 0 if it can't. A container's Python it can't fork."""
         if spec.get("container"):
             return 0
-        wish = {"arguments": arguments, "environment": environment, "folder": os.getcwd(), "orphan": True}
-        made = nursery.fork_process(
-            "slurm_ray_flow.remote.driver.driver", descriptors, executable=container.python_command(spec)[0], **wish
-        )
-        if made is None:
+        forked = nursery.fork_process(
+            "slurm_ray_flow.remote.driver.driver", descriptors, arguments=arguments, environment=environment,
+            folder=os.getcwd(), executable=container.python_command(spec)[0], orphan=True,
+        )  # fmt: skip
+        if forked is None:
             return 0
-        made[1].close()
-        return made[0]
+        pid, connection = forked
+        connection.close()
+        return pid
 
     def order(self, **order: Any) -> None:
-        """Send one order; a driver that is dead already shows by its exit."""
+        """Send one order; a dead driver gets none, and its exit code says so."""
         with contextlib.suppress(BrokenPipeError):
             os.write(self._orders, json.dumps(order).encode() + b"\n")
 
     def report(self) -> Optional[Dict[str, Any]]:
-        """The driver's report, or None before it; sets `waits_for`, which the driver still waits for after it."""
+        """The driver's report, or None. Sets `waits_for`: what the driver waits for after its report."""
         with contextlib.suppress(BlockingIOError):
             while True:
                 data = os.read(self.report_descriptor, 65536)
                 if not data:
                     break
-                self._text += data
-        *lines, self._text = self._text.split(b"\n")
+                self._partial_line += data
+        *lines, self._partial_line = self._partial_line.split(b"\n")
         for line in map(json.loads, lines):
             self._report = self._report or line
             self.waits_for = str(line.get("waits_for") or "")
         return self._report
 
     def signal(self, number: int) -> None:
-        if self.code is None:
+        if self.exit_code is None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, number)
 
-    def ended(self, code: int) -> None:
+    def ended(self, exit_code: int) -> None:
         """Note that the process was reaped."""
-        self.code = code
+        self.exit_code = exit_code
         if self._process:
-            self._process.returncode = code
+            self._process.returncode = exit_code
 
     def close(self) -> None:
         """Release the pipes."""
@@ -107,15 +108,15 @@ class DriverProcess:
 
 
 class RunningCall:
-    """One call under way.
+    """A call that runs.
 
     Args:
         run: the call's run.
-        driver: the driver that has been told to run it.
-        deadline: when its time limit passes, in `time.monotonic` seconds, or None.
+        driver: the driver that runs it.
+        deadline: the end of its time limit, by `time.monotonic`, or None.
         memory: its limit in bytes, or None.
-        family: gives the pids that count for its memory.
-        warn_seconds: how long before the deadline the function is told of it; None never tells.
+        call_pids: returns the pids that count for its memory.
+        warn_seconds: how long before the deadline the function is warned; None for no warning.
     """
 
     def __init__(
@@ -124,61 +125,58 @@ class RunningCall:
         driver: DriverProcess,
         deadline: Optional[float],
         memory: Optional[int],
-        family: Callable[[], Set[int]],
+        call_pids: Callable[[], Set[int]],
         warn_seconds: Optional[float] = None,
     ) -> None:
-        self.run, self.driver, self._deadline, self._memory, self._family = run, driver, deadline, memory, family
-        self._ending: Optional[Dict[str, Any]] = None
+        self.run, self.driver, self._deadline, self._memory, self._call_pids = run, driver, deadline, memory, call_pids
+        self._forced_end: Optional[Dict[str, Any]] = None
         self._kill_at: Optional[float] = None
-        self._cut_off = False
+        self._outcome_stays = False
         self._report: Optional[Dict[str, Any]] = None
-        self._meter = usage.UsageMeter(family)
-        self._warn_seconds, self._untold = warn_seconds, False
+        self._meter = usage.UsageMeter(call_pids)
+        self._warn_seconds, self._signal_pending = warn_seconds, False
         self._warned: Set[str] = set()
-        self._used, self._bound, self._looked, self._next_memory = 0, 0, time.monotonic(), 0.0
-        self._kills, self._kills_before, self._confined = (
-            limits.out_of_memory_kills,
-            limits.out_of_memory_kills(),
-            False,
-        )
+        self._used, self._bound, self._measured_at, self._next_measurement = 0, 0, time.monotonic(), 0.0
+        self._kills: Callable[[], int] = limits.out_of_memory_kills
+        self._kills_before, self._counts_own_kills = self._kills(), False
 
     def count_kills(self, kills: Callable[[], Optional[int]]) -> None:
-        """Count the kernel's kills in the run's own group, where each of them is of this call."""
-        now = kills()
-        if now is not None:
-            self._kills, self._kills_before, self._confined = lambda: kills() or 0, now, True
+        """Count the kernel's kills in the run's own control group, where all killed processes are the call's."""
+        before = kills()
+        if before is not None:
+            self._kills, self._kills_before, self._counts_own_kills = lambda: kills() or 0, before, True
 
     @property
     def awaits_report(self) -> bool:
         """Whether the driver has not reported yet."""
-        return self._report is None and self.driver.code is None
+        return self._report is None and self.driver.exit_code is None
 
     def watch(self, now: float) -> Optional[Dict[str, Any]]:
-        """Look at the driver and the limits; the fields of `call_ended` once it has ended, else None."""
+        """Check the driver and the limits; returns the fields of `call_ended` when the driver has ended, else None."""
         self._report = self.driver.report()
-        if self.driver.code is not None:
-            return self._verdict(self._report, self.driver.code)
-        if self._ending is None:
+        if self.driver.exit_code is not None:
+            return self._end_fields(self._report, self.driver.exit_code)
+        if self._forced_end is None:
             self._check_limits(now)
-            self._tell()
+            self._send_warning_signal()
             self._meter.look(now)
         if self._kill_at is not None and now >= self._kill_at:
             self.driver.signal(signal.SIGKILL)
         return None
 
-    def end(self, cause: str, message: str, grace: float = GRACE) -> None:
+    def end(self, cause: str, message: str, grace: float = GRACE_SECONDS) -> None:
         """End the call for this cause: SIGTERM, and SIGKILL after the grace. The first cause stays.
 
-        An outcome that is there already stays, too: then only what the end of the call waits for is cut off.
+        An outcome that exists already stays, too: then this ends what the driver waits for after its report.
         """
-        if self._ending is None:
-            self._ending = {"outcome": None, "cause": cause, "message": message}
+        if self._forced_end is None:
+            self._forced_end = {"outcome": None, "cause": cause, "message": message}
             self._kill_at = time.monotonic() + grace
-            self._cut_off = self._report is not None
-            if self._cut_off:
-                waits = self.driver.waits_for or "the last of its end"
+            self._outcome_stays = self._report is not None
+            if self._outcome_stays:
+                awaited = self.driver.waits_for or "the last of its end"
                 text = "{} The function had ended before, and its outcome counts; ended while it waited for {}"
-                script_end.say(self.run.log, text.format(message, waits))
+                script_end.say(self.run.log, text.format(message, awaited))
             elif grace and cause in end_warning.REASONS and cause not in self._warned:
                 end_warning.write(self.run.warning, cause, grace)
             self.driver.signal(signal.SIGTERM if grace else signal.SIGKILL)
@@ -188,29 +186,29 @@ class RunningCall:
 
         Args:
             reason: "time_limit", "preempted" or "cancelled".
-            seconds_left: how long it has.
+            seconds_left: the seconds until its end.
         """
         if reason not in self._warned and self._report is None:
             self._warned.add(reason)
             end_warning.write(self.run.warning, reason, seconds_left)
-            self._untold = True
+            self._signal_pending = True
 
-    def near_its_end(self, now: float) -> bool:
-        """Whether its time limit is so near that Slurm's warning, which may come a minute early, means that."""
+    def is_near_deadline(self, now: float) -> bool:
+        """Whether a warning of Slurm's, which may come a minute early, means the deadline."""
         return self._deadline is not None and now > self._deadline - (self._warn_seconds or 0.0) - 70.0
 
-    def used(self, spec: Dict[str, Any], others: Callable[[], List[usage.Use]], failed: bool) -> usage.Use:
-        """The call's use of resources until now, here and on other hosts, with those of the allocation's spec.
+    def measured_use(self, spec: Dict[str, Any], other_uses: Callable[[], List[usage.Use]], failed: bool) -> usage.Use:
+        """The call's use of resources until now, with those of the allocation's spec.
 
-        The others are asked after a call that was long enough to be worth the wait, or one that failed.
+        Other nodes are asked only after a call that was long enough to be worth the wait, or one that failed.
         """
-        ask = failed or self._meter.wall > ASK_OTHERS_AFTER
-        return usage.total(self._meter.wall, [self._meter.use(spec), *(others() if ask else ())])
+        ask = failed or self._meter.wall > ASK_NODES_SECONDS
+        return usage.total(self._meter.wall, [self._meter.use(spec), *(other_uses() if ask else ())])
 
-    def _tell(self) -> None:
-        """Send the signal, as soon as it would not kill: a driver that still boots has no handler for it."""
-        if self._untold and processes.catches(self.driver.pid, end_warning.SIGNAL):
-            self._untold = False
+    def _send_warning_signal(self) -> None:
+        """Send the signal of a warning when the driver has a handler: without one, the signal would kill the driver."""
+        if self._signal_pending and processes.catches(self.driver.pid, end_warning.SIGNAL):
+            self._signal_pending = False
             self.driver.signal(end_warning.SIGNAL)
 
     def _check_limits(self, now: float) -> None:
@@ -220,69 +218,67 @@ class RunningCall:
             self.end("time_limit", "The time limit passed.")
         elif self._deadline is not None and self._warn_seconds and now >= self._deadline - self._warn_seconds:
             self.warn("time_limit", self._deadline - now)
-        if self._memory and now >= self._next_memory:
+        if self._memory and now >= self._next_measurement:
             self._check_memory(self._memory, now)
 
     def _check_memory(self, limit: int, now: float) -> None:
-        """Measure memory quickly, and closely where that finds too much, for at most a tenth of the time."""
-        spent = time.process_time()
-        sizes = limits.bounds(self._family())
+        """Measure memory, for at most a tenth of the time: an upper bound first, and exactly if that is too much."""
+        began = time.process_time()
+        sizes = limits.bounds(self._call_pids())
         bound, shared = sum(sizes.values()), limits.may_share(sizes)
         if shared and bound > limit:
             sizes, shared = limits.parts(sizes), False
-            if sum(sizes.values()) > limit:  # one that ends between two of them leaves its part to the others
-                sizes = min(sizes, limits.held(self._family()), key=lambda parts: sum(parts.values()))
+            if sum(sizes.values()) > limit:  # shared memory of a process that ends meanwhile may have counted twice
+                sizes = min(sizes, limits.held(self._call_pids()), key=lambda parts: sum(parts.values()))
         used = sum(sizes.values())
         if not shared:
-            self._meter.saw_memory(used)
-        grown = max(used - self._used, bound - self._bound)  # a fork that writes to what it shared adds to `used` alone
-        wait = limits.next_look(used, grown, now - self._looked, limit)
-        self._next_memory = now + max(wait, min(10 * (time.process_time() - spent), LONGEST_PAUSE))
-        self._used, self._bound, self._looked = used, bound, now
+            self._meter.add_memory(used)
+        grown = max(used - self._used, bound - self._bound)  # a fork that writes to shared memory adds to `used` alone
+        wait = limits.next_look(used, grown, now - self._measured_at, limit)
+        self._next_measurement = now + max(wait, min(10 * (time.process_time() - began), LONGEST_PAUSE))
+        self._used, self._bound, self._measured_at = used, bound, now
         if used > limit:
             text = "The call used {} of memory, its limit is {}. Its largest processes: {}."
             message = text.format(limits.readable(used), limits.readable(limit), limits.largest(sizes))
             self.end("out_of_memory", message, grace=0.0)
 
-    def _verdict(self, report: Optional[Dict[str, Any]], code: int) -> Dict[str, Any]:
-        """The fields of `call_ended`. A value in time counts; any other report after the head's SIGTERM does not."""
-        how = {"exit_code": code} if code >= 0 else {"signal": -code}
-        if self._ending is not None and not self._cut_off and (report is None or report["outcome"] != "value"):
-            return {**self._ending, **how}
-        if self._confined and (report is None or report["outcome"] != "value") and self._kills() > self._kills_before:
+    def _end_fields(self, report: Optional[Dict[str, Any]], exit_code: int) -> Dict[str, Any]:
+        """The fields of `call_ended`. A report after the head's SIGTERM counts only if it is of a value."""
+        exit_fields = {"exit_code": exit_code} if exit_code >= 0 else {"signal": -exit_code}
+        has_value = report is not None and report["outcome"] == "value"
+        if self._forced_end is not None and not self._outcome_stays and not has_value:
+            return {**self._forced_end, **exit_fields}
+        if self._counts_own_kills and not has_value and self._kills() > self._kills_before:
             message = "The kernel ended a process of the call that would have used more memory than its limit."
-            return {"outcome": None, "cause": "out_of_memory", "message": message + self._largest(), **how}
-        return report or self._without_report(code, how)
+            message += self._largest_processes()
+            return {"outcome": None, "cause": "out_of_memory", "message": message, **exit_fields}
+        return report or self._end_without_report(exit_code, exit_fields)
 
-    def _largest(self) -> str:
+    def _largest_processes(self) -> str:
         return " Its largest processes were: {}.".format(self._meter.largest) if self._meter.largest else ""
 
-    def _without_report(self, code: int, how: Dict[str, int]) -> Dict[str, Any]:
-        if code == -signal.SIGKILL and self._kills() > self._kills_before:
-            return {
-                "outcome": None,
-                "cause": "out_of_memory",
-                "message": _too_much(self._memory) + self._largest(),
-                **how,
-            }
-        return {"outcome": None, "cause": "crashed", "message": _how_it_died(code, self.run), **how}
+    def _end_without_report(self, exit_code: int, exit_fields: Dict[str, int]) -> Dict[str, Any]:
+        if exit_code == -signal.SIGKILL and self._kills() > self._kills_before:
+            message = _out_of_memory_message(self._memory) + self._largest_processes()
+            return {"outcome": None, "cause": "out_of_memory", "message": message, **exit_fields}
+        return {"outcome": None, "cause": "crashed", "message": _crash_message(exit_code, self.run), **exit_fields}
 
 
-def _too_much(limit: Optional[int]) -> str:
+def _out_of_memory_message(limit: Optional[int]) -> str:
     if limit is None:
         return "The machine ran out of memory."
     return "The kernel ended the function for want of memory; it asked for {}.".format(limits.readable(limit))
 
 
-def _how_it_died(code: int, run: RunFiles) -> str:
-    if code >= 0:
-        return "The function's process left with exit code {} before the function returned.".format(code)
+def _crash_message(exit_code: int, run: RunFiles) -> str:
+    if exit_code >= 0:
+        return "The function's process left with exit code {} before the function returned.".format(exit_code)
     try:
-        name = signal.Signals(-code).name
+        name = signal.Signals(-exit_code).name
     except ValueError:
-        name = "signal {}".format(-code)
-    died = "The function's process was ended by {}.\n{}".format(name, tail(run.log, 1000)).strip()
-    return died + TRY + MAKE_MORE if name == "SIGBUS" else died
+        name = "signal {}".format(-exit_code)
+    message = "The function's process was ended by {}.\n{}".format(name, tail(run.log, 1000)).strip()
+    return message + TRY + MAKE_MORE if name == "SIGBUS" else message
 
 
 class Standby:
@@ -290,11 +286,11 @@ class Standby:
 
     Args:
         spec: the allocation's spec.json.
-        tenure: what the allocation holds of a server under a lock.
+        lock_share: the allocation's share of a server under a lock.
     """
 
-    def __init__(self, spec: Dict[str, Any], tenure: Optional[LockShare]) -> None:
-        self._spec, self._tenure = spec, tenure
+    def __init__(self, spec: Dict[str, Any], lock_share: Optional[LockShare]) -> None:
+        self._spec, self._lock_share = spec, lock_share
         self._prepared = False
         self.driver: Optional[DriverProcess] = None
 
@@ -308,23 +304,23 @@ class Standby:
         return [self.driver.pid] if self.driver else []
 
     def boot(self, ray: Optional[RayNodes]) -> None:
-        """Start a driver, if none is there."""
+        """Start a driver, unless there is one."""
         if self.driver is None:
             environment = {**os.environ, **(ray.variables if ray else {})}
             self.driver = DriverProcess(self._spec, environment, ray is not None)
-            if self._tenure:
-                self._tenure.limit(self.driver.pid)
+            if self._lock_share:
+                self._lock_share.limit(self.driver.pid)
             self._prepared = False
 
-    def prepare(self, like: str, place: Dict[str, Any]) -> None:
-        """Prepare the driver for a call like that of the run in the folder `like`."""
+    def prepare(self, run_folder: str, fields: Dict[str, Any]) -> None:
+        """Prepare the driver for a call like that of the run in this folder; `fields` are the order's other fields."""
         assert self.driver is not None
         self._prepared = True
-        self.driver.order(prepare=like, **place)
+        self.driver.order(prepare=run_folder, **fields)
 
     def take(self, ray: Optional[RayNodes]) -> DriverProcess:
-        """Hand over the driver; one that was killed while it waited is replaced."""
-        if self.driver is not None and self.driver.code is not None and self.driver.report() is None:
+        """Hand over the driver. If it was killed while it waited, a new one takes its place."""
+        if self.driver is not None and self.driver.exit_code is not None and self.driver.report() is None:
             self.driver.close()
             self.driver = None
         self.boot(ray)

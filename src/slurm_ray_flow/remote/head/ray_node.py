@@ -1,6 +1,6 @@
 """The process that starts Ray on a host and stays its parent: `ray_node.py PARENT_PID -`, by the environment's Python.
 
-The arguments of `ray` come by stdin, a list of JSON: what takes long, Ray's import, need not wait for them.
+The arguments of `ray` come from stdin, a list as JSON: Ray's import, which takes long, need not wait for them.
 """
 
 from __future__ import annotations
@@ -24,56 +24,56 @@ from slurm_ray_flow.remote.shared import limits, processes
 
 
 def main(arguments: List[str]) -> None:
-    """Run Ray's own command in this process; it ends in order, and Ray with it, when its parent dies."""
+    """Run Ray's own command in this process. It ends in order, and Ray with it, when its parent dies."""
     processes.die_with_parent(int(arguments[0]), signal.SIGTERM)
     limits.restore_umask()  # Ray's workers run the user's code; Ray's own files lie in a private folder
-    become = nursery.begin(os.environ[nursery.DOOR])
-    if become:
-        return become()
+    run_fork = nursery.begin(os.environ[nursery.SOCKET_VARIABLE])
+    if run_fork:
+        return run_fork()
     from ray.scripts import scripts
 
     from slurm_ray_flow.remote.driver.ray_session import keep_on_loopback
 
     line = sys.stdin.readline()
-    if not line:  # whoever was to tell has gone
+    if not line:  # the head or the worker has ended
         return None
-    chosen: List[str] = json.loads(line)
-    if "--node-ip-address=127.0.0.1" in chosen:
+    options: List[str] = json.loads(line)
+    if "--node-ip-address=127.0.0.1" in options:
         keep_on_loopback()
-    _with_our_worker()
-    if "--include-dashboard=true" not in chosen:
-        _without_dashboard()
+    _use_our_worker()
+    if "--include-dashboard=true" not in options:
+        _prevent_dashboard()
     else:
-        _dashboard_in(os.path.dirname(next(text for text in chosen if text.startswith("--temp-dir="))[11:]))
-    _without_client_server(scripts)
-    sys.argv = ["ray", *chosen]
+        _set_dashboard_folder(os.path.dirname(next(text for text in options if text.startswith("--temp-dir="))[11:]))
+    _prevent_client_server(scripts)
+    sys.argv = ["ray", *options]
     scripts.cli()
     return None
 
 
-def _without_client_server(scripts: Any) -> None:
-    """Keep Ray from port 10001 for its clients, which it takes where grpc is installed."""
+def _prevent_client_server(scripts: Any) -> None:
+    """Keep Ray from starting its server for clients on port 10001, as it does if grpc is installed."""
     if hasattr(scripts, "get_ray_client_dependency_error"):
         scripts.get_ray_client_dependency_error = lambda: ImportError("it is not wanted")
 
 
-def _with_our_worker() -> None:
-    """Have Ray start workers by `ray_worker.py`; they inherit this process's folder."""
+def _use_our_worker() -> None:
+    """Have Ray start workers with `ray_worker.py`; they inherit this process's folder."""
     from ray._private.node import Node
 
-    from slurm_ray_flow.remote.driver.ray_session import STARTED_IN
+    from slurm_ray_flow.remote.driver.ray_session import START_FOLDER_VARIABLE
 
-    os.environ[STARTED_IN] = os.getcwd()
-    begin = Node.__init__
+    os.environ[START_FOLDER_VARIABLE] = os.getcwd()
+    original = Node.__init__
 
-    def with_our_worker(self: Any, ray_params: Any, *rest: Any, **named: Any) -> None:
+    def initialize(self: Any, ray_params: Any, *rest: Any, **named: Any) -> None:
         ray_params.worker_path = path_of("head/ray_worker.py")
-        begin(self, ray_params, *rest, **named)
+        original(self, ray_params, *rest, **named)
 
-    Node.__init__ = with_our_worker
+    Node.__init__ = initialize
 
 
-def _without_dashboard() -> None:
+def _prevent_dashboard() -> None:
     """Keep Ray from starting the dashboard's process, which takes a second even without a dashboard."""
     from ray._private.node import Node
 
@@ -81,24 +81,24 @@ def _without_dashboard() -> None:
         Node.start_api_server = lambda *_, **__: None
 
 
-def _dashboard_in(folder: str) -> None:
+def _set_dashboard_folder(folder: str) -> None:
     """Have the dashboard make its temporary folders in a folder that ends with the run."""
     from ray._private.node import Node
 
-    start = getattr(Node, "start_api_server", None)
-    if start is None:
+    original = getattr(Node, "start_api_server", None)
+    if original is None:
         return
 
-    def started(*given: Any, **named: Any) -> Any:
-        before = dict(os.environ)
+    def start_with_folder(*positional: Any, **named: Any) -> Any:
+        variables = dict(os.environ)
         os.environ["TMPDIR"] = folder
         try:
-            return start(*given, **named)
+            return original(*positional, **named)
         finally:
             os.environ.pop("TMPDIR")
-            os.environ.update(before)
+            os.environ.update(variables)
 
-    Node.start_api_server = started
+    Node.start_api_server = start_with_folder
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from slurm_ray_flow.remote.lock import confinement
 from slurm_ray_flow.remote.shared import limits, processes
 from slurm_ray_flow.remote.shared.limits import GpuMeter
 
-LOOK_SECONDS = 1.0
-SHARE = 0.01
-"""The largest part of a processor for measuring, which is seldom on a machine with many processes."""
+MEASUREMENT_SECONDS = 1.0
+LARGEST_SHARE = 0.01
+"""The largest share of one processor for measuring: with many processes, measurements are fewer."""
 
 Use = Dict[str, Any]
 
@@ -22,88 +22,86 @@ Use = Dict[str, Any]
 class UsageMeter:
     """The meter of one call, from its start to its end.
 
-    Processes below the driver leave their times to their parents and so to this one, which reaps the driver. Ray's
-    workers leave theirs to Ray, which is not the call's: of them, what was seen last counts.
+    The kernel adds the times of an ended process to its parent's. Those of the driver's descendants so reach
+    this process, which reaps the driver. Those of Ray's workers reach only Ray: their last measured times count.
 
     Args:
-        family: gives the pids of the call.
+        call_pids: returns the pids of the call.
 
     Attributes:
-        largest: the processes that held most at the last look, for people.
+        largest: the processes that had most memory in the last measurement, for people.
     """
 
-    def __init__(self, family: Callable[[], Set[int]]) -> None:
-        self._family, self._began, self._next = family, time.monotonic(), 0.0
-        self._cards = GpuMeter()
-        self._reaped = _reaped_seconds()
-        self._ended, self._peak = 0.0, 0
+    def __init__(self, call_pids: Callable[[], Set[int]]) -> None:
+        self._call_pids, self._start_time, self._next_measurement = call_pids, time.monotonic(), 0.0
+        self._gpus = GpuMeter()
+        self._reaped_before = _reaped_seconds()
+        self._ended_seconds, self._peak_memory = 0.0, 0
         self.largest = ""
-        self._kills, self._own_kills = limits.out_of_memory_kills(), confinement.own_kills()
-        self._seen: Dict[Tuple[int, int], Tuple[int, float]] = {}
-        self._before = {key: seconds for key, (_, seconds) in self._times(family()).items()}
+        self._kills_before, self._own_kills_before = limits.out_of_memory_kills(), confinement.own_kills()
+        self._last_times: Dict[Tuple[int, int], Tuple[int, float]] = {}
+        self._times_before = {key: seconds for key, (_, seconds) in self._times(call_pids()).items()}
 
     def look(self, now: float) -> None:
-        """Measure, if it is time to."""
-        if now >= self._next:
-            before = time.process_time()
-            family = self._family()
-            found = limits.held(family)
-            self.saw_memory(sum(found.values()))
-            self.largest = limits.largest(found)
-            self._see(family)
-            self._cards.look(now)
-            self._next = now + max(LOOK_SECONDS, (time.process_time() - before) / SHARE)
+        """Measure, if the time of the next measurement has come."""
+        if now >= self._next_measurement:
+            began = time.process_time()
+            pids = self._call_pids()
+            sizes = limits.held(pids)
+            self.add_memory(sum(sizes.values()))
+            self.largest = limits.largest(sizes)
+            self._add_times(pids)
+            self._gpus.look(now)
+            self._next_measurement = now + max(MEASUREMENT_SECONDS, (time.process_time() - began) / LARGEST_SHARE)
 
-    def saw_memory(self, used: int) -> None:
-        """Note a measurement of the call's memory from elsewhere."""
-        self._peak = max(self._peak, used)
+    def add_memory(self, used: int) -> None:
+        """Add a measurement of the call's memory."""
+        self._peak_memory = max(self._peak_memory, used)
 
     def use(self, spec: Dict[str, Any]) -> Use:
-        """The use on this host, with the resources of the spec.
-
-        Args:
-            spec: the allocation's, with what it was given.
-        """
-        family = self._family()
-        self._see(family)
-        beside = _held_beside(family) if spec.get("scheduler") else 0
-        living = sum(seconds for _, seconds in self._seen.values())
-        spent = _reaped_seconds() - self._reaped + self._ended + living - sum(self._before.values())
+        """The use on this host, with the resources of the allocation's spec.json."""
+        pids = self._call_pids()
+        self._add_times(pids)
+        ray_memory = _ray_memory(pids) if spec.get("scheduler") else 0
+        living_seconds = sum(seconds for _, seconds in self._last_times.values())
+        ended_seconds = _reaped_seconds() - self._reaped_before + self._ended_seconds
+        cpu_seconds = ended_seconds + living_seconds - sum(self._times_before.values())
         return {
             "host": socket.gethostname(),
-            "cpu_seconds": round(max(spent, 0.0), 2), "cpus": int(spec.get("cpus") or limits.processors()),
-            "memory_peak": self._peak + beside, "memory": spec.get("memory"), "gpus": int(spec.get("gpus") or 0),
-            **self._killed(), **self._cards.use(),
+            "cpu_seconds": round(max(cpu_seconds, 0.0), 2), "cpus": int(spec.get("cpus") or limits.processors()),
+            "memory_peak": self._peak_memory + ray_memory, "memory": spec.get("memory"),
+            "gpus": int(spec.get("gpus") or 0), **self._kills_since(), **self._gpus.use(),
         }  # fmt: skip
 
-    def _killed(self) -> Dict[str, int]:
-        """Processes that the kernel ended for want of memory: `own_kills`, where that is known, are the run's."""
+    def _kills_since(self) -> Dict[str, int]:
+        """The processes that the kernel has killed for want of memory; `own_kills`, if known, are only the run's."""
         own = confinement.own_kills()
-        if own is None or self._own_kills is None:
-            return {"memory_kills": limits.out_of_memory_kills() - self._kills}
-        return dict.fromkeys(("memory_kills", "own_kills"), own - self._own_kills)
+        if own is None or self._own_kills_before is None:
+            return {"memory_kills": limits.out_of_memory_kills() - self._kills_before}
+        return dict.fromkeys(("memory_kills", "own_kills"), own - self._own_kills_before)
 
     @property
     def wall(self) -> float:
         """Seconds since the call began."""
-        return time.monotonic() - self._began
+        return time.monotonic() - self._start_time
 
-    def _times(self, family: Set[int]) -> Dict[Tuple[int, int], Tuple[int, float]]:
-        found = {pid: processes.times(pid) for pid in family}
-        return {(pid, times[0]): times[1:] for pid, times in found.items() if times}
+    def _times(self, pids: Set[int]) -> Dict[Tuple[int, int], Tuple[int, float]]:
+        """Parent and processor seconds of each process, by its pid and start."""
+        times_by_pid = {pid: processes.times(pid) for pid in pids}
+        return {(pid, times[0]): times[1:] for pid, times in times_by_pid.items() if times}
 
-    def _see(self, family: Set[int]) -> None:
-        now = self._times(family)
-        living = {pid for pid, _ in now}
-        parents = {pid: parent for (pid, _), (parent, _) in self._seen.items()}
-        for key, (parent, seconds) in self._seen.items():
-            if key not in now and not _left_to_somebody(parent, parents, living):
-                self._ended += seconds
-        self._seen = now
+    def _add_times(self, pids: Set[int]) -> None:
+        times = self._times(pids)
+        living = {pid for pid, _ in times}
+        parents = {pid: parent for (pid, _), (parent, _) in self._last_times.items()}
+        for key, (parent, seconds) in self._last_times.items():
+            if key not in times and not _is_counted(parent, parents, living):
+                self._ended_seconds += seconds
+        self._last_times = times
 
 
-def _left_to_somebody(parent: int, parents: Dict[int, int], living: Set[int]) -> bool:
-    """Whether the times of a process that is gone are among those of one that lives, or of this one."""
+def _is_counted(parent: int, parents: Dict[int, int], living: Set[int]) -> bool:
+    """Whether the times of an ended process are part of those of a living one, or of this process."""
     for _ in range(len(parents) + 1):
         if parent in living or parent == os.getpid():
             return True
@@ -113,10 +111,10 @@ def _left_to_somebody(parent: int, parents: Dict[int, int], living: Set[int]) ->
     return False
 
 
-def _held_beside(family: Set[int]) -> int:
-    """What Ray's own processes hold now, its object store too: a scheduler's limit counts all of it."""
-    others = processes.descendants(os.getpid()) - family
-    return sum(limits.held(others).values()) + limits.shared_memory(others)
+def _ray_memory(pids: Set[int]) -> int:
+    """Bytes of Ray's own processes and of its object store: a scheduler's limit counts them, too."""
+    ray_pids = processes.descendants(os.getpid()) - pids
+    return sum(limits.held(ray_pids).values()) + limits.shared_memory(ray_pids)
 
 
 def _reaped_seconds() -> float:
@@ -125,20 +123,20 @@ def _reaped_seconds() -> float:
 
 
 def total(wall: float, nodes: List[Use]) -> Use:
-    """What a call used on all its hosts. Memory is per host: of what was used, the most.
+    """The use of a call on all its hosts: sums, but for memory the largest of one host.
 
     Args:
-        wall: how long it ran, in seconds.
-        nodes: what `Meter.use` gave on each.
+        wall: the seconds of the call.
+        nodes: the result of `UsageMeter.use` on each.
     """
     sums = {
         name: round(sum(node[name] for node in nodes if name in node), 2)
         for name in ("cpu_seconds", "cpus", "gpus", "gpu_seconds", "memory_kills", "own_kills")
         if any(name in node for node in nodes)
     }
-    most = {
+    largest = {
         name: max((node[name] for node in nodes if node.get(name) is not None), default=None)
         for name in ("memory_peak", "memory", "gpu_memory_peak")
         if any(name in node for node in nodes)
     }
-    return {"wall": round(wall, 2), **sums, **most, "nodes": nodes}
+    return {"wall": round(wall, 2), **sums, **largest, "nodes": nodes}

@@ -233,7 +233,7 @@ class Written:
                 if tree.is_file(status) and is_changed and not folder.endswith("/__pycache__"):
                     yield os.path.relpath(folder + "/" + name, self._directory), status.st_size, status.st_mtime_ns
 
-    def told(self) -> Dict[str, Any]:
+    def event_fields(self) -> Dict[str, Any]:
         """The fields of the event `call_ended` about these files; empty if there are none."""
         by_size = sorted(((size, name) for name, size, _ in itertools.islice(self.files(), LIST_LIMIT)), reverse=True)
         largest = [[name, size] for size, name in by_size[:NAMED_FILES]]
