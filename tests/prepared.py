@@ -26,6 +26,8 @@ from shared_server import OWNER
 SRF = str(Path(sys.executable).with_name("srf"))
 READ_AT_START = ("PREFECT_LOGGING", "PYTHON", "HOME", "PATH", "LD_", "LC_", "LANG", "SSL_", "http", "HTTP")
 """What the variables begin with that are read when Python or Prefect is imported."""
+ENVIRONMENT = dict(os.environ)
+"""The variables before any test: the process begins in the first test that wants it, which may have set others."""
 
 PARENT = """
 import ctypes, faulthandler, json, os, signal, socket, sys, tempfile, types, runpy, warnings, gc
@@ -180,7 +182,7 @@ def _isolated(words: list[str]) -> bool:
 
 def _same(environment: Any) -> bool:
     """Whether what is read at the start is as it was when the prepared process began."""
-    return _read_at_start(environment) == _prepared().environment
+    return _read_at_start(environment) == _read_at_start(ENVIRONMENT)
 
 
 def _read_at_start(environment: Any) -> dict[str, str]:
@@ -191,11 +193,13 @@ class _Parent:
     """The process that has imported everything."""
 
     def __init__(self) -> None:
-        self.environment, self._lock = _read_at_start(os.environ), threading.Lock()
+        self._lock = threading.Lock()
         self._line, theirs = socket.socketpair()
         with theirs:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", PARENT, str(theirs.fileno())], pass_fds=[theirs.fileno()]
+                [sys.executable, "-W", "ignore", "-c", PARENT, str(theirs.fileno())],
+                env=ENVIRONMENT,
+                pass_fds=[theirs.fileno()],
             )
         atexit.register(self.close)
 

@@ -173,7 +173,7 @@ def test_no_exception_of_a_log_in_holds_a_secret(hosts_lab):
         with pytest.raises(LogInFailed) as caught:
             agent.hello  # noqa: B018
         text = (
-            f"{caught.value!r}{caught.value}{vars(caught.value)}{agent.connection!r}{agent.connection._held!r}{asked}"
+            f"{caught.value!r}{caught.value}{vars(caught.value)}{agent.connection!r}{agent.connection._secrets_by_server!r}{asked}"
         )
     assert wrong not in text
     assert typed_code not in text
