@@ -14,21 +14,30 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slurm_ray_flow.core import launch_events as events
-from slurm_ray_flow.core.errors import Cancelled, PayloadError, RunError, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.errors import Cancelled, Lost, PayloadError, RunError, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
 from slurm_ray_flow.interface.cancellation import bound_the_end, end_with_process
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.map_state import MapProgress, arguments_text, note_begun, note_failed, places, record_map
-from slurm_ray_flow.interface.session import Launching, label, work_of
+from slurm_ray_flow.interface.map_state import (
+    MapProgress,
+    MapRecord,
+    arguments_text,
+    find_map,
+    note_begun,
+    note_failed,
+    places,
+    record_map,
+)
+from slurm_ray_flow.interface.session import DecoratedFunction, Launching, label, work_of
 from slurm_ray_flow.tasks.cancellation import in_background
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.cluster import Cluster
-    from slurm_ray_flow.interface.launch_flow import LaunchFlow
 
 
 R = TypeVar("R")
-
+SHORTEST_WAIT, LONGEST_WAIT = 0.1, 5.0
+"""Seconds between two looks at runs that another process has launched."""
 CANCEL_SECONDS = 60.0
 """Seconds that a cancelled call may take to end, since its launch waits for its cluster for a while."""
 
@@ -143,17 +152,79 @@ class MapItem(Handle[R]):
         return TimeoutError(f"{self.name} has not ended within {timeout} s; it goes on")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _again, (self.calls.map_id, self.index, self.run_id)
+        return _unpickled, (self.calls.map_id, self.index, self.run_id)
 
     def __repr__(self) -> str:
         return f"Handle({self.run_id!r})" if self.run_id else f"<{self.name}, not begun>"
 
 
-def _again(map_id: str, index: int, run_id: str) -> Handle[Any]:
+def _unpickled(map_id: str, index: int, run_id: str) -> Handle[Any]:
     """The handle in another process."""
-    from slurm_ray_flow.interface.map import Handles
+    return Handle(run_id) if run_id else handle_of_call(find_map(map_id), index)
 
-    return Handle(run_id) if run_id else Handles.attach(map_id)[index]
+
+class UnbegunCall(Handle[Any]):
+    """A call that had not begun when a process attached to its map."""
+
+    def __init__(self, record: MapRecord, index: int) -> None:
+        super().__init__("")
+        self._record, self._index = record, index
+
+    def _has_begun(self) -> bool:
+        if not self.run_id:
+            self._record = find_map(self._record.map_id)
+            self.run_id = self._record.runs.get(self._index, "")
+        return bool(self.run_id)
+
+    def done(self) -> bool:
+        return super().done() if self._has_begun() else self._failure() != ""
+
+    def status(self) -> RunState:
+        if self._has_begun():
+            return super().status()
+        if self._index in self._record.failures:
+            return RunState.CANCELLED if self._index in self._record.cancelled else RunState.FAILED
+        return RunState.WAITING if self._record.alive else RunState.LOST
+
+    def result(self, timeout: float | None = None) -> Any:
+        __tracebackhide__ = True
+        deadline = None if timeout is None else time.monotonic() + timeout
+        wait = SHORTEST_WAIT
+        while not self._has_begun():
+            if failure := self._failure():
+                kind = Cancelled if self._index in self._record.cancelled else Lost
+                raise kind(failure, advice="start the function again with this value")
+            if deadline is not None and time.monotonic() >= deadline:
+                raise TimeoutError(f"call {self._index} has not begun within {timeout} s")
+            time.sleep(wait)
+            wait = min(wait * 1.5, LONGEST_WAIT)
+        return super().result(None if deadline is None else max(deadline - time.monotonic(), 0.0))
+
+    def logs(self, follow: bool = False) -> Iterator[str]:
+        return super().logs(follow) if self._has_begun() else iter(())
+
+    def cancel(self) -> bool:
+        return super().cancel() if self._has_begun() else False
+
+    def _failure(self) -> str:
+        """The reason that the call will have no run; "" where it may have one."""
+        record, index = self._record, self._index
+        name = f"call {index} of {record.function} ({record.values[index]})"
+        if index in record.failures:
+            return f"{name} never became a run: {record.failures[index]}"
+        return "" if record.alive else f"{name} was not begun: the process that was to begin it is gone"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return handle_of_call, (self._record, self._index)
+
+    def __repr__(self) -> str:
+        return f"<call {self._index} of {self._record.function}, not begun>"
+
+
+def handle_of_call(record: MapRecord, index: int) -> Handle[Any]:
+    """The handle of one call of a map, in a process that attached to the map."""
+    run_id = record.runs.get(index)
+    return Handle(run_id) if run_id else UnbegunCall(record, index)
 
 
 STARTING_AT_ONCE = 8
@@ -176,7 +247,7 @@ class MapCalls:
         max_parallel: how many may be under way at a time.
     """
 
-    def __init__(self, flow: LaunchFlow[Any, Any], arguments: Sequence[Arguments], max_parallel: int) -> None:
+    def __init__(self, flow: DecoratedFunction, arguments: Sequence[Arguments], max_parallel: int) -> None:
         self.map_id = str(uuid.uuid4())
         self.flow, self.name = flow, flow.name
         self._arguments: list[Arguments | None] = list(arguments)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable
 from copy import copy
 from functools import cached_property, partial
 from types import MethodType
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from prefect import Flow
 from prefect.flow_engine import run_flow
@@ -22,6 +22,7 @@ from slurm_ray_flow.core.run import shorten
 from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.body import OF_PREFECT, bind, body_of, entrypoint_of, name_of, version_of
 from slurm_ray_flow.interface.handle import Handle
+from slurm_ray_flow.interface.map import Handles, start_map
 from slurm_ray_flow.interface.parameters import (
     Arguments,
     OpaqueValue,
@@ -38,9 +39,6 @@ from slurm_ray_flow.interface.settings import Kinds, kinds_of, options_of, shown
 from slurm_ray_flow.remote.shared import pickling
 from slurm_ray_flow.remote.shared.pickling import itself, resolve_function
 from slurm_ray_flow.tasks.page import kind_of
-
-if TYPE_CHECKING:
-    from slurm_ray_flow.interface.map import Handles
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -200,8 +198,6 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             OptionError: `max_parallel` is no number of calls.
             TypeError: the function does not take such arguments.
         """
-        from slurm_ray_flow.interface.map import start_map
-
         return start_map(self, iterables, same, max_parallel)
 
     def script(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
@@ -299,8 +295,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         """Pickle by name where that finds the same flow, else by value: Prefect's runner sends flows to processes."""
         name = (self.plain.__module__, self.plain.__qualname__)
         if _named(*name) is self:
-            return _again, (*name, b"" if self.travels_by_name else self._by_value())
-        return _again, ("", "", self._by_value())
+            return _unpickled, (*name, b"" if self.travels_by_name else self._by_value())
+        return _unpickled, ("", "", self._by_value())
 
     def _by_value(self) -> bytes:
         state = {name: getattr(self, name) for name in (*_PREFECT_STATE, *_PREFECT_NAMES)}
@@ -324,7 +320,7 @@ def _named(module: str, qualified_name: str) -> Any:
         return None
 
 
-def _again(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any, Any]:
+def _unpickled(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any, Any]:
     """Unpickle a decorated function: the one of that name, or else one made from its value."""
     found = _named(module, qualified_name)
     if isinstance(found, LaunchFlow) or not by_value:

@@ -6,23 +6,18 @@ import contextlib
 import queue
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast, overload
+from typing import Any, Generic, TypeVar, cast, overload
 
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.core.errors import Cancelled, Lost, OptionError
+from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.run import RunState, is_from_the_cluster, shorten
 from slurm_ray_flow.interface.body import bind
-from slurm_ray_flow.interface.calls import Arguments, MapCalls, MapItem
+from slurm_ray_flow.interface.calls import LONGEST_WAIT, SHORTEST_WAIT, Arguments, MapCalls, MapItem, handle_of_call
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.map_state import MapRecord, find_map, places
-
-if TYPE_CHECKING:
-    from slurm_ray_flow.interface.launch_flow import LaunchFlow
+from slurm_ray_flow.interface.map_state import find_map, places
+from slurm_ray_flow.interface.session import DecoratedFunction
 
 R = TypeVar("R")
-
-SHORTEST_WAIT, LONGEST_WAIT = 0.1, 5.0
-"""Seconds between two looks at runs that another process has launched."""
 
 
 class Handles(Sequence[Handle[R]], Generic[R]):
@@ -47,8 +42,7 @@ class Handles(Sequence[Handle[R]], Generic[R]):
             UnknownRunError: there is no such map, or several.
         """
         record = find_map(map_id)
-        found = [_attached(record, index) for index in range(len(record.values))]
-        return Handles(record.map_id, found)
+        return Handles(record.map_id, [handle_of_call(record, index) for index in range(len(record.values))])
 
     def results(self, timeout: float | None = None, return_exceptions: bool = False) -> list[R]:
         """Wait until all calls have ended; gives their values in order. Ctrl-C while it waits cancels all of them.
@@ -120,64 +114,6 @@ class Handles(Sequence[Handle[R]], Generic[R]):
         return f"<{len(self)} handles of map {self.map_id[:8]}>"
 
 
-class _NotBegun(Handle[Any]):
-    """A call that had not begun when a process attached to its map."""
-
-    def __init__(self, record: MapRecord, index: int) -> None:
-        super().__init__("")
-        self._record, self._index = record, index
-
-    def _begun(self) -> bool:
-        if not self.run_id:
-            self._record = find_map(self._record.map_id)
-            self.run_id = self._record.runs.get(self._index, "")
-        return bool(self.run_id)
-
-    def done(self) -> bool:
-        return super().done() if self._begun() else self._why() != ""
-
-    def status(self) -> RunState:
-        if self._begun():
-            return super().status()
-        if self._index in self._record.failures:
-            return RunState.CANCELLED if self._index in self._record.cancelled else RunState.FAILED
-        return RunState.WAITING if self._record.alive else RunState.LOST
-
-    def result(self, timeout: float | None = None) -> Any:
-        __tracebackhide__ = True
-        deadline = None if timeout is None else time.monotonic() + timeout
-        wait = SHORTEST_WAIT
-        while not self._begun():
-            if why := self._why():
-                kind = Cancelled if self._index in self._record.cancelled else Lost
-                raise kind(why, advice="start the function again with this value")
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"call {self._index} has not begun within {timeout} s")
-            time.sleep(wait)
-            wait = min(wait * 1.5, LONGEST_WAIT)
-        return super().result(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-
-    def logs(self, follow: bool = False) -> Iterator[str]:
-        return super().logs(follow) if self._begun() else iter(())
-
-    def cancel(self) -> bool:
-        return super().cancel() if self._begun() else False
-
-    def _why(self) -> str:
-        """The reason that the call will have no run; "" where it may have one."""
-        record, index = self._record, self._index
-        name = f"call {index} of {record.function} ({record.values[index]})"
-        if index in record.failures:
-            return f"{name} never became a run: {record.failures[index]}"
-        return "" if record.alive else f"{name} was not begun: the process that was to begin it is gone"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _attached, (self._record, self._index)
-
-    def __repr__(self) -> str:
-        return f"<call {self._index} of {self._record.function}, not begun>"
-
-
 def _has_not_begun(handle: Handle[Any]) -> bool:
     """Whether a call has no run, or one that was still in the queue of a shared server when its process was killed."""
     if handle.run_id:
@@ -185,13 +121,8 @@ def _has_not_begun(handle: Handle[Any]) -> bool:
     return handle.status() in (RunState.WAITING, RunState.LOST) and not handle.run_id
 
 
-def _attached(record: MapRecord, index: int) -> Handle[Any]:
-    run_id = record.runs.get(index)
-    return Handle(run_id) if run_id else _NotBegun(record, index)
-
-
 def start_map(
-    flow: LaunchFlow[Any, Any], iterables: Sequence[Iterable[Any]], same: dict[str, Any], max_parallel: int | None
+    flow: DecoratedFunction, iterables: Sequence[Iterable[Any]], same: dict[str, Any], max_parallel: int | None
 ) -> Handles[Any]:
     """Begin the calls of a map.
 

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from prefect import tags
 from prefect.client.orchestration import get_client
@@ -34,6 +34,7 @@ from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.config import variable_warnings
 from slurm_ray_flow.core.digest import Undigestible, digest_of
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.project import NEEDED, folder_at_home, project_of, shadows
 from slurm_ray_flow.core.run import Outcome, RunRecord, with_note
 from slurm_ray_flow.core.scan import target_of
@@ -51,11 +52,27 @@ from slurm_ray_flow.tasks.cancellation import in_background
 from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
 
 if TYPE_CHECKING:
-    from slurm_ray_flow.interface.launch_flow import LaunchFlow
     from slurm_ray_flow.tasks.preview import Preview
 
 
-def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
+class DecoratedFunction(Protocol):
+    """What a launch needs of a `LaunchFlow`, which is made of this module's functions."""
+
+    fn: Any
+    function: Any
+    plain: Any
+    options: Options
+    name: str
+    isasync: bool
+    travels_by_name: bool
+
+    @property
+    def marks(self) -> set[str]: ...
+
+    def called(self, current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+
+
+def submit(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
     """Launch in a thread of this process; return once the cluster has the run.
 
     From then on this process may end: the run goes on, and any process can attach to it.
@@ -83,7 +100,7 @@ def submit(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, 
 
 
 def work_of(
-    flow: LaunchFlow[Any, Any], current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]
+    flow: DecoratedFunction, current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[], Any]:
     """The function that makes a call in a thread of its own."""
     if flow.isasync:
@@ -117,7 +134,7 @@ class Launching:
         self.subscribers = subscribers
         self.tags = (TAG, *tags)
         self.below = below
-        self.flow: LaunchFlow[Any, Any] | None = None
+        self.flow: DecoratedFunction | None = None
         self.given: Arguments | None = None
         self.run_id: str | None = None
         self.outcome: Outcome | None = None
@@ -219,7 +236,7 @@ def _note(text: str) -> None:
     events.publish(events.Note(text))
 
 
-def previewed(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Preview:
+def previewed(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Preview:
     """The preview of a call; needs a server only for a saved cluster."""
     from slurm_ray_flow.tasks.preview import preview
 
@@ -239,7 +256,7 @@ def _client_settings() -> dict[Any, Any]:
     }
 
 
-def run_launch(flow: LaunchFlow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The body of each decorated function's flow, in the caller's process or in a deployment's."""
     from slurm_ray_flow.flows.launch import launch  # what only a launch needs does not hold the decorator back
 
@@ -322,13 +339,13 @@ def ensure_tags(marks: set[str]) -> None:
         client.update_flow_run(current_run.id, tags=current_run.tags)
 
 
-def launching_of(flow: LaunchFlow[Any, Any]) -> Launching | None:
+def launching_of(flow: DecoratedFunction) -> Launching | None:
     """The launch from this process that a flow is run for; None for a run of a deployment."""
     current = _launching.get()
     return current if current and current.flow and current.flow.fn is flow.fn else None
 
 
-def describe_call(flow: LaunchFlow[Any, Any], given: Arguments) -> Call:
+def describe_call(flow: DecoratedFunction, given: Arguments) -> Call:
     """Put the function and its arguments into the store.
 
     Raises:
@@ -347,7 +364,7 @@ def describe_call(flow: LaunchFlow[Any, Any], given: Arguments) -> Call:
     return Call(function.digest, arguments, target, flow.name, *content)
 
 
-def _content_of(flow: LaunchFlow[Any, Any], values: dict[str, Any]) -> tuple[str, str]:
+def _content_of(flow: DecoratedFunction, values: dict[str, Any]) -> tuple[str, str]:
     """The digest of a function and its arguments; or "", and the reason that there is none."""
     plain = flow.plain
     function = (plain.__module__, plain.__qualname__) if flow.travels_by_name else flow.function
