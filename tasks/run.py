@@ -157,7 +157,7 @@ class Run:
 
     def _release(self, cluster: Cluster) -> None:
         """End the run on the cluster, and warn if that can't be verified."""
-        doubtful.add(self.record.run_id)
+        unverified_ends.add(self.record.run_id)
         publish(Note(f"ends the run on {cluster.label}"))
         try:
             events = _ended_events(self.record, cluster)
@@ -167,13 +167,13 @@ class Run:
         if events is None:
             publish(Warned(f"the run does not end; {_later(self.record)}"))
             return
-        doubtful.discard(self.record.run_id)
+        unverified_ends.discard(self.record.run_id)
         self.over = True
         if ended := find_event(events, "call_ended"):
             self.call_ended = CallEnd.from_event(ended)
 
 
-doubtful: set[str] = set()
+unverified_ends: set[str] = set()
 """Runs of this process whose end could not be verified, and is not waited for a second time."""
 
 

@@ -225,7 +225,7 @@ def test_what_was_lost_is_started_again(served, api, tmp_path):
     stdout, _ = process.communicate(timeout=180)
     assert "value 42" in stdout
     assert run.handle.result(10) == 42
-    assert run.handle._found()[0].attempt == f"{run.id}.2"
+    assert run.handle._record_and_cluster()[0].attempt == f"{run.id}.2"
     assert run.state() == "COMPLETED"
 
 

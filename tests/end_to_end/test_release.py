@@ -66,7 +66,7 @@ def test_why_a_warm_run_is_not_joined_is_said(warm, srf, options, word):
     function, run_id = warm
     shown = Noting()
     other = function.with_options(name=f"q{secrets.token_hex(3)}", **options)
-    assert other.called(Launching(shown), (), {}) == 42
+    assert other.call(Launching(shown), (), {}) == 42
     [line] = [text for text in shown.said if "not joined" in text]
     assert run_id[:8] in line
     assert word in line

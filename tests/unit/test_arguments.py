@@ -21,7 +21,7 @@ from prefect.exceptions import ParameterTypeError
 from prefect.utilities.callables import get_call_parameters, parameters_to_args_kwargs
 
 from slurm_ray_flow import OptionError, slurm_ray_flow
-from slurm_ray_flow.interface.parameters import Arguments, OpaqueValue, unhold, waits
+from slurm_ray_flow.interface.parameters import Arguments, OpaqueValue, holds_future, unwrap
 
 NOT_UTF8 = os.fsdecode(b"mesure-\xe9.csv")
 MISSING = object()
@@ -73,7 +73,7 @@ def sent(function: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
     """What the API gets for a call."""
     found = get_call_parameters(function.fn, args, kwargs)
     text = json.dumps(
-        function.serialize_parameters({name: OpaqueValue(unhold(found[name])) for name in found}), allow_nan=False
+        function.serialize_parameters({name: OpaqueValue(unwrap(found[name])) for name in found}), allow_nan=False
     )
     assert json.loads(text.encode().decode()) == json.loads(text)
     return dict(json.loads(text))
@@ -352,10 +352,10 @@ def test_only_what_prefect_resolves_waits() -> None:
         def add_done_callback(self, fn: Any) -> None: ...
 
     future: Any = Future.__new__(Future)
-    assert all(map(waits, [future, [1, {"a": (future,)}], Completed(), quote(1)]))
+    assert all(map(holds_future, [future, [1, {"a": (future,)}], Completed(), quote(1)]))
     endless: list[Any] = [1]
     endless.append(endless)
     for _ in range(10_000):
         endless = [endless]
-    assert not any(map(waits, [endless, (part for part in [future]), Odd(), numpy.arange(3), "text", {1: [2]}]))
+    assert not any(map(holds_future, [endless, (part for part in [future]), Odd(), numpy.arange(3), "text", {1: [2]}]))
     assert sent(free, future)["first"]["$srf"] == ""

@@ -189,9 +189,9 @@ def _show_progress() -> None:
 def _leave_soon() -> None:
     """Bound the end of the process, which Prefect's background services may delay for ever."""
     if "prefect" in sys.modules:
-        from slurm_ray_flow.interface.cancellation import bound_the_end
+        from slurm_ray_flow.interface.cancellation import bound_process_end
 
-        bound_the_end()
+        bound_process_end()
 
 
 if __name__ == "__main__":

@@ -78,9 +78,9 @@ def _finished(value: Any) -> Any:
 
 
 def _preview(launched: Any, positional: tuple[Any, ...], named: dict[str, Any], json: bool) -> None:
-    from slurm_ray_flow.interface.session import previewed
+    from slurm_ray_flow.interface.session import preview_of
 
-    found = previewed(launched, positional, named)
+    found = preview_of(launched, positional, named)
     print_json(dataclasses.asdict(found)) if json else print_text(str(found).rstrip())
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.errors import Cancelled, Lost, PayloadError, RunError, SlurmRayFlowError, UnknownRunError
 from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
-from slurm_ray_flow.interface.cancellation import bound_the_end, end_with_process
+from slurm_ray_flow.interface.cancellation import bound_process_end, end_with_process
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.map_state import (
     MapProgress,
@@ -25,10 +25,10 @@ from slurm_ray_flow.interface.map_state import (
     find_map,
     note_begun,
     note_failed,
-    places,
+    ranges_text,
     record_map,
 )
-from slurm_ray_flow.interface.session import DecoratedFunction, Launching, label, work_of
+from slurm_ray_flow.interface.session import DecoratedFunction, Launching, blocking_call, label
 from slurm_ray_flow.tasks.cancellation import in_background
 
 if TYPE_CHECKING:
@@ -46,11 +46,11 @@ class MapItem(Handle[R]):
     """One call of a map that this process begins.
 
     Attributes:
-        index: its place among the calls.
-        run_id: the run's id; "" as long as it has not begun.
-        future: gets its value or its exception.
-        stop: tells its launch to end the run.
-        step: the step of its launch; "" before the first.
+        index: the place of the call among the calls.
+        run_id: the run's id; "" before the call has begun.
+        future: gets the call's value or exception.
+        stop: tells the call's launch to end the run.
+        step: the present step of the call's launch; "" before the first.
     """
 
     def __init__(self, calls: MapCalls, index: int) -> None:
@@ -87,8 +87,8 @@ class MapItem(Handle[R]):
             timeout: seconds to wait at most; the run goes on after it.
 
         Raises:
-            TimeoutError: it has not ended by then.
-            RunError: it ended without a value.
+            TimeoutError: the call has not ended by then.
+            RunError: the call ended without a value.
             BaseException: the function's own exception.
         """
         __tracebackhide__ = True
@@ -113,27 +113,27 @@ class MapItem(Handle[R]):
         """The lines that the function wrote.
 
         Args:
-            follow: wait until it begins, and go on until it ends.
+            follow: wait until the call begins, and go on until it ends.
         """
         if follow:
             self._has_begun.wait()
         return super().logs(follow) if self.run_id else iter(())
 
-    def _found(self) -> tuple[RunRecord, Cluster]:
+    def _record_and_cluster(self) -> tuple[RunRecord, Cluster]:
         if not self.run_id:
             raise UnknownRunError(f"{self.name} has not begun", advice="wait for it")
-        return super()._found()
+        return super()._record_and_cluster()
 
     def cancel(self) -> bool:
-        """End it, or do not begin it. The other calls go on.
+        """End the call, or do not begin it. The other calls go on.
 
         Returns:
-            Whether it was to run and now does not.
+            Whether the call was waiting or running, and now is gone.
 
         Raises:
-            RunError: it could not be verified that it is gone.
+            RunError: it could not be verified that the call is gone.
         """
-        if self.calls.forget(self):
+        if self.calls.cancel_unbegun(self):
             return True
         if self.future.done():
             return False
@@ -148,7 +148,7 @@ class MapItem(Handle[R]):
             return False
         return not self.run_id or super().done() or super().cancel()
 
-    def _not_yet(self, timeout: float | None) -> TimeoutError:
+    def _timeout_error(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"{self.name} has not ended within {timeout} s; it goes on")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -228,7 +228,7 @@ def handle_of_call(record: MapRecord, index: int) -> Handle[Any]:
 
 
 STARTING_AT_ONCE = 8
-"""The most launches on their way to the cluster at a time: more would only wait for Prefect's server."""
+"""The most launches before their start on the cluster at a time: more would only wait for Prefect's server."""
 SHARED_STEPS = {"turn", "start_ray"}
 """The steps by which the files and packages that all calls share are on the cluster."""
 
@@ -244,7 +244,7 @@ class MapCalls:
     Args:
         flow: the decorated function.
         arguments: positional and keyword arguments of each call.
-        max_parallel: how many may be under way at a time.
+        max_parallel: how many calls may be under way at a time.
     """
 
     def __init__(self, flow: DecoratedFunction, arguments: Sequence[Arguments], max_parallel: int) -> None:
@@ -257,8 +257,8 @@ class MapCalls:
         self._change = threading.Condition()
         self._under_way: set[MapItem[Any]] = set()
         self._starting: set[MapItem[Any]] = set()
-        self._shared_is_there = self._stopped = False
-        self._ends = collections.Counter[str]()
+        self._shared_parts_ready = self._stopped = False
+        self._end_counts = collections.Counter[str]()
         where = label(flow.options.cluster)
         self.progress = MapProgress(self.name, where, len(arguments), max_parallel, self.map_id)
         record_map(self.map_id, self.name, where, self._texts)
@@ -271,59 +271,59 @@ class MapCalls:
     def _begin_all(self) -> None:
         for item in self.items:
             with self._change:
-                self._change.wait_for(lambda: self._stopped or self._has_room())
+                self._change.wait_for(lambda: self._stopped or self._may_begin_another())
                 if self._stopped:
                     return
                 if item.future.done():  # it was cancelled while it waited
                     continue
                 self._under_way.add(item)
                 self._starting.add(item)
-            self._show()
+            self._show_counts()
             try:
                 threading.Thread(target=self._run, args=(item,), name=f"srf-{self.name}", daemon=True).start()
             except RuntimeError:  # the interpreter is ending
                 return
 
-    def _has_room(self) -> bool:
-        at_once = STARTING_AT_ONCE if self._shared_is_there else 1
+    def _may_begin_another(self) -> bool:
+        at_once = STARTING_AT_ONCE if self._shared_parts_ready else 1
         return len(self._under_way) < self._max_parallel and len(self._starting) < at_once
 
     def _run(self, item: MapItem[Any]) -> None:
         """Run one call from its beginning to its end, in a thread of its own."""
-        short = self.map_id[:8]
-        below = f"outputs/{short}/{item.index}"
-        current = Launching(functools.partial(self._receive, item), tags=(f"map-{short}",), below=below)
-        given = self._arguments[item.index] or ((), {})
+        map_prefix = self.map_id[:8]
+        subfolder = f"outputs/{map_prefix}/{item.index}"
+        current = Launching(functools.partial(self._receive, item), tags=(f"map-{map_prefix}",), subfolder=subfolder)
+        arguments = self._arguments[item.index] or ((), {})
         self._arguments[item.index] = None
         try:
             with in_background(item.stop):
-                value = work_of(self.flow, current, *given)()
-        except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
-            self._failed(item, error)
+                value = blocking_call(self.flow, current, *arguments)()
+        except BaseException as error:  # any exception belongs to the caller of `result`
+            self._note_failure(item, error)
         else:
-            self._ended(item, value=value)
-        bound_the_end()
+            self._note_end(item, value=value)
+        bound_process_end()
 
-    def _failed(self, item: MapItem[Any], error: BaseException) -> None:
+    def _note_failure(self, item: MapItem[Any], error: BaseException) -> None:
         if not item.run_id:
             note_failed(self.map_id, item.index, error)
-        shared = isinstance(error, SlurmRayFlowError) and not isinstance(error, PayloadError | Cancelled)
-        if shared and not self._shared_is_there:
+        concerns_all = isinstance(error, SlurmRayFlowError) and not isinstance(error, PayloadError | Cancelled)
+        if concerns_all and not self._shared_parts_ready:
             self.stop(error)
-        self._ended(item, error=error)
+        self._note_end(item, error=error)
 
-    def _ended(self, item: MapItem[Any], value: Any = None, error: BaseException | None = None) -> None:
+    def _note_end(self, item: MapItem[Any], value: Any = None, error: BaseException | None = None) -> None:
         with self._change:
             self._under_way.discard(item)
             self._starting.discard(item)
-            self._shared_is_there |= error is None
+            self._shared_parts_ready |= error is None
             self._settle(item, value, error)
         if error is not None and not isinstance(error, Cancelled):
-            self.progress.tell_failure(item.index, self._texts[item.index], error)
-        self._show()
+            self.progress.show_failure(item.index, self._texts[item.index], error)
+        self._show_counts()
 
     def _settle(self, item: MapItem[Any], value: Any = None, error: BaseException | None = None) -> None:
-        self._ends["done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"] += 1
+        self._end_counts["done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"] += 1
         item.settle(value, error)
         self._change.notify_all()
 
@@ -337,12 +337,12 @@ class MapCalls:
                 self._step_started(item, event.name)
             case events.Note() | events.Waiting() if item.step in SHARED_STEPS:
                 self.progress.note(event.text)
-            case events.Note() | events.Waiting() if not self._shared_is_there:
+            case events.Note() | events.Waiting() if not self._shared_parts_ready:
                 self.progress.note(f"{item.step}: {event.text}")
             case events.Warned():
                 self.progress.warn(event.text)
             case events.Detachable():
-                self._has_started(item)
+                self._note_started(item)
             case events.TryFailed():
                 self.progress.tell(f"call {item.index}: {event.text}")
 
@@ -351,17 +351,17 @@ class MapCalls:
         item.step = name
         if name in SHARED_STEPS:
             with self._change:
-                self._shared_is_there = True
+                self._shared_parts_ready = True
                 self._change.notify_all()
-        if name == "turn":  # it waits in line, perhaps for long
-            self._has_started(item)
+        if name == "turn":  # the call waits in the queue of a server, perhaps for long
+            self._note_started(item)
         if name in SHARED_STEPS or name == "execute_call":
             self.progress.note("")
-        elif not self._shared_is_there:
+        elif not self._shared_parts_ready:
             self.progress.note(name)
 
-    def _has_started(self, item: MapItem[Any]) -> None:
-        """Note that a call has started: it asks Prefect's server seldom from now on."""
+    def _note_started(self, item: MapItem[Any]) -> None:
+        """Note that a call has started: its launch asks Prefect's server seldom from now on."""
         with self._change:
             self._starting.discard(item)
             self._change.notify_all()
@@ -370,13 +370,13 @@ class MapCalls:
         """Begin no more calls: those that have not begun fail with `error`."""
         with self._change:
             self._stopped = True
-            for item in self._waiting():
+            for item in self._unbegun_items():
                 note_failed(self.map_id, item.index, error)
                 self._settle(item, error=error)
             self._change.notify_all()
-        self._show()
+        self._show_counts()
 
-    def forget(self, item: MapItem[Any]) -> bool:
+    def cancel_unbegun(self, item: MapItem[Any]) -> bool:
         """Cancel a call that has not begun; False where it has."""
         with self._change:
             if item.future.done() or item in self._under_way:
@@ -384,11 +384,11 @@ class MapCalls:
             error = Cancelled(f"{item.name} was cancelled before it had begun")
             note_failed(self.map_id, item.index, error)
             self._settle(item, error=error)
-        self._show()
+        self._show_counts()
         return True
 
     def cancel(self) -> int:
-        """Begin no more calls, end those that are under way, and wait until they are gone; gives how many were.
+        """Begin no more calls, end the running ones, wait until they are gone; gives how many of them were cancelled.
 
         Raises:
             RunError: it could not be verified that they are gone.
@@ -401,7 +401,7 @@ class MapCalls:
         deadline = time.monotonic() + CANCEL_SECONDS
         gone = [item.is_gone(max(deadline - time.monotonic(), 0.0)) for item in running]
         if not all(gone):
-            doubtful = places([item.index for item, is_gone in zip(running, gone, strict=True) if not is_gone])
+            doubtful = ranges_text([item.index for item, is_gone in zip(running, gone, strict=True) if not is_gone])
             raise RunError(f"it is not sure that these calls have ended: {doubtful}", advice="`srf runs` lists them")
         return sum(isinstance(item.future.exception(), Cancelled) for item in running)
 
@@ -412,33 +412,33 @@ class MapCalls:
             try:
                 yield
             except KeyboardInterrupt as error:
-                if is_from_the_cluster(error):  # the function's own
+                if is_from_the_cluster(error):  # the function raised it
                     raise
                 self.progress.tell("interrupted: cancels what is under way, and begins no more")
                 self.cancel()
                 raise
 
-    def interrupted(self) -> None:
+    def on_interrupt(self) -> None:
         """Cancel the calls: Ctrl-C ends the process while no caller waits for them."""
         with contextlib.suppress(SlurmRayFlowError):
             self.cancel()
 
-    def process_ends(self) -> str:
+    def on_process_end(self) -> str:
         """End the map with the process: begun calls go on, and a message names the others."""
         with self._change:
             self._stopped = True
-            waiting = [item.index for item in self._waiting()]
+            waiting = [item.index for item in self._unbegun_items()]
             self._change.notify_all()
         if not waiting:
             return ""
         return (
-            f"{self.name}: {len(waiting)} of {len(self.items)} calls were not begun: {places(waiting)}. "
+            f"{self.name}: {len(waiting)} of {len(self.items)} calls were not begun: {ranges_text(waiting)}. "
             f"Those that were go on; Handles.attach({self.map_id[:8]!r}) finds them."
         )
 
-    def _waiting(self) -> list[MapItem[Any]]:
+    def _unbegun_items(self) -> list[MapItem[Any]]:
         return [item for item in self.items if not item.future.done() and item not in self._under_way]
 
-    def _show(self) -> None:
+    def _show_counts(self) -> None:
         with self._change:
-            self.progress.changed(len(self._under_way), self._ends)
+            self.progress.changed(len(self._under_way), self._end_counts)

@@ -1,4 +1,4 @@
-"""A run that goes on: from the process that started it, or from any other one."""
+"""The handle of a run, in the process that launched the run or in any other one."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ LAUNCH_SECONDS = 10.0
 
 
 class Handle(Generic[R]):
-    """A run.
-
-    A handle holds the run's id only: it may be pickled, printed and kept.
+    """A run, by its id alone: a handle may be pickled, printed and kept.
 
     Attributes:
         run_id: the run's id, the same in Prefect, on the cluster and in `srf`.
@@ -48,7 +46,7 @@ class Handle(Generic[R]):
         """The handle of a run that any process on this machine started.
 
         Args:
-            run_id: its id, or the start of it.
+            run_id: the run's id, or the start of it.
 
         Raises:
             UnknownRunError: there is no such run, or several.
@@ -62,27 +60,27 @@ class Handle(Generic[R]):
             timeout: seconds to wait at most; the run goes on after it.
 
         Raises:
-            TimeoutError: it has not ended by then.
-            RunError: it ended without a value.
+            TimeoutError: the run has not ended by then.
+            RunError: the run ended without a value.
             BaseException: the function's own exception.
         """
         __tracebackhide__ = True
         try:
-            return self._result(timeout) if self._future is None else self._own_result(self._future, timeout)
+            return self._await_cluster(timeout) if self._future is None else self._await_future(self._future, timeout)
         except BaseException as error:
             shorten(error)
             raise error
 
     def done(self) -> bool:
-        """Whether it has ended."""
+        """Whether the run has ended."""
         return self.status().final
 
     def status(self) -> RunState:
-        """Where it is on its way."""
+        """The state of the run."""
         return self.status_and_end()[0]
 
     def status_and_end(self) -> tuple[RunState, float | None]:
-        """Where it is on its way; and when it ended, in seconds since 1970, where that is known.
+        """The state of the run, and its end in seconds since 1970 where that is known.
 
         A cluster is asked only about a run whose end home does not know.
         """
@@ -99,7 +97,7 @@ class Handle(Generic[R]):
         Args:
             follow: go on until the run ends.
         """
-        record, cluster = self._found()
+        record, cluster = self._record_and_cluster()
         log = _LogLines(cluster, record.paths.log)
         while True:
             ended = not follow or self.done()
@@ -115,15 +113,15 @@ class Handle(Generic[R]):
         yield from log.last()
 
     def files(self) -> list[WrittenFile]:
-        """What the function has written in its working directory, as long as the run is kept.
+        """The files that the function has written in its working directory, as long as the run is kept.
 
         Returns:
-            Of each file its `path` from there, its `size` in bytes, and when it was `changed`.
+            Of each file its `path` from that directory, its `size` in bytes, and when it was `changed`.
 
         Raises:
             ConnectionFailed: the cluster does not answer.
         """
-        return files_of(*self._found(), warnings.warn)[1]
+        return files_of(*self._record_and_cluster(), warnings.warn)[1]
 
     def fetch(self, *patterns: str, to: str | os.PathLike[str] | None = None, overwrite: bool = False) -> list[Path]:
         """Bring files that the function has written home, as long as the run is kept.
@@ -144,50 +142,50 @@ class Handle(Generic[R]):
             ConnectionFailed: the cluster does not answer.
         """
         warn = functools.partial(warnings.warn, stacklevel=4)
-        return bring(*self._found(), patterns, Path(to) if to else None, overwrite, warn).paths
+        return bring(*self._record_and_cluster(), patterns, Path(to) if to else None, overwrite, warn).paths
 
     def cancel(self) -> bool:
-        """End it. Does nothing to a run that has ended.
+        """End the run, if it has not ended.
 
         Returns:
             Whether the run was under way and now is gone.
 
         Raises:
-            RunError: it could not be verified that it is gone.
+            RunError: it could not be verified that the run is gone.
         """
         if self.done():
             return False
-        record, cluster = self._found()
+        record, cluster = self._record_and_cluster()
         if not release(record, cluster):
             raise RunError("it is not sure that the run has ended", where=where(record), advice="try again")
-        self._keep_from_trying_again(cluster)
+        self._prevent_next_try(cluster)
         return True
 
-    def _keep_from_trying_again(self, cluster: Cluster) -> None:
-        """A launch that waits for its next try looks for this file; one whose try was ended needs none."""
-        until = time.monotonic() + LAUNCH_SECONDS
-        while time.monotonic() < until and _may_try_again(newest := store.find_record(self.run_id)):
+    def _prevent_next_try(self, cluster: Cluster) -> None:
+        """Write the file by which a launch that waits between two tries learns that the run was cancelled."""
+        deadline = time.monotonic() + LAUNCH_SECONDS
+        while time.monotonic() < deadline and _launch_may_try_again(newest := store.find_record(self.run_id)):
             cluster.write(newest.paths.cancel, b"")
             time.sleep(LONGEST_WAIT)
 
-    def _found(self) -> tuple[RunRecord, Cluster]:
+    def _record_and_cluster(self) -> tuple[RunRecord, Cluster]:
         record = store.find_record(self.run_id)
         return record, cluster_of(record)
 
-    def _own_result(self, future: Future[R], timeout: float | None) -> R:
+    def _await_future(self, future: Future[R], timeout: float | None) -> R:
         """The value of a run that this process has launched."""
         try:
             return future.result(timeout)
         except FutureTimeoutError:
             if not future.done():
-                raise self._not_yet(timeout) from None
+                raise self._timeout_error(timeout) from None
             raise
 
-    def _result(self, timeout: float | None) -> R:
+    def _await_cluster(self, timeout: float | None) -> R:
         deadline = None if timeout is None else time.monotonic() + timeout
         wait = SHORTEST_WAIT
         while True:
-            record, cluster = self._found()
+            record, cluster = self._record_and_cluster()
             status = run_state(ask(record, cluster))
             if status.state.final:
                 if status.call_end is None:
@@ -195,11 +193,11 @@ class Handle(Generic[R]):
                 value: R = read_outcome(record, status.call_end, cluster).unwrap()
                 return value
             if deadline is not None and time.monotonic() >= deadline:
-                raise self._not_yet(timeout)
+                raise self._timeout_error(timeout)
             time.sleep(wait)
             wait = min(wait * 1.3, LONGEST_WAIT)
 
-    def _not_yet(self, timeout: float | None) -> TimeoutError:
+    def _timeout_error(self, timeout: float | None) -> TimeoutError:
         return TimeoutError(f"run {self.run_id[:8]} has not ended within {timeout} s; it goes on")
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -210,7 +208,7 @@ class Handle(Generic[R]):
 
 
 class _LogLines:
-    """A log file, read line by line.
+    """A log file on a cluster, read line by line.
 
     Attributes:
         path: the file.
@@ -218,26 +216,26 @@ class _LogLines:
 
     def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
         self._cluster, self.path = cluster, path
-        self._offset, self._rest = 0, b""
+        self._offset, self._unfinished = 0, b""
 
     def new(self) -> Iterator[str]:
         """The complete lines since the last call."""
         while data := self._cluster.read(self.path, self._offset):
             self._offset += len(data)
-            *lines, self._rest = (self._rest + data).split(b"\n")
+            *lines, self._unfinished = (self._unfinished + data).split(b"\n")
             yield from (line.decode(errors="replace") for line in lines)
 
     def last(self) -> Iterator[str]:
         """A last line without an end."""
-        if self._rest:
-            yield self._rest.decode(errors="replace")
+        if self._unfinished:
+            yield self._unfinished.decode(errors="replace")
 
 
 def attach(run_id: str | None = None) -> Handle[Any]:
     """The handle of a run that any process on this machine started, such as a notebook's kernel that is gone.
 
     Args:
-        run_id: its id, or the start of it; without one, the run that was started last.
+        run_id: the run's id, or the start of it; without one, the run that was started last.
 
     Raises:
         UnknownRunError: there is no such run, or several.
@@ -250,10 +248,10 @@ def attach(run_id: str | None = None) -> Handle[Any]:
     return Handle(newest.run_id)
 
 
-def _may_try_again(record: RunRecord) -> bool:
+def _launch_may_try_again(record: RunRecord) -> bool:
     """Whether the launch may try again, or has not yet noted that it does not."""
-    over = record.ended or record.failure
-    return not over and RunFacts(record, launch_alive=launch_alive(record)).launch_goes_on
+    has_ended = record.ended or record.failure
+    return not has_ended and RunFacts(record, launch_alive=launch_alive(record)).launch_goes_on
 
 
 __all__ = ["Cancelled", "Handle", "attach"]

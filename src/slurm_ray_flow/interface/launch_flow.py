@@ -20,7 +20,7 @@ from slurm_ray_flow.core.artifacts import flow_run_name, tags_of
 from slurm_ray_flow.core.options import Options, checked, is_option
 from slurm_ray_flow.core.run import shorten
 from slurm_ray_flow.interface import session
-from slurm_ray_flow.interface.body import OF_PREFECT, bind, body_of, entrypoint_of, name_of, version_of
+from slurm_ray_flow.interface.body import PREFECT_PARAMETERS, bind, body_of, entrypoint_of, name_of, version_of
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.map import Handles, start_map
 from slurm_ray_flow.interface.parameters import (
@@ -28,14 +28,14 @@ from slurm_ray_flow.interface.parameters import (
     OpaqueValue,
     cast_all,
     from_api,
+    holds_future,
     to_api,
-    unhold,
-    waits,
+    unwrap,
 )
 from slurm_ray_flow.interface.progress import terminal_display
 from slurm_ray_flow.interface.result_storage import RunValue
 from slurm_ray_flow.interface.session import submit
-from slurm_ray_flow.interface.settings import Kinds, kinds_of, options_of, shown_in_forms, typed_signature, underlying
+from slurm_ray_flow.interface.settings import Types, options_of, shown_in_forms, typed_signature, types_of, underlying
 from slurm_ray_flow.remote.shared import pickling
 from slurm_ray_flow.remote.shared.pickling import itself, resolve_function
 from slurm_ray_flow.tasks.page import kind_of
@@ -58,9 +58,9 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         self.options = options = options_of(plain, options)
         self.travels_by_name = plain is function and session.travels_by_name(plain)
         launch = partial(session.run_launch, self)
-        body: Any = body_of(function, launch, partial(session.in_thread, launch))
-        whole = body.__signature__
-        body.__signature__ = shown_in_forms(whole)
+        body: Any = body_of(function, launch, partial(session.run_in_thread, launch))
+        signature = body.__signature__
+        body.__signature__ = shown_in_forms(signature)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a default without JSON is no fault, nor a name that pydantic has, too
             super().__init__(
@@ -78,65 +78,65 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
                 on_crashed=[session.release_hook],
             )
         self.should_validate_parameters = True
-        body.__signature__ = whole
+        body.__signature__ = signature
         self._entrypoint = entrypoint_of(plain, self._entrypoint)
 
     @cached_property
-    def kinds(self) -> Kinds:
-        """The types of its parameters, read late: annotations may name classes that are defined after the function."""
-        return kinds_of(typed_signature(self.function))
+    def types(self) -> Types:
+        """The types of the function's parameters, read late: annotations may name classes that are defined after it."""
+        return types_of(typed_signature(self.function))
 
     def __call__(self, /, *args: P.args, **kwargs: P.kwargs) -> R:  # type: ignore[override] # Prefect's own options are few
         """Run the function on its cluster.
 
         Returns:
-            Its value; for an `async def`, something to await.
+            The function's value; for an `async def`, a coroutine of it.
 
         Raises:
-            SlurmRayFlowError: it did not get to an end.
-            BaseException: its own exception, with the traceback it had there as a note.
+            SlurmRayFlowError: the function did not get to an end.
+            BaseException: the function's own exception, with its traceback on the cluster as a note.
         """
         __tracebackhide__ = True
         try:
-            return cast(R, self.called(session.Launching(terminal_display()), args, kwargs))
+            return cast(R, self.call(session.Launching(terminal_display()), args, kwargs))
         except BaseException as error:
             shorten(error)
             raise error
 
     @property
-    def marks(self) -> set[str]:
+    def run_tags(self) -> set[str]:
         """The tags of its flow runs and deployments."""
         cluster = self.options.cluster
         return tags_of(self.name, session.label(cluster), kind_of(cluster))
 
-    def called(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """A call, as a part of a launch whose end somebody else may watch.
+    def call(self, current: session.Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call the function as the launch that `current` describes.
 
         Raises:
             TypeError: the function does not take such arguments.
         """
         __tracebackhide__ = True
-        if get_task_viz_tracker():  # somebody draws the flow around it
+        if get_task_viz_tracker():  # `visualize` draws the flow that calls this one
             return super().__call__(*args, **kwargs)
-        ours = {name: kwargs[name] for name in kwargs if name not in OF_PREFECT}
-        bind(self.fn, args, ours)
-        parameters = get_call_parameters(self.fn, args, ours)
-        held = {name: OpaqueValue(unhold(value)) for name, value in parameters.items() if not waits(value)}
+        own = {name: kwargs[name] for name in kwargs if name not in PREFECT_PARAMETERS}
+        bind(self.fn, args, own)
+        parameters = get_call_parameters(self.fn, args, own)
+        wrapped = {name: OpaqueValue(unwrap(value)) for name, value in parameters.items() if not holds_future(value)}
         start = partial(
             run_flow,
             self,
-            parameters={**parameters, **held},
+            parameters={**parameters, **wrapped},
             wait_for=kwargs.get("wait_for"),
             return_type="state" if kwargs.get("return_state") else "result",
         )
         current.flow = self
-        if len(held) == len(parameters):
-            exactly = (args, ours) if hasattr(self.function, "__wrapped__") else None  # a wrapper may look at them
-            current.given = Arguments(self.fn, parameters, exactly)
-        current.tags = (*current.tags, *sorted(self.marks - set(current.tags)))
-        return self._awaited(current, start) if self.isasync else self._finished(current, start)
+        if len(wrapped) == len(parameters):
+            original = (args, own) if hasattr(self.function, "__wrapped__") else None  # a wrapper may look at them
+            current.arguments = Arguments(self.fn, parameters, original)
+        current.tags = (*current.tags, *sorted(self.run_tags - set(current.tags)))
+        return self._run_async(current, start) if self.isasync else self._run_sync(current, start)
 
-    def _finished(self, current: session.Launching, start: Callable[[], Any]) -> Any:
+    def _run_sync(self, current: session.Launching, start: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
         with session.launching(current):
             try:
@@ -144,7 +144,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             except BaseException as error:
                 return current.rescue(error)
 
-    async def _awaited(self, current: session.Launching, start: Callable[[], Any]) -> Any:
+    async def _run_async(self, current: session.Launching, start: Callable[[], Any]) -> Any:
         __tracebackhide__ = True
         with session.launching(current):
             try:
@@ -159,10 +159,10 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[R]: ...
 
     def submit(self, /, *args: P.args, **kwargs: P.kwargs) -> Handle[Any]:
-        """Start the function on its cluster, and give a handle as soon as it is there.
+        """Start the function on its cluster, and give a handle as soon as the cluster has the run.
 
         Raises:
-            SlurmRayFlowError: it could not be started.
+            SlurmRayFlowError: the run could not be started.
         """
         __tracebackhide__ = True
         try:
@@ -186,7 +186,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
     def map(self, /, *iterables: Iterable[Any], max_parallel: int | None = 8, **same: Any) -> Handles[Any]:
         """Call the function for each value, each call a run of its own; gives their handles at once, in order.
 
-        With several iterables it goes over all of them side by side, until the shortest ends, as the builtin `map`
+        With several iterables it takes a value of each, until the shortest ends, as the builtin `map`
         does. A call that fails costs the others nothing.
 
         Args:
@@ -207,7 +207,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             TypeError: the function does not take such arguments.
             SlurmRayFlowError: the call would fail before it got to the cluster.
         """
-        return str(session.previewed(self, args, kwargs))
+        return str(session.preview_of(self, args, kwargs))
 
     def local(self, /, *args: P.args, **kwargs: P.kwargs) -> R:
         """The plain function, called here."""
@@ -219,61 +219,61 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         Raises:
             OptionError: an option is unknown or has a wrong value.
         """
-        ours = {name: value for name, value in changes.items() if is_option(name)}
-        theirs = {name: value for name, value in changes.items() if name not in ours}
-        if unknown := theirs.keys() - inspect.signature(Flow.with_options).parameters.keys():
+        own_options = {name: value for name, value in changes.items() if is_option(name)}
+        prefect_options = {name: value for name, value in changes.items() if name not in own_options}
+        if unknown := prefect_options.keys() - inspect.signature(Flow.with_options).parameters.keys():
             checked(dict.fromkeys(unknown))  # raises, with the nearest name
-        made: LaunchFlow[P, R] = type(self)(self.function, self.options.stating(**ours))
-        bare = copy(self)
-        bare.fn = cast(Any, itself)  # Prefect would look at the parameters again
-        plain = Flow.with_options(bare, **theirs)
+        changed: LaunchFlow[P, R] = type(self)(self.function, self.options.stating(**own_options))
+        without_function = copy(self)
+        without_function.fn = cast(Any, itself)  # Prefect would look at the parameters again
+        changed_by_prefect = Flow.with_options(without_function, **prefect_options)
         for name in _PREFECT_STATE:
-            setattr(made, name, getattr(plain, name))
-        for name in _PREFECT_NAMES & theirs.keys():
-            setattr(made, name, getattr(plain, name))
-        return made
+            setattr(changed, name, getattr(changed_by_prefect, name))
+        for name in _PREFECT_NAMES & prefect_options.keys():
+            setattr(changed, name, getattr(changed_by_prefect, name))
+        return changed
 
     def serialize_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The parameters for the API: small plain data as it is, all else as a reference into the store at home."""
+        """The parameters for Prefect's API: small plain data as JSON, all else as references into the store at home."""
         current = session.launching_of(self)
-        ready = {name: value for name, value in parameters.items() if not waits(value)}
-        given = (current and current.given) or Arguments(self.fn, ready)
-        return to_api(self.fn, self.kinds, parameters, given.stored)
+        available = {name: value for name, value in parameters.items() if not holds_future(value)}
+        arguments = (current and current.arguments) or Arguments(self.fn, available)
+        return to_api(self.fn, self.types, parameters, arguments.stored)
 
     def validate_parameters(self, parameters: dict[str, Any]) -> dict[str, Any]:
-        """The parameters of a call from here as they are; those from the API resolved and cast by the annotations."""
+        """The parameters of a call in this process as they are; those from Prefect's API resolved and cast."""
         if session.launching_of(self) is None:
-            parameters = cast_all(self.fn, self.kinds, from_api(parameters))
-        return {name: unhold(value) for name, value in parameters.items()}
+            parameters = cast_all(self.fn, self.types, from_api(parameters))
+        return {name: unwrap(value) for name, value in parameters.items()}
 
     def typed(self, /, *args: Any, **kwargs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Arguments that people wrote as text or JSON, cast by the annotations.
 
         Raises:
-            ParameterTypeError: some are not what the annotations say.
+            ParameterTypeError: an argument does not have the type of its annotation.
         """
         bound = inspect.signature(self.fn).bind(*args, **kwargs)
-        bound.arguments.update(cast_all(self.fn, self.kinds, from_api(bound.arguments)))
-        return tuple(map(unhold, bound.args)), {name: unhold(bound.kwargs[name]) for name in bound.kwargs}
+        bound.arguments.update(cast_all(self.fn, self.types, from_api(bound.arguments)))
+        return tuple(map(unwrap, bound.args)), {name: unwrap(bound.kwargs[name]) for name in bound.kwargs}
 
     def serve(self, *args: Any, **kwargs: Any) -> None:
         """As `Flow.serve`, on the server that launches use."""
         from slurm_ray_flow.blocks.server.runner import temporary_files_of_our_own
 
         with session.on_the_server(), temporary_files_of_our_own():
-            super().serve(*args, **self._deployed(kwargs))
+            super().serve(*args, **self._with_deployment_defaults(kwargs))
 
     def deploy(self, *args: Any, **kwargs: Any) -> Any:
         """As `Flow.deploy`, on the server that launches use."""
         with session.on_the_server():
-            return super().deploy(*args, **self._deployed(kwargs))
+            return super().deploy(*args, **self._with_deployment_defaults(kwargs))
 
     def to_deployment(self, *args: Any, **kwargs: Any) -> Any:
         """As `Flow.to_deployment`."""
-        return super().to_deployment(*args, **self._deployed(kwargs))
+        return super().to_deployment(*args, **self._with_deployment_defaults(kwargs))
 
-    def _deployed(self, given: dict[str, Any]) -> dict[str, Any]:
-        return {**_DEPLOYED, **given, "tags": sorted({*self.marks, *(given.get("tags") or ())})}
+    def _with_deployment_defaults(self, options: dict[str, Any]) -> dict[str, Any]:
+        return {**DEPLOYMENT_DEFAULTS, **options, "tags": sorted({*self.run_tags, *(options.get("tags") or ())})}
 
     @overload
     def __get__(self, instance: None, owner: Any) -> LaunchFlow[P, R]: ...
@@ -287,21 +287,21 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return LaunchFlow(MethodType(self.function, instance), self.options)
 
     def __copy__(self) -> LaunchFlow[P, R]:
-        made: LaunchFlow[P, R] = object.__new__(type(self))
-        made.__dict__.update(self.__dict__)
-        return made
+        copied: LaunchFlow[P, R] = object.__new__(type(self))
+        copied.__dict__.update(self.__dict__)
+        return copied
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickle by name where that finds the same flow, else by value: Prefect's runner sends flows to processes."""
+        """Pickle by name where the name leads here, else by value: Prefect's runner sends flows to processes."""
         name = (self.plain.__module__, self.plain.__qualname__)
-        if _named(*name) is self:
-            return _unpickled, (*name, b"" if self.travels_by_name else self._by_value())
-        return _unpickled, ("", "", self._by_value())
+        if _find_by_name(*name) is self:
+            return _unpickled, (*name, b"" if self.travels_by_name else self._pickled_by_value())
+        return _unpickled, ("", "", self._pickled_by_value())
 
-    def _by_value(self) -> bytes:
+    def _pickled_by_value(self) -> bytes:
         state = {name: getattr(self, name) for name in (*_PREFECT_STATE, *_PREFECT_NAMES)}
         buffer = io.BytesIO()
-        annotations = {name: found.annotation for name, found in inspect.signature(self.fn).parameters.items()}
+        annotations = {name: parameter.annotation for name, parameter in inspect.signature(self.fn).parameters.items()}
         pickling.dump((self.function, self.options, annotations, state), buffer, lambda _: True)
         return buffer.getvalue()
 
@@ -312,7 +312,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         return itself, (self.function,)
 
 
-def _named(module: str, qualified_name: str) -> Any:
+def _find_by_name(module: str, qualified_name: str) -> Any:
     """The object of this name in this process, or None."""
     try:
         return resolve_function(module, qualified_name)
@@ -321,21 +321,21 @@ def _named(module: str, qualified_name: str) -> Any:
 
 
 def _unpickled(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[Any, Any]:
-    """Unpickle a decorated function: the one of that name, or else one made from its value."""
-    found = _named(module, qualified_name)
-    if isinstance(found, LaunchFlow) or not by_value:
-        return cast("LaunchFlow[Any, Any]", found)
+    """Unpickle a decorated function: the one of this name in this process, else a new one from the pickled value."""
+    named = _find_by_name(module, qualified_name)
+    if isinstance(named, LaunchFlow) or not by_value:
+        return cast("LaunchFlow[Any, Any]", named)
     function, options, annotations, state = pickling.load(io.BytesIO(by_value), [])
     # Names in textual annotations did not travel, but the objects that they mean did.
-    given = {name: kind for name, kind in annotations.items() if kind is not inspect.Parameter.empty}
-    underlying(function).__annotations__ = given
-    made: LaunchFlow[Any, Any] = LaunchFlow(function, options)
-    made.__dict__.update(state)
-    made.options = options  # as they were where it came from
-    return made
+    known = {name: kind for name, kind in annotations.items() if kind is not inspect.Parameter.empty}
+    underlying(function).__annotations__ = known
+    flow: LaunchFlow[Any, Any] = LaunchFlow(function, options)
+    flow.__dict__.update(state)
+    flow.options = options  # as they were where it came from
+    return flow
 
 
-_DEPLOYED: dict[str, Any] = {"enforce_parameter_schema": False}
+DEPLOYMENT_DEFAULTS: dict[str, Any] = {"enforce_parameter_schema": False}
 """Options of each deployment: the server would refuse references to the store, and the flow checks types itself."""
 
 _PREFECT_STATE = (

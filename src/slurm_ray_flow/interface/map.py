@@ -14,7 +14,7 @@ from slurm_ray_flow.core.run import RunState, is_from_the_cluster, shorten
 from slurm_ray_flow.interface.body import bind
 from slurm_ray_flow.interface.calls import LONGEST_WAIT, SHORTEST_WAIT, Arguments, MapCalls, MapItem, handle_of_call
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.map_state import find_map, places
+from slurm_ray_flow.interface.map_state import find_map, ranges_text
 from slurm_ray_flow.interface.session import DecoratedFunction
 
 R = TypeVar("R")
@@ -52,7 +52,7 @@ class Handles(Sequence[Handle[R]], Generic[R]):
             return_exceptions: have a failed call's exception in the place of its value, as `asyncio.gather` does.
 
         Raises:
-            TimeoutError: not all have ended by then.
+            TimeoutError: not all runs have ended by then.
             BaseException: the exception of the first call in the line that failed; the others have ended all the same.
         """
         __tracebackhide__ = True
@@ -65,7 +65,7 @@ class Handles(Sequence[Handle[R]], Generic[R]):
     def _results(self, timeout: float | None, return_exceptions: bool) -> list[R]:
         for _ in as_completed(self._handles, timeout):
             pass
-        outcomes = [_outcome(handle) for handle in self._handles]
+        outcomes = [_value_and_error(handle) for handle in self._handles]
         failed = [index for index, (_, error) in enumerate(outcomes) if error is not None]
         if failed and not return_exceptions:
             first = outcomes[failed[0]][1]
@@ -122,23 +122,23 @@ def _has_not_begun(handle: Handle[Any]) -> bool:
 
 
 def start_map(
-    flow: DecoratedFunction, iterables: Sequence[Iterable[Any]], same: dict[str, Any], max_parallel: int | None
+    flow: DecoratedFunction, iterables: Sequence[Iterable[Any]], shared: dict[str, Any], max_parallel: int | None
 ) -> Handles[Any]:
     """Begin the calls of a map.
 
     Raises:
-        OptionError: `max_parallel` is no number of calls, or there is nothing to go over.
+        OptionError: `max_parallel` is no number of calls, or there are no iterables.
         TypeError: the function does not take such arguments.
     """
     if not iterables:
         raise OptionError("map needs values to go over", advice="write f.map([1, 2, 3])")
-    whole = isinstance(max_parallel, int) and not isinstance(max_parallel, bool) and max_parallel > 0
-    if max_parallel is not None and not whole:
+    is_count = isinstance(max_parallel, int) and not isinstance(max_parallel, bool) and max_parallel > 0
+    if max_parallel is not None and not is_count:
         what = f"max_parallel={max_parallel!r} must be a whole number of 1 or more, or None for all at once"
         raise OptionError(what, advice="write max_parallel=8")
-    arguments: list[Arguments] = [(values, same) for values in zip(*iterables, strict=False)]
+    arguments: list[Arguments] = [(values, shared) for values in zip(*iterables, strict=False)]
     if arguments:
-        bind(flow.fn, arguments[0][0], same)
+        bind(flow.fn, arguments[0][0], shared)
     calls = MapCalls(flow, arguments, max_parallel or max(len(arguments), 1))
     calls.start()
     return Handles(calls.map_id, calls.items, calls)
@@ -154,35 +154,35 @@ def as_completed(handles: Iterable[Handle[R]], timeout: float | None = None) -> 
         timeout: seconds for all of them; the runs go on after it.
 
     Raises:
-        TimeoutError: not all have ended by then.
+        TimeoutError: not all runs have ended by then.
     """
     waiting = list(dict.fromkeys(handles))
     ended: queue.SimpleQueue[Handle[R]] = queue.SimpleQueue()
-    polled = [handle for handle in waiting if not _tells(handle, ended)]
+    polled = [handle for handle in waiting if not _queues_its_end(handle, ended)]
     deadline = None if timeout is None else time.monotonic() + timeout
-    left = len(waiting)
+    remaining = len(waiting)
     pause = SHORTEST_WAIT
-    while left:
-        with _watched(waiting):
-            ended_handle = _next(ended, polled, pause, deadline)
+    while remaining:
+        with _interruptible_wait(waiting):
+            ended_handle = _next_ended(ended, polled, pause, deadline)
         if ended_handle is None:
             if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"{left} of {len(waiting)} runs have not ended within {timeout} s; they go on")
+                raise TimeoutError(f"{remaining} of {len(waiting)} runs have not ended within {timeout} s; they go on")
             pause = min(pause * 1.5, LONGEST_WAIT)
             continue
-        left -= 1
+        remaining -= 1
         yield ended_handle
 
 
-def _tells(handle: Handle[R], ended: queue.SimpleQueue[Handle[R]]) -> bool:
-    """Have a run that this process has launched put its end into a queue."""
+def _queues_its_end(handle: Handle[R], ended: queue.SimpleQueue[Handle[R]]) -> bool:
+    """Have a run put its handle into a queue when it ends; False for a run that another process launched."""
     if handle._future is None:
         return False
     handle._future.add_done_callback(lambda _: ended.put(handle))
     return True
 
 
-def _next(
+def _next_ended(
     ended: queue.SimpleQueue[Handle[R]], polled: list[Handle[R]], pause: float, deadline: float | None
 ) -> Handle[R] | None:
     """The next run that has ended; None after some time without one."""
@@ -190,22 +190,22 @@ def _next(
         if handle.done():
             polled.remove(handle)
             return handle
-    left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
-    bounds = [bound for bound in (left, pause if polled else None) if bound is not None]
+    seconds_left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+    bounds = [bound for bound in (seconds_left, pause if polled else None) if bound is not None]
     with contextlib.suppress(queue.Empty):
         return ended.get(timeout=min(bounds) if bounds else None)
     return None
 
 
 @contextlib.contextmanager
-def _watched(handles: Sequence[Handle[Any]]) -> Iterator[None]:
+def _interruptible_wait(handles: Sequence[Handle[Any]]) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for calls in {handle.calls for handle in handles if isinstance(handle, MapItem)}:
             stack.enter_context(calls.watched())
         yield
 
 
-def _outcome(handle: Handle[Any]) -> tuple[Any, BaseException | None]:
+def _value_and_error(handle: Handle[Any]) -> tuple[Any, BaseException | None]:
     try:
         return handle.result(), None
     except BaseException as error:
@@ -215,7 +215,7 @@ def _outcome(handle: Handle[Any]) -> tuple[Any, BaseException | None]:
 
 
 def _advice(failed: Sequence[int], count: int) -> str:
-    which = places(failed)
+    which = ranges_text(failed)
     return f"{len(failed)} of {count} calls failed: {which}; results(return_exceptions=True) gives all others"
 
 

@@ -22,7 +22,7 @@ from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.core.text import plain
-from slurm_ray_flow.interface.progress import screen_to_use, warned_before
+from slurm_ray_flow.interface.progress import is_repeated_warning, screen_to_use
 from slurm_ray_flow.interface.screen import TIME, Screen
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
@@ -35,14 +35,14 @@ class MapRecord:
     """One map. Its file has a line for the map, and one for each call that begins, or fails before it is a run.
 
     Attributes:
-        map_id: names it.
-        function, cluster: what is called, and where, for people.
+        map_id: the map's id.
+        function, cluster: names of the called function and of its cluster.
         values: a short text of each call's arguments.
-        pid, started, boot_id: the process that begins the calls; together they tell whether it lives.
+        pid, started, boot_id: the process that begins the calls; together they tell whether that process lives.
         created: seconds since 1970.
-        runs: the runs of the calls that have begun, by their place in the line.
-        failures: why a call never became a run, by its place.
-        cancelled: the places of those that never will because somebody cancelled them.
+        runs: the runs of the calls that have begun, by the calls' indexes.
+        failures: why a call never became a run, by its index.
+        cancelled: the indexes of the calls among them that somebody cancelled.
     """
 
     map_id: str
@@ -65,12 +65,12 @@ class MapRecord:
 
 def record_map(map_id: str, function: str, cluster: str, values: Sequence[str]) -> None:
     """Write the file of a map of this process, before its first call begins."""
-    this = processes.this_process()
+    process = processes.this_process()
     record = MapRecord(
-        map_id, function, cluster, tuple(values), this.pid, this.started, this.boot_id, created=time.time()
+        map_id, function, cluster, tuple(values), process.pid, process.started, process.boot_id, created=time.time()
     )
-    known = dataclasses.asdict(record)
-    _append(map_id, {name: known[name] for name in known if name not in {"runs", "failures", "cancelled"}})
+    fields = dataclasses.asdict(record)
+    _append(map_id, {name: fields[name] for name in fields if name not in {"runs", "failures", "cancelled"}})
 
 
 def note_begun(map_id: str, index: int, run_id: str) -> None:
@@ -88,7 +88,7 @@ def find_map(map_id: str = "") -> MapRecord:
     """The map of this id, or of this start of an id; without one, the newest of this machine.
 
     Raises:
-        UnknownRunError: there is none, or there are several.
+        UnknownRunError: there is no such map, or there are several.
     """
     matching = [record for path in _folder().glob(f"{map_id}*.jsonl") if (record := _read(path))]
     newest = sorted(matching, key=lambda record: record.created)[-1:] if not map_id else matching
@@ -106,15 +106,15 @@ def arguments_text(arguments: Sequence[Any]) -> str:
     return ", ".join(_short.repr(value) for value in arguments)
 
 
-def places(indexes: Sequence[int]) -> str:
-    """A short text of numbers: "0, 3 to 7, 9"."""
-    parts: list[list[int]] = []
+def ranges_text(indexes: Sequence[int]) -> str:
+    """Numbers as text, with ranges: "0, 3 to 7, 9"."""
+    ranges: list[list[int]] = []
     for index in sorted(indexes):
-        if parts and parts[-1][-1] == index - 1:
-            parts[-1][1:] = [index]
+        if ranges and ranges[-1][-1] == index - 1:
+            ranges[-1][1:] = [index]
         else:
-            parts.append([index])
-    return ", ".join(str(part[0]) if len(part) == 1 else f"{part[0]} to {part[1]}" for part in parts)
+            ranges.append([index])
+    return ", ".join(str(bounds[0]) if len(bounds) == 1 else f"{bounds[0]} to {bounds[1]}" for bounds in ranges)
 
 
 def _folder() -> Path:
@@ -149,8 +149,8 @@ def _lines(path: Path) -> Iterator[dict[str, Any]]:
     with contextlib.suppress(OSError):
         for line in path.read_bytes().split(b"\n"):
             with contextlib.suppress(ValueError):
-                if isinstance(said := parse_json(line), dict):
-                    yield said
+                if isinstance(entry := parse_json(line), dict):
+                    yield entry
 
 
 BAR = 24
@@ -164,9 +164,9 @@ class MapProgress:
     """The progress of a map's calls, shown while a caller waits for them.
 
     Args:
-        function, cluster: what is called, and where.
-        count: how many calls there are.
-        max_parallel: how many of them at a time.
+        function, cluster: names of the called function and of its cluster.
+        count: the number of calls.
+        max_parallel: the most calls at a time.
         map_id: the map's id.
     """
 
@@ -176,12 +176,12 @@ class MapProgress:
         title = Text(f"{self._name}: {count} calls{width} (map {map_id[:8]})", "bold")
         self._lock = threading.RLock()
         self._screen: Screen | None = None
-        self._watchers, self._over = 0, False
+        self._watchers, self._is_finished = 0, False
         self._began = time.monotonic()
-        self._under_way, self._ends = 0, dict[str, int]()
-        self._note, self._later = "", [title]
+        self._under_way, self._end_counts = 0, dict[str, int]()
+        self._note, self._pending_lines = "", [title]
         self._failures = 0
-        self._said, self._pause = self._began, FIRST_PAUSE
+        self._last_line_at, self._pause = self._began, FIRST_PAUSE
 
     @contextlib.contextmanager
     def displayed(self) -> Iterator[None]:
@@ -201,18 +201,18 @@ class MapProgress:
     def _open(self) -> None:
         if self._screen is None:
             self._screen = screen_to_use()
-        if self._screen is None or self._over:
+        if self._screen is None or self._is_finished:
             return
-        for line in self._later:
+        for line in self._pending_lines:
             self._screen.line(line)
-        self._later.clear()
+        self._pending_lines.clear()
         self._draw()
 
     def changed(self, under_way: int, ends: Mapping[str, int]) -> None:
         """Note how many calls are under way, and how many have ended as "done", "failed" or "cancelled"."""
         with self._lock:
-            self._under_way, self._ends = under_way, dict(ends)
-            if self._ends:
+            self._under_way, self._end_counts = under_way, dict(ends)
+            if self._end_counts:
                 self._note = ""
             self._draw()
 
@@ -224,62 +224,62 @@ class MapProgress:
 
     def tell(self, text: str) -> None:
         """Write a line that stays on the screen."""
-        self._tell(Text(f"  {plain(text)}", "yellow"))
+        self._write_line(Text(f"  {plain(text)}", "yellow"))
 
     def warn(self, text: str) -> None:
         """Show a warning of a launch once, since all calls have the same ones."""
-        if not warned_before(plain(text)):
+        if not is_repeated_warning(plain(text)):
             self.tell(text)
 
-    def tell_failure(self, index: int, value: str, error: BaseException) -> None:
+    def show_failure(self, index: int, value: str, error: BaseException) -> None:
         """Show a failed call."""
         with self._lock:
             self._failures += 1
             if self._failures > MOST_FAILURES:
                 return
-        said = plain(str(error)).partition("\n")[0]
-        self._tell(Text(f"  call {index} ({value}): {type(error).__name__}: {said}", "red"))
+        message = plain(str(error)).partition("\n")[0]
+        self._write_line(Text(f"  call {index} ({value}): {type(error).__name__}: {message}", "red"))
 
-    def _tell(self, line: Text) -> None:
+    def _write_line(self, line: Text) -> None:
         with self._lock:
             if self._watchers and self._screen is not None:
                 self._screen.line(line)
             else:
-                self._later.append(line)
+                self._pending_lines.append(line)
 
     def _draw(self) -> None:
-        if not self._watchers or self._screen is None or self._over:
+        if not self._watchers or self._screen is None or self._is_finished:
             return
-        if self._ended() == self._count:
+        if self._ended_count() == self._count:
             self._end(self._screen)
         elif self._screen.live:
             self._screen.busy(f"{self._bar()} {TIME}  {self._counts()}{self._note}", self._began)
-        elif time.monotonic() - self._said > self._pause:
-            self._said, self._pause = time.monotonic(), min(self._pause * 1.5, LONGEST_PAUSE)
+        elif time.monotonic() - self._last_line_at > self._pause:
+            self._last_line_at, self._pause = time.monotonic(), min(self._pause * 1.5, LONGEST_PAUSE)
             self._screen.line(Text(f"  {self._counts()}{self._note}"))
 
     def _end(self, screen: Screen) -> None:
-        self._over = True
+        self._is_finished = True
         screen.busy("", 0.0)
-        if (more := self._failures - MOST_FAILURES) > 0:
-            screen.line(Text(f"  and {more} more failed", "red"))
+        if (unnamed := self._failures - MOST_FAILURES) > 0:
+            screen.line(Text(f"  and {unnamed} more failed", "red"))
         took = format_duration(time.monotonic() - self._began)
-        all_good = self._ends.get("done", 0) == self._count
-        screen.line(Text(f"{self._name}: {self._counts()} in {took}", "bold green" if all_good else "bold red"))
+        all_done = self._end_counts.get("done", 0) == self._count
+        screen.line(Text(f"{self._name}: {self._counts()} in {took}", "bold green" if all_done else "bold red"))
 
-    def _ended(self) -> int:
-        return sum(self._ends.values())
+    def _ended_count(self) -> int:
+        return sum(self._end_counts.values())
 
     def _counts(self) -> str:
-        waiting = self._count - self._ended() - self._under_way
-        shown = [f"{self._ends.get('done', 0)} of {self._count} done"]
-        shown += [f"{self._ends[how]} {how}" for how in ("failed", "cancelled") if self._ends.get(how)]
-        shown += [f"{self._under_way} under way"] if self._under_way else []
-        shown += [f"{waiting} waiting"] if waiting else []
-        return ", ".join(shown)
+        waiting = self._count - self._ended_count() - self._under_way
+        parts = [f"{self._end_counts.get('done', 0)} of {self._count} done"]
+        parts += [f"{self._end_counts[how]} {how}" for how in ("failed", "cancelled") if self._end_counts.get(how)]
+        parts += [f"{self._under_way} under way"] if self._under_way else []
+        parts += [f"{waiting} waiting"] if waiting else []
+        return ", ".join(parts)
 
     def _bar(self) -> str:
-        full = BAR * self._ended() // self._count
+        length = BAR * self._ended_count() // self._count
         assert self._screen is not None
-        one, other = ("━", "╌") if self._screen.console.encoding.startswith("utf") else ("=", ".")
-        return one * full + other * (BAR - full)
+        full_mark, empty_mark = ("━", "╌") if self._screen.console.encoding.startswith("utf") else ("=", ".")
+        return full_mark * length + empty_mark * (BAR - length)

@@ -24,8 +24,8 @@ from slurm_ray_flow.interface.screen import TIME, Screen, write_bytes
 MOST_WARNINGS = 5
 """The most warnings of one step that are shown; the run's log in Prefect has all."""
 SLOW_SECONDS = 2.0
-"""Where no line moves, a step that takes so long gets a line for each thing that it says, and what it has said for so
-long gets one at once; else the last is the step's own."""
+"""Seconds after which, on a screen without a moving line, the notes of a step and a lasting note get lines of their
+own; the last note of a shorter step stands in the step's line."""
 NOTE_COLUMN = 36
 
 _warned: set[str] = set()
@@ -33,11 +33,11 @@ _warned: set[str] = set()
 _screens: dict[tuple[int, bool], Screen] = {}
 
 
-def warned_before(warning: str) -> bool:
+def is_repeated_warning(warning: str) -> bool:
     """Whether this process has shown a warning before."""
-    known = warning in _warned
+    is_repeated = warning in _warned
     _warned.add(warning)
-    return known
+    return is_repeated
 
 
 def terminal_display() -> events.Subscriber:
@@ -77,7 +77,7 @@ def _screen(live: bool) -> Screen:
 
 @dataclasses.dataclass(eq=False)
 class _Step:
-    """A step: its start, the last text about it that has no line of its own, and how many warnings are shown."""
+    """A step: its start, its last note that has no line of its own, and its warnings, of which `shown` are shown."""
 
     name: str
     since: float = dataclasses.field(default_factory=time.monotonic)
@@ -140,12 +140,12 @@ class TerminalDisplay:
 
     def _end(self, error: BaseException | None) -> None:
         self._end_last_step(error)
-        after = f"{format_duration(time.monotonic() - self._began)}{self._run_named()}"
+        took_text = f"{format_duration(time.monotonic() - self._began)}{self._run_suffix()}"
         self._screen.launches -= 1
         if error is None:
-            self._screen.line(Text(f"done in {after}", "bold green"))
+            self._screen.line(Text(f"done in {took_text}", "bold green"))
         else:
-            self._screen.line(Text(f"{type(error).__name__} after {after}", "bold red"))
+            self._screen.line(Text(f"{type(error).__name__} after {took_text}", "bold red"))
 
     def _start_step(self, name: str) -> None:
         if self._step and self._step.name == name:
@@ -166,13 +166,13 @@ class TerminalDisplay:
         self._move_bottom_line(step)
         if not self._screen.live:
             self._cancel_note_timer()
-            self._note_timer = _started(threading.Timer(SLOW_SECONDS, self._show_note, [step, text]))
+            self._note_timer = _start_timer(threading.Timer(SLOW_SECONDS, self._show_note, [step, text]))
 
     def _show_note(self, step: _Step, note: str) -> None:
-        """Give a text a line of its own while its step goes on, where no line moves."""
+        """Write a note as a line of its own while its step goes on, on a screen without a moving line."""
         with self._lock:
             if note and step is self._step and note == step.note and not self._screen.live:
-                self._below(note, "dim")
+                self._line_below(note, "dim")
                 step.note = ""
 
     def _cancel_note_timer(self) -> None:
@@ -181,14 +181,14 @@ class TerminalDisplay:
 
     def _warn(self, text: str) -> None:
         step = self._step
-        if warned_before(text):
+        if is_repeated_warning(text):
             return
         if step is None:
             self._screen.line(Text(text, "yellow"))
             return
         step.warnings.append(text)
         if step.seconds < SLOW_SECONDS:
-            _started(threading.Timer(SLOW_SECONDS - step.seconds, self._show_warnings, [step]))
+            _start_timer(threading.Timer(SLOW_SECONDS - step.seconds, self._show_warnings, [step]))
         else:
             self._show_warnings(step)
 
@@ -197,14 +197,14 @@ class TerminalDisplay:
         with self._lock:
             if step is self._step:
                 for warning in step.warnings[step.shown : MOST_WARNINGS]:
-                    self._below(warning, "yellow")
+                    self._line_below(warning, "yellow")
                 step.shown = len(step.warnings)
 
     def _end_last_step(self, error: BaseException | None) -> None:
-        """Write the line of the last step; it has succeeded where it brought the function's own exception home."""
+        """Write the line of the last step; a fetch of the function's own exception counts as a success."""
         fetches = self._step is not None and self._step.name in {"fetch_outcome", "fetch_outputs"}
-        own = fetches and not isinstance(error, SlurmRayFlowError)
-        self._close_step(*(("green", self._good) if error is None or own else ("red", self._bad)))
+        function_raised = fetches and not isinstance(error, SlurmRayFlowError)
+        self._close_step(*(("green", self._good) if error is None or function_raised else ("red", self._bad)))
 
     def _close_step(self, style: str, mark: str) -> None:
         self._cancel_note_timer()
@@ -213,26 +213,26 @@ class TerminalDisplay:
             return
         self._screen.busy("", 0.0)
         line = Text.assemble((f"  {mark} ", style), f"{step.name:<20} ", (f"{format_duration(step.seconds):>8}", "dim"))
-        note = step.note + self._run_named()
+        note = step.note + self._run_suffix()
         fits = NOTE_COLUMN + len(note) <= self._screen.console.width
         if note and fits:
             line.append(f"  {note}", "dim")
         self._screen.line(line)
         if note and not fits:
-            self._below(note, "dim")
+            self._line_below(note, "dim")
         self._show_warnings(step)
         if (more := len(step.warnings) - MOST_WARNINGS) > 0:
-            self._below(f"and {more} more: the run's log in the Prefect UI has all", "yellow")
+            self._line_below(f"and {more} more: the run's log in the Prefect UI has all", "yellow")
         self._step = None
 
-    def _run_named(self) -> str:
+    def _run_suffix(self) -> str:
         """The run's id, where several launches are on one screen."""
         return f"  (run {self._run_id})" if self._screen.launches > 1 else ""
 
     def _move_bottom_line(self, step: _Step) -> None:
         self._screen.busy(f"{step.name:<20} {TIME}  {step.note}", step.since)
 
-    def _below(self, text: str, style: str) -> None:
+    def _line_below(self, text: str, style: str) -> None:
         """Write a line below that of a step."""
         if self._screen.live:
             self._screen.line(Padding(Text(text, style), (0, 0, 0, 6)))
@@ -240,7 +240,7 @@ class TerminalDisplay:
             self._screen.line(Text(f"      {text}", style))
 
 
-def _started(timer: threading.Timer) -> threading.Timer:
+def _start_timer(timer: threading.Timer) -> threading.Timer:
     timer.daemon = True
     timer.start()
     return timer

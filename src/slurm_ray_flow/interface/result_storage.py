@@ -1,4 +1,4 @@
-"""Where Prefect keeps the values of runs."""
+"""The place and the form in which Prefect keeps the values of runs."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import is_small_plain
 
 
-def keep_with_run(run_id: str) -> None:
+def store_result_with_run(run_id: str) -> None:
     """Have Prefect keep the value of this flow run beside the run's record, private and removed with it.
 
     Where the user has said where values go (the flow's `result_storage`, a block, a setting), they go there.
@@ -34,7 +34,7 @@ def keep_with_run(run_id: str) -> None:
 
 
 class RunValue(Serializer):
-    """Keeps small plain values as JSON, and of all others the run whose outcome holds them."""
+    """Keeps a small plain value as JSON, and for any other value the id of the run whose outcome holds it."""
 
     type: str = "slurm-ray-flow"
 
@@ -48,11 +48,11 @@ class RunValue(Serializer):
         """The value.
 
         Raises:
-            ResultError: the run had none.
+            ResultError: the run had no value.
         """
-        kept = json.loads(blob)
-        if "value" in kept:
-            return kept["value"]
-        if not kept["run"]:
+        stored = json.loads(blob)
+        if "value" in stored:
+            return stored["value"]
+        if not stored["run"]:
             raise ResultError("this value was kept outside of a run", advice="start the function again")
-        return Handle.attach(kept["run"]).result(0)
+        return Handle.attach(stored["run"]).result(0)

@@ -22,14 +22,14 @@ from slurm_ray_flow.core.trace import tracing
 _quiet: contextvars.ContextVar[bool] = contextvars.ContextVar("slurm_ray_flow_quiet", default=False)
 
 
-_THEIRS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
+PREFECT_LOGGERS = ("prefect.flow_runs", "prefect.task_runs", "prefect.engine")
 
 
 class _LaunchFilter(logging.Filter):
     """A log filter that keeps records of a launch's flow and tasks from the console, and not from Prefect's API."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (_quiet.get() and record.name.startswith(_THEIRS))
+        return not (_quiet.get() and record.name.startswith(PREFECT_LOGGERS))
 
 
 _filter = _LaunchFilter()
@@ -68,7 +68,7 @@ class Screen:
         live: whether the bottom line moves.
 
     Attributes:
-        launches: how many are under way; with several, each line must say whose it is.
+        launches: the number of launches under way; with several, each line names its run.
     """
 
     frame_seconds: ClassVar[float] = FRAME_SECONDS
@@ -81,7 +81,7 @@ class Screen:
         self._lock = threading.RLock()
         self._text, self._since = "", 0.0
         self._drawn = False
-        self._written, self._line_open = 0.0, False
+        self._written_at, self._line_open = 0.0, False
         self._wake = threading.Event()
         self._painter: threading.Thread | None = None
 
@@ -97,8 +97,8 @@ class Screen:
         with self._lock:
             self._clear()
             write_bytes(sys.stdout, data)
-            self._written = time.monotonic()
-            self._line_open = not data.endswith(b"\n") and _same_place(sys.stdout, self.console.file)
+            self._written_at = time.monotonic()
+            self._line_open = not data.endswith(b"\n") and _is_same_file(sys.stdout, self.console.file)
 
     def busy(self, text: str, since: float) -> None:
         """Show a text and its time in the moving line; "" shows none."""
@@ -119,7 +119,7 @@ class Screen:
             with self._lock:
                 if not self._text:
                     self._wake.clear()
-                elif time.monotonic() - self._written > QUIET_SECONDS and not self._line_open:
+                elif time.monotonic() - self._written_at > QUIET_SECONDS and not self._line_open:
                     self._draw(FRAMES[number % len(FRAMES)])
             number += 1
             time.sleep(self.frame_seconds)
@@ -152,10 +152,10 @@ TIME = "\0"
 """The mark in a moving line that is replaced by the elapsed time."""
 
 
-def _same_place(one: IO[str], other: IO[str]) -> bool:
-    """Whether two streams end in one terminal, pipe or file."""
+def _is_same_file(first: IO[str], second: IO[str]) -> bool:
+    """Whether two streams write to one terminal, pipe or file."""
     try:
-        return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
+        return os.path.samestat(os.fstat(first.fileno()), os.fstat(second.fileno()))
     except (OSError, ValueError):  # a stream of a notebook or a test has no file
         return False
 

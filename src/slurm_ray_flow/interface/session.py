@@ -1,4 +1,4 @@
-"""A launch from this process: its flow run in Prefect, its display, and its result where Prefect fails."""
+"""A launch from this process: its flow run in Prefect, its display, and its value when Prefect's engine fails."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ from slurm_ray_flow.core.run import Outcome, RunRecord, with_note
 from slurm_ray_flow.core.scan import target_of
 from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.core.text import encodable
-from slurm_ray_flow.interface.cancellation import bound_the_end, server_listens
+from slurm_ray_flow.interface.cancellation import bound_process_end, server_listens
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import Arguments
 from slurm_ray_flow.interface.progress import terminal_display
-from slurm_ray_flow.interface.result_storage import keep_with_run
+from slurm_ray_flow.interface.result_storage import store_result_with_run
 from slurm_ray_flow.interface.screen import quiet_console
 from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.shared.pickling import Sources, importable
 from slurm_ray_flow.tasks.cancellation import in_background
-from slurm_ray_flow.tasks.run import Call, Run, doubtful, release
+from slurm_ray_flow.tasks.run import Call, Run, release, unverified_ends
 
 if TYPE_CHECKING:
     from slurm_ray_flow.tasks.preview import Preview
@@ -67,9 +67,9 @@ class DecoratedFunction(Protocol):
     travels_by_name: bool
 
     @property
-    def marks(self) -> set[str]: ...
+    def run_tags(self) -> set[str]: ...
 
-    def called(self, current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
+    def call(self, current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any: ...
 
 
 def submit(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Handle[Any]:
@@ -78,7 +78,7 @@ def submit(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any
     From then on this process may end: the run goes on, and any process can attach to it.
 
     Raises:
-        SlurmRayFlowError: the launch failed before that.
+        SlurmRayFlowError: the launch failed before the cluster had the run.
     """
     submitted = threading.Event()
 
@@ -89,23 +89,23 @@ def submit(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any
     current = Launching(see_submitted)
     future: Future[Any] = Future()
     future.add_done_callback(lambda _: submitted.set())
-    work = work_of(flow, current, args, kwargs)
+    work = blocking_call(flow, current, args, kwargs)
     threading.Thread(target=_settle, args=(future, work), name=f"srf-{flow.name}", daemon=True).start()
     submitted.wait()
-    bound_the_end()
+    bound_process_end()
     if current.run_id is None:
         future.result()
     assert current.run_id is not None, "a launch that was submitted has an id"
     return Handle(current.run_id, future)
 
 
-def work_of(
+def blocking_call(
     flow: DecoratedFunction, current: Launching, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Callable[[], Any]:
-    """The function that makes a call in a thread of its own."""
+    """The call as a function without parameters, which blocks until the call has ended."""
     if flow.isasync:
-        return lambda: asyncio.run(flow.called(current, args, kwargs))
-    return lambda: flow.called(current, args, kwargs)
+        return lambda: asyncio.run(flow.call(current, args, kwargs))
+    return lambda: flow.call(current, args, kwargs)
 
 
 def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
@@ -113,7 +113,7 @@ def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
         with in_background():
             value = work()
         future.set_result(value)
-    except BaseException as error:  # whatever it is, it belongs to whoever asks for the result
+    except BaseException as error:  # any exception belongs to the caller of `result`
         future.set_exception(error)
 
 
@@ -121,21 +121,21 @@ class Launching:
     """The state of a launch that the caller of the flow and its body share.
 
     Args:
-        subscribers: what gets the launch's events.
-        tags: tags of the flow run, besides the one that all have.
-        below: the folder that its files come home to, from where they would go otherwise.
+        subscribers: receive the launch's events.
+        tags: tags of the flow run, besides the tag of all flow runs.
+        subfolder: where the run's files go at home, relative to the folder that they would go to otherwise.
 
     Attributes:
-        flow: what is called.
-        given: the arguments, as they were given; None where Prefect must wait for some of them first.
+        flow: the decorated function.
+        arguments: the caller's arguments; None where Prefect must wait for some of them first.
     """
 
-    def __init__(self, *subscribers: events.Subscriber, tags: tuple[str, ...] = (), below: str = "") -> None:
+    def __init__(self, *subscribers: events.Subscriber, tags: tuple[str, ...] = (), subfolder: str = "") -> None:
         self.subscribers = subscribers
         self.tags = (TAG, *tags)
-        self.below = below
+        self.subfolder = subfolder
         self.flow: DecoratedFunction | None = None
-        self.given: Arguments | None = None
+        self.arguments: Arguments | None = None
         self.run_id: str | None = None
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
@@ -154,36 +154,36 @@ class Launching:
         __tracebackhide__ = True
         if self.cancelled is not None and isinstance(error, CancelledRun):
             raise self.cancelled from None
-        if isinstance(error, NoException):
-            error = error.own
+        if isinstance(error, InterruptionStandIn):
+            error = error.original
             context = error.__context__
             try:
                 raise error.with_traceback(None)
             finally:
                 error.__context__ = context
         if isinstance(error, KeyboardInterrupt):
-            error.__context__ = None  # what was being waited for is no part of a Ctrl-C
+            error.__context__ = None  # the interrupted wait is no part of a Ctrl-C
         if isinstance(error, KeyboardInterrupt | SlurmRayFlowError) or (
             self.outcome and error is self.outcome.exception
         ):
             raise error.with_traceback(None)  # the frames between are Prefect's and ours
         if self.outcome is None or not isinstance(error, Exception):
-            if self.outcome is None and (known := server_error(error)):
-                raise known from None
+            if self.outcome is None and (explained := server_error(error)):
+                raise explained from None
             raise error
         events.publish(events.Note(f"Prefect's server failed ({type(error).__name__}); the value is here all the same"))
         return self.outcome.unwrap()
 
 
-class NoException(Exception):
-    """A stand-in, for Prefect, for a KeyboardInterrupt or the like that the function itself has raised.
+class InterruptionStandIn(Exception):
+    """A stand-in for a KeyboardInterrupt or SystemExit that the function itself has raised.
 
-    It would take the thing itself for somebody's Ctrl-C or cancel, and the run for one that crashed.
+    Prefect would take the original exception for a Ctrl-C or a cancel of the launch, and the run for a crashed one.
     """
 
-    def __init__(self, own: BaseException) -> None:
-        super().__init__(encodable(f"{type(own).__name__}: {own}".removesuffix(": ")))
-        self.own = own
+    def __init__(self, original: BaseException) -> None:
+        super().__init__(encodable(f"{type(original).__name__}: {original}".removesuffix(": ")))
+        self.original = original
 
 
 _launching: contextvars.ContextVar[Launching | None] = contextvars.ContextVar("slurm_ray_flow_launching", default=None)
@@ -207,13 +207,13 @@ def launching(current: Launching) -> Iterator[None]:
         finally:
             if current.run_id:
                 events.publish(events.RunEnded(error))
-            bound_the_end()
+            bound_process_end()
             _launching.reset(token)
 
 
 @contextlib.contextmanager
 def _server_of(current: Launching) -> Iterator[None]:
-    """Connect to the server; inside another flow run that is its own, which Prefect may have started for it alone."""
+    """Connect to the server; inside another flow run keep that flow run's server."""
     if FlowRunContext.get() is not None:
         yield
         return
@@ -236,14 +236,14 @@ def _note(text: str) -> None:
     events.publish(events.Note(text))
 
 
-def previewed(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Preview:
+def preview_of(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Preview:
     """The preview of a call; needs a server only for a saved cluster."""
     from slurm_ray_flow.tasks.preview import preview
 
     parameters = get_call_parameters(flow.fn, args, kwargs)
-    wanted = flow.options.cluster
-    with on_the_server() if isinstance(wanted, str) and wanted != "local" else contextlib.nullcontext():
-        cluster = find_cluster(wanted)
+    cluster_option = flow.options.cluster
+    with on_the_server() if isinstance(cluster_option, str) and cluster_option != "local" else contextlib.nullcontext():
+        cluster = find_cluster(cluster_option)
     target = target_of(flow.function, Arguments(flow.fn, parameters).parameters.values())
     return preview(target, flow.name, cluster, options_on(cluster, flow.options))
 
@@ -251,29 +251,29 @@ def previewed(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, 
 @functools.cache
 def _client_settings() -> dict[Any, Any]:
     return {
-        # Prefect's heartbeat thread holds every sync run back for a second at its end; ours beats in the wait loop.
+        # Prefect's heartbeat thread delays the end of each sync run by a second; `Heartbeat` does without a thread.
         PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
     }
 
 
 def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The body of each decorated function's flow, in the caller's process or in a deployment's."""
-    from slurm_ray_flow.flows.launch import launch  # what only a launch needs does not hold the decorator back
+    from slurm_ray_flow.flows.launch import launch  # only a launch needs it: decorating stays quick
 
     run_id = str(flow_run.get_id() or uuid.uuid4())
-    keep_with_run(run_id)
+    store_result_with_run(run_id)
     current = launching_of(flow) or Launching()
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
-    call = describe_call(flow, current.given or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
+    call = describe_call(flow, current.arguments or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
     run = Run(run_id, call.label, cluster, flow.options.gpus_per_node)
-    here = Path.cwd()
+    folder = Path.cwd()
     run.note(
         keep=flow.options.keep,
-        home_folder=str(folder_at_home(project_of(call.target.file, here), here) / current.below),
+        home_folder=str(folder_at_home(project_of(call.target.file, folder), folder) / current.subfolder),
     )
     current.run_id = run_id
-    ensure_tags(flow.marks)
+    ensure_tags(flow.run_tags)
     events.publish(events.RunBegan(run_id, call.label, cluster.label, current.page(run_id)))
     try:
         # The tags are the flow run's: a task that has one asks the server for a slot of that tag's limit.
@@ -284,15 +284,15 @@ def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str,
         return CancelledState(message=error.what)
     finally:
         if not flow.isasync:
-            spare_a_dead_server()
-    return _ended(current.outcome)
+            stop_asking_dead_server()
+    return _value_or_failed_state(current.outcome)
 
 
-def _ended(outcome: Outcome) -> Any:
-    """The value of an outcome; its exception is raised, or given as a state where Prefect could not encode its text."""
-    own = outcome.exception
-    if own is not None and not isinstance(own, Exception):
-        raise NoException(with_note(own, outcome.traceback))
+def _value_or_failed_state(outcome: Outcome) -> Any:
+    """Give an outcome's value or raise its exception; give a state where Prefect could not encode the exception."""
+    original = outcome.exception
+    if original is not None and not isinstance(original, Exception):
+        raise InterruptionStandIn(with_note(original, outcome.traceback))
     try:
         return outcome.unwrap()
     except Exception as error:
@@ -302,7 +302,7 @@ def _ended(outcome: Outcome) -> Any:
         return Failed(message=encodable(text), data=error)
 
 
-async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
+async def run_in_thread(function: Callable[..., Any], *args: Any) -> Any:
     """As `asyncio.to_thread`, in a thread that the end of the process does not wait for."""
     future: Future[Any] = Future()
     future.set_running_or_notify_cancel()
@@ -318,23 +318,23 @@ async def in_thread(function: Callable[..., Any], *args: Any) -> Any:
     try:
         return await asyncio.wrap_future(future)
     finally:
-        spare_a_dead_server()  # here, since a setting of the thread's would not be seen by the engine
+        stop_asking_dead_server()  # not in the thread, whose settings the engine does not see
 
 
-def spare_a_dead_server() -> None:
+def stop_asking_dead_server() -> None:
     """Keep Prefect's client from asking a dead server again for a minute after the run, which would delay the value."""
     current = _launching.get()
     if current is not None and not server_listens():
         current.stack.enter_context(temporary_settings({PREFECT_CLIENT_MAX_RETRIES: 0}))
 
 
-def ensure_tags(marks: set[str]) -> None:
+def ensure_tags(run_tags: set[str]) -> None:
     """Add the tags by which people and the sweep find a run; a run of a foreign deployment lacks them."""
     context = FlowRunContext.get()
     current_run = context.flow_run if context else None
     if current_run is None or TAG in current_run.tags:
         return
-    current_run.tags = sorted({*current_run.tags, *marks})
+    current_run.tags = sorted({*current_run.tags, *run_tags})
     with contextlib.suppress(Exception), get_client(sync_client=True) as client:  # the run itself needs no tag
         client.update_flow_run(current_run.id, tags=current_run.tags)
 
@@ -345,14 +345,14 @@ def launching_of(flow: DecoratedFunction) -> Launching | None:
     return current if current and current.flow and current.flow.fn is flow.fn else None
 
 
-def describe_call(flow: DecoratedFunction, given: Arguments) -> Call:
+def describe_call(flow: DecoratedFunction, arguments: Arguments) -> Call:
     """Put the function and its arguments into the store.
 
     Raises:
-        PayloadError: one of them can't be pickled.
+        PayloadError: the function or an argument can't be pickled.
     """
-    arguments = given.stored()
-    target = target_of(flow.function, given.parameters.values())
+    arguments_digest = arguments.stored()
+    target = target_of(flow.function, arguments.parameters.values())
     plain = flow.plain
     reference = (
         ["reference", plain.__module__, plain.__qualname__]
@@ -360,8 +360,8 @@ def describe_call(flow: DecoratedFunction, given: Arguments) -> Call:
         else ["value", flow.function, Sources()]
     )
     function = store.put(reference, f"the function {flow.name!r}")
-    content = _content_of(flow, given.parameters) if flow.options.cache is not None else ("", "")
-    return Call(function.digest, arguments, target, flow.name, *content)
+    content = _content_of(flow, arguments.parameters) if flow.options.cache is not None else ("", "")
+    return Call(function.digest, arguments_digest, target, flow.name, *content)
 
 
 def _content_of(flow: DecoratedFunction, values: dict[str, Any]) -> tuple[str, str]:
@@ -372,11 +372,11 @@ def _content_of(flow: DecoratedFunction, values: dict[str, Any]) -> tuple[str, s
         return digest_of((function, values)), ""
     except Undigestible as error:
         parts = {"the function": function, **{f"the argument {name!r}": value for name, value in values.items()}}
-        for what, value in parts.items():
+        for part, value in parts.items():
             try:
                 digest_of(value)
-            except Undigestible as of_it:
-                return "", f"{what}: {of_it}"
+            except Undigestible as reason:
+                return "", f"{part}: {reason}"
         return "", str(error)
 
 
@@ -387,14 +387,14 @@ def travels_by_name(function: Any) -> bool:
 
 
 def label(cluster: Any) -> str:
-    """The name of a cluster, which may not be loaded yet."""
+    """The name of a cluster that is given by its name or as a block."""
     return cluster if isinstance(cluster, str) else str(cluster.label)
 
 
-def is_own(record: RunRecord) -> bool:
+def is_ours(record: RunRecord) -> bool:
     """Whether this process has launched the run."""
-    this = processes.this_process()
-    return (record.pid, record.started, record.boot_id) == (this.pid, this.started, this.boot_id)
+    process = processes.this_process()
+    return (record.pid, record.started, record.boot_id) == (process.pid, process.started, process.boot_id)
 
 
 def release_hook(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # noqa: ARG001 - Prefect wants these names
@@ -406,9 +406,9 @@ def release_hook(flow: Any, flow_run: FlowRun, state: State[Any]) -> None:  # no
         record = store.find_record(str(flow_run.id))
     except UnknownRunError:
         return
-    if record.run_id in doubtful:  # this process has tried
+    if record.run_id in unverified_ends:  # this process has tried to end it
         return
-    if state.is_crashed() and not is_own(record):  # its process was killed: the run goes on, and is picked up later
+    if state.is_crashed() and not is_ours(record):  # its process was killed: the run goes on, and is picked up later
         return
     if not release(record, cluster_of(record)):
         logging.getLogger("prefect.flow_runs").error("It is not sure that run %s has ended.", record.run_id)

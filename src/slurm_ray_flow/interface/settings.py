@@ -1,4 +1,4 @@
-"""A function's settings from outside of the code (`core/config.py` has their order), and its signature."""
+"""The settings of a function from outside of its code (`core/config.py` has their order), and its signature."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pydantic import TypeAdapter
 from slurm_ray_flow.core.config import Settings, configured, settings_of, with_block_fields
 from slurm_ray_flow.core.options import Options
 
-Kinds = dict[str, TypeAdapter[Any] | None]
-_one_at_a_time = threading.Lock()
-"""A lock around changes of the process's warning filters, which two threads would mix up."""
+Types = dict[str, TypeAdapter[Any] | None]
+_warning_filters_lock = threading.Lock()
+"""Held while the process's warning filters are changed, which two threads would mix up."""
 
 
 def underlying(function: Callable[..., Any]) -> Any:
@@ -40,7 +40,7 @@ def typed_signature(function: Callable[..., Any]) -> inspect.Signature:
     """The signature of a function, its annotations evaluated as far as their names are defined yet.
 
     Raises:
-        ValueError: it has none.
+        ValueError: the function has no signature.
     """
     signature = inspect.signature(function)
     names = getattr(inspect.unwrap(underlying(function)), "__globals__", {})
@@ -57,38 +57,38 @@ def _evaluated(annotation: Any, names: dict[str, Any]) -> Any:
     return annotation
 
 
-def kinds_of(signature: inspect.Signature) -> Kinds:
+def types_of(signature: inspect.Signature) -> Types:
     """The type adapter of each parameter; None for an unchecked one, where pydantic has no schema."""
-    return {name: _kind(one) for name, one in signature.parameters.items()}
+    return {name: _type_adapter(parameter) for name, parameter in signature.parameters.items()}
 
 
-def _kind(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
-    many = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-    if many or parameter.annotation is inspect.Parameter.empty or parameter.annotation is Any:
+def _type_adapter(parameter: inspect.Parameter) -> TypeAdapter[Any] | None:
+    is_variadic = parameter.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    if is_variadic or parameter.annotation is inspect.Parameter.empty or parameter.annotation is Any:
         return None
-    with _one_at_a_time, warnings.catch_warnings(), contextlib.suppress(Exception):
+    with _warning_filters_lock, warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("ignore")
-        found: TypeAdapter[Any] = TypeAdapter(parameter.annotation)
-        return found if found.pydantic_complete else None
+        adapter: TypeAdapter[Any] = TypeAdapter(parameter.annotation)
+        return adapter if adapter.pydantic_complete else None
     return None
 
 
 def shown_in_forms(signature: inspect.Signature) -> inspect.Signature:
     """The signature for Prefect's forms: without private names, and with annotations that pydantic has a schema for."""
-    kinds = kinds_of(signature)
-    shown = [
-        one if kinds[one.name] else one.replace(annotation=inspect.Parameter.empty)
-        for one in signature.parameters.values()
-        if not one.name.startswith("_")
+    types = types_of(signature)
+    parameters = [
+        parameter if types[parameter.name] else parameter.replace(annotation=inspect.Parameter.empty)
+        for parameter in signature.parameters.values()
+        if not parameter.name.startswith("_")
     ]
-    return signature.replace(parameters=shown)
+    return signature.replace(parameters=parameters)
 
 
 def options_of(function: Callable[..., Any], options: Options) -> Options:
     """A function's options, completed from its project and the environment.
 
     Raises:
-        OptionError: what is configured is wrong, or does not fit to what the code says.
+        OptionError: a configured value is wrong, or does not fit the options in the code.
     """
     return configured(options, settings_for(file_of(function)))
 
