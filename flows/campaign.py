@@ -20,18 +20,18 @@ def campaign(
     """Call a decorated function for each value, at most `max_parallel` at a time, and show the results in a table.
 
     Args:
-        function: its module and name, "train:train".
-        values: what to call it with: one argument for each call.
+        function: the function's module and name, "train:train".
+        values: the argument of each call.
         max_parallel: how many runs may be under way at a time.
-        directory: the folder of its project on the machine of the worker.
-        options: options of the decorator that are to be others, such as {"cluster": "curnagl", "memory": "8G"}.
+        directory: the folder of the function's project on the machine of the worker.
+        options: options of the decorator to change, such as {"cluster": "curnagl", "memory": "8G"}.
 
     Returns:
         The results, in the order of the values.
 
     Raises:
         OptionError: there is no such function, or it is not decorated, or an option is wrong.
-        SlurmRayFlowError: some failed; the others have ended, and the table has them all.
+        SlurmRayFlowError: some calls failed; the others have ended, and the table has all of them.
     """
     with reported_once():
         called = find_function(function, directory).with_options(**(options or {}))

@@ -18,16 +18,16 @@ def check(cluster: str = "local") -> list[CheckResult]:
     """Check whether a cluster can be reached and has what runs need, and show the findings as an artifact.
 
     Args:
-        cluster: its name.
+        cluster: the cluster's name.
 
     Raises:
-        SlurmRayFlowError: something is as it must not be; the artifact says what to do.
+        SlurmRayFlowError: a check failed; the artifact says what to do.
     """
     with reported_once():
-        seen = report(find_cluster(cluster), "findings")
-        key, description = artifact_key("check", short_name(cluster)), f"{cluster}: {len(seen.failed)} failed"
-        create_table_artifact(table=seen.to_json()["findings"], key=key, description=description)
-        if seen.down:
-            what = "; ".join(f"{finding.name}: {finding.found}" for finding in seen.failed)
-            raise SlurmRayFlowError(what, where=cluster, advice=seen.failed[0].advice)
-        return list(seen.findings or ())
+        cluster_report = report(find_cluster(cluster), "findings")
+        key, description = artifact_key("check", short_name(cluster)), f"{cluster}: {len(cluster_report.failed)} failed"
+        create_table_artifact(table=cluster_report.to_json()["findings"], key=key, description=description)
+        if cluster_report.down:
+            what = "; ".join(f"{finding.name}: {finding.found}" for finding in cluster_report.failed)
+            raise SlurmRayFlowError(what, where=cluster, advice=cluster_report.failed[0].advice)
+        return list(cluster_report.findings or ())

@@ -21,21 +21,21 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[ClusterRep
     """Check one cluster, or this machine and all saved clusters, and show them in a table.
 
     Args:
-        cluster: its name, or "all".
-        idle_minutes: for how long a Ray cluster that `keep_warm` holds has to idle to be told of.
+        cluster: the cluster's name, or "all".
+        idle_minutes: the idle time after which a Ray cluster that `keep_warm` holds is reported.
 
     Raises:
         ConnectionFailed: the one cluster that was named can't be used.
         ServerError: Prefect's API can't be reached.
     """
     with reported_once():
-        every = cluster in {"", "all"}
-        names = ["local", *(saved.slug for saved in saved_clusters())] if every else [cluster]
+        all_clusters = cluster in {"", "all"}
+        names = ["local", *(saved.slug for saved in saved_clusters())] if all_clusters else [cluster]
         check_ups = [check_up(name, idle_minutes) for name in names]
-        for down in (seen for seen in check_ups if seen.down):
+        for down in (report for report in check_ups if report.down):
             get_run_logger().warning("%s can't be used: %s", down.cluster, down.why)
         _show(check_ups)
-        if not every and check_ups[0].down:
+        if not all_clusters and check_ups[0].down:
             advice = check_ups[0].advice or f"srf check {cluster} says more"
             raise ConnectionFailed(check_ups[0].why, where=cluster, advice=advice)
         return check_ups
@@ -43,21 +43,21 @@ def checkup(cluster: str = "all", idle_minutes: float = 10.0) -> list[ClusterRep
 
 def _show(check_ups: list[ClusterReport]) -> None:
     now = time.time()
-    down = [seen.cluster for seen in check_ups if seen.down]
+    down = [report.cluster for report in check_ups if report.down]
     number = "1 cluster" if len(check_ups) == 1 else f"{len(check_ups)} clusters"
     text = f"{number}: {', '.join(down)} down" if down else f"{number}, none is down"
-    create_table_artifact(table=[_row(seen, now) for seen in check_ups], key="checkup", description=text)
+    create_table_artifact(table=[_row(report, now) for report in check_ups], key="checkup", description=text)
 
 
-def _row(seen: ClusterReport, now: float) -> dict[str, str]:
-    again = seen.health.again
-    holders = ", ".join(holder.user for holder in seen.lock.holders) if seen.lock else ""
-    idle = ", ".join(f"run {one.run_id[:8]} for {format_duration(one.cost.seconds)}" for one in seen.idle or ())
+def _row(report: ClusterReport, now: float) -> dict[str, str]:
+    next_question = report.health.again
+    holders = ", ".join(holder.user for holder in report.lock.holders) if report.lock else ""
+    idle = ", ".join(f"run {one.run_id[:8]} for {format_duration(one.cost.seconds)}" for one in report.idle or ())
     return {
-        "cluster": seen.cluster,
-        "state": "down" if seen.down else "up",
-        "since": clock(seen.health.since, now) if seen.health.since else "",
+        "cluster": report.cluster,
+        "state": "down" if report.down else "up",
+        "since": clock(report.health.since, now) if report.health.since else "",
         "held by": holders,
         "idles": idle,
-        "why": seen.why + (f" (not asked again before {clock(again, now)})" if again else ""),
+        "why": report.why + (f" (not asked again before {clock(next_question, now)})" if next_question else ""),
     }

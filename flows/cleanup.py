@@ -20,9 +20,9 @@ def cleanup(cluster: str = "", older_than: str | None = None, dry_run: bool = Fa
     """Clean up one cluster, or this machine and all saved clusters; each gets an artifact.
 
     Args:
-        cluster: its name; empty for all.
-        older_than: how long a thing stays that nobody uses, such as "7d"; None for what each cluster says.
-        dry_run: remove nothing, and say what would go.
+        cluster: the cluster's name; empty for all.
+        older_than: how long unused files stay, such as "7d"; None for each cluster's own setting.
+        dry_run: remove nothing, and report what would be removed.
 
     Raises:
         SlurmRayFlowError: a cluster could not be cleaned up; the others were.

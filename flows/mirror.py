@@ -16,15 +16,15 @@ def mirror(cluster: str = "all") -> list[ClusterReport]:
     """Mirror the lock of one server, or of all saved servers, in Prefect's limit for it and in an artifact.
 
     Args:
-        cluster: its name, or "all".
+        cluster: the server's name, or "all".
 
     Raises:
         ServerError: Prefect's API can't be reached.
     """
     with reported_once():
-        every = cluster in {"", "all"}
-        names = [saved.slug for saved in saved_clusters() if saved.kind == SshServer.kind] if every else [cluster]
-        check_ups = [seen for name in names if (seen := mirror_lock(name)) is not None]
-        for down in (seen for seen in check_ups if seen.down):
+        all_servers = cluster in {"", "all"}
+        names = [saved.slug for saved in saved_clusters() if saved.kind == SshServer.kind] if all_servers else [cluster]
+        check_ups = [report for name in names if (report := mirror_lock(name)) is not None]
+        for down in (report for report in check_ups if report.down):
             get_run_logger().warning("%s gave no answer: %s", down.cluster, down.why)
         return check_ups

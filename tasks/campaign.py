@@ -24,10 +24,10 @@ class CampaignValue:
     """The result of the call with one value.
 
     Attributes:
-        value: what the function was called with.
-        run_id: its run; "" where it came to none.
-        result: what the function gave back.
-        error: how it failed; None where it did not.
+        value: the argument of the call.
+        run_id: the call's run; "" for a call that never became a run.
+        result: the value that the function returned.
+        error: the exception of a call that failed.
     """
 
     value: Any
@@ -40,18 +40,18 @@ def find_function(name: str, directory: str) -> Any:
     """Import a decorated function by name.
 
     Args:
-        name: its module and name, "train:train".
-        directory: the folder of its project, where its module lies and it is launched from; "" for where this runs.
+        name: the function's module and name, "train:train".
+        directory: the folder of the function's project; "" for the working directory.
 
     Raises:
-        OptionError: there is none, or it is not decorated.
+        OptionError: there is no such function, or it is not decorated.
     """
     module, _, function = name.partition(":")
     if not module or not function:
         raise OptionError(f"{name!r} does not name a function", advice="write module:function, such as train:train")
     if directory:
-        _enter(directory)
-    loaded: Any = _imported(module)
+        _enter_project(directory)
+    loaded: Any = _import_module(module)
     for part in function.split("."):
         loaded = getattr(loaded, part, None)
     if not hasattr(loaded, "map"):
@@ -60,7 +60,7 @@ def find_function(name: str, directory: str) -> Any:
     return loaded
 
 
-def _enter(directory: str) -> None:
+def _enter_project(directory: str) -> None:
     folder = Path(directory).expanduser()
     if not folder.is_dir():
         raise OptionError("there is no such folder", where=directory, advice="the worker's machine must have it")
@@ -68,7 +68,7 @@ def _enter(directory: str) -> None:
     os.chdir(folder)
 
 
-def _imported(module: str) -> Any:
+def _import_module(module: str) -> Any:
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -85,29 +85,29 @@ def call_for_each(
 ) -> list[CampaignValue]:
     """Call a function for each value, at most `max_parallel` at a time; a failed call does not stop the others.
 
-    Each is told when it, and all before it, have ended. An interruption of the wait (Ctrl-C, a cancel in Prefect) ends
-    those that are under way.
+    `tell` gets each call when it and all calls before it have ended. An interruption of the wait (Ctrl-C, a cancel in
+    Prefect) ends the calls that are under way.
     """
-    typed: Any = getattr(function, "typed", lambda value: ((value,), {}))  # they come from a form
+    typed: Any = getattr(function, "typed", lambda value: ((value,), {}))  # a form gave the values as text or JSON
     handles = function.map([typed(value)[0][0] for value in values], max_parallel=max_parallel)
     try:
         ended = []
         for handle, value in zip(handles, values, strict=True):
-            ended.append(_ended(handle.result, value, handle))
+            ended.append(_awaited_result(handle.result, value, handle))
             tell(ended[-1])
         return ended
     except BaseException:
-        with contextlib.suppress(Exception):  # what interrupted it counts
+        with contextlib.suppress(Exception):  # the interruption counts
             handles.cancel()
         raise
 
 
-def _ended(result: Callable[[], Any], value: Any, handle: Any) -> CampaignValue:
+def _awaited_result(result: Callable[[], Any], value: Any, handle: Any) -> CampaignValue:
     try:
-        given = result()
+        value_of_call = result()
     except Exception as error:
         return CampaignValue(value, _run_id(handle), error=error)
-    return CampaignValue(value, _run_id(handle), result=given)
+    return CampaignValue(value, _run_id(handle), result=value_of_call)
 
 
 def _run_id(handle: Any) -> str:
@@ -143,6 +143,6 @@ def _short(value: Any) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[:LONGEST_VALUE]}..."
 
 
-def _linked(one: CampaignValue, page: Callable[[str], str]) -> str:
-    url = page(one.run_id) if one.run_id else ""
-    return f"[{one.run_id[:8]}]({url})" if url else one.run_id[:8]
+def _linked(call: CampaignValue, page: Callable[[str], str]) -> str:
+    url = page(call.run_id) if call.run_id else ""
+    return f"[{call.run_id[:8]}]({url})" if url else call.run_id[:8]

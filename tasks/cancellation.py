@@ -17,7 +17,7 @@ from slurm_ray_flow.core.errors import Cancelled
 from slurm_ray_flow.core.interruption import interruptible
 from slurm_ray_flow.core.launch_events import Warned, publish
 
-_cancelled_here: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar(
+_cancelled_event: contextvars.ContextVar[threading.Event | None] = contextvars.ContextVar(
     "slurm_ray_flow_background", default=None
 )
 _under_way: set[threading.Event] = set()
@@ -29,32 +29,32 @@ def in_background(cancelled: threading.Event | None = None) -> Iterator[None]:
     """Mark the block's launch as one that the end of the process does not wait for.
 
     Args:
-        cancelled: where this is set, the launch in the block ends its run, and itself.
+        cancelled: the event that has the launch in the block end its run and itself.
     """
-    this = cancelled or threading.Event()
-    token = _cancelled_here.set(this)
-    _under_way.add(this)
+    event = cancelled or threading.Event()
+    token = _cancelled_event.set(event)
+    _under_way.add(event)
     try:
         yield
     finally:
-        _under_way.discard(this)
-        _cancelled_here.reset(token)
+        _under_way.discard(event)
+        _cancelled_event.reset(token)
 
 
 def stop_if_cancelled() -> None:
-    """Stop this thread when the process is about to end; each wait of a launch calls this.
+    """Stop this thread for good when the process is about to end; each wait of a launch calls this function.
 
     Raises:
         Cancelled: somebody in this process has cancelled the launch.
     """
-    this = _cancelled_here.get()
-    if this is None:
+    event = _cancelled_event.get()
+    if event is None:
         return
-    if this.is_set():
+    if event.is_set():
         raise Cancelled("the run was cancelled by the program that launched it")
     if not _process_ends.is_set():
         return
-    _under_way.discard(this)
+    _under_way.discard(event)
     threading.Event().wait()
 
 
@@ -71,38 +71,38 @@ ASK_SECONDS = 5.0
 
 
 class Heartbeat:
-    """A heartbeat at once and every 30 s, and a question every 5 s. An unreachable server ends no run."""
+    """A heartbeat every 30 s, and the question every 5 s whether the flow run is cancelled; silence ends no run."""
 
     def __init__(self) -> None:
         self._id = str(flow_run.get_id() or "")
-        self._beaten, self._asked = float("-inf"), time.monotonic()
+        self._last_beat, self._last_question = float("-inf"), time.monotonic()
         self._stack = contextlib.ExitStack()
         self._client: SyncPrefectClient | None = None
         self._silent = False
 
-    def cancel_asked(self) -> bool:
-        """Whether somebody cancelled the flow run in Prefect. Most calls do nothing and cost nothing."""
+    def cancelled_in_prefect(self) -> bool:
+        """Whether somebody cancelled the flow run in Prefect; most calls return False without a question."""
         now = time.monotonic()
         if not self._id:
             return False
-        if now - self._beaten > HEARTBEAT_SECONDS:
-            self._beaten = now
+        if now - self._last_beat > HEARTBEAT_SECONDS:
+            self._last_beat = now
             emit_heartbeat()
-        if now - self._asked < ASK_SECONDS:
+        if now - self._last_question < ASK_SECONDS:
             return False
-        self._asked = now
-        return self._ask()
+        self._last_question = now
+        return self._read_cancellation()
 
     def close(self) -> None:
         """Give the connection back."""
         self._stack.close()
 
-    def _ask(self) -> bool:
+    def _read_cancellation(self) -> bool:
         try:
             if self._client is None:
                 self._client = self._stack.enter_context(get_client(sync_client=True))
             state = self._client.read_flow_run(UUID(self._id)).state
-        except Exception as error:  # whatever the client throws, the run goes on
+        except Exception as error:  # the run goes on after any exception of the client
             if not self._silent:
                 self._silent = True
                 what = f"Prefect's server does not answer ({type(error).__name__})"
@@ -114,7 +114,7 @@ class Heartbeat:
 
 @contextlib.contextmanager
 def cancellable(where: str) -> Iterator[None]:
-    """Have a cancel in Prefect end each wait for the cluster inside the block, also for a host that is away.
+    """Have a cancel in Prefect end each wait for the cluster inside the block, also for an unreachable one.
 
     Raises:
         Cancelled: somebody cancelled the flow run.
@@ -123,7 +123,7 @@ def cancellable(where: str) -> Iterator[None]:
 
     def check() -> None:
         stop_if_cancelled()
-        if heartbeat.cancel_asked():
+        if heartbeat.cancelled_in_prefect():
             raise Cancelled("the run was cancelled in Prefect", where=where)
 
     try:

@@ -1,4 +1,4 @@
-"""Look at a saved cluster on a schedule, and tell Prefect what is new: who has it, whether it is down, what idles."""
+"""The check-up of a saved cluster on a schedule: its lock's holders, its health and its idle allocations in Prefect."""
 
 from __future__ import annotations
 
@@ -25,54 +25,54 @@ from slurm_ray_flow.tasks.retry import ONCE
 
 @task(name="check_up", task_run_name="check_up {name}", **ONCE)
 def check_up(name: str, idle_minutes: float) -> ClusterReport:
-    """Look at one cluster. Prefect gets an event where it goes down or comes up, or a Ray cluster idles for so long.
+    """Check up one cluster; send Prefect an event when it goes down or comes up, or when a Ray cluster idles too long.
 
     Raises:
         ServerError: Prefect's API can't be reached.
     """
     api, short = needed_api(), short_name(name)
-    before = Health.from_json(variables.recall(api, "health", short))
-    if time.time() < before.again:
-        return ClusterReport(short, ConnectionFailed(before.why), health=before)
-    seen = _seen(api, name, "lock", "scheduler", "idle")
-    after, news = looked(before, seen, idle_minutes * 60, time.time())
-    for notice in news:
-        emit(notice)
-    if after != before:
-        variables.remember(api, "health", short, after.to_json())
-    return dataclasses.replace(seen, health=after)
+    old_health = Health.from_json(variables.recall(api, "health", short))
+    if time.time() < old_health.again:
+        return ClusterReport(short, ConnectionFailed(old_health.why), health=old_health)
+    cluster_report = _mirrored_report(api, name, "lock", "scheduler", "idle")
+    new_health, events = looked(old_health, cluster_report, idle_minutes * 60, time.time())
+    for event in events:
+        emit(event)
+    if new_health != old_health:
+        variables.remember(api, "health", short, new_health.to_json())
+    return dataclasses.replace(cluster_report, health=new_health)
 
 
 @task(name="mirror_lock", task_run_name="mirror_lock {name}", **ONCE)
 def mirror_lock(name: str) -> ClusterReport | None:
-    """Make Prefect's limit show who has the server, and write it down as an artifact.
+    """Show the holders of a server's lock in Prefect's limit for it and in an artifact.
 
     Returns:
-        What was found; None for a cluster without a lock.
+        The report of the lock; None for a cluster without a lock.
 
     Raises:
         ServerError: Prefect's API can't be reached.
     """
-    seen = _seen(needed_api(), name, "lock")
-    return seen if seen.down or seen.lock else None
+    cluster_report = _mirrored_report(needed_api(), name, "lock")
+    return cluster_report if cluster_report.down or cluster_report.lock else None
 
 
-def _seen(api: Api, name: str, *parts: Part) -> ClusterReport:
-    """The report of a saved cluster, whose lock is shown in Prefect by the way."""
+def _mirrored_report(api: Api, name: str, *parts: Part) -> ClusterReport:
+    """Report on a saved cluster, and show its lock in Prefect."""
     try:
         cluster = find_cluster(name)
     except ServerError:
         raise
     except SlurmRayFlowError as error:
         return ClusterReport(short_name(name), error)
-    seen = report(cluster, *parts)
-    if cluster.lock and seen.lock:
-        mirror(api, seen.cluster, cluster.lock.slots, seen.lock)
-        _write_down(api, short_name(seen.cluster), seen.lock)
-    return seen
+    cluster_report = report(cluster, *parts)
+    if cluster.lock and cluster_report.lock:
+        mirror(api, cluster_report.cluster, cluster.lock.slots, cluster_report.lock)
+        _show_queue(api, short_name(cluster_report.cluster), cluster_report.lock)
+    return cluster_report
 
 
-def _write_down(api: Api, name: str, queue: LockQueue) -> None:
+def _show_queue(api: Api, name: str, queue: LockQueue) -> None:
     who = ", ".join(holder.user for holder in queue.holders)
     text = f"{name}: " + (f"held by {who}, {len(queue.waiting)} wait" if who else "free")
     table = queue_rows(queue, time.time())

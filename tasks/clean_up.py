@@ -6,7 +6,7 @@ from prefect import task
 from uv import find_uv_bin
 
 from slurm_ray_flow.blocks.clean_up import CleanUpRoot
-from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
+from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_root
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import find_cluster
 from slurm_ray_flow.blocks.run_facts import LOCAL
@@ -29,8 +29,8 @@ def cleaned_up(cluster: Cluster, older_than: str | None = None, dry_run: bool = 
     """Clean up a cluster.
 
     Args:
-        cluster: which.
-        older_than: how long a thing stays this once, such as "7d"; None for what the cluster says.
+        cluster: the cluster.
+        older_than: how long unused files stay this once, such as "7d"; None for the cluster's own setting.
         dry_run: remove nothing.
         run: remove this run alone.
 
@@ -38,6 +38,6 @@ def cleaned_up(cluster: Cluster, older_than: str | None = None, dry_run: bool = 
         SlurmRayFlowError: the cluster can't be reached, or the run lives.
     """
     seconds = retention_seconds(float(getattr(cluster, "retention_days", KEPT_DAYS)), older_than)
-    place = CleanUpRoot(cluster.label, cluster.kind, str(cluster.root_folder), cluster.ask)
+    root = CleanUpRoot(cluster.label, cluster.kind, str(cluster.root_folder), cluster.ask)
     uv = find_uv_bin() if cluster.kind == LOCAL else ""
-    return clean_up_place(place, seconds, dry_run=dry_run, run=run, uv=uv)
+    return clean_up_root(root, seconds, dry_run=dry_run, run=run, uv=uv)

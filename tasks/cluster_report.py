@@ -28,8 +28,8 @@ from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.lock import LockQueue
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.remote.agent import probe
-from slurm_ray_flow.tasks.asked import Asked
-from slurm_ray_flow.tasks.warm import living
+from slurm_ray_flow.tasks.question import Question
+from slurm_ray_flow.tasks.warm import living_allocations
 
 SECONDS = 10.0
 LOCAL = "local-machine"
@@ -37,42 +37,42 @@ Part = Literal["load", "lock", "jobs", "partitions", "findings", "scheduler", "i
 
 
 def reports(clusters: Sequence[Cluster], seconds: float = SECONDS) -> list[ClusterReport]:
-    """Ask all of them at once for load, lock and jobs; one that does not answer in time is away.
+    """Ask all clusters at once for load, lock and jobs; a cluster that does not answer in time is away.
 
-    Nobody is asked for a password.
+    The user is asked for no password.
     """
-    asked = [Asked(functools.partial(report, cluster, "load", "lock", "jobs")) for cluster in clusters]
+    questions = [Question(functools.partial(report, cluster, "load", "lock", "jobs")) for cluster in clusters]
     deadline = time.monotonic() + seconds
-    for one in asked:
-        one.wait(deadline)
+    for question in questions:
+        question.wait(deadline)
     return [
-        one.answer or ClusterReport(cluster.label, ConnectionFailed(one.why))
-        for one, cluster in zip(asked, clusters, strict=True)
+        question.answer or ClusterReport(cluster.label, ConnectionFailed(question.why))
+        for question, cluster in zip(questions, clusters, strict=True)
     ]
 
 
 def report(cluster: Cluster, *parts: Part) -> ClusterReport:
-    """Ask a cluster; that it can't be asked is in the report, too.
+    """Ask a cluster; where that fails, the report has the error.
 
     Args:
         cluster: the cluster.
         parts: the fields of the report that are wanted; "scheduler" is the one finding that a scheduler answers.
     """
     scheduler = cluster.scheduler
-    asked: dict[str, Callable[[], Any]] = {"findings": lambda: _findings(cluster)}
+    sources: dict[str, Callable[[], Any]] = {"findings": lambda: _findings(cluster)}
     if scheduler is not None:
-        asked |= {"load": scheduler.load, "jobs": scheduler.jobs, "partitions": scheduler.partitions}
+        sources |= {"load": scheduler.load, "jobs": scheduler.jobs, "partitions": scheduler.partitions}
     try:
-        known = _from_machine(cluster, parts) | {part: ask() for part, ask in asked.items() if part in parts}
+        fields = _machine_fields(cluster, parts) | {part: source() for part, source in sources.items() if part in parts}
         if scheduler is not None and "scheduler" in parts:
-            known["findings"] = [_verdict(scheduler, Options)]
+            fields["findings"] = [_scheduler_finding(scheduler, Options)]
     except SlurmRayFlowError as error:
         return ClusterReport(cluster.label, error, findings=not_logged_in(error) if "findings" in parts else None)
-    return ClusterReport(cluster.label, **known)
+    return ClusterReport(cluster.label, **fields)
 
 
-def _from_machine(cluster: Cluster, parts: Sequence[Part]) -> dict[str, Any]:
-    """What operations answer, in one round trip."""
+def _machine_fields(cluster: Cluster, parts: Sequence[Part]) -> dict[str, Any]:
+    """The fields of a report that the cluster's operations answer, in one round trip."""
     lock = cluster.lock
     requests: dict[str, Request] = {}
     if "load" in parts and cluster.scheduler is None:
@@ -82,31 +82,31 @@ def _from_machine(cluster: Cluster, parts: Sequence[Part]) -> dict[str, Any]:
     if "idle" in parts:
         requests["idle"] = "warm.listed", {"root": str(cluster.root_folder)}
     answers = dict(zip(requests, cluster.ask_all([*requests.values()]) if requests else (), strict=True))
-    known: dict[str, Any] = {}
+    fields: dict[str, Any] = {}
     if load := answers.get("load"):
-        known["load"] = Load(load["cpus"], load["busy"])
+        fields["load"] = Load(load["cpus"], load["busy"])
     if state := answers.get("lock"):
-        known["lock"] = queue = LockQueue.from_json(state)
-        known["jobs"] = JobCounts(len(queue.holders), len(queue.waiting))
+        fields["lock"] = queue = LockQueue.from_json(state)
+        fields["jobs"] = JobCounts(len(queue.holders), len(queue.waiting))
     if "idle" in answers:
-        known["idle"] = [one for one in living(cluster, answers["idle"]) if one.idles]
-    return known
+        fields["idle"] = [allocation for allocation in living_allocations(cluster, answers["idle"]) if allocation.idles]
+    return fields
 
 
 def _findings(cluster: Cluster) -> list[CheckResult]:
     remote, lock, scheduler = cluster.kind != LOCAL, cluster.lock, cluster.scheduler
     python, version = getattr(cluster, "python", ""), "{}.{}".format(*sys.version_info[:2])
-    asked: dict[str, Any] = {"python": python or ("" if remote else sys.executable), "version": version}
-    asked |= {"root": str(cluster.root_folder), **({"lock": lock.path, "slots": lock.slots} if lock else {})}
-    began = time.time()  # the root has needed the log-in, so that the clocks are not compared over the time that takes
-    answers = cluster.ask("probe.all", **asked)
+    arguments: dict[str, Any] = {"python": python or ("" if remote else sys.executable), "version": version}
+    arguments |= {"root": str(cluster.root_folder), **({"lock": lock.path, "slots": lock.slots} if lock else {})}
+    began = time.time()  # after the log-in, which `root_folder` needs: the clocks are compared without it
+    answers = cluster.ask("probe.all", **arguments)
     gpus, wheels = getattr(cluster, "gpus", None), getattr(cluster, "wheels", "index")
     home = HomeFacts((began + time.time()) / 2, probe.rsync()["version"], version, gpus, wheels)
-    verdict = [_verdict(scheduler, lambda: _configured(cluster))] if scheduler else []
-    return [*(logged_in(cluster.label) if remote else ()), *verdict, *_with_container(cluster, judged(answers, home))]
+    finding = [_scheduler_finding(scheduler, lambda: _configured(cluster))] if scheduler else []
+    return [*(logged_in(cluster.label) if remote else ()), *finding, *_with_container(cluster, judged(answers, home))]
 
 
-def _verdict(scheduler: Scheduler, options: Callable[[], Options]) -> CheckResult:
+def _scheduler_finding(scheduler: Scheduler, options: Callable[[], Options]) -> CheckResult:
     """Whether a scheduler would take a job."""
     try:
         return scheduler.finding(options())
@@ -115,7 +115,7 @@ def _verdict(scheduler: Scheduler, options: Callable[[], Options]) -> CheckResul
 
 
 def _with_container(cluster: Cluster, findings: list[CheckResult]) -> list[CheckResult]:
-    """A cluster whose functions run in a container needs neither a Python for them nor packages."""
+    """The findings for functions in a container, which need neither a Python nor packages of the cluster."""
     container = cluster.container_for(Options())
     if container is None:
         return findings
@@ -124,11 +124,11 @@ def _with_container(cluster: Cluster, findings: list[CheckResult]) -> list[Check
         finding = CheckResult("container", "ok", found.image)
     except SlurmRayFlowError as error:
         finding = CheckResult("container", "failed", f"{error.what} ({error.where})", error.advice)
-    return [finding, *(one for one in findings if one.name not in {"python", "registry"})]
+    return [finding, *(other for other in findings if other.name not in {"python", "registry"})]
 
 
 def _configured(cluster: Cluster) -> Options:
-    """What a function of the working directory's project asks for that says nothing itself."""
+    """The options of a function without options of its own in the working directory's project."""
     settings = settings_of(None, Path.cwd(), os.environ)
     fields = {name: getattr(cluster, name) for name in getattr(type(cluster), "model_fields", ())}
     return with_block_fields(configured(Options().stating(cluster=cluster), settings), fields)

@@ -32,7 +32,7 @@ from slurm_ray_flow.tasks.retry import RETRIED, step
 from slurm_ray_flow.tasks.scan_imports import ScannedCode
 
 
-def known_wanted(
+def cached_wanted(
     environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]
 ) -> Requirements:
     """`wanted`, from a cache where none of its inputs has changed.
@@ -40,7 +40,7 @@ def known_wanted(
     Raises:
         DependencyError: the wanted packages can't be read, or exclude each other.
     """
-    cache = _place(environment, code, python, always)
+    cache = _file_of(environment, code, python, always)
     if cache is not None:
         with contextlib.suppress(OSError, ValueError):
             return Requirements.from_json(cache.read_text())
@@ -65,15 +65,15 @@ def known_wanted(
     return requirements
 
 
-def _place(environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]) -> Path | None:
-    """The cache file, named by all inputs of the answer; None where these are not known before reading."""
+def _file_of(environment: str | tuple[str, ...], code: ScannedCode, python: str, always: Sequence[str]) -> Path | None:
+    """The cache file, named by all inputs of `wanted`; None where the inputs are not known before reading."""
     if environment != "auto":
         return None
     project = Path(code.project)
     lock = lock_of(project)
-    parts = [code.digest, python, *always, str(lock), _content(lock), _content(project / "pyproject.toml")]
-    there = [name for name in FILES if (project / name).exists()]
-    return home() / "cache" / "wanted" / f"{short_digest(json.dumps([parts, there, _installed()]))}.json"
+    inputs = [code.digest, python, *always, str(lock), _content(lock), _content(project / "pyproject.toml")]
+    present = [name for name in FILES if (project / name).exists()]
+    return home() / "cache" / "wanted" / f"{short_digest(json.dumps([inputs, present, _installed()]))}.json"
 
 
 def _content(file: Path | None) -> str:
@@ -100,10 +100,10 @@ class EnvironmentPlan:
     """The environment that a run will have.
 
     Attributes:
-        wanted: None where the running interpreter's own environment is used.
-        difference: None likewise.
-        packed: it is kept as one file, which the head unpacks on its node.
-        container: the image whose packages are used; None for none.
+        wanted: the packages; None where the running interpreter's own environment is used.
+        difference: the difference to the cluster's environments; None likewise.
+        packed: whether the environment is one file, which the head unpacks on its node.
+        container: the image whose packages are used; None without a container.
     """
 
     wanted: Requirements | None
@@ -114,32 +114,32 @@ class EnvironmentPlan:
 
 @step(**RETRIED)
 def diff_dependencies(code: ScannedCode, cluster: Cluster, options: Options) -> EnvironmentPlan:
-    """Compare, and show the difference as a table.
+    """Compare the packages of a run with the cluster's environments, and show the difference as a table.
 
     Raises:
-        Rejected: the cluster has less than the run asks for, or not the container's image.
+        Rejected: the cluster has less than the options ask for, or lacks the container's image.
         DependencyError: the wanted packages can't be read, or exclude each other.
     """
     cluster.check(options)  # nothing is built for a run that the cluster would refuse
     if container := cluster.container_for(options):
-        return _in(container, cluster, options)
+        return _container_plan(container, cluster, options)
     if options.environment == "auto" and cluster.reuses_environment:
         if options.dashboard:
             _check_dashboard(find_spec(DASHBOARD) is not None, f"{sys.prefix} has ray without it", "pip install")
         publish(Note("this Python's environment is used"))
-        _show([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
+        _show_table([(item.name, item.version, item.version, "already there") for item in code.scan().distributions])
         return EnvironmentPlan(None, None)
     facts = cluster.facts()
     packed = options.environment == "packed"
     # An environment that is kept as one file has another name than the same one as a folder.
     platform = f"{facts.platform}-packed" if packed else facts.platform
     chosen = wanted_by(code, options, facts.version)
-    _warn(chosen, code)
+    _warn_of_unlocked(chosen, code)
     if options.dashboard and chosen.source == "uv.lock":
         locked = canonicalize_name(DASHBOARD) in {line.name for line in chosen.lines()}
         _check_dashboard(locked, "uv.lock gives ray without it", "uv add")
     changes = difference(chosen, cluster.environments(digest(chosen, platform)), platform)
-    _show(changes.rows())
+    _show_table(changes.rows())
     if not changes.present:
         counts = len(changes.add), len(changes.change), len(changes.keep)
         publish(Note("packages to add: {}, to change: {}, there already: {}".format(*counts)))
@@ -150,14 +150,14 @@ def wanted_by(code: ScannedCode, options: Options, python: str) -> Requirements:
     """The packages that a run wants in an environment of its own.
 
     Raises:
-        DependencyError: they can't be read, or exclude each other.
+        DependencyError: the packages can't be read, or exclude each other.
     """
     environment = "auto" if options.environment in ("isolated", "packed") else options.environment
-    return known_wanted(environment, code, python, _always(code, options))
+    return cached_wanted(environment, code, python, _always_needed(code, options))
 
 
-def _in(container: Container, cluster: Cluster, options: Options) -> EnvironmentPlan:
-    """The plan for a container, whose image holds the packages; its start shows whether they fit."""
+def _container_plan(container: Container, cluster: Cluster, options: Options) -> EnvironmentPlan:
+    """The plan for a container, whose image holds the packages; the run's start shows whether they fit."""
     if options.environment != "auto":
         raise OptionError(
             f"the cluster's container brings its own packages, and environment={options.environment!r} asks for others",
@@ -169,8 +169,8 @@ def _in(container: Container, cluster: Cluster, options: Options) -> Environment
     return EnvironmentPlan(None, None, container=found)
 
 
-def _warn(chosen: Requirements, code: ScannedCode) -> None:
-    """Warn of imported packages that a lock lacks, since nothing else is installed there."""
+def _warn_of_unlocked(chosen: Requirements, code: ScannedCode) -> None:
+    """Warn of imported packages that a lock lacks: only the lock's packages are installed on the cluster."""
     texts = list(chosen.notes)
     locked = {*(line.name for line in map(RequirementLine.parse, (*chosen.requirements, *chosen.constraints))), OURS}
     for item in code.scan().distributions if chosen.source in LOCKS else ():
@@ -181,7 +181,7 @@ def _warn(chosen: Requirements, code: ScannedCode) -> None:
         publish(Warned(text))
 
 
-def _always(code: ScannedCode, options: Options) -> list[str]:
+def _always_needed(code: ScannedCode, options: Options) -> list[str]:
     """The packages that each run needs: the picklers in home's versions, and Ray where the code uses it."""
     needed = [f"{name}=={importlib.metadata.version(name)}" for name in ("cloudpickle", "dill")]
     if wants_ray(code, options):
@@ -195,11 +195,11 @@ def wants_ray(code: ScannedCode, options: Options) -> bool:
     return options.ray == "always" or (options.ray == "auto" and by_itself)
 
 
-def _check_dashboard(there: bool, what: str, command: str) -> None:
-    if not there:
+def _check_dashboard(is_present: bool, what: str, command: str) -> None:
+    if not is_present:
         raise DependencyError(f"dashboard=True needs ray[default], and {what}", advice=f"`{command} 'ray[default]'`")
 
 
-def _show(rows: list[tuple[str, str, str, str]]) -> None:
+def _show_table(rows: list[tuple[str, str, str, str]]) -> None:
     if rows:
         publish(ArtifactMade(about_packages(rows)))

@@ -18,8 +18,8 @@ from slurm_ray_flow.core.run_state import NO_WORD
 from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import Run, error_of_lost_head, where
 
-LIFE_SECONDS = 1.0
-"""Seconds between two questions whether the head lives."""
+LIVENESS_SECONDS = 1.0
+"""Seconds between two questions whether the head is alive."""
 LAST_LINES_SECONDS = 2.0
 
 
@@ -29,20 +29,19 @@ def execute_call(run: Run, cluster: Cluster) -> CallEnd:
 
     Raises:
         Cancelled: somebody cancelled the flow run.
-        Lost: the head is gone and left no word.
+        Lost: the head is gone without an event of the call's end.
     """
-    own = run.record.allocation == run.record.attempt and cluster.scheduler is None  # there it was announced before
-    if own:
-        cluster.announce(run.paths.inbox(run.record.allocation))  # a head that takes it no more has a last word
+    if run.record.allocation == run.record.attempt and cluster.scheduler is None:  # with a scheduler it was announced
+        cluster.announce(run.paths.inbox(run.record.allocation))  # a head that takes no more calls records that
     publish(Detachable())
     log = _RunLog(cluster, run.paths.log)
     try:
-        ended = CallEnd.from_event(_wait(run, cluster, log))
+        call_end = CallEnd.from_event(_await_end(run, cluster, log))
     except BaseException:
-        _last_lines(log)
+        _publish_last_lines(log)
         raise
     log.finish()
-    return ended
+    return call_end
 
 
 class _RunLog:
@@ -51,47 +50,47 @@ class _RunLog:
     def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
         self._cluster, self.path, self.offset = cluster, path, 0
 
-    def pass_on(self, data: bytes) -> None:
-        """Publish a new piece; an empty one says that there is none yet."""
+    def publish_piece(self, data: bytes) -> None:
+        """Publish a new piece; an empty piece says that the function has written nothing new."""
         self.offset += len(data)
         publish(Output(data))
 
     def finish(self) -> None:
         """Publish the rest."""
         while data := self._cluster.read(self.path, self.offset):
-            self.pass_on(data)
+            self.publish_piece(data)
         publish(Output(b"", last=True))
 
 
-def _last_lines(log: _RunLog) -> None:
+def _publish_last_lines(log: _RunLog) -> None:
     """Publish the last lines of the log if they come quickly: the run's end must not wait for a host that is away."""
     with contextlib.suppress(SlurmRayFlowError, TimeoutError), interruptible(lambda: None):
         within(LAST_LINES_SECONDS, log.finish, TimeoutError)
 
 
-def _wait(run: Run, cluster: Cluster, log: _RunLog) -> Event:
-    looked, offset, trouble = time.monotonic(), 0, ""
+def _await_end(run: Run, cluster: Cluster, log: _RunLog) -> Event:
+    asked_at, offset, last_reason = time.monotonic(), 0, ""
     while True:
         interrupted()
-        due = time.monotonic() - looked >= LIFE_SECONDS
-        life = liveness_of(run.record, cluster) if due else None
-        news, output = cluster.watch([(run.paths.events, offset), (log.path, log.offset)], cluster.watch_seconds)
-        events, taken = parse_events(news)
-        offset += taken
+        due = time.monotonic() - asked_at >= LIVENESS_SECONDS
+        liveness = liveness_of(run.record, cluster) if due else None
+        data, output = cluster.watch([(run.paths.events, offset), (log.path, log.offset)], cluster.watch_seconds)
+        events, length = parse_events(data)
+        offset += length
         _warn_of_losses(events)
         if copied := find_event(events, "files_copied"):
             size, seconds = format_memory(copied["bytes"]), format_duration(copied["seconds"])
             publish(Note(f"copied {size} into the run's folder in {seconds}"))
         if ended := find_event(events, "call_ended"):
             return ended
-        if life is not None:
-            looked = time.monotonic()
-            if not life.alive:
-                raise error_of_lost_head(life, NO_WORD, where(run.record))
-            if life.waiting and life.waiting != trouble:
-                publish(Note(life.waiting))
-            trouble = life.waiting
-        log.pass_on(output)
+        if liveness is not None:
+            asked_at = time.monotonic()
+            if not liveness.alive:
+                raise error_of_lost_head(liveness, NO_WORD, where(run.record))
+            if liveness.waiting and liveness.waiting != last_reason:
+                publish(Note(liveness.waiting))
+            last_reason = liveness.waiting
+        log.publish_piece(output)
 
 
 def _warn_of_losses(events: list[Event]) -> None:

@@ -40,14 +40,14 @@ def outputs_brought(run: Run, cluster: Cluster, options: Options) -> Iterator[No
         yield
     except Exception as error:
         if not isinstance(error, ConnectionFailed | Cancelled):
-            _after(run, cluster, options)
+            _bring_or_note_outputs(run, cluster, options)
         raise
     if options.outputs:
         publish(StepStarted("fetch_outputs"))
-    _after(run, cluster, options)
+    _bring_or_note_outputs(run, cluster, options)
 
 
-def _after(run: Run, cluster: Cluster, options: Options) -> None:
+def _bring_or_note_outputs(run: Run, cluster: Cluster, options: Options) -> None:
     record, ended = run.record, run.call_ended
     written = ended.files if ended else None
     if written:
@@ -55,8 +55,8 @@ def _after(run: Run, cluster: Cluster, options: Options) -> None:
     if options.outputs and (ended or record.attempt.partition(".")[0] != record.run_id):  # an earlier run's value
         fetch_outputs(record, cluster, options)
     elif written:
-        kept = counted(written["count"], written["bytes"])
-        publish(Note(f"{kept} that it wrote stay there: `srf fetch {record.run_id[:8]}` lists them"))
+        size = counted(written["count"], written["bytes"])
+        publish(Note(f"{size} that it wrote stay there: `srf fetch {record.run_id[:8]}` lists them"))
 
 
 @step()
@@ -64,16 +64,16 @@ def fetch_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcom
     """Read the outcome, and check its digest against that in the events.
 
     Raises:
-        RunError: there is none; its type says why.
+        RunError: there is no outcome; the error's type says why.
     """
     return read_outcome(record, ended, cluster)
 
 
 def outcome_of(record: RunRecord, ended: CallEnd, cluster: Cluster, options: Options) -> Outcome:
-    """The outcome of a call that has ended, and what it used; a call without an outcome takes no step in Prefect.
+    """Fetch the outcome of a call that has ended, and publish what it used; without an outcome there is no step for it.
 
     Raises:
-        RunError: there is none; its type says why.
+        RunError: there is no outcome; the error's type says why.
     """
     read = read_outcome if ended.outcome is None else fetch_outcome
     outcome = read(record, ended, cluster)

@@ -42,6 +42,6 @@ def flow_runs_in_state(api: Api, name: str) -> list[dict[str, Any]]:
     Raises:
         ServerError: Prefect does not answer.
     """
-    wanted = {"flow_runs": {"state": {"name": {"any_": [name]}}}, "sort": "START_TIME_ASC", "limit": 200}
-    found: list[dict[str, Any]] = api.post("/flow_runs/filter", wanted)
-    return sorted(found, key=lambda run: (run["start_time"] or "", run["id"]))
+    query = {"flow_runs": {"state": {"name": {"any_": [name]}}}, "sort": "START_TIME_ASC", "limit": 200}
+    flow_runs: list[dict[str, Any]] = api.post("/flow_runs/filter", query)
+    return sorted(flow_runs, key=lambda run: (run["start_time"] or "", run["id"]))

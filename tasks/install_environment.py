@@ -17,10 +17,10 @@ class Environment:
 
     Attributes:
         python: the interpreter.
-        isolated: it is one that was built, and sees nothing else.
-        digest: names its content; "" for the running interpreter's own.
-        packed: the one file that it is kept in, which the head unpacks; "" where it is a folder.
-        container: what the function runs in, by its own Python; `python` is then for our programs alone. None for none.
+        isolated: whether it was built for runs, without other packages.
+        digest: the digest of its content; "" for the running interpreter's own environment.
+        packed: the file of a packed environment, which the head unpacks; "" for an environment in a folder.
+        container: the container of the function, with a Python of its own: `python` then runs our programs alone.
     """
 
     python: str
@@ -40,9 +40,9 @@ def install_environment(plan: EnvironmentPlan, cluster: Cluster) -> Environment:
     """Build the environment with uv, once among parallel launches.
 
     Raises:
-        EnvironmentFailed: uv could not; its own words are in the message.
+        EnvironmentFailed: uv failed; the message has its output.
     """
-    if plan.container:  # our own programs run outside of it, with any Python that is there
+    if plan.container:  # our own programs run outside of it, with any Python of the cluster
         return Environment(cluster.ask("machines.facts")["python"], False, "", container=plan.container)
     facts = cluster.facts()
     if plan.wanted is None or plan.difference is None:

@@ -32,7 +32,7 @@ from slurm_ray_flow.tasks.run import Call, Run
 
 
 def run_page(flow_run_id: str) -> str:
-    """The page of a flow run; "" where Prefect has no server that others can reach."""
+    """The address of a flow run's page; "" without a Prefect server."""
     settings = get_current_settings()
     url = settings.ui_url or (ui_url_of(settings.api.url) if settings.api.url else "")
     return f"{url}/runs/flow-run/{flow_run_id}" if url else ""
@@ -47,7 +47,7 @@ _artifacts_of_maps: set[tuple[str, str]] = set()
 
 
 def kind_of(cluster: Any) -> str:
-    """The kind of a cluster that may not be loaded yet; "" where it is not known."""
+    """The kind of a cluster that is given by its name or as a block; "" where the kind is not known."""
     if not isinstance(cluster, str):
         return str(getattr(cluster, "kind", ""))
     kind, _, name = cluster.rpartition("/")
@@ -67,11 +67,11 @@ class _OutputLog:
 
     def __init__(self, path: PurePosixPath, logger: Logger) -> None:
         self._path, self._logger = path, logger
-        self._kept, self._pending = 0, bytearray()
+        self._bytes_sent, self._pending = 0, bytearray()
         self._since = time.monotonic()
 
     def add(self, data: bytes, last: bool) -> None:
-        """Add what the function has written, if anything; whole lines are sent when there is enough, or in time."""
+        """Add output of the function; send whole lines when they are many, or when the last record is old."""
         self._pending += data
         now = time.monotonic()
         if not last and len(self._pending) < RECORD_BYTES and now - self._since < RECORD_SECONDS:
@@ -85,11 +85,11 @@ class _OutputLog:
             del whole[:cut]
 
     def _record(self, piece: bytes) -> None:
-        before = self._kept
-        self._kept += len(piece)
-        if self._kept <= PREFECT_BYTES:
+        sent_before = self._bytes_sent
+        self._bytes_sent += len(piece)
+        if self._bytes_sent <= PREFECT_BYTES:
             self._logger.info("%s", piece.decode(errors="replace").rstrip("\n"))
-        elif before <= PREFECT_BYTES:
+        elif sent_before <= PREFECT_BYTES:
             self._logger.warning("The rest of this log is in %s: more than 16 MiB are not shown here.", self._path)
 
 
@@ -103,7 +103,7 @@ class Page:
         self._flow_run = context.flow_run if context else None
         self._flow_log = flow_run_logger(self._flow_run, context.flow) if context and self._flow_run else None
         self._artifacts = Artifacts(api_in_use() if context else None, str(flow_run.get_id() or ""))
-        self._waits, self._is_placed = WaitHistory(), False
+        self._waits, self._run_is_shown = WaitHistory(), False
         self._progress, self._began = LaunchProgress(), time.monotonic()
         self._step, self._note = "", ""
         self._output: _OutputLog | None = None
@@ -116,13 +116,13 @@ class Page:
             case events.StepStarted():
                 self._start_step(event.name)
             case events.Note():
-                self._take_note(event.text)
+                self._store_note(event.text)
             case events.Warned() | events.TryFailed():
                 self._log(logging.WARNING, event.text)
             case events.Waiting():
                 self._wait(event)
             case events.Placed():
-                self._place(event.allocated)
+                self._show_run(event.allocated)
             case events.Output():
                 self._add_output(event)
             case events.ArtifactMade():
@@ -139,8 +139,8 @@ class Page:
         if isinstance(error, Cancelled):
             self._log(logging.WARNING, str(error))
         elif isinstance(error, Exception):
-            ours = isinstance(error, SlurmRayFlowError)
-            self._log(logging.ERROR, f"{type(error).__name__}: {error}", exc_info=None if ours else error)
+            is_ours = isinstance(error, SlurmRayFlowError)
+            self._log(logging.ERROR, f"{type(error).__name__}: {error}", exc_info=None if is_ours else error)
             cause = getattr(error, "cause", "") or "launch"  # at home, before the cluster was involved
             emit(run_failed(self._run.record, cause, encodable(getattr(error, "what", str(error)))))
 
@@ -158,19 +158,19 @@ class Page:
         if name == "execute_call":
             if logger := self._logger():
                 self._output = _OutputLog(self._run.paths.log, logger)
-            if not self._is_placed:  # the launch goes on with a try of an earlier process, or on a warm cluster
-                self._place(None)
+            if not self._run_is_shown:  # the try is an earlier process's, or on a warm cluster
+                self._show_run(None)
             self._artifacts.open()
 
-    def _take_note(self, text: str) -> None:
-        """Keep a step's note until its end; one before the first step goes into the log at once."""
+    def _store_note(self, text: str) -> None:
+        """Keep a step's note until the step ends; log a note before the first step at once."""
         if self._step:
             self._note = text
         else:
             self._log(logging.INFO, text)
 
     def _wait(self, event: events.Waiting) -> None:
-        """Show a wait; the log gets it where more than its numbers has changed."""
+        """Show a wait; log it when more than numbers has changed in its text."""
         now = time.time()
         if event.over:
             content = self._waits.over(now)
@@ -183,8 +183,8 @@ class Page:
         if is_news:
             self._log(logging.INFO, event.text)
 
-    def _place(self, allocated: Event | None) -> None:
-        self._is_placed = True
+    def _show_run(self, allocated: Event | None) -> None:
+        self._run_is_shown = True
         self._show(about_run(self._run.record, allocated, self._options))
 
     def _add_output(self, event: events.Output) -> None:
@@ -214,7 +214,7 @@ class Page:
                 return
             _artifacts_of_maps.add((self._map, key))
         belongs_to = None if content.type == "progress" else task_run.get_id()
-        data = json.dumps(content.data) if content.type == "table" else content.data  # so Prefect's UI wants it
+        data = json.dumps(content.data) if content.type == "table" else content.data  # the form that Prefect's UI takes
         self._artifacts.show(Artifact(key, content.type, data, content.description, belongs_to))
 
     def _show_progress(self) -> None:
@@ -236,18 +236,18 @@ class Page:
         return get_run_logger() if TaskRunContext.get() else self._flow_log
 
     def _tag(self, tags: set[str]) -> None:
-        known = self._flow_run
-        self._map = next((tag for tag in known.tags if tag.startswith("map-")), "") if known else ""
-        if known is not None and not tags <= set(known.tags):
-            known.tags = sorted({*known.tags, *tags})
-            self._artifacts.tag(set(known.tags))
+        current = self._flow_run
+        self._map = next((tag for tag in current.tags if tag.startswith("map-")), "") if current else ""
+        if current is not None and not tags <= set(current.tags):
+            current.tags = sorted({*current.tags, *tags})
+            self._artifacts.tag(set(current.tags))
 
 
 @contextlib.contextmanager
 def shown_in_prefect(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[None]:
     """Give the launch inside the block a page."""
     page = Page(run, call, cluster, options)
-    report_by_itself(run.record.flow_run_id)
+    silence_engine(run.record.flow_run_id)
     try:
         with events.streamed_to(events.publisher(), page.receive):
             yield
@@ -258,14 +258,14 @@ def shown_in_prefect(run: Run, call: Call, cluster: Cluster, options: Options) -
         page.close()
 
 
-_ours: set[str] = set()
-"""Flow runs whose launch reports its own failure."""
+_silenced: set[str] = set()
+"""The flow runs whose launch reports its failure itself."""
 
 
-def report_by_itself(flow_run_id: str) -> None:
+def silence_engine(flow_run_id: str) -> None:
     """Keep Prefect's engine from reporting failures of this flow run and its tasks with its own frames."""
     if not tracing():
-        _ours.add(flow_run_id)
+        _silenced.add(flow_run_id)
 
 
 @contextlib.contextmanager
@@ -275,24 +275,24 @@ def reported_once() -> Iterator[None]:
         yield
     except SlurmRayFlowError as error:
         if identity := flow_run.get_id():
-            report_by_itself(identity)
+            silence_engine(identity)
             get_run_logger().error(encodable(f"{type(error).__name__}: {error}"))
         raise
 
 
 def emit(event: PrefectEvent) -> None:
-    """Send an event in the background; failing to send it is no error."""
+    """Send an event in the background; a failure to send is no error."""
     try:
         emit_event(event.event, resource=event.resource, related=list(event.related), payload=event.payload)
     except Exception as error:
         logging.getLogger("prefect.slurm_ray_flow").debug("no event %s: %s", event.event, error)
 
 
-class _Once(logging.Filter):
+class _ReportedFailures(logging.Filter):
     """A log filter against messages of Prefect's engine about reported failures, and about successful tasks."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        if getattr(record, "flow_run_id", "") not in _ours or record.module not in {"flow_engine", "task_engine"}:
+        if getattr(record, "flow_run_id", "") not in _silenced or record.module not in {"flow_engine", "task_engine"}:
             return True
         message = str(record.msg)
         if record.module == "task_engine" and message.startswith("Finished in state"):
@@ -304,6 +304,6 @@ class _Once(logging.Filter):
         )
 
 
-_once = _Once()
+_reported_failures = _ReportedFailures()
 for _name in ("prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_name).addFilter(_once)
+    logging.getLogger(_name).addFilter(_reported_failures)

@@ -1,4 +1,4 @@
-"""The preview of a launch, without asking a host: values that only the host knows are written in capitals."""
+"""The preview of a launch, without a question to the cluster: values that only the cluster knows are in capitals."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Preview:
     """The preview of one launch.
 
     Attributes:
-        cluster: what it is called.
-        asks_for: the sizes, in words; "" for what the cluster gives by default.
-        ray: whether it gets a Ray cluster.
-        script: what starts it there; where a scheduler is the whole batch script.
-        files: what would travel, each with its bytes.
-        left: what of packages stays at home, each with why.
-        packages: what its environment would hold.
-        environment: which environment that is.
-        variables: the names of its `env_vars`.
-        notes: what could not be followed, or is left out.
+        cluster: the cluster's name.
+        asks_for: the resources, in words; "" for the cluster's defaults.
+        ray: whether the run gets a Ray cluster.
+        script: the start script; with a scheduler, the whole batch script.
+        files: the files that would be sent, each with its bytes.
+        left: files of packages that stay at home, each with the reason.
+        packages: the packages of the environment.
+        environment: the environment, in words.
+        variables: the names of the option `env_vars`.
+        notes: what the scan could not follow, and what is left out.
     """
 
     cluster: str
@@ -52,7 +52,7 @@ class Preview:
     notes: list[str]
 
     def __str__(self) -> str:
-        said = [
+        texts = [
             f"on {self.cluster}, {'with' if self.ray else 'without'} Ray; asks for {self.asks_for or 'the defaults'}",
             *(["variables: " + ", ".join(self.variables)] if self.variables else []),
             f"sends {counted(len(self.files), sum(self.files.values()))}",
@@ -62,22 +62,22 @@ class Preview:
             *(f"  {package}" for package in self.packages),
             *(f"note: {note}" for note in self.notes),
         ]
-        return self.script + "\n" + "".join(f"# {plain(line)}\n" for text in said for line in text.splitlines())
+        return self.script + "\n" + "".join(f"# {plain(line)}\n" for text in texts for line in text.splitlines())
 
 
 def preview(target: FunctionSource, label: str, cluster: Cluster, options: Options) -> Preview:
     """Make the preview of a launch.
 
     Args:
-        target: what the scan starts from.
+        target: the source that the scan starts from.
         label: the function's name.
-        cluster: where it would run.
-        options: what holds there.
+        cluster: the cluster.
+        options: the function's options on that cluster.
 
     Raises:
         SlurmRayFlowError: the launch would fail before it got to the cluster.
     """
-    code, found = code_of(target)
+    code, scan = code_of(target)
     files = files_of(code, options)
     environment, packages = _packages(code, cluster, options)
     return Preview(
@@ -86,12 +86,12 @@ def preview(target: FunctionSource, label: str, cluster: Cluster, options: Optio
         ray=wants_ray(code, options),
         script=_script(label, cluster, options),
         files={printable(entry.place.partition("/")[2]): entry.size for entry in files.entries},
-        left={printable(one.file): one.why for one in files.left},
+        left={printable(file.file): file.why for file in files.left},
         packages=packages,
         environment=environment,
         variables=[name for name, _ in options.env_vars],
         notes=[
-            *(f"{finding.file or label}:{finding.line}: {finding.text}" for finding in found.findings),
+            *(f"{finding.file or label}:{finding.line}: {finding.text}" for finding in scan.findings),
             *files.findings,
         ],
     )

@@ -26,31 +26,31 @@ from slurm_ray_flow.tasks.sync_files import Snapshot
 
 
 def key_of(call: Call, code: ScannedCode, snapshot: Snapshot, environment: Environment, options: Options) -> str:
-    """The cache key of a value: function, arguments, files, packages, variables; "" where one has no digest."""
+    """The cache key of a value: a digest of function, arguments, files, packages and variables; "" without a digest."""
     if not call.content:
         return ""
-    parts = [call.content, code.digest, snapshot.digest, environment.digest, environment.python]
+    inputs = [call.content, code.digest, snapshot.digest, environment.digest, environment.python]
     if environment.container:
-        parts.append(repr(environment.container))
-    return hashlib.sha256(json.dumps([*parts, options.env_vars], sort_keys=True).encode()).hexdigest()
+        inputs.append(repr(environment.container))
+    return hashlib.sha256(json.dumps([*inputs, options.env_vars], sort_keys=True).encode()).hexdigest()
 
 
 def recall(key: str, call: Call, run: Run, options: Options) -> Outcome | None:
     """The value of an earlier run, if the options ask for one and it is young enough.
 
-    From then on this run's record points to that one's folder: its state, log and outcome are this one's too.
+    This run's record then points to the earlier run's folder, which has its log and outcome.
     """
     if call.undigested:
         publish(Warned(f"the value is not remembered: {call.undigested} (cache=...)"))
     if not key:
         return None
     try:
-        entry = json.loads(_place(key).read_text())
+        entry = json.loads(_entry_path(key).read_text())
         age = time.time() - entry["time"]
         if options.cache is None or age > options.cache:
             return None
         value = store.get(entry["digest"])["value"]
-        os.utime(_place(key))  # what is in use does not expire
+        os.utime(_entry_path(key))  # a value in use does not expire
         run.note(attempt=entry["attempt"], allocation=entry["attempt"])
     except (OSError, ValueError, KeyError, PayloadError):
         return None
@@ -66,15 +66,15 @@ def remember(key: str, run: Run, ended: CallEnd, cluster: Cluster) -> None:
     if not target.exists():
         with cluster.fetched(run.paths.outcome, ended.most) as outcome:
             _copy(outcome, target)
-    known = {"digest": ended.sha256, "time": time.time(), "run_id": run.record.run_id, "attempt": run.record.attempt}
-    write_whole(_place(key), json.dumps(known).encode())
+    entry = {"digest": ended.sha256, "time": time.time(), "run_id": run.record.run_id, "attempt": run.record.attempt}
+    write_whole(_entry_path(key), json.dumps(entry).encode())
 
 
-def _place(key: str) -> Path:
+def _entry_path(key: str) -> Path:
     return home() / "cache" / "values" / f"{key}.json"
 
 
 def _copy(source: Path, target: Path) -> None:
-    beside = private_folder(target.parent) / f".{target.name}.{os.getpid()}"
-    shutil.copyfile(source, beside)
-    files.rename(str(beside), str(target))
+    temporary = private_folder(target.parent) / f".{target.name}.{os.getpid()}"
+    shutil.copyfile(source, temporary)
+    files.rename(str(temporary), str(target))

@@ -30,7 +30,7 @@ R = TypeVar("R")
 def is_transient(_task: Task[..., Any], _task_run: TaskRun, state: State[Any]) -> bool:
     """Whether another attempt at a step may help. (Prefect takes a plain function only, and ignores a partial.)
 
-    A connection has been tried again for long enough when it fails.
+    A failed connection is not: it was tried again for long enough.
     """
     error = state.data.exception if hasattr(state.data, "exception") else state.data
     return isinstance(error, SlurmRayFlowError) and error.transient and not isinstance(error, ConnectionFailed)
@@ -51,11 +51,11 @@ ONCE: dict[str, Any] = {"cache_policy": NO_CACHE, "persist_result": False}
 def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a step of a launch a task of its name in Prefect, whose start is an event of the launch.
 
-    One that somebody cancelled is cancelled there, and one that gives the end of a call without a value has failed,
-    while the launch goes on with what it gave.
+    In Prefect a cancelled step is cancelled, and a step that gives the end of a call without a value has failed; the
+    launch goes on with the result.
 
     Args:
-        policy: what else the task is given.
+        policy: further options of the task.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
@@ -64,25 +64,25 @@ def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
         def in_prefect(*args: P.args, **kwargs: P.kwargs) -> Any:
             publish(StepStarted(function.__name__))
             try:
-                given = function(*args, **kwargs)
+                result = function(*args, **kwargs)
             except Cancelled as error:
                 return CancelledState(message=error.what, data=error)
-            if not isinstance(given, CallEnd) or given.outcome == "value":
-                return given
+            if not isinstance(result, CallEnd) or result.outcome == "value":
+                return result
             publish(StepFailed())
-            state = CancelledState if given.cause == "cancelled" else Failed
-            return state(message=given.message or given.cause, data=given)
+            state = CancelledState if result.cause == "cancelled" else Failed
+            return state(message=result.message or result.cause, data=result)
 
         @functools.wraps(function)
-        def called(*args: P.args, **kwargs: P.kwargs) -> R:
-            given: Any = in_prefect(*args, **kwargs)
-            if isinstance(given, State):
-                given = cast(Any, given.data).result
-            if isinstance(given, Cancelled):
-                raise given
-            return given  # type: ignore[no-any-return]
+        def run_step(*args: P.args, **kwargs: P.kwargs) -> R:
+            result: Any = in_prefect(*args, **kwargs)
+            if isinstance(result, State):
+                result = cast(Any, result.data).result
+            if isinstance(result, Cancelled):
+                raise result
+            return result  # type: ignore[no-any-return]
 
-        return called
+        return run_step
 
     return decorate
 
@@ -90,38 +90,38 @@ def step(**policy: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
 LOOK_SECONDS = 0.5
 
 
-def begin_again(run: Run, failure: BaseException, again: NextTry, cluster: Cluster) -> None:
+def begin_next_try(run: Run, failure: BaseException, next_try: NextTry, cluster: Cluster) -> None:
     """Report the reason for the next try and its changes, wait for its pause, and prepare the run for it.
 
     Raises:
         Cancelled: somebody cancelled the run meanwhile.
     """
-    failed = TryFailed(failure, again.text)
+    failed = TryFailed(failure, next_try.text)
     publish(failed)
     run.note(again=failed.text)
-    _pause(run, again.pause, cluster)
-    if again.changed and run.record.allocation == run.record.attempt:
-        with contextlib.suppress(SlurmRayFlowError):  # it leaves by itself, later
-            cluster.write(run.paths.cancel, b"")  # a warm one has too little of what the next try needs more of
-    run.begin_again()
+    _pause(run, next_try.pause, cluster)
+    if next_try.changed and run.record.allocation == run.record.attempt:
+        with contextlib.suppress(SlurmRayFlowError):  # the allocation ends by itself, later
+            cluster.write(run.paths.cancel, b"")  # a warm allocation is too small for the next try
+    run.begin_next_try()
 
 
 def _pause(run: Run, seconds: float, cluster: Cluster) -> None:
-    """Wait between two tries. There is no try to end then: a cancel leaves its file, which ends the wait."""
-    until = time.monotonic() + seconds
+    """Wait between two tries. A cancel at that time leaves a file on the cluster, which ends the wait."""
+    deadline = time.monotonic() + seconds
     while True:
         interrupted()
         if _is_cancelled(run, cluster):
-            run.call_ended = None  # the end of the try before is not the run's
+            run.call_ended = None  # the end of the earlier try is not the run's end
             raise Cancelled("the run was cancelled between two tries", where=where(run.record))
-        left = until - time.monotonic()
-        if left <= 0:
+        seconds_left = deadline - time.monotonic()
+        if seconds_left <= 0:
             return
-        time.sleep(min(left, LOOK_SECONDS))
+        time.sleep(min(seconds_left, LOOK_SECONDS))
 
 
 def _is_cancelled(run: Run, cluster: Cluster) -> bool:
     try:
         return run.paths.cancel.name in cluster.names(run.paths.folder)
-    except SlurmRayFlowError:  # it does not answer: the next try will say so
+    except SlurmRayFlowError:  # the cluster does not answer: the next try raises that
         return False

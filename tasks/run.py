@@ -26,8 +26,8 @@ CANCEL_SECONDS = 15.0
 HARD_SECONDS = 8.0
 """Seconds after which the cluster's scheduler, if there is one, is asked to end a cancelled run."""
 ANSWER_SECONDS = 12.0
-"""Seconds that the end of a run waits for a cluster that does not answer."""
-_LEFT = ("attempt", "allocation", "warm", "handed_over", "handed_over_at", "created")
+"""Seconds that the end of a run waits for an answer of its cluster."""
+_INHERITED = ("attempt", "allocation", "warm", "handed_over", "handed_over_at", "created")
 """The fields of an earlier record that a picked-up run keeps."""
 
 
@@ -37,10 +37,10 @@ class Call:
 
     Attributes:
         function, arguments: digests of the two payloads.
-        target: what the scan starts from.
+        target: the source that the scan starts from.
         label: the function's name, for people.
-        content: digest of what the function and the arguments are, for `cache=`; "" where nobody asks for it.
-        undigested: why there is none although somebody asks.
+        content: the digest of function and arguments by their content, for `cache=`; "" without that option.
+        undigested: the reason that there is no such digest in spite of the option.
     """
 
     function: str
@@ -55,13 +55,13 @@ class Run:
     """The run of one launch, under one id that Prefect, the cluster's folders and home's record share.
 
     Attributes:
-        handed_over: the cluster may have started this try already.
-        over: it is certain that nothing of this try runs on the cluster.
-        call_ended: how its call ended there, once that is known.
+        handed_over: whether the cluster may have started this try already.
+        over: whether it is certain that nothing of this try runs on the cluster.
+        call_ended: the end of the call on the cluster, once it is known.
     """
 
     def __init__(self, run_id: str, label: str, cluster: Cluster, gpus: int) -> None:
-        this = processes.this_process()
+        process = processes.this_process()
         self.record = RunRecord(
             run_id=run_id,
             flow_run_id=run_id,
@@ -71,28 +71,28 @@ class Run:
             attempt=run_id,
             allocation=run_id,
             function=label,
-            pid=this.pid,
-            started=this.started,
-            boot_id=this.boot_id,
+            pid=process.pid,
+            started=process.started,
+            boot_id=process.boot_id,
             gpus=gpus,
         )
         self.handed_over = False
         self.over = True
         self.call_ended: CallEnd | None = None
-        if before := store.known_record(run_id):  # Prefect starts the same flow run again
-            self._follow(before)
+        if earlier := store.known_record(run_id):  # Prefect starts the same flow run again
+            self._follow_earlier_process(earlier)
         store.save_record(self.record)
 
-    def _follow(self, before: RunRecord) -> None:
+    def _follow_earlier_process(self, earlier: RunRecord) -> None:
         """Follow an earlier process of this run: go on with its try on the cluster, or begin a new one."""
-        place = (before.kind, before.cluster, before.root)
-        if before.handed_over and place == (self.record.kind, self.record.cluster, self.record.root):
-            known = {name: getattr(before, name) for name in _LEFT}
-            self.record = dataclasses.replace(self.record, **known)
+        cluster = (earlier.kind, earlier.cluster, earlier.root)
+        if earlier.handed_over and cluster == (self.record.kind, self.record.cluster, self.record.root):
+            inherited = {name: getattr(earlier, name) for name in _INHERITED}
+            self.record = dataclasses.replace(self.record, **inherited)
             self.handed_over, self.over = True, False
             return
-        self.record = dataclasses.replace(self.record, attempt=before.attempt)
-        self.begin_again()
+        self.record = dataclasses.replace(self.record, attempt=earlier.attempt)
+        self.begin_next_try()
 
     @property
     def paths(self) -> RunPaths:
@@ -103,7 +103,7 @@ class Run:
         self.record = dataclasses.replace(self.record, **changes)
         store.save_record(self.record)
 
-    def begin_again(self) -> None:
+    def begin_next_try(self) -> None:
         """Begin a new try, with a folder of its own: no file of an earlier try can be taken for its outcome."""
         _, _, number = self.record.attempt.partition(".")
         attempt = f"{self.record.run_id}.{int(number or 1) + 1}"
@@ -117,9 +117,9 @@ class Run:
 
     @contextlib.contextmanager
     def end_noted(self) -> Iterator[None]:
-        """Note in the record how the run ended, so that the cluster need not be asked.
+        """Note the run's end in the record, so that nobody need ask the cluster for it.
 
-        And why the launch failed: where it got no further than home, no event on the cluster says so.
+        Note the failure of the launch, too: without a try on the cluster, no event says it.
         """
         try:
             yield
@@ -131,18 +131,18 @@ class Run:
             raise
         self._note_end(CallEnd("value"))
 
-    def _note_end(self, otherwise: CallEnd) -> None:
-        """Note the end: the call's own where there is one, even if the launch failed after it."""
-        status = run_state(RunFacts(self.record, call_end=self.call_ended or otherwise))
+    def _note_end(self, fallback: CallEnd) -> None:
+        """Note the call's end, even if the launch failed after it; without one, note `fallback`."""
+        status = run_state(RunFacts(self.record, call_end=self.call_ended or fallback))
         usage = self.call_ended.usage if self.call_ended is not None else None
         end = {"ended": status.state.value, "ended_at": time.time(), "failure_cause": status.cause}
         self.note(**end, waiting="", usage=usage, handed_over=False)
 
     @contextlib.contextmanager
     def released_at_the_end(self, cluster: Cluster) -> Iterator[None]:
-        """End the run on the cluster when the block ends early, whatever ends it.
+        """End the run on the cluster when the block raises.
 
-        A connection that was lost for good ends nothing: the run goes on there, and `srf attach` finds it.
+        After a `ConnectionFailed` the run goes on there, and `srf attach` finds it.
         """
         self.over = False
         try:
@@ -160,12 +160,12 @@ class Run:
         unverified_ends.add(self.record.run_id)
         publish(Note(f"ends the run on {cluster.label}"))
         try:
-            events = _ended_events(self.record, cluster)
+            events = _end_run(self.record, cluster)
         except SlurmRayFlowError as error:
             publish(Warned(f"{error.what}; {error.advice}"))
             return
         if events is None:
-            publish(Warned(f"the run does not end; {_later(self.record)}"))
+            publish(Warned(f"the run does not end; {_advice_for_later(self.record)}"))
             return
         unverified_ends.discard(self.record.run_id)
         self.over = True
@@ -174,10 +174,10 @@ class Run:
 
 
 unverified_ends: set[str] = set()
-"""Runs of this process whose end could not be verified, and is not waited for a second time."""
+"""Runs whose end this process could not verify; it does not try a second time."""
 
 
-def _later(record: RunRecord) -> str:
+def _advice_for_later(record: RunRecord) -> str:
     return f"`srf cancel {record.run_id[:8]}` ends it when {record.cluster} answers, `srf runs` says what became of it"
 
 
@@ -190,24 +190,24 @@ def release(record: RunRecord, cluster: Cluster) -> bool:
     Raises:
         ConnectionFailed: the cluster does not answer.
     """
-    return _ended_events(record, cluster) is not None
+    return _end_run(record, cluster) is not None
 
 
-def _ended_events(record: RunRecord, cluster: Cluster) -> list[Event] | None:
+def _end_run(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     """End a run; gives its events, or None where it is still under way after some time."""
 
     def silent() -> ConnectionFailed:
         what = f"{record.cluster} does not answer: it is not known whether run {record.run_id[:8]} has ended there"
-        return ConnectionFailed(what, where=where(record), advice=_later(record))
+        return ConnectionFailed(what, where=where(record), advice=_advice_for_later(record))
 
     with interruptible(lambda: None):
         facts = within(ANSWER_SECONDS, lambda: ask(record, cluster), silent)
         if not facts.head_alive:
             return list(facts.events)
-        return within(CANCEL_SECONDS + 1, lambda: _end(record, cluster), silent)
+        return within(CANCEL_SECONDS + 1, lambda: _end_head(record, cluster), silent)
 
 
-def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
+def _end_head(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     cluster.cancel(record.paths)
     started, hard = time.monotonic(), False
     while time.monotonic() - started < CANCEL_SECONDS:
@@ -221,19 +221,19 @@ def _end(record: RunRecord, cluster: Cluster) -> list[Event] | None:
     return None
 
 
-def error_of_lost_head(life: Liveness, otherwise: str, place: str) -> RunError:
+def error_of_lost_head(liveness: Liveness, fallback: str, place: str) -> RunError:
     """The error for a head that is gone: by the cluster's cause, else a `Lost`."""
-    return error_of(life.cause, life.message, place) if life.cause else Lost(otherwise, where=place)
+    return error_of(liveness.cause, liveness.message, place) if liveness.cause else Lost(fallback, where=place)
 
 
 def error_without_outcome(record: RunRecord, status: RunStatus) -> RunError:
-    """The error for a run that has ended, of whose call the cluster tells no end."""
+    """The error for a run that has ended without an event of its call's end."""
     if status.state is RunState.SUCCEEDED:
         what = f"run {record.run_id[:8]} has succeeded, but {record.cluster} no longer has what it kept of that"
         return ResultError(what, where=where(record), advice="start the function again; cache=... keeps its next value")
     if record.unsent and status.state is RunState.LOST:
         return Lost(status.message, advice="start the function again")
-    cause = status.cause or status.state.value  # what is no cause of its own is told as a crash
+    cause = status.cause or status.state.value  # a state that is no cause counts as a crash
     return error_of(cause, status.message or NO_WORD, where(record))
 
 

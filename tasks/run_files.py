@@ -1,4 +1,4 @@
-"""What a run keeps on its cluster for home: its outcome, and the files that its function has written."""
+"""The files of a run on its cluster that home reads: the outcome, and the files that the function has written."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Warn = Callable[[str], object]
 
 
 def files_of(record: RunRecord, cluster: Cluster, warn: Warn) -> tuple[PurePosixPath, list[WrittenFile]]:
-    """The working directory of a run's newest try, and what the function has written there."""
+    """The working directory of a run's newest try, and the files that the function has written there."""
     written = cluster.ask("workplace.written", root=record.root, run_id=record.attempt)
     files = [WrittenFile(*file) for file in written["files"]]
     if written["more"]:
@@ -36,27 +36,27 @@ def bring(
         record: the run.
         cluster: its cluster.
         patterns: paths, folders and globs, from the function's working directory.
-        to: the folder they go to; None for the one that is beside the script.
-        overwrite: also over files that were changed here since the launch.
-        warn: gets what was not brought, and why.
+        to: the folder that the files go to; None for the folder beside the script.
+        overwrite: whether to overwrite files that were changed at home since the launch.
+        warn: receives a text for each file that was not brought, with the reason.
 
     Raises:
         OptionError: a pattern leads out of the working directory.
-        SyncError: they can't be written here, or rsync fails.
+        SyncError: the files can't be written at home, or rsync fails.
         ConnectionFailed: the cluster does not answer.
     """
-    matching_files((), patterns)  # they are looked at before the cluster is asked
+    matching_files((), patterns)  # refuses a wrong pattern before the cluster is asked
     folder, files = files_of(record, cluster, warn)
     for pattern in patterns:
         if not matching_files(files, [pattern]):
             warn(f"the run has written no {pattern!r}; it has written {summary(files) or 'no files at all'}")
-    target, since = to or Path(record.home_folder or Path.cwd()), float("inf") if overwrite else record.created
-    brought = bring_home(cluster, folder, matching_files(files, patterns), target, since)
+    target, changed_since = to or Path(record.home_folder or Path.cwd()), float("inf") if overwrite else record.created
+    brought = bring_home(cluster, folder, matching_files(files, patterns), target, changed_since)
     for path, why in brought.left.items():
         warn(f"{printable_name(path)} stays with the run: {why}")
     if CHANGED in brought.left.values():
-        typed = shlex.join(["srf", "fetch", record.run_id[:8], *patterns, "--overwrite"])
-        warn(f"`{typed}` brings it over what is here")
+        command = shlex.join(["srf", "fetch", record.run_id[:8], *patterns, "--overwrite"])
+        warn(f"`{command}` brings it over what is here")
     return brought
 
 
@@ -64,11 +64,11 @@ def read_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcome
     """The outcome of a call that has ended.
 
     Raises:
-        RunError: there is none; its type says why.
+        RunError: there is no outcome; the error's type says why.
     """
     if ended.outcome is None:
         raise error_of(ended.cause or "crashed", ended.message, where(record))
-    content = _read(record, ended, cluster)
+    content = _read_payload(record, ended, cluster)
     if ended.outcome == "value":
         return Outcome(value=content["value"])
     exception = failures.unpack(content)
@@ -77,7 +77,7 @@ def read_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcome
     return Outcome(exception=exception, traceback=content["traceback"])
 
 
-def _read(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Any:
+def _read_payload(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Any:
     with cluster.fetched(record.paths.outcome, ended.most) as path:
         try:
             return payload.read(str(path), pickling.load, sha256=ended.sha256)

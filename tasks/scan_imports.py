@@ -25,11 +25,11 @@ class ScannedCode:
     """The summary of a scan; the whole scan is in the store at home.
 
     Attributes:
-        digest: of the scan's JSON in the store.
+        digest: the digest of the scan's JSON in the store.
         project: the project's folder.
-        files, distributions: how many were found.
-        uses_ray: whether any of it imports Ray.
-        script: the file of the function, if its module can't be imported by name; "" without.
+        files, distributions: the numbers of modules and of packages.
+        uses_ray: whether a module imports Ray.
+        script: the file of the function, if its module can't be imported by name; else "".
     """
 
     digest: str
@@ -46,14 +46,14 @@ class ScannedCode:
 
 @step()
 def scan_imports(call: Call) -> ScannedCode:
-    """Follow the imports of the function's source; nothing of it is run.
+    """Follow the imports of the function's source, without running any code.
 
     Raises:
         ScanError: the source can't be read.
     """
     code, scanned = code_of(call.target)
     for finding in scanned.findings:
-        if finding.data is None:  # whether it travels is not known yet
+        if finding.data is None:  # `sync_files` warns of data that is not sent
             warn_of(finding, Path(code.project), call.label)
     publish(Note(_summary(scanned)))
     return code
@@ -68,9 +68,9 @@ def code_of(target: FunctionSource) -> tuple[ScannedCode, Scan]:
     project = project_of(target.file, Path.cwd())
     cache = home() / "cache" / "scan" / f"{store.short_digest(str(project))}.{RULES}.pickle"
     parsed = load_cache(cache)
-    before = dict(parsed)
+    cached = dict(parsed)
     scanned = scan(target, search_path=sys.path, project=project, parsed=parsed)
-    if parsed != before:
+    if parsed != cached:
         save_cache(cache, parsed)
     digest = store.put_scan(scanned)
     script = "" if target.file is None or importable(target.module or "__main__") else str(target.file)

@@ -26,8 +26,8 @@ from slurm_ray_flow.tasks.scan_imports import ScannedCode
 from slurm_ray_flow.tasks.sync_files import Snapshot
 from slurm_ray_flow.tasks.turn import WaitReport, reason_to_wait
 
-LIFE_SECONDS = 1.0
-"""Seconds between two questions whether the head lives."""
+LIVENESS_SECONDS = 1.0
+"""Seconds between two questions whether the head is alive."""
 
 
 @step()
@@ -56,14 +56,14 @@ def start_ray(
             publish(Note(f"joins the warm Ray cluster of run {allocation[:8]}"))
             run.note(allocation=allocation)
             return
-        if why := warm.why_not(run, spec, cluster):
+        if why := warm.why_not_joined(run, spec, cluster):
             publish(Note(why))
     run.note(warm=bool(options.keep_warm))
     cluster.submit(run.paths, spec)
     publish(Placed())
-    if cluster.scheduler is not None:  # its call is there already: it needs nobody at home any more
+    if cluster.scheduler is not None:  # the run's folder has the call already: home may end
         publish(Detachable())
-    if lock:  # the wait may be long: whoever closes the laptop meanwhile finds the value later
+    if lock:  # the wait may be long: now the run goes on also if home ends
         cluster.announce(run.paths.inbox(run.record.allocation))
     wait_ready(run, spec, cluster)
     if options.keep_warm:
@@ -120,7 +120,7 @@ def _script(run: Run, environment: Environment, cluster: Cluster) -> str:
 
 def script_of(cluster: Cluster, command: list[str], exports: str = "") -> str:
     """The text of a script that starts a head with this command."""
-    return f'{_begin(cluster)}{exports}exec {shlex.join(command)} "$@"\n'
+    return f'{_script_start(cluster)}{exports}exec {shlex.join(command)} "$@"\n'
 
 
 def _put_files(run: Run, call: Call, spec: dict[str, Any], script: str, cluster: Cluster) -> None:
@@ -131,40 +131,40 @@ def _put_files(run: Run, call: Call, spec: dict[str, Any], script: str, cluster:
         run.paths.function: store.object_path(call.function),
         run.paths.arguments: store.object_path(call.arguments),
     }
-    if cluster.scheduler is not None:  # by the time that the head begins, nobody may be there to announce the call
+    if cluster.scheduler is not None:  # home may have ended before the head begins
         files[run.paths.inbox(run.record.attempt)] = b""
     cluster.place(files)
 
 
-def _begin(cluster: Cluster) -> str:
+def _script_start(cluster: Cluster) -> str:
     return f"#!/bin/bash\n{cluster.preamble}" if cluster.preamble else "#!/bin/sh\n"
 
 
 def wait_ready(run: Run, spec: dict[str, Any], cluster: Cluster) -> None:
     """Wait for the head, which bounds its own start: it records `ray_ready`, or `call_ended` with a cause, or ends."""
-    looked, offset = time.monotonic(), 0
+    asked_at, offset = time.monotonic(), 0
     report = WaitReport(run, queued_state(cluster.label), f"has {cluster.label} now")
     events: list[Event] = []
     while True:
         interrupted()
-        due = time.monotonic() - looked >= LIFE_SECONDS
-        life = liveness_of(run.record, cluster, events) if due else None
-        [news] = cluster.watch([(run.paths.events, offset)], cluster.watch_seconds)
-        more, taken = parse_events(news)
-        offset += taken
-        events += more
+        due = time.monotonic() - asked_at >= LIVENESS_SECONDS
+        liveness = liveness_of(run.record, cluster, events) if due else None
+        [data] = cluster.watch([(run.paths.events, offset)], cluster.watch_seconds)
+        new_events, length = parse_events(data)
+        offset += length
+        events += new_events
         if find_event(events, _ready_event(spec)):
             report.show("")
             publish(Placed(find_event(events, "allocated")))
-            _note_ray(events)
+            _publish_ray_size(events)
             return
         if ended := find_event(events, "call_ended"):
             raise error_of(ended.get("cause") or "", ended.get("message") or "", where(run.record))
-        if life is not None:
-            looked = time.monotonic()
-            if not life.alive:
-                raise error_of_lost_head(life, "the head ended while it started", where(run.record))
-        report.show(reason_to_wait(cluster, events, life))
+        if liveness is not None:
+            asked_at = time.monotonic()
+            if not liveness.alive:
+                raise error_of_lost_head(liveness, "the head ended while it started", where(run.record))
+        report.show(reason_to_wait(cluster, events, liveness))
 
 
 def _ready_event(spec: dict[str, Any]) -> str:
@@ -173,9 +173,9 @@ def _ready_event(spec: dict[str, Any]) -> str:
     return "lock_held" if spec["lock"] else "allocated"
 
 
-def _note_ray(events: list[Event]) -> None:
+def _publish_ray_size(events: list[Event]) -> None:
     if ready := find_event(events, "ray_ready"):
         gpus = f", {ready['gpus']} GPUs" if ready.get("gpus") else ""
         hosts = ready.get("nodes") or [ready["host"]]
-        named = f"{', '.join(hosts[:3])} and {len(hosts) - 3} more" if len(hosts) > 4 else ", ".join(hosts)
-        publish(Note(f"Ray on {named}: {ready['cpus']} CPU{'s' if ready['cpus'] != 1 else ''}{gpus}"))
+        hosts_text = f"{', '.join(hosts[:3])} and {len(hosts) - 3} more" if len(hosts) > 4 else ", ".join(hosts)
+        publish(Note(f"Ray on {hosts_text}: {ready['cpus']} CPU{'s' if ready['cpus'] != 1 else ''}{gpus}"))

@@ -28,12 +28,12 @@ class Snapshot:
     """The project's files on a cluster.
 
     Attributes:
-        digest: names their content.
-        folder: where they are.
-        path: what goes on `sys.path`, in order; relative to the run's folder, which gets copies of them.
-        working_directory: where the function runs, relative to the run's folder.
-        listing: the file below the root whose time says when the snapshot was used last.
-        folders: home's folders, each with its place relative to the run's folder.
+        digest: the digest of their content.
+        folder: the snapshot's folder.
+        path: the entries of `sys.path`, in order; relative to the run's folder, which gets copies of them.
+        working_directory: the function's working directory, relative to the run's folder.
+        listing: the file below the root whose time is that of the snapshot's last use.
+        folders: home's folders, each with its path relative to the run's folder.
     """
 
     digest: str
@@ -46,7 +46,7 @@ class Snapshot:
 
 @step(**RETRIED)
 def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapshot:
-    """Send the files that have changed; a snapshot that is there already costs nothing.
+    """Send the files that the cluster lacks, as a snapshot.
 
     Raises:
         SyncError: a file can't be sent as it is.
@@ -55,9 +55,9 @@ def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapsho
     files = files_of(code, options)
     for text in files.findings:
         publish(Warned(text))
-    travels = {entry.file for entry in files.entries}
+    travelling = {entry.file for entry in files.entries}
     for finding in scanned.findings:
-        if finding.data and os.path.realpath(finding.data) not in travels and str(finding.data) not in travels:
+        if finding.data and os.path.realpath(finding.data) not in travelling and str(finding.data) not in travelling:
             warn_of(finding, project)
     sent = cluster.send(files, store.short_digest(code.project))
     left_out = f"; {len(files.left)} of your packages left at home" if files.left else ""
@@ -73,14 +73,14 @@ def sync_files(code: ScannedCode, cluster: Cluster, options: Options) -> Snapsho
 
 
 def files_of(code: ScannedCode, options: Options) -> Manifest:
-    """The manifest of a snapshot of now.
+    """The manifest of the present files.
 
     Raises:
         SyncError: a file can't be sent as it is.
     """
     cache = home() / "cache" / "hashes" / f"{store.short_digest(code.project)}.pickle"
     hashes = load_cache(cache)
-    before = dict(hashes)
+    cached = dict(hashes)
     scanned = code.scan()
     files = manifest(
         _files_of(scanned, code.script),
@@ -93,7 +93,7 @@ def files_of(code: ScannedCode, options: Options) -> Manifest:
         search_path=sys.path,
         hashes=hashes,
     )
-    if hashes != before:
+    if hashes != cached:
         save_cache(cache, hashes)
     return files
 

@@ -32,7 +32,7 @@ from slurm_ray_flow import LocalMachine, slurm_ray_flow
 from slurm_ray_flow.core.lock import Lock
 from slurm_ray_flow.tasks import turn
 
-turn.KEEP_SECONDS = 1.0  # as if hours went by
+turn.TOUCH_SECONDS = 1.0  # as if hours went by
 
 class Shared(LocalMachine):
     """This machine under a lock."""

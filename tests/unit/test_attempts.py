@@ -7,7 +7,7 @@ import pytest
 
 from slurm_ray_flow import ConnectionFailed, LocalMachine
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.tasks.pick_up import left_behind
+from slurm_ray_flow.tasks.pick_up import try_is_left
 from slurm_ray_flow.tasks.run import Run
 
 
@@ -15,7 +15,7 @@ def test_no_two_tries_share_a_folder():
     name = str(uuid.uuid4())
     first = Run(name, "f", LocalMachine(), 0)
     attempts = [first.record.attempt]
-    first.begin_again()  # after a transient failure
+    first.begin_next_try()  # after a transient failure
     attempts.append(first.record.attempt)
     for _ in range(2):  # from Prefect's UI, in other processes
         again = Run(name, "f", LocalMachine(), 0)
@@ -53,5 +53,5 @@ def test_what_is_not_there_any_more_gets_a_try_of_its_own():
     cluster = LocalMachine()
     Run(name, "f", cluster, 0).hand_over()
     second = Run(name, "f", cluster, 0)
-    assert left_behind(second, cluster) is False
+    assert try_is_left(second, cluster) is False
     assert (second.record.attempt, second.handed_over, second.over) == (f"{name}.2", False, True)

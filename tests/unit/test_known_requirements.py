@@ -2,7 +2,7 @@ import pytest
 
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.scan import Scan
-from slurm_ray_flow.tasks.diff_dependencies import known_wanted
+from slurm_ray_flow.tasks.diff_dependencies import cached_wanted
 from slurm_ray_flow.tasks.scan_imports import ScannedCode
 
 PROJECT = """
@@ -30,31 +30,31 @@ def remembered():
 
 
 def test_what_a_project_wants_is_read_once(code):
-    first = known_wanted("auto", code, "3.11", [])
+    first = cached_wanted("auto", code, "3.11", [])
     (entry,) = remembered()
     written = entry.stat().st_mtime_ns
-    assert known_wanted("auto", code, "3.11", []) == first
+    assert cached_wanted("auto", code, "3.11", []) == first
     assert entry.stat().st_mtime_ns == written
     assert first.requirements == ("six>=1.16",)
 
 
 def test_an_edited_project_is_read_again(code, tmp_path):
-    known_wanted("auto", code, "3.11", [])
+    cached_wanted("auto", code, "3.11", [])
     (tmp_path / "project" / "pyproject.toml").write_text(PROJECT.format(requirement="six>=1.17"))
-    assert known_wanted("auto", code, "3.11", []).requirements == ("six>=1.17",)
-    assert known_wanted("auto", code, "3.12", ["dill==0.4.1"]).requirements == ("dill==0.4.1", "six>=1.17")
+    assert cached_wanted("auto", code, "3.11", []).requirements == ("six>=1.17",)
+    assert cached_wanted("auto", code, "3.12", ["dill==0.4.1"]).requirements == ("dill==0.4.1", "six>=1.17")
 
 
 def test_a_damaged_memory_is_read_anew(code):
-    first = known_wanted("auto", code, "3.11", [])
+    first = cached_wanted("auto", code, "3.11", [])
     remembered()[0].write_text("{")
-    assert known_wanted("auto", code, "3.11", []) == first
+    assert cached_wanted("auto", code, "3.11", []) == first
 
 
 def test_passwords_of_an_index_are_not_kept(code, tmp_path):
     file = tmp_path / "project" / "requirements.txt"
     file.write_text("--index-url https://user:hush@packages.example/simple\nsix==1.17.0\n")
-    assert known_wanted("auto", code, "3.11", []).options
+    assert cached_wanted("auto", code, "3.11", []).options
     assert not remembered()
 
 

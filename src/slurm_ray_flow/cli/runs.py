@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.blocks.catalog import CatalogRun
     from slurm_ray_flow.core.warm import Warm
     from slurm_ray_flow.interface.handle import Handle
-    from slurm_ray_flow.tasks.asked import Asked
+    from slurm_ray_flow.tasks.question import Question
 
 
 SECONDS = 8.0
@@ -87,13 +87,13 @@ class Filter:
         return not self.states or one.word in self.states or ("active" in self.states and one.word not in FINAL)
 
 
-class _Question:
+class _ClusterQuery:
     """The runs of one cluster, looked at one after the other; what is known of them so far."""
 
     def __init__(self, runs: Sequence[CatalogRun], warm: Sequence[CatalogRun]) -> None:
         from slurm_ray_flow.blocks.clusters import cluster_of
         from slurm_ray_flow.blocks.ssh import authentication
-        from slurm_ray_flow.tasks.asked import Asked
+        from slurm_ray_flow.tasks.question import Question
         from slurm_ray_flow.tasks.warm import warm_noted
 
         show_progress()
@@ -101,7 +101,7 @@ class _Question:
         self.states: dict[str, Known] = {}
         self.warm: dict[str, Warm] = {}
         self._runs, self._warm_records = runs, [run.record for run in warm]
-        self.asked: Asked[None] = Asked(self._ask)
+        self.asked: Question[None] = Question(self._ask)
 
     def wait(self, deadline: float) -> None:
         """Until then; longer only where the user is asked for what the cluster wants to know."""
@@ -133,7 +133,7 @@ class RunsQuery:
 
     def __init__(self) -> None:
         self.silent: dict[str, str] = {}
-        self._questions: dict[Place, _Question] = {}
+        self._questions: dict[Place, _ClusterQuery] = {}
         self._warm_asked: set[Place] = set()
         self._warm: dict[str, Warm] = {}
         self._deadline = 0.0
@@ -161,7 +161,7 @@ class RunsQuery:
         for run in some:
             yield self._shown(run)
 
-    def _ask(self, place: Place, some: Sequence[CatalogRun], known: Sequence[CatalogRun]) -> _Question | None:
+    def _ask(self, place: Place, some: Sequence[CatalogRun], known: Sequence[CatalogRun]) -> _ClusterQuery | None:
         """Ask a cluster about those of these runs that home does not know the end of; None where nothing is asked."""
         there = [run for run in some if _place(run) == place]
         runs = [run for run in there if not _is_known_here(run)]
@@ -171,7 +171,7 @@ class RunsQuery:
         warm = [run for run in known if run.warm and _place(run) == place] if of_warm else []
         if of_warm:
             self._warm_asked.add(place)
-        question = self._questions[place] = _Question(runs, warm)
+        question = self._questions[place] = _ClusterQuery(runs, warm)
         return question
 
     def _is_silent(self, place: Place) -> bool:

@@ -15,17 +15,17 @@ from slurm_ray_flow.core.launch_events import LaunchEvent, Note, streamed_to
 T = TypeVar("T")
 
 
-class Asked(Generic[T]):
-    """A question that is asked at once. No password is asked for meanwhile.
+class Question(Generic[T]):
+    """A question that a thread asks at once. It asks the user for no password.
 
     Args:
-        question: gives the answer, however long that takes.
+        question: the function that gives the answer, however long it takes.
 
     Attributes:
-        answer: what it gave; None until then, and where it failed.
-        error: why it failed; None where it did not, or is under way.
-        unasked: what the user was not asked for.
-        ended: when it ended, on the monotonic clock; None while it is under way.
+        answer: the answer; None before it comes, and after a failure.
+        error: the exception of a question that failed.
+        unasked: the passwords and the like that the user was not asked for.
+        ended: the time of the end, on the monotonic clock; None while the question is under way.
     """
 
     def __init__(self, question: Callable[[], T]) -> None:
@@ -33,7 +33,7 @@ class Asked(Generic[T]):
         self.error: Exception | None = None
         self.ended: float | None = None
         self.unasked = authentication.Unasked()
-        self._last = ""
+        self._last_note = ""
         self._began = time.monotonic()
         context = contextvars.copy_context()
         target = (self._ask, question)
@@ -48,22 +48,22 @@ class Asked(Generic[T]):
     def why(self) -> str:
         """The reason that there is no answer; "" where there is one."""
         if self.error is not None:
-            known = isinstance(self.error, SlurmRayFlowError)
-            return self.error.what if known else f"{type(self.error).__name__}: {self.error}"  # type: ignore[attr-defined]
+            is_ours = isinstance(self.error, SlurmRayFlowError)
+            return self.error.what if is_ours else f"{type(self.error).__name__}: {self.error}"  # type: ignore[attr-defined]
         if self.ended is not None:
             return ""
-        return self._last or f"no answer within {time.monotonic() - self._began:.0f} s"
+        return self._last_note or f"no answer within {time.monotonic() - self._began:.0f} s"
 
     def _ask(self, question: Callable[[], T]) -> None:
         try:
-            with streamed_to(self._keep_note), authentication.asking_nobody() as self.unasked:
+            with streamed_to(self._store_note), authentication.asking_nobody() as self.unasked:
                 self.answer = question()
         except Exception as error:  # one cluster must not hide the others
             self.error = error
         finally:
             self.ended = time.monotonic()
 
-    def _keep_note(self, event: LaunchEvent) -> None:
+    def _store_note(self, event: LaunchEvent) -> None:
         """Keep a message about the connection."""
         if isinstance(event, Note):
-            self._last = event.text
+            self._last_note = event.text
