@@ -158,11 +158,11 @@ def test_without_a_terminal_nobody_is_asked(server: Any, srf: Command) -> None:
 
 
 def test_names_are_proposed_that_remind_of_the_site() -> None:
-    from slurm_ray_flow.cli.guide import _typed, name_for
+    from slurm_ray_flow.cli.guide import _parse_host, name_for
 
     assert name_for("login1.curnagl.example.org") == "curnagl"
     assert name_for("Desi.example.org") == "desi"
     assert name_for("10.0.0.1") == "server"
-    assert _typed("ssh alice@desi:2222") == {"user": "alice", "host": "desi", "port": 2222}
+    assert _parse_host("ssh alice@desi:2222") == {"user": "alice", "host": "desi", "port": 2222}
     with pytest.raises(OptionError):
-        _typed("-oProxyCommand=x")
+        _parse_host("-oProxyCommand=x")

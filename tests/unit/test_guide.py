@@ -9,7 +9,7 @@ import pytest
 
 from slurm_ray_flow import OptionError
 from slurm_ray_flow.blocks.ssh import SshConnection
-from slurm_ray_flow.cli.guide import GivenAnswers, Questions, SurveyResult, proposed
+from slurm_ray_flow.cli.guide import GivenAnswers, Questions, SurveyResult, propose
 
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}.1"
 GIB = 1024**3
@@ -21,7 +21,7 @@ def proposal(version: str = HERE, ssh: bool = True, **fields: Any) -> tuple[str,
         slurm="", modules=False, pythons=[{"path": "/usr/bin/python3", "version": version}], scratch=[],
     )  # fmt: skip
     wanted = GivenAnswers(None, {}, fields, here=not ssh, slurm=None, overwrite=False)
-    return proposed(found, SshConnection(host="desi") if ssh else None, "desi", wanted, Questions(yes=True))
+    return propose(found, SshConnection(host="desi") if ssh else None, "desi", wanted, Questions(yes=True))
 
 
 def test_a_fitting_python_needs_no_fields() -> None:

@@ -26,7 +26,7 @@ from recorded_projects import recorded as recorded_projects
 from slurm_ray_flow.blocks import concurrency_limit, store
 from slurm_ray_flow.blocks.server.address import state_in
 from slurm_ray_flow.blocks.ssh import answers, known_hosts
-from slurm_ray_flow.cli.runs import RunRow, _row
+from slurm_ray_flow.cli.runs import RunRow, _cells
 from slurm_ray_flow.core import lock
 from slurm_ray_flow.core.cluster_report import Health
 from slurm_ray_flow.core.environment import HeldEnvironment
@@ -164,7 +164,7 @@ def _records(data: bytes) -> None:
     store.record_path("a").write_bytes(data)
     store.known_record("a")
     for one in store.records():
-        _row(RunRow(one, one.ended or "lost", None))
+        _cells(RunRow(one, one.ended or "lost", None))
         assert one.tries
         assert one.paths.events
         assert one.is_new(NOW) in (True, False)

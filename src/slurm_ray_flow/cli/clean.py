@@ -66,9 +66,9 @@ def _cluster_of(record: RunRecord) -> Cluster:
 def _show(report: CleanUpReport) -> None:
     table = report_rows(report, time.time())
     names = ["kind", "what", "unused for", "size", "files"]
-    going = [[row[name] for name in names] for row in table if "size" in row]
-    if going:
-        print_table([name.upper() for name in names], going)
+    removed = [[row[name] for name in names] for row in table if "size" in row]
+    if removed:
+        print_table([name.upper() for name in names], removed)
     for text in report.stayed:
         sys.stderr.write(f"{text}\n")
     print_text(report.total)

@@ -34,29 +34,29 @@ def check(cluster: Annotated[str, A_CLUSTER] = "local", *, json: Json = False) -
     """
     from slurm_ray_flow.tasks.cluster_report import report
 
-    seen = report(cluster_named(cluster), "findings")
+    cluster_report = report(cluster_named(cluster), "findings")
     if json:
-        print_json(seen.to_json()["findings"])
+        print_json(cluster_report.to_json()["findings"])
     else:
-        show_findings(seen)
-    if seen.down:
+        show_findings(cluster_report)
+    if cluster_report.down:
         sys.exit(1)
 
 
-def show_findings(seen: ClusterReport) -> None:
-    """Write the findings as a table, and what follows from them."""
-    print_table(["WHAT", "STATE", "FOUND", "WHAT TO DO"], _rows(seen.findings or ()), STATES)
-    failed = ", ".join(finding.name for finding in seen.failed)
-    print_text(f"{seen.cluster} can't be used yet: {failed}" if failed else f"{seen.cluster} can be used")
+def show_findings(report: ClusterReport) -> None:
+    """Write the findings as a table, and whether the cluster can be used."""
+    print_table(["WHAT", "STATE", "FOUND", "WHAT TO DO"], _finding_rows(report.findings or ()), STATES)
+    failed = ", ".join(finding.name for finding in report.failed)
+    print_text(f"{report.cluster} can't be used yet: {failed}" if failed else f"{report.cluster} can be used")
 
 
-def _rows(findings: Sequence[CheckResult]) -> list[list[str]]:
-    """A row for each finding; one for all that are not known."""
+def _finding_rows(findings: Sequence[CheckResult]) -> list[list[str]]:
+    """A row for each finding; one row for all findings that are not known."""
     known = [one for one in findings if one.state != "not known"]
     rows = [[one.name, one.state, one.found, one.advice] for one in known]
     if len(known) < len(findings):
-        rest = next(one for one in findings if one.state == "not known")
-        rows.append(["all else" if known else "all", rest.state, rest.found, rest.advice])
+        unknown = next(one for one in findings if one.state == "not known")
+        rows.append(["all else" if known else "all", unknown.state, unknown.found, unknown.advice])
     return rows
 
 
@@ -91,40 +91,40 @@ def clusters(
     from slurm_ray_flow.blocks.server import ensure_server
 
     ensure_server(tell)
-    found = [SavedCluster("local", "local-machine", "this machine"), *saved_clusters()]
-    reports: list[ClusterReport | None] = [None] * len(found) if offline else _reports(found)
-    shown = list(zip(found, reports, strict=True))
+    saved = [SavedCluster("local", "local-machine", "this machine"), *saved_clusters()]
+    reports: list[ClusterReport | None] = [None] * len(saved) if offline else _reports(saved)
+    pairs = list(zip(saved, reports, strict=True))
     if json:
-        print_json([{**dataclasses.asdict(one), "load": seen and seen.to_json()} for one, seen in shown])
+        print_json([{**dataclasses.asdict(one), "load": report and report.to_json()} for one, report in pairs])
         return
     columns = COLUMNS[:3] if offline else COLUMNS
-    print_table(columns, [_row(*pair)[: len(columns)] for pair in shown], STATES)
+    print_table(columns, [_row(*pair)[: len(columns)] for pair in pairs], STATES)
 
 
 def _reports(saved: list[SavedCluster]) -> list[ClusterReport | None]:
-    """The report of each cluster; None for a block that can't be read."""
+    """The report of each cluster; None for a cluster whose block can't be read."""
     from slurm_ray_flow.blocks.clusters import find_cluster
     from slurm_ray_flow.blocks.ssh.authentication import asking_nobody
     from slurm_ray_flow.tasks.cluster_report import reports
 
     blocks: dict[str, Any] = {}
-    for one in saved:
+    for cluster in saved:
         try:
             with asking_nobody():
-                blocks[one.slug] = find_cluster("local" if one.name == "local" else one.slug)
-        except (SlurmRayFlowError, ValueError):  # an older or newer version saved it; or somebody else has changed it
+                blocks[cluster.slug] = find_cluster("local" if cluster.name == "local" else cluster.slug)
+        except (SlurmRayFlowError, ValueError):  # another version saved it, or somebody else changed it
             continue
     answers = dict(zip(blocks, reports(list(blocks.values())), strict=True))
-    return [answers.get(one.slug) for one in saved]
+    return [answers.get(cluster.slug) for cluster in saved]
 
 
-def _row(saved: SavedCluster, seen: ClusterReport | None) -> list[str]:
-    known = [saved.name, KINDS.get(saved.kind, saved.kind), saved.host]
-    if seen is None:
-        return [*known, "not usable", "", ""]
-    if seen.error:
-        return [*known, seen.state, seen.why, ""]
-    return [*known, seen.state, _load_text(seen.load), _queue_text(seen)]
+def _row(saved: SavedCluster, report: ClusterReport | None) -> list[str]:
+    cells = [saved.name, KINDS.get(saved.kind, saved.kind), saved.host]
+    if report is None:
+        return [*cells, "not usable", "", ""]
+    if report.error:
+        return [*cells, report.state, report.why, ""]
+    return [*cells, report.state, _load_text(report.load), _queue_text(report)]
 
 
 def _load_text(load: Load | None) -> str:
@@ -136,8 +136,8 @@ def _load_text(load: Load | None) -> str:
     return f"{load.partition}: {load.busy:.0f} of {load.cpus} CPUs taken{gpus}"
 
 
-def _queue_text(seen: ClusterReport) -> str:
-    jobs, lock = seen.jobs, seen.lock
+def _queue_text(report: ClusterReport) -> str:
+    jobs, lock = report.jobs, report.lock
     if jobs and not lock:
         return f"yours: {jobs.running} running, {jobs.waiting} waiting"
     if lock is None:

@@ -14,7 +14,7 @@ else
   compdef _cyclopts_srf srf
 fi
 """
-"""What is written works as a function's file of any name, and where it is read; without this as _cyclopts_srf alone."""
+"""With this end the script works as an autoloaded file of any name, and when it is sourced."""
 
 
 def completion(shell: Shell, *, install: Annotated[bool, Switch] = False) -> None:

@@ -42,27 +42,27 @@ def config(
     """
     from slurm_ray_flow.core.config import configured, origins
 
-    options, settings = _asked(function)
+    options, settings = _options_and_settings(function)
     if cluster is not None:
         options = options.stating(cluster=cluster)
     name = configured(options, settings).cluster
-    block, label, own = _block(name)
+    block, label, others = _block(name)
     values = origins(options, settings, block, label)
     if cluster is not None:
         values["cluster"] = dataclasses.replace(values["cluster"], origin="--cluster")
     if json:
-        print_json(_values(settings, label, values, own))
+        print_json(_json(settings, label, values, others))
         return
-    print_table(["OPTION", "VALUE", "FROM"], [[key, _shown(key, one.value), one.origin] for key, one in values.items()])
-    if own:
-        rows = [["  " + key, _shown(key, one.value), one.origin] for key, one in own.items()]
+    print_table(["OPTION", "VALUE", "FROM"], [[key, _text(key, one.value), one.origin] for key, one in values.items()])
+    if others:
+        rows = [["  " + key, _text(key, one.value), one.origin] for key, one in others.items()]
         print_table([f"\n{label.upper()}", "\nVALUE", "\nFROM"], rows)
     print_table(["\nPROGRAM", "\nVALUE", "\nFROM"], [[PREFIX + key, *each] for key, each in _program().items()])
     print_text(f"\nProject: {settings.file or f'no {FILE} with [{TABLE}]'}")
 
 
-def _asked(function: str | None) -> tuple[Options, Settings]:
-    """The options of the code, and the settings from elsewhere."""
+def _options_and_settings(function: str | None) -> tuple[Options, Settings]:
+    """The options in the code of a function, and the settings from elsewhere."""
     from slurm_ray_flow.core.options import Options
     from slurm_ray_flow.interface.settings import file_of, settings_for
 
@@ -90,15 +90,15 @@ def _block(cluster: Any) -> tuple[dict[str, Any], str, dict[str, Setting]]:
     fields = fields_of(block)
     connection = fields.pop("connection", None)
     saved, defaults = f"block {block.label}", getattr(type(block), "model_fields", {})
-    own = {
+    others = {
         name: Setting(value, DEFAULT if value == defaults[name].get_default() else saved)
         for name, value in fields.items()
         if not is_option(name) and value not in (None, "", [])
     }
     if connection is not None:
-        reached = {name: getattr(connection, name) for name in ("host", "user") if getattr(connection, name)}
-        own = {**{name: Setting(value, saved) for name, value in reached.items()}, **own}
-    return fields, block.label, own
+        address = {name: getattr(connection, name) for name in ("host", "user") if getattr(connection, name)}
+        others = {**{name: Setting(value, saved) for name, value in address.items()}, **others}
+    return fields, block.label, others
 
 
 def _program() -> dict[str, tuple[str, str]]:
@@ -110,7 +110,7 @@ def _program() -> dict[str, tuple[str, str]]:
     }
 
 
-def _shown(name: str, value: Any) -> str:
+def _text(name: str, value: Any) -> str:
     from slurm_ray_flow.core.quantities import format_duration, format_memory
 
     if name == "env_vars":  # their values may be secrets
@@ -121,29 +121,29 @@ def _shown(name: str, value: Any) -> str:
         return format_memory(value)
     if name in SECONDS and value not in (0, float("inf")):
         return format_duration(value)
-    return ", ".join(map(_named, value)) if isinstance(value, tuple | list) else _named(value)
+    return ", ".join(map(_name, value)) if isinstance(value, tuple | list) else _name(value)
 
 
-def _named(value: Any) -> str:
+def _name(value: Any) -> str:
     return str(getattr(value, "__qualname__", value))
 
 
-def _values(settings: Settings, label: str, chosen: dict[str, Setting], own: dict[str, Setting]) -> dict[str, Any]:
-    plain = {name: _plain(name, setting.value) for name, setting in chosen.items()}
+def _json(settings: Settings, label: str, chosen: dict[str, Setting], others: dict[str, Setting]) -> dict[str, Any]:
+    values = {name: _as_json(name, setting.value) for name, setting in chosen.items()}
     return {
         "project": str(settings.file) if settings.file else None,
         "cluster": label,
-        "options": {name: {"value": plain[name], "from": setting.origin} for name, setting in chosen.items()},
+        "options": {name: {"value": values[name], "from": setting.origin} for name, setting in chosen.items()},
         "block": {
-            name: {"value": _plain(name, setting.value), "from": setting.origin} for name, setting in own.items()
+            name: {"value": _as_json(name, setting.value), "from": setting.origin} for name, setting in others.items()
         },
         "program": {PREFIX + name: {"value": value, "from": source} for name, (value, source) in _program().items()},
     }
 
 
-def _plain(name: str, value: Any) -> Any:
+def _as_json(name: str, value: Any) -> Any:
     if name == "env_vars":
         return [key for key, _ in value]
     if isinstance(value, tuple | list):
-        return [_named(one) for one in value]
-    return value if value is None or isinstance(value, str | int | float | bool) else _named(value)
+        return [_name(one) for one in value]
+    return value if value is None or isinstance(value, str | int | float | bool) else _name(value)

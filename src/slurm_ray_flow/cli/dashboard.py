@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.run import RunPaths
 
 LOOK_SECONDS = 5.0
-"""Seconds between two looks whether the Ray cluster is still there."""
+"""Seconds between two questions whether the Ray cluster is still there."""
 
 
 def dashboard(run: Annotated[str, A_RUN], *, port: int = 0, json: Json = False) -> None:
@@ -41,7 +41,7 @@ def dashboard(run: Annotated[str, A_RUN], *, port: int = 0, json: Json = False) 
     record = store.find_record(run)
     cluster = cluster_of(record)
     paths = RunPaths(PurePosixPath(record.root), record.allocation)
-    page = _known(paths, cluster) or _none(paths, cluster)
+    page = _read_page(paths, cluster) or _raise_reason(paths, cluster)
     host, _, far_port = page["address"].rpartition(":")
     try:
         tunnel = Tunnel(cluster.reach, host, int(far_port), page["token"], port)
@@ -53,17 +53,17 @@ def dashboard(run: Annotated[str, A_RUN], *, port: int = 0, json: Json = False) 
         print_text(f"{tunnel.url}\nOpen it in a browser. Ctrl-C ends it.")
     sys.stdout.flush()
     try:
-        _stay(paths, cluster)
+        _wait_for_end(paths, cluster)
     finally:
         tunnel.close()
 
 
-def _known(paths: RunPaths, cluster: Cluster) -> dict[str, Any] | None:
-    found = cluster.read(paths.dashboard)
-    return json_text.loads(found) if found else None
+def _read_page(paths: RunPaths, cluster: Cluster) -> dict[str, Any] | None:
+    data = cluster.read(paths.dashboard)
+    return json_text.loads(data) if data else None
 
 
-def _none(paths: RunPaths, cluster: Cluster) -> dict[str, Any]:
+def _raise_reason(paths: RunPaths, cluster: Cluster) -> dict[str, Any]:
     """Raise the reason that there is no dashboard."""
     from slurm_ray_flow.blocks.cluster import recorded
     from slurm_ray_flow.core.run import find_event
@@ -80,9 +80,9 @@ def _none(paths: RunPaths, cluster: Cluster) -> dict[str, Any]:
     )
 
 
-def _stay(paths: RunPaths, cluster: Cluster) -> None:
+def _wait_for_end(paths: RunPaths, cluster: Cluster) -> None:
     while True:
         time.sleep(LOOK_SECONDS)
-        if _known(paths, cluster) is None:
+        if _read_page(paths, cluster) is None:
             print_text("The run's Ray cluster has ended.")
             return

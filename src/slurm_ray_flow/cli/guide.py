@@ -1,4 +1,4 @@
-"""`srf init` that asks: where, as whom; it logs in, looks what is there, proposes what to save, and checks it."""
+"""The questions of `srf init`: it asks for host and user, logs in, surveys, proposes a block, saves and checks it."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Fields = dict[str, Any]
 
-HERE = "this machine's Slurm"
+THIS_MACHINE = "this machine's Slurm"
 ROOT = "~/.slurm-ray-flow"
 MOST_HOSTS = 30
-NO_NAME = re.compile(r"(log-?in|front-?end|head|submit|ssh|www|cluster|hpc|gateway|node)?\d*")
-"""What a site calls its login node says nothing of the site."""
-HASTE: dict[str, Any] = {"reconnect_within": 5.0}
-"""Somebody waits: a host that does not answer is said so soon."""
+GENERIC_NAME = re.compile(r"(log-?in|front-?end|head|submit|ssh|www|cluster|hpc|gateway|node)?\d*")
+"""Labels of host names that say nothing of the site."""
+QUICK: dict[str, Any] = {"reconnect_within": 5.0}
+"""Somebody waits: an error comes soon from a host that does not answer."""
 
 
 class Questions:
-    """Asks somebody, or takes each proposal.
+    """Asks the user, or takes each proposal.
 
     Args:
-        yes: ask nobody.
+        yes: whether to take each proposal.
     """
 
     def __init__(self, yes: bool = False) -> None:
@@ -49,16 +49,16 @@ class Questions:
         """Ask until the answer can be read.
 
         Args:
-            question: without a mark at its end.
-            proposal: what Enter means; "" is no proposal.
-            read: makes a value of the answer; raises one of our errors for one that can't be meant.
+            question: the question, without a mark at its end.
+            proposal: the answer that Enter gives; "" for none.
+            read: makes a value of the answer; raises a SlurmRayFlowError for a wrong answer.
 
         Raises:
             KeyboardInterrupt: Ctrl-C, or the end of the input.
-            SlurmRayFlowError: nobody is asked, and the proposal can't be read.
+            SlurmRayFlowError: each proposal is taken, and this one can't be read.
         """
         while True:
-            answer = proposal if self.yes else _line(question, proposal)
+            answer = proposal if self.yes else _read_line(question, proposal)
             try:
                 return read(answer)
             except SlurmRayFlowError as error:
@@ -74,33 +74,33 @@ class Questions:
         """Ask for yes or no."""
         return self.ask(f"{question} (yes or no)", "yes" if proposal else "no", _yes_or_no)
 
-    def choose(self, question: str, names: Sequence[str], other: Callable[[str], str]) -> str:
-        """Ask for one of several, by its number or its name; `other` reads an answer that is none of them."""
+    def choose(self, question: str, names: Sequence[str], read_other: Callable[[str], str]) -> str:
+        """Ask for one of several, by its number or its name; `read_other` reads an answer that is none of them."""
         for number, name in enumerate(names, 1):
             print_text(f"  {number:>2}  {name}")
-        return self.ask(question, "", lambda answer: _chosen(answer, names, other))
+        return self.ask(question, "", lambda answer: _chosen(answer, names, read_other))
 
 
-def _chosen(answer: str, names: Sequence[str], other: Callable[[str], str] | None = None) -> str:
+def _chosen(answer: str, names: Sequence[str], read_other: Callable[[str], str] | None = None) -> str:
     if answer in names:
         return answer
     if answer.isdecimal() and 1 <= int(answer) <= len(names):
         return names[int(answer) - 1]
-    if other and answer and not answer.isdecimal():
-        return other(answer)
+    if read_other and answer and not answer.isdecimal():
+        return read_other(answer)
     near = difflib.get_close_matches(answer, names, n=1)
     advice = f"did you mean {near[0]!r}?" if near else "type the number or the name of one"
     raise OptionError(f"{answer!r} is none of them" if answer else "there is no answer", advice=advice)
 
 
 def _yes_or_no(answer: str) -> bool:
-    known = {"y": True, "yes": True, "n": False, "no": False}
-    if answer.lower() in known:
-        return known[answer.lower()]
+    answers = {"y": True, "yes": True, "n": False, "no": False}
+    if answer.lower() in answers:
+        return answers[answer.lower()]
     raise OptionError(f"{answer!r} is neither yes nor no")
 
 
-def _line(question: str, proposal: str) -> str:
+def _read_line(question: str, proposal: str) -> str:
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401 - arrow keys while one types
 
@@ -110,113 +110,113 @@ def _line(question: str, proposal: str) -> str:
         raise KeyboardInterrupt from None
 
 
-def connection_fields(known: Fields, questions: Questions) -> Fields | None:
+def connection_fields(given: Fields, questions: Questions) -> Fields | None:
     """The fields of the connection to the host; None for this machine's own Slurm.
 
     Raises:
-        OptionError: nobody is asked, and no host is given.
+        OptionError: the user is not asked, and no host is given.
     """
-    if "host" in known:
-        return known
+    if "host" in given:
+        return given
     if questions.yes:
         raise OptionError("--yes needs to know where", advice="give --host HOST, or --here on a login node of Slurm")
     from slurm_ray_flow.blocks.ssh.endpoint import CONFIG, configured_hosts
 
-    config = known.get("config_file", CONFIG)
+    config = given.get("config_file", CONFIG)
     hosts = configured_hosts(config)[:MOST_HOSTS]
-    names = [*([HERE] if shutil.which("sbatch") else []), *hosts]
+    names = [*([THIS_MACHINE] if shutil.which("sbatch") else []), *hosts]
     print_text("Where shall functions run?" + ("" if hosts else f" ({config} names no host.)"))
-    chosen = questions.choose("Number, or user@host", names, lambda answer: str(_typed(answer) and answer))
-    if chosen == HERE:
+    chosen = questions.choose("Number, or user@host", names, lambda answer: str(_parse_host(answer) and answer))
+    if chosen == THIS_MACHINE:
         return None
-    fields = {**_typed(chosen), **known}
+    fields = {**_parse_host(chosen), **given}
     if chosen not in hosts and "user" not in fields:
         fields["user"] = questions.text("Your user name there", getpass.getuser())
     return fields
 
 
-def _typed(answer: str) -> Fields:
+def _parse_host(answer: str) -> Fields:
     """The fields that user@host:port means.
 
     Raises:
-        OptionError: it is no host.
+        OptionError: the answer is no host.
     """
     match = re.fullmatch(r"(?:ssh\s+)?(?:([\w.+-]+)@)?([\w][\w.-]*|\[[0-9a-fA-F:]+\])(?::(\d{1,5}))?", answer)
     if match is None:
         raise OptionError(f"{answer!r} is no host", advice="type a number, a host's name, user@host or user@host:port")
     user, host, port = match.groups()
-    said = {"host": host.strip("[]"), "user": user, "port": int(port) if port else None}
-    return {name: value for name, value in said.items() if value is not None}
+    fields = {"host": host.strip("[]"), "user": user, "port": int(port) if port else None}
+    return {name: value for name, value in fields.items() if value is not None}
 
 
-def chosen_name(wanted: GivenAnswers, connection: Fields | None, questions: Questions) -> str:
-    """What functions call the cluster: what is given, else the answer."""
+def chosen_name(given: GivenAnswers, connection: Fields | None, questions: Questions) -> str:
+    """The cluster's name: the given one, else the answer to a question."""
     from slurm_ray_flow.blocks.clusters import saved_clusters, valid_name
 
-    taken = [] if wanted.overwrite else [cluster.name for cluster in saved_clusters()]
+    used = [] if given.overwrite else [cluster.name for cluster in saved_clusters()]
 
     def read(answer: str) -> str:
-        if answer in taken:
+        if answer in used:
             raise OptionError(f"there is a cluster {answer!r} already", advice="choose another name, or --overwrite")
         return valid_name(answer)
 
-    if wanted.name is not None:
-        return read(wanted.name)
+    if given.name is not None:
+        return read(given.name)
     host = str(connection["host"]) if connection else "slurm"
     return questions.ask("A name for it, for cluster=...", name_for(host), read)
 
 
 def name_for(host: str) -> str:
     """A name that reminds of the site: "curnagl" for login1.curnagl.example.org."""
-    label = next((label for label in host.lower().split(".") if not NO_NAME.fullmatch(label)), "server")
+    label = next((label for label in host.lower().split(".") if not GENERIC_NAME.fullmatch(label)), "server")
     return re.sub("[^a-z0-9-]+", "-", label).strip("-")
 
 
-def logged_in(fields: Fields, name: str, questions: Questions, fingerprints: Sequence[str]) -> SshConnection:
-    """Log in; what the host or the user's answers make fail is asked again.
+def log_in(fields: Fields, name: str, questions: Questions, fingerprints: Sequence[str]) -> SshConnection:
+    """Log in; after a failure ask for the host or the user again.
 
     Raises:
         HostKeyFailed: the host's key has changed, or is not the right one.
-        SlurmRayFlowError: nobody is asked, and it can't be reached or does not let us in.
+        SlurmRayFlowError: the user is not asked, and the host can't be reached or refuses the log-in.
     """
     while True:
         try:
-            return _logged_in(fields, name, agreement(lambda: _agreed(questions), fingerprints, tell))
+            return _try_to_log_in(fields, name, agreement(lambda: _confirm_key(questions), fingerprints, tell))
         except (HostKeyFailed, OptionError):
             raise
         except ConnectionFailed as error:
             if questions.yes:
                 raise
             print_error(error)
-            fields = _corrected(fields, isinstance(error, LogInFailed), questions)
+            fields = _ask_for_corrections(fields, isinstance(error, LogInFailed), questions)
 
 
-def _logged_in(fields: Fields, name: str, confirm: Callable[[Any], bool]) -> SshConnection:
+def _try_to_log_in(fields: Fields, name: str, confirm: Callable[[Any], bool]) -> SshConnection:
     from slurm_ray_flow.blocks.clusters import make_block
     from slurm_ray_flow.blocks.ssh import SshConnection
 
-    connection = make_block(SshConnection, {**HASTE, **fields})
-    for shown in connection.trust(confirm):
-        if not shown.known:
-            tell(f"The key is known now, in {shown.file}.")
+    connection = make_block(SshConnection, {**QUICK, **fields})
+    for key in connection.trust(confirm):
+        if not key.known:
+            tell(f"The key is known now, in {key.file}.")
     opened = connection.open(name)
-    opened.close()  # forgets a log-in that was refused before
+    opened.close()  # forgets an earlier refused log-in
     user = connection.agent(ROOT, label=name).hello["user"]
     tell(f"{connection.host} lets {user} in.")
     return connection
 
 
-def _agreed(questions: Questions) -> bool:
+def _confirm_key(questions: Questions) -> bool:
     if questions.yes:
         advice = "give --fingerprint SHA256:... as the people who run it say, or run `srf trust HOST` before"
         raise HostKeyFailed("the server's host key is not known", advice=advice)
     return questions.confirm("Is this the server's key? Compare it with what the people who run it say", proposal=False)
 
 
-def _corrected(fields: Fields, reached: bool, questions: Questions) -> Fields:
-    """What to try next, after a failure."""
+def _ask_for_corrections(fields: Fields, reached: bool, questions: Questions) -> Fields:
+    """The fields for the next attempt, after a failure."""
     if not reached:
-        return {**fields, **questions.ask("Another host, or Enter to try again", str(fields["host"]), _typed)}
+        return {**fields, **questions.ask("Another host, or Enter to try again", str(fields["host"]), _parse_host)}
     user = questions.text("Your user name there", str(fields.get("user") or getpass.getuser()))
     key = questions.text("A private key to log in with, or Enter for what ssh takes")
     return {**fields, "user": user, **({"key_file": key} if key else {})}
@@ -224,15 +224,15 @@ def _corrected(fields: Fields, reached: bool, questions: Questions) -> Fields:
 
 @dataclasses.dataclass(frozen=True)
 class GivenAnswers:
-    """What the command line has said already.
+    """The answers that the command line gives already.
 
     Attributes:
-        name: what functions call the cluster; None to be proposed.
+        name: the cluster's name; None to ask for it.
         connection: fields of the connection.
-        fields: fields of the cluster; what is given is not asked for.
-        here: the cluster is this machine's Slurm.
-        slurm: whether it is a Slurm cluster; None to be found out.
-        overwrite: replace what was saved under this name.
+        fields: fields of the cluster, which are not asked for.
+        here: whether the cluster is this machine's Slurm.
+        slurm: whether it is a Slurm cluster; None to find that out.
+        overwrite: whether to replace a saved cluster of this name.
     """
 
     name: str | None
@@ -243,12 +243,12 @@ class GivenAnswers:
     overwrite: bool
 
 
-def guide(wanted: GivenAnswers, *, yes: bool, fingerprints: Sequence[str], json: bool) -> None:
-    """Lead through it. Exits with 1 when the cluster is saved and can't be used yet.
+def guide(given: GivenAnswers, *, yes: bool, fingerprints: Sequence[str], json: bool) -> None:
+    """Ask, save and check. Exits with 1 when the cluster is saved and can't be used yet.
 
     Raises:
-        OptionError: there is nobody to ask.
-        SlurmRayFlowError: the host can't be reached, or does not let us in.
+        OptionError: there is no terminal to ask in.
+        SlurmRayFlowError: the host can't be reached, or refuses the log-in.
         KeyboardInterrupt: nothing was saved.
     """
     if not yes and not (sys.stdin.isatty() and sys.stdout.isatty()):
@@ -258,36 +258,36 @@ def guide(wanted: GivenAnswers, *, yes: bool, fingerprints: Sequence[str], json:
 
     use_server()
     try:
-        name, kind, connection, cluster = _answered(wanted, Questions(yes), fingerprints, json)
+        name, kind, connection, cluster = _ask_all(given, Questions(yes), fingerprints, json)
     except KeyboardInterrupt:
         tell("\nNothing was saved.")
         raise
-    save_cluster(kind, name, connection, cluster, overwrite=wanted.overwrite)
-    _look_at(name, json)
+    save_cluster(kind, name, connection, cluster, overwrite=given.overwrite)
+    _check_saved(name, json)
 
 
-def _answered(
-    wanted: GivenAnswers, questions: Questions, fingerprints: Sequence[str], json: bool
+def _ask_all(
+    given: GivenAnswers, questions: Questions, fingerprints: Sequence[str], json: bool
 ) -> tuple[str, str, dict[str, Any] | None, dict[str, Any]]:
-    """All questions; gives the name, the kind, and the fields of the connection and of the cluster."""
-    fields = None if wanted.here else connection_fields(wanted.connection, questions)
-    name = chosen_name(wanted, fields, questions)
-    connection = logged_in(fields, name, questions, fingerprints) if fields is not None else None
-    found = _surveyed(connection, name)
+    """Ask all questions; give the name, the kind, and the fields of the connection and of the cluster."""
+    fields = None if given.here else connection_fields(given.connection, questions)
+    name = chosen_name(given, fields, questions)
+    connection = log_in(fields, name, questions, fingerprints) if fields is not None else None
+    survey = _survey(connection, name)
     if not json:
-        _show(found)
-    kind, cluster = proposed(found, connection, name, wanted, questions)
-    reached = None if connection is None else {**_given(connection), **_password(connection, name, questions)}
+        _show_survey(survey)
+    kind, cluster = propose(survey, connection, name, given, questions)
+    saved = None if connection is None else {**_changed_fields(connection), **_password(connection, name, questions)}
     if not json:
         _show_fields(name, kind, cluster)
     if not questions.confirm("Save it?"):
         raise KeyboardInterrupt
-    return name, kind, reached, cluster
+    return name, kind, saved, cluster
 
 
 @dataclasses.dataclass(frozen=True)
 class SurveyResult:
-    """What `remote/agent/probe.py` found."""
+    """The answer of the operation `survey.look`."""
 
     user: str
     home: str
@@ -302,7 +302,7 @@ class SurveyResult:
     scratch: list[dict[str, Any]]
 
 
-def _surveyed(connection: SshConnection | None, name: str) -> SurveyResult:
+def _survey(connection: SshConnection | None, name: str) -> SurveyResult:
     tell("looks what is there ...")
     if connection is None:
         from slurm_ray_flow.blocks.local_machine import LocalMachine
@@ -311,47 +311,47 @@ def _surveyed(connection: SshConnection | None, name: str) -> SurveyResult:
     return SurveyResult(**connection.agent(ROOT, label=name).ask_all([("survey.look", {})])[0])
 
 
-def _show(found: SurveyResult) -> None:
-    versions = ", ".join(one["version"] for one in found.pythons) or "none of 3.9 or later"
-    scratch = ", ".join(f"{one['path']} ({format_memory(one['bytes'])} free)" for one in found.scratch) or "none found"
-    machine = f"{found.cpus} CPUs, {format_memory(found.memory)}, {found.gpus} GPUs"
+def _show_survey(survey: SurveyResult) -> None:
+    versions = ", ".join(one["version"] for one in survey.pythons) or "none of 3.9 or later"
+    scratch = ", ".join(f"{one['path']} ({format_memory(one['bytes'])} free)" for one in survey.scratch) or "none found"
+    machine = f"{survey.cpus} CPUs, {format_memory(survey.memory)}, {survey.gpus} GPUs"
     rows = [
-        ["you are", f"{found.user} on {found.host}"],
-        ["it has", machine + (" (the login node itself)" if found.slurm == "answers" else "")],
-        ["Slurm", {"answers": "yes", "silent": "its commands, without an answer"}.get(found.slurm, "no")],
-        ["Pythons", versions + ("; and environment modules" if found.modules else "")],
-        ["home", f"{found.home} ({format_memory(found.home_bytes or 0)} free)"],
+        ["you are", f"{survey.user} on {survey.host}"],
+        ["it has", machine + (" (the login node itself)" if survey.slurm == "answers" else "")],
+        ["Slurm", {"answers": "yes", "silent": "its commands, without an answer"}.get(survey.slurm, "no")],
+        ["Pythons", versions + ("; and environment modules" if survey.modules else "")],
+        ["home", f"{survey.home} ({format_memory(survey.home_bytes or 0)} free)"],
         ["scratch folders", scratch],
     ]
     print_table(["FOUND", ""], rows)
 
 
 def _show_fields(name: str, kind: str, fields: dict[str, Any]) -> None:
-    shown = [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in fields.items()]
-    print_table([name, kind], [*shown, ["all else", "as the defaults are"]])
+    rows = [[key, ", ".join(value) if isinstance(value, list) else str(value)] for key, value in fields.items()]
+    print_table([name, kind], [*rows, ["all else", "as the defaults are"]])
 
 
-def proposed(
-    found: SurveyResult, connection: SshConnection | None, name: str, wanted: GivenAnswers, questions: Questions
+def propose(
+    survey: SurveyResult, connection: SshConnection | None, name: str, given: GivenAnswers, questions: Questions
 ) -> tuple[str, Fields]:
     """The kind of block, and its fields.
 
     Args:
-        found: what is there.
-        connection: how it is reached; None for this machine.
-        name: what the cluster will be called.
-        wanted: what the command line gives: it stays, and is not asked for.
-        questions: asks, or takes what is proposed.
+        survey: the survey of the host.
+        connection: the connection to the host; None for this machine.
+        name: the cluster's name.
+        given: the answers of the command line, which are not asked for.
+        questions: asks the user, or takes each proposal.
     """
-    is_slurm = wanted.slurm
+    is_slurm = given.slurm
     if is_slurm is None:
-        is_slurm = found.slurm == "answers" and questions.confirm("Slurm is there. Shall it run your functions?")
+        is_slurm = survey.slurm == "answers" and questions.confirm("Slurm is there. Shall it run your functions?")
     if connection is None and not is_slurm:
         advice = 'cluster="local" runs functions on this machine, and needs not be saved'
         raise OptionError("this machine has no Slurm to be used", advice=advice)
-    fields = {**(_profile(connection, questions) if is_slurm else {}), **wanted.fields}
+    fields = {**(_profile(connection, questions) if is_slurm else {}), **given.fields}
     version = f"{sys.version_info.major}.{sys.version_info.minor}."
-    if not any(python["version"].startswith(version) for python in found.pythons):
+    if not any(python["version"].startswith(version) for python in survey.pythons):
         fields = {"python": "download", **fields}
     if not is_slurm:
         return "ssh-server", fields
@@ -359,7 +359,7 @@ def proposed(
 
 
 def _profile(connection: SshConnection | None, questions: Questions) -> Fields:
-    """What is known of the site, if it is one that is known."""
+    """The fields of the site's profile, if there is one for this host."""
     from slurm_ray_flow.deployments.profiles import load_profile, profile_names
 
     host = connection.endpoint().host if connection else ""
@@ -371,7 +371,7 @@ def _profile(connection: SshConnection | None, questions: Questions) -> Fields:
 
 
 def _partition(connection: SshConnection | None, name: str, fields: Fields, questions: Questions) -> Fields:
-    """Where jobs run; nothing for the site's default."""
+    """The field of the partition; no field for the site's default."""
     if "partition" in fields:
         return {}
     from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
@@ -394,34 +394,34 @@ def _partition(connection: SshConnection | None, name: str, fields: Fields, ques
     return {} if site.default and chosen == default else {"partition": chosen}
 
 
-def _given(connection: SshConnection) -> dict[str, Any]:
-    """The fields of the connection that differ from their defaults; those of the guide's own haste are left out."""
-    said = {name: getattr(connection, name) for name in connection.model_fields_set}
-    return {name: value for name, value in said.items() if name not in {"reconnect_within", "connect_timeout"}}
+def _changed_fields(connection: SshConnection) -> dict[str, Any]:
+    """The fields of the connection that were set, without those that make the guide quick."""
+    fields = {name: getattr(connection, name) for name in connection.model_fields_set}
+    return {name: value for name, value in fields.items() if name not in {"reconnect_within", "connect_timeout"}}
 
 
 def _password(connection: SshConnection, name: str, questions: Questions) -> dict[str, Any]:
-    """What was typed as the password, if it is to be saved."""
-    typed = connection.open(name).password
-    if not typed or connection.password is not None or questions.yes:
+    """The field of a typed password, if the user wants to save it."""
+    password = connection.open(name).password
+    if not password or connection.password is not None or questions.yes:
         return {}
-    asked = "Save the password, too? It is kept encrypted; without it you are asked once for each program"
-    return {"password": typed} if questions.confirm(asked, proposal=False) else {}
+    question = "Save the password, too? It is kept encrypted; without it you are asked once for each program"
+    return {"password": password} if questions.confirm(question, proposal=False) else {}
 
 
-def _look_at(name: str, json: bool) -> None:
-    """The check, and what comes next."""
+def _check_saved(name: str, json: bool) -> None:
+    """Check the saved cluster, and say what comes next."""
     from slurm_ray_flow.tasks.cluster_report import report
 
     cluster = cluster_named(name)
     if not json:
         print_text(f"\n{name} is saved.\n")
-    seen = report(cluster, "findings")
+    cluster_report = report(cluster, "findings")
     if json:
-        print_json({"name": name, "kind": cluster.kind, "findings": seen.to_json()["findings"]})
+        print_json({"name": name, "kind": cluster.kind, "findings": cluster_report.to_json()["findings"]})
     else:
-        show_findings(seen)
-        after = f'write cluster="{name}" into a decorator, or: srf run FILE.py:FUNCTION --option cluster={name}'
-        print_text(f"\nNext: {f'mend what failed, and `srf check {name}` again' if seen.down else after}")
-    if seen.down:
+        show_findings(cluster_report)
+        next_step = f'write cluster="{name}" into a decorator, or: srf run FILE.py:FUNCTION --option cluster={name}'
+        print_text(f"\nNext: {f'mend what failed, and `srf check {name}` again' if cluster_report.down else next_step}")
+    if cluster_report.down:
         sys.exit(1)

@@ -123,17 +123,17 @@ class Slurm:
     """The image's Python, as one would call it inside."""
 
     @property
-    def meant(self) -> bool:
+    def is_given(self) -> bool:
         """Whether the cluster is one of Slurm's."""
         return self != Slurm()
 
     def fields(self) -> dict[str, Any]:
-        """What the block gets, the profile's fields with those that are given."""
+        """The fields of the block: the profile's, and over them the given ones."""
         from slurm_ray_flow.deployments.profiles import load_profile
 
         switches = ("slurm", "here", "profile")
-        said = {name: _without_empty(value) for name, value in given(**vars(self)).items() if name not in switches}
-        return {**(load_profile(self.profile) if self.profile else {}), **said}
+        options = {name: _without_empty(value) for name, value in filled(**vars(self)).items() if name not in switches}
+        return {**(load_profile(self.profile) if self.profile else {}), **options}
 
 
 def init(
@@ -176,7 +176,7 @@ def init(
         fingerprint: The host key's fingerprint, SHA256:..., for --yes; may be given again.
     """
     secret = password.secret(name or login.host or "the cluster")
-    connection, fields = _said(None if change else name, login, server, slurm, secret)
+    connection, fields = _fields_of(None if change else name, login, server, slurm, secret)
     if change and (name is None or yes):
         raise OptionError("--change needs the cluster's name, and no --yes", advice="srf init NAME --slots 4 --change")
     if name is not None and not yes:
@@ -184,17 +184,17 @@ def init(
         return
     from slurm_ray_flow.cli.guide import GivenAnswers, guide
 
-    wanted = GivenAnswers(name, connection, fields, here=slurm.here, slurm=slurm.meant or None, overwrite=overwrite)
-    guide(wanted, yes=yes, fingerprints=fingerprint, json=json)
+    answers = GivenAnswers(name, connection, fields, here=slurm.here, slurm=slurm.is_given or None, overwrite=overwrite)
+    guide(answers, yes=yes, fingerprints=fingerprint, json=json)
 
 
-def _said(
+def _fields_of(
     name: str | None, login: Login, server: Server, slurm: Slurm, password: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of the connection and of the cluster that the options give."""
-    fields = {**slurm.fields(), **given(**vars(server))}
+    fields = {**slurm.fields(), **filled(**vars(server))}
     host = fields.pop("host", name)
-    connection = given(**vars(login), password=password)
+    connection = filled(**vars(login), password=password)
     if slurm.here and connection:
         raise OptionError("--here means this machine", advice="leave out what is for logging in, or --here")
     if host and not slurm.here:
@@ -202,11 +202,11 @@ def _said(
     return connection, fields
 
 
-def _see_that_it_leads_somewhere(name: str, connection: dict[str, Any]) -> None:
-    """Nobody has said where it is: then it is a Host of ~/.ssh/config, or a name that the network knows.
+def _check_host_is_known(name: str, connection: dict[str, Any]) -> None:
+    """Check that a cluster without a given host is a Host of ~/.ssh/config, or a name that the network knows.
 
     Raises:
-        OptionError: it is neither; saved, it would be away for ever.
+        OptionError: it is neither.
     """
     from slurm_ray_flow.blocks.clusters import make_block
     from slurm_ray_flow.blocks.ssh import SshConnection
@@ -231,24 +231,24 @@ def _save(
     from slurm_ray_flow.blocks.clusters import change_cluster, save_cluster
 
     if not change and not slurm.here and login.host is None:
-        _see_that_it_leads_somewhere(name, connection)
+        _check_host_is_known(name, connection)
     use_server()
     if change:
         kind = change_cluster(name, connection, fields)
     else:
-        kind = "slurm-cluster" if slurm.meant else "ssh-server"
+        kind = "slurm-cluster" if slurm.is_given else "ssh-server"
         save_cluster(kind, name, None if slurm.here else connection, fields, overwrite=overwrite)
     if json:
-        print_json({"name": name, "kind": kind, **given(host=connection.get("host"))})
+        print_json({"name": name, "kind": kind, **filled(host=connection.get("host"))})
     else:
         print_text(f"{name} is saved. `srf check {name}` says whether it can be used.")
 
 
 def _without_empty(value: Any) -> Any:
-    """One empty text is how a list is given that shall be empty."""
+    """The value; of a list, its texts that are not empty: an option with one empty text gives an empty list."""
     return [text for text in value if text] if isinstance(value, list) else value
 
 
-def given(**fields: Any) -> dict[str, Any]:
+def filled(**fields: Any) -> dict[str, Any]:
     """The fields that have a value."""
     return {name: value for name, value in fields.items() if value is not None}

@@ -99,45 +99,45 @@ for title, commands in GROUPS.items():
 
 def main() -> None:
     """Run the command; an error of ours is a message and an exit code, not a traceback."""
-    _end.code = 1
+    _process_end.code = 1
     try:
-        _end.code = _run()
-    except SystemExit as left:
-        _end.code = left.code if isinstance(left.code, int) else int(left.code is not None)
+        _process_end.code = _run()
+    except SystemExit as ending:
+        _process_end.code = ending.code if isinstance(ending.code, int) else int(ending.code is not None)
         raise
     finally:
-        _leave_soon()
-    sys.exit(_end.code)
+        _bound_process_end()
+    sys.exit(_process_end.code)
 
 
 def _run() -> int:
     try:
-        _tell_of_variables()
+        _warn_of_variables()
         _show_progress()
-        _leave_prefect_its_options()
+        _pass_options_to_prefect()
         app(exit_on_error=False)
         sys.stdout.flush()
     except cyclopts.CycloptsError:
-        return 2  # it has said what is wrong; older ones would exit with 1
+        return 2  # cyclopts has written the error; older versions would exit with 1
     except SlurmRayFlowError as error:
         print_error(error)
         return 2 if isinstance(error, OptionError | UnknownRunError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Whoever read us has gone (`| head`); the interpreter's last flush must not complain about it.
+        # The reader of the output has gone (`| head`): the interpreter's last flush must not fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if (told := _of_the_server(error)) is None:
+        if (explained := _server_error_of(error)) is None:
             raise
-        print_error(told)
+        print_error(explained)
         return 1
     return 0
 
 
 @dataclass
-class _End:
+class _ProcessEnd:
     """The end of a process in which a thread still waits for a host, or imports Prefect.
 
     Python would end such a thread by unwinding its stack. Where a library in Rust (pydantic's) has called Python
@@ -145,7 +145,7 @@ class _End:
     """
 
     code: int | None = None
-    """Of the command; None when none has run."""
+    """The command's exit code; None when no command has run."""
 
     def __call__(self) -> None:
         if self.code is not None and threading.active_count() > 1:
@@ -154,11 +154,11 @@ class _End:
             os._exit(self.code)
 
 
-_end = _End()
-atexit.register(_end)  # before all others, to be called after them
+_process_end = _ProcessEnd()
+atexit.register(_process_end)  # before all others, to be called after them
 
 
-def _of_the_server(error: Exception) -> SlurmRayFlowError | None:
+def _server_error_of(error: Exception) -> SlurmRayFlowError | None:
     """The error about the server for an exception of Prefect's client."""
     if "prefect" not in sys.modules:
         return None
@@ -167,13 +167,13 @@ def _of_the_server(error: Exception) -> SlurmRayFlowError | None:
     return server_error(error)
 
 
-def _leave_prefect_its_options() -> None:
-    """Leave `srf prefect deploy --help` to Prefect; `srf prefect --help` is this command's."""
+def _pass_options_to_prefect() -> None:
+    """Leave the options of `srf prefect deploy --help` to Prefect; `srf prefect --help` is our own."""
     if sys.argv[1:2] == ["prefect"] and sys.argv[2:3] not in ([], ["--help"], ["-h"]):
         sys.argv.insert(2, "--")
 
 
-def _tell_of_variables() -> None:
+def _warn_of_variables() -> None:
     """Warn of unknown variables such as SRF_MEMROY; a launch warns by itself, and a completion must be silent."""
     if sys.argv[1:2] not in (["run"], ["__complete"]):
         for text in variable_warnings(os.environ):
@@ -181,12 +181,12 @@ def _tell_of_variables() -> None:
 
 
 def _show_progress() -> None:
-    """Show progress; help needs none, and a list of runs only where a cluster is asked."""
+    """Show progress, except for help; `srf runs` itself does where it asks a cluster."""
     if not {"--help", "-h", "--version"} & set(sys.argv[1:]) and sys.argv[1:2] not in ([], ["runs"]):
         show_progress()
 
 
-def _leave_soon() -> None:
+def _bound_process_end() -> None:
     """Bound the end of the process, which Prefect's background services may delay for ever."""
     if "prefect" in sys.modules:
         from slurm_ray_flow.interface.cancellation import bound_process_end

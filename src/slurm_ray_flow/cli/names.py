@@ -41,25 +41,25 @@ def clusters() -> list[str]:
         return ["local"]
 
 
-def _offering(names: Callable[[], Any]) -> Parameter:
+def _completed_from(names: Callable[[], Any]) -> Parameter:
     """The completion of an argument, which an older cyclopts lacks."""
     if "completer" not in inspect.signature(Parameter).parameters:
         return Parameter()
     return Parameter(completer=lambda _: names())
 
 
-A_RUN, A_CLUSTER = _offering(runs), _offering(clusters)
+A_RUN, A_CLUSTER = _completed_from(runs), _completed_from(clusters)
 
 
 def cluster_named(name: str, *, to_look: bool = False) -> Cluster:
-    """A cluster by its name; only for a saved one a server is needed.
+    """A cluster by its name; only a saved one needs Prefect's server.
 
     Args:
         name: as `find_cluster` takes it.
         to_look: as `find_cluster` takes it.
 
     Raises:
-        OptionError: there is none of this name, or it is not what was confirmed.
+        OptionError: there is no cluster of this name, or it is not as it was confirmed.
     """
     from slurm_ray_flow.blocks.clusters import find_cluster
     from slurm_ray_flow.blocks.server import ensure_server

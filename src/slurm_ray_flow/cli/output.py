@@ -61,7 +61,7 @@ def print_table(columns: Sequence[str], rows: Rows, styles: Styles | None = None
 
 
 def _plain_table(columns: Sequence[str], rows: Rows) -> str:
-    """What rich writes where there is no terminal, without it: importing it takes longer; "" where a cell needs it."""
+    """The table that rich would write without a terminal, made without its import; "" where a cell needs rich."""
     cells = [[plain(cell) for cell in row] for row in (columns, *rows)]
     if not all(cell.isascii() and cell.isprintable() for row in cells for cell in row):
         return ""
@@ -72,7 +72,7 @@ def _plain_table(columns: Sequence[str], rows: Rows) -> str:
 
 
 def show_progress() -> None:
-    """Show the progress of what is done, so that a wait for an unreachable host is not silent."""
+    """Show launch events, so that a wait for an unreachable host is not silent."""
     from slurm_ray_flow.core.launch_events import stream_to
     from slurm_ray_flow.interface.progress import terminal_display
 
@@ -91,10 +91,10 @@ def table(columns: Sequence[str], rows: Rows, styles: Styles | None = None) -> T
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(*columns, box=None, pad_edge=False)
+    drawn = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        made.add_row(*(Text(plain(cell), _style(cell, styles)) for cell in row))
-    return made
+        drawn.add_row(*(Text(plain(cell), _style(cell, styles)) for cell in row))
+    return drawn
 
 
 def _style(cell: str, styles: Styles | None) -> str:
@@ -106,9 +106,9 @@ def print_error(error: SlurmRayFlowError) -> None:
     """Write an error: what went wrong, where, and what to try."""
     from rich.console import Console
 
-    written = Console(stderr=True, highlight=False)
-    written.print(f"{type(error).__name__}: ", style="bold red", end="", markup=False)
-    written.print(str(error), soft_wrap=True, markup=False)
+    stderr = Console(stderr=True, highlight=False)
+    stderr.print(f"{type(error).__name__}: ", style="bold red", end="", markup=False)
+    stderr.print(str(error), soft_wrap=True, markup=False)
 
 
 def print_exception(error: BaseException, *, frames: bool = False) -> None:

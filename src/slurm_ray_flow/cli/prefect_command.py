@@ -36,11 +36,11 @@ def prefect(*words: Words) -> None:
     from slurm_ray_flow.blocks.server import client_settings, ensure_server
     from slurm_ray_flow.blocks.server.client import pass_by_proxies
 
-    given = list(words)
-    if "deploy" in given[:2] and not Path(FILE).exists() and "--prefect-file" not in given:
-        given += ["--prefect-file", str(files("slurm_ray_flow.deployments") / FILE)]
+    arguments = list(words)
+    if "deploy" in arguments[:2] and not Path(FILE).exists() and "--prefect-file" not in arguments:
+        arguments += ["--prefect-file", str(files("slurm_ray_flow.deployments") / FILE)]
     address = ensure_server(tell)
     pass_by_proxies()
     settings = {"PREFECT_UI_URL": address.ui_url, **client_settings(address)} if address.owned else {}
-    command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.runner", *given]
+    command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.runner", *arguments]
     os.execve(sys.executable, command, {**os.environ, **settings})  # noqa: S606

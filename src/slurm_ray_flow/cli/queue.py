@@ -39,8 +39,8 @@ def queue(cluster: Annotated[str, A_CLUSTER], *, watch: Annotated[bool, Switch] 
     _show(server.label, *state, json)
     while watch:
         time.sleep(WATCH_SECONDS)
-        before, state = state, _state(server)
-        if state != before:
+        previous, state = state, _state(server)
+        if state != previous:
             _show(server.label, *state, json)
             sys.stdout.flush()
 
@@ -52,7 +52,7 @@ def _state(cluster: Cluster) -> tuple[LockQueue, list[dict[str, Any]]]:
     lock = report(cluster, "lock").answered().lock
     if lock is None:
         raise OptionError(f"{cluster.label} has no lock, and so no queue", advice=_without_lock(cluster))
-    return lock, _in_prefect(cluster.label)
+    return lock, _waiting_in_prefect(cluster.label)
 
 
 def _without_lock(cluster: Cluster) -> str:
@@ -64,19 +64,19 @@ def _without_lock(cluster: Cluster) -> str:
     return "give its block a lock_path if several people share it"
 
 
-def _in_prefect(label: str) -> list[dict[str, Any]]:
+def _waiting_in_prefect(label: str) -> list[dict[str, Any]]:
     """The launches that wait for their slot in this Prefect; none where it does not answer."""
     from slurm_ray_flow.blocks.server.client import api_in_use
     from slurm_ray_flow.tasks.flow_state import flow_runs_in_state
 
     api = api_in_use()
     with contextlib.suppress(ServerError):
-        found = flow_runs_in_state(api, waiting_state(label)) if api else []
-        return [{"run": run["id"], "name": run["name"], "since": _seconds(run["start_time"])} for run in found]
+        flow_runs = flow_runs_in_state(api, waiting_state(label)) if api else []
+        return [{"run": run["id"], "name": run["name"], "since": _timestamp(run["start_time"])} for run in flow_runs]
     return []
 
 
-def _seconds(text: str | None) -> float | None:
+def _timestamp(text: str | None) -> float | None:
     return datetime.datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() if text else None
 
 
@@ -84,8 +84,8 @@ def _show(label: str, queue: LockQueue, in_prefect: list[dict[str, Any]], json: 
     if json:
         print_json({"cluster": label, **dataclasses.asdict(queue), "in_prefect": in_prefect})
         return
-    behind = tuple(LockUser.from_json({**one, "user": "(in Prefect)"}) for one in in_prefect)
-    if rows := queue_rows(dataclasses.replace(queue, waiting=queue.waiting + behind), time.time()):
+    in_queue = tuple(LockUser.from_json({**one, "user": "(in Prefect)"}) for one in in_prefect)
+    if rows := queue_rows(dataclasses.replace(queue, waiting=queue.waiting + in_queue), time.time()):
         print_table(["", "USER", "SINCE", "RUN", "FUNCTION"], [list(row.values()) for row in rows])
     print_text(_summary(label, queue, len(in_prefect)))
 

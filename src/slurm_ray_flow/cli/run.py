@@ -47,14 +47,14 @@ def run(
     """
     arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option", is_quantity)
     launched = _launchable(load(function), options)
-    positional, named = _typed(launched, arguments)
+    positional, keyword = _cast_arguments(launched, arguments)
     if dry_run:
-        _preview(launched, positional, named, json)
+        _preview(launched, positional, keyword, json)
         return
     try:
         # What the function prints belongs to people; with --json, standard output is for the document alone.
         with contextlib.redirect_stdout(sys.stderr) if json else contextlib.nullcontext():
-            value = _finished(launched(*positional, **named))
+            value = _await_value(launched(*positional, **keyword))
     except BaseException as error:
         if not (isinstance(error, Exception) or is_from_the_cluster(error)):
             raise
@@ -70,18 +70,18 @@ def run(
         print_text(repr(value))
 
 
-def _finished(value: Any) -> Any:
+def _await_value(value: Any) -> Any:
     """The value of a function, awaited for an async one."""
     import asyncio
 
     return asyncio.run(value) if inspect.iscoroutine(value) else value
 
 
-def _preview(launched: Any, positional: tuple[Any, ...], named: dict[str, Any], json: bool) -> None:
+def _preview(launched: Any, positional: tuple[Any, ...], keyword: dict[str, Any], json: bool) -> None:
     from slurm_ray_flow.interface.session import preview_of
 
-    found = preview_of(launched, positional, named)
-    print_json(dataclasses.asdict(found)) if json else print_text(str(found).rstrip())
+    preview = preview_of(launched, positional, keyword)
+    print_json(dataclasses.asdict(preview)) if json else print_text(str(preview).rstrip())
 
 
 def _launchable(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
@@ -94,11 +94,11 @@ def _launchable(function: Callable[..., Any], options: dict[str, Any]) -> Callab
     return launched
 
 
-def _typed(launched: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+def _cast_arguments(launched: Any, arguments: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments cast by the function's annotations.
 
     Raises:
-        OptionError: it takes none such.
+        OptionError: the function does not take such arguments.
     """
     from prefect.exceptions import ParameterTypeError
 
@@ -116,7 +116,7 @@ def load(where: str) -> Callable[..., Any]:
     """The function that path/to/file.py:function names; its file is imported.
 
     Raises:
-        OptionError: there is none, or the file can't be imported.
+        OptionError: there is no such function, or the file can't be imported.
     """
     path, separator, name = where.rpartition(":")
     file = Path(path).absolute()
@@ -138,14 +138,14 @@ def load(where: str) -> Callable[..., Any]:
 
 def _import(file: Path) -> Any:
     """Import a file by its whole name, so that a module of a package finds its siblings."""
-    parts, folder = [file.stem], file.parent
+    names, folder = [file.stem], file.parent
     while (folder / "__init__.py").is_file():
-        parts, folder = [folder.name, *parts], folder.parent
+        names, folder = [folder.name, *names], folder.parent
     sys.path.insert(0, str(folder))
     try:
-        module = importlib.import_module(".".join(parts))
+        module = importlib.import_module(".".join(names))
     except Exception as error:
-        print_exception(_from_their_frames(error), frames=True)
+        print_exception(_with_user_frames(error), frames=True)
         raise OptionError("the file can't be imported", where=str(file), advice="mend what stands above") from None
     if Path(module.__file__ or "").resolve() != file.resolve():
         raise OptionError(
@@ -156,7 +156,7 @@ def _import(file: Path) -> Any:
     return module
 
 
-def _from_their_frames(error: Exception) -> Exception:
+def _with_user_frames(error: Exception) -> Exception:
     """The error with the frames of the user's file alone."""
     trace = error.__traceback__
     while trace is not None and (
@@ -166,19 +166,19 @@ def _from_their_frames(error: Exception) -> Exception:
     return error.with_traceback(trace)
 
 
-def _pairs(given: tuple[str, ...], option: str, is_text: Callable[[str], bool] = lambda _: False) -> dict[str, Any]:
+def _pairs(texts: tuple[str, ...], option: str, is_text: Callable[[str], bool] = lambda _: False) -> dict[str, Any]:
     """Parse NAME=VALUE texts: a value is read as JSON where it is JSON, unless `is_text` wants its number as text."""
     from json import loads
 
     pairs = {}
-    for text in given:
+    for text in texts:
         name, separator, value = text.partition("=")
         if not separator or not name.isidentifier():
             raise OptionError(f"{option} {text!r} is not NAME=VALUE", advice=f"write {option} n=3")
         try:
-            read = loads(value)
+            parsed = loads(value)
         except ValueError:
-            read = value
-        is_number = isinstance(read, int | float) and not isinstance(read, bool)
-        pairs[name] = value if is_number and read and is_text(name) else read
+            parsed = value
+        is_number = isinstance(parsed, int | float) and not isinstance(parsed, bool)
+        pairs[name] = value if is_number and parsed and is_text(name) else parsed
     return pairs

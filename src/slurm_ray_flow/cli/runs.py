@@ -41,25 +41,25 @@ if TYPE_CHECKING:
 
 
 SECONDS = 8.0
-"""How long all clusters together are waited for."""
+"""Seconds that all clusters together have to answer."""
 SILENT_SECONDS = 60.0
-"""For how long one that could not be asked is not asked again."""
+"""Seconds that a cluster is not asked again after it could not be asked."""
 NOT_KNOWN = "not known"
 LOCAL = "local-machine"
 """The kind of cluster whose runs are known without asking: their folders are this machine's."""
 FINAL = ("succeeded", "failed", "cancelled", "lost")
-Known = tuple[str, "float | None", str]
-"""A run's state, how long it took or has been under way, and why that is not known."""
-Place = tuple[str, str, str]
-"""A cluster as runs know it: kind, name, root folder."""
+KnownState = tuple[str, "float | None", str]
+"""A run's state, its duration until its end or now, and the reason where these are not known."""
+ClusterKey = tuple[str, str, str]
+"""What tells clusters apart in the records of runs: kind, name, root folder."""
 
 
 @dataclasses.dataclass(frozen=True)
 class RunRow:
-    """One line: a run, its state, how long it took or has been under way, and what it keeps warm.
+    """One line: a run, its state, its duration until its end or now, and its warm allocation.
 
     Attributes:
-        why: why nothing is known of it; "" where something is.
+        why: the reason that the state is not known; "" where it is.
     """
 
     run: CatalogRun
@@ -70,25 +70,25 @@ class RunRow:
 
     @property
     def word(self) -> str:
-        """The state that is filtered by."""
+        """The state in words, by which runs are filtered."""
         return "warm" if self.warm else self.state
 
 
 @dataclasses.dataclass(frozen=True)
 class Filter:
-    """Which runs are shown."""
+    """The criteria for the runs that are shown."""
 
     limit: int
     cluster: str | None
     states: tuple[str, ...]
 
-    def takes(self, one: RunRow) -> bool:
-        """Whether a run's state is one that is wanted."""
-        return not self.states or one.word in self.states or ("active" in self.states and one.word not in FINAL)
+    def matches(self, row: RunRow) -> bool:
+        """Whether a run's state is among the wanted ones."""
+        return not self.states or row.word in self.states or ("active" in self.states and row.word not in FINAL)
 
 
 class _ClusterQuery:
-    """The runs of one cluster, looked at one after the other; what is known of them so far."""
+    """A question about the runs of one cluster, and the states that are known so far."""
 
     def __init__(self, runs: Sequence[CatalogRun], warm: Sequence[CatalogRun]) -> None:
         from slurm_ray_flow.blocks.clusters import cluster_of
@@ -98,114 +98,114 @@ class _ClusterQuery:
 
         show_progress()
         self._cluster_of, self._warm_noted, self._can_ask = cluster_of, warm_noted, authentication.terminal
-        self.states: dict[str, Known] = {}
+        self.states: dict[str, KnownState] = {}
         self.warm: dict[str, Warm] = {}
         self._runs, self._warm_records = runs, [run.record for run in warm]
-        self.asked: Question[None] = Question(self._ask)
+        self.question: Question[None] = Question(self._ask_cluster)
 
     def wait(self, deadline: float) -> None:
-        """Until then; longer only where the user is asked for what the cluster wants to know."""
-        self.asked.wait(deadline)
-        if self.asked.error is not None and self.asked.unasked.wanted and self._can_ask():
+        """Wait for the answer; beyond the deadline only to ask the user for a password or the like."""
+        self.question.wait(deadline)
+        if self.question.error is not None and self.question.unasked.wanted and self._can_ask():
             self._ask_user()
 
     def _ask_user(self) -> None:
-        self.asked.error = None
+        self.question.error = None
         try:
-            self._ask()
+            self._ask_cluster()
         except Exception as error:  # as in the thread
-            self.asked.error = error
+            self.question.error = error
 
-    def _ask(self) -> None:
+    def _ask_cluster(self) -> None:
         for run in self._runs:
-            self.states[run.run_id] = _state(run)
+            self.states[run.run_id] = _state_of(run)
         if self._warm_records:
-            there = self._warm_noted(self._cluster_of(self._warm_records[0]), self._warm_records)
-            self.warm = {one.run_id: one for one in there if one.idles}
+            alive = self._warm_noted(self._cluster_of(self._warm_records[0]), self._warm_records)
+            self.warm = {warm.run_id: warm for warm in alive if warm.idles}
 
 
 class RunsQuery:
-    """Looks at runs, once or again and again.
+    """Reads the states of runs, once or repeatedly.
 
     Attributes:
-        silent: the names of the clusters that did not answer in the last round, and why.
+        silent: the names of the clusters that did not answer in the last round, and the reasons.
     """
 
     def __init__(self) -> None:
         self.silent: dict[str, str] = {}
-        self._questions: dict[Place, _ClusterQuery] = {}
-        self._warm_asked: set[Place] = set()
+        self._queries: dict[ClusterKey, _ClusterQuery] = {}
+        self._warm_asked: set[ClusterKey] = set()
         self._warm: dict[str, Warm] = {}
         self._deadline = 0.0
 
-    def found(self, wanted: Filter) -> list[RunRow]:
-        """The newest runs that are wanted, each looked at."""
+    def matching_rows(self, criteria: Filter) -> list[RunRow]:
+        """The newest runs that meet the criteria, each with its state."""
         from slurm_ray_flow.blocks import catalog
 
         self.silent, self._warm_asked, self._warm = {}, set(), {}
         self._deadline = 0.0
-        known = catalog.runs()
-        rest = (run for run in known if wanted.cluster in (None, run.cluster))
-        found: list[RunRow] = []
-        while some := list(itertools.islice(rest, wanted.limit - len(found))):
-            found += [one for one in self._looked_at(some, known) if wanted.takes(one)]
-        return found
+        listed = catalog.runs()
+        candidates = (run for run in listed if criteria.cluster in (None, run.cluster))
+        rows: list[RunRow] = []
+        while batch := list(itertools.islice(candidates, criteria.limit - len(rows))):
+            rows += [row for row in self._rows_of(batch, listed) if criteria.matches(row)]
+        return rows
 
-    def _looked_at(self, some: Sequence[CatalogRun], known: Sequence[CatalogRun]) -> Iterator[RunRow]:
-        fresh = [self._ask(place, some, known) for place in dict.fromkeys(map(_place, some))]
-        self._deadline = self._deadline or time.monotonic() + SECONDS  # what is imported before takes its time
-        for question in fresh:
-            if question:
-                question.wait(self._deadline)
-                self._warm.update(question.warm)
-        for run in some:
-            yield self._shown(run)
+    def _rows_of(self, batch: Sequence[CatalogRun], listed: Sequence[CatalogRun]) -> Iterator[RunRow]:
+        queries = [self._ask(key, batch, listed) for key in dict.fromkeys(map(_cluster_key, batch))]
+        self._deadline = self._deadline or time.monotonic() + SECONDS  # not before: the imports take their time
+        for query in queries:
+            if query:
+                query.wait(self._deadline)
+                self._warm.update(query.warm)
+        for run in batch:
+            yield self._row_of(run)
 
-    def _ask(self, place: Place, some: Sequence[CatalogRun], known: Sequence[CatalogRun]) -> _ClusterQuery | None:
-        """Ask a cluster about those of these runs that home does not know the end of; None where nothing is asked."""
-        there = [run for run in some if _place(run) == place]
-        runs = [run for run in there if not _is_known_here(run)]
-        of_warm = place not in self._warm_asked and any(run.warm for run in there)
-        if not (runs or of_warm) or self._is_silent(place):
+    def _ask(self, key: ClusterKey, batch: Sequence[CatalogRun], listed: Sequence[CatalogRun]) -> _ClusterQuery | None:
+        """Ask a cluster about the runs of a batch whose end home does not know; None where nothing is asked."""
+        present = [run for run in batch if _cluster_key(run) == key]
+        runs = [run for run in present if not _is_known_here(run)]
+        asks_warm = key not in self._warm_asked and any(run.warm for run in present)
+        if not (runs or asks_warm) or self._is_silent(key):
             return None
-        warm = [run for run in known if run.warm and _place(run) == place] if of_warm else []
-        if of_warm:
-            self._warm_asked.add(place)
-        question = self._questions[place] = _ClusterQuery(runs, warm)
-        return question
+        warm = [run for run in listed if run.warm and _cluster_key(run) == key] if asks_warm else []
+        if asks_warm:
+            self._warm_asked.add(key)
+        query = self._queries[key] = _ClusterQuery(runs, warm)
+        return query
 
-    def _is_silent(self, place: Place) -> bool:
-        """Whether an earlier question to it has no answer yet, or failed a moment ago."""
-        before = self._questions.get(place)
-        if before is None or not before.asked.why:
+    def _is_silent(self, key: ClusterKey) -> bool:
+        """Whether an earlier question to the cluster has no answer yet, or failed a moment ago."""
+        earlier = self._queries.get(key)
+        if earlier is None or not earlier.question.why:
             return False
-        ended = before.asked.ended
+        ended = earlier.question.ended
         return ended is None or time.monotonic() - ended < SILENT_SECONDS
 
-    def _shown(self, run: CatalogRun) -> RunRow:
-        question = self._questions.get(_place(run))
-        why = question.asked.why if question else ""
+    def _row_of(self, run: CatalogRun) -> RunRow:
+        query = self._queries.get(_cluster_key(run))
+        why = query.question.why if query else ""
         if why and (run.warm or not run.state):
             self.silent[run.cluster] = why
-        states = question.states if question else {}
-        state, seconds, why = _state(run) if _is_known_here(run) else states.get(run.run_id, (NOT_KNOWN, None, why))
+        states = query.states if query else {}
+        state, seconds, why = _state_of(run) if _is_known_here(run) else states.get(run.run_id, (NOT_KNOWN, None, why))
         return RunRow(run, state, seconds, self._warm.get(run.run_id), why)
 
 
-def _place(run: CatalogRun) -> Place:
+def _cluster_key(run: CatalogRun) -> ClusterKey:
     return run.kind, run.cluster, run.root
 
 
 def _is_known_here(run: CatalogRun) -> bool:
-    """Whether no cluster need be asked of a run: home knows its end, or it lies on this machine."""
+    """Whether home knows the state of a run by itself: it knows its end, or the run is on this machine."""
     return bool(run.state) or run.kind == LOCAL
 
 
-def _state(run: CatalogRun) -> Known:
+def _state_of(run: CatalogRun) -> KnownState:
     from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 
     try:
-        state, ended = (run.state, run.ended_at) if run.state else _looked_up(run)
+        state, ended = (run.state, run.ended_at) if run.state else _look_up(run)
     except ConnectionFailed:
         raise
     except (SlurmRayFlowError, LookupError, TypeError, ValueError) as error:  # one run must not hide the others
@@ -215,7 +215,7 @@ def _state(run: CatalogRun) -> Known:
     return state, round((ended or time.time()) - run.created, 3), ""
 
 
-def _looked_up(run: CatalogRun) -> tuple[str, float | None]:
+def _look_up(run: CatalogRun) -> tuple[str, float | None]:
     """The state of a run whose end home does not know, and when it ended."""
     if run.kind == LOCAL:
         from slurm_ray_flow.blocks import run_facts
@@ -230,8 +230,8 @@ def _looked_up(run: CatalogRun) -> tuple[str, float | None]:
 
 COLUMNS = ["RUN", "FUNCTION", "CLUSTER", "STATE", "STARTED", "TOOK"]
 WATCH_SECONDS = 2.0
-AROUND = 3
-"""Lines of a live table that are no runs."""
+OTHER_LINES = 3
+"""The lines of a live table besides the runs."""
 State = Literal[
     "preparing", "waiting", "starting", "running", "warm", "succeeded", "failed", "cancelled", "lost", "active"
 ]
@@ -270,30 +270,30 @@ def runs(
         from slurm_ray_flow.blocks import catalog
 
         catalog.rebuild()
-    wanted = Filter(max(limit, 0), cluster, state)
+    criteria = Filter(max(limit, 0), cluster, state)
     if watch:
-        _watch(wanted, json)
+        _watch(criteria, json)
     else:
-        looking = RunsQuery()
-        _write(looking.found(wanted), wanted, json)
-        _tell_silent(looking.silent)
+        query = RunsQuery()
+        _print_rows(query.matching_rows(criteria), criteria, json)
+        _tell_silent(query.silent)
 
 
-# ---- how it is written
+# ---- output
 
 
-def _write(found: list[RunRow], wanted: Filter, json: bool) -> None:
+def _print_rows(rows: list[RunRow], criteria: Filter, json: bool) -> None:
     if json:
-        print_json([_values(one) for one in found])
-    elif found:
-        print_table(COLUMNS, [_row(one) for one in found], STATES)
+        print_json([_row_json(row) for row in rows])
+    elif rows:
+        print_table(COLUMNS, [_cells(row) for row in rows], STATES)
     else:
-        print_text(_nothing(wanted))
+        print_text(_no_runs_text(criteria))
 
 
 def _tell_silent(silent: dict[str, str]) -> None:
-    for one in silent.items():
-        tell(_silent_text(one))
+    for silence in silent.items():
+        tell(_silent_text(silence))
 
 
 def _silent_text(silent: tuple[str, str]) -> str:
@@ -301,74 +301,74 @@ def _silent_text(silent: tuple[str, str]) -> str:
     return f"{cluster} does not say how its runs are: {why}"
 
 
-def _nothing(wanted: Filter) -> str:
-    if wanted.cluster or wanted.states:
+def _no_runs_text(criteria: Filter) -> str:
+    if criteria.cluster or criteria.states:
         return "No such runs."
     return "No runs yet. Decorate a function with @slurm_ray_flow and call it."
 
 
-def _values(one: RunRow) -> dict[str, Any]:
-    known = {**dataclasses.asdict(one.run.record), "state": one.word, "seconds": one.seconds, "why": one.why}
-    return {**known, "warm": one.warm.to_json() if one.warm else None}
+def _row_json(row: RunRow) -> dict[str, Any]:
+    fields = {**dataclasses.asdict(row.run.record), "state": row.word, "seconds": row.seconds, "why": row.why}
+    return {**fields, "warm": row.warm.to_json() if row.warm else None}
 
 
-def _row(one: RunRow) -> list[str]:
+def _cells(row: RunRow) -> list[str]:
     from slurm_ray_flow.core.quantities import format_duration
 
-    run = one.run
+    run = row.run
     started = datetime.datetime.fromtimestamp(run.created).astimezone().strftime("%Y-%m-%d %H:%M:%S")
-    took = "" if one.seconds is None else format_duration(one.seconds)
-    state = f"warm, {one.warm.cost.an_hour}" if one.warm else one.state
-    shown = f"{state}, try {run.tries}" if run.tries > 1 else state
-    return [run.run_id[:8], run.function, run.cluster, shown, started, took]
+    took = "" if row.seconds is None else format_duration(row.seconds)
+    state = f"warm, {row.warm.cost.an_hour}" if row.warm else row.state
+    state_text = f"{state}, try {run.tries}" if run.tries > 1 else state
+    return [run.run_id[:8], run.function, run.cluster, state_text, started, took]
 
 
-# ---- again and again
+# ---- --watch
 
 
-def _watch(wanted: Filter, json: bool) -> None:
-    looking = RunsQuery()
-    snapshots = _snapshots(looking, wanted)
+def _watch(criteria: Filter, json: bool) -> None:
+    query = RunsQuery()
+    snapshots = _snapshots(query, criteria)
     if sys.stdout.isatty() and not json:
-        _live(looking, snapshots, wanted)
+        _live(query, snapshots, criteria)
         return
-    before: list[tuple[str, str]] | None = None
+    previous: list[tuple[str, str]] | None = None
     silent: dict[str, str] = {}
-    for found in snapshots:
-        _tell_silent({name: why for name, why in looking.silent.items() if name not in silent})
-        silent = looking.silent
-        now = [(one.run.run_id, one.word) for one in found]
-        if now == before:
+    for rows in snapshots:
+        _tell_silent({name: why for name, why in query.silent.items() if name not in silent})
+        silent = query.silent
+        present = [(row.run.run_id, row.word) for row in rows]
+        if present == previous:
             continue
         if json:
-            print_json([_values(one) for one in found], compact=True)
+            print_json([_row_json(row) for row in rows], compact=True)
         else:
-            print_text("" if before is not None else f"Each change, until Ctrl-C. {time.strftime('%H:%M:%S')}")
-            _write(found, wanted, json=False)
+            print_text("" if previous is not None else f"Each change, until Ctrl-C. {time.strftime('%H:%M:%S')}")
+            _print_rows(rows, criteria, json=False)
         sys.stdout.flush()
-        before = now
+        previous = present
 
 
-def _snapshots(looking: RunsQuery, wanted: Filter) -> Iterator[list[RunRow]]:
-    """Without an end. Of a scheduler, all runs of a process ask one question at a time, and seldom."""
+def _snapshots(query: RunsQuery, criteria: Filter) -> Iterator[list[RunRow]]:
+    """The rows every two seconds, without an end; the questions to a scheduler are fewer, and shared by all runs."""
     while True:
-        yield looking.found(wanted)
+        yield query.matching_rows(criteria)
         time.sleep(WATCH_SECONDS)
 
 
-def _live(looking: RunsQuery, snapshots: Iterator[list[RunRow]], wanted: Filter) -> None:
+def _live(query: RunsQuery, snapshots: Iterator[list[RunRow]], criteria: Filter) -> None:
     from rich.live import Live
 
     screen = console()
     with Live(console=screen, auto_refresh=False, vertical_overflow="crop") as live:
-        for found in snapshots:
-            rows = max(screen.height - AROUND - len(looking.silent), 1)
-            live.update(_drawn(found[:rows], wanted, looking.silent), refresh=True)
+        for rows in snapshots:
+            height = max(screen.height - OTHER_LINES - len(query.silent), 1)
+            live.update(_live_table(rows[:height], criteria, query.silent), refresh=True)
 
 
-def _drawn(found: list[RunRow], wanted: Filter, silent: dict[str, str]) -> Table:
-    drawn = table(COLUMNS, [_row(one) for one in found], STATES)
-    nothing = "" if found else f"{_nothing(wanted)}  "
+def _live_table(rows: list[RunRow], criteria: Filter, silent: dict[str, str]) -> Table:
+    drawn = table(COLUMNS, [_cells(row) for row in rows], STATES)
+    nothing = "" if rows else f"{_no_runs_text(criteria)}  "
     lines = [f"{nothing}{time.strftime('%H:%M:%S')}, Ctrl-C ends", *map(_silent_text, silent.items())]
     drawn.caption = plain("\n".join(lines))
     drawn.caption_justify = "left"
@@ -426,7 +426,7 @@ def attach(run: Annotated[str, A_RUN], *, json: Json = False) -> None:
             if isinstance(error, KeyboardInterrupt):
                 sys.stderr.write(f"\nThe run goes on; `srf attach {handle.run_id[:8]}` finds it again.\n")
             raise
-        _end_with(handle, error, json)
+        _end_with_error(handle, error, json)
     if json:
         print_json({"run_id": handle.run_id, "state": handle.status().value, "value": as_json(value)})
     else:
@@ -452,8 +452,8 @@ def cancel(run: Annotated[str, A_RUN], *, json: Json = False) -> None:
         print_text(f"run {handle.run_id[:8]} " + ("is cancelled" if ended else f"had ended: {handle.status().value}"))
 
 
-def _end_with(handle: Handle[Any], error: BaseException, json: bool) -> NoReturn:
-    """The run gave an exception: that is this command's end too."""
+def _end_with_error(handle: Handle[Any], error: BaseException, json: bool) -> NoReturn:
+    """End the command with the exception of the run."""
     from slurm_ray_flow.core.errors import SlurmRayFlowError
 
     if json:

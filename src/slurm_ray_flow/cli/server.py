@@ -60,27 +60,27 @@ def up(
 
     run_id = store.find_record(run).flow_run_id if run else ""
     address = ensure_server(lambda text: None if json else tell(text))
-    shown = open_ui(address, run_id) if open else False
+    is_shown = open_ui(address, run_id) if open else False
     if json:
         print_json({**asdict(address), "page": address.page(run_id)})
         return
     print_text(f"{'The run' if run else 'Prefect UI'}: {address.page(run_id)}")
-    if not shown:
-        _tell_how_to_get_there(address, tried=open)
+    if not is_shown:
+        _tell_address(address, tried=open)
     elif address.owned:
         tell("The browser keeps the log-in. Open a bookmark of it only while the server runs: `srf up` first.")
 
 
-def _tell_how_to_get_there(address: ServerAddress, *, tried: bool) -> None:
+def _tell_address(address: ServerAddress, *, tried: bool) -> None:
     from slurm_ray_flow.blocks.server.files import server_files
 
     if tried:
         port = address.ui_url.rpartition(":")[2]
-        there = f"; from another machine, `ssh -N -L {port}:127.0.0.1:{port} {socket.gethostname()}` leads there"
-        tell("No browser could be started here: open that page in one of this machine" + there * address.owned + ".")
+        tunnel = f"; from another machine, `ssh -N -L {port}:127.0.0.1:{port} {socket.gethostname()}` leads there"
+        tell("No browser could be started here: open that page in one of this machine" + tunnel * address.owned + ".")
     if address.owned:
-        other = "" if tried else "; `srf up --open` does it for you"
-        print_text(f"The page takes the content of {server_files().secret} as its log-in{other}.")
+        hint = "" if tried else "; `srf up --open` does it for you"
+        print_text(f"The page takes the content of {server_files().secret} as its log-in{hint}.")
 
 
 def down(*, json: Json = False) -> None:
@@ -97,15 +97,15 @@ def down(*, json: Json = False) -> None:
     if json:
         print_json({"stopped": stopped})
     else:
-        print_text(_ended(stopped))
+        print_text(_down_text(stopped))
 
 
-def _ended(stopped: bool) -> str:
+def _down_text(stopped: bool) -> str:
     from slurm_ray_flow.blocks.server.address import server_elsewhere
     from slurm_ray_flow.blocks.server.files import server_files
 
-    if other := server_elsewhere(server_files()):
-        return f"The Prefect server is {other.host}'s: run `srf down` there. No tunnel leads there from here now."
+    if server := server_elsewhere(server_files()):
+        return f"The Prefect server is {server.host}'s: run `srf down` there. No tunnel leads there from here now."
     return "The Prefect server has ended." if stopped else "No Prefect server of ours was running."
 
 
@@ -123,9 +123,9 @@ def status(*, json: Json = False) -> None:
     if json:
         print_json(asdict(server))
     else:
-        shown = {"UI": server.ui_url, "API": server.url, "version": server.version, "process": server.pid or ""}
+        facts = {"UI": server.ui_url, "API": server.url, "version": server.version, "process": server.pid or ""}
         runs = {f"{name} runs": number for name, number in server.runs.items()}
-        rows = {**shown, "database": _size(server.database_bytes), **runs}
+        rows = {**facts, "database": _size(server.database_bytes), **runs}
         print_table(["Prefect server", server.state], [[name, str(value)] for name, value in rows.items() if value])
     if server.state != "running":
         sys.exit(1)
@@ -143,13 +143,13 @@ def server_status() -> ServerStatus:
     configured = configured_url()
     if configured and (state is None or configured != state.url):
         address = ServerAddress(configured, ui_url_of(configured), owned=False)
-        return _ask(address, api_in_use() or Api(configured), pid=None)
+        return _status_of(address, api_in_use() or Api(configured), pid=None)
     if state is None:
         return ServerStatus("stopped", owned=True)
-    return _ask(state.address(), Api(state.url, auth_string(server_files())), pid=state.pid)
+    return _status_of(state.address(), Api(state.url, auth_string(server_files())), pid=state.pid)
 
 
-def _ask(address: ServerAddress, api: Api, *, pid: int | None) -> ServerStatus:
+def _status_of(address: ServerAddress, api: Api, *, pid: int | None) -> ServerStatus:
     from slurm_ray_flow.blocks.server import server_alive
     from slurm_ray_flow.blocks.server.files import server_files
 
@@ -167,8 +167,8 @@ def _ask(address: ServerAddress, api: Api, *, pid: int | None) -> ServerStatus:
 def _runs(api: Api) -> dict[str, int]:
     counts = {}
     for name in STATES:
-        wanted = {"tags": {"all_": [TAG]}, "state": {"type": {"any_": [name]}}}
-        if number := int(api.post("/flow_runs/count", {"flow_runs": wanted})):
+        query = {"tags": {"all_": [TAG]}, "state": {"type": {"any_": [name]}}}
+        if number := int(api.post("/flow_runs/count", {"flow_runs": query})):
             counts[name.lower()] = number
     return counts
 

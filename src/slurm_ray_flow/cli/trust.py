@@ -49,14 +49,14 @@ def trust(
     if block:
         _confirm_block(host, yes=yes, json=json)
         return
-    agreed = agreement(lambda: yes or _agreed(), fingerprint, shown=tell if json else print_text)
+    agreed = agreement(lambda: yes or _confirmed(), fingerprint, write=tell if json else print_text)
     keys = _connection(host).trust(agreed)
     if json:
-        print_json([{**dataclasses.asdict(one), "file": str(one.file)} for one in keys])
+        print_json([{**dataclasses.asdict(key), "file": str(key.file)} for key in keys])
         return
-    for shown in keys:
-        state = "was known already" if shown.known else f"is known now, in {shown.file}"
-        print_text(f"The {shown.kind} key {shown.fingerprint} of {shown.name} {state}.")
+    for key in keys:
+        state = "was known already" if key.known else f"is known now, in {key.file}"
+        print_text(f"The {key.kind} key {key.fingerprint} of {key.name} {state}.")
 
 
 def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
@@ -69,7 +69,7 @@ def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
     changed = trusted.changes(slug, block)
     if changed and not yes:
         (tell if json else print_text)(trusted.described(slug, changed))
-        if not _agreed("Use it? Type yes: ", instead="--yes, once you have looked at what stands above"):
+        if not _confirmed("Use it? Type yes: ", instead="--yes, once you have looked at what stands above"):
             raise OptionError("it was not confirmed", where=slug)
     trusted.confirm(slug, block)
     if json:
@@ -79,18 +79,18 @@ def _confirm_block(name: str, *, yes: bool, json: bool) -> None:
 
 
 def agreement(
-    ask: Callable[[], bool], fingerprints: Sequence[str], shown: Callable[[str], None] = print_text
+    ask: Callable[[], bool], fingerprints: Sequence[str], write: Callable[[str], None] = print_text
 ) -> Callable[[ShownKey], bool]:
     """The function that shows a key and asks whether it is the right one.
 
     Args:
-        ask: asks somebody; not where fingerprints are given.
-        fingerprints: of the keys that are right; none where somebody is to be asked.
-        shown: where to write.
+        ask: asks the user, where no fingerprints are given.
+        fingerprints: the fingerprints of the right keys; none to ask the user.
+        write: writes a line for the user.
     """
 
     def confirm(key: ShownKey) -> bool:
-        shown(f"{key.server} shows the {key.kind} key {key.fingerprint}")
+        write(f"{key.server} shows the {key.kind} key {key.fingerprint}")
         if fingerprints and key.fingerprint not in fingerprints:
             raise HostKeyFailed(
                 f"{key.server} shows a key whose fingerprint you did not give",
@@ -102,7 +102,7 @@ def agreement(
     return confirm
 
 
-def _agreed(
+def _confirmed(
     question: str = "Is this the server's key? Type yes to trust it: ",
     instead: str = "--fingerprint SHA256:..., or --yes if you need not compare",
 ) -> bool:
@@ -114,10 +114,10 @@ def _agreed(
 def _connection(host: str) -> SshConnection:
     from slurm_ray_flow.blocks.ssh import SshConnection
 
-    return _saved(host) or SshConnection(host=host)
+    return _saved_connection(host) or SshConnection(host=host)
 
 
-def _saved(host: str) -> SshConnection | None:
+def _saved_connection(host: str) -> SshConnection | None:
     """The connection of the saved cluster of this name."""
     try:
         connection: SshConnection | None = getattr(cluster_named(host, to_look=True), "connection", None)
