@@ -75,7 +75,7 @@ class Questions:
         return self.ask(f"{question} (yes or no)", "yes" if proposal else "no", _yes_or_no)
 
     def choose(self, question: str, names: Sequence[str], read_other: Callable[[str], str]) -> str:
-        """Ask for one of several, by its number or its name; `read_other` reads an answer that is none of them."""
+        """Ask for one of several, by its number or its name; `read_other` reads any other answer."""
         for number, name in enumerate(names, 1):
             print_text(f"  {number:>2}  {name}")
         return self.ask(question, "", lambda answer: _chosen(answer, names, read_other))

@@ -42,9 +42,11 @@ def release(
     """
     if (which is None) is not all:
         raise OptionError("say which: a run, a cluster, or --all", advice="`srf runs` shows which runs are warm")
+    from slurm_ray_flow.tasks.warm import end
+
     entries = _warm() if which is None else matching_allocations(which, _warm(which))
     ended = [
-        (allocation, cluster, function, _end(allocation, cluster, force)) for allocation, cluster, function in entries
+        (allocation, cluster, function, end(allocation, cluster, force)) for allocation, cluster, function in entries
     ]
     if json:
         print_json([_result_json(allocation, cluster, cost) for allocation, cluster, _, cost in ended])
@@ -90,12 +92,6 @@ def matching_allocations(which: str, entries: list[WarmEntry]) -> list[WarmEntry
         names = ", ".join(entry[0].allocation[: len(which) + 8] for entry in matching[:4])
         raise UnknownRunError(f"{len(matching)} warm allocations start with {which!r}: {names}", advice=advice)
     return matching
-
-
-def _end(allocation: Warm, cluster: Cluster, force: bool) -> Cost | None:
-    from slurm_ray_flow.tasks.warm import end
-
-    return end(allocation, cluster, force)
 
 
 def _result_text(warm: Warm, cluster: Cluster, function: str, cost: Cost | None) -> str:

@@ -23,18 +23,9 @@ from slurm_ray_flow.interface import session
 from slurm_ray_flow.interface.body import PREFECT_PARAMETERS, bind, body_of, entrypoint_of, name_of, version_of
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.map import Handles, start_map
-from slurm_ray_flow.interface.parameters import (
-    Arguments,
-    OpaqueValue,
-    cast_all,
-    from_api,
-    holds_future,
-    to_api,
-    unwrap,
-)
+from slurm_ray_flow.interface.parameters import Arguments, OpaqueValue, cast_all, from_api, holds_future, to_api, unwrap
 from slurm_ray_flow.interface.progress import terminal_display
 from slurm_ray_flow.interface.result_storage import RunValue
-from slurm_ray_flow.interface.session import submit
 from slurm_ray_flow.interface.settings import Types, options_of, shown_in_forms, typed_signature, types_of, underlying
 from slurm_ray_flow.remote.shared import pickling
 from slurm_ray_flow.remote.shared.pickling import itself, resolve_function
@@ -166,7 +157,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         """
         __tracebackhide__ = True
         try:
-            return submit(self, args, kwargs)
+            return session.submit(self, args, kwargs)
         except BaseException as error:
             shorten(error)
             raise error

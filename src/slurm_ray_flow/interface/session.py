@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
-import functools
 import logging
 import os
 import threading
@@ -198,7 +197,8 @@ def launching(current: Launching) -> Iterator[None]:
         try:
             for text in (*variable_warnings(os.environ), *shadows(NEEDED)):
                 events.publish(events.Warned(text))
-            settings = temporary_settings(_client_settings())
+            # Prefect's heartbeat thread delays the end of each sync run by a second; `Heartbeat` does without a thread.
+            settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
             with _server_of(current), settings, tags(*current.tags), quiet_console(), current.stack:
                 yield
         except BaseException as raised:
@@ -246,14 +246,6 @@ def preview_of(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str,
         cluster = find_cluster(cluster_option)
     target = target_of(flow.function, Arguments(flow.fn, parameters).parameters.values())
     return preview(target, flow.name, cluster, options_on(cluster, flow.options))
-
-
-@functools.cache
-def _client_settings() -> dict[Any, Any]:
-    return {
-        # Prefect's heartbeat thread delays the end of each sync run by a second; `Heartbeat` does without a thread.
-        PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None,
-    }
 
 
 def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
