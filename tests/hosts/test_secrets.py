@@ -172,9 +172,9 @@ def test_no_exception_of_a_log_in_holds_a_secret(hosts_lab):
     with agent_on(hosts_lab, user="carol", password=wrong, prompt=prompt) as agent:
         with pytest.raises(LogInFailed) as caught:
             agent.hello  # noqa: B018
-        text = (
-            f"{caught.value!r}{caught.value}{vars(caught.value)}{agent.connection!r}{agent.connection._secrets_by_server!r}{asked}"
-        )
+        connection = agent.connection
+        held = f"{connection!r}{connection._secrets_by_server!r}"
+        text = f"{caught.value!r}{caught.value}{vars(caught.value)}{held}{asked}"
     assert wrong not in text
     assert typed_code not in text
     assert wrong not in hosts_lab["desi"].log()

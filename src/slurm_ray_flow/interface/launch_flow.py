@@ -326,6 +326,10 @@ def _unpickled(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[
     return flow
 
 
+_again = _unpickled
+"""Its name in earlier pickles."""
+
+
 DEPLOYMENT_DEFAULTS: dict[str, Any] = {"enforce_parameter_schema": False}
 """Options of each deployment: the server would refuse references to the store, and the flow checks types itself."""
 
