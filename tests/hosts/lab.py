@@ -21,6 +21,9 @@ from hosts.road import Road
 from hosts.slurm import Slurm
 from hosts.start import raise_host, start_host, write_neighbours
 
+# Debian's users have none of them on their PATH. It is changed before a test begins: see tests/prepared.py.
+os.environ["PATH"] = os.pathsep.join(dict.fromkeys([*os.environ["PATH"].split(os.pathsep), "/usr/sbin", "/sbin"]))
+
 SLURM_TOOLS = ("munged", "slurmctld", "slurmd", "sbatch")
 TOOLS = ("ip", "unshare", "nsenter", "setpriv", "sshd", "ssh", "ssh-keygen", "mount", "chpasswd", "ldconfig")
 
@@ -145,7 +148,6 @@ def check_machine(kinds: Sequence[Kind]) -> None:
     """Say what is missing before anything is made."""
     if os.geteuid():
         raise LabError("hosts are made of namespaces, mounts and network cards: that takes root")
-    os.environ["PATH"] += ":/usr/sbin:/sbin"
     wanted = (*TOOLS, *SLURM_TOOLS) if any(kind.slurm for kind in kinds) else TOOLS
     missing = [name for name in wanted if not shutil.which(name)]
     if missing:

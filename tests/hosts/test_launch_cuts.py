@@ -30,7 +30,7 @@ class Stopping:
 def launched(held, step, together, folder, values):
     changes = {"environment": ("dill", "toml==0.10.2")} if step == "install_environment" else {}
     flow = held.note.with_options(cluster=SHARED, **changes)
-    values[step] = flow.called(Launching(Stopping(step, together)), (folder, step), {})
+    values[step] = flow.call(Launching(Stopping(step, together)), (folder, step), {})
 
 
 @pytest.mark.parametrize(("seconds", "quiet", "patience"), [(2, 8.0, 15.0), (6, 1.0, 1.5)], ids=["short", "long"])

@@ -41,7 +41,7 @@ def test_a_child_that_the_kernel_ends_is_told_beside_the_value(jobs):
     if not jobs.slurm.memory_limits:
         pytest.skip("this machine has no control groups that bound memory")
     shown = Noting()
-    assert jobs.on(ends.loses_a_child).called(Launching(shown), (), {}) == signal.SIGKILL
+    assert jobs.on(ends.loses_a_child).call(Launching(shown), (), {}) == signal.SIGKILL
     assert any("the kernel ended a process" in text for text in shown.warned), shown.warned
     jobs.over()
 

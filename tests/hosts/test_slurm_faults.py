@@ -60,7 +60,7 @@ def test_a_cut_in_any_step_costs_nothing(jobs, seconds):
     together = threading.Barrier(len(STEPS), lambda: cut_for(jobs.host, seconds))
     with ThreadPoolExecutor() as pool:
         launched = {
-            step: pool.submit(note.called, Launching(Stopping(step, together)), (folder, step), {}) for step in STEPS
+            step: pool.submit(note.call, Launching(Stopping(step, together)), (folder, step), {}) for step in STEPS
         }
         assert {step: one.result(150) for step, one in launched.items()} == {step: f"<{step}>" for step in STEPS}
     assert sorted(jobs.starts(folder)) == sorted(STEPS)

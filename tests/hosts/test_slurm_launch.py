@@ -80,7 +80,7 @@ def test_variables_of_a_start_file_change_nothing_but_the_defaults_that_are_told
     shown = Noting()
     anew = jobs.but(root=jobs.root.replace("/home/", "/home/./"))  # the same folder, by a program of its own
     try:
-        found = jobs.on(spread.squares, cluster=anew).called(Launching(shown), (), {})
+        found = jobs.on(spread.squares, cluster=anew).call(Launching(shown), (), {})
     finally:
         start.write_text(before)
     assert found[:2] == (328350, ["c1", "c2"])

@@ -40,7 +40,7 @@ def test_a_call_that_needs_longer_than_is_left_gets_a_job_of_its_own(jobs):
     assert jobs.on(held.note, **WARM, time_limit="5m")(folder, "longer, and fits") == "<longer, and fits>"
     assert len(jobs.named("note")) == 1
     shown = Noting()
-    assert jobs.on(held.note, **WARM, time_limit="8m").called(Launching(shown), (folder, "two"), {}) == "<two>"
+    assert jobs.on(held.note, **WARM, time_limit="8m").call(Launching(shown), (folder, "two"), {}) == "<two>"
     assert any("not joined: its job ends in 6 min" in text for text in shown.said), shown.said
     assert jobs.on(held.note, **WARM, time_limit="2m")(folder, "three") == "<three>"
     assert len(jobs.named("note")) == 2
