@@ -35,7 +35,7 @@ def ours(root: Path, snapshot: Path, name: str) -> tuple[float, float, float]:
     Path(run.folder, "work/project/new").write_text("new")
     looks = time.perf_counter()
     written = working_directory.Written(run)
-    assert written.told()["files"]["count"] == 1, "one file was written"
+    assert written.event_fields()["files"]["count"] == 1, "one file was written"
     looked = time.perf_counter()
     written.remove_copies()
     return filled - began, looked - looks, time.perf_counter() - looked
