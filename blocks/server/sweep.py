@@ -228,9 +228,9 @@ def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
     Raises:
         ServerError: Prefect's server can't be reached.
     """
-    with only_process(files, f"orphans-{socket.gethostname()}") as not_running:
+    with only_process(files, f"orphans-{socket.gethostname()}") as is_only:
         pass
-    if not not_running or not has_orphans(api):
+    if not is_only or not has_orphans(api):
         return
     processes.start(
         [sys.executable, "-m", "slurm_ray_flow.blocks.server.sweep"],

@@ -30,9 +30,15 @@ def own(name: str) -> str:
 
 def give_uv(host: Host, root: str) -> None:
     """Put uv where an earlier launch of the user's has put it: pip takes five seconds of a processor for it."""
-    folder = f"{root}/tools/uv/{UV_VERSION}"
-    host.run(USER, ["sh", "-c", 'umask 077 && mkdir -p "$1" && : > "$1/uv" && chmod 700 "$1/uv"', "sh", folder])
-    shutil.copyfile(find_uv_bin(), host.path(f"{folder}/uv"))
+    lay_uv(host, USER, f"{root}/tools/uv/{UV_VERSION}")
+
+
+def lay_uv(host: Host, user: str, folder: str) -> Path:
+    """Put uv into a folder of a user's; gives the program."""
+    host.run(user, ["sh", "-c", 'umask 077 && mkdir -p "$1" && : > "$1/uv" && chmod 700 "$1/uv"', "sh", folder])
+    program = host.path(f"{folder}/uv")
+    shutil.copyfile(find_uv_bin(), program)
+    return program
 
 
 class Launcher:

@@ -6,7 +6,6 @@ import importlib.metadata
 import json
 import os
 import secrets
-import shutil
 import subprocess
 import sys
 import threading
@@ -14,9 +13,9 @@ import time
 from pathlib import PurePosixPath
 
 import pytest
-from uv import find_uv_bin
 
 from hosts import faults
+from hosts.launcher import lay_uv
 from slurm_ray_flow import EnvironmentFailed, SshConnection, SshServer
 from slurm_ray_flow.blocks import environments
 from slurm_ray_flow.core.errors import DependencyError
@@ -35,11 +34,7 @@ class Place:
 
     def give_uv(self):
         """As a user has it who works with it."""
-        place = self.host.path(f"/home/{self.user}/.local/bin/uv")
-        self.host.run(self.user, ["mkdir", "-p", f"/home/{self.user}/.local/bin"])
-        shutil.copyfile(find_uv_bin(), place)
-        place.chmod(0o755)
-        return place
+        return lay_uv(self.host, self.user, f"/home/{self.user}/.local/bin")
 
     def server(self, **fields):
         key = {"key_file": self.lab.key(self.user), "config_file": self.lab.ssh_config}

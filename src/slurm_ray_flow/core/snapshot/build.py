@@ -75,9 +75,7 @@ def manifest(
         selection.include(text)
     data = PackageData(layout, rules, package_data)
     if package_data:
-        data.add_all(
-            (modules.folder(_relative_path(folder, root), root), is_regular) for folder, root, is_regular in packages
-        )
+        data.add_all((modules.folder(_relative(folder, root), root), regular) for folder, root, regular in packages)
     entries = tuple(sorted(layout.entries.values()))
     working = f"project/{layout.project.inside(os.path.realpath(working_directory)) or ''}".rstrip("/")
     findings = (*modules.findings, *selection.findings, *data.finding())
@@ -120,7 +118,7 @@ class _Modules:
         return self._layout.folder(tree, f"{root_place}/{relative}".strip("/"))
 
     def _add(self, path: str, root: str) -> None:
-        parent, _, name = _relative_path(path, root).rpartition("/")
+        parent, _, name = _relative(path, root).rpartition("/")
         folder = self.folder(parent, root)
         self._layout.add(folder, name)
         if folder.tree is self._layout.project and self._rules.level(folder.source).ignores(name):
@@ -134,7 +132,7 @@ def _in_order(roots: Iterable[str], search_path: Sequence[str]) -> list[str]:
     return sorted(roots, key=lambda root: (order.get(os.path.realpath(root), len(search_path)), root))
 
 
-def _relative_path(path: str, root: str) -> str:
+def _relative(path: str, root: str) -> str:
     for file, folder in ((path, root), (os.path.realpath(path), os.path.realpath(root))):
         relative = PlacedTree(folder.rstrip("/"), "").inside(file)
         if relative:

@@ -54,14 +54,12 @@ class ItemSource:
             yield bundle
 
     def _next(self) -> Optional[Bundle]:
-        start_time, pause = time.monotonic(), files.SHORTEST_PAUSE
-        while True:
+        for _ in files.polls(self._idle_seconds):
             closed = self.closed  # read before the bundles, so that no bundle placed before the end is missed
             bundle = self.take()
-            if bundle is not None or closed or time.monotonic() - start_time >= self._idle_seconds:
+            if bundle is not None or closed:
                 return bundle
-            time.sleep(pause)
-            pause = min(pause * 1.3, files.LONGEST_PAUSE)
+        return None
 
     @property
     def closed(self) -> bool:

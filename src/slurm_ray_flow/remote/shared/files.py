@@ -9,7 +9,7 @@ import os
 import stat
 import tempfile
 import time
-from typing import Any, Callable, Dict, List, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Sequence, Set, Tuple
 
 from slurm_ray_flow.remote.shared.protocol import TAKEN, OperationError
 
@@ -142,8 +142,20 @@ def read(path: str, offset: int = 0) -> bytes:
 
 def await_growth(files: List[Tuple[str, int]], within: float) -> None:
     """Wait until one of these files is longer than its offset, for at most `within` seconds."""
+    for _ in polls(within):
+        if any(_size(path) > offset for path, offset in files):
+            return
+
+
+def polls(within: float) -> Iterator[None]:
+    """The turns of a loop that looks for something: at once, after pauses that grow, and at the end of the time.
+
+    Args:
+        within: seconds that the loop may take.
+    """
     deadline, pause = time.monotonic() + within, SHORTEST_PAUSE
-    while not any(_size(path) > offset for path, offset in files):
+    while True:
+        yield
         remaining = deadline - time.monotonic()
         if remaining <= 0:
             return
