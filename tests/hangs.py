@@ -1,7 +1,7 @@
 """A test that hangs fails within its bound, with what every process did.
 
-The bound is pytest-timeout's (60 s in pyproject.toml, or a mark of the test's own). On a machine that has twice as much
-to do as it can, or more, it is longer in proportion: there, whoever is slow does not hang.
+The bound is pytest-timeout's (300 s in pyproject.toml, or a mark of the test's own), several times what a test takes. A
+machine that shares its processors with others may be slow without any sign of it, such as a high load.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ from typing import Any
 
 import pytest
 
-BUSY, MOST = 2.0, 4.0
-"""From so much load a processor the bound grows, and up to so many times."""
-LONGER = {
-    "hosts/test_slurm_": 180,  # Slurm looks at nodes and time limits every half minute
-    "hosts/test_shared_home.py": 240,  # several machines, each of which starts a server
-    "hosts/test_docs.py": 120,  # environments are made, from the index
-    "hosts/test_environments.py": 180,
-    "hosts/test_mirror.py": 120,
-    "hosts/test_cli_docs.py": 180,  # all commands of a document
-    "contract/test_cluster.py": 120,
-    "end_to_end/test_docs.py": 120,
-    "end_to_end/test_environment_build.py": 120,
-    "end_to_end/test_isolated.py": 120,
-    "end_to_end/test_lab_server.py": 240,  # a PostgreSQL, a worker and its runs
-    "end_to_end/test_many_at_once.py": 120,
-    "end_to_end/test_power_cut.py": 120,
-    "end_to_end/test_scan_for_real.py": 120,
-    "end_to_end/test_server.py": 120,  # servers are started
-    "end_to_end/test_turn.py": 120,
-    "end_to_end/test_dead_server.py": 120,
-    "typed/": 120,
-}
-"""The bounds of files, by what their names begin with, whose tests wait longer for what they use."""
+LONG = 900
+LONGER = (
+    "hosts/test_slurm_",  # Slurm looks at nodes and time limits every half minute
+    "hosts/test_shared_home.py",  # several machines, each of which starts a server
+    "hosts/test_docs.py",  # environments are made, from the index
+    "hosts/test_environments.py",
+    "hosts/test_mirror.py",
+    "hosts/test_cli_docs.py",  # all commands of a document
+    "contract/test_cluster.py",
+    "end_to_end/test_docs.py",
+    "end_to_end/test_environment_build.py",
+    "end_to_end/test_isolated.py",
+    "end_to_end/test_lab_server.py",  # a PostgreSQL, a worker and its runs
+    "end_to_end/test_many_at_once.py",
+    "end_to_end/test_power_cut.py",
+    "end_to_end/test_scan_for_real.py",
+    "end_to_end/test_server.py",  # servers are started
+    "end_to_end/test_turn.py",
+    "end_to_end/test_dead_server.py",
+    "end_to_end/test_upgrade.py",  # five clusters, and watches that look every half minute
+    "typed/",
+)
+"""The files, by what their names begin with, whose tests wait longer for what they use, and have the bound LONG."""
 STACKS = "stacks"
 """The folder in the server's home with a file for each prepared program, which writes its stacks there when asked."""
 ASK = signal.SIGUSR2
@@ -51,20 +51,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Give the tests of some files more time."""
     for item in items:
         name = item.path.relative_to(Path(__file__).parent).as_posix()
-        bound = next((bound for start, bound in LONGER.items() if name.startswith(start)), None)
-        if bound and item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(bound))
+        if name.startswith(LONGER) and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(LONG))
 
 
 def pytest_timeout_set_timer(item: pytest.Item, settings: Any) -> bool:
-    """Call `_hangs` when the time is over."""
+    """Fail the test when its time is over."""
     began = time.monotonic()
 
     def over(_number: int, _frame: object) -> None:
         __tracebackhide__ = True
-        if time.monotonic() - began < settings.timeout * _patience():
-            signal.setitimer(signal.ITIMER_REAL, 5.0)
-            return
         pytest.fail(f"it hangs: not done after {time.monotonic() - began:.0f} s\n{what_is_done()}")
 
     signal.signal(signal.SIGALRM, over)
@@ -76,10 +72,6 @@ def pytest_timeout_cancel_timer(item: pytest.Item) -> bool:
     """The test is done."""
     signal.setitimer(signal.ITIMER_REAL, 0)
     return True
-
-
-def _patience() -> float:
-    return min(MOST, max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1) / BUSY))
 
 
 def what_is_done() -> str:

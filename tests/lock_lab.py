@@ -13,8 +13,11 @@ import dill
 
 from remote_lab import Lab, until
 from slurm_ray_flow.remote.agent.operations import perform
+from support import BOUND
 
 USERS = (12001, 12002, 12003)
+AT_ONCE = 30.0
+"""Seconds within which even a slow machine does what is done at once."""
 SYSTEM_PYTHON = "/usr/bin/python3"
 FOREIGN = """
 import fcntl, os, sys, time
@@ -88,7 +91,7 @@ class LockLab:
             with contextlib.suppress(ProcessLookupError):
                 process.terminate()
         for process in [*self.heads.values(), *self.foreigners]:
-            process.wait(20)
+            process.wait(BOUND)
             for stream in (process.stdin, process.stdout):
                 if stream:
                     stream.close()

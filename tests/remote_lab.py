@@ -11,6 +11,7 @@ from pathlib import Path
 
 import slurm_ray_flow.remote as remote_package
 from slurm_ray_flow.remote.shared import failures, payload, pickling, protocol
+from support import BOUND
 
 REMOTE = Path(remote_package.__file__).parent
 
@@ -70,7 +71,7 @@ class Lab:
             return protocol.parse_events((self.folder(run_id) / "events.jsonl").read_bytes())[0]
         return []
 
-    def wait_for(self, run_id, event, seconds=120.0):
+    def wait_for(self, run_id, event, seconds=BOUND):
         return until(lambda: next((e for e in self.events(run_id) if e["event"] == event), None), seconds)
 
     def log(self, run_id):
@@ -87,10 +88,10 @@ class Lab:
         for head in self.heads:
             if head.poll() is None:
                 head.terminate()
-            head.wait(20)
+            head.wait(BOUND)
 
 
-def until(condition, seconds=20.0):
+def until(condition, seconds=BOUND):
     """Poll until `condition` gives something true, and return that."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -111,9 +112,9 @@ def processes_of(marker):
     return [pid for pid in found if pid != os.getpid()]
 
 
-def nothing_left(name, seconds=10.0):
+def nothing_left(name):
     """Wait until no process of this run is left."""
-    until(lambda: not processes_of(f"SRF_RUN_ID={name}"), seconds)
+    until(lambda: not processes_of(f"SRF_RUN_ID={name}"))
     return True
 
 

@@ -58,7 +58,7 @@ class Noting:
             self.warned.append(event.text)
 
 
-BOUND = 180
+BOUND = 240
 """Seconds; nothing that a test waits for takes as long, on a machine under load either: whoever waits so long hangs."""
 
 

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from lock_lab import LockLab, held
+from support import BOUND
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux"),
@@ -93,7 +94,7 @@ def test_many_wrappers_and_many_of_ours_never_at_once_and_all_finish(locked, nam
         locked.start(run, noting(str(notes)), user=user)
     for run, user in runs:
         assert locked.lab(user).wait_for(run, "call_ended")["outcome"] == "value"
-    assert [wrapper.wait(30) for wrapper in wrappers] == [0, 0, 0]
+    assert [wrapper.wait(BOUND) for wrapper in wrappers] == [0, 0, 0]
     assert notes.read_text().split() == ["begin", "end"] * 7
 
 

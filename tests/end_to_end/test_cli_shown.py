@@ -55,7 +55,7 @@ def test_a_live_table_follows_a_run_and_ends_well(work, tmp_path):
         assert (last["run_id"], last["state"]) == (handle.run_id, "cancelled")
         live.interrupt()
         piped.send_signal(signal.SIGINT)
-        assert (live.end(), piped.wait(30)) == (130, 130)
+        assert (live.end(), piped.wait(180)) == (130, 130)
         assert "Traceback" not in live.shown
         assert live.raw.rstrip().endswith("\x1b[?25h")  # the cursor is there again
     finally:

@@ -51,12 +51,13 @@ def test_no_secret_stands_in_an_argument_list(contained):
 def test_a_cancelled_function_ends_and_so_does_its_container(contained, tmp_path):
     handle = contained.on(contained.wait).submit(str(tmp_path / "pid"))
     wait_for((tmp_path / "pid").exists)
-    pid = wait_for((tmp_path / "pid").read_text, 5)
+    wait_for((tmp_path / "pid").read_text)
+    pid = (tmp_path / "pid").read_text()
     canceller = threading.Thread(target=handle.cancel)
     canceller.start()
     with pytest.raises(Cancelled):
         handle.result(timeout=180)
-    canceller.join(60)
+    canceller.join(180)
     assert not os.path.exists(f"/proc/{pid}")
 
 

@@ -116,7 +116,7 @@ def test_an_answer_that_comes_at_once_is_heard():
                 with contextlib.closing(connect_to(endpoint(port), [], [], LIMITS)) as wire:
                     began = time.monotonic()
                     assert not wire.methods("alice")
-                    assert time.monotonic() - began < 10
+                    assert time.monotonic() - began < 60
         finally:
             sys.setswitchinterval(interval)
 
@@ -235,7 +235,7 @@ def test_what_is_no_answer_of_ours_is_an_error_and_no_hang(hosted, kind):
     began = time.monotonic()
     with pytest.raises(SlurmRayFlowError) as caught:
         agent.ask_all([("files.names", {"path": "/"})])
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - began < 60
     assert isinstance(caught.value, ConnectionFailed) or "hostile" in str(caught.value)
 
 

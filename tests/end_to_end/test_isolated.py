@@ -216,7 +216,7 @@ def test_ctrl_c_ends_the_build(script, slow):
     assert process.returncode != 0
     assert "KeyboardInterrupt" in err
     builder = int(builds.read_text())
-    wait_for(lambda: identify(builder) is None, 10)
+    wait_for(lambda: identify(builder) is None)
     assert not list((home() / "environments").glob(".*/"))
 
 
@@ -226,4 +226,4 @@ def test_kept_as_one_file_it_is_unpacked_for_the_run_and_removed_with_it(project
     assert {path.name for path in kept.parent.iterdir()} == {"environment.tar.gz", "whole.json"}
     assert "six" in found["packages"]
     assert not found["prefix"].startswith(str(home()))
-    wait_for(lambda: not os.path.exists(found["prefix"]), 20)
+    wait_for(lambda: not os.path.exists(found["prefix"]))

@@ -177,7 +177,7 @@ def test_two_launches_at_once_keep_apart(work):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(60)
+        thread.join(180)
     assert values == {number: {"number": number} for number in range(4)}
 
 

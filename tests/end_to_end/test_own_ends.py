@@ -33,11 +33,11 @@ def test_what_the_function_raises_comes_home_and_the_next_call_works(server, api
     assert function(4) == 4
     handle = function.submit(1)
     with pytest.raises(kind):
-        handle.result(timeout=60)
+        handle.result(timeout=180)
     assert handle.status() is RunState.FAILED
     assert api.get(f"/flow_runs/{handle.run_id}")["state_type"] == "FAILED"
     with pytest.raises(kind):
-        Handle.attach(handle.run_id).result(timeout=60)
+        Handle.attach(handle.run_id).result(timeout=180)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -59,7 +59,7 @@ def test_an_awaiting_function_too(server, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_map_keeps_the_other_values(server, kind):
     handles = raising(kind).map([0, 1, 2])
-    values = handles.results(timeout=120, return_exceptions=True)
+    values = handles.results(timeout=180, return_exceptions=True)
     assert (values[0], type(values[1]), values[2]) == (0, kind, 2)
     with pytest.raises(kind):
         handles[1].result()

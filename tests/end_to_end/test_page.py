@@ -132,7 +132,7 @@ def test_so_does_one_that_was_cancelled(work, api, how):
         state = {"state": {"type": "CANCELLING"}, "force": True}
         api.post(f"/flow_runs/{handle.run_id}/set_state", state)
     with pytest.raises(Cancelled):
-        handle.result(60)
+        handle.result(180)
     see_ends(api, handle.run_id, ("execute_call", "CANCELLED"))
 
 

@@ -13,7 +13,7 @@ import pytest
 import prepared
 from slurm_ray_flow import Handle, slurm_ray_flow
 from slurm_ray_flow.core.home import home
-from support import wait_for
+from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -27,7 +27,7 @@ def newest(api, name):
     return found
 
 
-def run_deployed(api, deployment, parameters, seconds=90):
+def run_deployed(api, deployment, parameters, seconds=BOUND):
     made = api.post(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})
     wait_for(lambda: api.get(f"/flow_runs/{made['id']}")["state_type"] in FINAL, seconds)
     return api.get(f"/flow_runs/{made['id']}")
@@ -78,12 +78,12 @@ def test_what_is_large_or_has_no_json_stays_at_home_and_a_rerun_gets_it(work, ap
     assert len(json.dumps(stored)) < 1000
     again = run_deployed(api, deployed(api, "by-name"), stored)
     assert again["state_type"] == "COMPLETED", again["state"]
-    assert Handle.attach(again["id"]).result(10) == expected
+    assert Handle.attach(again["id"]).result(180) == expected
     assert "slurm-ray-flow" in again["tags"]
     edited = {"count": 5, "pair": {"left": 3}, "when": "2022-01-01T00:00:00Z", "kind": "b"}
     ended = run_deployed(api, deployed(api, "by-name"), edited)
     assert ended["state_type"] == "COMPLETED", ended["state"]
-    assert "Pair(left=3, right=2.0), 'b', PosixPath('x'), 2022" in Handle.attach(ended["id"]).result(10)
+    assert "Pair(left=3, right=2.0), 'b', PosixPath('x'), 2022" in Handle.attach(ended["id"]).result(180)
     assert process.poll() is None
 
 

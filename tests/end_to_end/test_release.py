@@ -95,7 +95,7 @@ def test_a_call_that_comes_meanwhile_gets_its_value(warm, srf):
     thread = threading.Thread(target=lambda: values.append(function()))
     thread.start()
     srf("release", run_id[:8])
-    thread.join(60)
+    thread.join(180)
     assert values == [42]
     srf("release", "--all")
 

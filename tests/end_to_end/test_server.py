@@ -30,7 +30,7 @@ from slurm_ray_flow.blocks.server.address import LANDING, ServerState, read_stat
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.automation import NAME, ensure_automation
 from slurm_ray_flow.blocks.server.files import auth_string, password, server_files
-from slurm_ray_flow.blocks.server.sweep import active_runs, sweep
+from slurm_ray_flow.blocks.server.sweep import PAGE, active_runs, sweep
 from slurm_ray_flow.cli.server import server_status
 from slurm_ray_flow.core.run import RunRecord
 from slurm_ray_flow.core.sweep import TAG
@@ -129,7 +129,7 @@ def test_a_server_that_runs_is_found_without_a_request(address: ServerAddress, a
 
 def test_nobody_gets_in_without_the_password(address: ServerAddress, api: Api) -> None:
     with pytest.raises(urllib.error.HTTPError) as refused:
-        urllib.request.urlopen(address.url + "/admin/version", timeout=20)
+        urllib.request.urlopen(address.url + "/admin/version", timeout=60)
     assert refused.value.code == 401
     assert api.get("/admin/version")
     assert password(server_files()) not in repr(api)
@@ -193,7 +193,7 @@ def browsed(address: ServerAddress, *arguments: str) -> dict[str, Any]:
 
 def test_the_first_page_is_of_those_that_tell_nobody_of_a_visit(address: ServerAddress) -> None:
     asked = urllib.request.Request(address.ui_url, headers={"Accept": "text/html", "Sec-Fetch-Dest": "document"})
-    with urllib.request.urlopen(asked, timeout=20) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:
         shown = urllib.parse.urlsplit(answer.geturl())
         assert (shown.path or "/", answer.status) == ("/", 200)
 
@@ -219,7 +219,7 @@ def test_flows_of_all_threads_reach_the_server_once_connected(address: ServerAdd
         values.append(double(1))
     thread = threading.Thread(target=lambda: values.append(double(2)))
     thread.start()
-    thread.join(60)
+    thread.join(180)
     assert values == [2, 4]
     assert ensure_server(quiet) == address
     assert "PREFECT_API_AUTH_STRING" not in os.environ
@@ -290,7 +290,7 @@ def test_a_damaged_run_and_many_others_hide_none(api: Api, tmp_path: Path) -> No
     flow = api.post("/flows/", {"name": "many"})["id"]
     body = {"flow_id": flow, "tags": [TAG], "state": {"type": "RUNNING"}}
     with ThreadPoolExecutor(8) as pool:
-        many = list(pool.map(lambda _: api.post("/flow_runs/", body)["id"], range(1000)))
+        many = list(pool.map(lambda _: api.post("/flow_runs/", body)["id"], range(2 * PAGE)))  # three answers
     assert set(many) < {flow_run["id"] for flow_run in active_runs(api)}
     assert swept(api, whole)[0] == "COMPLETED"
     with ThreadPoolExecutor(8) as pool:
@@ -365,7 +365,7 @@ def test_a_supervisor_that_was_killed_is_replaced_and_the_server_goes_on(address
 def test_of_several_supervisors_one_is_at_work(address: ServerAddress) -> None:
     before = state()
     more = [subprocess.Popen([sys.executable, "-m", "slurm_ray_flow.blocks.server.supervisor"]) for _ in range(2)]
-    assert [process.wait(60) for process in more] == [0, 0]
+    assert [process.wait(180) for process in more] == [0, 0]
     assert state() == before and server_alive(address)
 
 

@@ -54,19 +54,19 @@ def base(tunnel):
 def opener(tunnel):
     """A browser that has opened the printed URL."""
     found = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
-    found.open(tunnel.url, timeout=10).close()
+    found.open(tunnel.url, timeout=60).close()
     return found
 
 
 @pytest.mark.parametrize("path", ["", "?srf=", "?srf=wrong", "api/jobs/"])
 def test_who_does_not_have_the_url_sees_nothing(tunnel, path):
     with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(base(tunnel) + path, timeout=10)
+        urllib.request.urlopen(base(tunnel) + path, timeout=60)
     assert caught.value.code == 403
 
 
 def test_the_token_is_added_and_the_key_does_not_travel(tunnel):
-    with opener(tunnel).open(tunnel.url, timeout=10) as answer:
+    with opener(tunnel).open(tunnel.url, timeout=60) as answer:
         told = answer.read().decode()
     assert told == "GET / ['Bearer t0ken'] "
 
@@ -76,14 +76,14 @@ def test_a_body_arrives_whole_and_each_request_has_the_token(tunnel):
     body = b"x" * 300_000
     for _ in range(2):
         request = urllib.request.Request(f"{base(tunnel)}api/jobs?a=1", data=body, headers={"Authorization": "mine"})
-        with browser.open(request, timeout=10) as answer:
+        with browser.open(request, timeout=60) as answer:
             assert answer.read() == b"POST /api/jobs?a=1 ['Bearer t0ken'] " + body
 
 
 def test_two_requests_of_one_connection_do_not_slip_past(tunnel, page):
     """The second one would go on without the token: its connection ends with the first."""
     cookie = f"srf-{base(tunnel).split(':')[2].strip('/')}={tunnel.url.partition('=')[2]}"
-    connection = http.client.HTTPConnection("127.0.0.1", int(base(tunnel).split(":")[2].strip("/")), timeout=10)
+    connection = http.client.HTTPConnection("127.0.0.1", int(base(tunnel).split(":")[2].strip("/")), timeout=60)
     connection.request("GET", "/", headers={"Cookie": f"a=b; {cookie}"})
     answer = connection.getresponse()
     assert answer.status == 200

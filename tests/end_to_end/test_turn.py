@@ -226,7 +226,7 @@ def test_a_killed_client_s_slot_comes_back_when_its_run_ends(shared, line):
     shared.go.touch()
     assert "value" in after.communicate(timeout=180)[0]
     assert shared.one_at_a_time() == ["killed", "after"]
-    wait_for(lambda: line.active() == 0, 10)
+    wait_for(lambda: line.active() == 0)
 
 
 @pytest.mark.parametrize("how", ["prefect", "ctrl-c"])
@@ -241,8 +241,8 @@ def test_a_cancel_while_it_waits_is_done_at_once(shared, line, how):
             line.api.post(f"/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
         else:
             first.send_signal(signal.SIGINT)
-        first.communicate(timeout=20)
-        assert time.monotonic() - began < 10
+        first.communicate(timeout=180)
+        assert time.monotonic() - began < 30
         assert first.returncode != 0
         second = shared.launch("second", go=False)
         wait_for(line.waiting)

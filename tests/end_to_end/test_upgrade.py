@@ -121,6 +121,12 @@ class Home:
         with urllib.request.urlopen(request, timeout=60) as answer:
             return json.loads(answer.read())
 
+    def list_runs(self):
+        """Note the state of each run by `srf runs`; gives whether all clusters have answered within eight seconds."""
+        done = self.srf("runs", "--json")
+        self.listed = {one["run_id"]: one["state"] for one in json.loads(done.stdout)}
+        return not any(name in done.stderr for name in CLUSTERS)
+
     def ended(self, flow_runs):
         """How these flow runs have ended, those of them that have."""
         found = self.ask("/flow_runs/filter", flow_runs={"id": {"any_": flow_runs}})
@@ -154,14 +160,14 @@ def home(programs, tmp_path_factory, request, srf):
         made.runs = made.make(programs)
         made.server_before, made.told = made.server(), made.srf("up").stderr
         assert made.srf("down").returncode == made.srf("up").returncode == 0
-        made.listed = {one["run_id"]: one["state"] for one in json.loads(made.srf("runs", "--json").stdout)}
+        wait_for(made.list_runs)
         yield made
     finally:
         made.go()
         made.srf("release", "--all")
         made.srf("cancel", made.runs.get("cancelled", ""))
         made.srf("down")
-    wait_for(lambda: not made.processes(), 60)
+    wait_for(lambda: not made.processes())
 
 
 def test_the_server_of_before_is_told_and_replaced(home):
@@ -232,7 +238,7 @@ def test_what_was_deployed_runs(home):
     with home.started(SRF, "prefect", "worker", "start", "--pool", "srf", PREFECT_WORKER_QUERY_SECONDS="1") as worker:
         wait_for(lambda: len(home.ended(made)) == len(made) or worker.poll() is not None)
         worker.terminate()
-        worker.wait(60)
+        worker.wait(BOUND)
     assert home.ended(made) == ["COMPLETED"] * len(made), home.errors.read_text()
 
 

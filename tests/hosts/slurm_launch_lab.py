@@ -21,7 +21,7 @@ from slurm_ray_flow.core.scheduler import run_of
 from slurm_ray_flow.interface.handle import Handle
 from support import BOUND, wait_for
 
-ENDING_SECONDS = 15
+ENDING_SECONDS = 60
 
 
 class SlurmLaunchLab(Launcher):

@@ -193,8 +193,8 @@ def test_a_build_ends_with_the_agent_that_asked_for_it(desi, tmp_path):
     inner = [pid for pid, argv in desi.host.processes().items() if code in argv]
     for pid in inner:
         os.kill(pid, 9)
-    asker.wait(30)
-    wait_for(lambda: not _backends(desi) and not _builders(desi), 20)
+    asker.wait(180)
+    wait_for(lambda: not _backends(desi) and not _builders(desi))
     assert [path.name for path in desi.seen("environments").glob(".*/")] == []
 
 

@@ -48,7 +48,7 @@ def test_a_cut_in_any_step_costs_nothing(launches, seconds, quiet, patience):
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join(150)
+        thread.join(240)
     assert values == {step: f"<{step}>" for step in STEPS}
     assert sorted(launches.starts(folder)) == sorted(STEPS)
 

@@ -264,7 +264,7 @@ def test_a_flow_run_that_is_started_again_picks_up_its_job(accounted, server):
     accounted.go(folder)
     said = "".join(again.communicate(timeout=180))
     assert again.returncode == 0, said
-    assert Handle.attach(run_id).result(10) == 42
+    assert Handle.attach(run_id).result(180) == 42
     assert len(accounted.starts(folder)) == 1
     rows = lambda: [row for row in accounted.slurm.accounted(job["JobName"]) if "." not in row["JobID"]]  # noqa: E731
     wait_for(lambda: [row["State"] for row in rows()] == ["COMPLETED"])

@@ -255,7 +255,7 @@ def test_accounts_are_kept_where_they_are(accounting_lab):
 def test_it_grows_by_a_node_beside_another_lab_and_leaves_nothing(slurm_lab, slurm, purpose):
     start = time.monotonic()
     lab = Lab.up(purpose, kinds=SLURM)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60
     job = lab.slurm.submit("alice", "sleep 600", "-N2")
     lab.slurm.until_state(job, "RUNNING")
     lab.add_node()
@@ -298,7 +298,7 @@ def test_it_goes_with_its_owner_though_a_job_is_frozen(purpose):
                 state.write_text("FROZEN")  # as Slurm does before it kills
         process.send_signal(signal.SIGKILL)
     place = Place.of(purpose)
-    until(lambda: not traces(place) and not cgroups.present(place), "the lab has gone", 10)
+    until(lambda: not traces(place) and not cgroups.present(place), "the lab has gone", 60)
 
 
 def test_a_node_and_the_login_host_come_back_after_their_plug_was_pulled(slurm_lab, slurm):

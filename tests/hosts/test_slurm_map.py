@@ -15,7 +15,8 @@ def test_calls_are_jobs_on_all_nodes_and_a_bad_one_costs_the_others_nothing(jobs
     """Then another map is interrupted, and its script is gone: nothing of it is left, nor begins."""
     import calls
 
-    values = jobs.on(calls.half).map(range(12), max_parallel=4).results(180, return_exceptions=True)
+    handles = jobs.on(calls.half).map(range(12), max_parallel=4, folder=jobs.folder())
+    values = handles.results(BOUND, return_exceptions=True)
     assert isinstance(values[3], calls.OddError)
     good = [value for index, value in enumerate(values) if index != 3]
     assert [half for half, _, _ in good] == [index // 2 for index in range(12) if index != 3]
@@ -28,9 +29,9 @@ def test_calls_are_jobs_on_all_nodes_and_a_bad_one_costs_the_others_nothing(jobs
     wait_for(lambda: len(jobs.starts(folder)) == 4)
     script.send_signal(signal.SIGINT)
     said = json.loads(script.communicate(timeout=BOUND)[0])
-    jobs.over(10)
+    jobs.over()
     handles = Handles.attach(said)
     assert len(jobs.starts(folder)) == 4
-    outcomes = handles.results(10, return_exceptions=True)
+    outcomes = handles.results(BOUND, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Cancelled}
     assert handles.not_begun == []

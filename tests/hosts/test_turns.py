@@ -80,7 +80,7 @@ def test_a_flow_run_that_is_started_again_keeps_the_server_or_its_place_in_the_l
     launches.go(waits)
     for run_id, process in again.items():
         said = "".join(process.communicate(timeout=BOUND))
-        assert (process.returncode, Handle.attach(run_id).result(10)) == (0, 42), said
+        assert (process.returncode, Handle.attach(run_id).result(180)) == (0, 42), said
         assert store.find_record(run_id).attempt == run_id
     assert [len(launches.starts(folder)) for folder in (holds, waits)] == [1, 1]
     another = launches.script("wait", waits, "", NAME, **WARM)

@@ -136,7 +136,7 @@ def test_old_things_go_from_a_server_and_what_is_not_ours_stays(hosts_lab: Lab) 
     assert any("another user" in text for text in done.stayed)
 
 
-def _until(condition: Callable[[], bool], seconds: float = 15.0) -> None:
+def _until(condition: Callable[[], bool], seconds: float = 180.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -77,7 +77,7 @@ class Twin:
         """End it."""
         self.kill()
         os.kill(self._pid, signal.SIGKILL)
-        self._first.communicate(timeout=10)
+        self._first.communicate(timeout=60)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ class FakeApi:
         self.ready.set()
 
     def _note(self, *request):
-        self.ready.wait(10)
+        self.ready.wait(60)
         if self.failures:
             self.failures -= 1
             raise ServerError("busy")
@@ -84,7 +84,7 @@ def test_the_same_is_not_sent_twice(quick):
     shown.show(one("b", key="other"))
     wait_for(lambda: len(api.asked) == 2)
     shown.close()
-    shown.wait(10)
+    shown.wait(60)
     assert [request[2] for request in api.asked] == ["waiting", "other"]
 
 
@@ -96,7 +96,7 @@ def test_the_last_state_is_sent_at_the_end_without_its_pace():
     wait_for(lambda: api.asked)
     shown.show(one("ended"))
     shown.close()
-    shown.wait(10)
+    shown.wait(60)
     assert [request[-1] for request in api.asked] == ["begun", "ended"]
 
 
@@ -110,7 +110,7 @@ def test_a_server_that_fails_is_asked_again_and_given_up_in_the_end(quick):
     dead = Artifacts(FakeApi(failures=1000), "flow")
     dead.open()
     dead.show(one("a"))
-    dead.wait(10)
+    dead.wait(60)
     dead.show(one("b"))
     dead.close()
 

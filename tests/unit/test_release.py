@@ -27,7 +27,7 @@ def test_a_call_that_waits_for_a_warm_head_is_cancelled_though_it_has_no_event_y
     append(RunPaths(record.paths.root, "other").events, alive)
 
     def head():
-        wait_for(Path(record.paths.cancel).exists, 10)
+        wait_for(Path(record.paths.cancel).exists)
         append(record.paths.events, {"event": "call_ended", "outcome": None, "cause": "cancelled"})
 
     thread = threading.Thread(target=head)

@@ -31,7 +31,7 @@ def tools(tmp_path):
 def isolated(python, tools, code, folder):
     program = f"import sys; sys.path.insert(0, {str(tools)!r})\n{code}"
     return subprocess.run(
-        [python, "-I", "-S", "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=30
+        [python, "-I", "-S", "-c", program], cwd=folder, capture_output=True, text=True, check=False, timeout=180
     )
 
 

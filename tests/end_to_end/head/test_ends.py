@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from remote_lab import Lab, adder, nothing_left, until
+from support import BOUND
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux")
 
@@ -98,8 +99,8 @@ def test_a_killed_head_leaves_nothing_and_says_so(lab, name, victim):
     sleep = sleeper()
     head = start(lab, name, with_daemon)
     os.kill(head.pid if victim == "keeper" else child_of(head.pid), signal.SIGKILL)
-    assert lab.wait_for(name, "call_ended", 10.0)["cause"] == "lost"
-    assert lab.wait_for(name, "released", 10.0)
+    assert lab.wait_for(name, "call_ended")["cause"] == "lost"
+    assert lab.wait_for(name, "released")
     assert nothing_left(name)
 
 
@@ -120,11 +121,11 @@ def test_what_a_call_leaves_behind_is_ended(lab, name):
 def test_detached_returns_when_allocated_and_says_why_not(lab, name):
     lab.lay(name, adder(), 1, 1)
     head = lab.head(name, "--detach")
-    assert head.wait(10) == 0
+    assert head.wait(BOUND) == 0
     assert lab.events(name)[0]["event"] == "allocated"
     lab.enter(name, name)
     assert lab.wait_for(name, "released")
-    assert lab.head("no-such-run", "--detach").wait(10) != 0
+    assert lab.head("no-such-run", "--detach").wait(BOUND) != 0
 
 
 def test_calls_of_a_warm_head_run_in_order_and_each_in_a_fresh_process(lab, name):
@@ -152,7 +153,7 @@ def test_a_warm_head_whose_folder_is_removed_ends(lab, name):
         if head.poll() is not None:
             break
         time.sleep(0.1)
-    assert head.wait(10) == 0
+    assert head.wait(BOUND) == 0
     assert nothing_left(name)
 
 

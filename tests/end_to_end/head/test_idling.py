@@ -9,7 +9,7 @@ import pytest
 from slurm_ray_flow.remote.head.inbox import close_if_empty
 from slurm_ray_flow.remote.scheduler import warm
 from slurm_ray_flow.remote.shared.events import RunFiles
-from support import wait_for
+from support import BOUND, wait_for
 
 
 def warmed(lab, name, **spec):
@@ -54,7 +54,7 @@ def test_while_it_has_a_call_it_does_not_idle(lab, name, tmp_path):
 def test_a_cancel_file_releases_it_and_what_it_idled_is_told(lab, name):
     head = warmed(lab, name, cpus=3)
     (lab.folder(name) / "cancel").touch()
-    assert head.wait(10) == 0
+    assert head.wait(BOUND) == 0
     released = lab.wait_for(name, "released")
     assert (released["reason"], released["cpus"]) == ("released", 3)
     assert released["idled"] > 0
@@ -67,7 +67,7 @@ def test_a_call_that_came_with_the_release_is_run_first(lab, name):
     lab.enter(name, f"{name}-1")
     (lab.folder(name) / "cancel").touch()
     assert lab.wait_for(f"{name}-1", "call_ended")["outcome"] == "value"
-    assert head.wait(10) == 0
+    assert head.wait(BOUND) == 0
 
 
 @pytest.mark.parametrize("waiting", [True, False])

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lock_lab import USERS, child_of, held, running, zombie
+from lock_lab import AT_ONCE, USERS, child_of, held, running, zombie
 from remote_lab import nothing_left, processes_of, until
+from support import BOUND
 
 pytestmark = [
     pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux"),
@@ -83,7 +84,7 @@ def test_a_waiter_says_who_holds_the_lock_and_how_many_are_before_it(locked, nam
     assert [(holder["foreign"], holder["pid"]) for holder in state["holders"]] == [(True, stranger.pid)]
     assert (state["free"], state["slots"]) == (0, 1)
     stranger.kill()
-    assert locked.lab().wait_for(name, "lock_held", 5.0)
+    assert locked.lab().wait_for(name, "lock_held", AT_ONCE)
 
 
 def test_the_next_one_follows_within_a_fifth_of_a_second(locked, name):
@@ -108,8 +109,8 @@ def test_a_waiter_is_cancelled_at_once(locked, name, way):
         (locked.lab().folder(name) / "cancel").touch()
     else:
         head.terminate()
-    assert locked.lab().wait_for(name, "call_ended", 5.0)["cause"] == "cancelled"
-    assert head.wait(10) is not None
+    assert locked.lab().wait_for(name, "call_ended", AT_ONCE)["cause"] == "cancelled"
+    assert head.wait(BOUND) is not None
     assert locked.state()["waiting"] == []
 
 
@@ -135,7 +136,7 @@ def test_a_dead_or_stopped_waiter_holds_nobody_up(locked, name):
     os.kill(stopped.pid, signal.SIGSTOP)
     try:
         stranger.kill()
-        assert locked.lab(USERS[0]).wait_for(name, "call_ended", 20.0)["outcome"] == "value"
+        assert locked.lab(USERS[0]).wait_for(name, "call_ended")["outcome"] == "value"
     finally:
         os.kill(stopped.pid, signal.SIGCONT)
 
@@ -164,13 +165,13 @@ def test_a_kill_frees_the_lock_at_once_and_nothing_of_the_run_is_left(locked, na
         os.kill(pid, signal.SIGKILL)
     assert held(stranger)
     assert [pid for pid in family if os.path.exists(f"/proc/{pid}") and not zombie(pid)] == []
-    assert time.monotonic() - killed < 5
+    assert time.monotonic() - killed < AT_ONCE
     if victims != "both":
-        assert locked.lab().wait_for(name, "call_ended", 10.0)["cause"] == "lost"
+        assert locked.lab().wait_for(name, "call_ended")["cause"] == "lost"
 
 
 def test_a_run_leaves_no_ticket_and_no_process(locked, name):
-    assert locked.start(name, lambda: 1).wait(20) == 0
+    assert locked.start(name, lambda: 1).wait(BOUND) == 0
     until(lambda: not locked.state()["holders"])
     assert nothing_left(name)
     assert [entry for entry in os.listdir(locked.path + ".queue") if not entry.endswith(".lock")] == []
@@ -182,7 +183,7 @@ def test_a_warm_head_that_idles_gives_way(locked, name):
     locked.lab().wait_for(name, "call_ended")
     until(lambda: [(holder["run"], holder["idle"]) for holder in locked.state()["holders"]] == [(name, True)])
     locked.start(name + "-2", lambda: 2, user=USERS[0])
-    assert locked.lab(USERS[0]).wait_for(name + "-2", "call_ended", 5.0)["outcome"] == "value"
+    assert locked.lab(USERS[0]).wait_for(name + "-2", "call_ended", AT_ONCE)["outcome"] == "value"
     assert "waits" in locked.lab().wait_for(name, "released")["reason"]
 
 
@@ -194,7 +195,7 @@ def test_a_warm_head_shows_whether_it_idles(locked, name):
     running(locked, name + "-2")
     assert [holder["idle"] for holder in locked.state()["holders"]] == [False]
     head.terminate()
-    head.wait(20)
+    head.wait(BOUND)
     until(lambda: not locked.state()["holders"])
     assert not os.listdir(locked.path + ".queue")
 
@@ -260,9 +261,9 @@ def test_a_head_that_is_started_again_runs_its_call_once(locked, name):
     notes = shared_file(locked)
     locked.start(name, noting(str(notes)))
     again = [locked.lab().head(name, "--detach") for _ in range(3)]
-    assert [head.wait(20) for head in again] == [0, 0, 0]
+    assert [head.wait(BOUND) for head in again] == [0, 0, 0]
     locked.lab().wait_for(name, "released")
-    assert locked.lab().head(name, "--detach").wait(20) == 0
+    assert locked.lab().head(name, "--detach").wait(BOUND) == 0
     assert notes.read_text().splitlines() == ["begin", "end"]
     assert [event["event"] for event in locked.lab().events(name)].count("allocated") == 1
 

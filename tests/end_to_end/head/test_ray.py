@@ -166,13 +166,13 @@ def test_a_killed_head_takes_its_own_ray_along_and_no_other(lab, name, victim):
         lab.enter(run, run)
     head, _ = lab.head(name), lab.head(other)
     for run in (name, other):
-        until(lambda run=run: (lab.folder(run) / "log.txt").exists() and "sleeping" in lab.log(run), 60)
+        until(lambda run=run: (lab.folder(run) / "log.txt").exists() and "sleeping" in lab.log(run))
     inner = int(Path(f"/proc/{head.pid}/task/{head.pid}/children").read_text().split()[0])
     for pid in {"keeper": [head.pid], "inner": [inner], "both": [inner, head.pid]}[victim]:
         os.kill(pid, signal.SIGKILL)
-    until(lambda: not [pid for pid in processes_of(f"SRF_RUN_ID={name}") if not belongs_to(pid, other)], 10.0)
+    until(lambda: not [pid for pid in processes_of(f"SRF_RUN_ID={name}") if not belongs_to(pid, other)])
     if victim != "both":
-        assert lab.wait_for(name, "call_ended", 10.0)["cause"] == "lost"
+        assert lab.wait_for(name, "call_ended")["cause"] == "lost"
     assert len(processes_of(f"SRF_RUN_ID={other}")) > 4
     (lab.folder(other) / "cancel").touch()
     assert lab.wait_for(other, "call_ended")["cause"] == "cancelled"

@@ -177,9 +177,9 @@ def test_a_function_that_waits_for_ray_is_told(lab, name):
     lab.lay(later, function, ray=True, time_limit=64.0, warn_seconds=60.0)
     lab.enter(name, name)
     head = lab.head(name)
-    assert lab.wait_for(name, "call_ended", 120)
+    assert lab.wait_for(name, "call_ended")
     lab.enter(name, later)
-    assert lab.wait_for(later, "call_ended", 120)
+    assert lab.wait_for(later, "call_ended")
     assert lab.outcome(later) == {"value": ("time_limit",)}
     head.terminate()
     assert lab.wait_for(name, "released")

@@ -16,16 +16,16 @@ def squares(count):
     return sum(ray.get([square.remote(number) for number in range(count)]))
 
 
-@slurm_ray_flow(cpus_per_node=1, keep_warm="20s")
+@slurm_ray_flow(cpus_per_node=1, keep_warm="60s")
 def warm(number):
     import ray
 
     return ray.get(ray.remote(helpers.triple).remote(number)), ray.get_runtime_context().gcs_address
 
 
-@slurm_ray_flow(cpus_per_node=1, keep_warm="20s")
+@slurm_ray_flow(cpus_per_node=1, keep_warm="60s")
 def warm_and_slow(mark, release):
-    """Says that it runs, and goes on until it is told to end, or two minutes have passed."""
+    """Says that it runs, and goes on until it is told to end, or five minutes have passed."""
     import ray
 
     Path(mark).touch()
