@@ -31,7 +31,7 @@ LOST_SECONDS = 2.0
 """What was written in so many last seconds may not be on the disk."""
 SYNCED = {"prefect.db", "secret", "encryption_key"}
 """What SQLite and we bring to the disk before we go on."""
-BOUND = 120
+BOUND = 240
 """Seconds for one command; more is a hang."""
 TRACEBACK = "Traceback (most recent call last)"
 SCRIPT = """

@@ -51,7 +51,7 @@ def test_what_the_cluster_refuses_ends_as_what_it_ran_out_of(tries):
 
 def test_more_time_after_too_little_and_the_first_try_left_its_checkpoint(tries, capsys):
     assert tries.slow() == 2
-    assert "the time limit passed at 4s; tries again with 44s (1 of 1)" in capsys.readouterr().err
+    assert "the time limit passed at 10s; tries again with 50s (1 of 1)" in capsys.readouterr().err
 
 
 def test_the_functions_own_exception_when_it_is_asked_for(tries, capsys):

@@ -99,7 +99,7 @@ def hangs():
 
 
 def test_a_value_counts_when_the_time_limit_ends_a_thread_and_the_log_names_it(lab, name):
-    ended = lab.run(name, hangs(), time_limit=3.0)
+    ended = lab.run(name, hangs(), time_limit=8.0)
     assert ended["outcome"] == "value"
     assert lab.outcome(name, ended) == {"value": "the value"}
     assert "time limit" in lab.log(name).splitlines()[-1]
@@ -112,7 +112,7 @@ def test_an_exception_counts_as_well(lab, name):
         threading.Thread(target=time.sleep, args=(600,)).start()
         raise LookupError("its own")
 
-    ended = lab.run(name, function, time_limit=3.0)
+    ended = lab.run(name, function, time_limit=8.0)
     assert ended["cause"] == "user_code"
     assert isinstance(lab.error(name), LookupError)
 

@@ -117,9 +117,9 @@ def test_a_waiter_is_cancelled_at_once(locked, name, way):
 def test_the_time_limit_begins_with_the_lock(locked, name):
     stranger = locked.foreign()
     assert held(stranger)
-    locked.start(name, lambda: 7, time_limit=3.0)
+    locked.start(name, lambda: 7, time_limit=8.0)
     locked.lab().wait_for(name, "waiting")
-    time.sleep(3.2)
+    time.sleep(8.2)
     stranger.kill()
     assert locked.lab().wait_for(name, "call_ended")["outcome"] == "value"
 

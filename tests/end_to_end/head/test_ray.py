@@ -167,7 +167,7 @@ def test_a_killed_head_takes_its_own_ray_along_and_no_other(lab, name, victim):
     head, _ = lab.head(name), lab.head(other)
     for run in (name, other):
         until(lambda run=run: (lab.folder(run) / "log.txt").exists() and "sleeping" in lab.log(run))
-    inner = int(Path(f"/proc/{head.pid}/task/{head.pid}/children").read_text().split()[0])
+    inner = inner_of(head)
     for pid in {"keeper": [head.pid], "inner": [inner], "both": [inner, head.pid]}[victim]:
         os.kill(pid, signal.SIGKILL)
     until(lambda: not [pid for pid in processes_of(f"SRF_RUN_ID={name}") if not belongs_to(pid, other)])
@@ -178,6 +178,39 @@ def test_a_killed_head_takes_its_own_ray_along_and_no_other(lab, name, victim):
     assert lab.wait_for(other, "call_ended")["cause"] == "cancelled"
     assert lab.wait_for(other, "released")
     assert nothing_left(other)
+
+
+def keeps_an_actor():
+    def call():
+        import ray
+
+        @ray.remote(num_cpus=1, lifetime="detached", name="stays")
+        class Stays:
+            def here(self):
+                return True
+
+        assert ray.get(Stays.remote().here.remote())
+        print("sleeping", flush=True)
+        time.sleep(600)
+
+    return call
+
+
+def test_no_actor_keeps_the_ray_of_a_killed_head(lab, name):
+    """Ray itself would give it half a minute."""
+    lab.lay(name, keeps_an_actor(), ray=True)
+    lab.enter(name, name)
+    head = lab.head(name)
+    until(lambda: (lab.folder(name) / "log.txt").exists() and "sleeping" in lab.log(name))
+    for pid in (inner_of(head), head.pid):
+        os.kill(pid, signal.SIGKILL)
+    killed = time.monotonic()
+    nothing_left(name)
+    assert time.monotonic() - killed < 25
+
+
+def inner_of(head):
+    return int(Path(f"/proc/{head.pid}/task/{head.pid}/children").read_text().split()[0])
 
 
 def belongs_to(pid, run):

@@ -19,11 +19,11 @@ def tries():
 @slurm_ray_flow(memory="150M", on_out_of_memory="times 3, at most 2 times")
 def large():
     held = bytearray(os.urandom(1 << 20)) * 250
-    time.sleep(1)  # until the head has looked
+    time.sleep(3)  # until the head has looked
     return len(held) >> 20
 
 
-@slurm_ray_flow(time_limit="4s", on_time_limit="add 40s, at most 1 time")
+@slurm_ray_flow(time_limit="10s", on_time_limit="add 40s, at most 1 time")
 def slow():
     number = tries()
     if number == 1:

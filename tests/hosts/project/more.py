@@ -12,7 +12,7 @@ CLUSTER = "pretend-launches"
 @slurm_ray_flow(cluster=CLUSTER, cpus_per_node=1, memory="150M", on_out_of_memory="times 3, at most 2 times")
 def large():
     held = bytearray(os.urandom(1 << 20)) * 250
-    time.sleep(1)  # until somebody has looked
+    time.sleep(3)  # until somebody has looked
     return len(held) >> 20
 
 

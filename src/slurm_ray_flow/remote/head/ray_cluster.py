@@ -21,8 +21,8 @@ from slurm_ray_flow.remote.shared.events import tail
 from slurm_ray_flow.remote.shared.leftovers import note_owner, remove_leftovers
 from slurm_ray_flow.remote.shared.protocol import MAKE_ONE, NO_SHARED_MEMORY, TRY
 
-START_SECONDS, START_SECONDS_IN_JOB = 60.0, 180.0
-"""Seconds for Ray's start. If nodes read the environment from a shared disk, the first start takes long."""
+START_SECONDS = 180.0
+"""Seconds for Ray's start. On a busy or slow host, or from a shared disk, the first start takes long."""
 LOOPBACK = "127.0.0.1"
 MOST_STARTS = 3
 FOLDER_PREFIX = "srf-"
@@ -57,7 +57,6 @@ class RayCluster:
         self._dashboard_host, self.dashboard = dashboard_host, ""
         self._spec, self._own_address, self._is_worker = spec, own_address, is_worker
         self._user_environment = environment
-        self._start_seconds = START_SECONDS_IN_JOB if spec.get("scheduler") else START_SECONDS
         self.knows_head = not is_worker
         self.folder, self.token = "", secrets.token_hex(32)
         self.variables: Dict[str, str] = {}
@@ -131,8 +130,8 @@ class RayCluster:
             with open(self._address_file, encoding="ascii") as file:
                 self.address = file.read().strip() or None
             self.own_processes = self._own_pids()
-        if self.address is None and time.monotonic() - self.start_time > self._start_seconds:
-            self.failure = "Ray was not ready after {:.0f} s.\n{}".format(self._start_seconds, self._log_ends())
+        if self.address is None and time.monotonic() - self.start_time > START_SECONDS:
+            self.failure = "Ray was not ready after {:.0f} s.\n{}".format(START_SECONDS, self._log_ends())
         return self.address is not None
 
     def ended(self, exit_code: int) -> None:
@@ -143,7 +142,7 @@ class RayCluster:
         log_ends = self._log_ends()
         killed = exit_code == -signal.SIGKILL or "exit code=-9" in log_ends
         self.starved = killed and limits.out_of_memory_kills() > self._kills_before
-        in_time = self._starts < MOST_STARTS and time.monotonic() - self.start_time < self._start_seconds
+        in_time = self._starts < MOST_STARTS and time.monotonic() - self.start_time < START_SECONDS
         if self.address is None and in_time and not self.starved:
             self.start()
             return

@@ -22,10 +22,14 @@ from slurm_ray_flow.remote import path_of
 from slurm_ray_flow.remote.head import nursery
 from slurm_ray_flow.remote.shared import limits, processes
 
+DRAIN_VARIABLE = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""The variable with the seconds that Ray leaves to tasks and actors after SIGTERM, by default 30."""
+
 
 def main(arguments: List[str]) -> None:
     """Run Ray's own command in this process. It ends in order, and Ray with it, when its parent dies."""
     processes.die_with_parent(int(arguments[0]), signal.SIGTERM)
+    os.environ.setdefault(DRAIN_VARIABLE, "0")  # the head is gone then: nobody waits for them
     limits.restore_umask()  # Ray's workers run the user's code; Ray's own files lie in a private folder
     run_fork = nursery.begin(os.environ[nursery.SOCKET_VARIABLE])
     if run_fork:
