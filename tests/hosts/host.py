@@ -67,7 +67,7 @@ class Host:
         *,
         stdin: str = "",
         env: Mapping[str, str] | None = None,
-        timeout: float = 60.0,
+        timeout: float = 180.0,
         check: bool = True,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command on the host as a user, without SSH."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from hosts.place import LABS, Place
 
-SLOW = 20.0
+SLOW = 60.0
 """Seconds after which a step that takes parts of one is given up."""
 
 

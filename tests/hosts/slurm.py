@@ -23,7 +23,7 @@ FIELD = re.compile(r"(?:^| )([A-Za-z][\w/:]*)=")
 ASKED = re.compile(r"^\[(\S+)\] slurmctld_req: received opcode (\S+) from \S+ uid (\d+)$", re.MULTILINE)
 CONF = "/etc/slurm/slurm.conf"
 TAKING = {"idle", "mix", "alloc"}
-SLOWEST, PAUSE = 60.0, 0.1
+SLOWEST, PAUSE = 180.0, 0.1
 """Seconds that Slurm may take: it waits, kills, waits for the nodes' answers. And seconds between two questions."""
 ENDED = {
     "COMPLETED",
