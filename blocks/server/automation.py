@@ -16,6 +16,9 @@ HEARTBEAT = "prefect.flow-run.heartbeat"
 SILENCE = 90
 """Seconds without a heartbeat after which a run counts as crashed; launches and the sweep send one every 30."""
 
+MESSAGE = f"lost: no heartbeat for {SILENCE} s; the process that launched the run is gone."
+"""The message of the state that the automation sets."""
+
 _FINAL = [f"prefect.flow-run.{state}" for state in ("Completed", "Failed", "Cancelled", "Crashed")]
 
 
@@ -40,7 +43,7 @@ def definition() -> dict[str, Any]:
             {
                 "type": "change-flow-run-state",
                 "state": "CRASHED",
-                "message": f"lost: no heartbeat for {SILENCE} s; the process that launched the run is gone.",
+                "message": MESSAGE,
             }
         ],
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime
 import os
 import socket
 import sys
@@ -18,7 +19,7 @@ from slurm_ray_flow.blocks.processes import alive
 from slurm_ray_flow.blocks.run_facts import LOCAL, launch_alive
 from slurm_ray_flow.blocks.server.address import read_state
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.automation import HEARTBEAT
+from slurm_ray_flow.blocks.server.automation import HEARTBEAT, MESSAGE
 from slurm_ray_flow.blocks.server.files import ServerFiles, auth_string, only_process, server_files
 from slurm_ray_flow.core.errors import ConnectionFailed, ServerError
 from slurm_ray_flow.core.prefect_events import PrefectEvent, run_failed
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 
 
 ACTIVE = ["RUNNING", "PENDING", "CANCELLING"]
+CRASHED = "CRASHED"
+RECENT = datetime.timedelta(days=7)
+"""How long a run whose heartbeats failed to come is looked after."""
 PAGE = 200
 """The most flow runs in one answer of Prefect."""
 
@@ -57,6 +61,10 @@ def settle_run(api: Api, flow_run: dict[str, Any], facts: RunFacts, cancel: Call
     decision = decide(facts, flow_state=flow_run["state_type"])
     if decision.action is Action.CANCEL:
         cancel()
+    if decision.action is Action.KEEP and flow_run["state_type"] == CRASHED:
+        _revive(api, flow_run)
+        yield f"run {facts.record.run_id}: goes on"
+        return
     send_decision(api, flow_run, decision)
     if decision.action is Action.END and decision.state in {"FAILED", "CRASHED"}:
         api.post("/events", [run_failed(facts.record, decision.cause, decision.message).body()])
@@ -65,11 +73,31 @@ def settle_run(api: Api, flow_run: dict[str, Any], facts: RunFacts, cancel: Call
 
 
 def recorded_runs(api: Api) -> Iterator[tuple[dict[str, Any], RunRecord]]:
-    """The active flow runs with a record at this home; the server's automation ends all others."""
-    for flow_run in active_runs(api):
+    """The active and the silent flow runs with a record at this home; the server's automation ends all others."""
+    for flow_run in [*active_runs(api), *silent_runs(api)]:
         record = store.known_record(flow_run["id"])
         if record is not None:
             yield flow_run, record
+
+
+def silent_runs(api: Api) -> list[dict[str, Any]]:
+    """The newest flow runs that the server's automation has ended for want of heartbeats.
+
+    They may go on, or have ended well: a laptop that slept, or a very busy machine, sent none.
+
+    Raises:
+        ServerError: the server can't be reached.
+    """
+    since = datetime.datetime.now(datetime.timezone.utc) - RECENT
+    query = {"tags": {"all_": [TAG]}, "state": {"type": {"any_": [CRASHED]}}, "end_time": {"after_": since.isoformat()}}
+    crashed = api.post("/flow_runs/filter", {"flow_runs": query, "limit": PAGE, "sort": "END_TIME_DESC"})
+    return [flow_run for flow_run in crashed if flow_run["state"]["message"] == MESSAGE]
+
+
+def _revive(api: Api, flow_run: dict[str, Any]) -> None:
+    """Show a run as running again."""
+    state = {"type": "RUNNING", "message": "Its heartbeats failed to come for a while; the run goes on."}
+    api.post(f"/flow_runs/{flow_run['id']}/set_state", {"state": state, "force": True})
 
 
 def settle_slots(api: Api) -> None:
@@ -219,19 +247,34 @@ def has_orphans(api: Api) -> bool:
     Raises:
         ServerError: Prefect's server can't be reached.
     """
-    return bool(orphan_slots(api)) or any(_is_orphan(record) for _, record in recorded_runs(api))
+    return bool(orphan_slots(api) or orphaned_runs(api))
+
+
+def orphaned_runs(api: Api) -> list[dict[str, Any]]:
+    """The flow runs on clusters whose launch is gone.
+
+    Raises:
+        ServerError: Prefect's server can't be reached.
+    """
+    return [flow_run for flow_run, record in recorded_runs(api) if _is_orphan(record)]
 
 
 def ensure_watch(files: ServerFiles, api: Api) -> Iterator[str]:
     """Start the watch as a process, if there are orphans and it does not run yet; for the supervisor.
+
+    A heartbeat of each bridges the time until the watch has its cluster's answer, which on a slow machine may be longer
+    than the server's automation waits for one.
 
     Raises:
         ServerError: Prefect's server can't be reached.
     """
     with only_process(files, f"orphans-{socket.gethostname()}") as is_only:
         pass
-    if not is_only or not has_orphans(api):
+    orphans = orphaned_runs(api) if is_only else []
+    if not is_only or not (orphans or orphan_slots(api)):
         return
+    if active := [flow_run for flow_run in orphans if flow_run["state_type"] != CRASHED]:
+        api.post("/events", list(map(_heartbeat, active)))
     processes.start(
         [sys.executable, "-m", "slurm_ray_flow.blocks.server.sweep"],
         log=files.folder / "orphans.log",

@@ -28,7 +28,7 @@ from slurm_ray_flow.blocks.processes import alive, identify, this_process
 from slurm_ray_flow.blocks.server import ServerAddress, connected, ensure_server, server_alive, stop_server
 from slurm_ray_flow.blocks.server.address import LANDING, ServerState, read_state, write_state
 from slurm_ray_flow.blocks.server.api import Api
-from slurm_ray_flow.blocks.server.automation import NAME, ensure_automation
+from slurm_ray_flow.blocks.server.automation import MESSAGE, NAME, ensure_automation
 from slurm_ray_flow.blocks.server.files import auth_string, password, server_files
 from slurm_ray_flow.blocks.server.sweep import PAGE, active_runs, sweep
 from slurm_ray_flow.cli.server import server_status
@@ -318,6 +318,26 @@ def test_a_run_whose_head_died_without_a_word_is_crashed(api: Api, tmp_path: Pat
     events(record, allocated(shift=-1))
     kind, message = swept(api, record)
     assert kind == "CRASHED" and message.startswith("lost:")
+
+
+def test_a_run_that_the_automation_ended_gets_the_state_that_it_has(api: Api, tmp_path: Path) -> None:
+    """A laptop slept, and sent no heartbeats meanwhile."""
+    lives, whole, dead, others = (launch(api, tmp_path) for _ in range(4))
+    events(lives, allocated())
+    events(whole, allocated(), {"event": "call_ended", "outcome": "value", "cause": None})
+    events(dead, allocated(shift=-1))
+    events(others, allocated())
+    for record in (lives, whole, dead, others):
+        state = {"type": "CRASHED", "message": "by somebody else" if record is others else MESSAGE}
+        api.post(f"/flow_runs/{record.run_id}/set_state", {"state": state, "force": True})
+    assert swept(api, lives)[0] == "RUNNING"
+    assert swept(api, whole)[0] == "COMPLETED"
+    kind, message = swept(api, dead)
+    assert (kind, message == MESSAGE) == ("CRASHED", False)
+    assert swept(api, others) == ("CRASHED", "by somebody else")
+    assert not [line for line in sweep(api) if any(record.run_id in line for record in (lives, dead, others))]
+    events(lives, {"event": "call_ended", "outcome": "value", "cause": None})
+    assert swept(api, lives)[0] == "COMPLETED"
 
 
 def test_a_run_whose_head_lives_is_left_alone_until_it_is_cancelled(api: Api, tmp_path: Path) -> None:

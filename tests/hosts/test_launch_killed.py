@@ -11,7 +11,7 @@ from slurm_ray_flow import Crashed, Lost, RunState
 
 pytestmark = pytest.mark.server
 
-SECONDS = 15
+SECONDS = 60
 
 
 def kill(*pids):
