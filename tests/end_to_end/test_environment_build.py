@@ -21,10 +21,9 @@ from slurm_ray_flow.remote.agent.operations import perform
 from slurm_ray_flow.remote.environment import builder
 from slurm_ray_flow.remote.environment.uv_tool import UvProcess
 from slurm_ray_flow.remote.shared.protocol import OperationError
-from support import SLOW_BACKEND, make_wheel, python_of
+from support import BOUND, SLOW_BACKEND, make_wheel, python_of
 
 PROGRAM = builder.__file__
-BOUND = 60.0
 
 
 def until(condition: Callable[[], Any], what: str) -> Any:

@@ -63,7 +63,7 @@ def test_a_server_that_does_not_shake_hands_is_left_soon(kind):
         server, began = endpoint(port), time.monotonic()
         with pytest.raises(OpenConnectionError):
             check_host_key(connect_to(server, [], [], LIMITS), server, [], "hostile")
-        assert time.monotonic() - began < 2 * LIMITS.connect
+        assert time.monotonic() - began < LIMITS.connect + 15
 
 
 class Anybody(paramiko.ServerInterface):
@@ -107,7 +107,7 @@ def test_an_answer_that_comes_at_once_is_heard():
         with contextlib.closing(paramiko.Transport(visitor)) as transport:
             transport.add_server_key(key)
             transport.start_server(server=Anybody())
-            transport.join(20)
+            transport.join(60)
 
     with listening(serve) as port:
         sys.setswitchinterval(1e-6)
@@ -133,8 +133,8 @@ def hosted(tmp_path):
                 transport.add_server_key(key)
                 interface = Anybody(questions)
                 transport.start_server(server=interface)
-                channel = transport.accept(20)
-                if not interface.command.wait(20):
+                channel = transport.accept(60)
+                if not interface.command.wait(60):
                     return  # whoever came has left
                 script = base64.b64decode(re.search(rb"printf %s (\S+)", interface.asked)[1])
                 answer(channel, re.search(rb"'%s%08x%016x%s' ([0-9a-f]{32})", script)[1])
@@ -178,7 +178,7 @@ class Endless(list):
 def large_packet(channel, word):
     transport = channel.get_transport()
     transport.sock.sendall(b"\xff" * 16)
-    transport.join(20)
+    transport.join(60)
 
 
 def says(*pieces, endless=b""):
@@ -243,7 +243,7 @@ def test_what_a_server_says_moves_no_cursor(hosted):
     def answer(channel, word):
         channel.sendall_stderr(f"sorry{ESCAPE}\n".encode())
         channel.close()
-        channel.get_transport().join(20)
+        channel.get_transport().join(60)
 
     agent, prompts = hosted(answer, questions=[("Code" + ESCAPE, False)])
     with pytest.raises(SlurmRayFlowError, match="sorry") as caught:
@@ -266,7 +266,7 @@ def test_what_openssh_has_given_up_is_not_spoken():
             transport.add_server_key(paramiko.ECDSAKey.generate())
             transport.get_security_options().ciphers = ("3des-cbc", "aes128-cbc")
             transport.start_server(server=Anybody())
-            transport.join(20)
+            transport.join(60)
 
     with listening(serve) as port, pytest.raises(OpenConnectionError, match="no common algorithm"):
         connect_to(endpoint(port), [], [], LIMITS)
@@ -281,7 +281,7 @@ def test_a_server_without_a_common_algorithm_is_asked_once():
             transport.add_server_key(paramiko.ECDSAKey.generate())
             transport.get_security_options().ciphers = ("aes128-cbc",)
             transport.start_server(server=Anybody())
-            transport.join(20)
+            transport.join(60)
 
     with (
         listening(serve) as port,

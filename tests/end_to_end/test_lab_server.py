@@ -21,7 +21,7 @@ from support import wait_for
 
 TOP = Path(__file__).parents[2]
 UNITS = sorted((TOP / "deployments" / "lab-server").glob("*.service"))
-SECONDS = 240
+SECONDS = 400
 CAMPAIGN = """
 from slurm_ray_flow import slurm_ray_flow
 

@@ -61,7 +61,7 @@ def quiet(_: str) -> None:
     pass
 
 
-def eventually(check: Callable[[], Any], seconds: float = 180.0) -> Any:
+def eventually(check: Callable[[], Any], seconds: float = 240.0) -> Any:
     deadline = time.monotonic() + seconds
     while not (found := check()):
         assert time.monotonic() < deadline, "it did not come to pass"

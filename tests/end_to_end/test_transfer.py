@@ -317,7 +317,7 @@ def test_two_that_send_the_same_at_once_get_one_whole_snapshot(send: Send, proje
         def ask_all(self, requests: Sequence[Request]) -> list[Any]:
             done = super().ask_all(requests)
             if not gate.broken:
-                gate.wait(10)
+                gate.wait(60)
             return done
 
     gate = threading.Barrier(2)
