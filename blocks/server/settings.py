@@ -20,6 +20,8 @@ from slurm_ray_flow.core.errors import ServerError
 
 LOCAL_DISK = "/var/tmp"  # noqa: S108 - a folder of no known name is made there
 """A folder that outlives a restart; systemd removes files there that are unused for thirty days."""
+DATABASES = ("prefect.db", "grid.db")
+"""SQLite files that lie on a local disk where the home folder is on a network file system: Prefect's, the grid's."""
 NETWORK = {
     "9p", "afs", "beegfs", "beegfs_nodev", "ceph", "cifs", "fuse.ceph", "fuse.glusterfs", "fuse.sshfs", "gpfs",
     "lustre", "nfs", "nfs4", "orangefs", "panfs", "pvfs2", "smb3", "virtiofs", "wekafs",
@@ -34,24 +36,27 @@ def local_file(files: ServerFiles) -> Path | None:
     folder = local_folder(files)
     if folder is None:
         folder = Path(tempfile.mkdtemp(prefix="srf-database-", dir=LOCAL_DISK))
-        if _stored_database(files).exists():
-            _copy(_stored_database(files), folder / "prefect.db")
+        for name in DATABASES:
+            if (stored := files.prefect_home / name).exists():
+                _copy(stored, folder / name)
         note = {"host": socket.gethostname(), "folder": str(folder)}
         write_whole(_database_note(files), json.dumps(note).encode())
     return folder / "prefect.db"
 
 
 def keep_copy(files: ServerFiles, *, ended: bool = False) -> Iterator[str]:
-    """Copy the local database file, if there is one, into the server's folder; once `ended`, only the copy stays."""
+    """Copy the local database files, if there are any, into the server's folder; once `ended`, only the copies stay."""
     folder = local_folder(files)
-    if folder is None or not (folder / "prefect.db").exists():
+    if folder is None or not (folder / DATABASES[0]).exists():
         return
-    _copy(folder / "prefect.db", folder / "copy.db")
-    write_whole(_stored_database(files), (folder / "copy.db").read_bytes())
+    for name in DATABASES:
+        if _has_changed(folder / name, files.prefect_home / name):
+            _copy(folder / name, folder / "copy.db")
+            write_whole(files.prefect_home / name, (folder / "copy.db").read_bytes())
     if ended:
         _database_note(files).unlink(missing_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
-        yield f"the database lies in {_stored_database(files)}, for whichever host has the server next"
+        yield f"the database lies in {files.prefect_home / DATABASES[0]}, for whichever host has the server next"
 
 
 def on_network(folder: Path, mounts: str = "") -> bool:
@@ -81,8 +86,10 @@ def _database_note(files: ServerFiles) -> Path:
     return files.folder / "database.json"
 
 
-def _stored_database(files: ServerFiles) -> Path:
-    return files.prefect_home / "prefect.db"
+def _has_changed(database: Path, stored: Path) -> bool:
+    """Whether a database has been written since its copy was."""
+    written = [path.stat().st_mtime for path in (database, Path(f"{database}-wal")) if path.exists()]
+    return bool(written) and (not stored.exists() or max(written) >= stored.stat().st_mtime)
 
 
 def _copy(source: Path, target: Path) -> None:

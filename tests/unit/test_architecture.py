@@ -8,7 +8,7 @@ import pytest
 
 TOP = Path(__file__).parents[2]
 DOCS, PACKAGE = TOP / "docs", TOP / "src" / "slurm_ray_flow"
-HOPS, WORDS = 25, 40
+HOPS, WORDS = 25, 46
 
 
 def defined(file):

@@ -8,6 +8,8 @@ SlurmRayFlowError
 ├── PayloadError (TypeError)      an argument or the function can't be pickled
 ├── UnknownRunError (LookupError) no run has this id
 ├── ServerError                   the Prefect server can't be started or reached
+├── GridError                     the grid's database or files can't be used
+│   └── UnknownCampaignError (LookupError) no campaign has this id
 └── RunError                      a run ended without a value; has a cause
     ├── OutOfMemory   ├── TimeLimit     ├── Preempted         ├── NodeFailed
     ├── EnvironmentFailed ├── Rejected  ├── LockFailed
@@ -82,6 +84,14 @@ class UnknownRunError(SlurmRayFlowError, LookupError):
 
 class ServerError(SlurmRayFlowError):
     """The Prefect server can't be started or reached."""
+
+
+class GridError(SlurmRayFlowError):
+    """The grid's database, outcome logs or arguments can't be used, or a campaign allows no such change."""
+
+
+class UnknownCampaignError(GridError, LookupError):
+    """No campaign has this id."""
 
 
 class RunError(SlurmRayFlowError):

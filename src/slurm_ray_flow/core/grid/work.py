@@ -1,0 +1,99 @@
+"""How much work a pilot gets, and how many pilots a campaign asks for. Pure functions."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+BUNDLE_SECONDS = 2.0
+"""The work of one bundle, for all workers of a pilot: a bundle that a pilot has taken can't be given to another one."""
+AHEAD_SECONDS = 120.0
+"""The work that waits at a pilot, which goes on with it while home is away; others can have what it has not taken."""
+LARGEST_BUNDLE, MOST_BUNDLES = 2_000, 20
+"""The most items of a bundle, and the most bundles that are placed at a time."""
+FIRST_BUNDLES = 4
+"""The bundles of a pilot whose items' duration is not known yet; each has an item for each worker."""
+PILOT_SECONDS = 60.0
+"""The least work of a pilot for which a further one is worth its start."""
+DEAD_STARTS = 3
+"""The pilots in a row without a single outcome after which a campaign asks a cluster for no more."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Demand:
+    """What a campaign has to do on one cluster.
+
+    Attributes:
+        left: items without an outcome, on all clusters.
+        unleased: those among them that no pilot has.
+        mean_seconds: the mean duration of an item; None where it is not known.
+        workers: the items that one pilot runs at a time.
+        pilots: its pilots on this cluster that have not ended.
+        waiting: those among them that have not begun.
+        most: the most pilots that it may have there.
+        clusters: the clusters of the campaign that take pilots.
+    """
+
+    left: int
+    unleased: int
+    mean_seconds: float | None
+    workers: int
+    pilots: int
+    waiting: int
+    most: int
+    clusters: int = 1
+
+
+def bundle_size(mean_seconds: float | None, workers: int) -> int:
+    """The number of items of a pilot's next bundle."""
+    if mean_seconds is None:
+        return workers
+    return _clamp(workers * BUNDLE_SECONDS / max(mean_seconds, 1e-6), workers, LARGEST_BUNDLE)
+
+
+def items_ahead(mean_seconds: float | None, workers: int, left: int, pilots: int) -> int:
+    """How many items a pilot should have that have not ended.
+
+    Args:
+        mean_seconds: the mean duration of an item at this pilot; None where it is not known.
+        workers: the items that it runs at a time.
+        left: the campaign's items without an outcome.
+        pilots: the campaign's pilots that run.
+    """
+    if mean_seconds is None:
+        return FIRST_BUNDLES * workers
+    wanted = _clamp(workers * AHEAD_SECONDS / max(mean_seconds, 1e-6), workers, MOST_BUNDLES * LARGEST_BUNDLE)
+    return max(min(wanted, math.ceil(left / max(pilots, 1))), workers)
+
+
+def pilots_to_request(demand: Demand) -> int:
+    """How many pilots to ask a cluster for now.
+
+    There is one at first. More of them follow when items are known to take long enough; while one still waits for the
+    cluster, no further one is asked for than there are that run.
+    """
+    if not demand.unleased or demand.pilots >= demand.most:
+        return 0
+    if not demand.pilots:
+        return 1
+    if demand.mean_seconds is None:
+        return 0
+    seconds = demand.left * demand.mean_seconds / max(demand.workers, 1) / max(demand.clusters, 1)
+    wanted = min(demand.most, math.ceil(seconds / PILOT_SECONDS))
+    running = demand.pilots - demand.waiting
+    return max(min(wanted - demand.pilots, max(running, 1) - demand.waiting), 0)
+
+
+def new_mean(mean_seconds: float | None, durations: list[float]) -> float | None:
+    """The mean duration of items, in which new ones count more than old ones."""
+    if not durations:
+        return mean_seconds
+    newest = sum(durations) / len(durations)
+    if mean_seconds is None:
+        return newest
+    weight = min(len(durations) / (len(durations) + 20), 0.5)
+    return (1 - weight) * mean_seconds + weight * newest
+
+
+def _clamp(value: float, least: int, most: int) -> int:
+    return int(min(max(value, least), most))

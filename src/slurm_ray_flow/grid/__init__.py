@@ -1,0 +1,1 @@
+"""The grid: campaigns of many items over several clusters (docs/decisions/0016)."""

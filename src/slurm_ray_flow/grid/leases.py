@@ -1,0 +1,119 @@
+"""Leases of items, and their return. Each function is a part of its caller's transaction.
+
+Where an item is can be told from its row: an item without a row was never leased, or is in its first bundle; a row that
+is `LEASED` names the bundle that has it now. So each of a campaign's items is counted once: as not leased, in a live
+bundle, or ended.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, insert, select, update
+
+from slurm_ray_flow.core.grid.model import Bundle, CampaignState, ItemState, numbers_of, ranges_of
+from slurm_ray_flow.grid.rows import chunks, locked, ranges_from, rows_of
+from slurm_ray_flow.grid.tables import LIVE, WAITING, bundles, campaigns, items
+
+
+def lease(connection: Connection, pilot_id: int, campaign_id: str, size: int, now: float) -> Bundle | None:
+    """See `Store.lease`."""
+    campaign = locked(connection, campaign_id)
+    if campaign.state != CampaignState.ACTIVE.value:
+        return None
+    fresh = min(size, campaign.total - campaign.next_number)
+    again = _due(connection, campaign.key, size - fresh, now) if campaign.waiting else []
+    ranges = ranges_of([*range(campaign.next_number, campaign.next_number + fresh), *again])
+    if not ranges:
+        return None
+    count = fresh + len(again)
+    values = {"campaign": campaign.key, "pilot": pilot_id, "numbers": json.dumps(ranges), "size": count}
+    made = connection.execute(insert(bundles).values(**values, ended=0, live=1))
+    (bundle_id,) = made.inserted_primary_key or (0,)
+    changed = {"next_number": campaign.next_number + fresh, "waiting": campaign.waiting - len(again)}
+    connection.execute(update(campaigns).where(campaigns.c.key == campaign.key).values(changed))
+    for numbers in chunks(again):
+        here = (items.c.campaign == campaign.key) & items.c.number.in_(numbers)
+        connection.execute(update(items).where(here).values(state=ItemState.LEASED, bundle=bundle_id))
+    return Bundle(bundle_id, pilot_id, campaign_id, ranges, count)
+
+
+def _due(connection: Connection, key: int, count: int, now: float) -> list[int]:
+    """Waiting items that may be tried again, those with the fewest attempts first."""
+    order = (items.c.attempts, items.c.not_before, items.c.number)
+    waiting = select(items.c.number).where(items.c.campaign == key, WAITING, items.c.not_before <= now)
+    return list(connection.execute(waiting.order_by(*order).limit(max(count, 0))).scalars())
+
+
+def give_back(connection: Connection, bundle_ids: Sequence[int]) -> int:
+    """See `Store.give_back`."""
+    total = 0
+    for key in _campaigns_of(connection, bundle_ids):
+        campaign = _lock(connection, key)
+        found = select(bundles).where(bundles.c.campaign == key, bundles.c.id.in_(bundle_ids), LIVE)
+        for bundle in connection.execute(found.order_by(bundles.c.id)).all():
+            total += _return(connection, campaign, bundle)
+    return total
+
+
+def _campaigns_of(connection: Connection, bundle_ids: Sequence[int]) -> list[int]:
+    """In an order that all transactions have, so that none waits for another in a circle."""
+    query = select(bundles.c.campaign).where(bundles.c.id.in_(bundle_ids)).distinct().order_by(bundles.c.campaign)
+    return list(connection.execute(query).scalars())
+
+
+def _lock(connection: Connection, key: int) -> Row[Any]:
+    return connection.execute(select(campaigns).where(campaigns.c.key == key).with_for_update()).one()
+
+
+def _return(connection: Connection, campaign: Row[Any], bundle: Row[Any]) -> int:
+    """Give back what a bundle still has; of a cancelled campaign that has ended by it."""
+    key, is_cancelled = campaign.key, campaign.state == CampaignState.CANCELLED.value
+    state = ItemState.CANCELLED if is_cancelled else ItemState.WAITING
+    numbers = list(numbers_of(ranges_from(bundle.numbers)))
+    columns = (items.c.number, items.c.state, items.c.bundle)
+    rows = {number: (row_state, holder) for number, row_state, holder in rows_of(connection, key, numbers, columns)}
+    fresh = [number for number in numbers if number not in rows]
+    again = [number for number in numbers if rows.get(number) == (ItemState.LEASED, bundle.id)]
+    for part in chunks(again):
+        here = (items.c.campaign == key) & items.c.number.in_(part)
+        connection.execute(update(items).where(here).values(state=state, not_before=0.0))
+    if fresh and not is_cancelled:  # (what was cancelled without an attempt needs no row)
+        blank = {"campaign": key, "bundle": bundle.id, "state": state, "attempts": 0, "crashes": 0, "not_before": 0.0}
+        connection.execute(insert(items), [{**blank, "number": number} for number in fresh])
+    column = campaigns.c.cancelled if is_cancelled else campaigns.c.waiting
+    count = len(fresh) + len(again)
+    connection.execute(update(campaigns).where(campaigns.c.key == key).values({column: column + count}))
+    connection.execute(update(bundles).where(bundles.c.id == bundle.id).values(live=0))
+    return count
+
+
+def cancel(connection: Connection, campaign_id: str, reason: str) -> bool:
+    """See `Store.cancel`."""
+    campaign = locked(connection, campaign_id)
+    if CampaignState(campaign.state).final:
+        return False
+    unleased = campaign.total - campaign.next_number + campaign.waiting
+    cancelled = {"cancelled": campaign.cancelled + unleased, "next_number": campaign.total, "waiting": 0}
+    changed = {**cancelled, "state": CampaignState.CANCELLED.value, "reason": reason}
+    connection.execute(update(campaigns).where(campaigns.c.key == campaign.key).values(changed))
+    waiting = update(items).where(items.c.campaign == campaign.key, WAITING)
+    connection.execute(waiting.values(state=ItemState.CANCELLED))
+    return True
+
+
+def finish_cancel(connection: Connection, campaign_id: str, now: float) -> None:
+    """See `Store.finish_cancel`."""
+    campaign = locked(connection, campaign_id)
+    if campaign.state != CampaignState.CANCELLED.value or campaign.ended_at is not None:
+        return
+    live = (bundles.c.campaign == campaign.key) & LIVE
+    counts = connection.execute(select(bundles.c.size, bundles.c.ended).where(live)).all()
+    left = sum(size - ended for size, ended in counts)
+    connection.execute(update(bundles).where(live).values(live=0))
+    leased = update(items).where(items.c.campaign == campaign.key, items.c.state == ItemState.LEASED)
+    connection.execute(leased.values(state=ItemState.CANCELLED))
+    changed = {"cancelled": campaign.cancelled + left, "ended_at": now}
+    connection.execute(update(campaigns).where(campaigns.c.key == campaign.key).values(changed))

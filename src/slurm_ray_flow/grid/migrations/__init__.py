@@ -1,0 +1,1 @@
+"""How the grid's tables came to be what they are, step by step: a file in `versions/` for each."""
