@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.items import ItemResult, parse_results
 from slurm_ray_flow.core.run import RunPaths
-from slurm_ray_flow.remote.shared.items import CLOSED, RESULTS, VALUES, Item, bundle_name, pack_bundle
+from slurm_ray_flow.remote.shared.items import CLOSED, RESULTS, VALUES, Item, bundle_name, log_name, pack_bundle
+
+PATIENCE, SHORTEST_PAUSE = 3.0, 0.1
 
 
 class ItemStream:
@@ -53,18 +57,54 @@ class ItemStream:
         results, taken = parse_results(data)
         return results, offset + taken
 
-    def values(self, results: Iterable[ItemResult]) -> Iterator[bytes | None]:
+    def values(self, results: Iterable[ItemResult], patience: float = PATIENCE) -> Iterator[bytes | None]:
         """The bytes of results, in their order; None for one whose bytes are damaged.
 
         A megabyte comes with each request: in the order in which they were written, small ones cost next to nothing.
+
+        Args:
+            results: the results.
+            patience: seconds to wait, in all, for bytes that are not there yet: a network's file system may show the
+                line of a result some moments before its bytes.
         """
-        held, start = bytearray(), 0
+        reader, deadline = _Reader(self._cluster, self._folder / VALUES), time.monotonic() + patience
         for result in results:
-            if start <= result.offset <= start + len(held):
-                del held[: result.offset - start]
-            else:
-                held.clear()
-            start = result.offset
-            while len(held) < result.length and (piece := self._cluster.read(self._folder / VALUES, start + len(held))):
-                held += piece
-            yield result.verified(held[: result.length])
+            pause = SHORTEST_PAUSE
+            while (data := result.verified(reader.read(result.offset, result.length))) is None:
+                if time.monotonic() + pause > deadline:
+                    break
+                time.sleep(pause)
+                pause *= 2
+                reader.forget()
+            yield data
+
+    def printed(self, result: ItemResult) -> bytes:
+        """What an item printed, a megabyte of it at most."""
+        if result.log is None:
+            return b""
+        worker, start, length = result.log
+        return self._cluster.read(self._folder / log_name(worker), start)[:length]
+
+
+class _Reader:
+    """Reads pieces of a file that mostly follow one another."""
+
+    def __init__(self, cluster: Cluster, path: PurePosixPath) -> None:
+        self._cluster, self._path = cluster, path
+        self._held, self._start = bytearray(), 0
+
+    def read(self, offset: int, length: int) -> bytearray:
+        """The bytes from `offset` on; fewer where the file is shorter."""
+        held = self._held
+        if self._start <= offset <= self._start + len(held):
+            del held[: offset - self._start]
+        else:
+            held.clear()
+        self._start = offset
+        while len(held) < length and (piece := self._cluster.read(self._path, offset + len(held))):
+            held += piece
+        return held[:length]
+
+    def forget(self) -> None:
+        """Read again what was read before."""
+        self._held.clear()

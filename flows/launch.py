@@ -7,7 +7,7 @@ from slurm_ray_flow.core.errors import ConnectionFailed, Lost, SlurmRayFlowError
 from slurm_ray_flow.core.launch_events import CallEnded, Detachable, publish
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.retries import Retries
-from slurm_ray_flow.core.run import Outcome
+from slurm_ray_flow.core.run import CallEnd, Outcome
 from slurm_ray_flow.tasks.cancellation import cancellable
 from slurm_ray_flow.tasks.diff_dependencies import diff_dependencies
 from slurm_ray_flow.tasks.execute_call import execute_call
@@ -15,6 +15,7 @@ from slurm_ray_flow.tasks.fetch_outcome import outcome_of, outputs_brought
 from slurm_ray_flow.tasks.install_environment import install_environment
 from slurm_ray_flow.tasks.page import shown_in_prefect
 from slurm_ray_flow.tasks.pick_up import await_start, offer_warm_allocation, replace_lost_try, try_is_left
+from slurm_ray_flow.tasks.prepared import Prepared
 from slurm_ray_flow.tasks.remember import key_of, recall, remember
 from slurm_ray_flow.tasks.retry import begin_next_try
 from slurm_ray_flow.tasks.run import Call, Run, where
@@ -84,17 +85,37 @@ def resume_try(run: Run, cluster: Cluster, options: Options) -> Outcome:
 
 def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     """The seven steps of a new try. An early end (error, Ctrl-C, SIGTERM, cancel) ends the try on the cluster, too."""
-    code = scan_imports(call)
-    plan = diff_dependencies(code, cluster, options)
-    snapshot = sync_files(code, cluster, options)
-    environment = install_environment(plan, cluster)
-    key = key_of(call, code, snapshot, environment, options)
+    prepared = prepare(call, cluster, options)
+    key = key_of(call, prepared.code, prepared.snapshot, prepared.environment, options)
     if remembered := recall(key, call, run, options):
         publish(Detachable())
         return remembered
-    with turn(run, cluster, [snapshot.listing, environment.listing]) as lock, run.released_at_the_end(cluster):
-        start_ray(run, call, code, snapshot, environment, cluster, options, lock)
-        call_end = run.call_ended = execute_call(run, cluster)
-        outcome = outcome_of(run.record, call_end, cluster, options)
+    call_end, outcome = run_prepared(run, call, prepared, cluster, options)
     remember(key, run, call_end, cluster)
     return outcome
+
+
+def prepare(call: Call, cluster: Cluster, options: Options) -> Prepared:
+    """The steps before a run: files and environment come to the cluster.
+
+    Raises:
+        SlurmRayFlowError: the code can't be scanned or sent, or the environment not be built.
+    """
+    code = scan_imports(call)
+    plan = diff_dependencies(code, cluster, options)
+    snapshot = sync_files(code, cluster, options)
+    return Prepared.here(code, snapshot, install_environment(plan, cluster), cluster)
+
+
+def run_prepared(
+    run: Run, call: Call, prepared: Prepared, cluster: Cluster, options: Options
+) -> tuple[CallEnd, Outcome]:
+    """The steps of the run itself.
+
+    Raises:
+        RunError: there is no outcome; the error's type says why.
+    """
+    with turn(run, cluster, prepared.listings) as lock, run.released_at_the_end(cluster):
+        start_ray(run, call, prepared, cluster, options, lock)
+        call_end = run.call_ended = execute_call(run, cluster)
+        return call_end, outcome_of(run.record, call_end, cluster, options)

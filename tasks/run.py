@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.blocks import processes, store
@@ -41,6 +41,8 @@ class Call:
         label: the function's name, for people.
         content: the digest of function and arguments by their content, for `cache=`; "" without that option.
         undigested: the reason that there is no such digest in spite of the option.
+        pilot: the settings of a pilot (`remote/driver/pilot.py`), which takes bundles of items and calls the function
+            for each item; None for one call.
     """
 
     function: str
@@ -49,6 +51,7 @@ class Call:
     label: str
     content: str = ""
     undigested: str = ""
+    pilot: Mapping[str, Any] | None = None
 
 
 class Run:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import sys
 import time
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -20,10 +19,9 @@ from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
 from slurm_ray_flow.tasks.install_environment import Environment
+from slurm_ray_flow.tasks.prepared import Prepared
 from slurm_ray_flow.tasks.retry import step
 from slurm_ray_flow.tasks.run import Call, Run, error_of_lost_head, where
-from slurm_ray_flow.tasks.scan_imports import ScannedCode
-from slurm_ray_flow.tasks.sync_files import Snapshot
 from slurm_ray_flow.tasks.turn import WaitReport, reason_to_wait
 
 LIVENESS_SECONDS = 1.0
@@ -32,14 +30,7 @@ LIVENESS_SECONDS = 1.0
 
 @step()
 def start_ray(
-    run: Run,
-    call: Call,
-    code: ScannedCode,
-    snapshot: Snapshot,
-    environment: Environment,
-    cluster: Cluster,
-    options: Options,
-    lock: dict[str, Any] | None,
+    run: Run, call: Call, prepared: Prepared, cluster: Cluster, options: Options, lock: dict[str, Any] | None
 ) -> None:
     """Put the run's files on the cluster, start its head or find a warm one, and wait until it can take calls.
 
@@ -48,8 +39,8 @@ def start_ray(
         EnvironmentFailed: the head or Ray could not start.
         Cancelled: somebody cancelled the flow run.
     """
-    spec = {**_spec(run, code, snapshot, environment, cluster, options), "lock": lock}
-    _put_files(run, call, spec, _script(run, environment, cluster), cluster)
+    spec = {**_spec(run, prepared, cluster, options), "pilot": call.pilot and dict(call.pilot), "lock": lock}
+    _put_files(run, call, spec, _script(run, prepared.environment, cluster), cluster)
     run.hand_over()
     if options.keep_warm:
         if allocation := warm.take(run, spec, cluster):
@@ -70,17 +61,16 @@ def start_ray(
         warm.offer(run, spec, cluster)
 
 
-def _spec(
-    run: Run, code: ScannedCode, snapshot: Snapshot, environment: Environment, cluster: Cluster, options: Options
-) -> dict[str, Any]:
+def _spec(run: Run, prepared: Prepared, cluster: Cluster, options: Options) -> dict[str, Any]:
+    snapshot, environment = prepared.snapshot, prepared.environment
     return {
         "format": 1,
         "run_id": run.record.attempt,
         "python": environment.python,
         "isolated": environment.isolated,
         "packed": environment.packed,
-        "container": environment.container and environment.container.to_spec(str(cluster.root_folder)),
-        "ray": wants_ray(code, options),
+        "container": prepared.container,
+        "ray": wants_ray(prepared.code, options),
         "dashboard": options.dashboard,
         "nodes": options.nodes,
         "cpus": options.cpus_per_node,
@@ -96,8 +86,8 @@ def _spec(
         "working_directory": snapshot.working_directory,
         "environment_variables": dict(options.env_vars),
         "folders": snapshot.folders,
-        "argv": sys.argv or [""],
-        "recursion_limit": sys.getrecursionlimit(),
+        "argv": list(prepared.argv),
+        "recursion_limit": prepared.recursion_limit,
     }
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from slurm_ray_flow.blocks.item_stream import ItemStream
 from slurm_ray_flow.core.items import parse_results
 from slurm_ray_flow.core.run import RunPaths
 from slurm_ray_flow.remote.driver.items import ItemSink, ItemSource
-from slurm_ray_flow.remote.shared.items import ERROR, VALUE, bundle_name, pack_bundle, unpack_bundle
+from slurm_ray_flow.remote.shared.items import CRASHED, ERROR, VALUE, bundle_name, pack_bundle, unpack_bundle
 from support import wait_for
 
 
@@ -128,16 +129,18 @@ def test_results_are_read_on_from_an_offset(stream, folder):
     sink = ItemSink(folder)
     assert stream.results(0, 0) == ([], 0)
     sink.add(1, 5, VALUE, 0.25, b"five")
-    sink.add(1, 6, ERROR, 0.5, b"")
-    sink.flush()
+    sink.add(1, 6, ERROR, 0.5, b"", "ValueError at a.py:1 in f", 'ValueError: "\u00e9\ud800"', (3, 10, 20))
     first, offset = read_on(stream)
     assert [(one.item, one.bundle, one.kind, one.seconds, data) for one, data in first] == [
         (5, 1, "value", 0.25, b"five"),
         (6, 1, "error", 0.5, b""),
     ]
+    assert [(one.group, one.message, one.log) for one, _ in first] == [
+        ("", "", None),
+        ("ValueError at a.py:1 in f", 'ValueError: "\u00e9\\ud800"', (3, 10, 20)),
+    ]
     sink.add(2, 7, VALUE, 0, b"seven" * 500_000)
-    sink.add(2, 8, VALUE, 0, b"eight")
-    sink.close()
+    sink.add(2, 8, CRASHED, 0, b"eight")
     second, end = read_on(stream, offset)
     assert [(one.item, data) for one, data in second] == [(7, b"seven" * 500_000), (8, b"eight")]
     assert read_on(stream, end) == ([], end)
@@ -145,17 +148,26 @@ def test_results_are_read_on_from_an_offset(stream, folder):
     assert [data[:5] for data in stream.values(backwards)] == [b"eight", b"seven", b"", b"five"]
 
 
-def test_results_are_seen_while_the_call_goes_on(stream, folder):
-    sink, seen, item = ItemSink(folder), 0, 0
-    deadline = time.monotonic() + 30
-    while not seen and time.monotonic() < deadline:
-        sink.add(1, item, VALUE, 0, b"x")
-        item += 1
-        time.sleep(0.01)
-        seen = len(stream.results(0, 0)[0])
-    assert 1 < seen <= item
-    sink.close()
-    assert [one.item for one in stream.results(0, 0)[0]] == list(range(item))
+APPENDER = """
+import sys
+from slurm_ray_flow.remote.driver.items import ItemSink
+sink, number = ItemSink(sys.argv[1]), int(sys.argv[2])
+sys.stdin.read()
+for item in range(2000):
+    sink.add(number, item, "value", 0, b"%d-%d " % (number, item) * (item % 50))
+"""
+
+
+def test_several_processes_write_at_once(stream, folder):
+    command = [sys.executable, "-c", APPENDER, folder]
+    writers = [subprocess.Popen([*command, str(number)], stdin=subprocess.PIPE) for number in range(3)]
+    for writer in writers:
+        writer.stdin.close()
+    assert [writer.wait(60) for writer in writers] == [0, 0, 0]
+    found, _ = read_on(stream)
+    assert len(found) == 6000
+    assert all(data == b"%d-%d " % (one.bundle, one.item) * (one.item % 50) for one, data in found)
+    assert {(one.bundle, one.item) for one, _ in found} == {(n, item) for n in range(3) for item in range(2000)}
 
 
 def test_a_torn_line_is_left_for_the_next_reading():
@@ -167,16 +179,53 @@ def test_a_torn_line_is_left_for_the_next_reading():
     assert len(parse_results(b"".join(damaged) + line)[0]) == 1
 
 
+def test_a_torn_line_costs_no_line_that_another_process_writes_after_it():
+    lines = [
+        b'{"item": %d, "bundle": 1, "kind": "error", "seconds": 1, "offset": 0, "length": 2, "crc32": 3, "group": "G",'
+        b' "message": "KeyError: {\\"item\\": 5}", "log": [1, 2, 3]}\n' % number
+        for number in range(2)
+    ]
+    for cut in range(len(lines[0]) - 2):
+        results, _ = parse_results(lines[0][:cut] + lines[1] + lines[0])
+        assert [one.item for one in results] == [1, 0], cut
+
+
+@pytest.mark.parametrize("log", ["[1, 2]", "[1, 2, -3]", "[1, 2, true]", "3", '["1", 2, 3]', "null"])
+def test_what_is_said_of_a_failure_is_no_reason_to_lose_a_result(log):
+    line = (
+        b'{"item": 1, "bundle": 1, "kind": "crashed", "seconds": 0.5, "offset": 0, "length": 2, "crc32": 3, "group": 7,'
+    )
+    [result] = parse_results(line + b' "message": null, "log": %s, "later": 1}\n' % log.encode())[0]
+    assert (result.group, result.message, result.log) == ("", "", None)
+
+
 def test_a_value_that_is_damaged_is_told_from_the_others(stream, folder):
     sink = ItemSink(folder)
     for item in range(4):
         sink.add(1, item, VALUE, 0, b"%d" % item * 10)
-    sink.close()
     with open(os.path.join(folder, "values"), "r+b") as file:
         file.seek(12)
         file.write(b"?")
         file.truncate(35)
-    assert [data for _, data in read_on(stream)[0]] == [b"0" * 10, None, b"2" * 10, None]
+    results, _ = stream.results(0, 0)
+    assert list(stream.values(results, patience=0)) == [b"0" * 10, None, b"2" * 10, None]
+
+
+def test_a_value_that_comes_after_its_line_is_waited_for(stream, folder):
+    sink = ItemSink(folder)
+    for item in range(3):
+        sink.add(1, item, VALUE, 0, b"%d" % item * 10)
+    values = Path(folder, "values")
+    content = values.read_bytes()
+    for early in (content[:15], content[:10] + b"\0" * 10 + content[20:]):
+        values.write_bytes(early)
+        results, _ = stream.results(0, 0)
+        coming = stream.values(results, patience=30)
+        assert next(coming) == b"0" * 10
+        late = threading.Timer(0.3, values.write_bytes, [content])
+        late.start()
+        assert list(coming) == [b"1" * 10, b"2" * 10]
+        late.join()
 
 
 WRITER = """
@@ -185,8 +234,6 @@ from slurm_ray_flow.remote.driver.items import ItemSink
 sink = ItemSink(sys.argv[1])
 for item in range(10**9):
     sink.add(item // 100, item, "value", 0, b"%d" % item * 20)
-    if item % 100 == 99:
-        sink.flush()
 """
 
 
@@ -202,28 +249,51 @@ def test_what_a_killed_call_has_told_is_there(stream, folder):
     assert all(data == b"%d" % one.item * 20 for one, data in found)
 
 
-def test_a_full_disk_loses_no_result_that_was_told(stream, folder):
+@pytest.fixture
+def disk():
+    """Sets how large files may become, as a full disk does: `disk(bytes)`, `disk()` for no limit."""
     import resource
 
-    sink = ItemSink(folder)
-    sink.add(1, 1, VALUE, 0, b"a" * 1000)
-    sink.flush()
-    sink.add(1, 2, VALUE, 0, b"b" * 100_000)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    try:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, before[1]))
-        with pytest.raises(OSError, match="large"):
-            sink.flush()
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
-        signal.signal(signal.SIGXFSZ, handler)
+    yield lambda limit=before[0]: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def test_a_full_disk_loses_no_result(stream, folder, disk):
+    sink = ItemSink(folder)
+    sink.add(1, 1, VALUE, 0, b"a" * 1000)
+    disk(50_000)
+    for _ in range(2):
+        with pytest.raises(OSError, match=r"large|space"):
+            sink.add(1, 2, VALUE, 0, b"b" * 100_000)
+    disk()
     assert [one.item for one, _ in read_on(stream)[0]] == [1]
-    sink.close()
-    assert [(one.item, data[:1]) for one, data in read_on(stream)[0]] == [(1, b"a"), (2, b"b")]
+    sink.add(1, 2, VALUE, 0, b"b" * 100_000)
+    assert [(one.item, data) for one, data in read_on(stream)[0]] == [(1, b"a" * 1000), (2, b"b" * 100_000)]
 
 
-def test_all_of_it_is_private_and_written_by_one(stream, folder):
+def test_a_line_that_a_full_disk_cuts_short_damages_no_other(stream, folder, disk):
+    tries, other = [], ItemSink(folder)
+
+    def retry(error, number):
+        tries.append(type(error))
+        if number == 2:
+            disk()
+            other.add(1, 2, VALUE, 0, b"")  # behind the torn line
+        return True
+
+    sink = ItemSink(folder, retry)
+    sink.add(1, 1, VALUE, 0, b"")
+    disk(sink.results_size + 30)
+    sink.add(1, 3, VALUE, 0, b"")
+    assert tries == [OSError] * 3
+    sink.add(1, 4, VALUE, 0, b"")
+    assert [one.item for one, _ in read_on(stream)[0]] == [1, 2, 3, 4]
+
+
+def test_all_of_it_is_private(stream, folder):
     before = os.umask(0)
     try:
         ItemSink(folder).close()
@@ -233,5 +303,3 @@ def test_all_of_it_is_private_and_written_by_one(stream, folder):
     stream.close()
     assert {oct(path.stat().st_mode & 0o777) for path in os.scandir(folder)} == {"0o600"}
     assert os.stat(folder).st_mode & 0o777 == 0o700
-    with pytest.raises(FileExistsError):
-        ItemSink(folder)

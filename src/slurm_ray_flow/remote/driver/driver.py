@@ -97,7 +97,8 @@ class Driver:
         _redirect(run.log)
         os.environ["SRF_RUN_ID"] = self._initial_variables["SRF_RUN_ID"] = run.id
         try:
-            self._enter(run, run.read_spec(), order)
+            spec = run.read_spec()
+            self._enter(run, spec, order)
         except OperationError as error:
             message = "{} ({})".format(error.what, error.where) + TRY + error.advice
             return {"outcome": None, "cause": error.cause or "environment", "message": message}
@@ -107,6 +108,11 @@ class Driver:
         if self._session:
             ray_session.watch()
         limits.restore_umask()
+        if spec.get("pilot"):
+            from slurm_ray_flow.remote.driver import pilot  # few runs are pilots
+
+            settings = {"memory": spec.get("memory"), **spec["pilot"]}
+            return pilot.execute(run, settings, with_ray=self._session is not None)
         return execution.execute(run)
 
     def _set_answers(self, run: RunFiles) -> None:

@@ -25,35 +25,37 @@ _LOSS_ERRORS = {
     "TaskUnschedulableError", "WorkerCrashedError",
 }  # fmt: skip
 """The exceptions of Ray about the loss of its own processes."""
-_OWN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
+OWN_FOLDER = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 
 def execute(run: RunFiles) -> Report:
     """Run the call of `run`, write outcome.dill, and return the fields of its `call_ended`."""
     try:
-        function, arguments = _read_call(run)
+        function, arguments = read_call(run)
     except SystemExit as error:
-        return {**_failed(run, error, "environment"), "message": _import_exit_message(error, run)}
+        return {**failed(run, error, "environment"), "message": import_exit_message(error, run.log)}
     except Exception as error:
-        return _failed(run, error, "environment")
+        return failed(run, error, "environment")
     try:
-        value = _completed(function(*arguments["args"], **arguments["kwargs"]))
+        value = completed(function(*arguments["args"], **arguments["kwargs"]))
     except BaseException as error:
-        return _failed(run, error, _cause(error))
-    return _succeeded(run, value)
+        return failed(run, error, _cause(error))
+    return succeeded(run, value)
 
 
-def _read_call(run: RunFiles) -> Tuple[Callable[..., Any], Dict[str, Any]]:
+def read_call(run: RunFiles) -> Tuple[Callable[..., Any], Dict[str, Any]]:
+    """The function of a call, and its arguments: `{"args": [...], "kwargs": {...}}`. Imports the user's modules."""
     function = payload.read(run.function, pickling.load)
     called = _resolve(function[1], function[2]) if function[0] == "reference" else function[1]
     return called, payload.read(run.arguments, pickling.load)
 
 
-def _import_exit_message(error: SystemExit, run: RunFiles) -> str:
+def import_exit_message(error: SystemExit, log: str) -> str:
+    """What to say of a module that ended the process, with the end of the log."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     message = "A module of the function ended the process while it was imported ({}).".format(_last_line(error))
-    return "{}\n{}".format(message, tail(run.log, 2000)).strip()
+    return "{}\n{}".format(message, tail(log, 2000)).strip()
 
 
 def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
@@ -63,7 +65,8 @@ def _resolve(module: str, qualified_name: str) -> Callable[..., Any]:
     return cast(Callable[..., Any], function)
 
 
-def _completed(result: Any) -> Any:
+def completed(result: Any) -> Any:
+    """The value of a call; that of a coroutine or another awaitable when it has ended."""
     if inspect.iscoroutine(result):
         return asyncio.run(result)
     return asyncio.run(_awaited(result)) if inspect.isawaitable(result) else result
@@ -73,16 +76,18 @@ async def _awaited(result: Any) -> Any:
     return await result
 
 
-def _succeeded(run: RunFiles, value: Any) -> Report:
+def succeeded(run: RunFiles, value: Any) -> Report:
+    """Write the value as the run's outcome; returns the fields of its `call_ended`."""
     try:
         digest, size = payload.write(run.outcome, {"value": value}, pickling.dump_outcome, durable=True)
     except BaseException as error:
         cause = "out_of_memory" if isinstance(error, MemoryError) else "result"
-        return {"outcome": None, "cause": cause, "message": _unwritten_message(value, error)}
+        return {"outcome": None, "cause": cause, "message": unwritten_message(value, error)}
     return {"outcome": "value", "cause": None, "sha256": digest, "size": size}
 
 
-def _unwritten_message(value: Any, error: BaseException) -> str:
+def unwritten_message(value: Any, error: BaseException) -> str:
+    """What to say of a value that can't be written: its type, and the part of it that can't be pickled."""
     kind = "{}.{}".format(type(value).__module__, type(value).__qualname__)
     if _is_disk_error(error):
         return "The value, a {}, was not written: {}".format(kind, error)
@@ -95,8 +100,9 @@ def _is_disk_error(error: BaseException) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 
-def _failed(run: RunFiles, error: BaseException, cause: str) -> Report:
-    error.__traceback__ = _user_frames(error.__traceback__)
+def failed(run: RunFiles, error: BaseException, cause: str) -> Report:
+    """Write an exception as the run's outcome; returns the fields of its `call_ended`."""
+    error.__traceback__ = user_frames(error.__traceback__)
     text = "".join(traceback.format_exception(type(error), error, error.__traceback__))
     report: Report = {"outcome": "exception", "cause": cause, "message": _last_line(error)}
     if type(error).__module__ == "ray.exceptions" and type(error).__name__ in _LOSS_ERRORS:
@@ -109,7 +115,7 @@ def _failed(run: RunFiles, error: BaseException, cause: str) -> Report:
             )
         )
     try:
-        packed = {**failures.pack(error, _can_be_pickled), "traceback": text}
+        packed = {**failures.pack(error, can_be_pickled), "traceback": text}
         report["sha256"], report["size"] = payload.write(run.outcome, packed, pickling.dump_outcome, durable=True)
     except BaseException as second:
         report.update(outcome=None, cause="result" if cause == "user_code" else cause)
@@ -117,10 +123,10 @@ def _failed(run: RunFiles, error: BaseException, cause: str) -> Report:
     return report
 
 
-def _user_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
+def user_frames(trace: Optional[TracebackType]) -> Optional[TracebackType]:
     """The traceback from the user's first frame on; the whole one if there is no such frame."""
     user_trace = trace
-    while user_trace is not None and user_trace.tb_frame.f_code.co_filename.startswith(_OWN_FOLDER):
+    while user_trace is not None and user_trace.tb_frame.f_code.co_filename.startswith(OWN_FOLDER):
         user_trace = user_trace.tb_next
     return user_trace or trace
 
@@ -151,7 +157,8 @@ def _exit_code(error: SystemExit) -> int:
     return error.code if isinstance(error.code, int) else 1
 
 
-def _can_be_pickled(value: Any) -> bool:
+def can_be_pickled(value: Any) -> bool:
+    """Whether a value can go home, and is of the same type there."""
     file = io.BytesIO()
     try:
         pickling.dump_outcome(value, file, lambda _: True)

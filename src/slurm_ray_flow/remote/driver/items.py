@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
-import time
 import zlib
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Callable, Iterator, List, NamedTuple, Optional, Tuple
 
 from slurm_ray_flow.remote.shared import files
 from slurm_ray_flow.remote.shared.items import BUNDLE, CLOSED, RESULTS, VALUES, WITHDRAWN, Item, unpack_bundle
 from slurm_ray_flow.remote.shared.protocol import TAKEN
 
 IDLE_SECONDS = 120.0
-FLUSH_SECONDS = 0.5
-FLUSH_BYTES = 16 << 20
-"""The most bytes of values that are held in memory, besides the last value's."""
+LARGEST = 0x7FFFF000
+"""The most bytes that one `write` takes."""
+
+LogSlice = Tuple[int, int, int]
+"""A worker's number, and start and length of a piece of its log."""
 
 
 class Bundle(NamedTuple):
@@ -36,7 +38,7 @@ class ItemSource:
         for bundle in ItemSource(folder):
             for item, data in bundle.items:
                 sink.add(bundle.number, item, VALUE, seconds, work(data))
-            sink.flush()
+        sink.sync()
 
     Args:
         folder: the folder `items` of the run, which may not exist yet.
@@ -93,90 +95,130 @@ class ItemSource:
 
 
 class ItemSink:
-    """Writes the results of a call's items. A run has one.
+    """Writes the results of a call's items. Each process that writes some has a sink of its own.
 
-    Home sees a result when the bytes of its value are on the disk. `add` writes to the disk at most each half second.
-    Call `flush` at the end of a bundle, and within half a second if the next result takes longer.
+    A result is written at once, its value by one `write` and then its line by another, both to the end of files that
+    all processes share. So a process that is killed loses the result that it was about to write, and no other one.
+    `sync` has all of them survive a loss of power.
 
     Args:
         folder: the folder `items` of the run. It is made if home has placed no bundle yet.
+        retry: what to do when a result can't be written, say because the disk is full: gets the error and the number of
+            earlier tries, waits, and says whether to try again. Without it the error is raised at once.
 
     Raises:
-        FileExistsError: the run has a sink already.
         OperationError: the folder can't be made.
+        OSError: the files can't be opened.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, retry: Callable[[OSError, int], bool] = lambda *_: False) -> None:
         files.private_folder(folder)
-        self._values, self._results = (_GrowingFile(os.path.join(folder, name)) for name in (VALUES, RESULTS))
-        self._last_flush = time.monotonic()
+        self._values, self._results = (_AppendedFile(os.path.join(folder, name)) for name in (VALUES, RESULTS))
+        self._retry = retry
 
-    def add(self, bundle: int, item: int, kind: str, seconds: float, data: bytes) -> None:
-        """Add the result of an item.
+    def add(
+        self,
+        bundle: int,
+        item: int,
+        kind: str,
+        seconds: float,
+        data: bytes,
+        group: str = "",
+        message: str = "",
+        log: Optional[LogSlice] = None,
+    ) -> None:
+        """Write the result of an item.
 
         Args:
             bundle: the number of the bundle that the item came with.
             item: the item's number.
-            kind: `VALUE` or `ERROR`.
+            kind: `VALUE`, `ERROR` or `CRASHED`.
             seconds: the time that the item took.
-            data: the result's bytes for home.
+            data: the result's bytes for home, `LARGEST` at most.
+            group: for failures: what this one has in common with others, such as `ValueError at train.py:12 in fit`.
+            message: for failures: the exception in a line.
+            log: where that is what the item printed, if it printed something.
 
         Raises:
-            OSError: the result can't be written. It is held in memory for the next flush.
+            OSError: the result can't be written; it may be added again.
         """
-        line = {
-            "item": item, "bundle": bundle, "kind": kind, "seconds": round(seconds, 6),
-            "offset": self._values.size, "length": len(data), "crc32": zlib.crc32(data),
-        }  # fmt: skip
-        self._values.add(data)
-        self._results.add(json.dumps(line).encode() + b"\n")
-        if time.monotonic() - self._last_flush >= FLUSH_SECONDS or self._values.held_bytes >= FLUSH_BYTES:
-            self.flush()
+        offset = self._append(self._values, data)
+        line = '{"item": %d, "bundle": %d, "kind": "%s", "seconds": %.6f, "offset": %d, "length": %d, "crc32": %d' % (
+            item, bundle, kind, seconds, offset, len(data), zlib.crc32(data),
+        )  # fmt: skip
+        if group or message:
+            line += ', "group": {}, "message": {}'.format(json.dumps(group), json.dumps(message))
+        if log is not None:
+            line += ', "log": [%d, %d, %d]' % log
+        self._append(self._results, line.encode() + b"}\n", is_line=True)
 
-    def flush(self) -> None:
-        """Write all results to the disk, so that home sees them.
+    def _append(self, file: _AppendedFile, data: bytes, is_line: bool = False) -> int:
+        tries = 0
+        while True:
+            try:
+                return file.append(data, is_line)
+            except OSError as error:
+                if not self._retry(error, tries):
+                    raise
+            tries += 1
+
+    @property
+    def results_size(self) -> int:
+        """The bytes of all lines so far, also those of other processes."""
+        return self._results.size
+
+    def begin_line(self) -> None:
+        """Begin the next line with a line break, since a process was killed that may have left a torn line."""
+        self._results.torn = True
+
+    def sync(self) -> None:
+        """Have all results on the disk, also those of other processes.
 
         Raises:
-            OSError: they can't be written.
+            OSError: they can't be written there.
         """
-        self._values.flush()
-        self._results.flush()
-        self._last_flush = time.monotonic()
+        self._values.sync()
+        self._results.sync()
 
     def close(self) -> None:
-        """Flush, and close the files."""
-        self.flush()
+        """Sync, and close the files."""
+        self.sync()
         self._values.close()
         self._results.close()
 
 
-class _GrowingFile:
-    """A new file that grows. A process that the call forks can neither write the held bytes nor move the file's end."""
+class _AppendedFile:
+    """A file to which several processes append.
+
+    Attributes:
+        torn: whether the file may end with a part of a line.
+    """
 
     def __init__(self, path: str) -> None:
-        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        self._pieces: List[bytes] = []
-        self._written_bytes, self.held_bytes = 0, 0
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._synced_size, self.torn = 0, False
 
     @property
     def size(self) -> int:
-        """The size in bytes, with the held ones."""
-        return self._written_bytes + self.held_bytes
+        return os.fstat(self._descriptor).st_size
 
-    def add(self, data: bytes) -> None:
-        self._pieces.append(data)
-        self.held_bytes += len(data)
+    def append(self, data: bytes, is_line: bool) -> int:
+        """Append by one write; returns the offset of the data."""
+        if not data:
+            return 0
+        written = b"\n" + data if is_line and self.torn else data
+        count = os.write(self._descriptor, written)
+        if count != len(written):
+            self.torn = True
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.torn = False
+        return os.lseek(self._descriptor, 0, os.SEEK_CUR) - len(data)
 
-    def flush(self) -> None:
-        """Write all held bytes to the disk; may be repeated after an error."""
-        if not self._pieces:
-            return
-        data, offset = memoryview(b"".join(self._pieces)), self._written_bytes
-        while data:
-            count = os.pwrite(self._descriptor, data, offset)
-            data, offset = data[count:], offset + count
-        os.fsync(self._descriptor)
-        self._pieces, self._written_bytes, self.held_bytes = [], offset, 0
+    def sync(self) -> None:
+        size = self.size
+        if size != self._synced_size:
+            os.fsync(self._descriptor)
+            self._synced_size = size
 
     def close(self) -> None:
         os.close(self._descriptor)

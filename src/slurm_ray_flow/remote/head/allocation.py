@@ -10,7 +10,7 @@ import time
 from typing import Any, Callable, Dict, List, Optional, Set
 
 from slurm_ray_flow.remote.head import ray_nodes
-from slurm_ray_flow.remote.head.calls import GRACE_SECONDS, RunningCall, Standby
+from slurm_ray_flow.remote.head.calls import GRACE_SECONDS, PILOT_MEMORY_SECONDS, RunningCall, Standby
 from slurm_ray_flow.remote.head.inbox import Idling, Inbox, close, close_if_empty, record_end
 from slurm_ray_flow.remote.head.ray_nodes import RayNodes
 from slurm_ray_flow.remote.lock.share import LockShare
@@ -219,7 +219,8 @@ class Allocation:
         driver.order(run=run.folder, **self._ray_and_allocation())
         self._last_folder = run.folder
         deadline, memory = self._deadline(run, spec), self._spec.get("memory")
-        self._call = RunningCall(run, driver, deadline, memory, self._call_pids, spec.get("warn_seconds"))
+        grace = PILOT_MEMORY_SECONDS if spec.get("pilot") and not spec.get("ray") else 0.0
+        self._call = RunningCall(run, driver, deadline, memory, self._call_pids, spec.get("warn_seconds"), grace)
         if self._ray:
             self._ray.call_begins()
         if self._lock_share:

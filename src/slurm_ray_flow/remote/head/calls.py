@@ -20,6 +20,8 @@ from slurm_ray_flow.remote.shared.protocol import MAKE_MORE, TRY
 
 GRACE_SECONDS = 3.0
 ASK_NODES_SECONDS = 5.0
+PILOT_MEMORY_SECONDS = 1.0
+"""Seconds in which a pilot that uses too much memory may end one of its workers, before the head ends all of it."""
 LONGEST_PAUSE = 1.0
 """The most seconds between two measurements of memory, which take long if processes share much of it."""
 
@@ -117,6 +119,7 @@ class RunningCall:
         memory: its limit in bytes, or None.
         call_pids: returns the pids that count for its memory.
         warn_seconds: how long before the deadline the function is warned; None for no warning.
+        memory_seconds: how long it may use more memory than its limit: a pilot ends one of its workers meanwhile.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class RunningCall:
         memory: Optional[int],
         call_pids: Callable[[], Set[int]],
         warn_seconds: Optional[float] = None,
+        memory_seconds: float = 0.0,
     ) -> None:
         self.run, self.driver, self._deadline, self._memory, self._call_pids = run, driver, deadline, memory, call_pids
         self._forced_end: Optional[Dict[str, Any]] = None
@@ -136,6 +140,7 @@ class RunningCall:
         self._meter = usage.UsageMeter(call_pids)
         self._warn_seconds, self._signal_pending = warn_seconds, False
         self._warned: Set[str] = set()
+        self._memory_seconds, self._over_since = memory_seconds, float("inf")
         self._used, self._bound, self._measured_at, self._next_measurement = 0, 0, time.monotonic(), 0.0
         self._kills: Callable[[], int] = limits.out_of_memory_kills
         self._kills_before, self._counts_own_kills = self._kills(), False
@@ -237,7 +242,8 @@ class RunningCall:
         wait = limits.next_look(used, grown, now - self._measured_at, limit)
         self._next_measurement = now + max(wait, min(10 * (time.process_time() - began), LONGEST_PAUSE))
         self._used, self._bound, self._measured_at = used, bound, now
-        if used > limit:
+        self._over_since = min(self._over_since, now) if used > limit else float("inf")
+        if now - self._over_since >= self._memory_seconds:
             text = "The call used {} of memory, its limit is {}. Its largest processes: {}."
             message = text.format(limits.readable(used), limits.readable(limit), limits.largest(sizes))
             self.end("out_of_memory", message, grace=0.0)

@@ -4,7 +4,8 @@
   it to `0000000007.bundle.running`, home withdraws it by renaming it to `0000000007.bundle.withdrawn`: one of them can.
 - `closed`: no more bundles come.
 - `values`: the bytes of the results, one after another.
-- `results.jsonl`: a line for each result, written when the bytes that it names are on the disk.
+- `results.jsonl`: a line for each result, written after the bytes that it names.
+- `log.3`: what the items of worker 3 of a pilot printed.
 
 What the bytes of an item or of a result are is a matter of home and of the call alone.
 """
@@ -20,8 +21,8 @@ from slurm_ray_flow.remote.shared.protocol import TAKEN, is_amount, parse_json
 
 BUNDLE, WITHDRAWN = ".bundle", ".withdrawn"
 CLOSED, RESULTS, VALUES = "closed", "results.jsonl", "values"
-VALUE, ERROR = "value", "error"
-"""The kinds of results."""
+VALUE, ERROR, CRASHED = "value", "error", "crashed"
+"""The kinds of results: a value, an exception of the item, and an item whose process ended before it did."""
 
 Item = Tuple[int, bytes]
 """Its number, and what the call needs for it."""
@@ -30,6 +31,11 @@ Item = Tuple[int, bytes]
 def bundle_name(number: int) -> str:
     """The name of a bundle's file; names are in the order of numbers."""
     return "{:010d}{}".format(number, BUNDLE)
+
+
+def log_name(worker: int) -> str:
+    """The name of the file with what a worker's items printed."""
+    return "log.{}".format(worker)
 
 
 def pack_bundle(items: Iterable[Item]) -> bytes:

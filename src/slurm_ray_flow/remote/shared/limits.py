@@ -132,11 +132,17 @@ def out_of_memory_kills() -> int:
 
 def be_first_to_go() -> None:
     """Ask the kernel to kill this process first when the machine runs out of memory."""
-    try:
-        with open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
-            file.write("1000")
-    except OSError:
-        pass
+    _set_order_to_go("1000")
+
+
+def go_after_children() -> None:
+    """Ask the kernel to kill children of this process before it, if they have asked to be the first to go."""
+    _set_order_to_go("900")
+
+
+def _set_order_to_go(number: str) -> None:
+    with contextlib.suppress(OSError), open("/proc/self/oom_score_adj", "w", encoding="ascii") as file:
+        file.write(number)
 
 
 def processors() -> int:
