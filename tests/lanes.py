@@ -32,6 +32,7 @@ LANES = {
     "contract": [
         "hosts/test_overview.py",
         "hosts/test_docs.py",
+        "hosts/test_campaign.py",
         "hosts/test_cli_docs.py",
         "contract/test_cluster.py",
         "contract/test_item_stream.py",

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
-from slurm_ray_flow.blocks import catalog, processes
+from slurm_ray_flow.blocks import catalog, grid_engine, processes
 from slurm_ray_flow.blocks.clean_up import CleanUpRoot
 from slurm_ray_flow.blocks.clean_up import clean_up as clean_up_place
 from slurm_ray_flow.blocks.processes import Process, alive, end, identify, this_process
@@ -220,6 +220,7 @@ def _periodic_tasks(files: ServerFiles, api: Api, other: ServerState | None) -> 
         PeriodicTask(SWEEP_SECONDS, catalog.refresh, long=True),
         PeriodicTask(SWEEP_SECONDS, lambda: ensure_watch(files, api)),
         PeriodicTask(SLOT_SECONDS, lambda: _settle_slots(files, api)),
+        PeriodicTask(SLOT_SECONDS, _keep_engine, long=True),
     ]
     if other:
         return tasks
@@ -244,6 +245,12 @@ def _touch_state(files: ServerFiles) -> None:
     """Touch the state file, by which other hosts with this home see that this supervisor lives."""
     with contextlib.suppress(OSError):
         os.utime(state_file(files))
+
+
+def _keep_engine() -> Iterator[str]:
+    """Start the grid's engine anew where it was killed on this host."""
+    if grid_engine.restart_if_killed():
+        yield "the grid's engine was gone, and was started anew"
 
 
 def _settle_slots(files: ServerFiles, api: Api) -> Iterator[str]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         Crashed,
         DependencyError,
         EnvironmentFailed,
+        GridError,
         HostKeyFailed,
         LockFailed,
         LogInFailed,
@@ -33,9 +34,12 @@ if TYPE_CHECKING:
         SlurmRayFlowError,
         SyncError,
         TimeLimit,
+        UnknownCampaignError,
         UnknownRunError,
     )
+    from slurm_ray_flow.core.grid.model import CampaignState
     from slurm_ray_flow.core.run import RunState
+    from slurm_ray_flow.interface.campaign import Campaign
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.handle import Handle, attach
     from slurm_ray_flow.interface.map import Handles, as_completed
@@ -48,12 +52,15 @@ os.environ.setdefault("DO_NOT_TRACK", "1")
 __version__ = "0.1.0"
 
 __all__ = [
+    "Campaign",
+    "CampaignState",
     "Cancelled",
     "ConnectionFailed",
     "Crashed",
     "DependencyError",
     "EndWarning",
     "EnvironmentFailed",
+    "GridError",
     "Handle",
     "Handles",
     "HostKeyFailed",
@@ -78,6 +85,7 @@ __all__ = [
     "SshServer",
     "SyncError",
     "TimeLimit",
+    "UnknownCampaignError",
     "UnknownRunError",
     "as_completed",
     "attach",
@@ -88,6 +96,8 @@ __all__ = [
 
 _HOMES = {
     "slurm_ray_flow": "slurm_ray_flow.interface.decorator",
+    "Campaign": "slurm_ray_flow.interface.campaign",
+    "CampaignState": "slurm_ray_flow.core.grid.model",
     "EndWarning": "slurm_ray_flow.remote.shared.end_warning",
     "Handle": "slurm_ray_flow.interface.handle",
     "Handles": "slurm_ray_flow.interface.map",

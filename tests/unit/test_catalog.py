@@ -12,8 +12,11 @@ import pytest
 
 from slurm_ray_flow.blocks import catalog, store
 from slurm_ray_flow.blocks.server import settings
+from slurm_ray_flow.core.errors import GridError
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.grid.store import Store, default_url
 
 
 @pytest.fixture(autouse=True)
@@ -129,6 +132,30 @@ def test_on_a_network_file_system_it_lies_beside_prefects_database(monkeypatch, 
     finally:
         catalog.remove(database.with_name("catalog.db"))
         os.rmdir(database.parent)
+
+
+def test_what_the_grid_keeps_beside_it_comes_home_when_the_server_ends(monkeypatch, tmp_path):
+    monkeypatch.setattr(catalog, "on_network", lambda _: True)
+    monkeypatch.setattr(settings, "on_network", lambda _: True)
+    monkeypatch.setattr(settings, "LOCAL_DISK", str(tmp_path))
+    with pytest.raises(GridError, match="network"):
+        default_url()
+    files = catalog.server_files()
+    files.folder.mkdir(parents=True)
+    made = Campaign("c" * 32, "sums", "alice", "add")
+    for times in range(3):
+        Path(settings.local_file(files)).touch()
+        grid = Store(default_url())
+        grid.migrate()
+        assert grid.campaigns() == [made][:times]
+        if not times:
+            grid.add_campaign(made)
+        assert list(settings.keep_copy(files)) == []
+        assert bool(grid.set_campaign_state(made.id, CampaignState.ACTIVE, f"time {times}"))
+        made = dataclasses.replace(made, reason=f"time {times}")
+        grid.close()
+        list(settings.keep_copy(files, ended=True))
+        assert list(tmp_path.glob("srf-database-*")) == []
 
 
 def test_prefect_is_not_imported_where_no_cluster_is_asked(tmp_path):

@@ -22,6 +22,7 @@ from slurm_ray_flow.cli import (
     config,
     dashboard,
     fetch,
+    grid,
     init,
     prefect_command,
     queue,
@@ -33,7 +34,7 @@ from slurm_ray_flow.cli import (
 )
 from slurm_ray_flow.cli.output import print_error, show_progress, tell
 from slurm_ray_flow.core.config import variable_warnings
-from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError, UnknownCampaignError, UnknownRunError
 
 _SECTION = re.compile(r"^(Args|Examples|Raises):\n((?:    .*\n?|\n)*)", re.MULTILINE)
 
@@ -91,10 +92,15 @@ GROUPS = {
         completion.completion,
     ),
 }
+GRID: tuple[Callable[..., None], ...] = (grid.stat, grid.items, grid.events, grid.pause, grid.resume, grid.cancel)
 for title, commands in GROUPS.items():
     group = cyclopts.Group.create_ordered(title)
     for command in commands:
         app.command(command, group=group, **described(command))
+grid.app.group = (cyclopts.Group.create_ordered("Campaigns"),)
+for verb in GRID:
+    grid.app.command(verb, **described(verb))
+app.command(grid.app)
 
 
 def main() -> None:
@@ -121,7 +127,7 @@ def _run() -> int:
         return 2  # cyclopts has written the error; older versions would exit with 1
     except SlurmRayFlowError as error:
         print_error(error)
-        return 2 if isinstance(error, OptionError | UnknownRunError) else 1
+        return 2 if isinstance(error, OptionError | UnknownCampaignError | UnknownRunError) else 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:

@@ -41,14 +41,14 @@ def clusters() -> list[str]:
         return ["local"]
 
 
-def _completed_from(names: Callable[[], Any]) -> Parameter:
+def completed_from(names: Callable[[], Any]) -> Parameter:
     """The completion of an argument, which an older cyclopts lacks."""
     if "completer" not in inspect.signature(Parameter).parameters:
         return Parameter()
     return Parameter(completer=lambda _: names())
 
 
-A_RUN, A_CLUSTER = _completed_from(runs), _completed_from(clusters)
+A_RUN, A_CLUSTER = completed_from(runs), completed_from(clusters)
 
 
 def cluster_named(name: str, *, to_look: bool = False) -> Cluster:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 from slurm_ray_flow.cli.names import A_RUN
@@ -31,6 +31,8 @@ class ServerStatus:
     pid: int | None = None
     database_bytes: int | None = None
     runs: dict[str, int] = field(default_factory=dict)
+    engine: str = ""
+    """The state of the grid's engine; "" where this home has never had one."""
 
 
 def up(
@@ -41,7 +43,7 @@ def up(
 ) -> None:
     """Start the Prefect server, if none runs, and say where its UI is, or a run's page there.
 
-    One that you configured is used, and none started beside it.
+    One that you configured is used, and none started beside it. With campaigns, the grid's engine is started, too.
 
     Examples:
         srf up
@@ -54,12 +56,18 @@ def up(
         run: The run's id, or the start of it.
         open: Show the page in the browser, logged in.
     """
-    from slurm_ray_flow.blocks import store
+    from slurm_ray_flow.blocks import grid_engine, store
     from slurm_ray_flow.blocks.server import ensure_server
     from slurm_ray_flow.blocks.server.log_in import open_ui
 
+    def note(text: str) -> None:
+        if not json:
+            tell(text)
+
     run_id = store.find_record(run).flow_run_id if run else ""
-    address = ensure_server(lambda text: None if json else tell(text))
+    address = ensure_server(note)
+    if grid_engine.has_campaigns():
+        grid_engine.ensure_engine(note)
     is_shown = open_ui(address, run_id) if open else False
     if json:
         print_json({**asdict(address), "page": address.page(run_id)})
@@ -84,20 +92,24 @@ def _tell_address(address: ServerAddress, *, tried: bool) -> None:
 
 
 def down(*, json: Json = False) -> None:
-    """End the Prefect server that this package started.
+    """End the Prefect server that this package started, and the grid's engine.
 
-    One that you configured is left alone.
+    A Prefect server that you configured is left alone. Runs and pilots on clusters go on.
 
     Examples:
         srf down
     """
+    from slurm_ray_flow.blocks.grid_engine import end_engine
     from slurm_ray_flow.blocks.server import stop_server
 
+    engine_stopped = end_engine()
     stopped = stop_server()
     if json:
-        print_json({"stopped": stopped})
+        print_json({"stopped": stopped, "engine_stopped": engine_stopped})
     else:
         print_text(_down_text(stopped))
+        if engine_stopped:
+            print_text("The grid's engine has ended; campaigns go on with `srf up`.")
 
 
 def _down_text(stopped: bool) -> str:
@@ -110,7 +122,7 @@ def _down_text(stopped: bool) -> str:
 
 
 def status(*, json: Json = False) -> None:
-    """Show the state of the Prefect server, and how many runs are in which state.
+    """Show the state of the Prefect server and of the grid's engine, and how many runs are in which state.
 
     Exits with 1 when none answers.
 
@@ -119,13 +131,15 @@ def status(*, json: Json = False) -> None:
 
         srf status --json
     """
-    server = server_status()
+    from slurm_ray_flow.blocks.grid_engine import engine_status
+
+    server = replace(server_status(), engine=engine_status())
     if json:
         print_json(asdict(server))
     else:
         facts = {"UI": server.ui_url, "API": server.url, "version": server.version, "process": server.pid or ""}
         runs = {f"{name} runs": number for name, number in server.runs.items()}
-        rows = {**facts, "database": _size(server.database_bytes), **runs}
+        rows = {**facts, "database": _size(server.database_bytes), **runs, "grid": server.engine}
         print_table(["Prefect server", server.state], [[name, str(value)] for name, value in rows.items() if value])
     if server.state != "running":
         sys.exit(1)

@@ -5,11 +5,11 @@ from __future__ import annotations
 import inspect
 import io
 import warnings
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cached_property, partial
 from types import MethodType
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
 from prefect import Flow
 from prefect.flow_engine import run_flow
@@ -30,6 +30,9 @@ from slurm_ray_flow.interface.settings import Types, options_of, shown_in_forms,
 from slurm_ray_flow.remote.shared import pickling
 from slurm_ray_flow.remote.shared.pickling import itself, resolve_function
 from slurm_ray_flow.tasks.page import kind_of
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.interface.campaign import Campaign
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -190,6 +193,48 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             TypeError: the function does not take such arguments.
         """
         return start_map(self, iterables, same, max_parallel)
+
+    def campaign(
+        self,
+        values: Iterable[Any],
+        /,
+        *,
+        clusters: Sequence[Any] | None = None,
+        name: str = "",
+        weight: float = 1.0,
+        retries: int = 0,
+        max_failures: int | None = None,
+        max_pilots: int = 8,
+        spread: bool = False,
+        same: Mapping[str, Any] | None = None,
+    ) -> Campaign[R]:
+        """Run the function for each value in pilots: runs that take thousands of items each, on several clusters.
+
+        The campaign belongs to this home's engine: it goes on when this process ends, and `Campaign.attach` finds it.
+        An item may run twice where its pilot is lost, and has exactly one outcome.
+
+        Args:
+            values: the values of the first parameter; any iterable, also a generator of a million.
+            clusters: names of saved clusters, or "local"; the function's own cluster by default.
+            name: for people; the function's name by default.
+            weight: the share of this campaign among those of its user.
+            retries: how often an item whose function raised an exception is tried again.
+            max_failures: the campaign is cancelled when more items than that have failed; None for no such limit.
+            max_pilots: the most pilots on each cluster.
+            spread: take each value as all arguments: a tuple by place, a mapping by name.
+            same: arguments by name that all items have.
+
+        Raises:
+            OptionError: an option can't be meant, there are no values, or a cluster is unknown.
+            PayloadError: a value can't be pickled; its place is named.
+            TypeError: the function does not take such arguments.
+        """
+        __tracebackhide__ = True
+        from slurm_ray_flow.interface.campaign import CampaignOptions, start_campaign
+
+        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, spread)
+        chosen = [self.options.cluster] if clusters is None else clusters
+        return start_campaign(self, values, chosen, wanted, dict(same or {}))
 
     def script(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Preview a call: the batch script, and below it the resources, files and packages. Nothing is submitted.

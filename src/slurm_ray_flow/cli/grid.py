@@ -1,0 +1,192 @@
+"""`srf grid`: the campaigns of this home, their items, pilots and events."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import cyclopts
+
+from slurm_ray_flow.cli.names import completed_from
+from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text, tell
+from slurm_ray_flow.core.quantities import format_duration
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.grid.model import Campaign
+    from slurm_ray_flow.grid.client import GridClient
+
+MOST_CAMPAIGNS = 50
+
+
+def _campaigns() -> Iterator[tuple[str, str]]:
+    """The latest campaigns for completion; without a running engine none is started."""
+    from slurm_ray_flow.blocks.grid_engine import read_engine_state
+
+    if read_engine_state() is not None:
+        for campaign in _client().campaigns()[:MOST_CAMPAIGNS]:
+            yield campaign.id[:8], f"{campaign.name}, {campaign.state.value}"
+
+
+A_CAMPAIGN = completed_from(_campaigns)
+Name = Annotated[str, A_CAMPAIGN]
+app = cyclopts.App(
+    name="grid",
+    help="Show and change campaigns: one function over many items. `f.campaign(values)` begins one.",
+    help_format="plaintext",
+)
+
+
+def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = False) -> None:
+    """Show all campaigns, or one with its clusters.
+
+    Examples:
+        srf grid stat
+
+        srf grid stat 3f2a
+
+    Args:
+        campaign: Its id, or the start of it.
+    """
+    client = _client()
+    if campaign is None:
+        found = client.campaigns()
+        if json:
+            print_json([_as_json(one) for one in found])
+        elif found:
+            print_table(["campaign", "state", "done", "failed", "items", "began", "name"], list(map(_row, found)))
+        else:
+            print_text("There is no campaign yet: `f.campaign(values)` begins one.")
+        return
+    one = client.campaign(campaign)
+    if json:
+        print_json({**_as_json(one), "pilots": client.pilots(one.id)})
+        return
+    _print_campaign(one, client.pilots(one.id))
+
+
+def _row(campaign: Campaign) -> list[str]:
+    counts = (campaign.succeeded, campaign.failed, campaign.total)
+    return [campaign.id[:8], campaign.state.value, *map(str, counts), _clock(campaign.created), campaign.name]
+
+
+def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
+    state = campaign.state.value + (f": {campaign.reason}" if campaign.reason else "")
+    rows = [
+        ["state", state],
+        ["items", f"{campaign.succeeded} done, {campaign.failed} failed, {campaign.total} in all"],
+        ["now", f"{campaign.leased} at pilots, {campaign.unleased} wait"],
+        ["began", _clock(campaign.created)],
+    ]
+    for share in campaign.clusters:
+        here = [pilot for pilot in pilots if pilot["cluster"] == share.cluster]
+        live = [pilot for pilot in here if pilot["state"] != "ended"]
+        running = sum(pilot["state"] == "running" for pilot in live)
+        text = f"{running} pilots run, {len(live) - running} wait, {len(here) - len(live)} ended"
+        done = sum(pilot["succeeded"] for pilot in here)
+        rows.append([share.cluster, f"{text}; {done} items done" + (f"; {share.reason}" if share.reason else "")])
+    print_table([f"campaign {campaign.id[:8]}", campaign.name], rows)
+
+
+def items(campaign: Name, *, first: int = 0, count: int = 100, json: Json = False) -> None:
+    """Show the items of a campaign, in order.
+
+    Examples:
+        srf grid items 3f2a --first 1000
+
+    Args:
+        campaign: Its id, or the start of it.
+        first: The number of the first item.
+        count: How many to show.
+    """
+    client = _client()
+    found = client.items(client.campaign(campaign).id, first, count)
+    if json:
+        print_json(found)
+        return
+    rows = [
+        [str(row["number"]), row["state"], str(row["attempts"] or ""), _seconds(row["seconds"]), row["error"]]
+        for row in found
+    ]
+    print_table(["item", "state", "attempts", "took", "error"], rows)
+
+
+def events(campaign: Name, *, json: Json = False) -> None:
+    """Show what went wrong in a campaign: a line for each kind of failure, with its count.
+
+    Examples:
+        srf grid events 3f2a
+
+    Args:
+        campaign: Its id, or the start of it.
+    """
+    client = _client()
+    found = client.events(client.campaign(campaign).id)
+    if json:
+        print_json(found)
+    elif found:
+        rows = [
+            [str(row["count"]), row["code"], row["cluster"], _clock(row["last_at"]), row["group"], row["message"]]
+            for row in found
+        ]
+        print_table(["count", "kind", "cluster", "last", "group", "message"], rows)
+    else:
+        print_text("Nothing went wrong.")
+
+
+def pause(campaign: Name, *, json: Json = False) -> None:
+    """Begin no more items of a campaign; those that run go on.
+
+    Args:
+        campaign: Its id, or the start of it.
+    """
+    _change(campaign, "pause", json)
+
+
+def resume(campaign: Name, *, json: Json = False) -> None:
+    """Go on with a paused campaign, also on clusters that were closed to it after failures.
+
+    Args:
+        campaign: Its id, or the start of it.
+    """
+    _change(campaign, "resume", json)
+
+
+def cancel(campaign: Name, *, json: Json = False) -> None:
+    """End a campaign: items that run are ended, the others never begin. Outcomes so far are kept.
+
+    Args:
+        campaign: Its id, or the start of it.
+    """
+    _change(campaign, "cancel", json)
+
+
+def _change(name: str, verb: str, json: bool) -> None:
+    client = _client()
+    campaign = client.change(client.campaign(name).id, verb)
+    if json:
+        print_json(_as_json(campaign))
+    else:
+        done = f"{campaign.succeeded} of {campaign.total} items are done"
+        print_text(f"Campaign {campaign.id[:8]} is {campaign.state.value}; {done}.")
+
+
+def _client() -> GridClient:
+    from slurm_ray_flow.grid.client import GridClient
+
+    return GridClient(tell)
+
+
+def _as_json(campaign: Campaign) -> dict[str, Any]:
+    return {**dataclasses.asdict(campaign), "state": campaign.state.value}
+
+
+def _clock(seconds: float | None) -> str:
+    if not seconds:
+        return ""
+    return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).astimezone():%Y-%m-%d %H:%M}"
+
+
+def _seconds(seconds: float | None) -> str:
+    return "" if seconds is None else format_duration(seconds) if seconds >= 1 else f"{seconds:.3f} s"

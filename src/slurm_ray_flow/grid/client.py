@@ -1,0 +1,109 @@
+"""The client of the grid's service."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from slurm_ray_flow.blocks.grid_engine import EngineFiles, ensure_engine
+from slurm_ray_flow.core import errors
+from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare
+
+ANSWER_SECONDS = 30.0
+
+
+class GridClient:
+    """Requests to the engine of this home, which is started if it does not run.
+
+    Args:
+        tell: gets a sentence about each step that takes longer.
+    """
+
+    def __init__(self, tell: Callable[[str], None] = lambda _: None) -> None:
+        self._tell = tell
+        self._http: httpx.Client | None = None
+
+    def add(self, campaign: dict[str, Any]) -> Campaign:
+        """Begin a campaign, whose folder is written."""
+        return _campaign(self._ask("POST", "/campaigns", json=campaign))
+
+    def campaign(self, campaign_id: str) -> Campaign:
+        """A campaign by its id, or by the start of it.
+
+        Raises:
+            UnknownCampaignError: there is none, or there are several.
+        """
+        return _campaign(self._ask("GET", f"/campaigns/{campaign_id}"))
+
+    def campaigns(self) -> list[Campaign]:
+        """All campaigns, the newest first."""
+        return [_campaign(fields) for fields in self._ask("GET", "/campaigns")]
+
+    def items(self, campaign_id: str, first: int, count: int) -> list[dict[str, Any]]:
+        """Items in order, from number `first` on."""
+        rows: list[dict[str, Any]] = self._ask("GET", f"/campaigns/{campaign_id}/items?first={first}&count={count}")
+        return rows
+
+    def pilots(self, campaign_id: str) -> list[dict[str, Any]]:
+        """The pilots of a campaign."""
+        rows: list[dict[str, Any]] = self._ask("GET", f"/campaigns/{campaign_id}/pilots")
+        return rows
+
+    def events(self, campaign_id: str) -> list[dict[str, Any]]:
+        """The events of a campaign."""
+        rows: list[dict[str, Any]] = self._ask("GET", f"/campaigns/{campaign_id}/events")
+        return rows
+
+    def change(self, campaign_id: str, verb: str) -> Campaign:
+        """Pause, resume or cancel a campaign.
+
+        Raises:
+            GridError: it has ended.
+        """
+        return _campaign(self._ask("POST", f"/campaigns/{campaign_id}/{verb}"))
+
+    def _ask(self, method: str, path: str, **content: Any) -> Any:
+        """The answer to a request; an engine that has just been killed is started anew, once."""
+        try:
+            answer = self._connection().request(method, path, **content)
+        except httpx.HTTPError:
+            answer = self._repeated(method, path, content)
+        if answer.is_success:
+            return answer.json()
+        raise _error_of(answer)
+
+    def _repeated(self, method: str, path: str, content: dict[str, Any]) -> httpx.Response:
+        self._http = None
+        try:
+            return self._connection().request(method, path, **content)
+        except httpx.HTTPError as error:
+            what = f"the grid's engine does not answer: {type(error).__name__}: {error}"
+            where, advice = str(EngineFiles().log), "look at its log; `srf down` and `srf up` start it anew"
+            raise GridError(what, where=where, advice=advice) from error
+
+    def _connection(self) -> httpx.Client:
+        state = ensure_engine(self._tell)
+        if self._http is None or str(self._http.base_url).rstrip("/") != state.url:
+            headers = {"Authorization": f"Bearer {EngineFiles().token()}"}
+            self._http = httpx.Client(base_url=state.url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
+        return self._http
+
+
+def _error_of(answer: httpx.Response) -> SlurmRayFlowError:
+    """The error that the engine raised."""
+    try:
+        fields = answer.json()
+        kind = getattr(errors, fields["kind"])
+        error: SlurmRayFlowError = kind(fields["what"], where=fields["where"], advice=fields["advice"])
+        return error
+    except (ValueError, KeyError, AttributeError, TypeError):
+        what = f"the grid's engine answers {answer.status_code}: {answer.text[:500]}"
+        return GridError(what, where=str(EngineFiles().log), advice="look at its log")
+
+
+def _campaign(fields: dict[str, Any]) -> Campaign:
+    shares = tuple(ClusterShare(**share) for share in fields["clusters"])
+    return Campaign(**{**fields, "state": CampaignState(fields["state"]), "clusters": shares})

@@ -1,0 +1,135 @@
+"""A pilot that has not ended, as the engine knows it."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping, Sequence
+
+from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.cluster import Cluster
+from slurm_ray_flow.blocks.clusters import cluster_of
+from slurm_ray_flow.blocks.item_stream import ItemStream
+from slurm_ray_flow.blocks.run_facts import ask, status_of
+from slurm_ray_flow.core.errors import UnknownRunError
+from slurm_ray_flow.core.grid.model import Bundle, Pilot
+from slurm_ray_flow.core.grid.work import new_mean
+from slurm_ray_flow.core.run import RunRecord, RunState, find_event, parse_events
+from slurm_ray_flow.core.run_state import Evidence, RunStatus
+from slurm_ray_flow.remote.shared.items import Item
+
+VERDICT_SECONDS = 5.0
+"""Seconds between two questions whether a pilot lives whose launch another process began."""
+PATIENCE_SECONDS = 120.0
+"""Seconds for which the record of a new pilot may be missing."""
+
+
+class LivePilot:
+    """A pilot with its bundles.
+
+    Attributes:
+        id, campaign, cluster: its number, and the names of its campaign and cluster.
+        run_id: its run; "" before it has one.
+        workers: the items that it runs at a time.
+        running: whether it takes bundles.
+        offset: how far its results are recorded.
+        mean_seconds: the mean duration of its items; None where it is not known.
+        bundles: the items without an outcome in each of its bundles, by the bundles' numbers.
+        unplaced: bundles whose files may not be on the cluster yet.
+        thread: the launch of this process; None for a pilot that an earlier process launched.
+        kept: bundles that it had taken when they were asked back.
+        is_asked_for_bundles: whether another pilot needs some of its items.
+        stopping: whether it gets no more bundles.
+        closed: whether its stream of items is closed.
+        outcomes: how many it has had.
+        failure: the error of its launch in this process.
+    """
+
+    def __init__(self, pilot: Pilot, thread: threading.Thread | None = None, bundles: Sequence[Bundle] = ()) -> None:
+        self.id, self.campaign, self.cluster, self.run_id = pilot.id, pilot.campaign, pilot.cluster, pilot.run_id
+        self.workers, self.offset, self.running = pilot.workers, pilot.results_offset, pilot.state == "running"
+        self.mean_seconds: float | None = None
+        self.bundles = {bundle.id: bundle.size - bundle.ended for bundle in bundles}
+        self.unplaced: dict[int, Sequence[Item]] = {}
+        self.kept: set[int] = set()
+        self.is_asked_for_bundles = False
+        self.thread, self.stopping, self.closed = thread, False, False
+        self.outcomes = pilot.succeeded + pilot.failed
+        self.failure: BaseException | None = None
+        self._began, self._asked_at, self._events_offset = time.monotonic(), 0.0, 0
+
+    @property
+    def record(self) -> RunRecord:
+        """The record of its run.
+
+        Raises:
+            UnknownRunError: there is none.
+        """
+        return store.find_record(self.run_id)
+
+    @property
+    def has_record(self) -> bool:
+        """Whether its run has a record yet."""
+        return store.known_record(self.run_id) is not None
+
+    def stream(self, cluster: Cluster) -> ItemStream:
+        """Its items."""
+        return ItemStream(cluster, self.record.paths)
+
+    @property
+    def outstanding(self) -> int:
+        """The items that it has, and that have not ended."""
+        return sum(self.bundles.values())
+
+    @property
+    def withdrawable(self) -> int:
+        """The bundles that it may not have taken."""
+        return len(self.bundles.keys() - self.kept)
+
+    def note_events(self, data: bytes) -> bool:
+        """Read new events of its run; says whether it begins to take bundles."""
+        events, length = parse_events(data)
+        self._events_offset += length
+        self.running = self.running or find_event(events, "call_started") is not None
+        return self.running
+
+    @property
+    def events_offset(self) -> int:
+        return self._events_offset
+
+    def note_durations(self, counts: Mapping[int, int], durations: list[float]) -> None:
+        """Note ended items.
+
+        Args:
+            counts: how many of each bundle.
+            durations: their seconds.
+        """
+        self.mean_seconds = new_mean(self.mean_seconds, durations)
+        self.outcomes += len(durations)
+        for number, count in counts.items():
+            if number in self.bundles:
+                self.bundles[number] = max(self.bundles[number] - count, 0)
+                if not self.bundles[number]:
+                    del self.bundles[number]
+
+    def end(self, cluster_of_record: Cluster | None = None) -> RunStatus | None:
+        """How its run has ended; None while it goes on.
+
+        A cluster is asked only where no launch of this process follows the run.
+
+        Raises:
+            SlurmRayFlowError: the cluster does not answer.
+        """
+        if self.thread is not None and self.thread.is_alive():
+            return None
+        if self.thread is None and time.monotonic() - self._asked_at < VERDICT_SECONDS:
+            return None
+        self.thread, self._asked_at = None, time.monotonic()
+        try:
+            record = self.record
+        except UnknownRunError:
+            if time.monotonic() - self._began < PATIENCE_SECONDS:
+                return None
+            return RunStatus(RunState.LOST, Evidence.RECORD, "lost", "its launch left no record")
+        status = status_of(ask(record, cluster_of_record or cluster_of(record)))
+        return status if status.state.final else None
