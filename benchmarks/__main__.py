@@ -7,7 +7,7 @@ import sys
 
 from benchmarks.home import own_home
 
-ALL = ("startup", "runs", "scan", "snapshot", "workplace", "launch", "many", "large", "ssh", "slurm")
+ALL = ("startup", "runs", "scan", "snapshot", "workplace", "launch", "many", "large", "fairness", "ssh", "slurm")
 
 
 def main() -> int:

@@ -25,12 +25,16 @@ from slurm_ray_flow.core import prefect_events as events
 from slurm_ray_flow.core.errors import CAUSES, OptionError, ServerError
 
 PREFIX = "slurm-ray-flow."
-ALL = (events.CLUSTER_DOWN, events.CLUSTER_UP, events.RUN_FAILED, events.WARM_IDLE)
+ALL = (events.CLUSTER_DOWN, events.CLUSTER_UP, events.RUN_FAILED, events.WARM_IDLE, *events.OF_THE_GRID)
 NAMES = tuple(name.removeprefix(PREFIX) for name in ALL)
 BLOCK = "srf-webhook"
 SEVERAL = ("user_code", "launch")
 """Causes that are no errors of ours."""
 
+_OF_CAMPAIGN = (
+    "campaign {{ event.payload.name }} [{{ event.payload.campaign[:8] }}]"
+    "{% if event.payload.cluster %} on {{ event.payload.cluster }}{% endif %}: {{ event.payload.message }}"
+)
 _TEXTS = {
     events.CLUSTER_DOWN: "{{ event.payload.cluster }} can't be used: {{ event.payload.why }}",
     events.CLUSTER_UP: "{{ event.payload.cluster }} can be used again",
@@ -38,6 +42,7 @@ _TEXTS = {
     "({{ event.payload.cause }}): {{ event.payload.message }} [run {{ event.payload.run_id }}]",
     events.WARM_IDLE: "run {{ event.payload.run_id }} idles on {{ event.payload.cluster }} since "
     "{{ event.payload.idle }} and costs {{ event.payload.costs }}: {{ event.payload.release }}",
+    **dict.fromkeys(events.OF_THE_GRID, _OF_CAMPAIGN),
 }
 
 
@@ -46,7 +51,8 @@ def notify(url: str, on: Sequence[str] = NAMES, causes: Sequence[str] = ()) -> l
 
     Args:
         url: the hook's address; it gets `{"text": ...}` by POST.
-        on: what to tell of: "cluster.down", "cluster.up", "run.failed", "warm.idle".
+        on: what to tell of: "cluster.down", "cluster.up", "run.failed", "warm.idle"; of campaigns "grid.ended",
+            "grid.quarantined" and the others that `NAMES` has.
         causes: of failed runs only those with one of these causes, such as "out_of_memory"; all without.
 
     Returns:

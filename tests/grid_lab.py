@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import hypothesis.strategies as st
+import pytest
 from hypothesis import Phase, settings
 from hypothesis.stateful import (
     RuleBasedStateMachine,
@@ -20,6 +21,7 @@ from hypothesis.stateful import (
 )
 
 import postgres
+from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare, ItemOutcome, ItemRetry, ItemState
 from slurm_ray_flow.grid.store import Store
 
@@ -181,6 +183,33 @@ class Ways(RuleBasedStateMachine):
         for number, (state, _) in self.state.items():
             if state in {NEW, WAITING}:
                 self.state[number], self.ends[number] = (ENDED, 0), ItemState.CANCELLED
+
+    @rule(data=st.data())
+    @precondition(lambda self: self.state)
+    def resubmit(self, data: st.DataObject) -> None:
+        only = data.draw(st.none() | st.lists(st.sampled_from(list(self.state)), max_size=6))
+        if self.cancelled and any(state == LEASED for state, _ in self.state.values()):
+            with pytest.raises(GridError, match="being cancelled"):
+                self.store.resubmit(self.made.id, only, self.size)
+            return
+        wanted = {
+            number
+            for number, end in self.ends.items()
+            if end is not ItemState.SUCCEEDED and (only is None or number in only)
+        }
+        before = self.store.campaign(self.made.id).resubmitted
+        assert self.store.resubmit(self.made.id, only, self.size) == len(wanted)
+        kept = self.store.campaign(self.made.id)
+        assert kept.resubmitted == before + len(wanted)
+        if wanted:
+            self.cancelled = self.finished = False
+        for number in wanted:
+            del self.ends[number]
+            self.state[number], self.not_before[number] = (WAITING, 0), 0.0
+            if number >= kept.next_number:  # as if it had never been leased
+                self.state[number] = (NEW, 0)
+                for numbers in self.bundles.values():
+                    numbers[:] = [one for one in numbers if one != number]
 
     @rule()
     def finish_cancel(self) -> None:

@@ -62,6 +62,11 @@ LANES = {
         "hosts/test_upkeep.py",
         "hosts/test_lab.py",
     ],
+    "campaigns": [
+        "end_to_end/test_campaign.py",
+        "end_to_end/test_campaign_items.py",
+        "end_to_end/test_campaigns_share.py",
+    ],
     "labs": ["hosts/test_slurm_lab.py"],
 }
 """The files of each lane, the longest first."""
@@ -76,7 +81,7 @@ OF_ACCOUNTS = (
     "hosts/test_slurm_lab.py::test_accounts_are_kept_where_they_are",
     "hosts/test_slurm_lab.py::test_the_log_says_why_there_are_no_accounts",
 )
-ORDER = ["slurm-causes", "mirror", "slurm-once", "launches", "contract", ACCOUNTS, "ssh", "labs"]
+ORDER = ["slurm-causes", "mirror", "slurm-once", "launches", "contract", ACCOUNTS, "ssh", "campaigns", "labs"]
 TESTS = Path(__file__).parent
 
 

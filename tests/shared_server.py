@@ -31,9 +31,11 @@ import os, shutil, sys, time
 pid, *homes = sys.argv[1:]
 while os.path.exists(f"/proc/{pid}") and os.getppid() == int(pid):
     time.sleep(0.2)
+from slurm_ray_flow.blocks.grid_engine import end_engine
 from slurm_ray_flow.blocks.server import stop_server
 for home in filter(os.path.isdir, homes):
     os.environ["SRF_HOME"] = home
+    end_engine()
     stop_server()
     os.system(f"chmod -R u+w {home}")
     shutil.rmtree(home, ignore_errors=True)

@@ -40,10 +40,12 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.grid.model import CampaignState
     from slurm_ray_flow.core.run import RunState
     from slurm_ray_flow.interface.campaign import Campaign
+    from slurm_ray_flow.interface.command import Command
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.handle import Handle, attach
     from slurm_ray_flow.interface.map import Handles, as_completed
     from slurm_ray_flow.remote.driver.checkpoints import checkpoint
+    from slurm_ray_flow.remote.driver.command import CommandFailed, CommandResult
     from slurm_ray_flow.remote.shared.end_warning import EndWarning, on_warning
 
 # Prefect's client reports its use to its makers, and asks with three lines in the terminal; nobody asked for that.
@@ -55,6 +57,9 @@ __all__ = [
     "Campaign",
     "CampaignState",
     "Cancelled",
+    "Command",
+    "CommandFailed",
+    "CommandResult",
     "ConnectionFailed",
     "Crashed",
     "DependencyError",
@@ -98,6 +103,9 @@ _HOMES = {
     "slurm_ray_flow": "slurm_ray_flow.interface.decorator",
     "Campaign": "slurm_ray_flow.interface.campaign",
     "CampaignState": "slurm_ray_flow.core.grid.model",
+    "Command": "slurm_ray_flow.interface.command",
+    "CommandFailed": "slurm_ray_flow.remote.driver.command",
+    "CommandResult": "slurm_ray_flow.remote.driver.command",
     "EndWarning": "slurm_ray_flow.remote.shared.end_warning",
     "Handle": "slurm_ray_flow.interface.handle",
     "Handles": "slurm_ray_flow.interface.map",

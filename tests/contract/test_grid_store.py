@@ -18,6 +18,7 @@ import grid_lab
 import postgres
 from grid_lab import campaign, value
 from slurm_ray_flow.core.errors import GridError, UnknownCampaignError
+from slurm_ray_flow.core.grid.fairness import Account
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ItemOutcome, ItemRetry, ItemState
 from slurm_ray_flow.grid.store import Store
 from slurm_ray_flow.grid.tables import VERSION_TABLE, metadata
@@ -68,7 +69,7 @@ def pilot(store, kept) -> int:
 
 
 def test_any_order_of_leases_results_returns_and_cancels(store):
-    grid_lab.try_random_ways(store, 30 if store._database.is_sqlite else 10)
+    grid_lab.try_random_ways(store, 12 if store._database.is_sqlite else 4)
 
 
 def test_a_campaign_is_kept_as_it_was_given(store):
@@ -279,6 +280,28 @@ def test_pilots_are_listed_and_changed(store, kept, pilot):
     assert store.live_bundles(pilot) == []
 
 
+def test_usage_is_kept_until_it_is_replaced(store, kept):
+    first = {("alice", ""): Account(7.5, 2.0, 100.0), ("alice", kept.id): Account(3.25, 1.0, 100.0)}
+    store.keep_usage("desi", first)
+    store.keep_usage("cur'nagl", {("bob\0", ""): Account(1.0, 1.0, 1.0)})
+    assert store.usage()["desi"] == first
+    store.keep_usage("desi", {("alice", ""): Account(9.0, 2.0, 200.0)})
+    assert store.usage()["desi"] == {("alice", ""): Account(9.0, 2.0, 200.0)}
+    assert set(store.usage()) == {"desi", "cur'nagl"}
+    store.keep_usage("desi", first)
+    store.delete_campaign(kept.id)
+    assert set(store.usage()["desi"]) == {("alice", "")}
+
+
+def test_events_of_one_kind_are_closed_together_with_their_count(store, kept):
+    opened = [store.add_event(kept.id, "desi", "warning", "connection", "gone", "no route", 1, n) for n in range(3)]
+    assert opened == [True, False, False]
+    store.add_event(kept.id, "desi", "error", "error", "gone", "another", 1, 1.0)
+    assert store.close_events(kept.id, "desi", "connection") == 3
+    assert store.close_events(kept.id, "desi", "connection") == 0
+    assert [event.code for event in store.events(kept.id)] == ["error"]
+
+
 def test_events_of_one_kind_are_one_with_a_count(store, kept):
     for count in (1, 2):
         store.add_event(kept.id, "desi", "error", "item_failed", "ValueError", f"{count} failed", count, 10.0 * count)
@@ -305,6 +328,46 @@ def test_a_deleted_campaign_is_gone_and_its_numbers_are_not_used_again(store, ke
     again = store.add_pilot(kept.id, "desi", 1, 0.0)
     assert again > pilot
     assert store.lease(again, kept.id, 1, 0.0).id > bundle.id
+
+
+def test_items_that_failed_wait_again_as_if_they_were_new(store, kept, pilot):
+    bundle = store.lease(pilot, kept.id, 10, 0.0)
+    ends = [value(number, bundle.id, 40 * number) for number in range(7)]
+    bad = [
+        ItemOutcome(number, bundle.id, state, 1.0, 280 + number, 9, "no", (1, 2, 3))
+        for number, state in ((7, ItemState.FAILED), (8, ItemState.CRASHED), (9, ItemState.FAILED))
+    ]
+    store.record(pilot, kept.id, 1, [*ends, *bad], [], 400, 0.0)
+    store.set_campaign_state(kept.id, CampaignState.FAILED, "3 failed", 9.0)
+    assert store.items(kept.id, 8, 1)[0].log == (pilot, 1, 2, 3)
+    assert store.failed_with_outcome(kept.id) == [7, 8, 9]
+    assert store.failed_with_outcome(kept.id, [1, 8]) == [8]
+    assert store.resubmit(kept.id, [1, 8], 441) == 1
+    again = store.campaign(kept.id)
+    assert (again.state, again.reason, again.ended_at) == (CampaignState.ACTIVE, "", None)
+    assert (again.succeeded, again.failed, again.waiting, again.outcomes_size) == (7, 2, 1, 441)
+    [row] = store.items(kept.id, 8, 1)
+    assert (row.state, row.attempts, row.crashes, row.offset, row.error, row.log) == ("waiting", 0, 0, None, "", None)
+    assert store.resubmit(kept.id, None, 523) == 2
+    assert list(store.lease(pilot, kept.id, 10, 0.0)) == [7, 8, 9]
+    assert store.resubmit(kept.id, None, 523) == 0
+    with pytest.raises(GridError, match="items 0 to 9"):
+        store.resubmit(kept.id, [10], 523)
+
+
+def test_a_cancelled_campaign_goes_on_with_some_of_its_items(store, kept, pilot):
+    bundle = store.lease(pilot, kept.id, 3, 0.0)
+    store.cancel(kept.id, 0.0)
+    with pytest.raises(GridError, match="being cancelled"):
+        store.resubmit(kept.id, None, 0)
+    store.give_back([bundle.id])
+    assert store.resubmit(kept.id, [1, 8], 0) == 2
+    assert [row.state for row in store.items(kept.id, 0, 10)] == [
+        "waiting" if number in {1, 8} else "cancelled" for number in range(10)
+    ]
+    assert sorted(store.lease(pilot, kept.id, 10, 0.0)) == [1, 8]
+    kept = store.campaign(kept.id)
+    assert (kept.cancelled, kept.leased, kept.unleased) == (8, 2, 0)
 
 
 def test_the_migrations_make_the_tables_that_the_store_uses(store):

@@ -14,8 +14,10 @@ import pytest
 from slurm_ray_flow import LocalMachine, SshConnection, SshServer
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
+from slurm_ray_flow.core.prefect_events import CLUSTER_QUARANTINED, grid_event
 from slurm_ray_flow.deployments.notify import notify
 from slurm_ray_flow.flows.checkup import checkup
+from slurm_ray_flow.grid.announcing import send_to_prefect
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -70,6 +72,17 @@ def test_a_hook_is_told_of_a_failure_by_its_cause(work, hook, automations, api):
     wait_for(tries)
     [text] = [one["text"] for one in tries()]
     assert text.startswith("fail on local failed (user_code): HelperError")
+
+
+def test_a_hook_is_told_of_what_happens_to_campaigns(server, hook, automations):
+    url, told = hook
+    assert notify(url, on=["grid.quarantined"]) == ["slurm-ray-flow: tell of grid.quarantined"]
+    campaign, text = uuid.uuid4().hex, 'most of "them" failed'
+    with connected(server):
+        send_to_prefect(grid_event(CLUSTER_QUARANTINED, campaign, "sums", text, "slurm-cluster/desi", "error"))
+    wait_for(lambda: [one for one in told if campaign[:8] in one["text"]])
+    [line] = [one["text"] for one in told if campaign[:8] in one["text"]]
+    assert line == f"campaign sums [{campaign[:8]}] on desi: {text}"
 
 
 def test_the_example_of_the_documents_makes_what_it_says(script, hook, automations, api):

@@ -1,6 +1,8 @@
 """The `srf` command against the session's server: `started` is it as a shell starts it, `srf` with its imports done."""
 
+import functools
 import json
+import operator
 import os
 import re
 import secrets
@@ -82,7 +84,7 @@ def test_help_is_complete_and_imports_no_prefect():
     assert subprocess.run([sys.executable, "-c", check], check=False).returncode == 0
     shown = started("--help").stdout
     verbs = (
-        "check clean clusters forget init queue trust attach cancel dashboard fetch logs release run runs "
+        "check clean clusters forget init queue trust attach cancel dashboard fetch logs release run runs grid "
         "completion config down prefect status up"
     )
     assert " ".join(re.findall(r"^  ([a-z]+): ", shown, re.MULTILINE)) == verbs
@@ -91,15 +93,17 @@ def test_help_is_complete_and_imports_no_prefect():
 def test_each_verb_has_examples_that_are_commands():
     from slurm_ray_flow.cli.main import app
 
-    for verb in set(app) - {"--help", "-h", "--version"}:
-        shown = app[verb].help_epilogue or ""
-        lines = [line.strip() for line in shown.splitlines()[1:]]
+    options = {"--help", "-h", "--version"}
+    verbs = [(verb,) for verb in set(app) - options] + [("grid", verb) for verb in set(app["grid"]) - options]
+    for verb in verbs:
+        command = functools.reduce(operator.getitem, verb, app)
+        lines = [line.strip() for line in (command.help_epilogue or "").splitlines()[1:]]
         assert lines, verb
         for line in lines:
             words = shlex.split(line.partition("srf ")[2].partition(">")[0].rstrip(")"))
             app.parse_args(words, print_error=False, exit_on_error=False)
-            assert words[0] == verb
-            assert any(app[verb].help), verb
+            assert tuple(words[: len(verb)]) == verb
+            assert any(command.help), verb
 
 
 def test_prefects_own_command_knows_the_server(server):

@@ -57,12 +57,18 @@ def test_the_wheel_holds_exactly_the_tracked_files(tmp_path):
 
 def test_the_public_names():
     assert sorted(slurm_ray_flow.__all__) == [
+        "Campaign",
+        "CampaignState",
         "Cancelled",
+        "Command",
+        "CommandFailed",
+        "CommandResult",
         "ConnectionFailed",
         "Crashed",
         "DependencyError",
         "EndWarning",
         "EnvironmentFailed",
+        "GridError",
         "Handle",
         "Handles",
         "HostKeyFailed",
@@ -87,6 +93,7 @@ def test_the_public_names():
         "SshServer",
         "SyncError",
         "TimeLimit",
+        "UnknownCampaignError",
         "UnknownRunError",
         "as_completed",
         "attach",

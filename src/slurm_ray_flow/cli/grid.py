@@ -25,7 +25,7 @@ def _campaigns() -> Iterator[tuple[str, str]]:
     from slurm_ray_flow.blocks.grid_engine import read_engine_state
 
     if read_engine_state() is not None:
-        for campaign in _client().campaigns()[:MOST_CAMPAIGNS]:
+        for campaign in grid_client().campaigns()[:MOST_CAMPAIGNS]:
             yield campaign.id[:8], f"{campaign.name}, {campaign.state.value}"
 
 
@@ -33,7 +33,8 @@ A_CAMPAIGN = completed_from(_campaigns)
 Name = Annotated[str, A_CAMPAIGN]
 app = cyclopts.App(
     name="grid",
-    help="Show and change campaigns: one function over many items. `f.campaign(values)` begins one.",
+    help="Begin, show and change campaigns: one function over many items. `f.campaign(values)` begins one, too.",
+    help_epilogue="Examples:\n  srf grid submit train.py:train --values params.csv\n  srf grid stat",
     help_format="plaintext",
 )
 
@@ -49,11 +50,11 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
     Args:
         campaign: Its id, or the start of it.
     """
-    client = _client()
+    client = grid_client()
     if campaign is None:
         found = client.campaigns()
         if json:
-            print_json([_as_json(one) for one in found])
+            print_json([campaign_as_json(one) for one in found])
         elif found:
             print_table(["campaign", "state", "done", "failed", "items", "began", "name"], list(map(_row, found)))
         else:
@@ -61,14 +62,14 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
         return
     one = client.campaign(campaign)
     if json:
-        print_json({**_as_json(one), "pilots": client.pilots(one.id)})
+        print_json({**campaign_as_json(one), "pilots": client.pilots(one.id)})
         return
     _print_campaign(one, client.pilots(one.id))
 
 
 def _row(campaign: Campaign) -> list[str]:
     counts = (campaign.succeeded, campaign.failed, campaign.total)
-    return [campaign.id[:8], campaign.state.value, *map(str, counts), _clock(campaign.created), campaign.name]
+    return [campaign.id[:8], campaign.state.value, *map(str, counts), clock(campaign.created), campaign.name]
 
 
 def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
@@ -77,7 +78,7 @@ def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
         ["state", state],
         ["items", f"{campaign.succeeded} done, {campaign.failed} failed, {campaign.total} in all"],
         ["now", f"{campaign.leased} at pilots, {campaign.unleased} wait"],
-        ["began", _clock(campaign.created)],
+        ["began", clock(campaign.created)],
     ]
     for share in campaign.clusters:
         here = [pilot for pilot in pilots if pilot["cluster"] == share.cluster]
@@ -100,7 +101,7 @@ def items(campaign: Name, *, first: int = 0, count: int = 100, json: Json = Fals
         first: The number of the first item.
         count: How many to show.
     """
-    client = _client()
+    client = grid_client()
     found = client.items(client.campaign(campaign).id, first, count)
     if json:
         print_json(found)
@@ -121,22 +122,33 @@ def events(campaign: Name, *, json: Json = False) -> None:
     Args:
         campaign: Its id, or the start of it.
     """
-    client = _client()
+    client = grid_client()
     found = client.events(client.campaign(campaign).id)
     if json:
         print_json(found)
     elif found:
         rows = [
-            [str(row["count"]), row["code"], row["cluster"], _clock(row["last_at"]), row["group"], row["message"]]
+            [
+                str(row["id"]),
+                str(row["count"]),
+                row["code"],
+                row["cluster"],
+                clock(row["last_at"]),
+                row["group"],
+                row["message"],
+            ]
             for row in found
         ]
-        print_table(["count", "kind", "cluster", "last", "group", "message"], rows)
+        print_table(["event", "count", "kind", "cluster", "last", "group", "message"], rows)
     else:
         print_text("Nothing went wrong.")
 
 
 def pause(campaign: Name, *, json: Json = False) -> None:
     """Begin no more items of a campaign; those that run go on.
+
+    Examples:
+        srf grid pause 3f2a
 
     Args:
         campaign: Its id, or the start of it.
@@ -147,6 +159,9 @@ def pause(campaign: Name, *, json: Json = False) -> None:
 def resume(campaign: Name, *, json: Json = False) -> None:
     """Go on with a paused campaign, also on clusters that were closed to it after failures.
 
+    Examples:
+        srf grid resume 3f2a
+
     Args:
         campaign: Its id, or the start of it.
     """
@@ -156,6 +171,9 @@ def resume(campaign: Name, *, json: Json = False) -> None:
 def cancel(campaign: Name, *, json: Json = False) -> None:
     """End a campaign: items that run are ended, the others never begin. Outcomes so far are kept.
 
+    Examples:
+        srf grid cancel 3f2a
+
     Args:
         campaign: Its id, or the start of it.
     """
@@ -163,26 +181,29 @@ def cancel(campaign: Name, *, json: Json = False) -> None:
 
 
 def _change(name: str, verb: str, json: bool) -> None:
-    client = _client()
+    client = grid_client()
     campaign = client.change(client.campaign(name).id, verb)
     if json:
-        print_json(_as_json(campaign))
+        print_json(campaign_as_json(campaign))
     else:
         done = f"{campaign.succeeded} of {campaign.total} items are done"
         print_text(f"Campaign {campaign.id[:8]} is {campaign.state.value}; {done}.")
 
 
-def _client() -> GridClient:
+def grid_client() -> GridClient:
+    """The client of this home's engine."""
     from slurm_ray_flow.grid.client import GridClient
 
     return GridClient(tell)
 
 
-def _as_json(campaign: Campaign) -> dict[str, Any]:
+def campaign_as_json(campaign: Campaign) -> dict[str, Any]:
+    """A campaign as scripts read it."""
     return {**dataclasses.asdict(campaign), "state": campaign.state.value}
 
 
-def _clock(seconds: float | None) -> str:
+def clock(seconds: float | None) -> str:
+    """A time of day for people."""
     if not seconds:
         return ""
     return f"{datetime.datetime.fromtimestamp(seconds, datetime.timezone.utc).astimezone():%Y-%m-%d %H:%M}"

@@ -23,6 +23,8 @@ from slurm_ray_flow.cli import (
     dashboard,
     fetch,
     grid,
+    grid_items,
+    grid_submit,
     init,
     prefect_command,
     queue,
@@ -83,6 +85,7 @@ GROUPS = {
         release.release,
         dashboard.dashboard,
     ),
+    "Campaigns": (),
     "This machine": (
         server.up,
         server.down,
@@ -92,12 +95,28 @@ GROUPS = {
         completion.completion,
     ),
 }
-GRID: tuple[Callable[..., None], ...] = (grid.stat, grid.items, grid.events, grid.pause, grid.resume, grid.cancel)
+GRID: tuple[Callable[..., None], ...] = (
+    grid_submit.submit,
+    grid_submit.add,
+    grid.stat,
+    grid_items.watch,
+    grid.items,
+    grid_items.results,
+    grid_items.logs,
+    grid_items.explain,
+    grid.events,
+    grid_items.fix,
+    grid_items.resubmit,
+    grid.pause,
+    grid.resume,
+    grid.cancel,
+    grid_items.purge,
+)
+groups = {title: cyclopts.Group.create_ordered(title) for title in GROUPS}
 for title, commands in GROUPS.items():
-    group = cyclopts.Group.create_ordered(title)
     for command in commands:
-        app.command(command, group=group, **described(command))
-grid.app.group = (cyclopts.Group.create_ordered("Campaigns"),)
+        app.command(command, group=groups[title], **described(command))
+grid.app.group = (groups["Campaigns"],)
 for verb in GRID:
     grid.app.command(verb, **described(verb))
 app.command(grid.app)

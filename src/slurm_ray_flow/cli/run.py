@@ -45,8 +45,8 @@ def run(
         option: An option of the decorator, NAME=VALUE. May be given again.
         dry_run: Do nothing, and write what would be submitted and sent.
     """
-    arguments, options = _pairs(arg, "--arg"), _pairs(option, "--option", is_quantity)
-    launched = _launchable(load(function), options)
+    arguments, options = pairs_of(arg, "--arg"), pairs_of(option, "--option", is_quantity)
+    launched = launchable(load(function), options)
     positional, keyword = _cast_arguments(launched, arguments)
     if dry_run:
         _preview(launched, positional, keyword, json)
@@ -84,7 +84,8 @@ def _preview(launched: Any, positional: tuple[Any, ...], keyword: dict[str, Any]
     print_json(dataclasses.asdict(preview)) if json else print_text(str(preview).rstrip())
 
 
-def _launchable(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+def launchable(function: Callable[..., Any], options: dict[str, Any]) -> Callable[..., Any]:
+    """The function with these options, decorated if it is not."""
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.launch_flow import LaunchFlow
 
@@ -166,7 +167,7 @@ def _with_user_frames(error: Exception) -> Exception:
     return error.with_traceback(trace)
 
 
-def _pairs(texts: tuple[str, ...], option: str, is_text: Callable[[str], bool] = lambda _: False) -> dict[str, Any]:
+def pairs_of(texts: tuple[str, ...], option: str, is_text: Callable[[str], bool] = lambda _: False) -> dict[str, Any]:
     """Parse NAME=VALUE texts: a value is read as JSON where it is JSON, unless `is_text` wants its number as text."""
     from json import loads
 

@@ -16,6 +16,21 @@ CLUSTER_DOWN = "slurm-ray-flow.cluster.down"
 CLUSTER_UP = "slurm-ray-flow.cluster.up"
 RUN_FAILED = "slurm-ray-flow.run.failed"
 WARM_IDLE = "slurm-ray-flow.warm.idle"
+GRID = "slurm-ray-flow.grid."
+CAMPAIGN_BEGAN, CAMPAIGN_PAUSED, CAMPAIGN_ENDED = GRID + "began", GRID + "paused", GRID + "ended"
+CLUSTER_QUARANTINED, CLUSTER_SILENT, CLUSTER_BACK = GRID + "quarantined", GRID + "unreachable", GRID + "back"
+PILOT_FAILED, ITEMS_FAILED, ITEMS_TWICE = GRID + "pilot_failed", GRID + "items_failed", GRID + "duplicate"
+OF_THE_GRID = (
+    CAMPAIGN_BEGAN,
+    CAMPAIGN_PAUSED,
+    CAMPAIGN_ENDED,
+    CLUSTER_QUARANTINED,
+    CLUSTER_SILENT,
+    CLUSTER_BACK,
+    PILOT_FAILED,
+    ITEMS_FAILED,
+    ITEMS_TWICE,
+)
 
 Resource = dict[str, str]
 
@@ -96,6 +111,29 @@ def warm_idle(allocation: Warm, cluster: str) -> PrefectEvent:
         **cost.to_json(),
     }
     return PrefectEvent(WARM_IDLE, resource, payload, [{**_cluster(name), "prefect.resource.role": "cluster"}])
+
+
+def grid_event(
+    event: str, campaign: str, name: str, message: str, cluster: str = "", level: str = "info"
+) -> PrefectEvent:
+    """An event of a campaign.
+
+    Args:
+        event: one of `OF_THE_GRID`.
+        campaign, name: the campaign's id, and its name for people.
+        message: what happened, in a line.
+        cluster: where; "" for the campaign as a whole.
+        level: "info", "warning" or "error".
+    """
+    short = short_name(cluster) if cluster else ""
+    resource = {
+        "prefect.resource.id": f"slurm-ray-flow.campaign.{campaign}",
+        "prefect.resource.name": f"campaign {name}",
+        "slurm-ray-flow.level": level,
+    }
+    payload = {"campaign": campaign, "name": name, "cluster": short, "level": level, "message": message}
+    related = [{**_cluster(short), "prefect.resource.role": "cluster"}] if short else []
+    return PrefectEvent(event, resource, payload, related)
 
 
 def _cluster(name: str) -> Resource:

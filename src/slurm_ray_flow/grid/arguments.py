@@ -77,22 +77,34 @@ class ArgumentWriter:
             self._write_block()
         return number
 
-    def close(self) -> None:
+    def flush(self) -> None:
         """Write what is left, and have all of it on the disk. The items may be added to the campaign then.
 
         Raises:
             GridError: it can't be written.
         """
+        if self._block:
+            self._write_block()
+        with _own_errors(self._folder):
+            sync_folder(self._folder)
+            sync_folder(self._folder.parent)
+
+    def close(self) -> None:
+        """Flush, and let others add items; a second time changes nothing.
+
+        Raises:
+            GridError: what is left can't be written.
+        """
         if self._lock < 0:
             return
         try:
-            if self._block:
-                self._write_block()
-            with _own_errors(self._folder):
-                sync_folder(self._folder)
-                sync_folder(self._folder.parent)
+            self.flush()
         finally:
             self._unlock()
+
+    def abandon(self) -> None:
+        """Let others add items, and write nothing more."""
+        self._unlock()
 
     def _last_block(self, total: int) -> list[Item]:
         """The items of the last file that is not full."""
@@ -106,7 +118,7 @@ class ArgumentWriter:
     def _write_block(self) -> None:
         with _own_errors(self._folder):
             write_whole(_file(self._folder, self._block[0][0] // BLOCK), pack_bundle(self._block))
-        self._block = []
+        self._block = self._block if len(self._block) < BLOCK else []  # one that is not full may go on
 
     def _unlock(self) -> None:
         if self._lock >= 0:
@@ -133,6 +145,11 @@ class ArgumentReader:
             GridError: a file is missing or damaged, or has no such item.
         """
         return [(number, self._bytes(number)) for number in numbers]
+
+    def forget(self, block: int) -> None:
+        """Read a block anew when it is needed next: it was written again."""
+        self._kept.pop(block, None)
+        self._sizes.pop(block, None)
 
     def _bytes(self, number: int) -> bytes:
         block = number // BLOCK

@@ -40,11 +40,15 @@ class CampaignFolder:
 
     def launch_of(self, cluster: str) -> dict[str, Any]:
         """The launch of a pilot on a cluster, as it was written; puts its payloads back into the store."""
+        self.restore_payloads()
+        launch: dict[str, Any] = json.loads(self._cluster_file(cluster).read_bytes())
+        return launch
+
+    def restore_payloads(self) -> None:
+        """Put the payloads back into the store, if they are gone from there."""
         for file in (self.path / "payloads").iterdir():
             if not store.object_path(file.name).exists():
                 store.put_bytes(file.read_bytes(), file.name)
-        launch: dict[str, Any] = json.loads(self._cluster_file(cluster).read_bytes())
-        return launch
 
     def remove(self) -> None:
         """Remove it with all that it holds."""

@@ -65,6 +65,55 @@ class GridClient:
         """
         return _campaign(self._ask("POST", f"/campaigns/{campaign_id}/{verb}"))
 
+    def add_items(self, campaign_id: str, first: int, count: int) -> Campaign:
+        """Add items whose arguments are written.
+
+        Args:
+            first: the number of the first of them, which is how many items the campaign has.
+            count: how many they are.
+
+        Raises:
+            GridError: the campaign has ended, or has another number of items.
+        """
+        return _campaign(self._ask("POST", f"/campaigns/{campaign_id}/items", json={"first": first, "count": count}))
+
+    def resubmit(self, campaign_id: str, only: list[int] | None = None) -> int:
+        """Have items without a value wait again; gives how many. See `Store.resubmit`."""
+        return int(self._ask("POST", f"/campaigns/{campaign_id}/resubmit", json={"only": only})["count"])
+
+    def log(self, campaign_id: str, number: int) -> dict[str, Any]:
+        """What an item printed: `text`, `pilot` and `cluster`, and whether an attempt of it has `ended`."""
+        found: dict[str, Any] = self._ask("GET", f"/campaigns/{campaign_id}/items/{number}/log")
+        return found
+
+    def explanation(self, campaign_id: str, number: int) -> str:
+        """Why an item waits, or where it is, in a sentence."""
+        return str(self._ask("GET", f"/campaigns/{campaign_id}/items/{number}/explanation")["text"])
+
+    def campaign_of_event(self, event_id: int) -> Campaign:
+        """The campaign that has an event.
+
+        Raises:
+            UnknownCampaignError: none has.
+        """
+        return _campaign(self._ask("GET", f"/campaigns/of-event/{event_id}"))
+
+    def fix(self, campaign_id: str, events: list[int] | None = None) -> int:
+        """Close events, all by default, and reopen their clusters to the campaign; gives how many were open.
+
+        Raises:
+            GridError: the campaign has no such event.
+        """
+        return int(self._ask("POST", f"/campaigns/{campaign_id}/fix", json={"events": events})["count"])
+
+    def purge(self, campaign_id: str) -> None:
+        """Remove a campaign that has ended, with all that it left at home.
+
+        Raises:
+            GridError: it goes on, or its pilots have not ended.
+        """
+        self._ask("DELETE", f"/campaigns/{campaign_id}")
+
     def _ask(self, method: str, path: str, **content: Any) -> Any:
         """The answer to a request; an engine that has just been killed is started anew, once."""
         try:

@@ -6,12 +6,12 @@ import collections
 import logging
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
-from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ItemOutcome, ItemRetry, ItemState, after_failure
 from slurm_ray_flow.core.grid.work import MOST_BUNDLES, bundle_size, items_ahead
 from slurm_ray_flow.core.items import ItemResult, parse_results
@@ -27,6 +27,8 @@ ROUND_SECONDS = 0.2
 WATCH_SECONDS = 1.0
 FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds until a cluster that does not answer is asked again."""
+GIVE_UP_SECONDS = 3600.0
+"""After so long a silence others get the items of its pilots; a second outcome of an item changes nothing."""
 STATES = {VALUE: ItemState.SUCCEEDED, "error": ItemState.FAILED, "crashed": ItemState.CRASHED}
 log = logging.getLogger("slurm_ray_flow.grid")
 
@@ -37,6 +39,7 @@ class ClusterThread(threading.Thread):
     def __init__(self, engine: Engine, cluster: str) -> None:
         super().__init__(name=f"srf-grid-{cluster}", daemon=True)
         self._engine, self._cluster = engine, cluster
+        self._silent_since: float | None = 0.0
 
     def run(self) -> None:
         """Make rounds until the cluster has no pilot."""
@@ -47,7 +50,8 @@ class ClusterThread(threading.Thread):
                 return
             began = time.monotonic()
             try:
-                self._round([pilot for pilot in pilots if pilot.run_id and pilot.has_record])
+                self._round(asked := [pilot for pilot in pilots if pilot.run_id and pilot.has_record])
+                self._note_answer(asked)
                 pause, least = FIRST_PAUSE, ROUND_SECONDS
             except SlurmRayFlowError as error:
                 self._note_trouble(pilots, error)
@@ -58,12 +62,22 @@ class ClusterThread(threading.Thread):
             self._engine.stopped.wait(max(least - (time.monotonic() - began), 0.0))
 
     def _note_trouble(self, pilots: Iterable[LivePilot], error: SlurmRayFlowError) -> None:
+        """Note that the cluster does not answer; after a long time others get what its pilots have."""
         log.warning("%s: %s", self._cluster, error.what)
+        self._silent_since = self._silent_since or time.monotonic()
         for campaign in {pilot.campaign for pilot in pilots}:
-            code = type(error).__name__
-            self._engine.store.add_event(
-                campaign, self._cluster, "warning", "connection", code, str(error), 1, time.time()
-            )
+            self._engine.note(campaign, self._cluster, "warning", "connection", type(error).__name__, str(error))
+        if isinstance(error, ConnectionFailed) and time.monotonic() - self._silent_since >= GIVE_UP_SECONDS:
+            for pilot in pilots:
+                self._engine.give_up(pilot)
+
+    def _note_answer(self, pilots: Collection[LivePilot]) -> None:
+        """Close the events of a cluster that answers again, also those of an earlier process."""
+        if not pilots or self._silent_since is None:
+            return
+        self._silent_since = None
+        for campaign in {pilot.campaign for pilot in pilots}:
+            self._engine.note_answer(campaign, self._cluster)
 
     def _round(self, pilots: Sequence[LivePilot]) -> None:
         if not pilots:
@@ -79,7 +93,7 @@ class ClusterThread(threading.Thread):
             if pilot.running:
                 self._record(pilot, data, cluster)
             elif pilot.note_events(data):
-                self._engine.store.update_pilot(pilot.id, state="running", started_at=time.time())
+                self._engine.note_start(pilot)
         for pilot in pilots:
             if pilot.running:
                 self._hand_over(pilot, cluster)
@@ -113,7 +127,15 @@ class ClusterThread(threading.Thread):
             )
             outcome_log.sync()
             outcomes = [
-                ItemOutcome(result.item, result.bundle, STATES[result.kind], result.seconds, *place, _error_of(result))
+                ItemOutcome(
+                    result.item,
+                    result.bundle,
+                    STATES[result.kind],
+                    result.seconds,
+                    *place,
+                    _error_of(result),
+                    result.log,
+                )
                 for (result, _), place in zip(finals, places, strict=True)
             ]
             recorded = self._engine.store.record(
@@ -123,7 +145,12 @@ class ClusterThread(threading.Thread):
         pilot.note_durations(
             collections.Counter(result.bundle for result in fresh), [result.seconds for result in fresh]
         )
+        self._engine.governor.note_results(pilot, campaign, fresh)
         self._note_failures(campaign, fresh)
+        duplicates = len(results) - len(new)
+        if duplicates and campaign.state is not CampaignState.CANCELLED:
+            text = "items had a second outcome, which changed nothing: they ran again while their cluster was silent"
+            self._engine.note(campaign.id, self._cluster, "info", "duplicate", "", text, duplicates)
         if recorded.ended:
             self._engine.wake()
         return taken
@@ -144,7 +171,9 @@ class ClusterThread(threading.Thread):
             if not_before is not None:
                 crashed = result.kind == "crashed" or value is None
                 error = _error_of(result)
-                retries.append(ItemRetry(result.item, result.bundle, crashed, not_before, result.seconds, error))
+                retries.append(
+                    ItemRetry(result.item, result.bundle, crashed, not_before, result.seconds, error, result.log)
+                )
             else:
                 finals.append((result, b"" if value is None else value))
         return retries, finals
@@ -157,9 +186,7 @@ class ClusterThread(threading.Thread):
                 groups[result.kind, result.group].append(result)
         for (kind, group), members in groups.items():
             message = members[0].message or group
-            self._engine.store.add_event(
-                campaign.id, self._cluster, "error", kind, group, message, len(members), time.time()
-            )
+            self._engine.note(campaign.id, self._cluster, "error", kind, group, message, len(members))
 
     def _hand_over(self, pilot: LivePilot, cluster: Cluster) -> None:
         """Place bundles for a pilot that has less work than it should have; close the stream of an ended campaign."""
@@ -170,7 +197,9 @@ class ClusterThread(threading.Thread):
         if campaign.state is CampaignState.PAUSED:
             self._withdraw(pilot, cluster, list(pilot.bundles))
         self._place(pilot, cluster)
-        if campaign.state is not CampaignState.ACTIVE or pilot.stopping:
+        if pilot.yielding and not campaign.state.final:
+            self._end_turn(pilot, cluster)
+        if campaign.state is not CampaignState.ACTIVE or pilot.stopping or pilot.yielding or pilot.closed:
             return
         if pilot.is_asked_for_bundles:
             self._withdraw(pilot, cluster, sorted(pilot.bundles)[len(pilot.bundles) // 2 :])
@@ -178,12 +207,23 @@ class ClusterThread(threading.Thread):
         running = [other for other in self._engine.pilots_of(campaign.id) if other.running]
         wanted = items_ahead(pilot.mean_seconds, pilot.workers, campaign.total - campaign.ended, len(running))
         size = bundle_size(pilot.mean_seconds, pilot.workers)
+        if (most := self._engine.governor.most_items(pilot, campaign)) is not None:
+            wanted, size = min(wanted, most), min(size, max(most, 1))
+            if not wanted:
+                return
         if pilot.outstanding > wanted - size and pilot.outstanding >= pilot.workers:
             return
         self._lease(pilot, campaign, wanted, size)
         self._place(pilot, cluster)
         if not campaign.unleased and pilot.outstanding < pilot.workers:
             _ask_others(pilot, running)
+
+    def _end_turn(self, pilot: LivePilot, cluster: Cluster) -> None:
+        """Have a pilot end after what it has in hand."""
+        self._withdraw(pilot, cluster, list(pilot.bundles))
+        if not pilot.closed:
+            pilot.stream(cluster).close()
+            pilot.closed = True
 
     def _lease(self, pilot: LivePilot, campaign: Campaign, wanted: int, size: int) -> None:
         """Lease bundles of some size until a pilot has the wanted number of items, or there are no more."""
@@ -192,6 +232,7 @@ class ClusterThread(threading.Thread):
             bundle = self._engine.store.lease(pilot.id, campaign.id, size, time.time())
             if bundle is None:
                 return
+            self._engine.governor.note_lease(pilot, campaign, bundle)
             pilot.bundles[bundle.id] = bundle.size
             pilot.unplaced[bundle.id] = reader.bytes_of(bundle)
 
@@ -202,8 +243,9 @@ class ClusterThread(threading.Thread):
         if not asked:
             return
         withdrawn = pilot.stream(cluster).withdraw(asked)
+        counts = {number: pilot.bundles.pop(number, 0) for number in withdrawn}
+        self._engine.governor.note_returned(pilot, counts)
         for number in withdrawn:
-            pilot.bundles.pop(number, None)
             pilot.unplaced.pop(number, None)
         pilot.kept.update(set(asked) - set(withdrawn))
         if self._engine.store.give_back(withdrawn):

@@ -14,12 +14,27 @@ from collections.abc import Callable, Iterable, Iterator
 
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare
-from slurm_ray_flow.core.grid.work import DEAD_STARTS, Demand, pilots_to_request
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState
+from slurm_ray_flow.core.grid.troubles import Verdict
+from slurm_ray_flow.core.prefect_events import (
+    CAMPAIGN_BEGAN,
+    CAMPAIGN_ENDED,
+    CAMPAIGN_PAUSED,
+    CLUSTER_BACK,
+    CLUSTER_QUARANTINED,
+    CLUSTER_SILENT,
+    ITEMS_FAILED,
+    ITEMS_TWICE,
+    PILOT_FAILED,
+    PrefectEvent,
+    grid_event,
+)
 from slurm_ray_flow.core.run import RunState
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
+from slurm_ray_flow.grid.announcing import Announcer, send_to_prefect
 from slurm_ray_flow.grid.arguments import ArgumentReader
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder
+from slurm_ray_flow.grid.governor import Governor, check_test_mode
 from slurm_ray_flow.grid.live_pilot import LivePilot
 from slurm_ray_flow.grid.outcome_log import OutcomeLog
 from slurm_ray_flow.grid.store import Store
@@ -30,6 +45,13 @@ CONTROL_SECONDS = 1.0
 log = logging.getLogger("slurm_ray_flow.grid")
 
 
+_EVENTS = {
+    "quarantined": CLUSTER_QUARANTINED,
+    "connection": CLUSTER_SILENT,
+    "pilot": PILOT_FAILED,
+    "duplicate": ITEMS_TWICE,
+}
+"""What Prefect is told of events by their codes; all others are failures of items."""
 Launcher = Callable[[Campaign, str, Callable[[str], None]], None]
 """Launches the pilot of a campaign on a cluster, and returns when it has ended; tells the id of its run first."""
 
@@ -41,11 +63,24 @@ class Engine:
         store: the grid's tables.
         launch: launches a pilot.
         workers: how many items a pilot of a campaign runs at a time on a cluster.
+        cores: how many cores it has there; one for each item without this.
+        cap: how many pilots all campaigns together may have on a cluster; None for any number.
+        send: sends an event to Prefect.
     """
 
-    def __init__(self, store: Store, launch: Launcher, workers: Callable[[str, str], int]) -> None:
+    def __init__(
+        self,
+        store: Store,
+        launch: Launcher,
+        workers: Callable[[str, str], int],
+        cores: Callable[[str, str], int] | None = None,
+        cap: Callable[[str], int | None] = lambda _: None,
+        send: Callable[[PrefectEvent], None] = send_to_prefect,
+    ) -> None:
         self.store = store
         self._launch, self._workers = launch, workers
+        self.governor = Governor(store, workers, cores or workers, cap)
+        self._announcer = Announcer(send)
         self.pilots: dict[int, LivePilot] = {}
         self.stopped, self._woken = threading.Event(), threading.Event()
         self._arguments: dict[str, ArgumentReader] = {}
@@ -53,7 +88,6 @@ class Engine:
         self._log_locks: dict[str, threading.Lock] = {}
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
-        self._dead_starts: dict[tuple[str, str], int] = {}
 
     def run(self) -> None:
         """Work until `stop`."""
@@ -74,17 +108,39 @@ class Engine:
         self._woken.set()
         for thread in list(self._threads.values()):
             thread.join(10)
+        with contextlib.suppress(SlurmRayFlowError):
+            self.governor.keep()
+        self._announcer.stop()
 
     def wake(self) -> None:
         """Look at what campaigns need at once."""
         self._woken.set()
 
+    def add(self, campaign: Campaign) -> None:
+        """Begin a campaign.
+
+        Raises:
+            GridError: it is in test mode, and not small.
+        """
+        check_test_mode(campaign.options, campaign.total)
+        self.store.add_campaign(campaign)
+        clusters = ", ".join(share.cluster for share in campaign.clusters)
+        self.tell_of(campaign.id, CAMPAIGN_BEGAN, f"{campaign.total} items on {clusters}")
+        self.wake()
+
     def cancel(self, campaign_id: str, reason: str = "a person cancelled it") -> None:
         """Begin no more items of a campaign, and end those that run."""
-        self.store.cancel(campaign_id, time.time(), reason)
+        if self.store.cancel(campaign_id, time.time(), reason):
+            self.tell_of(campaign_id, CAMPAIGN_ENDED, f"cancelled: {reason}", level="warning")
+
+    def pause(self, campaign_id: str, reason: str = "a person paused it") -> None:
+        """Begin no more items of a campaign until it is resumed."""
+        if self.store.set_campaign_state(campaign_id, CampaignState.PAUSED, reason=reason):
+            self.tell_of(campaign_id, CAMPAIGN_PAUSED, reason, level="warning")
 
     def resume(self, campaign: Campaign) -> None:
         """Go on with a paused campaign, also on clusters that were closed to it."""
+        self.governor.forget(campaign.id)
         for share in campaign.clusters:
             self.store.set_cluster(campaign.id, share.cluster, state="open", reason="")
         self.store.set_campaign_state(campaign.id, CampaignState.ACTIVE)
@@ -116,14 +172,20 @@ class Engine:
                 raise
             self._logs[campaign.id] = outcome_log
 
-    def _close_files(self, active: set[str]) -> None:
-        """Close the files of campaigns that have ended."""
-        for campaign_id in self._arguments.keys() - active:
-            del self._arguments[campaign_id]
-        for campaign_id in self._logs.keys() - active:
-            with self._log_locks[campaign_id]:
-                if outcome_log := self._logs.pop(campaign_id, None):
-                    outcome_log.close()
+    def _close_unused_files(self, campaigns: Iterable[Campaign]) -> None:
+        used = {pilot.campaign for pilot in list(self.pilots.values())}
+        used |= {campaign.id for campaign in campaigns if not campaign.state.final}
+        for campaign_id in {*self._arguments, *self._logs} - used:
+            self.close_files(campaign_id)
+
+    def close_files(self, campaign_id: str) -> None:
+        """Close the files of a campaign; they are opened anew when they are needed."""
+        with self._lock:
+            lock = self._log_locks.setdefault(campaign_id, threading.Lock())
+            self._arguments.pop(campaign_id, None)
+        with lock:
+            if outcome_log := self._logs.pop(campaign_id, None):
+                outcome_log.close()
 
     def pilots_of(self, campaign_id: str) -> list[LivePilot]:
         """The pilots of a campaign that have not ended."""
@@ -143,55 +205,70 @@ class Engine:
 
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
+        active: list[Campaign] = []
         for campaign in (campaigns := self.store.campaigns(states)):
             pilots = self.pilots_of(campaign.id)
             if campaign.state is CampaignState.ACTIVE:
-                self._settle(campaign)
-                for share in campaign.clusters:
-                    self._request_pilots(campaign, share)
+                if self._settle(campaign):
+                    self._judge(campaign)
+                    active.append(campaign)
             elif campaign.state is CampaignState.CANCELLED and pilots:
                 self._end_pilots(pilots)
             elif campaign.state is CampaignState.CANCELLED and campaign.ended < campaign.total:
                 self.store.finish_cancel(campaign.id, time.time())
+                self.governor.end(campaign)
         for pilot in list(self.pilots.values()):
             if not pilot.run_id and pilot.thread is not None and not pilot.thread.is_alive():
                 self.end_pilot(pilot, _status_without_run(pilot.failure))
+        for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values())):
+            self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
         for name in {pilot.cluster for pilot in list(self.pilots.values())}:
             self._follow(name)
-        with_pilots = {pilot.campaign for pilot in list(self.pilots.values())}
-        self._close_files(with_pilots | {campaign.id for campaign in campaigns if not campaign.state.final})
+        self._close_unused_files(campaigns)
 
-    def _settle(self, campaign: Campaign) -> None:
-        """End a campaign that has all outcomes, or too many failures."""
+    def _settle(self, campaign: Campaign) -> bool:
+        """End a campaign that has all outcomes, or too many failures; says whether it goes on."""
         if campaign.ended >= campaign.total:
             state = CampaignState.FAILED if campaign.failed else CampaignState.SUCCEEDED
             reason = f"{campaign.failed} of {campaign.total} items failed" if campaign.failed else ""
-            self.store.set_campaign_state(campaign.id, state, reason=reason, ended_at=time.time())
+            if self.store.set_campaign_state(campaign.id, state, reason=reason, ended_at=time.time()):
+                level = "warning" if campaign.failed else "info"
+                self.tell_of(
+                    campaign.id, CAMPAIGN_ENDED, reason or f"all {campaign.total} items succeeded", level=level
+                )
+            self.governor.end(campaign)
         elif campaign.max_failures is not None and campaign.failed > campaign.max_failures:
             reason = f"{campaign.failed} items failed, more than max_failures={campaign.max_failures}"
             self.cancel(campaign.id, reason)
         elif campaign.clusters and all(share.state != "open" for share in campaign.clusters):
             reason = "; ".join(f"{share.cluster}: {share.reason}" for share in campaign.clusters)
-            self.store.set_campaign_state(campaign.id, CampaignState.PAUSED, reason=reason)
+            self.pause(campaign.id, reason)
+        else:
+            return True
+        return False
 
-    def _request_pilots(self, campaign: Campaign, share: ClusterShare) -> None:
-        if share.state != "open":
-            return
-        workers = self._workers(campaign.id, share.cluster)
-        pilots = [pilot for pilot in self.pilots_of(campaign.id) if pilot.cluster == share.cluster]
-        known = [pilot.mean_seconds for pilot in pilots if pilot.mean_seconds is not None]
-        demand = Demand(
-            left=campaign.total - campaign.ended,
-            unleased=campaign.unleased,
-            mean_seconds=sum(known) / len(known) if known else share.mean_seconds,
-            workers=workers,
-            pilots=len(pilots),
-            waiting=sum(not pilot.running for pilot in pilots),
-            most=int(share.options.get("max_pilots") or campaign.max_pilots),
-            clusters=sum(one.state == "open" for one in campaign.clusters),
-        )
-        for _ in range(pilots_to_request(demand)):
-            self._start_pilot(campaign, share.cluster, workers)
+    def _judge(self, campaign: Campaign) -> None:
+        """Close a cluster to a campaign where most of its last items failed, and not on its other clusters."""
+        for share in campaign.clusters:
+            if share.state == "open" and self.governor.judged(campaign, share.cluster) is Verdict.QUARANTINED:
+                reason = "more than half of the last 20 items failed there, and not elsewhere"
+                self.store.set_cluster(campaign.id, share.cluster, state="quarantined", reason=reason)
+                for pilot in self.pilots_of(campaign.id):
+                    pilot.yielding = pilot.yielding or pilot.cluster == share.cluster
+                self.note(campaign.id, share.cluster, "error", "quarantined", "", reason)
+
+    def note(
+        self, campaign_id: str, cluster: str, level: str, code: str, group: str, message: str, count: int = 1
+    ) -> None:
+        """Add to an event of a campaign; Prefect is told of each new one."""
+        is_new = self.store.add_event(campaign_id, cluster, level, code, group, message, count, time.time())
+        if is_new:
+            self.tell_of(campaign_id, _EVENTS.get(code, ITEMS_FAILED), message, cluster, level)
+
+    def tell_of(self, campaign_id: str, event: str, message: str, cluster: str = "", level: str = "info") -> None:
+        """Tell Prefect of something that happened to a campaign."""
+        name = self.store.campaign(campaign_id).name
+        self._announcer.announce(grid_event(event, campaign_id, name, message[:500], cluster, level))
 
     def _start_pilot(self, campaign: Campaign, cluster: str, workers: int) -> None:
         number = self.store.add_pilot(campaign.id, cluster, workers, time.time())
@@ -213,6 +290,7 @@ class Engine:
 
         thread = threading.Thread(target=work, name=f"srf-pilot-{number}", daemon=True)
         live = self.pilots[number] = LivePilot(row, thread)
+        live.mean_seconds = self.governor.mean_seconds(campaign, cluster)
         thread.start()
 
     def _follow(self, cluster: str) -> None:
@@ -231,24 +309,41 @@ class Engine:
             pilot.id, state="ended", cause=cause, message=status.message[:2000], ended_at=time.time()
         )
         del self.pilots[pilot.id]
-        place = (pilot.campaign, pilot.cluster)
-        if pilot.outcomes or not cause:
-            self._dead_starts[place] = 0
-        elif self.store.campaign(pilot.campaign).state is CampaignState.ACTIVE:
-            self._note_dead_start(place, cause, status.message)
+        self._note_end(pilot, cause, status.message)
         if returned:
             log.info("pilot %s has ended (%s); %s items wait again", pilot.id, cause or "done", returned)
         self.wake()
 
-    def _note_dead_start(self, place: tuple[str, str], cause: str, message: str) -> None:
-        """Close a cluster to a campaign after pilots that ended before they had an outcome."""
-        campaign, cluster = place
-        self._dead_starts[place] = self._dead_starts.get(place, 0) + 1
-        text = f"a pilot ended without an outcome ({cause}): {message}".strip(": ")
-        self.store.add_event(campaign, cluster, "error", "pilot", cause, text[:2000], 1, time.time())
-        if self._dead_starts[place] >= DEAD_STARTS or cause in {"rejected", "environment"}:
-            self._dead_starts[place] = 0
-            self.store.set_cluster(campaign, cluster, state="paused", reason=text[:2000])
+    def note_start(self, pilot: LivePilot) -> None:
+        """Note that a pilot takes bundles."""
+        self.store.update_pilot(pilot.id, state="running", started_at=time.time())
+        self.governor.note_start(pilot, self.store.campaign(pilot.campaign).user)
+
+    def note_answer(self, campaign_id: str, cluster: str) -> None:
+        """Close what was open because a cluster did not answer."""
+        if count := self.store.close_events(campaign_id, cluster, "connection"):
+            text = f"{cluster} answers again; it had not answered {count} times"
+            self.tell_of(campaign_id, CLUSTER_BACK, text, cluster)
+            self.store.add_event(campaign_id, cluster, "info", "back", "", text, 1, time.time())
+
+    def give_up(self, pilot: LivePilot) -> None:
+        """Have the items of a pilot wait again whose cluster has been silent for long. It may still have done them."""
+        if pilot.bundles:
+            self.governor.note_returned(pilot, dict(pilot.bundles))
+            pilot.bundles, pilot.unplaced = {}, {}
+            self.store.give_back([bundle.id for bundle in self.store.live_bundles(pilot.id)])
+            self.wake()
+
+    def _note_end(self, pilot: LivePilot, cause: str, message: str) -> None:
+        """Note an end without an outcome as an event; close the cluster to the campaign when that happens again."""
+        campaign = self.store.campaign(pilot.campaign)
+        closes = self.governor.note_end(pilot, campaign, cause)
+        if pilot.outcomes or not cause or campaign.state is not CampaignState.ACTIVE:
+            return
+        text = f"a pilot ended without an outcome ({cause}): {message}".strip(": ")[:2000]
+        self.note(campaign.id, pilot.cluster, "error", "pilot", cause, text)
+        if closes:
+            self.store.set_cluster(campaign.id, pilot.cluster, state="paused", reason=text)
 
     def _end_pilots(self, pilots: Iterable[LivePilot]) -> None:
         """End the runs of a cancelled campaign's pilots, each in a thread, since a cluster may take long to answer."""

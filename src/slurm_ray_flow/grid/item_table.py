@@ -47,6 +47,7 @@ def _item_row(row: Row[Any]) -> ItemRow:
         row.not_before,
         row.pilot,
         row.error or "",
+        None if row.log_pilot is None else (row.log_pilot, row.log_worker, row.log_start, row.log_length),
     )
 
 

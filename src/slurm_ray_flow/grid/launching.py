@@ -52,6 +52,21 @@ def workers_of(campaign_id: str, cluster_name: str) -> int:
     return int(settings["workers"])
 
 
+def cores_of(campaign_id: str, cluster_name: str) -> int:
+    """How many cores a pilot of a campaign has."""
+    settings = CampaignFolder(campaign_id).launch_of(cluster_name)["pilot"]
+    return int(settings["workers"]) * int(settings.get("threads") or 1)
+
+
+def cap_of_kind(cluster_name: str) -> int | None:
+    """How many pilots there may be at a time on a cluster: one on a machine, whose cores a single pilot keeps busy.
+
+    Raises:
+        SlurmRayFlowError: the cluster is not saved any more, or Prefect's server does not answer.
+    """
+    return 1 if find_cluster(cluster_name, to_look=True).scheduler is None else None
+
+
 def _from_json(options: dict[str, Any]) -> dict[str, Any]:
     """The options as the decorator has them: JSON knows no tuples."""
     pairs = tuple((str(name), str(value)) for name, value in options["env_vars"])

@@ -39,6 +39,9 @@ class LivePilot:
         thread: the launch of this process; None for a pilot that an earlier process launched.
         kept: bundles that it had taken when they were asked back.
         is_asked_for_bundles: whether another pilot needs some of its items.
+        created: when it was asked for, in seconds since 1970.
+        running_since: when it began to take bundles, in seconds since 1970; None for not yet.
+        yielding: whether it ends after what it has in hand, since another campaign waits for its place.
         stopping: whether it gets no more bundles.
         closed: whether its stream of items is closed.
         outcomes: how many it has had.
@@ -54,6 +57,8 @@ class LivePilot:
         self.kept: set[int] = set()
         self.is_asked_for_bundles = False
         self.thread, self.stopping, self.closed = thread, False, False
+        self.created, self.running_since = pilot.created, pilot.started_at if self.running else None
+        self.yielding = False
         self.outcomes = pilot.succeeded + pilot.failed
         self.failure: BaseException | None = None
         self._began, self._asked_at, self._events_offset = time.monotonic(), 0.0, 0
@@ -91,6 +96,8 @@ class LivePilot:
         events, length = parse_events(data)
         self._events_offset += length
         self.running = self.running or find_event(events, "call_started") is not None
+        if self.running and self.running_since is None:
+            self.running_since = time.time()
         return self.running
 
     @property

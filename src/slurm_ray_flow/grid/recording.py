@@ -45,11 +45,14 @@ class Recording:
     Args:
         connection: a transaction that writes.
         campaign: the campaign's locked row.
+        pilot_id: who has said it.
         results: all outcomes and retries that will be given to it.
     """
 
-    def __init__(self, connection: Connection, campaign: Row[Any], results: Sequence[ItemOutcome | ItemRetry]) -> None:
-        self._connection, self._campaign = connection, campaign
+    def __init__(
+        self, connection: Connection, campaign: Row[Any], pilot_id: int, results: Sequence[ItemOutcome | ItemRetry]
+    ) -> None:
+        self._connection, self._campaign, self._pilot = connection, campaign, pilot_id
         self._rows = _known_items(connection, campaign.key, {result.number for result in results})
         self._bundles = _named_bundles(connection, campaign.key, {result.bundle for result in results})
         self._fresh: list[dict[str, Any]] = []
@@ -113,6 +116,8 @@ class Recording:
             "crashes": crashes,
             "bundle": result.bundle,
             "error": error_of(result.error),
+            "log_pilot": self._pilot if result.log else None,
+            **dict(zip(_LOG, result.log or (None, None, None), strict=True)),
             **place,
         }
         (self._fresh if row is None else self._changed).append(values)
@@ -130,6 +135,7 @@ class Recording:
             self._connection.execute(update(bundles).where(bundles.c.id == bundle_id).values(values))
 
 
+_LOG = ("log_worker", "log_start", "log_length")
 _KEYS = (items.c.campaign, items.c.number)
 _CHANGE = (
     update(items)
@@ -155,7 +161,7 @@ def record(
 ) -> Recorded:
     """See `Store.record`."""
     campaign = locked(connection, campaign_id)
-    recording = Recording(connection, campaign, [*outcomes, *retries])
+    recording = Recording(connection, campaign, pilot_id, [*outcomes, *retries])
     for outcome in outcomes:
         recording.end(outcome)
     for retry in retries:

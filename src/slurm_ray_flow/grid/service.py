@@ -25,8 +25,9 @@ from slurm_ray_flow.blocks.grid_engine import HOST, EngineFiles, write_engine_st
 from slurm_ray_flow.blocks.server.files import only_process, server_files
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare
+from slurm_ray_flow.grid import requests
 from slurm_ray_flow.grid.engine import Engine
-from slurm_ray_flow.grid.launching import launch_pilot, workers_of
+from slurm_ray_flow.grid.launching import cap_of_kind, cores_of, launch_pilot, workers_of
 from slurm_ray_flow.grid.store import Store, default_url
 
 MOST_ITEMS = 10_000
@@ -59,6 +60,10 @@ def routes_to_read(store: Store) -> APIRouter:
     """What clients read."""
     routes = APIRouter(prefix="/campaigns")
 
+    @routes.get("/of-event/{number}")
+    def campaign_of_event(number: int) -> dict[str, Any]:
+        return as_json(store.campaign(requests.campaign_of_event(store, number)))
+
     @routes.get("")
     def campaigns() -> list[dict[str, Any]]:
         return [as_json(campaign) for campaign in store.campaigns()]
@@ -71,6 +76,14 @@ def routes_to_read(store: Store) -> APIRouter:
     def items(name: str, first: int = 0, count: int = 1000) -> list[dict[str, Any]]:
         rows = store.items(store.campaign(name).id, first, min(count, MOST_ITEMS))
         return [dataclasses.asdict(row) for row in rows]
+
+    @routes.get("/{name}/items/{number}/log")
+    def log_of_item(name: str, number: int) -> dict[str, Any]:
+        return requests.log_of_item(store, store.campaign(name), number)
+
+    @routes.get("/{name}/items/{number}/explanation")
+    def explanation(name: str, number: int) -> dict[str, str]:
+        return {"text": requests.explanation(store, store.campaign(name), number)}
 
     @routes.get("/{name}/pilots")
     def pilots(name: str) -> list[dict[str, Any]]:
@@ -93,9 +106,29 @@ def routes_to_change(engine: Engine) -> APIRouter:
         try:
             return as_json(engine.store.campaign(campaign.id))  # the answer to the first request was lost
         except UnknownCampaignError:
-            engine.store.add_campaign(campaign)
+            engine.add(campaign)
         engine.wake()
         return as_json(engine.store.campaign(campaign.id))
+
+    @routes.post("/{name}/items")
+    def add_items(name: str, body: dict[str, int]) -> dict[str, Any]:
+        campaign = engine.store.campaign(name)
+        requests.add_items(engine, campaign, body["first"], body["count"])
+        return as_json(engine.store.campaign(campaign.id))
+
+    @routes.post("/{name}/resubmit")
+    def resubmit(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
+        return {"count": requests.resubmit(engine, engine.store.campaign(name), body.get("only"))}
+
+    @routes.post("/{name}/fix")
+    def fix(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
+        return {"count": requests.fix(engine, engine.store.campaign(name), body.get("events"))}
+
+    @routes.delete("/{name}")
+    def purge(name: str) -> dict[str, Any]:
+        campaign = engine.store.campaign(name)
+        requests.purge(engine, campaign)
+        return as_json(campaign)
 
     @routes.post("/{name}/{verb}")
     def change(name: str, verb: str) -> dict[str, Any]:
@@ -122,7 +155,7 @@ def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:
     if verb == "cancel":
         engine.cancel(campaign.id)
     elif verb == "pause":
-        engine.store.set_campaign_state(campaign.id, CampaignState.PAUSED, reason="a person paused it")
+        engine.pause(campaign.id)
     else:
         engine.resume(campaign)
     engine.wake()
@@ -156,7 +189,8 @@ def main() -> int:
             return 1
         store = Store(default_url())
         store.migrate()
-        engine = Engine(store, launch_pilot, functools.cache(workers_of))
+        cap = functools.cache(cap_of_kind)
+        engine = Engine(store, launch_pilot, functools.cache(workers_of), functools.cache(cores_of), cap)
         return _serve(engine, files)
 
 

@@ -7,12 +7,13 @@ where they are given the id of no campaign.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, false, insert, select, update
 
 from slurm_ray_flow.core.errors import GridError
+from slurm_ray_flow.core.grid.fairness import Account
 from slurm_ray_flow.core.grid.model import (
     Bundle,
     Campaign,
@@ -25,7 +26,7 @@ from slurm_ray_flow.core.grid.model import (
     Pilot,
     Recorded,
 )
-from slurm_ray_flow.grid import item_table, leases, recording
+from slurm_ray_flow.grid import item_table, leases, recording, resubmission
 from slurm_ray_flow.grid.database import Database, default_url
 from slurm_ray_flow.grid.rows import (
     bundle_columns,
@@ -44,7 +45,7 @@ from slurm_ray_flow.grid.rows import (
     text_of,
     unknown,
 )
-from slurm_ray_flow.grid.tables import LIVE, OPEN, bundles, campaigns, events, items, pilots, shares
+from slurm_ray_flow.grid.tables import LIVE, OPEN, bundles, campaigns, events, items, pilots, shares, usage
 
 __all__ = ["Store", "default_url"]
 
@@ -162,7 +163,8 @@ class Store:
                 return
             for table in (items, bundles, pilots, shares):
                 connection.execute(delete(table).where(table.c.campaign == key))
-            connection.execute(delete(events).where(events.c.campaign == campaign_id))
+            for table in (events, usage):
+                connection.execute(delete(table).where(table.c.campaign == campaign_id))
             connection.execute(delete(campaigns).where(campaigns.c.key == key))
 
     # ---- pilots
@@ -264,6 +266,29 @@ class Store:
         with self._database.writing() as connection:
             leases.finish_cancel(connection, campaign_id, now)
 
+    def failed_with_outcome(self, campaign_id: str, only: Collection[int] | None = None) -> list[int]:
+        """The items without a value, among all or among some, that have an outcome in the log."""
+        with self._database.writing() as connection:
+            return resubmission.with_outcome(connection, campaign_id, only)
+
+    def resubmit(self, campaign_id: str, only: Collection[int] | None, outcomes_size: int) -> int:
+        """Have items wait again that have failed, crashed or were cancelled, as if they had never been tried.
+
+        A campaign that has ended goes on by it.
+
+        Args:
+            only: some items; None for all. Those that have a value or have not ended are passed over.
+            outcomes_size: the size of the outcome log, which says of each item with an outcome that it waits.
+
+        Returns:
+            How many items wait by it.
+
+        Raises:
+            GridError: there is no such item, or the campaign is being cancelled.
+        """
+        with self._database.writing() as connection:
+            return resubmission.resubmit(connection, campaign_id, only, outcomes_size)
+
     # ---- items as they are shown
 
     def ended_among(self, campaign_id: str, numbers: Collection[int]) -> set[int]:
@@ -296,6 +321,29 @@ class Store:
                 return (place, length, ItemState(state)) if place is not None else None
         return None
 
+    # ---- fair shares
+
+    def usage(self) -> dict[str, dict[tuple[str, str], Account]]:
+        """The virtual times of users and campaigns on each cluster, as `keep_usage` was given them."""
+        found: dict[str, dict[tuple[str, str], Account]] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(select(usage)):
+                account = Account(row.virtual, row.largest, row.decayed_at)
+                found.setdefault(row.cluster, {})[row.user, row.campaign] = account
+        return found
+
+    def keep_usage(self, cluster: str, accounts: Mapping[tuple[str, str], Account]) -> None:
+        """Keep the virtual times of a cluster, in the place of those that were kept before."""
+        rows = [
+            columns_of({"cluster": cluster, "user": user, "campaign": campaign})
+            | {"virtual": account.virtual, "largest": account.largest, "decayed_at": account.decayed_at}
+            for (user, campaign), account in accounts.items()
+        ]
+        with self._database.writing() as connection:
+            connection.execute(delete(usage).where(usage.c.cluster == text_of(cluster)))
+            if rows:
+                connection.execute(insert(usage), rows)
+
     # ---- events
 
     def add_event(
@@ -308,8 +356,8 @@ class Store:
         message: str,
         count: int,
         now: float,
-    ) -> None:
-        """Add `count` to the open event of this campaign, cluster, code and group; the first one opens it."""
+    ) -> bool:
+        """Add `count` to the open event of this campaign, cluster, code and group; says whether it has opened one."""
         kind = {"campaign": campaign_id, "cluster": cluster, "code": code, "group": group}
         values = columns_of({**kind, "level": level, "message": message})
         times = {"first_at": now, "last_at": now}
@@ -317,9 +365,10 @@ class Store:
             new = self._database.upsert(events).values(**values, **times, count=count, open=1)
             latest = {name: new.excluded[name] for name in ("level", "message", "last_at")}
             added = events.c.count + new.excluded["count"]
-            connection.execute(
-                new.on_conflict_do_update(index_elements=list(kind), index_where=OPEN, set_={**latest, "count": added})
-            )
+            changes = {**latest, "count": added}
+            change = new.on_conflict_do_update(index_elements=list(kind), index_where=OPEN, set_=changes)
+            total: int = connection.execute(change.returning(events.c.count)).scalar_one()
+        return total == count
 
     def events(self, campaign_id: str | None = None, open_only: bool = True) -> list[GridEvent]:
         """The events, of all campaigns or of one, the newest first."""
@@ -330,6 +379,13 @@ class Store:
             query = query.where(OPEN)
         with self._database.reading() as connection:
             return read_events(connection, query)
+
+    def close_events(self, campaign_id: str, cluster: str, code: str) -> int:
+        """Close the open events of one kind; says how often they had happened."""
+        here = and_(events.c.campaign == campaign_id, events.c.cluster == text_of(cluster), events.c.code == code, OPEN)
+        with self._database.writing() as connection:
+            counts = connection.execute(update(events).where(here).values(open=0).returning(events.c.count)).scalars()
+            return sum(counts)
 
     def close_event(self, event_id: int) -> bool:
         """Close an event, so that the next one of its kind opens another; says whether it was open."""

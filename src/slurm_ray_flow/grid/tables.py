@@ -52,6 +52,7 @@ campaigns = Table(
     Column("max_pilots", Integer, nullable=False),
     Column("outcomes_size", BigInteger, nullable=False),
     Column("flow_run_id", Text, nullable=False),
+    Column("resubmitted", BigInteger, nullable=False, server_default="0"),
     sqlite_autoincrement=True,
 )
 
@@ -82,6 +83,10 @@ items = Table(
     Column("bundle", BigInteger, nullable=False),
     Column("not_before", Float(53), nullable=False),
     Column("error", Text),
+    Column("log_pilot", BigInteger),
+    Column("log_worker", Integer),
+    Column("log_start", BigInteger),
+    Column("log_length", BigInteger),
     sqlite_with_rowid=False,
 )
 WAITING = text("state = 0")
@@ -147,6 +152,18 @@ events = Table(
     Column("open", SmallInteger, nullable=False),
     sqlite_autoincrement=True,
 )
+usage = Table(
+    "srf_usage",
+    metadata,
+    Column("cluster", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("campaign", String(32), primary_key=True),
+    Column("virtual", Float(53), nullable=False),
+    Column("largest", Float(53), nullable=False),
+    Column("decayed_at", Float(53), nullable=False),
+)
+"""Virtual times (`core/grid/fairness.py`); a user's own has "" as its campaign."""
+
 OPEN = text("open = 1")
 Index(
     "srf_event_open",

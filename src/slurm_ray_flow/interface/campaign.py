@@ -2,46 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-import getpass
-import io
-import itertools
-import pickle
 import time
-import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, Generic, TypeVar, cast
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
-from slurm_ray_flow.blocks.block_documents import BlockFields
-from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.clusters import find_cluster, slug_of
-from slurm_ray_flow.blocks.local_machine import LocalMachine
-from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core import launch_events as events
-from slurm_ray_flow.core.errors import Cancelled, OptionError, PayloadError, SlurmRayFlowError, UnknownCampaignError
+from slurm_ray_flow.core.errors import UnknownCampaignError
 from slurm_ray_flow.core.grid import model
 from slurm_ray_flow.core.grid.model import CampaignState, ItemState
-from slurm_ray_flow.core.options import Options
-from slurm_ray_flow.core.run import error_of, shorten, with_note
-from slurm_ray_flow.flows.pilot import prepare_pilots
-from slurm_ray_flow.grid.arguments import ArgumentWriter
-from slurm_ray_flow.grid.campaign_folder import CampaignFolder
+from slurm_ray_flow.core.run import with_note
 from slurm_ray_flow.grid.client import GridClient
-from slurm_ray_flow.grid.launching import launch_as_json
-from slurm_ray_flow.grid.outcome_log import HEADER, Frame, frame_at, read_frames
-from slurm_ray_flow.interface.body import bind
-from slurm_ray_flow.interface.parameters import Arguments
+from slurm_ray_flow.grid.outcome_log import Frame
+from slurm_ray_flow.interface.campaign_outcomes import (
+    Numbers,
+    OutcomeReader,
+    length_of,
+    shortened,
+    value_of,
+    without_outcome,
+)
 from slurm_ray_flow.interface.progress import terminal_display
-from slurm_ray_flow.interface.screen import quiet_console
-from slurm_ray_flow.interface.session import DecoratedFunction, describe_call
-from slurm_ray_flow.interface.settings import options_on
-from slurm_ray_flow.remote.shared import failures, pickling
-from slurm_ray_flow.remote.shared.protocol import parse_json
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.interface.campaign_start import CampaignFunction
 
 R = TypeVar("R")
-IDLE_SECONDS = 120.0
-"""Seconds after which a pilot without items ends."""
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0
 
 
@@ -52,9 +38,11 @@ class Campaign(Generic[R]):
         id: names the campaign, for `Campaign.attach`.
     """
 
-    def __init__(self, campaign_id: str, client: GridClient | None = None) -> None:
+    def __init__(
+        self, campaign_id: str, client: GridClient | None = None, function: CampaignFunction | None = None
+    ) -> None:
         self.id = campaign_id
-        self._client = client or GridClient()
+        self._client, self._function = client or GridClient(), function
 
     @classmethod
     def attach(cls, campaign_id: str = "") -> Campaign[Any]:
@@ -116,7 +104,7 @@ class Campaign(Generic[R]):
         """
         for number, frame in self._in_order(timeout) if in_order else self._as_they_end(timeout):
             try:
-                value = cast(R, _value_of(frame))
+                value = cast(R, value_of(frame))
             except BaseException as error:
                 if not return_exceptions:
                     raise with_note(shortened(error), f"item {number} of campaign {self.id[:8]}")  # noqa: B904 - it is the item's
@@ -126,7 +114,8 @@ class Campaign(Generic[R]):
     @property
     def failed(self) -> list[int]:
         """The numbers of the items that have failed so far."""
-        return [frame.number for frame in self._frames(self.status()) if frame.kind != ItemState.SUCCEEDED]
+        frames = OutcomeReader(self.id).new_frames(self.status())
+        return [frame.number for _, frame in frames if frame.kind != ItemState.SUCCEEDED]
 
     def __getitem__(self, number: int) -> R:
         """The value of one item that has ended.
@@ -136,13 +125,79 @@ class Campaign(Generic[R]):
             LookupError: it has not ended.
             BaseException: its exception.
         """
-        status = self.status()
-        if not -status.total <= number < status.total:
-            raise IndexError(f"campaign {self.id[:8]} has {status.total} items")
-        [row] = self._client.items(self.id, number % status.total, 1)
+        [row] = self._client.items(self.id, self._number(number), 1)
         if row["length"] is None or row["offset"] is None:
-            raise LookupError(f"item {row['number']} of campaign {self.id[:8]} has no outcome yet: {row['state']}")
-        return cast(R, _value_of(frame_at(CampaignFolder(self.id).outcomes, row["offset"], row["length"])))
+            raise LookupError(f"item {row['number']} of campaign {self.id[:8]} has no outcome: it is {row['state']}")
+        return cast(R, value_of(OutcomeReader(self.id).frame_at(row["offset"], row["length"])))
+
+    def log(self, number: int) -> str:
+        """What an item printed in its last attempt that has ended; at most the last MiB of it, which is said then.
+
+        Raises:
+            IndexError: there is no such item.
+            LookupError: no attempt of it has ended.
+            SlurmRayFlowError: the cluster does not answer, or the files of the pilot's run are gone.
+        """
+        found = self._client.log(self.id, self._number(number))
+        if not found["ended"]:
+            raise LookupError(f"item {found['number']} of campaign {self.id[:8]} has printed nothing that is kept yet")
+        return str(found["text"])
+
+    def add(self, values: Iterable[Any] | Path, *, key: str | Callable[[Any], Any] | None = None) -> int:
+        """Add items to a campaign that goes on; gives how many. `spread` and `same` are those of `f.campaign`.
+
+        Args:
+            values: as for `f.campaign`.
+            key: as for `f.campaign`; the new values are compared with one another.
+
+        Raises:
+            GridError: the campaign has ended, or another process adds items now.
+            OptionError: a value can't be meant, or the campaign's function can't be loaded in this process.
+            PayloadError: a value can't be pickled; its place is named.
+            TypeError: the function does not take such arguments.
+        """
+        from slurm_ray_flow.interface.campaign_start import add_values, function_of
+
+        function = self._function or function_of(self.status())
+        return add_values(function, self.id, self._client, values, key)
+
+    def resubmit(self, only: Iterable[int] | None = None) -> int:
+        """Have items without a value run again, those that failed, crashed or were cancelled; gives how many.
+
+        They are as if they had never been tried. A campaign that has ended goes on by it. `results` that were begun
+        before give no item twice; `results` and `[number]` from now on give the new outcomes.
+
+        Args:
+            only: the numbers of some items; those that have a value or have not ended are passed over.
+
+        Raises:
+            GridError: there is no such item, or the campaign is being cancelled.
+        """
+        return self._client.resubmit(self.id, None if only is None else sorted({int(number) for number in only}))
+
+    def to_table(self, path: str | Path) -> int:
+        """Write a table with a row an item, as far as the campaign is; gives how many rows.
+
+        Its columns are `number`, the arguments by their names, `state`, `seconds`, `value` (or `value.KEY` for each key
+        where values are dictionaries of plain values) and `error`. What is no plain value is JSON, or its `repr`.
+
+        Args:
+            path: it ends with ".csv", ".jsonl" or ".parquet", which needs pyarrow. A file that is there is replaced
+                when the new one is whole.
+
+        Raises:
+            OptionError: the path ends otherwise, or pyarrow is not installed.
+            GridError: the campaign's files can't be read.
+        """
+        from slurm_ray_flow.interface.campaign_table import write_table
+
+        return write_table(self.status(), self._client, Path(path))
+
+    def _number(self, number: int) -> int:
+        total = self.status().total
+        if not -total <= number < total:
+            raise IndexError(f"campaign {self.id[:8]} has {total} items")
+        return number % total
 
     def pause(self) -> None:
         """Begin no more items; those that run go on. `resume` goes on with it."""
@@ -159,9 +214,12 @@ class Campaign(Generic[R]):
     def _statuses(self, timeout: float | None) -> Iterator[model.Campaign]:
         """The state of the campaign again and again; the last one is final."""
         deadline = None if timeout is None else time.monotonic() + timeout
-        pause, ended = SHORTEST_WAIT, -1
+        pause, ended, told = SHORTEST_WAIT, -1, ""
         while True:
             status = self.status()
+            if status.state is CampaignState.PAUSED and status.reason != told:
+                told = status.reason
+                _tell(f"campaign {self.id[:8]} is paused: {told}; `srf grid resume {self.id[:8]}` goes on with it")
             yield status
             if status.state.final:
                 return
@@ -172,39 +230,34 @@ class Campaign(Generic[R]):
                 raise TimeoutError(f"{what}; campaign {self.id[:8]} goes on")
             time.sleep(pause)
 
-    def _frames(self, status: model.Campaign, offset: int = 0) -> Iterator[Frame]:
-        if status.outcomes_size > offset:
-            yield from read_frames(CampaignFolder(self.id).outcomes, offset, status.outcomes_size)
-
     def _as_they_end(self, timeout: float | None) -> Iterator[tuple[int, Frame]]:
-        offset, count, status = 0, 0, None
+        reader, given, status = OutcomeReader(self.id), Numbers(), None
         for status in self._statuses(timeout):
-            for frame in self._frames(status, offset):
-                count += 1
-                yield frame.number, frame
-            offset = status.outcomes_size
-        if status is not None and count < status.total:
-            raise _without_outcome(status)
+            for _, frame in reader.new_frames(status):
+                if given.add(frame.number):  # one that was resubmitted since has been given before
+                    yield frame.number, frame
+        if status is not None and given.count < status.total:
+            raise without_outcome(status)
 
     def _in_order(self, timeout: float | None) -> Iterator[tuple[int, Frame]]:
         """Outcomes in the order of the items; those that come early wait on the disk, and only their places here."""
-        wanted, offset, status = 0, 0, None
+        reader, wanted, status = OutcomeReader(self.id), 0, None
         places: dict[int, tuple[int, int]] = {}
-        path = CampaignFolder(self.id).outcomes
         for status in self._statuses(timeout):
-            for frame in self._frames(status, offset):
-                length = HEADER.size + len(frame.data)
+            frames = reader.new_frames(status)
+            for number in places.keys() & reader.superseded.keys():
+                del places[number]
+            for offset, frame in frames:
                 if frame.number == wanted:
                     yield wanted, frame
                     wanted += 1
-                else:
-                    places[frame.number] = (offset, length)
-                offset += length
+                elif frame.number > wanted:
+                    places[frame.number] = (offset, length_of(frame))
                 while wanted in places:
-                    yield wanted, frame_at(path, *places.pop(wanted))
+                    yield wanted, reader.frame_at(*places.pop(wanted))
                     wanted += 1
         if status is not None and wanted < status.total:
-            raise _without_outcome(status)
+            raise without_outcome(status)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Campaign, (self.id,)
@@ -213,169 +266,7 @@ class Campaign(Generic[R]):
         return f"Campaign({self.id!r})"
 
 
-def shortened(error: BaseException) -> BaseException:
-    """An error without the frames of this package."""
-    shorten(error)
-    return error
-
-
-def _value_of(frame: Frame) -> Any:
-    """The value of an outcome, or its exception raised."""
-    if frame.kind == ItemState.SUCCEEDED:
-        return pickling.load(io.BytesIO(frame.data), [])
-    if frame.kind == ItemState.CRASHED or frame.data.startswith(b"{"):  # an outcome without an exception, as JSON
-        said = parse_json(frame.data) if frame.data else {}
-        raise error_of(said.get("cause") or "crashed", said.get("message") or "the worker died", "")
-    packed = pickling.load(io.BytesIO(frame.data), [])
-    raise with_note(failures.unpack(packed), packed.get("traceback", ""))
-
-
-def _without_outcome(status: model.Campaign) -> SlurmRayFlowError:
-    lacking = status.total - status.succeeded - status.failed
-    what = f"{lacking} of {status.total} items have no outcome: the campaign is {status.state.value}"
-    return Cancelled(what, where=f"campaign {status.id[:8]}", advice=status.reason)
-
-
-@dataclasses.dataclass(frozen=True)
-class CampaignOptions:
-    """What a caller may choose for a campaign."""
-
-    name: str = ""
-    weight: float = 1.0
-    retries: int = 0
-    max_failures: int | None = None
-    max_pilots: int = 8
-    spread: bool = False
-
-    def check(self) -> None:
-        """Check the values.
-
-        Raises:
-            OptionError: one can't be meant.
-        """
-        for name, least in (("retries", 0), ("max_pilots", 1), ("max_failures", 0)):
-            value = getattr(self, name)
-            is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            if not is_count and not (name == "max_failures" and value is None):
-                raise OptionError(f"{name}={value!r} must be a whole number of {least} or more")
-        if not isinstance(self.weight, int | float) or not self.weight > 0:
-            raise OptionError(f"weight={self.weight!r} must be a number above 0")
-
-
-def start_campaign(
-    flow: DecoratedFunction,
-    values: Iterable[Any],
-    clusters: Sequence[Any],
-    wanted: CampaignOptions,
-    same: dict[str, Any],
-) -> Campaign[Any]:
-    """Prepare the clusters, store the arguments, and begin the campaign.
-
-    Raises:
-        OptionError: an option can't be meant, there are no values, or a cluster is unknown.
-        PayloadError: a value can't be pickled; its place is named.
-        SlurmRayFlowError: a cluster can't be reached or prepared.
-    """
-    wanted.check()
-    remaining = iter(values)
-    first = next(remaining, _NONE)
-    if first is _NONE:
-        raise OptionError("a campaign needs values to go over", advice="write f.campaign(range(100))")
-    bind(flow.fn, *_arguments_of(first, wanted.spread, same))
-    campaign_id = uuid.uuid4().hex
-    folder = CampaignFolder(campaign_id)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(events.streamed_to(terminal_display()))
-        stack.enter_context(connected(ensure_server(_note)))
-        stack.enter_context(quiet_console())
-        call = describe_call(flow, Arguments(flow.fn, {}, ((), same)))
-        launches, shares = {}, []
-        for position, name in enumerate(dict.fromkeys(_name_of(cluster) for cluster in clusters)):
-            cluster = find_cluster(name)
-            options = options_on(cluster, flow.options.but(cluster=name))
-            prepared = prepare_pilots(call, cluster, options)
-            launches[name] = launch_as_json(options, prepared, _pilot_settings(cluster, options))
-            shares.append(model.ClusterShare(cluster=name, position=position))
-        try:
-            folder.write((call.function, call.arguments), launches)
-            total = _write_arguments(folder, itertools.chain([first], remaining), wanted.spread)
-            campaign = model.Campaign(
-                id=campaign_id, name=wanted.name or flow.name, user=getpass.getuser(), function=flow.name,
-                function_digest=call.function, arguments_digest=call.arguments, weight=float(wanted.weight),
-                created=time.time(), total=total, retries=wanted.retries, max_failures=wanted.max_failures,
-                max_pilots=wanted.max_pilots, clusters=tuple(shares),
-            )  # fmt: skip
-            client = GridClient(_note)
-            client.add({**dataclasses.asdict(campaign), "state": campaign.state.value})
-        except BaseException:
-            folder.remove()
-            raise
-        _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(launches)}")
-    return Campaign(campaign_id, client)
-
-
-_NONE = object()
-
-
-def _note(text: str) -> None:
-    events.publish(events.Note(text))
-
-
-def _name_of(cluster: Any) -> str:
-    """The name by which the engine, another process, finds a cluster.
-
-    Raises:
-        OptionError: the cluster is not saved.
-    """
-    if isinstance(cluster, str):
-        return cluster
-    if isinstance(cluster, BlockFields) and cluster._block_document_name is not None:
-        return slug_of(cast(Cluster, cluster))
-    if isinstance(cluster, LocalMachine) and cluster == LocalMachine():
-        return "local"
-    what = f"{cluster!r} is not saved, and the grid's engine could not find it"
-    raise OptionError(what, advice="`srf init NAME` saves a cluster; write its name here")
-
-
-def _pilot_settings(cluster: Cluster, options: Options) -> dict[str, Any]:
-    """The settings of `remote/driver/pilot.py`."""
-    cpus = options.cpus_per_node or (1 if cluster.scheduler is not None else cluster.facts().cpus)
-    workers = max(options.gpus_per_node, 1) if options.gpus_per_node else cpus
-    return {"workers": workers, "idle_seconds": IDLE_SECONDS, "threads": max(cpus // workers, 1)}
-
-
-def _arguments_of(value: Any, spread: bool, same: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if not spread:
-        return (value,), dict(same)
-    if isinstance(value, Mapping):
-        return (), {**same, **value}
-    return tuple(value), dict(same)
-
-
-def _write_arguments(folder: CampaignFolder, values: Iterable[Any], spread: bool) -> int:
-    """Pickle the arguments of each item; gives how many items there are.
-
-    Raises:
-        PayloadError: a value can't be pickled.
-    """
-    count = 0
-    with contextlib.closing(ArgumentWriter(folder.path)) as writer:
-        for value in values:
-            try:
-                writer.add(_pickled(_arguments_of(value, spread, {})))
-            except Exception as error:
-                what = f"value {count} ({type(value).__name__}) can't be pickled: {type(error).__name__}: {error}"
-                advice = "give plain data, and open files, generators, locks and connections inside the function"
-                raise PayloadError(what, where=repr(value)[:200], advice=advice) from error
-            count += 1
-    return count
-
-
-def _pickled(arguments: Any) -> bytes:
-    """The pickle of an item's arguments, by the rules that arguments of a call have."""
-    args, kwargs = arguments
-    if pickling.is_plain(args) and not kwargs:
-        return pickle.dumps(arguments, protocol=5)
-    file = io.BytesIO()
-    pickling.dump(arguments, file, lambda _: True)
-    return file.getvalue()
+def _tell(text: str) -> None:
+    """Write a line for people: whoever waits sees why."""
+    with events.streamed_to(terminal_display()):
+        events.publish(events.Warned(text))

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from copy import copy
 from functools import cached_property, partial
+from pathlib import Path
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
 
@@ -196,7 +197,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
 
     def campaign(
         self,
-        values: Iterable[Any],
+        values: Iterable[Any] | Path,
         /,
         *,
         clusters: Sequence[Any] | None = None,
@@ -207,6 +208,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         max_pilots: int = 8,
         spread: bool = False,
         same: Mapping[str, Any] | None = None,
+        key: str | Callable[[Any], Any] | None = None,
     ) -> Campaign[R]:
         """Run the function for each value in pilots: runs that take thousands of items each, on several clusters.
 
@@ -214,7 +216,9 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         An item may run twice where its pilot is lost, and has exactly one outcome.
 
         Args:
-            values: the values of the first parameter; any iterable, also a generator of a million.
+            values: the values of the first parameter: any iterable, also a generator of a million. The rows of a pandas
+                DataFrame, or of a file `Path("params.csv")` or `Path("params.jsonl")`, are arguments by name; those of
+                a file are cast by the annotations.
             clusters: names of saved clusters, or "local"; the function's own cluster by default.
             name: for people; the function's name by default.
             weight: the share of this campaign among those of its user.
@@ -223,18 +227,22 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             max_pilots: the most pilots on each cluster.
             spread: take each value as all arguments: a tuple by place, a mapping by name.
             same: arguments by name that all items have.
+            key: names what no two items may have in common: an argument, or a function of a value.
 
         Raises:
-            OptionError: an option can't be meant, there are no values, or a cluster is unknown.
+            OptionError: an option or a value can't be meant, two values have the same key, there are no values, or a
+                cluster is unknown.
             PayloadError: a value can't be pickled; its place is named.
             TypeError: the function does not take such arguments.
         """
         __tracebackhide__ = True
-        from slurm_ray_flow.interface.campaign import CampaignOptions, start_campaign
+        from slurm_ray_flow.interface.campaign import Campaign
+        from slurm_ray_flow.interface.campaign_start import CampaignOptions, start_campaign
 
-        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, spread)
+        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, spread, key)
         chosen = [self.options.cluster] if clusters is None else clusters
-        return start_campaign(self, values, chosen, wanted, dict(same or {}))
+        campaign_id, client = start_campaign(self, values, chosen, wanted, dict(same or {}))
+        return Campaign(campaign_id, client, self)
 
     def script(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Preview a call: the batch script, and below it the resources, files and packages. Nothing is submitted.

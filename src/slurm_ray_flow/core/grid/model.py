@@ -93,6 +93,7 @@ class Campaign:
         max_pilots: how many pilots it may have at a time on each cluster.
         outcomes_size: the committed size of its outcome log, in bytes.
         flow_run_id: its flow run in Prefect; "" for none.
+        resubmitted: how many items were resubmitted; without any the outcome log has at most one frame for each item.
         clusters: in the user's order.
     """
 
@@ -119,6 +120,7 @@ class Campaign:
     max_pilots: int = 1
     outcomes_size: int = 0
     flow_run_id: str = ""
+    resubmitted: int = 0
     clusters: tuple[ClusterShare, ...] = ()
 
     @property
@@ -200,6 +202,7 @@ class ItemOutcome:
         seconds: what its last attempt took.
         offset, length: the place of its frame in the campaign's outcome log.
         error: for one without a value, what went wrong, in a line.
+        log: the number of the pilot's worker, and start and length of what the item printed in that worker's log.
     """
 
     number: int
@@ -209,6 +212,7 @@ class ItemOutcome:
     offset: int
     length: int
     error: str = ""
+    log: tuple[int, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -220,6 +224,7 @@ class ItemRetry:
         not_before: the time from which it may be leased, in seconds since 1970.
         seconds: what the attempt took.
         error: what went wrong, in a line.
+        log: as for `ItemOutcome`.
     """
 
     number: int
@@ -228,6 +233,7 @@ class ItemRetry:
     not_before: float
     seconds: float = 0.0
     error: str = ""
+    log: tuple[int, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -258,6 +264,7 @@ class ItemRow:
         not_before: when a waiting item may be tried again, in seconds since 1970; 0 for at once.
         pilot: the one that has it or had it last; None for none.
         error: what went wrong in its last attempt.
+        log: where its output is: the pilot, the number of that pilot's worker, start and length; None for no output.
     """
 
     number: int
@@ -270,6 +277,7 @@ class ItemRow:
     not_before: float = 0.0
     pilot: int | None = None
     error: str = ""
+    log: tuple[int, int, int, int] | None = None
 
 
 @dataclasses.dataclass(frozen=True)

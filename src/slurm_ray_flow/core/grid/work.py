@@ -11,12 +11,10 @@ AHEAD_SECONDS = 120.0
 """The work that waits at a pilot, which goes on with it while home is away; others can have what it has not taken."""
 LARGEST_BUNDLE, MOST_BUNDLES = 2_000, 20
 """The most items of a bundle, and the most bundles that are placed at a time."""
-FIRST_BUNDLES = 4
-"""The bundles of a pilot whose items' duration is not known yet; each has an item for each worker."""
+FIRST_BUNDLES = 1
+"""The bundles of a pilot whose items' duration is not known yet: an item for each worker goes first."""
 PILOT_SECONDS = 60.0
 """The least work of a pilot for which a further one is worth its start."""
-DEAD_STARTS = 3
-"""The pilots in a row without a single outcome after which a campaign asks a cluster for no more."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,22 +64,10 @@ def items_ahead(mean_seconds: float | None, workers: int, left: int, pilots: int
     return max(min(wanted, math.ceil(left / max(pilots, 1))), workers)
 
 
-def pilots_to_request(demand: Demand) -> int:
-    """How many pilots to ask a cluster for now.
-
-    There is one at first. More of them follow when items are known to take long enough; while one still waits for the
-    cluster, no further one is asked for than there are that run.
-    """
-    if not demand.unleased or demand.pilots >= demand.most:
-        return 0
-    if not demand.pilots:
-        return 1
-    if demand.mean_seconds is None:
-        return 0
-    seconds = demand.left * demand.mean_seconds / max(demand.workers, 1) / max(demand.clusters, 1)
-    wanted = min(demand.most, math.ceil(seconds / PILOT_SECONDS))
-    running = demand.pilots - demand.waiting
-    return max(min(wanted - demand.pilots, max(running, 1) - demand.waiting), 0)
+def pilots_wanted(demand: Demand) -> int:
+    """How many pilots a campaign could use on a cluster in all, where the duration of its items is known."""
+    seconds = demand.left * (demand.mean_seconds or 0.0) / max(demand.workers, 1) / max(demand.clusters, 1)
+    return min(demand.most, math.ceil(seconds / PILOT_SECONDS))
 
 
 def new_mean(mean_seconds: float | None, durations: list[float]) -> float | None:

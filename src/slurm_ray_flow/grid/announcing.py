@@ -1,0 +1,78 @@
+"""The events of campaigns for Prefect, whose automations tell people. Sent by a thread of its own, in order."""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+from collections.abc import Callable
+
+from slurm_ray_flow.blocks.server import ensure_server
+from slurm_ray_flow.blocks.server.client import connect, needed_api
+from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.prefect_events import PrefectEvent
+
+MOST_HELD = 1000
+"""So many events wait for a server that does not answer; the oldest are dropped then, and the log says so."""
+PAUSE_SECONDS = 30.0
+log = logging.getLogger("slurm_ray_flow.grid")
+
+
+class Announcer:
+    """Sends events while it can; nobody waits for it.
+
+    Args:
+        send: sends one event.
+    """
+
+    def __init__(self, send: Callable[[PrefectEvent], None]) -> None:
+        self._send, self._held = send, collections.deque[PrefectEvent](maxlen=MOST_HELD)
+        self._there, self._stopped = threading.Event(), threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def announce(self, event: PrefectEvent) -> None:
+        """Have an event sent soon."""
+        with self._lock:
+            if len(self._held) == MOST_HELD:
+                log.warning("an event for Prefect is dropped: %s", self._held[0].event)
+            self._held.append(event)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="srf-grid-events", daemon=True)
+                self._thread.start()
+        self._there.set()
+
+    def stop(self, within: float = 5.0) -> None:
+        """Send what is there, and end."""
+        self._stopped.set()
+        self._there.set()
+        if self._thread is not None:
+            self._thread.join(within)
+
+    def _work(self) -> None:
+        while self._held or not self._stopped.is_set():
+            self._there.wait()
+            self._there.clear()
+            while self._held:
+                event = self._held[0]
+                try:
+                    self._send(event)
+                except Exception as error:  # of whatever kind, the engine goes on without
+                    what = error.what if isinstance(error, SlurmRayFlowError) else repr(error)
+                    log.warning("an event can't be sent to Prefect yet: %s", what)
+                    if self._stopped.wait(PAUSE_SECONDS):
+                        return
+                    continue
+                with self._lock:
+                    if self._held and self._held[0] is event:
+                        self._held.popleft()
+
+
+def send_to_prefect(event: PrefectEvent) -> None:
+    """Send an event to the Prefect server that launches use.
+
+    Raises:
+        ServerError: it does not answer.
+    """
+    connect(ensure_server(lambda text: log.info("%s", text)))
+    needed_api().post("/events", [event.body()])

@@ -1,0 +1,118 @@
+"""`srf grid`: a campaign from the command line, from its beginning to its removal."""
+
+import json
+import signal
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import prepared
+from slurm_ray_flow.blocks.grid_engine import end_engine, ensure_engine
+from slurm_ray_flow.grid.campaign_folder import CampaignFolder
+from srf_command import Command
+from support import wait_for
+
+pytestmark = pytest.mark.server
+
+FUNCTION = """
+from pathlib import Path
+from slurm_ray_flow import slurm_ray_flow
+
+@slurm_ray_flow(ray="never", cpus_per_node=2)
+def root(number: float, name: str = "x", folder: str = "") -> float:
+    print("root of", number, name)
+    if number < 0 and not Path(folder, "mended").exists():
+        raise ValueError(f"no root of {number}")
+    while number == 99 and not Path(folder, "go").exists():
+        pass
+    return abs(number) ** 0.5
+"""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def engine(server):
+    yield ensure_engine()
+    end_engine()
+
+
+@pytest.fixture
+def grid(tmp_path):
+    (tmp_path / "roots.py").write_text(FUNCTION)
+
+    def call(*words, code=0):
+        done = Command()("grid", *words, cwd=str(tmp_path))
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout
+
+    return call
+
+
+def test_a_campaign_from_the_command_line(grid, tmp_path):
+    (tmp_path / "values.csv").write_text("number,name\n4,007\n-9,b\n16,c\n")
+    same = f"folder={tmp_path}"
+    words = (
+        "submit",
+        "roots.py:root",
+        "--values",
+        "values.csv",
+        "--clusters",
+        "local",
+        "--arg",
+        same,
+        "--name",
+        "roots",
+    )
+    begun = json.loads(grid(*words, "--json"))
+    campaign = begun["id"][:10]
+    assert (begun["total"], begun["name"], [share["cluster"] for share in begun["clusters"]]) == (3, "roots", ["local"])
+    *_, last = map(json.loads, grid("watch", campaign, "--json", code=1).splitlines())
+    assert (last["state"], last["succeeded"], last["failed"]) == ("failed", 2, 1)
+    assert grid("results", campaign).splitlines()[::2] == ["0\t2.0", "2\t4.0"]
+    assert grid("logs", campaign, "0") == "root of 4.0 007\n"
+    assert "ValueError: no root of -9.0" in grid("explain", campaign, "1")
+    assert "3 rows" in grid("results", campaign, "--to", "out.csv")
+    assert (tmp_path / "out.csv").read_text().count("\n") == 4
+    [event] = json.loads(grid("events", campaign, "--json"))
+    (tmp_path / "mended").touch()
+    assert "1 items run again" in grid("fix", str(event["id"]), "--resubmit")
+    assert json.loads(grid("events", campaign, "--json")) == []
+    grid("watch", campaign)
+    values = [json.loads(line)["value"] for line in grid("results", campaign, "--wait", "--json").splitlines()]
+    assert values == [2.0, 3.0, 4.0]
+    assert "0 items" in grid("resubmit", campaign, "--item", "0")
+    wait_for(lambda: Command()("grid", "purge", campaign, cwd=str(tmp_path)).returncode == 0)
+    assert not CampaignFolder(begun["id"]).path.exists()
+    grid("stat", campaign, code=2)
+
+
+def test_items_are_added_and_watching_ends_alone(grid, tmp_path):
+    (tmp_path / "values.jsonl").write_text('{"number": 99}\n' * 3)
+    same = f"folder={tmp_path}"
+    text = grid("submit", "roots.py:root", "--values", "values.jsonl", "--arg", same)
+    campaign = text.split()[1]
+    assert "Added 3 items" in grid("add", campaign, "--values", "values.jsonl")
+    grid("purge", campaign, code=1)
+    wait_for(lambda: "at pilot" in grid("explain", campaign, "0"))
+    assert "can be read when" in grid("logs", campaign, "0")
+    watching = subprocess.Popen([prepared.SRF, "grid", "watch", campaign], stdout=subprocess.PIPE, text=True)
+    assert campaign in watching.stdout.readline()
+    watching.send_signal(signal.SIGINT)
+    assert watching.wait(60) == 130
+    watching.stdout.close()
+    assert f"{campaign} is paused" in grid("pause", campaign)
+    assert "paused" in grid("explain", campaign, "5") or "at pilot" in grid("explain", campaign, "5")
+    grid("resume", campaign)
+    Path(tmp_path, "go").touch()
+    grid("watch", campaign)
+    assert len(grid("results", campaign).splitlines()) == 6
+
+
+def test_what_can_not_be_meant_is_told(grid, tmp_path):
+    (tmp_path / "values.csv").write_text("number\n4\n4\n")
+    grid("submit", "roots.py:root", code=2)
+    grid("submit", "roots.py:root", "--values", "nowhere.csv", code=2)
+    grid("submit", "roots.py:root", "--values", "values.csv", "--key", "number", code=2)
+    grid("submit", "roots.py:root", "--count", "3", "--clusters", "nowhere", code=2)
+    grid("fix", "1234", code=2)
+    grid("logs", "ffffffff", "0", code=2)
