@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from prefect import Flow, tags
-from prefect.client.schemas.objects import State
+from httpx import HTTPError
+from prefect import Flow, Task, get_client, tags
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import TagsContext
+from prefect.exceptions import PrefectException
 from prefect.flow_engine import run_flow
 from prefect.runtime import flow_run
 from prefect.settings import PREFECT_FLOWS_HEARTBEAT_FREQUENCY, temporary_settings
 from prefect.states import Cancelled as CancelledState
-from prefect.states import Failed
+from prefect.states import Failed, Pending
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import remember
@@ -90,6 +93,7 @@ def run_pilot(
     on_run_id: Callable[[str], object],
     cancelled: threading.Event | None = None,
     more_tags: Iterable[str] = (),
+    parent: str = "",
 ) -> Outcome:
     """Run a pilot as a flow run of its own; returns when the pilot has ended. For a thread of a connected process.
 
@@ -102,6 +106,7 @@ def run_pilot(
             raises ends the launch.
         cancelled: ends the run and the launch when it is set.
         more_tags: tags of the flow run, besides those of all launches.
+        parent: the flow run that shows this one as its child; "" for none.
 
     Raises:
         ServerError: Prefect's server does not answer, and nothing was submitted.
@@ -114,13 +119,30 @@ def run_pilot(
     settings = temporary_settings({PREFECT_FLOWS_HEARTBEAT_FREQUENCY: None})
     with in_background(cancelled), settings, tags(*all_tags):
         try:
-            run_flow(launch.as_flow(), return_type="state")
+            flow = launch.as_flow()
+            run_flow(flow, flow_run=child_of(parent, flow) if parent else None, return_type="state")
         except Exception as error:
             if launch.outcome is None and launch.error is None:
                 raise (server_error(error) or error) from None
     if launch.outcome is not None:  # also where Prefect's server has died under the launch
         return launch.outcome
     raise launch.error or Cancelled("the pilot was cancelled in Prefect before it began")
+
+
+def child_of(parent: str, flow: Flow[Any, Any]) -> FlowRun | None:
+    """A new flow run below another one, with the tags of this context; None where the server does not make it.
+
+    As Prefect's engine does for a flow within a flow, a task run of the parent stands for the child. The server gives
+    it the states of the child.
+    """
+    with contextlib.suppress(HTTPError, PrefectException), get_client(sync_client=True) as client:
+        task = Task(flow.fn, name=flow.name)
+        pending: State[Any] = Pending()
+        key = uuid.uuid4().hex
+        task_run = client.create_task_run(task, uuid.UUID(parent), dynamic_key=key, name=flow.name, state=pending)
+        current = TagsContext.get().current_tags
+        return client.create_flow_run(flow, parent_task_run_id=task_run.id, tags=current, state=pending)
+    return None
 
 
 class _Launch:

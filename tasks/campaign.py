@@ -17,6 +17,8 @@ from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.text import plain
 
 LONGEST_VALUE = 60
+MOST_ROWS = 1000
+"""So many values are in a table."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,6 +104,34 @@ def call_for_each(
         raise
 
 
+def call_in_pilots(
+    function: Any, values: Sequence[Any], max_pilots: int, key: str, tell: Callable[[str], object] = lambda _: None
+) -> list[CampaignValue]:
+    """Call a function for each value as items of one campaign, but for those whose key an earlier one has a value of.
+
+    An interruption of the wait ends the campaign.
+
+    Args:
+        key: the name of an argument; "" runs all of them.
+        tell: gets a line about the campaign that has begun.
+    """
+    typed: Any = getattr(function, "typed", lambda value: ((value,), {}))
+    made = function.campaign_of_new([typed(value)[0][0] for value in values], key=key, max_pilots=max_pilots)
+    known = f"{made.known} of {len(values)} values are those of earlier campaigns"
+    tell(known if made.campaign is None else f"{known}; `srf grid stat {made.campaign.id[:8]}` shows the others")
+    try:
+        return [
+            CampaignValue(value, "", error=result)
+            if isinstance(result, BaseException)
+            else CampaignValue(value, "", result=result)
+            for result, value in zip(made.results(return_exceptions=True), values, strict=True)
+        ]
+    except BaseException:
+        with contextlib.suppress(Exception):  # the interruption counts
+            made.cancel()
+        raise
+
+
 def _awaited_result(result: Callable[[], Any], value: Any, handle: Any) -> CampaignValue:
     try:
         value_of_call = result()
@@ -123,13 +153,17 @@ def line_about(call: CampaignValue) -> tuple[int, str]:
 
 
 def as_table(calls: Sequence[CampaignValue], page: Callable[[str], str]) -> str:
-    """The table of all results in markdown; `page` gives the address of a run's page."""
+    """The table of all results in markdown, failures first where it does not have all; `page`: a run's page."""
+    more = len(calls) - MOST_ROWS
+    if more > 0:
+        calls = sorted(calls, key=lambda call: call.error is None)[:MOST_ROWS]
     rows = [
         f"| {cell(_short(call.value))} | {'failed' if call.error else 'done'} "
         f"| {cell(_outcome(call))} | {_linked(call, page)} |"
         for call in calls
     ]
-    return "\n".join(["| value | state | result | run |", "|---|---|---|---|", *rows])
+    rest = [f"\nand {more} more"] if more > 0 else []
+    return "\n".join(["| value | state | result | run |", "|---|---|---|---|", *rows, *rest])
 
 
 def _outcome(call: CampaignValue) -> str:

@@ -6,7 +6,15 @@ import sys
 import pytest
 
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.tasks.campaign import as_table, call_for_each, find_function, line_about
+from slurm_ray_flow.tasks.campaign import (
+    MOST_ROWS,
+    CampaignValue,
+    as_table,
+    call_for_each,
+    call_in_pilots,
+    find_function,
+    line_about,
+)
 
 
 @pytest.fixture
@@ -96,3 +104,61 @@ def test_an_interruption_ends_what_is_under_way():
     with pytest.raises(KeyboardInterrupt):
         call_for_each(function, [1], 2)
     assert function.cancelled
+
+
+class FakeItems:
+    """A fake of the items of a campaign; a result that is an interruption is raised."""
+
+    campaign, known, cancelled = None, 1, False
+
+    def __init__(self, ends):
+        self.ends = ends
+
+    def results(self, return_exceptions):
+        assert return_exceptions
+        for end in self.ends:
+            if isinstance(end, KeyboardInterrupt):
+                raise end
+            yield end
+
+    def cancel(self):
+        self.cancelled = True
+
+
+class FakeInPilots:
+    """A fake of a decorated function whose values are items."""
+
+    def __init__(self, *ends):
+        self.items, self.asked = FakeItems(ends), None
+
+    def typed(self, value):
+        return (int(value),), {}
+
+    def campaign_of_new(self, values, **chosen):
+        self.asked = values, chosen
+        return self.items
+
+
+def test_items_in_pilots_are_told_like_runs():
+    function, told = FakeInPilots(10, ValueError("bad luck")), []
+    ended = call_in_pilots(function, ["1", 2], 3, "seed", told.append)
+    assert function.asked == ([1, 2], {"key": "seed", "max_pilots": 3}), "values of a form are cast"
+    assert [(one.value, one.result, type(one.error).__name__) for one in ended] == [
+        ("1", 10, "NoneType"),
+        (2, None, "ValueError"),
+    ]
+    assert "1 of 2 values" in told[0]
+
+
+def test_an_interruption_ends_the_campaign():
+    function = FakeInPilots(10, KeyboardInterrupt())
+    with pytest.raises(KeyboardInterrupt):
+        call_in_pilots(function, [1, 2], 2, "")
+    assert function.items.cancelled
+
+
+def test_a_long_table_has_the_failures_first():
+    calls = [CampaignValue(number, "", result=number) for number in range(MOST_ROWS + 5)]
+    calls[-1] = CampaignValue("last", "", error=ValueError("bad luck"))
+    table = as_table(calls, str).splitlines()
+    assert "bad luck" in table[2] and table[-1] == "and 5 more"
