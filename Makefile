@@ -1,5 +1,5 @@
 # Every target does its own set-up: scripts/setup makes .venv with what uv.lock says, and is quick when nothing changed.
-.PHONY: help setup check mypy pyright imports site docs test test-all test-fast test-pythons demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
+.PHONY: help setup check mypy pyright imports site docs test test-all test-fast test-pythons demo grid-demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
 .DEFAULT_GOAL := help
 # (Without the variable each build tells of mkdocs-material's successor.)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs
@@ -54,6 +54,10 @@ test-pythons: setup ## Unit, recorded and local tests on the other Pythons that 
 demo: setup ## A model search over handwritten digits, on this machine (CLUSTER=desi for a saved one)
 	@scripts/setup --runs
 	.venv/bin/python examples/digits.py --cluster $(or $(CLUSTER),local)
+
+grid-demo: setup ## A campaign over this machine and two pretend clusters, one of which loses its power (as root)
+	@scripts/setup --hosts
+	.venv/bin/python examples/grid_demo.py
 
 bench: setup ## What it costs, against peers in the same run
 	@scripts/setup --hosts

@@ -7,7 +7,9 @@ import sys
 
 from benchmarks.home import own_home
 
-ALL = ("startup", "runs", "scan", "snapshot", "workplace", "launch", "many", "large", "fairness", "ssh", "slurm")
+ALL = (
+    "startup", "runs", "scan", "snapshot", "workplace", "launch", "many", "large", "grid", "fairness", "ssh", "slurm",
+)  # fmt: skip
 
 
 def main() -> int:

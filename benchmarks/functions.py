@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from typing import Any
 
@@ -40,3 +41,19 @@ def plus_one_warm(number: int) -> int:
 @slurm_ray_flow(ray="never")
 def same(value: Any) -> Any:
     return value
+
+
+@slurm_ray_flow(ray="never", cpus_per_node=2)
+def hundred_bytes(number: int) -> bytes:
+    return (b"%d " % number).ljust(100, b".")
+
+
+@slurm_ray_flow(ray="never", cpus_per_node=2)
+def run_command(number: int) -> int:
+    return subprocess.run(["true", str(number)], check=True).returncode
+
+
+@slurm_ray_flow(ray="never", cpus_per_node=2)
+def sleep_a_second(number: int) -> int:
+    time.sleep(1.0)
+    return number
