@@ -128,21 +128,29 @@ def ensure_engine(tell: Callable[[str], None] = lambda _: None) -> EngineState:
 
 def restart_if_killed() -> bool:
     """Start the engine anew if its process is gone without having been ended; says whether it did."""
-    state = read_engine_state()
-    if state is None or elsewhere(state.boot_id) or alive(state.process):
+    if not _is_killed():
         return False
-    ensure_engine()
+    with locked(server_files()):
+        if not _is_killed():  # somebody has ended it, or started it anew
+            return False
+        _start()
     return True
+
+
+def _is_killed() -> bool:
+    state = read_engine_state()
+    return state is not None and not elsewhere(state.boot_id) and not alive(state.process)
 
 
 def end_engine() -> bool:
     """End the engine; pilots go on, and the next engine finds them. Says whether one ran."""
-    state = read_engine_state()
-    if state is None or elsewhere(state.boot_id):
-        return False
-    was_alive = alive(state.process)
-    end(state.process, patience=END_SECONDS)
-    EngineFiles().state.unlink(missing_ok=True)
+    with locked(server_files()):
+        state = read_engine_state()
+        if state is None or elsewhere(state.boot_id):
+            return False
+        EngineFiles().state.unlink(missing_ok=True)  # first, so that nobody takes its end for an accident
+        was_alive = alive(state.process)
+        end(state.process, patience=END_SECONDS)
     return was_alive
 
 
@@ -163,6 +171,7 @@ def _start() -> EngineState:
     files.state.unlink(missing_ok=True)
     cluster_passwords = processes.withheld()  # its pilots log in with them
     names = [name for name in os.environ if not name.endswith("_PASSWORD") or name in cluster_passwords]
+    names = [name for name in names if not name.startswith("PREFECT__")]  # of the flow run that it may start in
     env = {name: os.environ[name] for name in names}
     pid = processes.start(
         [sys.executable, "-m", "slurm_ray_flow.grid.service"], log=files.log, env=env, cwd=files.folder

@@ -120,7 +120,7 @@ class Ways(RuleBasedStateMachine):
         self.state.update(dict.fromkeys(numbers, (LEASED, bundle.id)))
 
     @rule(data=st.data())
-    @precondition(lambda self: self.bundles)
+    @precondition(lambda self: any(self.bundles.values()))
     def results(self, data: st.DataObject) -> None:
         """Lines of any bundle that ever was: such as come late, come twice, or name another bundle's item."""
         pairs = st.tuples(st.integers(0, len(self.state)), st.sampled_from([*self.bundles, 1 << 40]))

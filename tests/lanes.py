@@ -26,6 +26,7 @@ LANES = {
         "hosts/test_slurm_release.py",
         "hosts/test_slurm_container.py",
         "hosts/test_slurm_dashboard.py",
+        "hosts/test_campaign_control.py",
         "end_to_end/test_slurm_dialect.py",
         "end_to_end/test_slurm_cli.py",
     ],
@@ -66,6 +67,8 @@ LANES = {
         "end_to_end/test_campaign.py",
         "end_to_end/test_campaign_items.py",
         "end_to_end/test_campaigns_share.py",
+        "end_to_end/test_campaign_flow.py",
+        "end_to_end/test_grid_cli.py",
     ],
     "labs": ["hosts/test_slurm_lab.py"],
 }

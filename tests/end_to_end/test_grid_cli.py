@@ -108,6 +108,26 @@ def test_items_are_added_and_watching_ends_alone(grid, tmp_path):
     assert len(grid("results", campaign).splitlines()) == 6
 
 
+def test_a_campaign_by_a_description_of_cigri_s(grid, tmp_path):
+    (tmp_path / "hello.sh").write_text('echo "hello $1"; [ "$1" != bad ]\n')
+    (tmp_path / "lines.txt").write_text("a 'x y'\nbad\nc\n\n")
+    fields = {
+        "name": "hello",
+        "param_file": "lines.txt",
+        "clusters": {"local": {"exec_file": "sh hello.sh", "exec_directory": str(tmp_path), "max_jobs": 1}},
+    }
+    (tmp_path / "campaign.json").write_text(json.dumps(fields))
+    begun = json.loads(grid("submit", "--jdl", "campaign.json", "--json"))
+    assert (begun["name"], begun["total"], begun["clusters"][0]["options"]) == ("hello", 3, {"max_pilots": 1})
+    *_, last = map(json.loads, grid("watch", begun["id"], "--json", code=1).splitlines())
+    assert (last["succeeded"], last["failed"]) == (2, 1)
+    assert grid("logs", begun["id"], "0") == "hello a\n"
+    assert "exit code 1" in grid("explain", begun["id"], "1")
+    (tmp_path / "campaign.json").write_text(json.dumps({**fields, "prologue": []}))
+    grid("submit", "--jdl", "campaign.json", code=2)
+    grid("submit", "roots.py:root", "--jdl", "campaign.json", code=2)
+
+
 def test_what_can_not_be_meant_is_told(grid, tmp_path):
     (tmp_path / "values.csv").write_text("number\n4\n4\n")
     grid("submit", "roots.py:root", code=2)

@@ -147,7 +147,7 @@ def test_two_clients_do_not_add_items_at_the_same_time(tmp_path: Path) -> None:
 
 
 def test_few_blocks_are_kept_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arguments, "KEPT_BYTES", 2 * BLOCK)
+    monkeypatch.setattr(arguments, "KEPT_BYTES", 2 * BLOCK * (1 + arguments.ITEM_BYTES))
     with ArgumentWriter(tmp_path, 0) as writer:
         for _ in range(5 * BLOCK):
             writer.add(b"x")

@@ -87,7 +87,17 @@ def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
         text = f"{running} pilots run, {len(live) - running} wait, {len(here) - len(live)} ended"
         done = sum(pilot["succeeded"] for pilot in here)
         rows.append([share.cluster, f"{text}; {done} items done" + (f"; {share.reason}" if share.reason else "")])
+    if page := _page_of(campaign):
+        rows.append(["page", page])
     print_table([f"campaign {campaign.id[:8]}", campaign.name], rows)
+
+
+def _page_of(campaign: Campaign) -> str:
+    """The address of a campaign's page in Prefect; "" where there is none, or no server."""
+    from slurm_ray_flow.blocks.server.client import api_in_use, ui_url_of
+
+    api = api_in_use() if campaign.flow_run_id else None
+    return f"{ui_url_of(api.url)}/runs/flow-run/{campaign.flow_run_id}" if api else ""
 
 
 def items(campaign: Name, *, first: int = 0, count: int = 100, json: Json = False) -> None:

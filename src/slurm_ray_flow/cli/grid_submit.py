@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
@@ -13,6 +13,9 @@ from slurm_ray_flow.cli.run import launchable, load, pairs_of
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.options import is_quantity
 
+if TYPE_CHECKING:
+    from slurm_ray_flow.core.grid.model import Campaign
+
 Texts = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 Optional = Parameter(show_default=False)
 
@@ -21,6 +24,7 @@ def submit(
     function: Annotated[str | None, Optional] = None,
     *,
     values: Annotated[Path | None, Optional] = None,
+    jdl: Annotated[Path | None, Optional] = None,
     count: Annotated[int | None, Optional] = None,
     clusters: Annotated[str, Optional] = "",
     arg: Texts = (),
@@ -40,9 +44,12 @@ def submit(
 
         srf grid submit train.py:train --count 1000 --retries 2
 
+        srf grid submit --jdl campaign.json
+
     Args:
         function: The file and the function's name: path/to/file.py:function.
         values: A file of values: a .csv with a line of names, or a .jsonl with an object a line.
+        jdl: CiGri's description of a campaign in JSON, instead of a function and its values.
         count: Run the function for 0, 1, 2, ... up to this many instead.
         clusters: Names of clusters, with commas between them; the function's own by default.
         arg: An argument that all items have, NAME=VALUE, as for `srf run`. May be given again.
@@ -54,24 +61,32 @@ def submit(
         max_failures: End the campaign when more items than that have failed.
         max_pilots: The most pilots on each cluster.
     """
+    limits = {"weight": weight, "retries": retries, "max_failures": max_failures, "max_pilots": max_pilots}
+    if jdl is not None:
+        given = {"FUNCTION": function, "--values": values, "--count": count, "--clusters": clusters, "--arg": arg}
+        _begin_described(jdl, {**given, "--option": option, "--key": key, "--name": name}, limits, json)
+        return
     if function is None:
         raise OptionError("a campaign needs a function", advice="write srf grid submit file.py:function --values FILE")
     if (values is None) == (count is None):
         raise OptionError("a campaign needs values: give either --values or --count", advice="write --values a.csv")
     same, options = pairs_of(arg, "--arg"), pairs_of(option, "--option", is_quantity)
     flow: Any = launchable(load(function), options)
-    campaign = flow.campaign(
-        values if values is not None else range(count or 0),
-        clusters=_names(clusters),
-        name=name,
-        weight=weight,
-        retries=retries,
-        max_failures=max_failures,
-        max_pilots=max_pilots,
-        same=same,
-        key=key,
-    )
-    begun = campaign.status()
+    chosen = values if values is not None else range(count or 0)
+    campaign = flow.campaign(chosen, clusters=_names(clusters), name=name, same=same, key=key, **limits)
+    _tell_of(campaign.status(), json)
+
+
+def _begin_described(jdl: Path, given: dict[str, Any], limits: dict[str, Any], json: bool) -> None:
+    from slurm_ray_flow.interface.campaign_start import CampaignOptions
+    from slurm_ray_flow.interface.jdl import start_described
+
+    if named := [word for word, value in given.items() if value]:
+        raise OptionError(f"{named[0]} is said by the description of --jdl", advice=f"leave {named[0]} out")
+    _tell_of(start_described(jdl, CampaignOptions(spread=True, **limits)).status(), json)
+
+
+def _tell_of(begun: Campaign, json: bool) -> None:
     if json:
         print_json(campaign_as_json(begun))
         return
@@ -100,12 +115,12 @@ def add(
         function: The campaign's function, path/to/file.py:function, where its module is not in the working directory.
     """
     from slurm_ray_flow.cli.grid_items import find_modules_here
-    from slurm_ray_flow.interface.campaign import Campaign
+    from slurm_ray_flow.interface import campaign as campaigns
 
     find_modules_here()
     client = grid_client()
     flow: Any = launchable(load(function), {}) if function else None
-    found: Campaign[Any] = Campaign(client.campaign(campaign).id, client, flow)
+    found: campaigns.Campaign[Any] = campaigns.Campaign(client.campaign(campaign).id, client, flow)
     count = found.add(values, key=key)
     status = found.status()
     if json:

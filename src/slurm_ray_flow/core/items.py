@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
+import json
 import zlib
-from typing import Any
+from typing import Any, NamedTuple
 
 from slurm_ray_flow.core.run import Outcome, error_of
 from slurm_ray_flow.core.text import encodable
@@ -19,11 +19,11 @@ _LIMIT = 1 << 63
 _PLAIN_FIELDS = 7
 """The fields of an item that has a value and printed nothing."""
 _LINE_START = '{"item": '
+_DECODER = json.JSONDecoder()
 
 
-@dataclasses.dataclass(frozen=True)
-class ItemResult:
-    """What a running call says of one of its items.
+class ItemResult(NamedTuple):
+    """What a running call says of one of its items. (A frozen dataclass takes three times as long to make.)
 
     Attributes:
         item, bundle: the numbers of the item, and of the bundle that it came with.
@@ -68,6 +68,10 @@ def parse_results(data: bytes) -> tuple[list[ItemResult], int]:
 
 
 def _result(line: str) -> ItemResult:
+    with contextlib.suppress(ValueError, RecursionError):
+        fields, length = _DECODER.raw_decode(line)  # takes half as long as a general reader
+        if length == len(line):
+            return _checked(fields)
     try:
         return _checked(parse_json(line))
     except ValueError:

@@ -22,8 +22,10 @@ from slurm_ray_flow.remote.shared.items import Item, pack_bundle, unpack_bundle
 
 BLOCK = 1000
 """So many items are in one file."""
-KEPT_BYTES = 64 << 20
+KEPT_BYTES = 16 << 20
 """A reader keeps blocks of so many bytes in memory, and one at least."""
+ITEM_BYTES = 150
+"""What an item takes in memory beside its arguments."""
 FOLDER = "arguments"
 
 
@@ -164,7 +166,7 @@ class ArgumentReader:
     def _load(self, block: int) -> dict[int, bytes]:
         held = dict(_block(self._folder, block))
         self._kept[block] = held
-        self._sizes[block] = sum(map(len, held.values()))
+        self._sizes[block] = sum(map(len, held.values())) + ITEM_BYTES * len(held)
         while len(self._kept) > 1 and sum(self._sizes[one] for one in self._kept) > KEPT_BYTES:
             oldest = next(one for one in self._kept if one != block)
             del self._kept[oldest], self._sizes[oldest]

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
 from slurm_ray_flow.blocks.clusters import find_cluster, remember
 from slurm_ray_flow.blocks.server import connected, ensure_server
+from slurm_ray_flow.blocks.server.client import needed_api
+from slurm_ray_flow.core.errors import ServerError
+from slurm_ray_flow.core.grid.campaign_page import PilotSize, tag_of
 from slurm_ray_flow.core.grid.model import Campaign
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.flows.pilot import Prepared, call_of_pilot, run_pilot
+from slurm_ray_flow.grid.campaign_flow import flow_run_of
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder
 
 PILOT_OPTIONS = (
@@ -42,7 +47,11 @@ def launch_pilot(campaign: Campaign, cluster_name: str, note_run_id: Callable[[s
         prepared = Prepared.from_json(launch["prepared"])
         label = campaign.function
         call = call_of_pilot(campaign.function_digest, campaign.arguments_digest, label, launch["pilot"])
-        outcome = run_pilot(call, cluster, options, prepared, note_run_id, more_tags=[f"campaign:{campaign.id[:8]}"])
+        parent = ""
+        with contextlib.suppress(ServerError):  # a server that does not answer is told by the launch itself
+            parent = flow_run_of(needed_api(), campaign)
+        tags = [tag_of(campaign)]
+        outcome = run_pilot(call, cluster, options, prepared, note_run_id, more_tags=tags, parent=parent)
         log.info("pilot of %s on %s: %s", label, cluster_name, outcome.exception or outcome.value)
 
 
@@ -56,6 +65,13 @@ def cores_of(campaign_id: str, cluster_name: str) -> int:
     """How many cores a pilot of a campaign has."""
     settings = CampaignFolder(campaign_id).launch_of(cluster_name)["pilot"]
     return int(settings["workers"]) * int(settings.get("threads") or 1)
+
+
+def size_of(campaign_id: str, cluster_name: str) -> PilotSize:
+    """What a pilot of a campaign has on a cluster."""
+    options = CampaignFolder(campaign_id).launch_of(cluster_name)["options"]
+    gpus = int(options["gpus_per_node"] or 0) * int(options["nodes"] or 1)
+    return PilotSize(cores_of(campaign_id, cluster_name), gpus)
 
 
 def cap_of_kind(cluster_name: str) -> int | None:

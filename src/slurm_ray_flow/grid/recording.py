@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, insert, select, update
+from sqlalchemy import Connection, Row, bindparam, case, select, update
 
 from slurm_ray_flow.core.grid.model import CampaignState, ItemOutcome, ItemRetry, ItemState, Ranges, Recorded
-from slurm_ray_flow.grid.rows import error_of, locked, ranges_from, rows_of
+from slurm_ray_flow.grid.rows import error_of, insert_rows, locked, ranges_from, rows_of
 from slurm_ray_flow.grid.tables import bundles, campaigns, items, pilots
 
 _FINAL = frozenset(state for state in ItemState if state.final)
@@ -126,7 +126,7 @@ class Recording:
     def write(self) -> None:
         """Write items, bundles and the campaign's counts."""
         if self._fresh:
-            self._connection.execute(insert(items), self._fresh)
+            insert_rows(self._connection, items, self._fresh)
         if self._changed:
             self._connection.execute(_CHANGE, [_for_change(values) for values in self._changed])
         for bundle_id, count in sorted(self._done.items()):

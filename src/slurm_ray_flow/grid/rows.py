@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import operator
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, Select, select
+from sqlalchemy import Connection, Row, Select, Table, insert, select
 
 from slurm_ray_flow.core.errors import UnknownCampaignError
 from slurm_ray_flow.core.grid.model import (
@@ -153,6 +154,19 @@ def rows_of(connection: Connection, key: int, numbers: Collection[int], columns:
         else:
             found += connection.execute(query.where(items.c.number.in_(part)))
     return found
+
+
+def insert_rows(connection: Connection, table: Table, rows: Sequence[dict[str, Any]]) -> None:
+    """Insert rows that have the same columns, with plain values: no enums.
+
+    SQLAlchemy's own way looks at each value in Python, which takes twice as long as the database does.
+    """
+    compiled = insert(table).compile(dialect=connection.dialect, column_keys=list(rows[0]))
+    if names := compiled.positiontup:  # SQLite's values have places, PostgreSQL's have names
+        values_of = operator.itemgetter(*names)
+        connection.exec_driver_sql(str(compiled), [values_of(row) for row in rows])
+    else:
+        connection.exec_driver_sql(str(compiled), list(rows))
 
 
 def error_of(text: str) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
 import hmac
 import logging
 import signal
@@ -26,8 +27,9 @@ from slurm_ray_flow.blocks.server.files import only_process, server_files
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare
 from slurm_ray_flow.grid import requests
+from slurm_ray_flow.grid.campaign_flow import CampaignFlows
 from slurm_ray_flow.grid.engine import Engine
-from slurm_ray_flow.grid.launching import cap_of_kind, cores_of, launch_pilot, workers_of
+from slurm_ray_flow.grid.launching import cap_of_kind, cores_of, launch_pilot, size_of, workers_of
 from slurm_ray_flow.grid.store import Store, default_url
 
 MOST_ITEMS = 10_000
@@ -189,6 +191,7 @@ def main() -> int:
             return 1
         store = Store(default_url())
         store.migrate()
+        gc.freeze()  # what is imported stays: to look through it again and again took a third of the engine's time
         cap = functools.cache(cap_of_kind)
         engine = Engine(store, launch_pilot, functools.cache(workers_of), functools.cache(cores_of), cap)
         return _serve(engine, files)
@@ -200,6 +203,7 @@ def _serve(engine: Engine, files: EngineFiles) -> int:
     server = uvicorn.Server(config)
     thread = threading.Thread(target=engine.run, name="srf-grid-engine", daemon=True)
     thread.start()
+    CampaignFlows(engine, functools.cache(size_of)).start()
     write_engine_state(int(listener.getsockname()[1]))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     server.run(sockets=[listener])  # until SIGTERM or SIGINT

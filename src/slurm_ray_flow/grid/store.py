@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, false, insert, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, false, insert, or_, select, update
 
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.fairness import Account
@@ -116,6 +116,14 @@ class Store:
             query = query.where(campaigns.c.state.in_([state.value for state in states]))
         with self._database.reading() as connection:
             return read_campaigns(connection, query)
+
+    def campaigns_to_show(self, ids: Collection[str], since: float, ended_since: float) -> list[Campaign]:
+        """The campaigns that go on or ended just now, those of these ids, and those since then without a flow run."""
+        goes_on = campaigns.c.state.in_([CampaignState.ACTIVE.value, CampaignState.PAUSED.value])
+        is_new = and_(campaigns.c.flow_run_id == "", campaigns.c.created >= since)
+        wanted = or_(goes_on, is_new, campaigns.c.ended_at >= ended_since, campaigns.c.id.in_(ids))
+        with self._database.reading() as connection:
+            return read_campaigns(connection, select(campaigns).where(wanted).order_by(campaigns.c.key.desc()))
 
     def set_campaign_state(
         self, campaign_id: str, state: CampaignState, reason: str = "", ended_at: float | None = None

@@ -12,7 +12,7 @@ import math
 import pickle
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, cast
 
 from slurm_ray_flow.blocks import store
@@ -83,13 +83,44 @@ class CampaignOptions:
             raise OptionError(f"key={self.key!r} must be a function of a value, or the name of an argument")
 
 
+@dataclasses.dataclass(frozen=True)
+class OnCluster:
+    """What is chosen for one cluster of a campaign.
+
+    Attributes:
+        options: options of the decorator, instead of the function's.
+        workers: how many items a pilot runs at a time; None as its CPUs and GPUs are.
+        max_pilots: the most pilots there; None as for the other clusters.
+    """
+
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
+    workers: int | None = None
+    max_pilots: int | None = None
+
+
 def start_campaign(
-    flow: CampaignFunction, values: Any, clusters: Sequence[Any], wanted: CampaignOptions, same: dict[str, Any]
+    flow: CampaignFunction,
+    values: Any,
+    clusters: Sequence[Any],
+    wanted: CampaignOptions,
+    same: dict[str, Any],
+    *,
+    each: Mapping[str, OnCluster] | None = None,
+    campaign_id: str = "",
 ) -> tuple[str, GridClient]:
     """Store the arguments, prepare the clusters, and begin the campaign; gives its id, and the client that asked.
 
     Values come first: a mistake in them is told before an environment is built. Whatever fails or interrupts this,
     nothing is left of the campaign.
+
+    Args:
+        flow: the function.
+        values: its values.
+        clusters: names of clusters, or blocks.
+        wanted: what the caller has chosen.
+        same: arguments that all items have.
+        each: what is chosen for single clusters, by their names.
+        campaign_id: its id; "" for a new one.
 
     Raises:
         OptionError: an option or a value can't be meant, there are no values, or a cluster is unknown.
@@ -102,7 +133,7 @@ def start_campaign(
     first = next(arguments, None)
     if first is None:
         raise OptionError("a campaign needs values to go over", advice="write f.campaign(range(100))")
-    campaign_id = uuid.uuid4().hex
+    campaign_id, chosen = campaign_id or uuid.uuid4().hex, each or {}
     folder = CampaignFolder(campaign_id)
     client = GridClient(_note)
     with told():
@@ -113,20 +144,38 @@ def start_campaign(
         try:
             with contextlib.closing(ArgumentWriter(folder.path)) as writer:
                 total = store_values(writer, itertools.chain([first], arguments))
-            call = describe_call(flow, Arguments(flow.fn, {}, ((), same)))
-            launches = {}
-            for name, cluster in found.items():
-                options = options_on(cluster, flow.options.but(cluster=name))
-                prepared = prepare_pilots(call, cluster, options)
-                launches[name] = launch_as_json(options, prepared, _pilot_settings(cluster, options))
-            folder.write((call.function, call.arguments), launches)
-            campaign = _campaign(campaign_id, flow, (call.function, call.arguments), names, total, wanted, same)
+            digests = _prepare(flow, folder, found, same, chosen)
+            shares = [_share(place, name, chosen.get(name)) for place, name in enumerate(names)]
+            campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
         except BaseException:
             folder.remove()
             raise
         _begin(client, campaign, folder)
         _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(names)}")
     return campaign_id, client
+
+
+def _prepare(
+    flow: CampaignFunction,
+    folder: CampaignFolder,
+    clusters: Mapping[str, Cluster],
+    same: dict[str, Any],
+    chosen: Mapping[str, OnCluster],
+) -> tuple[str, str]:
+    """Prepare the clusters, and write what their pilots run; gives the digests of the function and its arguments.
+
+    Raises:
+        SlurmRayFlowError: a cluster can't be reached or prepared.
+    """
+    call = describe_call(flow, Arguments(flow.fn, {}, ((), same)))
+    launches = {}
+    for name, cluster in clusters.items():
+        here = chosen.get(name, OnCluster())
+        options = options_on(cluster, flow.options.stating(**here.options).but(cluster=name))
+        prepared = prepare_pilots(call, cluster, options)
+        launches[name] = launch_as_json(options, prepared, _pilot_settings(cluster, options, here.workers))
+    folder.write((call.function, call.arguments), launches)
+    return call.function, call.arguments
 
 
 def add_values(flow: TypedFunction, campaign_id: str, client: GridClient, values: Any, key: Any) -> int:
@@ -220,7 +269,7 @@ def _campaign(
     campaign_id: str,
     flow: CampaignFunction,
     digests: tuple[str, str],
-    clusters: Sequence[str],
+    shares: Sequence[model.ClusterShare],
     total: int,
     wanted: CampaignOptions,
     same: dict[str, Any],
@@ -232,8 +281,13 @@ def _campaign(
         created=time.time(), total=total, retries=wanted.retries, max_failures=wanted.max_failures,
         max_pilots=wanted.max_pilots,
         options={PARAMETERS: parameters, SPREAD: wanted.spread, SAME: list(same)},
-        clusters=tuple(model.ClusterShare(cluster=name, position=place) for place, name in enumerate(clusters)),
+        clusters=tuple(shares),
     )  # fmt: skip
+
+
+def _share(place: int, name: str, chosen: OnCluster | None) -> model.ClusterShare:
+    options = {"max_pilots": chosen.max_pilots} if chosen and chosen.max_pilots else {}
+    return model.ClusterShare(cluster=name, position=place, options=options)
 
 
 _BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD}
@@ -273,10 +327,10 @@ def _name_of(cluster: Any) -> str:
     raise OptionError(what, advice="`srf init NAME` saves a cluster; write its name here")
 
 
-def _pilot_settings(cluster: Cluster, options: Options) -> dict[str, Any]:
+def _pilot_settings(cluster: Cluster, options: Options, chosen: int | None = None) -> dict[str, Any]:
     """The settings of `remote/driver/pilot.py`."""
     cpus = options.cpus_per_node or (1 if cluster.scheduler is not None else cluster.facts().cpus)
-    workers = max(options.gpus_per_node, 1) if options.gpus_per_node else cpus
+    workers = chosen or options.gpus_per_node or cpus
     return {"workers": workers, "idle_seconds": IDLE_SECONDS, "threads": max(cpus // workers, 1)}
 
 

@@ -63,7 +63,7 @@ class Command:
         include = [*options.pop("include", ()), *_files_of(command)]
         function = _function(name, command, self.outputs, self.fields)
         chosen = {"ray": "never", **options, "name": name, "include": list(dict.fromkeys(include))}
-        self._flow: Any = slurm_ray_flow(**chosen)(function)
+        self.flow: Any = slurm_ray_flow(**chosen)(function)
 
     def campaign(
         self,
@@ -89,9 +89,9 @@ class Command:
             TypeError: a row lacks a field.
         """
         wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, True, key)
-        chosen = [self._flow.options.cluster] if clusters is None else clusters
-        campaign_id, client = start_campaign(self._flow, values, chosen, wanted, {})
-        return Campaign(campaign_id, client, self._flow)
+        chosen = [self.flow.options.cluster] if clusters is None else clusters
+        campaign_id, client = start_campaign(self.flow, values, chosen, wanted, {})
+        return Campaign(campaign_id, client, self.flow)
 
     def __repr__(self) -> str:
         return f"Command({self.command!r})"

@@ -34,6 +34,7 @@ from slurm_ray_flow.tasks.page import kind_of
 
 if TYPE_CHECKING:
     from slurm_ray_flow.interface.campaign import Campaign
+    from slurm_ray_flow.interface.campaign_new import NewItems
 
 P = ParamSpec("P")
 Q = ParamSpec("Q")
@@ -243,6 +244,28 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         chosen = [self.options.cluster] if clusters is None else clusters
         campaign_id, client = start_campaign(self, values, chosen, wanted, dict(same or {}))
         return Campaign(campaign_id, client, self)
+
+    def campaign_of_new(self, values: Sequence[Any], /, *, key: str = "", **chosen: Any) -> NewItems[R]:
+        """As `campaign`, without the values whose key has a value in an earlier campaign of this function.
+
+        Gives the values of all of them: earlier ones are read from the earlier campaign, as long as it is not purged.
+
+        Args:
+            values: the values of the first parameter.
+            key: the name of an argument, or of an entry of values that are mappings; "" runs all of them.
+            chosen: `clusters`, `name`, `weight`, `retries`, `max_failures`, `max_pilots`.
+
+        Raises:
+            OptionError: a value has no such key, or as for `campaign`.
+            PayloadError: a value can't be pickled; its place is named.
+        """
+        from slurm_ray_flow.interface.campaign_new import NewItems, key_of, places_of
+
+        places = places_of(self, values, key) if key else [None] * len(values)
+        new = [value for value, place in zip(values, places, strict=True) if place is None]
+        if key:
+            chosen["key"] = lambda value: key_of(self.fn, (value,), {}, key)
+        return NewItems(places, self.campaign(new, **chosen) if new else None)
 
     def script(self, /, *args: P.args, **kwargs: P.kwargs) -> str:
         """Preview a call: the batch script, and below it the resources, files and packages. Nothing is submitted.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum, IntEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 Ranges = tuple[tuple[int, int], ...]
 """Numbers of items as (first, count), in ascending order."""
@@ -193,9 +193,8 @@ class Pilot:
     failed: int
 
 
-@dataclasses.dataclass(frozen=True)
-class ItemOutcome:
-    """The end of an item.
+class ItemOutcome(NamedTuple):
+    """The end of an item. (A frozen dataclass takes three times as long to make.)
 
     Attributes:
         state: `ItemState.SUCCEEDED`, `FAILED` or `CRASHED`.
