@@ -5,6 +5,7 @@ import os
 import pickle
 import signal
 import sys
+import time
 
 import pytest
 
@@ -328,6 +329,27 @@ def test_items_may_have_processes_of_their_own(lab, name):
     assert pilot.finished()["done"] == 6
     values = {item: outcome.unwrap() for item, (_, outcome) in pilot.outcomes().items()}
     assert values == {number: ([number, number], [1], b"here\n") for number in range(6)}
+
+
+def test_a_process_of_an_item_is_ended_by_sigterm_however_soon_that_comes(lab, name):
+    """Python itself would forget a signal that comes before the new process has begun."""
+
+    def function(number):
+        ends = set()
+        for _ in range(100):
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(20)
+                os._exit(0)
+            os.kill(pid, signal.SIGTERM)
+            ends.add(os.waitpid(pid, 0)[1])
+        return number, ends
+
+    pilot = Pilot(lab, name, function).start()
+    pilot.place([(number,) for number in range(2)])
+    assert pilot.finished()["done"] == 2
+    values = [outcome.unwrap() for _, outcome in pilot.outcomes().values()]
+    assert sorted(values) == [(number, {signal.SIGTERM}) for number in range(2)]
 
 
 def test_a_worker_does_not_outlive_its_pilot(lab, name, tmp_path):

@@ -201,7 +201,7 @@ class _Warning:
         self._told: List[int] = []
         self._kills_at: Optional[float] = None
         for number in (end_warning.SIGNAL, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
+            pilot_worker.handle_here_only(number, self._on_signal)
         if os.path.exists(run.warning):  # it came before
             memory.stop()
 

@@ -19,6 +19,7 @@ import os
 import pickle
 import signal
 import sys
+import threading
 import time
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -256,17 +257,33 @@ def work(
 
 
 def _set_signals(run: RunFiles) -> None:
-    """SIGTERM, which a scheduler may send to all processes, stops no item; a child of the function is ended by it."""
-    own = os.getpid()
-
-    def ignore(number: int, _: Any) -> None:
-        if os.getpid() != own:
-            signal.signal(number, signal.SIG_DFL)
-            os.kill(os.getpid(), number)
-
-    signal.signal(signal.SIGTERM, ignore)
+    """SIGTERM, which a scheduler may send to all processes, stops no item."""
+    handle_here_only(signal.SIGTERM, lambda *_: None)
     signal.signal(end_warning.SIGNAL, signal.SIG_IGN)  # instead of the pilot's own handler
     end_warning.listen(run.warning)
+
+
+def handle_here_only(number: int, handler: Callable[[int, Any], Any]) -> None:
+    """Handle a signal in this process; those that it forks are ended by it, as they would be without the handler.
+
+    The signal is held back during a fork: Python forgets one that reaches a new process before that has begun, and
+    `multiprocessing.Pool` would wait for ever for the end of that process.
+    """
+    before = threading.local()
+
+    def hold_back() -> None:
+        before.mask = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+
+    def let_through() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before.mask)
+
+    def begin_child() -> None:
+        if signal.getsignal(number) is handler:
+            signal.signal(number, signal.SIG_DFL)
+        let_through()
+
+    signal.signal(number, handler)
+    os.register_at_fork(before=hold_back, after_in_parent=let_through, after_in_child=begin_child)
 
 
 def _serve(runner: ItemRunner, run: RunFiles, orders: int, reports: int) -> int:
