@@ -9,7 +9,16 @@ import httpx
 import pytest
 
 from onlookers import listening
-from slurm_ray_flow import Campaign, CampaignState, Crashed, OptionError, PayloadError, RunError, slurm_ray_flow
+from slurm_ray_flow import (
+    Campaign,
+    CampaignState,
+    Crashed,
+    GridError,
+    OptionError,
+    PayloadError,
+    RunError,
+    slurm_ray_flow,
+)
 from slurm_ray_flow.blocks.grid_engine import EngineFiles, end_engine, ensure_engine, read_engine_state
 from slurm_ray_flow.blocks.processes import alive
 from slurm_ray_flow.grid.client import GridClient
@@ -166,6 +175,10 @@ def test_what_can_not_be_meant_is_refused_before_anything_is_stored(square):
         square.campaign([1], clusters=["nowhere"])
     with pytest.raises(OptionError, match="retries"):
         square.campaign([1], retries=-1)
+    with pytest.raises(OptionError, match="priority"):
+        square.campaign([1], priority="high")
+    with pytest.raises(GridError, match="100 items"):
+        square.campaign(range(101), test=True)
     with pytest.raises(TypeError):
         square.campaign([(1, 2, 3)], spread=True)
     assert len(GridClient().campaigns()) == before

@@ -7,8 +7,6 @@ import datetime
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
-import cyclopts
-
 from slurm_ray_flow.cli.names import completed_from
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.quantities import format_duration
@@ -31,12 +29,6 @@ def _campaigns() -> Iterator[tuple[str, str]]:
 
 A_CAMPAIGN = completed_from(_campaigns)
 Name = Annotated[str, A_CAMPAIGN]
-app = cyclopts.App(
-    name="grid",
-    help="Begin, show and change campaigns: one function over many items. `f.campaign(values)` begins one, too.",
-    help_epilogue="Examples:\n  srf grid submit train.py:train --values params.csv\n  srf grid stat",
-    help_format="plaintext",
-)
 
 
 def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = False) -> None:

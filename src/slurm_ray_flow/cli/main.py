@@ -112,14 +112,20 @@ GRID: tuple[Callable[..., None], ...] = (
     grid.cancel,
     grid_items.purge,
 )
+grid_app = cyclopts.App(
+    name="grid",
+    help="Begin, show and change campaigns: one function over many items. `f.campaign(values)` begins one, too.",
+    help_epilogue="Examples:\n  srf grid submit train.py:train --values params.csv\n  srf grid stat",
+    help_format="plaintext",
+)
 groups = {title: cyclopts.Group.create_ordered(title) for title in GROUPS}
 for title, commands in GROUPS.items():
     for command in commands:
         app.command(command, group=groups[title], **described(command))
-grid.app.group = (groups["Campaigns"],)
+grid_app.group = (groups["Campaigns"],)
 for verb in GRID:
-    grid.app.command(verb, **described(verb))
-app.command(grid.app)
+    grid_app.command(verb, **described(verb))
+app.command(grid_app)
 
 
 def main() -> None:

@@ -65,6 +65,8 @@ class CampaignOptions:
     max_pilots: int = 8
     spread: bool = False
     key: str | Callable[[Any], Any] | None = None
+    priority: int = 0
+    test: bool = False
 
     def check(self) -> None:
         """Check the values.
@@ -77,6 +79,8 @@ class CampaignOptions:
             is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
             if not is_count and not (name == "max_failures" and value is None):
                 raise OptionError(f"{name}={value!r} must be a whole number of {least} or more")
+        if not isinstance(self.priority, int) or isinstance(self.priority, bool):
+            raise OptionError(f"priority={self.priority!r} must be a whole number; the highest goes first")
         if not isinstance(self.weight, int | float) or not 0 < self.weight < math.inf:
             raise OptionError(f"weight={self.weight!r} must be a number above 0")
         if self.key is not None and not isinstance(self.key, str) and not callable(self.key):
@@ -280,7 +284,10 @@ def _campaign(
         function_digest=digests[0], arguments_digest=digests[1], weight=float(wanted.weight),
         created=time.time(), total=total, retries=wanted.retries, max_failures=wanted.max_failures,
         max_pilots=wanted.max_pilots,
-        options={PARAMETERS: parameters, SPREAD: wanted.spread, SAME: list(same)},
+        options={
+            PARAMETERS: parameters, SPREAD: wanted.spread, SAME: list(same),
+            "priority": wanted.priority, "test": wanted.test,
+        },
         clusters=tuple(shares),
     )  # fmt: skip
 

@@ -210,6 +210,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         spread: bool = False,
         same: Mapping[str, Any] | None = None,
         key: str | Callable[[Any], Any] | None = None,
+        priority: int = 0,
+        test: bool = False,
     ) -> Campaign[R]:
         """Run the function for each value in pilots: runs that take thousands of items each, on several clusters.
 
@@ -229,8 +231,12 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             spread: take each value as all arguments: a tuple by place, a mapping by name.
             same: arguments by name that all items have.
             key: names what no two items may have in common: an argument, or a function of a value.
+            priority: the campaign goes before those of the same user that have a lower one.
+            test: the campaign goes before all others of the same user, in one pilot on each cluster. It has at most
+                100 items.
 
         Raises:
+            GridError: a test has more items than that.
             OptionError: an option or a value can't be meant, two values have the same key, there are no values, or a
                 cluster is unknown.
             PayloadError: a value can't be pickled; its place is named.
@@ -240,7 +246,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         from slurm_ray_flow.interface.campaign import Campaign
         from slurm_ray_flow.interface.campaign_start import CampaignOptions, start_campaign
 
-        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, spread, key)
+        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, spread, key, priority, test)
         chosen = [self.options.cluster] if clusters is None else clusters
         campaign_id, client = start_campaign(self, values, chosen, wanted, dict(same or {}))
         return Campaign(campaign_id, client, self)
