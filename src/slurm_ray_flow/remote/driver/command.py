@@ -23,6 +23,8 @@ FOLDERS = "commands"
 """The folder, beside what the run's items printed, that holds the commands' own folders."""
 _GUARD = 'read -r _; kill -s KILL -- "-$1" 2>/dev/null'
 """Ends a process group when the pipe to it closes, as it does at the end of whoever holds the other end."""
+_BEGIN = 'read -r _ || exit 1; exec "$1" -c "$2" </dev/null'
+"""Begins a command when it is told to, and not where the one who would tell it has died before."""
 
 
 class CommandResult(NamedTuple):
@@ -115,11 +117,11 @@ def _run(command: str, folder: str) -> int:
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
-    process = subprocess.Popen(
-        [shell, "-c", command], cwd=folder, stdin=subprocess.DEVNULL, stdout=1, stderr=2, start_new_session=True
-    )
+    begin = ["/bin/sh", "-c", _BEGIN, "sh", shell, command]
+    process = subprocess.Popen(begin, cwd=folder, stdin=subprocess.PIPE, stdout=1, stderr=2, start_new_session=True)
     with _guarded(process.pid):
-        return process.wait()
+        process.communicate(b"\n")
+        return process.returncode
 
 
 @contextlib.contextmanager
