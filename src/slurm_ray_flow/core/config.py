@@ -35,7 +35,17 @@ PROGRAM = {
     "SERVER_PORT": ("", r"\d{1,5}", "a port"),
 }
 """Settings of the program itself: the default of each, the pattern of its values, and the pattern in words."""
-OTHERS = ("DATABASE_URL", "WEBHOOK_URL", "UMASK", "RUN_ID", "ALLOCATION", "CHECKPOINTS", "NURSERY", "RAY_STARTED_IN")
+OTHERS = (
+    "DATABASE_URL",
+    "GRID_DATABASE_URL",
+    "WEBHOOK_URL",
+    "UMASK",
+    "RUN_ID",
+    "ALLOCATION",
+    "CHECKPOINTS",
+    "NURSERY",
+    "RAY_STARTED_IN",
+)
 """Variables that are checked elsewhere, or that runs are given."""
 
 
