@@ -76,7 +76,7 @@ def begun(folder):
 
 def test_each_value_comes_home_in_order(square):
     campaign = square.campaign(range(3000), same={"plus": 1})
-    assert list(campaign.results(timeout=180)) == [number**2 + 1 for number in range(3000)]
+    assert list(campaign.results(timeout=240)) == [number**2 + 1 for number in range(3000)]
     status = campaign.wait(60)
     assert (status.state, status.succeeded, status.failed) == (CampaignState.SUCCEEDED, 3000, 0)
     assert sorted(campaign.results(in_order=False)) == sorted(number**2 + 1 for number in range(3000))
@@ -87,7 +87,7 @@ def test_each_value_comes_home_in_order(square):
 
 def test_bad_items_cost_the_others_nothing(odd, tmp_path):
     campaign = odd.campaign(range(12), same={"folder": str(tmp_path)})
-    values = list(campaign.results(return_exceptions=True, timeout=180))
+    values = list(campaign.results(return_exceptions=True, timeout=240))
     assert [value for value in values if isinstance(value, int)] == [0, 1, 2, 3, 4, 6, 8, 10, 11]
     assert isinstance(values[5], ValueError) and values[5].args == ("no 5",)
     assert isinstance(values[7], Crashed) and isinstance(values[9], RunError)
@@ -112,7 +112,7 @@ def test_the_engine_may_be_killed_at_any_time(patient, tmp_path):
     os.kill(process.pid, signal.SIGKILL)
     wait_for(lambda: not alive(process))
     (tmp_path / "go").touch()
-    assert list(campaign.results(timeout=180)) == list(range(40))
+    assert list(campaign.results(timeout=240)) == list(range(40))
     assert sorted(begun(tmp_path)) == list(range(40)), "no item has run twice"
 
 
@@ -123,7 +123,7 @@ def test_a_killed_pilot_costs_at_most_one_more_run_of_an_item_a_worker(patient, 
     for pid in processes_of(pilot["run_id"]):
         os.kill(pid, signal.SIGKILL)
     (tmp_path / "go").touch()
-    assert list(campaign.results(timeout=180)) == list(range(30))
+    assert list(campaign.results(timeout=240)) == list(range(30))
     assert len(begun(tmp_path)) <= 32
 
 
@@ -162,7 +162,7 @@ def test_a_paused_campaign_begins_nothing_until_it_is_resumed(patient, tmp_path)
     count = campaign.status().succeeded
     assert count < 100 and campaign.state is CampaignState.PAUSED
     campaign.resume()
-    assert list(campaign.results(timeout=180)) == list(range(100))
+    assert list(campaign.results(timeout=240)) == list(range(100))
 
 
 def test_what_can_not_be_meant_is_refused_before_anything_is_stored(square):

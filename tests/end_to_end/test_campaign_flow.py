@@ -145,7 +145,7 @@ def test_a_person_resumes_it_in_prefect(patient, api, tmp_path):
     wait_for(lambda: type_of(api, flow_run) == "PAUSED")
     (tmp_path / "go").touch()
     api.post(f"/flow_runs/{flow_run['id']}/resume", {})
-    assert list(campaign.results(timeout=180)) == list(range(20))
+    assert list(campaign.results(timeout=240)) == list(range(20))
     wait_for(lambda: type_of(api, flow_run) == "COMPLETED")
 
 

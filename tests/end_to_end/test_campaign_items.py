@@ -50,7 +50,7 @@ def test_a_table_goes_in_and_a_table_comes_out(rooted, tmp_path):
     values = tmp_path / "values.csv"
     values.write_text("number,power\n4,2\n-27,3\n9,\n")
     campaign = rooted.campaign(values, same={"folder": str(tmp_path)}, key="number")
-    found = list(campaign.results(return_exceptions=True, timeout=180))
+    found = list(campaign.results(return_exceptions=True, timeout=240))
     assert (found[0], found[2]) == ({"root": 2.0, "odd": False}, {"root": 3.0, "odd": True})
     assert isinstance(found[1], ValueError)
     assert campaign.wait(60).state is CampaignState.FAILED
@@ -101,7 +101,7 @@ def test_items_that_failed_run_again(rooted, tmp_path):
     campaign = rooted.campaign([-4, 4, -9, 9], same={"folder": str(tmp_path)})
     assert campaign.wait(180).failed == 2
     (tmp_path / "go").touch()
-    begun = campaign.results(in_order=False, return_exceptions=True, timeout=180)
+    begun = campaign.results(in_order=False, return_exceptions=True, timeout=240)
     first = next(begun)
     (tmp_path / "mended").touch()
     assert campaign.resubmit(only=[0, 1]) == 1
@@ -111,7 +111,7 @@ def test_items_that_failed_run_again(rooted, tmp_path):
     assert campaign.failed == [2]
     assert campaign[0] == {"root": 2.0, "odd": False}
     assert campaign.resubmit() == 1
-    values = list(campaign.results(timeout=180))
+    values = list(campaign.results(timeout=240))
     assert [value["root"] for value in values] == [2.0, 2.0, 3.0, 3.0]
     assert sorted(value["root"] for value in campaign.results(in_order=False)) == [2.0, 2.0, 3.0, 3.0]
     assert campaign.failed == [] and campaign.resubmit() == 0
@@ -129,7 +129,7 @@ def test_a_cancelled_campaign_goes_on(rooted, tmp_path):
     wait_for(lambda: campaign.status().ended == 501)
     (tmp_path / "go").touch()
     assert campaign.resubmit() == campaign.status().resubmitted > 0
-    assert len(list(campaign.results(timeout=180))) == 501
+    assert len(list(campaign.results(timeout=240))) == 501
 
 
 def test_items_are_added_to_a_campaign_that_goes_on(rooted, tmp_path):
@@ -145,7 +145,7 @@ def test_items_are_added_to_a_campaign_that_goes_on(rooted, tmp_path):
     assert (campaign.add([]), campaign.add([16])) == (0, 1)
     assert len(campaign) == 2104
     (tmp_path / "go").touch()
-    roots = [value["root"] for value in campaign.results(timeout=180)]
+    roots = [value["root"] for value in campaign.results(timeout=240)]
     assert roots[1:] == [number ** (1 / 2) for number in [*range(1100), 4, 9, *range(1000), 16]]
     campaign.wait(60)
     with pytest.raises(GridError, match="has ended"):
@@ -160,7 +160,7 @@ def test_a_program_of_the_project_runs_for_each_row(server, tmp_path, monkeypatc
     (tmp_path / "values.csv").write_text("seed,name\n007,a b\n13,c\n9,$(id)\n")
     command = Command("./simulate {seed} {name} {seed}.csv", outputs=["{seed}.csv"], cpus_per_node=2)
     campaign = command.campaign(tmp_path / "values.csv", clusters=["local"], key="seed")
-    first, second, third = campaign.results(return_exceptions=True, timeout=180)
+    first, second, third = campaign.results(return_exceptions=True, timeout=240)
     assert (first.exit_code, first.outputs) == (0, {"007.csv": b"007,a b\n"})
     assert third.outputs == {"9.csv": b"9,$(id)\n"}
     assert isinstance(second, CommandFailed) and second.exit_code == 4

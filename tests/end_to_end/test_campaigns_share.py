@@ -13,7 +13,7 @@ from slurm_ray_flow.core.prefect_events import CAMPAIGN_BEGAN, CAMPAIGN_ENDED, C
 from slurm_ray_flow.grid.client import GridClient
 from support import wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,7 +67,7 @@ def test_two_campaigns_of_one_user_take_turns_on_this_machine(slow, api):
     first = slow.campaign(range(20_000))
     wait_for(lambda: first.status().succeeded)
     second = slow.campaign(range(10))
-    assert list(second.results(timeout=180)) == list(range(10))
+    assert list(second.results(timeout=240)) == list(range(10))
     status = first.status()
     assert status.state is CampaignState.ACTIVE
     assert 0 < status.succeeded < 20_000

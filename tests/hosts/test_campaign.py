@@ -38,7 +38,7 @@ def test_items_run_on_all_clusters_and_each_has_its_value(clusters, jobs, launch
     wait_for(lambda: {pilot["cluster"] for pilot in running(campaign)} == set(clusters))
     wait_for(lambda: campaign.status().succeeded > 20)
     os.kill(read_engine_state().pid, signal.SIGKILL)
-    values = list(Campaign.attach(campaign.id).results(timeout=180))
+    values = list(Campaign.attach(campaign.id).results(timeout=240))
     assert [number for number, _ in values] == list(range(400))
     assert len({host for _, host in values}) == 3
     assert campaign.wait(60).state is CampaignState.SUCCEEDED

@@ -10,7 +10,7 @@ from slurm_ray_flow.core.grid.control import FIRST_PAUSE
 from slurm_ray_flow.grid.client import GridClient
 from support import wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 PLACES = 8
 """Two nodes of four CPUs."""
 
