@@ -126,8 +126,9 @@ def outcome_of_item(kind: str, data: bytes, where: str) -> Outcome:
     """
     if kind == VALUE:
         return Outcome(value=pickling.load(io.BytesIO(data), []))
-    if data.startswith(b"{"):  # a failure that has no exception of the function's own
-        fields = parse_json(data)
-        return Outcome(exception=error_of(str(fields.get("cause")), encodable(str(fields.get("message"))), where))
+    if not data or data.startswith(b"{"):  # a failure that has no exception of the function's own
+        fields = parse_json(data) if data else {}
+        message = encodable(str(fields.get("message") or "the worker died"))
+        return Outcome(exception=error_of(str(fields.get("cause") or "crashed"), message, where))
     packed = pickling.load(io.BytesIO(data), [])
     return Outcome(exception=failures.unpack(packed), traceback=encodable(packed.get("traceback", "")))

@@ -84,9 +84,7 @@ class ClusterThread(threading.Thread):
             return
         cluster = cluster_of(pilots[0].record)
         watched = [
-            (pilot.record.paths.items / RESULTS, pilot.offset)
-            if pilot.running
-            else (pilot.record.paths.events, pilot.events_offset)
+            (pilot.paths.items / RESULTS, pilot.offset) if pilot.running else (pilot.paths.events, pilot.events_offset)
             for pilot in pilots
         ]
         for pilot, data in zip(pilots, cluster.watch(watched, WATCH_SECONDS), strict=True):
@@ -103,7 +101,7 @@ class ClusterThread(threading.Thread):
 
     def _record_rest(self, pilot: LivePilot, cluster: Cluster) -> None:
         """Record the results that are left of a pilot that has ended; half a last line is none."""
-        path = pilot.record.paths.items / RESULTS
+        path = pilot.paths.items / RESULTS
         while data := cluster.read(path, pilot.offset):
             if not self._record(pilot, data, cluster):
                 return
@@ -114,37 +112,28 @@ class ClusterThread(threading.Thread):
         if not taken:
             return 0
         offset = pilot.offset + taken
-        ended = self._engine.store.ended_among(pilot.campaign, [result.item for result in results])
-        fresh = list({result.item: result for result in reversed(results) if result.item not in ended}.values())[::-1]
-        values = list(pilot.stream(cluster).values(fresh))
+        first = list({result.item: result for result in reversed(results)}.values())[::-1]
+        values = list(pilot.stream(cluster).values(first))
         campaign = self._engine.store.campaign(pilot.campaign)
         with self._engine.writing(campaign) as outcome_log:
-            ended = self._engine.store.ended_among(campaign.id, [result.item for result in fresh])
-            new = [(result, value) for result, value in zip(fresh, values, strict=True) if result.item not in ended]
+            ended = self._engine.store.ended_among(campaign.id, [result.item for result in first])
+            new = [(result, value) for result, value in zip(first, values, strict=True) if result.item not in ended]
             retries, finals = self._sorted_by_verdict(campaign, new)
             places = outcome_log.append(
-                Frame(result.item, int(STATES[result.kind]), result.seconds, value) for result, value in finals
+                Frame(result.item, int(state), result.seconds, value) for result, state, value in finals
             )
             outcome_log.sync()
             outcomes = [
-                ItemOutcome(
-                    result.item,
-                    result.bundle,
-                    STATES[result.kind],
-                    result.seconds,
-                    *place,
-                    _error_of(result),
-                    result.log,
-                )
-                for (result, _), place in zip(finals, places, strict=True)
+                ItemOutcome(result.item, result.bundle, state, result.seconds, *place, _error_of(result), result.log)
+                for (result, state, _), place in zip(finals, places, strict=True)
             ]
             recorded = self._engine.store.record(
                 pilot.id, campaign.id, offset, outcomes, retries, outcome_log.size, time.time()
             )
         pilot.offset = offset
-        pilot.note_durations(
-            collections.Counter(result.bundle for result in fresh), [result.seconds for result in fresh]
-        )
+        fresh = [result for result, _ in new]
+        counts = collections.Counter(result.bundle for result in fresh)
+        pilot.note_durations(counts, [result.seconds for result in fresh])
         self._engine.governor.note_results(pilot, campaign, fresh)
         self._note_failures(campaign, fresh)
         duplicates = len(results) - len(new)
@@ -157,25 +146,26 @@ class ClusterThread(threading.Thread):
 
     def _sorted_by_verdict(
         self, campaign: Campaign, results: Sequence[tuple[ItemResult, bytes | None]]
-    ) -> tuple[list[ItemRetry], list[tuple[ItemResult, bytes]]]:
+    ) -> tuple[list[ItemRetry], list[tuple[ItemResult, ItemState, bytes]]]:
         """Those that are tried again, and those that have their outcome."""
-        failed = [result.item for result, value in results if _has_failed(result, value)]
+        states = [state_of(result, value) for result, value in results]
+        judged = [(result, state, value or b"") for (result, value), state in zip(results, states, strict=True)]
+        failed = [result.item for result, state, _ in judged if state is not ItemState.SUCCEEDED]
         attempts = self._engine.store.attempts(campaign.id, failed) if failed else {}
         retries, finals = [], []
-        for result, value in results:
+        for result, state, value in judged:
             not_before = None
-            if _has_failed(result, value):
+            crashed = state is ItemState.CRASHED
+            if state is not ItemState.SUCCEEDED:
                 earlier, crashes = attempts.get(result.item, (0, 0))
-                crashed = result.kind == "crashed" or value is None
                 not_before = after_failure(earlier, crashes, crashed, campaign.retries, now=time.time())
-            if not_before is not None:
-                crashed = result.kind == "crashed" or value is None
-                error = _error_of(result)
-                retries.append(
-                    ItemRetry(result.item, result.bundle, crashed, not_before, result.seconds, error, result.log)
-                )
-            else:
-                finals.append((result, b"" if value is None else value))
+            if not_before is None:
+                finals.append((result, state, value))
+                continue
+            error = _error_of(result)
+            retries.append(
+                ItemRetry(result.item, result.bundle, crashed, not_before, result.seconds, error, result.log)
+            )
         return retries, finals
 
     def _note_failures(self, campaign: Campaign, results: Iterable[ItemResult]) -> None:
@@ -264,8 +254,9 @@ def _ask_others(pilot: LivePilot, running: Iterable[LivePilot]) -> None:
         busiest.is_asked_for_bundles = True
 
 
-def _has_failed(result: ItemResult, value: bytes | None) -> bool:
-    return result.kind != VALUE or value is None
+def state_of(result: ItemResult, value: bytes | None) -> ItemState:
+    """What became of an item; one whose bytes are damaged (None) counts as crashed, whatever its line says."""
+    return ItemState.CRASHED if value is None else STATES[result.kind]
 
 
 def _error_of(result: ItemResult) -> str:

@@ -8,13 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.item_stream import ItemStream
 from slurm_ray_flow.blocks.run_facts import ask, status_of
 from slurm_ray_flow.core.errors import UnknownRunError
 from slurm_ray_flow.core.grid.model import Bundle, Pilot
 from slurm_ray_flow.core.grid.work import new_mean
-from slurm_ray_flow.core.run import RunRecord, RunState, find_event, parse_events
+from slurm_ray_flow.core.run import RunPaths, RunRecord, RunState, find_event, parse_events
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
 from slurm_ray_flow.remote.shared.items import Item
 
@@ -61,6 +60,7 @@ class LivePilot:
         self.yielding = False
         self.outcomes = pilot.succeeded + pilot.failed
         self.failure: BaseException | None = None
+        self._paths: RunPaths | None = None
         self._began, self._asked_at, self._events_offset = time.monotonic(), 0.0, 0
 
     @property
@@ -75,11 +75,22 @@ class LivePilot:
     @property
     def has_record(self) -> bool:
         """Whether its run has a record yet."""
-        return store.known_record(self.run_id) is not None
+        return self._paths is not None or store.known_record(self.run_id) is not None
+
+    @property
+    def paths(self) -> RunPaths:
+        """The files of its run, which has one try: they are always the same.
+
+        Raises:
+            UnknownRunError: the run has no record yet.
+        """
+        if self._paths is None:
+            self._paths = self.record.paths
+        return self._paths
 
     def stream(self, cluster: Cluster) -> ItemStream:
         """Its items."""
-        return ItemStream(cluster, self.record.paths)
+        return ItemStream(cluster, self.paths)
 
     @property
     def outstanding(self) -> int:
@@ -119,7 +130,7 @@ class LivePilot:
                 if not self.bundles[number]:
                     del self.bundles[number]
 
-    def end(self, cluster_of_record: Cluster | None = None) -> RunStatus | None:
+    def end(self, cluster: Cluster) -> RunStatus | None:
         """How its run has ended; None while it goes on.
 
         A cluster is asked only where no launch of this process follows the run.
@@ -138,5 +149,5 @@ class LivePilot:
             if time.monotonic() - self._began < PATIENCE_SECONDS:
                 return None
             return RunStatus(RunState.LOST, Evidence.RECORD, "lost", "its launch left no record")
-        status = status_of(ask(record, cluster_of_record or cluster_of(record)))
+        status = status_of(ask(record, cluster))
         return status if status.state.final else None

@@ -6,18 +6,17 @@ outcome. The last one counts.
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from typing import Any
 
 from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError
 from slurm_ray_flow.core.grid import model
 from slurm_ray_flow.core.grid.model import ItemState
-from slurm_ray_flow.core.run import error_of, shorten, with_note
+from slurm_ray_flow.core.items import outcome_of_item
+from slurm_ray_flow.core.run import shorten
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder
 from slurm_ray_flow.grid.outcome_log import HEADER, Frame, frame_at, read_frames
-from slurm_ray_flow.remote.shared import failures, pickling
-from slurm_ray_flow.remote.shared.protocol import parse_json
+from slurm_ray_flow.remote.shared.items import ERROR, VALUE
 
 
 class OutcomeReader:
@@ -86,13 +85,8 @@ class Numbers:
 
 def value_of(frame: Frame) -> Any:
     """The value of an outcome, or its exception raised."""
-    if frame.kind == ItemState.SUCCEEDED:
-        return pickling.load(io.BytesIO(frame.data), [])
-    if frame.kind == ItemState.CRASHED or frame.data.startswith(b"{"):  # an outcome without an exception, as JSON
-        said = parse_json(frame.data) if frame.data else {}
-        raise error_of(said.get("cause") or "crashed", said.get("message") or "the worker died", "")
-    packed = pickling.load(io.BytesIO(frame.data), [])
-    raise with_note(failures.unpack(packed), packed.get("traceback", ""))
+    kind = VALUE if frame.kind == ItemState.SUCCEEDED else ERROR
+    return outcome_of_item(kind, frame.data, "").unwrap()
 
 
 def without_outcome(status: model.Campaign) -> SlurmRayFlowError:
