@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
@@ -46,7 +45,7 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
     if campaign is None:
         found = client.campaigns()
         if json:
-            print_json([campaign_as_json(one) for one in found])
+            print_json([one.to_json() for one in found])
         elif found:
             print_table(["campaign", "state", "done", "failed", "items", "began", "name"], list(map(_row, found)))
         else:
@@ -54,7 +53,7 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
         return
     one = client.campaign(campaign)
     if json:
-        print_json({**campaign_as_json(one), "pilots": client.pilots(one.id)})
+        print_json({**one.to_json(), "pilots": client.pilots(one.id)})
         return
     _print_campaign(one, client.pilots(one.id))
 
@@ -186,7 +185,7 @@ def _change(name: str, verb: str, json: bool) -> None:
     client = grid_client()
     campaign = client.change(client.campaign(name).id, verb)
     if json:
-        print_json(campaign_as_json(campaign))
+        print_json(campaign.to_json())
     else:
         done = f"{campaign.succeeded} of {campaign.total} items are done"
         print_text(f"Campaign {campaign.id[:8]} is {campaign.state.value}; {done}.")
@@ -197,11 +196,6 @@ def grid_client() -> GridClient:
     from slurm_ray_flow.grid.client import GridClient
 
     return GridClient(tell)
-
-
-def campaign_as_json(campaign: Campaign) -> dict[str, Any]:
-    """A campaign as scripts read it."""
-    return {**dataclasses.asdict(campaign), "state": campaign.state.value}
 
 
 def clock(seconds: float | None) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.grid import Name, campaign_as_json, grid_client
+from slurm_ray_flow.cli.grid import Name, grid_client
 from slurm_ray_flow.cli.output import Json, Switch, as_json, print_json, print_text, tell
 
 if TYPE_CHECKING:
@@ -142,7 +142,7 @@ def fix(which: str, *, resubmit: Annotated[bool, Switch] = False, json: Json = F
     again = client.resubmit(found.id) if resubmit else 0
     found = client.campaign(found.id)
     if json:
-        print_json({**campaign_as_json(found), "closed": closed, "resubmitted_now": again})
+        print_json({**found.to_json(), "closed": closed, "resubmitted_now": again})
         return
     text = f"Closed {closed} events of campaign {found.id[:8]}, which is {found.state.value}."
     print_text(text + (f" {again} items run again." if resubmit else ""))
@@ -166,7 +166,7 @@ def resubmit(
     count = client.resubmit(client.campaign(campaign).id, sorted(set(item)) if item else None)
     found = client.campaign(campaign)
     if json:
-        print_json({**campaign_as_json(found), "resubmitted_now": count})
+        print_json({**found.to_json(), "resubmitted_now": count})
     else:
         print_text(f"{count} items of campaign {found.id[:8]} run again; it is {found.state.value}.")
 
@@ -220,7 +220,7 @@ def _shown_until_the_end(client: GridClient, found: Campaign, json: bool) -> Cam
             sys.stdout.write(f"\r\033[K{text}")
             sys.stdout.flush()
         elif text != told and (found.state.final or time.monotonic() - told_at >= LINE_SECONDS):
-            print_json(campaign_as_json(found), compact=True) if json else print_text(text)
+            print_json(found.to_json(), compact=True) if json else print_text(text)
             sys.stdout.flush()
             told, told_at = text, time.monotonic()
         if found.state.final and (found.ended_at is not None or found.ended == found.total):

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.grid import Name, campaign_as_json, grid_client
+from slurm_ray_flow.cli.grid import Name, grid_client
 from slurm_ray_flow.cli.output import Json, print_json, print_text
 from slurm_ray_flow.cli.run import launchable, load, pairs_of
 from slurm_ray_flow.core.errors import OptionError
@@ -66,15 +66,24 @@ def submit(
         given = {"FUNCTION": function, "--values": values, "--count": count, "--clusters": clusters, "--arg": arg}
         _begin_described(jdl, {**given, "--option": option, "--key": key, "--name": name}, limits, json)
         return
+    function, chosen = _function_and_values(function, values, count)
+    same, options = pairs_of(arg, "--arg"), pairs_of(option, "--option", is_quantity)
+    flow: Any = launchable(load(function), options)
+    campaign = flow.campaign(chosen, clusters=_names(clusters), name=name, same=same, key=key, **limits)
+    _tell_of(campaign.status(), json)
+
+
+def _function_and_values(function: str | None, values: Path | None, count: int | None) -> tuple[str, Path | range]:
+    """What a campaign without a description is of.
+
+    Raises:
+        OptionError: one of both is missing.
+    """
     if function is None:
         raise OptionError("a campaign needs a function", advice="write srf grid submit file.py:function --values FILE")
     if (values is None) == (count is None):
         raise OptionError("a campaign needs values: give either --values or --count", advice="write --values a.csv")
-    same, options = pairs_of(arg, "--arg"), pairs_of(option, "--option", is_quantity)
-    flow: Any = launchable(load(function), options)
-    chosen = values if values is not None else range(count or 0)
-    campaign = flow.campaign(chosen, clusters=_names(clusters), name=name, same=same, key=key, **limits)
-    _tell_of(campaign.status(), json)
+    return function, values if values is not None else range(count or 0)
 
 
 def _begin_described(jdl: Path, given: dict[str, Any], limits: dict[str, Any], json: bool) -> None:
@@ -88,7 +97,7 @@ def _begin_described(jdl: Path, given: dict[str, Any], limits: dict[str, Any], j
 
 def _tell_of(begun: Campaign, json: bool) -> None:
     if json:
-        print_json(campaign_as_json(begun))
+        print_json(begun.to_json())
         return
     where = ", ".join(share.cluster for share in begun.clusters)
     print_text(f"Campaign {begun.id[:8]} has begun: {begun.total} items on {where}.")
@@ -124,7 +133,7 @@ def add(
     count = found.add(values, key=key)
     status = found.status()
     if json:
-        print_json({**campaign_as_json(status), "added": count})
+        print_json({**status.to_json(), "added": count})
     else:
         print_text(f"Added {count} items to campaign {status.id[:8]}, which has {status.total} now.")
 

@@ -10,7 +10,7 @@ import httpx
 from slurm_ray_flow.blocks.grid_engine import EngineFiles, ensure_engine
 from slurm_ray_flow.core import errors
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare
+from slurm_ray_flow.core.grid.model import Campaign
 
 ANSWER_SECONDS = 30.0
 
@@ -26,9 +26,9 @@ class GridClient:
         self._tell = tell
         self._http: httpx.Client | None = None
 
-    def add(self, campaign: dict[str, Any]) -> Campaign:
+    def add(self, campaign: Campaign) -> Campaign:
         """Begin a campaign, whose folder is written."""
-        return _campaign(self._ask("POST", "/campaigns", json=campaign))
+        return Campaign.from_json(self._ask("POST", "/campaigns", json=campaign.to_json()))
 
     def campaign(self, campaign_id: str) -> Campaign:
         """A campaign by its id, or by the start of it.
@@ -36,11 +36,11 @@ class GridClient:
         Raises:
             UnknownCampaignError: there is none, or there are several.
         """
-        return _campaign(self._ask("GET", f"/campaigns/{campaign_id}"))
+        return Campaign.from_json(self._ask("GET", f"/campaigns/{campaign_id}"))
 
     def campaigns(self) -> list[Campaign]:
         """All campaigns, the newest first."""
-        return [_campaign(fields) for fields in self._ask("GET", "/campaigns")]
+        return [Campaign.from_json(fields) for fields in self._ask("GET", "/campaigns")]
 
     def items(self, campaign_id: str, first: int, count: int) -> list[dict[str, Any]]:
         """Items in order, from number `first` on."""
@@ -63,7 +63,7 @@ class GridClient:
         Raises:
             GridError: it has ended.
         """
-        return _campaign(self._ask("POST", f"/campaigns/{campaign_id}/{verb}"))
+        return Campaign.from_json(self._ask("POST", f"/campaigns/{campaign_id}/{verb}"))
 
     def add_items(self, campaign_id: str, first: int, count: int) -> Campaign:
         """Add items whose arguments are written.
@@ -75,7 +75,9 @@ class GridClient:
         Raises:
             GridError: the campaign has ended, or has another number of items.
         """
-        return _campaign(self._ask("POST", f"/campaigns/{campaign_id}/items", json={"first": first, "count": count}))
+        return Campaign.from_json(
+            self._ask("POST", f"/campaigns/{campaign_id}/items", json={"first": first, "count": count})
+        )
 
     def resubmit(self, campaign_id: str, only: list[int] | None = None) -> int:
         """Have items without a value wait again; gives how many. See `Store.resubmit`."""
@@ -96,7 +98,7 @@ class GridClient:
         Raises:
             UnknownCampaignError: none has.
         """
-        return _campaign(self._ask("GET", f"/campaigns/of-event/{event_id}"))
+        return Campaign.from_json(self._ask("GET", f"/campaigns/of-event/{event_id}"))
 
     def fix(self, campaign_id: str, events: list[int] | None = None) -> int:
         """Close events, all by default, and reopen their clusters to the campaign; gives how many were open.
@@ -151,8 +153,3 @@ def _error_of(answer: httpx.Response) -> SlurmRayFlowError:
     except (ValueError, KeyError, AttributeError, TypeError):
         what = f"the grid's engine answers {answer.status_code}: {answer.text[:500]}"
         return GridError(what, where=str(EngineFiles().log), advice="look at its log")
-
-
-def _campaign(fields: dict[str, Any]) -> Campaign:
-    shares = tuple(ClusterShare(**share) for share in fields["clusters"])
-    return Campaign(**{**fields, "state": CampaignState(fields["state"]), "clusters": shares})

@@ -25,7 +25,7 @@ from fastapi.responses import JSONResponse
 from slurm_ray_flow.blocks.grid_engine import HOST, EngineFiles, write_engine_state
 from slurm_ray_flow.blocks.server.files import only_process, server_files
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState
 from slurm_ray_flow.grid import requests
 from slurm_ray_flow.grid.campaign_flow import CampaignFlows
 from slurm_ray_flow.grid.engine import Engine
@@ -64,15 +64,15 @@ def routes_to_read(store: Store) -> APIRouter:
 
     @routes.get("/of-event/{number}")
     def campaign_of_event(number: int) -> dict[str, Any]:
-        return as_json(store.campaign(requests.campaign_of_event(store, number)))
+        return store.campaign(requests.campaign_of_event(store, number)).to_json()
 
     @routes.get("")
     def campaigns() -> list[dict[str, Any]]:
-        return [as_json(campaign) for campaign in store.campaigns()]
+        return [campaign.to_json() for campaign in store.campaigns()]
 
     @routes.get("/{name}")
     def campaign(name: str) -> dict[str, Any]:
-        return as_json(store.campaign(name))
+        return store.campaign(name).to_json()
 
     @routes.get("/{name}/items")
     def items(name: str, first: int = 0, count: int = 1000) -> list[dict[str, Any]]:
@@ -106,17 +106,17 @@ def routes_to_change(engine: Engine) -> APIRouter:
     def add(body: dict[str, Any]) -> dict[str, Any]:
         campaign = campaign_from(body)
         try:
-            return as_json(engine.store.campaign(campaign.id))  # the answer to the first request was lost
+            return engine.store.campaign(campaign.id).to_json()  # the answer to the first request was lost
         except UnknownCampaignError:
             engine.add(campaign)
         engine.wake()
-        return as_json(engine.store.campaign(campaign.id))
+        return engine.store.campaign(campaign.id).to_json()
 
     @routes.post("/{name}/items")
     def add_items(name: str, body: dict[str, int]) -> dict[str, Any]:
         campaign = engine.store.campaign(name)
         requests.add_items(engine, campaign, body["first"], body["count"])
-        return as_json(engine.store.campaign(campaign.id))
+        return engine.store.campaign(campaign.id).to_json()
 
     @routes.post("/{name}/resubmit")
     def resubmit(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
@@ -130,12 +130,12 @@ def routes_to_change(engine: Engine) -> APIRouter:
     def purge(name: str) -> dict[str, Any]:
         campaign = engine.store.campaign(name)
         requests.purge(engine, campaign)
-        return as_json(campaign)
+        return campaign.to_json()
 
     @routes.post("/{name}/{verb}")
     def change(name: str, verb: str) -> dict[str, Any]:
         change_state(engine, engine.store.campaign(name), verb)
-        return as_json(engine.store.campaign(name))
+        return engine.store.campaign(name).to_json()
 
     return routes
 
@@ -170,15 +170,9 @@ def campaign_from(body: dict[str, Any]) -> Campaign:
         GridError: the request is not one of our clients'.
     """
     try:
-        shares = tuple(ClusterShare(**share) for share in body.pop("clusters"))
-        return Campaign(**{**body, "state": CampaignState(body["state"]), "clusters": shares})
+        return Campaign.from_json(body)
     except (KeyError, TypeError, ValueError) as error:
         raise GridError(f"this is no campaign: {error}", advice="use a client of the engine's own version") from error
-
-
-def as_json(campaign: Campaign) -> dict[str, Any]:
-    """A campaign as clients read it."""
-    return {**dataclasses.asdict(campaign), "state": campaign.state.value}
 
 
 def main() -> int:

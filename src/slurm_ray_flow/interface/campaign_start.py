@@ -141,22 +141,31 @@ def start_campaign(
     folder = CampaignFolder(campaign_id)
     client = GridClient(_note)
     with told():
-        names = list(dict.fromkeys(map(_name_of, clusters)))
-        if not names:
-            raise OptionError("a campaign needs a cluster", advice='write clusters=["local"]')
-        found = {name: find_cluster(name) for name in names}
+        found = _found_clusters(clusters)
         try:
             with contextlib.closing(ArgumentWriter(folder.path)) as writer:
                 total = store_values(writer, itertools.chain([first], arguments))
             digests = _prepare(flow, folder, found, same, chosen)
-            shares = [_share(place, name, chosen.get(name)) for place, name in enumerate(names)]
+            shares = [_share(place, name, chosen.get(name)) for place, name in enumerate(found)]
             campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
         except BaseException:
             folder.remove()
             raise
         _begin(client, campaign, folder)
-        _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(names)}")
+        _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(found)}")
     return campaign_id, client
+
+
+def _found_clusters(clusters: Sequence[Any]) -> dict[str, Cluster]:
+    """The clusters by their names, each once.
+
+    Raises:
+        OptionError: there are none, or one is unknown.
+    """
+    names = list(dict.fromkeys(map(_name_of, clusters)))
+    if not names:
+        raise OptionError("a campaign needs a cluster", advice='write clusters=["local"]')
+    return {name: find_cluster(name) for name in names}
 
 
 def _prepare(
@@ -303,7 +312,7 @@ _BY_PLACE = {inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_
 def _begin(client: GridClient, campaign: model.Campaign, folder: CampaignFolder) -> None:
     """Ask the engine for the campaign. Where its answer does not come, nothing of it may go on."""
     try:
-        client.add({**dataclasses.asdict(campaign), "state": campaign.state.value})
+        client.add(campaign)
     except BaseException:
         try:
             client.change(campaign.id, "cancel")  # the engine has it, though it could not say so

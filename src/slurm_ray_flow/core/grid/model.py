@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import Enum, IntEnum
 from typing import Any, NamedTuple
 
@@ -132,6 +132,20 @@ class Campaign:
     def unleased(self) -> int:
         """How many items are in no bundle and have not ended."""
         return self.total - self.next_number + self.waiting
+
+    def to_json(self) -> dict[str, Any]:
+        """Its fields for JSON, which `from_json` reads."""
+        return {**dataclasses.asdict(self), "state": self.state.value}
+
+    @classmethod
+    def from_json(cls, fields: Mapping[str, Any]) -> Campaign:
+        """The campaign of these fields.
+
+        Raises:
+            KeyError, TypeError, ValueError: they are none of a campaign.
+        """
+        shares = tuple(ClusterShare(**share) for share in fields["clusters"])
+        return cls(**{**fields, "state": CampaignState(fields["state"]), "clusters": shares})
 
     @property
     def leased(self) -> int:
