@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import secrets
 import sys
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.processes import Process, alive, elsewhere, end, identify
-from slurm_ray_flow.blocks.server.files import locked, server_files
+from slurm_ray_flow.blocks.server.files import locked, server_files, stored_or_made
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.record import read_record
@@ -40,6 +39,11 @@ class EngineState:
     def url(self) -> str:
         """The address of its API."""
         return f"http://{HOST}:{self.port}"
+
+    @property
+    def host(self) -> str:
+        """The name of its host."""
+        return self.boot_id.rpartition(" ")[2]
 
     @property
     def process(self) -> Process:
@@ -70,12 +74,8 @@ class EngineFiles:
 
     def token(self) -> str:
         """The token, made the first time."""
-        with contextlib.suppress(FileNotFoundError):
-            if token := self.token_file.read_text().strip():
-                return token
         private_folder(self.folder)
-        write_whole(self.token_file, secrets.token_urlsafe(32).encode())
-        return self.token_file.read_text()
+        return stored_or_made(self.token_file, lambda: secrets.token_urlsafe(32))
 
 
 def read_engine_state() -> EngineState | None:
@@ -103,12 +103,8 @@ def engine_status() -> str:
     if state is None:
         return "stopped" if has_campaigns() else ""
     if elsewhere(state.boot_id):
-        return f"on {_host(state)}"
+        return f"on {state.host}"
     return f"running, process {state.pid}" if alive(state.process) else "gone; it is started anew within seconds"
-
-
-def _host(state: EngineState) -> str:
-    return state.boot_id.rpartition(" ")[2]
 
 
 def ensure_engine(tell: Callable[[str], None] = lambda _: None) -> EngineState:
@@ -159,8 +155,8 @@ def _usable() -> EngineState | None:
     if state is None:
         return None
     if elsewhere(state.boot_id):
-        advice = f"use it on {_host(state)}; `srf down` there ends it"
-        raise GridError(f"this home's grid runs on {_host(state)}", where=str(EngineFiles().state), advice=advice)
+        advice = f"use it on {state.host}; `srf down` there ends it"
+        raise GridError(f"this home's grid runs on {state.host}", where=str(EngineFiles().state), advice=advice)
     return state if alive(state.process) else None
 
 
@@ -169,10 +165,8 @@ def _start() -> EngineState:
     private_folder(files.folder)
     files.token()
     files.state.unlink(missing_ok=True)
-    cluster_passwords = processes.withheld()  # its pilots log in with them
-    names = [name for name in os.environ if not name.endswith("_PASSWORD") or name in cluster_passwords]
-    names = [name for name in names if not name.startswith("PREFECT__")]  # of the flow run that it may start in
-    env = {name: os.environ[name] for name in names}
+    # Its pilots log in with the clusters' passwords. PREFECT__ is of the flow run that it may start in.
+    env = processes.with_cluster_passwords("PREFECT__")
     pid = processes.start(
         [sys.executable, "-m", "slurm_ray_flow.grid.service"], log=files.log, env=env, cwd=files.folder
     )

@@ -73,6 +73,17 @@ def inherited() -> dict[str, str]:
     return processes.inherited()
 
 
+def with_cluster_passwords(left_out: str) -> dict[str, str]:
+    """This process's environment with the passwords of clusters, and no others.
+
+    Args:
+        left_out: the start of the names of further variables that are left out.
+    """
+    of_clusters = withheld()
+    names = [name for name in os.environ if not name.endswith("_PASSWORD") or name in of_clusters]
+    return {name: os.environ[name] for name in names if not name.startswith(left_out)}
+
+
 def run(
     command: Sequence[str],
     *,

@@ -96,7 +96,7 @@ def make_folders(files: ServerFiles) -> None:
 
 def password(files: ServerFiles) -> str:
     """The password, made the first time."""
-    return _stored_or_made(files.secret, lambda: secrets.token_urlsafe(32))
+    return stored_or_made(files.secret, lambda: secrets.token_urlsafe(32))
 
 
 def auth_string(files: ServerFiles) -> str:
@@ -106,7 +106,7 @@ def auth_string(files: ServerFiles) -> str:
 
 def encryption_key(files: ServerFiles) -> str:
     """The key of the secrets in the database, made the first time."""
-    return _stored_or_made(files.encryption_key, lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
+    return stored_or_made(files.encryption_key, lambda: base64.urlsafe_b64encode(secrets.token_bytes(32)).decode())
 
 
 @contextlib.contextmanager
@@ -146,7 +146,8 @@ def _try_lock(descriptor: int, deadline: float) -> bool:
         time.sleep(0.1)
 
 
-def _stored_or_made(path: Path, make: Callable[[], str]) -> str:
+def stored_or_made(path: Path, make: Callable[[], str]) -> str:
+    """The text of a private file, which is made the first time."""
     with contextlib.suppress(FileNotFoundError):
         if stored := path.read_text().strip():  # a loss of power may leave it empty
             return stored

@@ -103,9 +103,7 @@ def _running_or_new_supervisor(files: ServerFiles) -> Process | None:
     state = read_state(files)
     if state is not None and alive(state.supervisor):
         return state.supervisor
-    env = {name: value for name, value in os.environ.items() if not name.startswith("PREFECT_")}
-    cluster_passwords = processes.withheld()  # to look after runs on clusters whose program is gone; no other password
-    env = {name: value for name, value in env.items() if not name.endswith("_PASSWORD") or name in cluster_passwords}
+    env = processes.with_cluster_passwords("PREFECT_")  # to look after runs on clusters whose program is gone
     command = [sys.executable, "-m", "slurm_ray_flow.blocks.server.supervisor"]
     return identify(processes.start(command, log=files.log, env=env, cwd=files.prefect_home))
 

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable
 
 from slurm_ray_flow.blocks.server import ensure_server
+from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.client import connect, needed_api
 from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.prefect_events import PrefectEvent
@@ -68,11 +69,20 @@ class Announcer:
                         self._held.popleft()
 
 
+def api_of_server() -> Api:
+    """The API of the server that launches use, which is started if it does not run.
+
+    Raises:
+        ServerError: it does not answer.
+    """
+    connect(ensure_server(lambda text: log.info("%s", text)))
+    return needed_api()
+
+
 def send_to_prefect(event: PrefectEvent) -> None:
     """Send an event to the Prefect server that launches use.
 
     Raises:
         ServerError: it does not answer.
     """
-    connect(ensure_server(lambda text: log.info("%s", text)))
-    needed_api().post("/events", [event.body()])
+    api_of_server().post("/events", [event.body()])

@@ -13,14 +13,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.blocks.artifacts import Artifact
-from slurm_ray_flow.blocks.server import ensure_server
 from slurm_ray_flow.blocks.server.api import Api, status_of
-from slurm_ray_flow.blocks.server.client import connect, needed_api
 from slurm_ray_flow.core.artifacts import ArtifactContent, artifact_key
 from slurm_ray_flow.core.errors import ServerError, UnknownCampaignError
 from slurm_ray_flow.core.grid import campaign_page
 from slurm_ray_flow.core.grid.campaign_page import OURS, FlowState, PilotSize
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, Pilot
+from slurm_ray_flow.grid.announcing import api_of_server
 from slurm_ray_flow.tasks.page import run_page
 
 if TYPE_CHECKING:
@@ -40,16 +39,6 @@ SHORT_SECONDS = 60.0
 MOST_RUNS = 200
 """The most flow runs in one answer of Prefect."""
 log = logging.getLogger("slurm_ray_flow.grid")
-
-
-def api_of_server() -> Api:
-    """The API of the server that launches use, which is started if it does not run.
-
-    Raises:
-        ServerError: it does not answer.
-    """
-    connect(ensure_server(lambda text: log.info("%s", text)))
-    return needed_api()
 
 
 def flow_run_of(api: Api, campaign: Campaign) -> str:
