@@ -38,6 +38,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         lanes.arrange(items)
 
 
+@pytest.fixture(scope="module")
+def engine(server):
+    """The grid's engine, for the campaigns of one file of tests."""
+    from slurm_ray_flow.blocks.grid_engine import end_engine, ensure_engine
+
+    yield ensure_engine()
+    end_engine()
+
+
 @pytest.fixture(scope="session")
 def server():
     """The Prefect server of all tests, on a home of this process's own."""

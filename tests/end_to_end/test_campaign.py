@@ -19,18 +19,12 @@ from slurm_ray_flow import (
     RunError,
     slurm_ray_flow,
 )
-from slurm_ray_flow.blocks.grid_engine import EngineFiles, end_engine, ensure_engine, read_engine_state
+from slurm_ray_flow.blocks.grid_engine import EngineFiles, read_engine_state
 from slurm_ray_flow.blocks.processes import alive
 from slurm_ray_flow.grid.client import GridClient
 from support import wait_for
 
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine(server):
-    yield ensure_engine()
-    end_engine()
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine")]
 
 
 @pytest.fixture

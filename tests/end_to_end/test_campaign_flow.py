@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow import CampaignState, slurm_ray_flow
-from slurm_ray_flow.blocks.grid_engine import end_engine, ensure_engine, read_engine_state
+from slurm_ray_flow.blocks.grid_engine import ensure_engine, read_engine_state
 from slurm_ray_flow.blocks.processes import alive
 from slurm_ray_flow.blocks.server import automation, connected, ensure_server
 from slurm_ray_flow.blocks.server.sweep import sweep
@@ -20,13 +20,7 @@ from slurm_ray_flow.grid.client import GridClient
 from srf_command import Command
 from support import wait_for
 
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine(server):
-    yield ensure_engine()
-    end_engine()
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine")]
 
 
 @pytest.fixture

@@ -16,17 +16,11 @@ from slurm_ray_flow import (
     PayloadError,
     slurm_ray_flow,
 )
-from slurm_ray_flow.blocks.grid_engine import EngineFiles, end_engine, ensure_engine
+from slurm_ray_flow.blocks.grid_engine import EngineFiles
 from slurm_ray_flow.grid.client import GridClient
 from support import wait_for
 
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine(server):
-    yield ensure_engine()
-    end_engine()
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine")]
 
 
 @pytest.fixture

@@ -7,19 +7,12 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow import CampaignState, LocalMachine, slurm_ray_flow
-from slurm_ray_flow.blocks.grid_engine import end_engine, ensure_engine
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.prefect_events import CAMPAIGN_BEGAN, CAMPAIGN_ENDED, CLUSTER_QUARANTINED, ITEMS_FAILED
 from slurm_ray_flow.grid.client import GridClient
 from support import wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(600)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine(server):
-    yield ensure_engine()
-    end_engine()
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine"), pytest.mark.timeout(600)]
 
 
 @pytest.fixture

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 import prepared
-from slurm_ray_flow.blocks.grid_engine import end_engine, ensure_engine
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder
 from srf_command import Command
 from support import wait_for
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine")]
 
 FUNCTION = """
 from pathlib import Path
@@ -28,12 +27,6 @@ def root(number: float, name: str = "x", folder: str = "") -> float:
         pass
     return abs(number) ** 0.5
 """
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine(server):
-    yield ensure_engine()
-    end_engine()
 
 
 @pytest.fixture

@@ -11,17 +11,11 @@ import pytest
 
 from hosts import faults
 from slurm_ray_flow import Campaign, CampaignState
-from slurm_ray_flow.blocks.grid_engine import end_engine, ensure_engine, read_engine_state
+from slurm_ray_flow.blocks.grid_engine import read_engine_state
 from slurm_ray_flow.grid.client import GridClient
 from support import wait_for
 
-pytestmark = pytest.mark.server
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine(server):
-    yield ensure_engine()
-    end_engine()
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine")]
 
 
 @pytest.fixture

@@ -4,21 +4,14 @@ import secrets
 
 import pytest
 
-from slurm_ray_flow.blocks.grid_engine import end_engine, ensure_engine
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.grid.control import FIRST_PAUSE
 from slurm_ray_flow.grid.client import GridClient
 from support import wait_for
 
-pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine"), pytest.mark.timeout(900)]
 PLACES = 8
 """Two nodes of four CPUs."""
-
-
-@pytest.fixture(scope="module", autouse=True)
-def engine(server):
-    yield ensure_engine()
-    end_engine()
 
 
 @pytest.fixture
