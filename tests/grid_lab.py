@@ -86,6 +86,7 @@ class Ways(RuleBasedStateMachine):
         self.bundles: dict[int, list[int]] = {}
         self.now, self.offset, self.size = 1000.0, 0, 0
         self.cancelled, self.finished = False, False
+        self.interrupted: set[int] = set()
 
     @initialize()
     def begin(self) -> None:
@@ -102,7 +103,8 @@ class Ways(RuleBasedStateMachine):
     @rule(size=st.integers(1, 9), passed=st.integers(0, 20))
     def lease(self, size: int, passed: int) -> None:
         self.now += passed
-        due = [n for n, (state, _) in self.state.items() if state == WAITING and self.not_before[n] <= self.now]
+        again = [n for n, (state, _) in self.state.items() if state == WAITING and n not in self.interrupted]
+        due = [number for number in again if self.not_before[number] <= self.now]
         new = [number for number, (state, _) in self.state.items() if state == NEW]
         bundle = self.store.lease(self.pilot, self.made.id, size, self.now)
         if self.cancelled or not (new or due):
@@ -119,6 +121,16 @@ class Ways(RuleBasedStateMachine):
         self.bundles[bundle.id] = numbers
         self.state.update(dict.fromkeys(numbers, (LEASED, bundle.id)))
 
+    @rule(size=st.integers(1, 9))
+    def lease_interrupted(self, size: int) -> None:
+        waiting = [n for n, (state, _) in self.state.items() if state == WAITING and n in self.interrupted]
+        bundle = self.store.lease_interrupted(self.pilot, self.made.id, size)
+        expected = [] if self.cancelled else sorted(waiting)[:size]
+        assert list(bundle or ()) == expected
+        if bundle:
+            self.bundles[bundle.id] = expected
+            self.state.update(dict.fromkeys(expected, (LEASED, bundle.id)))
+
     @rule(data=st.data())
     @precondition(lambda self: any(self.bundles.values()))
     def results(self, data: st.DataObject) -> None:
@@ -129,7 +141,14 @@ class Ways(RuleBasedStateMachine):
         states = st.sampled_from([ItemState.SUCCEEDED, ItemState.FAILED, ItemState.CRASHED])
         outcomes = [ItemOutcome(n, b, data.draw(states), 1.0, self.size, 9) for n, b in data.draw(some)]
         retries = [
-            ItemRetry(n, b, data.draw(st.booleans()), self.now + data.draw(st.sampled_from([0, 10, 60])), error="no")
+            ItemRetry(
+                n,
+                b,
+                data.draw(st.booleans()),
+                self.now + data.draw(st.sampled_from([0, 10, 60])),
+                error="no",
+                interrupted=data.draw(st.integers(0, 4)) == 0,
+            )
             for n, b in data.draw(some)
         ]
         self.offset, self.size = self.offset + 10, self.size + 100
@@ -149,6 +168,8 @@ class Ways(RuleBasedStateMachine):
     def _retried(self, retry: ItemRetry) -> bool:
         if self.state.get(retry.number) != (LEASED, retry.bundle) or retry.number not in self.bundles[retry.bundle]:
             return False
+        if retry.interrupted and not self.cancelled:
+            self.interrupted.add(retry.number)
         self._return(retry.number, retry.not_before)
         return True
 
@@ -204,6 +225,7 @@ class Ways(RuleBasedStateMachine):
         if wanted:
             self.cancelled = self.finished = False
         for number in wanted:
+            self.interrupted.discard(number)
             del self.ends[number]
             self.state[number], self.not_before[number] = (WAITING, 0), 0.0
             if number >= kept.next_number:  # as if it had never been leased

@@ -377,6 +377,26 @@ def test_the_migrations_make_the_tables_that_the_store_uses(store):
         assert compare_metadata(context, metadata) == []
 
 
+def test_items_that_a_time_limit_has_ended_wait_for_a_pilot_with_all_its_time(store, kept, pilot):
+    first = store.lease(pilot, kept.id, 8, 20.0)
+    ended = [ItemRetry(number, first.id, False, 0.0, 40.0, interrupted=True) for number in (1, 2, 3)]
+    store.record(pilot, kept.id, 1, [], [*ended, ItemRetry(4, first.id, False, 0.0)], 0, 20.0)
+    assert store.attempts(kept.id, [1, 4]) == {1: (0, 0), 4: (1, 0)}, "it is no attempt of the item's own"
+    assert store.interruptions(kept.id, [1, 4]) == {1: 1, 4: 0}
+    assert list(store.lease(pilot, kept.id, 100, 20.0)) == [4, 8, 9]
+    assert store.lease(pilot, kept.id, 100, 20.0) is None and store.has_interrupted(kept.id)
+    again = store.lease_interrupted(pilot, kept.id, 2)
+    assert list(again) == [1, 2]
+    assert store.give_back([again.id]) == 2
+    again = store.lease_interrupted(pilot, kept.id, 9)
+    assert list(again) == [1, 2, 3] and store.lease_interrupted(pilot, kept.id, 9) is None
+    assert not store.has_interrupted(kept.id)
+    gone = [ItemOutcome(number, again.id, ItemState.FAILED, 50.0, 0, 9, "too long") for number in again]
+    assert store.record(pilot, kept.id, 2, gone, [], 30, 30.0).new == 3
+    assert store.resubmit(kept.id, [1], 60) == 1
+    assert list(store.lease(pilot, kept.id, 9, 40.0)) == [1], "as if it had never been tried"
+
+
 def test_a_database_of_a_later_version_is_left_alone(url, opened, store):
     with store._database.writing() as connection:
         connection.execute(text(f"UPDATE {VERSION_TABLE} SET version_num = '9042'"))

@@ -17,6 +17,7 @@ from slurm_ray_flow import (
     OptionError,
     PayloadError,
     RunError,
+    TimeLimit,
     slurm_ray_flow,
 )
 from slurm_ray_flow.blocks.grid_engine import EngineFiles, read_engine_state
@@ -130,6 +131,22 @@ def processes_of(run_id):
         except OSError:
             continue
     return found
+
+
+def test_an_item_that_is_longer_than_its_pilot_lasts_is_not_tried_without_end(server):
+    @slurm_ray_flow(ray="never", cpus_per_node=2, time_limit="12s")
+    def lasting(seconds):
+        time.sleep(seconds)
+        return seconds
+
+    campaign = lasting.campaign([0, 600, 8, 8, 0])
+    values = list(campaign.results(return_exceptions=True, timeout=240))
+    assert [value for value in values if not isinstance(value, TimeLimit)] == [0, 8, 8, 0]
+    assert isinstance(values[1], TimeLimit) and "time_limit" in values[1].advice
+    assert campaign.wait(60).failed == 1
+    [event] = [event for event in GridClient().events(campaign.id) if event["code"] == "time_limit"]
+    assert event["count"] == 1 and "partition" in event["message"]
+    assert len(GridClient().pilots(campaign.id)) <= 6
 
 
 def test_a_cancelled_campaign_ends_its_pilots(patient, tmp_path):

@@ -7,11 +7,12 @@ import itertools
 import pytest
 
 import grid_lab
+from slurm_ray_flow.core.cluster_report import Load
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.control import FIRST_PAUSE
 from slurm_ray_flow.core.grid.model import Bundle, ClusterShare, Pilot
 from slurm_ray_flow.core.items import ItemResult
-from slurm_ray_flow.grid.governor import MOST_REFUSALS, SUSPECT_SECONDS, Governor, check_test_mode
+from slurm_ray_flow.grid.governor import LOAD_LASTS_SECONDS, MOST_REFUSALS, SUSPECT_SECONDS, Governor, check_test_mode
 from slurm_ray_flow.grid.live_pilot import LivePilot
 
 WORKERS, SECONDS = 2, 3.0
@@ -151,6 +152,19 @@ def test_one_place_is_taken_in_turns():
     parts = [has_place.count(name) / len(has_place) for name in names]
     assert parts == pytest.approx([0.5, 0.25, 0.25], abs=0.1)
     assert len(has_place) > 0.75 * 1200, "starts cost little"
+
+
+def test_a_cluster_that_others_use_gets_one_pilot_after_the_other():
+    grid = FakeGrid()
+    name = grid.campaign()
+    grid.run(2)
+    for second in range(60):
+        own = WORKERS * sum(pilot.running for pilot in grid.live)
+        grid.governor.note_load("desi", Load(cpus=100, busy=90.0 + own))
+        grid.second()
+        assert sum(not pilot.running for pilot in grid.live) <= 1, second
+    assert grid.count(name) <= 4
+    assert grid.run(LOAD_LASTS_SECONDS + 60).count(name) == 16, "what was known long ago does not count"
 
 
 def test_a_test_goes_first_and_is_small():

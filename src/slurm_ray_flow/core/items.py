@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 from slurm_ray_flow.core.run import Outcome, error_of
 from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.remote.shared import failures, pickling
-from slurm_ray_flow.remote.shared.items import CRASHED, ERROR, VALUE
+from slurm_ray_flow.remote.shared.items import CRASHED, ERROR, INTERRUPTED, VALUE
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
-KINDS = (VALUE, ERROR, CRASHED)
+KINDS = (VALUE, ERROR, CRASHED, INTERRUPTED)
 _LIMIT = 1 << 63
 _PLAIN_FIELDS = 7
 """The fields of an item that has a value and printed nothing."""
@@ -27,7 +27,8 @@ class ItemResult(NamedTuple):
 
     Attributes:
         item, bundle: the numbers of the item, and of the bundle that it came with.
-        kind: "value", "error", or "crashed" for an item whose process ended before it did.
+        kind: "value", "error", "crashed" for an item whose process ended before it did, or "interrupted" for one that
+            was ended with its pilot, whose time limit passed; that one has no bytes.
         seconds: how long the item took.
         offset, length: where its bytes are in the file of values.
         crc32: their checksum.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import json
 import logging
 import threading
 import time
@@ -11,12 +12,30 @@ from typing import TYPE_CHECKING
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
+from slurm_ray_flow.core.cluster_report import Load
 from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ItemOutcome, ItemRetry, ItemState, after_failure
-from slurm_ray_flow.core.grid.work import MOST_BUNDLES, bundle_size, items_ahead
+from slurm_ray_flow.core.grid.model import (
+    Bundle,
+    Campaign,
+    CampaignState,
+    ItemOutcome,
+    ItemRetry,
+    ItemState,
+    after_failure,
+)
+from slurm_ray_flow.core.grid.work import (
+    MOST_BUNDLES,
+    bundle_size,
+    is_too_long,
+    items_ahead,
+    items_in_time,
+    too_long_text,
+)
 from slurm_ray_flow.core.items import ItemResult, parse_results
+from slurm_ray_flow.core.quantities import format_duration
 from slurm_ray_flow.grid.outcome_log import Frame
-from slurm_ray_flow.remote.shared.items import RESULTS, VALUE
+from slurm_ray_flow.remote.shared.items import CRASHED, ERROR, INTERRUPTED, RESULTS, VALUE
+from slurm_ray_flow.remote.shared.protocol import TRY
 
 if TYPE_CHECKING:
     from slurm_ray_flow.grid.engine import Engine
@@ -29,7 +48,17 @@ FIRST_PAUSE, LONGEST_PAUSE = 1.0, 60.0
 """Seconds until a cluster that does not answer is asked again."""
 GIVE_UP_SECONDS = 3600.0
 """After so long a silence others get the items of its pilots; a second outcome of an item changes nothing."""
-STATES = {VALUE: ItemState.SUCCEEDED, "error": ItemState.FAILED, "crashed": ItemState.CRASHED}
+TIME_LIMIT = "time_limit"
+"""The kind that a result gets here whose item is too long for its pilots."""
+LOAD_SECONDS = 30.0
+"""Seconds between two looks at how much of the cluster is in use."""
+STATES = {
+    VALUE: ItemState.SUCCEEDED,
+    ERROR: ItemState.FAILED,
+    CRASHED: ItemState.CRASHED,
+    TIME_LIMIT: ItemState.FAILED,
+    INTERRUPTED: ItemState.WAITING,
+}
 log = logging.getLogger("slurm_ray_flow.grid")
 
 
@@ -40,6 +69,8 @@ class ClusterThread(threading.Thread):
         super().__init__(name=f"srf-grid-{cluster}", daemon=True)
         self._engine, self._cluster = engine, cluster
         self._silent_since: float | None = 0.0
+        self._load_thread: threading.Thread | None = None
+        self._load_due = 0.0
 
     def run(self) -> None:
         """Make rounds until the cluster has no pilot."""
@@ -83,6 +114,7 @@ class ClusterThread(threading.Thread):
         if not pilots:
             return
         cluster = cluster_of(pilots[0].record)
+        self._look_at_load(cluster)
         watched = [
             (pilot.paths.items / RESULTS, pilot.offset) if pilot.running else (pilot.paths.events, pilot.events_offset)
             for pilot in pilots
@@ -98,6 +130,23 @@ class ClusterThread(threading.Thread):
             if (status := pilot.end(cluster)) is not None:
                 self._record_rest(pilot, cluster)
                 self._engine.end_pilot(pilot, status)
+
+    def _look_at_load(self, cluster: Cluster) -> None:
+        """Ask now and then how much of the cluster is in use, beside the rounds: a scheduler may take long to say."""
+        if time.monotonic() < self._load_due or (self._load_thread and self._load_thread.is_alive()):
+            return
+        self._load_due = time.monotonic() + LOAD_SECONDS
+        self._load_thread = threading.Thread(target=self._note_load, args=(cluster,), daemon=True)
+        self._load_thread.start()
+
+    def _note_load(self, cluster: Cluster) -> None:
+        try:
+            scheduler = cluster.scheduler
+            load = scheduler.load() if scheduler is not None else Load(**cluster.ask("machines.load"))
+        except SlurmRayFlowError as error:
+            log.info("%s does not say how much of it is in use: %s", self._cluster, error.what)
+        else:
+            self._engine.governor.note_load(self._cluster, load)
 
     def _record_rest(self, pilot: LivePilot, cluster: Cluster) -> None:
         """Record the results that are left of a pilot that has ended; half a last line is none."""
@@ -118,6 +167,7 @@ class ClusterThread(threading.Thread):
         with self._engine.writing(campaign) as outcome_log:
             ended = self._engine.store.ended_among(campaign.id, [result.item for result in first])
             new = [(result, value) for result, value in zip(first, values, strict=True) if result.item not in ended]
+            new = self._with_too_long(pilot, campaign, new)
             retries, finals = self._sorted_by_verdict(campaign, new)
             places = outcome_log.append(
                 Frame(result.item, int(state), result.seconds, value) for result, state, value in finals
@@ -144,6 +194,23 @@ class ClusterThread(threading.Thread):
             self._engine.wake()
         return taken
 
+    def _with_too_long(
+        self, pilot: LivePilot, campaign: Campaign, results: Sequence[tuple[ItemResult, bytes | None]]
+    ) -> list[tuple[ItemResult, bytes | None]]:
+        """The results, in which interrupted items that are too long for their pilots have that as their outcome."""
+        items = [result.item for result, _ in results if result.kind == INTERRUPTED]
+        counts = self._engine.store.interruptions(campaign.id, items) if items else {}
+        known: list[tuple[ItemResult, bytes | None]] = []
+        for result, value in results:
+            times = counts.get(result.item, 0)
+            if result.kind == INTERRUPTED and is_too_long(result.seconds, pilot.seconds, times):
+                text = too_long_text(result.seconds, pilot.seconds, times + 1)
+                data = json.dumps({"cause": TIME_LIMIT, "message": text}).encode()
+                known.append((result._replace(kind=TIME_LIMIT, message=text.replace(TRY, " Try: ")), data))
+            else:
+                known.append((result, value))
+        return known
+
     def _sorted_by_verdict(
         self, campaign: Campaign, results: Sequence[tuple[ItemResult, bytes | None]]
     ) -> tuple[list[ItemRetry], list[tuple[ItemResult, ItemState, bytes]]]:
@@ -154,25 +221,22 @@ class ClusterThread(threading.Thread):
         attempts = self._engine.store.attempts(campaign.id, failed) if failed else {}
         retries, finals = [], []
         for result, state, value in judged:
-            not_before = None
+            not_before = 0.0 if state is ItemState.WAITING else None
             crashed = state is ItemState.CRASHED
-            if state is not ItemState.SUCCEEDED:
+            if state in {ItemState.FAILED, ItemState.CRASHED} and result.kind != TIME_LIMIT:
                 earlier, crashes = attempts.get(result.item, (0, 0))
                 not_before = after_failure(earlier, crashes, crashed, campaign.retries, now=time.time())
             if not_before is None:
                 finals.append((result, state, value))
                 continue
-            error = _error_of(result)
-            retries.append(
-                ItemRetry(result.item, result.bundle, crashed, not_before, result.seconds, error, result.log)
-            )
+            retries.append(_retry_of(result, crashed, not_before))
         return retries, finals
 
     def _note_failures(self, campaign: Campaign, results: Iterable[ItemResult]) -> None:
         """Note failures as events, grouped by the type and the place of the error."""
         groups: dict[tuple[str, str], list[ItemResult]] = collections.defaultdict(list)
         for result in results:
-            if result.kind != VALUE:
+            if result.kind not in {VALUE, INTERRUPTED}:
                 groups[result.kind, result.group].append(result)
         for (kind, group), members in groups.items():
             message = members[0].message or group
@@ -195,18 +259,28 @@ class ClusterThread(threading.Thread):
             self._withdraw(pilot, cluster, sorted(pilot.bundles)[len(pilot.bundles) // 2 :])
             return
         running = [other for other in self._engine.pilots_of(campaign.id) if other.running]
-        wanted = items_ahead(pilot.mean_seconds, pilot.workers, campaign.total - campaign.ended, len(running))
-        size = bundle_size(pilot.mean_seconds, pilot.workers)
-        if (most := self._engine.governor.most_items(pilot, campaign)) is not None:
-            wanted, size = min(wanted, most), min(size, max(most, 1))
-            if not wanted:
-                return
-        if pilot.outstanding > wanted - size and pilot.outstanding >= pilot.workers:
+        wanted, size = self._wanted(pilot, campaign, len(running))
+        if not wanted or (pilot.outstanding > wanted - size and pilot.outstanding >= pilot.workers):
             return
         self._lease(pilot, campaign, wanted, size)
         self._place(pilot, cluster)
+        if campaign.waiting and not pilot.outstanding and self._engine.store.has_interrupted(campaign.id):
+            pilot.yielding = True  # they need a pilot with all its time before it
         if not campaign.unleased and pilot.outstanding < pilot.workers:
             _ask_others(pilot, running)
+
+    def _wanted(self, pilot: LivePilot, campaign: Campaign, running: int) -> tuple[int, int]:
+        """How many items a pilot should have, and how many in a bundle; one without the time for any ends its turn."""
+        wanted = items_ahead(pilot.mean_seconds, pilot.workers, campaign.total - campaign.ended, running)
+        size = bundle_size(pilot.mean_seconds, pilot.workers)
+        bounds = [self._engine.governor.most_items(pilot, campaign)]
+        if pilot.has_begun:  # its first items have all the time that a pilot can give
+            bounds.append(items_in_time(pilot.mean_seconds, pilot.workers, pilot.seconds_left(time.time())))
+            pilot.yielding = not bounds[-1] and not pilot.outstanding
+        for most in bounds:
+            if most is not None:
+                wanted, size = min(wanted, most), min(size, max(most, 1))
+        return wanted, size
 
     def _end_turn(self, pilot: LivePilot, cluster: Cluster) -> None:
         """Have a pilot end after what it has in hand."""
@@ -219,12 +293,21 @@ class ClusterThread(threading.Thread):
         """Lease bundles of some size until a pilot has the wanted number of items, or there are no more."""
         reader = self._engine.arguments(campaign)
         while pilot.outstanding < wanted and len(pilot.unplaced) < MOST_BUNDLES:
-            bundle = self._engine.store.lease(pilot.id, campaign.id, size, time.time())
+            bundle = self._next_bundle(pilot, campaign, size)
             if bundle is None:
                 return
+            pilot.has_begun = True
             self._engine.governor.note_lease(pilot, campaign, bundle)
             pilot.bundles[bundle.id] = bundle.size
             pilot.unplaced[bundle.id] = reader.bytes_of(bundle)
+
+    def _next_bundle(self, pilot: LivePilot, campaign: Campaign, size: int) -> Bundle | None:
+        """Lease a bundle: first items that a time limit has ended before, where the pilot has the time for them."""
+        store, now = self._engine.store, time.time()
+        first = None
+        if campaign.waiting and pilot.takes_interrupted(now):
+            first = store.lease_interrupted(pilot.id, campaign.id, pilot.workers)
+        return first or store.lease(pilot.id, campaign.id, size, now)
 
     def _withdraw(self, pilot: LivePilot, cluster: Cluster, bundles: list[int]) -> None:
         """Take bundles back that the pilot has not taken; their items wait again. Each bundle is asked for once."""
@@ -257,6 +340,19 @@ def _ask_others(pilot: LivePilot, running: Iterable[LivePilot]) -> None:
 def state_of(result: ItemResult, value: bytes | None) -> ItemState:
     """What became of an item; one whose bytes are damaged (None) counts as crashed, whatever its line says."""
     return ItemState.CRASHED if value is None else STATES[result.kind]
+
+
+def _retry_of(result: ItemResult, crashed: bool, not_before: float) -> ItemRetry:
+    """The retry of an item; one that was interrupted waits for a pilot with all its time."""
+    interrupted = result.kind == INTERRUPTED
+    error = _error_of(result)
+    if interrupted:
+        error = (
+            f"its pilot's time limit ended it after {format_duration(result.seconds)}; it begins first in another one"
+        )
+    return ItemRetry(
+        result.item, result.bundle, crashed, not_before, result.seconds, error, result.log, interrupted=interrupted
+    )
 
 
 def _error_of(result: ItemResult) -> str:

@@ -316,7 +316,7 @@ class Engine:
 
     def note_start(self, pilot: LivePilot) -> None:
         """Note that a pilot takes bundles."""
-        self.store.update_pilot(pilot.id, state="running", started_at=time.time())
+        self.store.update_pilot(pilot.id, state="running", started_at=time.time(), seconds=pilot.seconds)
         self.governor.note_start(pilot, self.store.campaign(pilot.campaign).user)
 
     def note_answer(self, campaign_id: str, cluster: str) -> None:

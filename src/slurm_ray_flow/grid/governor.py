@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
+from slurm_ray_flow.core.cluster_report import Load
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
 from slurm_ray_flow.core.grid import control
 from slurm_ray_flow.core.grid.control import ControlState, Observation, Starts
@@ -23,7 +24,7 @@ from slurm_ray_flow.core.grid.work import Demand, new_mean
 from slurm_ray_flow.core.items import ItemResult
 from slurm_ray_flow.grid.live_pilot import LivePilot
 from slurm_ray_flow.grid.store import Store
-from slurm_ray_flow.remote.shared.items import VALUE
+from slurm_ray_flow.remote.shared.items import INTERRUPTED, VALUE
 
 KEEP_SECONDS = 5.0
 """Seconds between two times at which usage is kept."""
@@ -33,6 +34,8 @@ FIRST_START_SECONDS = 3.0
 """What a start is taken to last before one was seen."""
 UNKNOWN_SECONDS = 1.0
 """What an item is charged for whose duration is not known."""
+LOAD_LASTS_SECONDS = 120.0
+"""For so long a cluster's load is taken to be what it was."""
 REFUSING = ("rejected", "connection")
 """Causes of the end of a pilot that never was one: the cluster is asked again, later and later."""
 MOST_REFUSALS = 5
@@ -110,6 +113,7 @@ class Governor:
         self._ledgers: dict[str, Ledger] = {}
         self._accounts: dict[tuple[str, str], Account] = {}
         self._start_seconds: dict[str, float] = {}
+        self._loads: dict[str, tuple[float, Load | None]] = {}
         self._claims: dict[str, Claim] = {}
         self._costs: dict[int, float] = {}
         self._kept_at = clock()
@@ -184,12 +188,12 @@ class Governor:
         expected = {name: self._expected(wish, one_turn) for name, wish in wishes.items()}
         ledger.update([wish.claim for wish in wishes.values()], self._now(), expected)
         cap = self._cap_of(cluster, wishes.values())
-        allowed = {
-            user: self._allowed(
-                user, cluster, [wish for wish in wishes.values() if wish.claim.user == user], cap, active
-            )
-            for user in {wish.claim.user for wish in wishes.values()}
-        }
+        load = self._load(cluster, here)
+        users: dict[str, list[Wish]] = {}
+        for wish in wishes.values():
+            users.setdefault(wish.claim.user, []).append(wish)
+        room = None if cap is None else cap - active
+        allowed = {user: self._allowed(user, cluster, of_user, room, load) for user, of_user in users.items()}
         wanted = {name: wish.claim.wanted for name, wish in wishes.items()}
         chosen: list[Campaign] = []
         while cap is None or active + len(chosen) < cap:
@@ -224,7 +228,15 @@ class Governor:
             of_kind = 1
         return min([*caps, *([] if of_kind is None else [of_kind])], default=None)
 
-    def _allowed(self, user: str, cluster: str, wishes: Collection[Wish], cap: int | None, active: int) -> int:
+    def _load(self, cluster: str, here: Iterable[LivePilot]) -> float | None:
+        """The part of a cluster that others use."""
+        known_at, load = self._loads.get(cluster, (0.0, None))
+        if load is None or self._now() - known_at > LOAD_LASTS_SECONDS:
+            return None
+        own = sum(self._cores(pilot.campaign, cluster) for pilot in here if pilot.running)
+        return control.share_of_others(load, own)
+
+    def _allowed(self, user: str, cluster: str, wishes: Collection[Wish], room: int | None, load: float | None) -> int:
         """How many pilots a user may ask a cluster for now."""
         account, now = self._account(user, cluster), self._now()
         queued = [pilot for wish in wishes for pilot in wish.queued]
@@ -235,12 +247,13 @@ class Governor:
             running=sum(len(wish.pilots) for wish in wishes) - len(queued),
             need=sum(wish.claim.wanted for wish in wanting),
             unserved=sum(not wish.pilots for wish in wanting),
-            room=None if cap is None else cap - active,
+            room=room,
             max_queued=max((wish.max_queued for wish in wanting), default=control.MAX_QUEUED),
             longest_wait=max((now - pilot.created for pilot in queued), default=0.0),
             waits=tuple(account.waits),
             rejected=account.rejected,
             preempted=account.preempted,
+            load=load,
         )
         account.waits, account.rejected, account.preempted = [], 0, 0
         account.state, count = control.step(account.state, seen)
@@ -271,6 +284,11 @@ class Governor:
                     break
 
     # ---- what happens to pilots
+
+    def note_load(self, cluster: str, load: Load | None) -> None:
+        """Note how much of a cluster is in use, our pilots included."""
+        with self._lock:
+            self._loads[cluster] = self._now(), load
 
     def note_start(self, pilot: LivePilot, user: str) -> None:
         """Note that a pilot has begun to take bundles."""
@@ -358,7 +376,8 @@ class Governor:
             for bundle in {result.bundle for result in results} - pilot.bundles.keys():
                 self._costs.pop(bundle, None)
             place.mean_seconds = new_mean(place.mean_seconds, [result.seconds for result in results])
-            place.window = place.window.with_outcomes([result.kind != VALUE for result in results])
+            ended = [result for result in results if result.kind != INTERRUPTED]
+            place.window = place.window.with_outcomes([result.kind != VALUE for result in ended])
 
     def mean_seconds(self, campaign: Campaign, cluster: str) -> float | None:
         """The mean duration of a campaign's items on a cluster; None for not known."""

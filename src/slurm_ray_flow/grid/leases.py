@@ -15,7 +15,7 @@ from sqlalchemy import Connection, Row, insert, select, update
 
 from slurm_ray_flow.core.grid.model import Bundle, CampaignState, ItemState, numbers_of, ranges_of
 from slurm_ray_flow.grid.rows import chunks, locked, ranges_from, rows_of
-from slurm_ray_flow.grid.tables import LIVE, WAITING, bundles, campaigns, items
+from slurm_ray_flow.grid.tables import INTERRUPTED, LIVE, WAITING, bundles, campaigns, items
 
 
 def lease(connection: Connection, pilot_id: int, campaign_id: str, size: int, now: float) -> Bundle | None:
@@ -25,6 +25,21 @@ def lease(connection: Connection, pilot_id: int, campaign_id: str, size: int, no
         return None
     fresh = min(size, campaign.total - campaign.next_number)
     again = _due(connection, campaign.key, size - fresh, now) if campaign.waiting else []
+    return _leased(connection, pilot_id, campaign, fresh, again)
+
+
+def lease_interrupted(connection: Connection, pilot_id: int, campaign_id: str, size: int) -> Bundle | None:
+    """See `Store.lease_interrupted`."""
+    campaign = locked(connection, campaign_id)
+    if campaign.state != CampaignState.ACTIVE.value or not campaign.waiting:
+        return None
+    waiting = select(items.c.number).where(items.c.campaign == campaign.key, INTERRUPTED)
+    again = list(connection.execute(waiting.order_by(items.c.number).limit(size)).scalars())
+    return _leased(connection, pilot_id, campaign, 0, again)
+
+
+def _leased(connection: Connection, pilot_id: int, campaign: Row[Any], fresh: int, again: list[int]) -> Bundle | None:
+    """Lease so many items that never were, and some that wait again; None for no items."""
     ranges = ranges_of([*range(campaign.next_number, campaign.next_number + fresh), *again])
     if not ranges:
         return None
@@ -37,13 +52,14 @@ def lease(connection: Connection, pilot_id: int, campaign_id: str, size: int, no
     for numbers in chunks(again):
         here = (items.c.campaign == campaign.key) & items.c.number.in_(numbers)
         connection.execute(update(items).where(here).values(state=ItemState.LEASED, bundle=bundle_id))
-    return Bundle(bundle_id, pilot_id, campaign_id, ranges, count)
+    return Bundle(bundle_id, pilot_id, campaign.id, ranges, count)
 
 
 def _due(connection: Connection, key: int, count: int, now: float) -> list[int]:
-    """Waiting items that may be tried again, those with the fewest attempts first."""
+    """Waiting items that may be tried again with others, those with the fewest attempts first."""
     order = (items.c.attempts, items.c.not_before, items.c.number)
-    waiting = select(items.c.number).where(items.c.campaign == key, WAITING, items.c.not_before <= now)
+    is_due = (items.c.not_before <= now) & (items.c.interruptions == 0)
+    waiting = select(items.c.number).where(items.c.campaign == key, WAITING, is_due)
     return list(connection.execute(waiting.order_by(*order).limit(max(count, 0))).scalars())
 
 

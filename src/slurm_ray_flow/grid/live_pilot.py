@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,8 @@ from slurm_ray_flow.blocks.item_stream import ItemStream
 from slurm_ray_flow.blocks.run_facts import ask, status_of
 from slurm_ray_flow.core.errors import UnknownRunError
 from slurm_ray_flow.core.grid.model import Bundle, Pilot
-from slurm_ray_flow.core.grid.work import new_mean
-from slurm_ray_flow.core.run import RunPaths, RunRecord, RunState, find_event, parse_events
+from slurm_ray_flow.core.grid.work import NEARLY, new_mean
+from slurm_ray_flow.core.run import Event, RunPaths, RunRecord, RunState, find_event, parse_events
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
 from slurm_ray_flow.remote.shared.items import Item
 
@@ -39,7 +40,9 @@ class LivePilot:
         kept: bundles that it had taken when they were asked back.
         is_asked_for_bundles: whether another pilot needs some of its items.
         created: when it was asked for, in seconds since 1970.
+        has_begun: whether it has had an item.
         running_since: when it began to take bundles, in seconds since 1970; None for not yet.
+        seconds: the time that it had for items from its start on; None for no limit, or before its start.
         yielding: whether it ends after what it has in hand, since another campaign waits for its place.
         stopping: whether it gets no more bundles.
         closed: whether its stream of items is closed.
@@ -57,6 +60,8 @@ class LivePilot:
         self.is_asked_for_bundles = False
         self.thread, self.stopping, self.closed = thread, False, False
         self.created, self.running_since = pilot.created, pilot.started_at if self.running else None
+        self.seconds = pilot.seconds
+        self.has_begun = bool(self.bundles or pilot.succeeded or pilot.failed)
         self.yielding = False
         self.outcomes = pilot.succeeded + pilot.failed
         self.failure: BaseException | None = None
@@ -106,10 +111,21 @@ class LivePilot:
         """Read new events of its run; says whether it begins to take bundles."""
         events, length = parse_events(data)
         self._events_offset += length
-        self.running = self.running or find_event(events, "call_started") is not None
+        if started := find_event(events, "call_started"):
+            self.running, self.seconds = True, _seconds_of(started)
         if self.running and self.running_since is None:
             self.running_since = time.time()
         return self.running
+
+    def seconds_left(self, now: float) -> float:
+        """Its time that is left for items; infinite without a limit."""
+        if self.seconds is None or self.running_since is None:
+            return math.inf
+        return self.running_since + self.seconds - now
+
+    def takes_interrupted(self, now: float) -> bool:
+        """Whether an item would begin at once, and have nearly all the time that a pilot has at its start."""
+        return self.seconds is None or (not self.outstanding and self.seconds_left(now) >= NEARLY * self.seconds)
 
     @property
     def events_offset(self) -> int:
@@ -151,3 +167,9 @@ class LivePilot:
             return RunStatus(RunState.LOST, Evidence.RECORD, "lost", "its launch left no record")
         status = status_of(ask(record, cluster))
         return status if status.state.final else None
+
+
+def _seconds_of(started: Event) -> float | None:
+    """The time that a pilot has, by the event of its start; None for no limit, and where an older head wrote it."""
+    seconds = started.get("seconds_left")
+    return float(seconds) if isinstance(seconds, int | float) else None

@@ -24,6 +24,7 @@ class _Item:
     state: int
     attempts: int
     crashes: int
+    interruptions: int
     bundle: int
 
 
@@ -71,7 +72,7 @@ class Recording:
         self.counts["succeeded" if outcome.state is ItemState.SUCCEEDED else "failed"] += 1
         crashed = outcome.state is ItemState.CRASHED
         place = {"place": outcome.offset, "length": outcome.length, "not_before": 0.0}
-        self._write_row(outcome, row, outcome.state, crashed, place)
+        self._write_row(outcome, row, outcome.state, place, crashed=crashed)
 
     def retry(self, retry: ItemRetry) -> None:
         """Have an item wait again, unless it has ended, or waits or is leased again already."""
@@ -81,13 +82,13 @@ class Recording:
             self.counts["duplicates"] += 1
             return
         self._settle(retry, row)
-        self.counts["attempts_failed"] += 1
+        self.counts["attempts_failed"] += not retry.interrupted
         state = ItemState.WAITING
         if self._campaign.state == CampaignState.CANCELLED.value:
             state = ItemState.CANCELLED
         self.counts["waiting" if state is ItemState.WAITING else "cancelled"] += 1
         place = {"place": None, "length": None, "not_before": retry.not_before}
-        self._write_row(retry, row, state, retry.crashed, place)
+        self._write_row(retry, row, state, place, crashed=retry.crashed, interrupted=retry.interrupted)
 
     def _is_known(self, result: ItemOutcome | ItemRetry) -> bool:
         """Whether the item is in the bundle. One that has no row is in its first bundle, as long as that is live."""
@@ -104,9 +105,18 @@ class Recording:
             self.counts["waiting"] -= 1
 
     def _write_row(
-        self, result: ItemOutcome | ItemRetry, row: _Item | None, state: ItemState, crashed: bool, place: dict[str, Any]
+        self,
+        result: ItemOutcome | ItemRetry,
+        row: _Item | None,
+        state: ItemState,
+        place: dict[str, Any],
+        *,
+        crashed: bool,
+        interrupted: bool = False,
     ) -> None:
-        attempts, crashes = (row.attempts + 1, row.crashes + crashed) if row else (1, int(crashed))
+        before = row or _Item(state, 0, 0, 0, 0)
+        attempts, crashes = before.attempts + (not interrupted), before.crashes + crashed
+        interruptions = before.interruptions + interrupted
         values = {
             "campaign": self._campaign.key,
             "number": result.number,
@@ -114,6 +124,7 @@ class Recording:
             "seconds": result.seconds,
             "attempts": attempts,
             "crashes": crashes,
+            "interruptions": interruptions,
             "bundle": result.bundle,
             "error": error_of(result.error),
             "log_pilot": self._pilot if result.log else None,
@@ -121,7 +132,7 @@ class Recording:
             **place,
         }
         (self._fresh if row is None else self._changed).append(values)
-        self._rows[result.number] = _Item(state, attempts, crashes, result.bundle)
+        self._rows[result.number] = _Item(state, attempts, crashes, interruptions, result.bundle)
 
     def write(self) -> None:
         """Write items, bundles and the campaign's counts."""
@@ -182,7 +193,7 @@ def record(
 
 
 def _known_items(connection: Connection, key: int, numbers: Collection[int]) -> dict[int, _Item]:
-    columns = (items.c.number, items.c.state, items.c.attempts, items.c.crashes, items.c.bundle)
+    columns = (items.c.number, items.c.state, items.c.attempts, items.c.crashes, items.c.interruptions, items.c.bundle)
     return {number: _Item(*row) for number, *row in rows_of(connection, key, numbers, columns)}
 
 

@@ -14,10 +14,11 @@ from slurm_ray_flow.grid.rows import chunks, locked, rows_of
 from slurm_ray_flow.grid.tables import campaigns, items
 
 WITHOUT_VALUE = (ItemState.FAILED, ItemState.CRASHED, ItemState.CANCELLED)
-_BLANK = {"attempts": 0, "crashes": 0, "not_before": 0.0, "bundle": 0}
+_BLANK = {"attempts": 0, "crashes": 0, "interruptions": 0, "not_before": 0.0, "bundle": 0}
 _AS_NEW: dict[str, Any] = {
-    "state": ItemState.WAITING, "attempts": 0, "crashes": 0, "not_before": 0.0, "seconds": None, "place": None,
-    "length": None, "error": None, "log_pilot": None, "log_worker": None, "log_start": None, "log_length": None,
+    "state": ItemState.WAITING, "attempts": 0, "crashes": 0, "interruptions": 0, "not_before": 0.0, "seconds": None,
+    "place": None, "length": None, "error": None, "log_pilot": None, "log_worker": None, "log_start": None,
+    "log_length": None,
 }  # fmt: skip
 
 

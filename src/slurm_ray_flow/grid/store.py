@@ -45,7 +45,7 @@ from slurm_ray_flow.grid.rows import (
     text_of,
     unknown,
 )
-from slurm_ray_flow.grid.tables import LIVE, OPEN, bundles, campaigns, events, items, pilots, shares, usage
+from slurm_ray_flow.grid.tables import INTERRUPTED, LIVE, OPEN, bundles, campaigns, events, items, pilots, shares, usage
 
 __all__ = ["Store", "default_url"]
 
@@ -219,6 +219,15 @@ class Store:
         with self._database.writing() as connection:
             return leases.lease(connection, pilot_id, campaign_id, size, now)
 
+    def lease_interrupted(self, pilot_id: int, campaign_id: str, size: int) -> Bundle | None:
+        """Lease items that a pilot's time limit has ended before: `lease` leaves them, since they need much time.
+
+        Returns:
+            The bundle; None where the campaign is not active, or has no such items.
+        """
+        with self._database.writing() as connection:
+            return leases.lease_interrupted(connection, pilot_id, campaign_id, size)
+
     def live_bundles(self, pilot_id: int | None = None) -> list[Bundle]:
         """The bundles, of all pilots or of one, with items that have no outcome yet; the oldest first."""
         query = bundle_columns().where(LIVE)
@@ -315,6 +324,19 @@ class Store:
         with self._database.reading() as connection:
             rows = rows_of(connection, key_of(connection, campaign_id), numbers, columns)
             return {number: (attempts, crashes) for number, attempts, crashes in rows}
+
+    def interruptions(self, campaign_id: str, numbers: Collection[int]) -> dict[int, int]:
+        """How often pilots' time limits have ended these items; one that was never tried may be missing."""
+        columns = (items.c.number, items.c.interruptions)
+        with self._database.reading() as connection:
+            found = rows_of(connection, key_of(connection, campaign_id), numbers, columns)
+            return {row.number: row.interruptions for row in found}
+
+    def has_interrupted(self, campaign_id: str) -> bool:
+        """Whether items wait that a pilot's time limit has ended."""
+        with self._database.reading() as connection:
+            here = items.c.campaign == key_of(connection, campaign_id)
+            return connection.execute(select(items.c.number).where(here, INTERRUPTED).limit(1)).first() is not None
 
     def items(self, campaign_id: str, first: int, count: int) -> list[ItemRow]:
         """Items of a campaign as they are shown, by their numbers from `first` on; fewer where it has fewer."""

@@ -80,6 +80,7 @@ items = Table(
     Column("length", BigInteger),
     Column("attempts", Integer, nullable=False),
     Column("crashes", Integer, nullable=False),
+    Column("interruptions", Integer, nullable=False, server_default="0"),
     Column("bundle", BigInteger, nullable=False),
     Column("not_before", Float(53), nullable=False),
     Column("error", Text),
@@ -99,6 +100,15 @@ Index(
     items.c.number,
     sqlite_where=WAITING,
     postgresql_where=WAITING,
+)
+
+INTERRUPTED = text("state = 0 AND interruptions > 0")
+Index(
+    "srf_item_interrupted",
+    items.c.campaign,
+    items.c.number,
+    sqlite_where=INTERRUPTED,
+    postgresql_where=INTERRUPTED,
 )
 
 bundles = Table(
@@ -125,6 +135,7 @@ pilots = Table(
     Column("cluster", Text, nullable=False),
     Column("state", String(16), nullable=False),
     Column("results_offset", BigInteger, nullable=False),
+    Column("seconds", Float(53)),
     Column("workers", Integer, nullable=False),
     Column("created", Float(53), nullable=False),
     Column("started_at", Float(53)),

@@ -303,6 +303,20 @@ def test_an_item_that_does_not_end_is_left_when_the_run_is_ended(lab, name, tmp_
     assert pilot.results() == []
 
 
+def test_items_that_the_time_limit_ends_are_named_with_their_seconds(lab, name, tmp_path):
+    pilot = Pilot(lab, name, waiting(), str(tmp_path), spec={"time_limit": 8}).start()
+    pilot.place([(number,) for number in range(3)])
+    summary = pilot.finished()
+    assert (summary["done"], summary["left"], len(summary["interrupted"])) == (0, 3, 2)
+    assert {(one.item, one.bundle, one.kind) for one in pilot.results()} == {
+        (0, 0, "interrupted"),
+        (1, 0, "interrupted"),
+    }
+    limit = lab.wait_for(name, "call_started")["seconds_left"]
+    assert all(1 < one.seconds <= limit + 5 for one in pilot.results())
+    assert limit <= 8
+
+
 def test_bundles_come_while_it_runs_and_an_idle_pilot_ends(lab, name):
     pilot = Pilot(lab, name, lambda number: number, idle_seconds=4.0).start()
     for bundle in range(3):

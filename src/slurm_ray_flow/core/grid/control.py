@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from slurm_ray_flow.core.cluster_report import Load
 from slurm_ray_flow.core.grid.work import Demand, pilots_wanted
 
 SOON_SECONDS = 60.0
@@ -22,7 +23,7 @@ FAST_SECONDS, SLOW_SECONDS = 5.0, 30.0
 FIRST_PAUSE, LONGEST_PAUSE = 30.0, 3600.0
 """Seconds for which a cluster that has refused is not asked; doubled each time."""
 LOAD_LIMIT = 0.8
-"""The part of a cluster that is in use from which it is left to its users."""
+"""The part of a cluster that others use from which it is left to them: one pilot waits there at a time."""
 MAX_QUEUED = 16
 """The most pilots of a user that wait in a cluster's queue, where the user has chosen no other number."""
 DEAD_STARTS = 3
@@ -101,16 +102,26 @@ def step(state: ControlState, seen: Observation) -> tuple[ControlState, int]:
         return state, 0
     is_loaded = seen.load is not None and seen.load > LOAD_LIMIT
     state = _adapted(state, seen, is_loaded)
-    allowed = max(min(state.reference, seen.max_queued) - seen.queued, 0)
+    allowed = max(min(state.reference, seen.max_queued, 1 if is_loaded else state.reference) - seen.queued, 0)
     possible = seen.need if seen.room is None else min(seen.need, max(seen.room, 0))
-    if is_loaded and seen.queued + seen.running:
-        possible = 0
     was_bound = possible > allowed and state.reference < seen.max_queued
     quick = (state.mean_wait is None or state.mean_wait <= SOON_SECONDS) and seen.longest_wait <= SOON_SECONDS
     pause = FAST_SECONDS if quick and not (is_loaded or seen.preempted) else SLOW_SECONDS
     begun = state.begun if was_bound else 0
     state = dataclasses.replace(state, next_at=seen.now + pause, was_bound=was_bound, begun=begun)
     return state, min(allowed, possible)
+
+
+def share_of_others(load: Load | None, own_cores: float) -> float | None:
+    """The part of a cluster that others use; None where that is not known.
+
+    Args:
+        load: what the cluster says of itself, our pilots included.
+        own_cores: the cores of our pilots there.
+    """
+    if load is None or not load.cpus or load.busy is None:
+        return None
+    return max(load.busy - own_cores, 0.0) / load.cpus
 
 
 def _noted(state: ControlState, seen: Observation) -> ControlState:

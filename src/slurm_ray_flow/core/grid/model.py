@@ -184,6 +184,7 @@ class Pilot:
         run_id: its run; "" before that is known.
         state: "requested", "waiting", "running", "ending" or "ended".
         results_offset: the bytes of its results that are recorded.
+        seconds: the time that it had for items from its start on; None for no limit, or before its start.
         workers: how many items it has in hand at a time.
         created, started_at, ended_at: seconds since 1970; None for not yet.
         cause, message: why it ended, where that was no ordinary end.
@@ -205,6 +206,7 @@ class Pilot:
     message: str
     succeeded: int
     failed: int
+    seconds: float | None = None
 
 
 class ItemOutcome(NamedTuple):
@@ -234,6 +236,7 @@ class ItemRetry:
 
     Attributes:
         crashed: whether the worker died at it.
+        interrupted: whether its pilot's time limit ended it, which is no attempt of the item's own.
         not_before: the time from which it may be leased, in seconds since 1970.
         seconds: what the attempt took.
         error: what went wrong, in a line.
@@ -247,6 +250,7 @@ class ItemRetry:
     seconds: float = 0.0
     error: str = ""
     log: tuple[int, int, int] | None = None
+    interrupted: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.remote.shared.protocol import TRY
+
 BUNDLE_SECONDS = 2.0
 """The work of one bundle, for all workers of a pilot: a bundle that a pilot has taken can't be given to another one."""
 AHEAD_SECONDS = 120.0
@@ -13,6 +16,10 @@ LARGEST_BUNDLE, MOST_BUNDLES = 2_000, 20
 """The most items of a bundle, and the most bundles that are placed at a time."""
 FIRST_BUNDLES = 1
 """The bundles of a pilot whose items' duration is not known yet: an item for each worker goes first."""
+NEARLY = 0.9
+"""An item that ran for this part of a pilot's time had all of it: some goes by before the pilot's first items begin."""
+MOST_INTERRUPTIONS = 3
+"""The time limits of so many pilots may end an item."""
 PILOT_SECONDS = 60.0
 """The least work of a pilot for which a further one is worth its start."""
 
@@ -62,6 +69,35 @@ def items_ahead(mean_seconds: float | None, workers: int, left: int, pilots: int
         return FIRST_BUNDLES * workers
     wanted = _clamp(workers * AHEAD_SECONDS / max(mean_seconds, 1e-6), workers, MOST_BUNDLES * LARGEST_BUNDLE)
     return max(min(wanted, math.ceil(left / max(pilots, 1))), workers)
+
+
+def items_in_time(mean_seconds: float | None, workers: int, seconds_left: float) -> int:
+    """How many items a pilot can still end in the time that it has left."""
+    if seconds_left <= 0:
+        return 0
+    if mean_seconds is None:
+        return workers
+    return workers * int(min(seconds_left / max(mean_seconds, 1e-6), LARGEST_BUNDLE * MOST_BUNDLES))
+
+
+def is_too_long(seconds: float, pilot_seconds: float | None, interruptions: int) -> bool:
+    """Whether an item that a pilot's time limit has ended just now is not to be tried again.
+
+    Args:
+        seconds: for how long it ran.
+        pilot_seconds: the time that the pilot had from its start on; None where that is not known.
+        interruptions: how many pilots' time limits had ended it before.
+    """
+    had_all = pilot_seconds is not None and seconds >= NEARLY * pilot_seconds
+    return had_all or interruptions + 1 >= MOST_INTERRUPTIONS
+
+
+def too_long_text(seconds: float, pilot_seconds: float | None, times: int) -> str:
+    """What to say of an item that is too long."""
+    limit = f" of {format_duration(pilot_seconds)}" if pilot_seconds is not None else ""
+    often = f" They have ended it {times} times." if times > 1 else ""
+    what = f"The item had run for {format_duration(seconds)} when the time limit{limit} of its pilot ended it.{often}"
+    return what + TRY + "begin a campaign with a longer time_limit=, in a partition that allows it"
 
 
 def pilots_wanted(demand: Demand) -> int:

@@ -18,9 +18,9 @@ from slurm_ray_flow.remote.driver.item_queue import ItemQueue
 from slurm_ray_flow.remote.driver.items import ItemSink, LogSlice
 from slurm_ray_flow.remote.driver.memory_guard import MemoryGuard
 from slurm_ray_flow.remote.driver.pilot_worker import Disk, Item, Memory, Slot
-from slurm_ray_flow.remote.shared import limits, processes, script_end
+from slurm_ray_flow.remote.shared import end_warning, limits, processes, script_end
 from slurm_ray_flow.remote.shared.events import RunFiles, tail
-from slurm_ray_flow.remote.shared.items import RESULTS, log_name
+from slurm_ray_flow.remote.shared.items import INTERRUPTED, RESULTS, log_name
 from slurm_ray_flow.remote.shared.protocol import MAKE_MORE, TRY
 
 FRUITLESS_DEATHS = 3
@@ -266,7 +266,7 @@ class WorkerProcesses:
             raise PilotFailed(self._fruitless_report(worker, exit_code))
         self._fork(worker.number)
 
-    def _give_back(self, worker: _Worker, exit_code: int, queue: ItemQueue) -> bool:
+    def _give_back(self, worker: _Worker, exit_code: int, queue: ItemQueue, ended_with_pilot: bool = False) -> bool:
         """Give back what a dead worker had; says whether it was at an item."""
         number, index, was_at_item = self._slot(worker).position
         was_at_item = was_at_item and any(chunk.number == number for chunk in worker.chunks)
@@ -282,6 +282,8 @@ class WorkerProcesses:
                 left.pop(0)
             elif self._memory.stopping:
                 self._interrupted.append([*left[0][:2], round(self._slot(worker).seconds, 3)])
+                if ended_with_pilot:
+                    self._note_interruption(worker, left[0])
             else:
                 self._blame(worker, exit_code, left.pop(0))
         queue.give_back(left)
@@ -300,14 +302,27 @@ class WorkerProcesses:
     def _blame(self, worker: _Worker, exit_code: int, item: Item) -> None:
         """Write the result of an item that has ended its worker."""
         slot = self._slot(worker)
-        size = os.stat(self._log(worker)).st_size
-        printed = (worker.number, slot.log, size - slot.log) if size > slot.log else None
+        printed = self._printed(worker)
         outcome = item_outcomes.of_crash(*self._crash(exit_code, printed, worker))
         self._crashed += 1
         self.sink.begin_line()
         self.sink.add(
             item[0], item[1], outcome.kind, slot.seconds, outcome.data, outcome.group, outcome.message, printed
         )
+
+    def _note_interruption(self, worker: _Worker, item: Item) -> None:
+        """Write for how long an item ran that the time limit has ended; a person's cancel says nothing of an item."""
+        if end_warning.reason(self._run.warning) != "time_limit":
+            return
+        slot = self._slot(worker)
+        self.sink.begin_line()
+        with contextlib.suppress(OSError):  # a full disk: the item counts as one of a lost pilot
+            self.sink.add(item[0], item[1], INTERRUPTED, slot.seconds, b"", "time limit", "", self._printed(worker))
+
+    def _printed(self, worker: _Worker) -> Optional[LogSlice]:
+        """Where the last item of a dead worker has printed something."""
+        start, size = self._slot(worker).log, os.stat(self._log(worker)).st_size
+        return (worker.number, start, size - start) if size > start else None
 
     def _crash(self, exit_code: int, printed: Optional[LogSlice], worker: _Worker) -> Tuple[str, str, str]:
         """Cause, text and group of a death."""
@@ -343,7 +358,7 @@ class WorkerProcesses:
         """Kill workers whose items do not end; home has the items again."""
         for worker in list(self._workers.values()):
             self._end(worker)
-            self._give_back(worker, -signal.SIGKILL, queue)
+            self._give_back(worker, -signal.SIGKILL, queue, ended_with_pilot=True)
 
     def end(self, patience: float) -> None:
         """End all workers: those that are idle by themselves, others by force."""

@@ -214,11 +214,12 @@ class Allocation:
             run.keep_reserve()
             for name, why in (self._ray.lost if self._ray else {}).items():
                 run.record("node_lost", node=name, why=why)
-        run.record("call_started", pid=driver.pid)
+        deadline, memory = self._deadline(run, spec), self._spec.get("memory")
+        left = {} if deadline is None else {"seconds_left": round(deadline - time.monotonic(), 3)}
+        run.record("call_started", pid=driver.pid, **left)
         self._idling.end(run.id)
         driver.order(run=run.folder, **self._ray_and_allocation())
         self._last_folder = run.folder
-        deadline, memory = self._deadline(run, spec), self._spec.get("memory")
         grace = PILOT_MEMORY_SECONDS if spec.get("pilot") and not spec.get("ray") else 0.0
         self._call = RunningCall(run, driver, deadline, memory, self._call_pids, spec.get("warn_seconds"), grace)
         if self._ray:

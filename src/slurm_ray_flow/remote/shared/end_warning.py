@@ -139,6 +139,11 @@ def write(path: str, reason: str, seconds_left: float) -> None:
         os.replace(path + ".new", path)
 
 
+def reason(path: str) -> str:
+    """Why a call is ended, by the warning at this path; "" without one."""
+    return str((_read(path) or {}).get("reason") or "")
+
+
 def _read(path: str) -> Optional[Dict[str, Any]]:
     with contextlib.suppress(OSError, ValueError):
         with open(path, encoding="ascii") as file:

@@ -21,8 +21,9 @@ from slurm_ray_flow.remote.shared.protocol import TAKEN, is_amount, parse_json
 
 BUNDLE, WITHDRAWN = ".bundle", ".withdrawn"
 CLOSED, RESULTS, VALUES = "closed", "results.jsonl", "values"
-VALUE, ERROR, CRASHED = "value", "error", "crashed"
-"""The kinds of results: a value, an exception of the item, and an item whose process ended before it did."""
+VALUE, ERROR, CRASHED, INTERRUPTED = "value", "error", "crashed", "interrupted"
+"""The kinds of results: a value, an exception of the item, an item whose process ended before it did, and an item that
+was ended with its pilot, whose time limit passed."""
 
 Item = Tuple[int, bytes]
 """Its number, and what the call needs for it."""
