@@ -11,6 +11,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from packaging.version import InvalidVersion, Version
+
+
 from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.processes import Process, alive, elsewhere, end, identify
@@ -18,22 +21,26 @@ from slurm_ray_flow.blocks.server.files import locked, server_files, stored_or_m
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.record import read_record
+from slurm_ray_flow.remote.driver.package_in_run import __version__
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
 HOST = "127.0.0.1"
 START_SECONDS = 120.0
 """Seconds for a start; 3 are usual, but a machine may be busy."""
 END_SECONDS = 20.0
+ASK_SECONDS = 30.0
+"""Seconds for the answer of an engine of another version."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EngineState:
-    """The content of engine.json: where the engine listens, and its process."""
+    """The content of engine.json: where the engine listens, its process, and its version of this package."""
 
     port: int
     pid: int
     started: int
     boot_id: str
+    version: str = ""
 
     @property
     def url(self) -> str:
@@ -93,7 +100,7 @@ def has_campaigns() -> bool:
 def write_engine_state(port: int) -> None:
     """Note that this process is the engine."""
     process = processes.this_process()
-    state = EngineState(port, process.pid, process.started, process.boot_id)
+    state = EngineState(port, process.pid, process.started, process.boot_id, __version__)
     write_whole(EngineFiles().state, json.dumps(dataclasses.asdict(state)).encode())
 
 
@@ -120,6 +127,50 @@ def ensure_engine(tell: Callable[[str], None] = lambda _: None) -> EngineState:
             return state
         tell("Starting the grid's engine (about 3 s, once).")
         return _start()
+
+
+def engine_of_this_version(tell: Callable[[str], None] = lambda _: None) -> EngineState:
+    """The engine of this home, as `ensure_engine` gives it; one of an older version is started anew if it is idle.
+
+    Raises:
+        GridError: as for `ensure_engine`; or the engine has work and is of another version, or is of a newer one.
+    """
+    state = ensure_engine(tell)
+    if state.version == __version__:
+        return state
+    named = f"slurm-ray-flow {state.version}" if state.version else "an older slurm-ray-flow"
+    if _is_newer(state.version):
+        what = f"the grid's engine is of {named}, and this process has {__version__}"
+        raise GridError(what, where=str(EngineFiles().state), advice="start this program again, with the newer version")
+    if _has_work(state):
+        what = f"the grid's engine is of {named}, this is {__version__}, and it has campaigns that go on"
+        raise GridError(
+            what,
+            where=str(EngineFiles().state),
+            advice="`srf down` and `srf up` start it anew; its campaigns and their pilots go on",
+        )
+    tell(f"The grid's engine is of {named}, and is started anew.")
+    end_engine()
+    return ensure_engine(tell)
+
+
+def _is_newer(version: str) -> bool:
+    try:
+        return Version(version) > Version(__version__)
+    except InvalidVersion:
+        return False
+
+
+def _has_work(state: EngineState) -> bool:
+    """Whether an engine has a campaign that has not ended; one that does not say so may have one."""
+    import httpx
+
+    headers = {"Authorization": f"Bearer {EngineFiles().token()}"}
+    try:
+        answer = httpx.get(f"{state.url}/campaigns", headers=headers, timeout=ASK_SECONDS, trust_env=False)
+        return any(campaign["state"] in {"active", "paused"} for campaign in answer.raise_for_status().json())
+    except (httpx.HTTPError, ValueError, KeyError, TypeError):
+        return True
 
 
 def restart_if_killed() -> bool:

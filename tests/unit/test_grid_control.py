@@ -109,7 +109,7 @@ def test_a_loaded_cluster_is_left_to_its_users_until_it_is_idle():
     cluster.run(540)
     assert len(cluster.asked) - before <= 1, "one of ours waits"
     assert (cluster.state.reference, len(cluster.queued)) == (1, 1)
-    assert len(cluster.run(90).running) == 16
+    assert len(cluster.run(240).running) == 16
 
 
 def test_a_loaded_cluster_that_starts_pilots_all_the_same_gets_them_one_by_one():

@@ -42,6 +42,8 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
         campaign: Its id, or the start of it.
     """
     client = grid_client()
+    if trouble := client.trouble():
+        tell(f"The engine waits, and goes on by itself: {trouble}")
     if campaign is None:
         found = client.campaigns()
         if json:

@@ -67,7 +67,7 @@ def up(
     run_id = store.find_record(run).flow_run_id if run else ""
     address = ensure_server(note)
     if grid_engine.has_campaigns():
-        grid_engine.ensure_engine(note)
+        grid_engine.engine_of_this_version(note)
     is_shown = open_ui(address, run_id) if open else False
     if json:
         print_json({**asdict(address), "page": address.page(run_id)})

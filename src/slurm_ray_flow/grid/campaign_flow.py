@@ -19,6 +19,7 @@ from slurm_ray_flow.core.errors import ServerError, UnknownCampaignError
 from slurm_ray_flow.core.grid import campaign_page
 from slurm_ray_flow.core.grid.campaign_page import OURS, FlowState, PilotSize
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, Pilot
+from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.announcing import api_of_server
 from slurm_ray_flow.tasks.page import run_page
 
@@ -116,8 +117,8 @@ class CampaignFlows(threading.Thread):
 
     def _to_show(self) -> list[Campaign]:
         """The campaigns that go on, that have no flow run yet, or whose flow run may lack its last state."""
-        since, ended_since = time.time() - RECENT_SECONDS, self._looked_at - SHORT_SECONDS
-        self._looked_at = time.time()
+        since, ended_since = clock.now() - RECENT_SECONDS, self._looked_at - SHORT_SECONDS
+        self._looked_at = clock.now()
         if self._followed is None:
             campaigns = self._store.campaigns()[:MOST_RUNS]
             campaigns = [one for one in campaigns if one.ended_at is None or one.ended_at > since]
@@ -161,7 +162,7 @@ class CampaignFlows(threading.Thread):
         if artifacts.page_is_due(is_last):
             events = self._store.events(campaign.id, open_only=False)
             sizes = self._sizes(campaign)
-            content = campaign_page.page(campaign, pilots, events, sizes, run_page, time.time())
+            content = campaign_page.page(campaign, pilots, events, sizes, run_page, clock.now())
             artifacts.send(api, campaign, content)
 
     def _obey(self, campaign: Campaign, state: FlowState) -> None:

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import json
+import os
 import re
 import shutil
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.remote.shared.files import lock_if_possible
+
+BEING_MADE = "being-made"
+"""The file in a folder whose campaign has not begun; its client has it locked."""
+GRACE_SECONDS = 3600.0
+"""For so long nothing in a folder without a campaign was written before it is removed."""
 
 
 class CampaignFolder:
@@ -24,6 +34,21 @@ class CampaignFolder:
     def outcomes(self) -> Path:
         """The outcome log."""
         return self.path / "outcomes"
+
+    @contextlib.contextmanager
+    def being_made(self) -> Iterator[None]:
+        """Mark and lock the folder while the block runs, whose end is that of its campaign's beginning.
+
+        Raises:
+            BlockingIOError: another process does the same.
+        """
+        descriptor = os.open(private_folder(self.path) / BEING_MADE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+            (self.path / BEING_MADE).unlink(missing_ok=True)
+        finally:
+            os.close(descriptor)
 
     def write(self, digests: tuple[str, ...], clusters: Mapping[str, Mapping[str, Any]]) -> None:
         """Write what pilots run.
@@ -57,6 +82,30 @@ class CampaignFolder:
     def _cluster_file(self, name: str) -> Path:
         folder = private_folder(self.path / "clusters")
         return folder / f"{re.sub('[^A-Za-z0-9._-]', '_', name)}.json"
+
+
+def sweep_folders(is_known: Callable[[str], bool], grace: float = GRACE_SECONDS) -> None:
+    """Remove the folders that clients have left which were killed before their campaigns began.
+
+    A folder without the mark is left alone: another database may know its campaign.
+
+    Args:
+        is_known: whether there is a campaign of this id.
+        grace: seconds.
+    """
+    for mark in (grid_folder() / "campaigns").glob(f"*/{BEING_MADE}"):
+        folder = CampaignFolder(mark.parent.name)
+        with contextlib.suppress(OSError):
+            if time.time() - _last_written(folder.path) < grace:
+                continue
+            with folder.being_made():  # its client is gone
+                if not is_known(folder.path.name):
+                    folder.remove()
+
+
+def _last_written(folder: Path) -> float:
+    """When something in a folder was written last. A clock that was set back since makes that now."""
+    return min(max(path.stat().st_mtime for path in (folder, *folder.rglob("*"))), time.time())
 
 
 def grid_folder() -> Path:

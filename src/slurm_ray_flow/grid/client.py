@@ -7,7 +7,7 @@ from typing import Any
 
 import httpx
 
-from slurm_ray_flow.blocks.grid_engine import EngineFiles, ensure_engine
+from slurm_ray_flow.blocks.grid_engine import EngineFiles, engine_of_this_version, ensure_engine
 from slurm_ray_flow.core import errors
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
 from slurm_ray_flow.core.grid.model import Campaign
@@ -25,6 +25,7 @@ class GridClient:
     def __init__(self, tell: Callable[[str], None] = lambda _: None) -> None:
         self._tell = tell
         self._http: httpx.Client | None = None
+        self._is_checked = False
 
     def add(self, campaign: Campaign) -> Campaign:
         """Begin a campaign, whose folder is written."""
@@ -41,6 +42,10 @@ class GridClient:
     def campaigns(self) -> list[Campaign]:
         """All campaigns, the newest first."""
         return [Campaign.from_json(fields) for fields in self._ask("GET", "/campaigns")]
+
+    def trouble(self) -> str:
+        """What keeps the engine from its work at home, such as a full disk; "" for nothing."""
+        return str(self._ask("GET", "/state")["trouble"])
 
     def items(self, campaign_id: str, first: int, count: int) -> list[dict[str, Any]]:
         """Items in order, from number `first` on."""
@@ -136,7 +141,8 @@ class GridClient:
             raise GridError(what, where=where, advice=advice) from error
 
     def _connection(self) -> httpx.Client:
-        state = ensure_engine(self._tell)
+        state = ensure_engine(self._tell) if self._is_checked else engine_of_this_version(self._tell)
+        self._is_checked = True
         if self._http is None or str(self._http.base_url).rstrip("/") != state.url:
             headers = {"Authorization": f"Bearer {EngineFiles().token()}"}
             self._http = httpx.Client(base_url=state.url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)

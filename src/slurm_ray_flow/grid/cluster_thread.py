@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import logging
 import threading
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.core.cluster_report import Load
-from slurm_ray_flow.core.errors import ConnectionFailed, SlurmRayFlowError
+from slurm_ray_flow.core.errors import ConnectionFailed, GridError, SlurmRayFlowError
 from slurm_ray_flow.core.grid.model import (
     Bundle,
     Campaign,
@@ -33,6 +34,7 @@ from slurm_ray_flow.core.grid.work import (
 )
 from slurm_ray_flow.core.items import ItemResult, parse_results
 from slurm_ray_flow.core.quantities import format_duration
+from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.outcome_log import Frame
 from slurm_ray_flow.remote.shared.items import CRASHED, ERROR, INTERRUPTED, RESULTS, VALUE
 from slurm_ray_flow.remote.shared.protocol import TRY
@@ -79,18 +81,43 @@ class ClusterThread(threading.Thread):
             pilots = [pilot for pilot in list(self._engine.pilots.values()) if pilot.cluster == self._cluster]
             if not pilots:
                 return
-            began = time.monotonic()
+            began, least = time.monotonic(), FIRST_PAUSE
             try:
-                self._round(asked := [pilot for pilot in pilots if pilot.run_id and pilot.has_record])
-                self._note_answer(asked)
-                pause, least = FIRST_PAUSE, ROUND_SECONDS
-            except SlurmRayFlowError as error:
-                self._note_trouble(pilots, error)
-                pause, least = min(2 * pause, LONGEST_PAUSE), pause
+                if self._answers(pilots):
+                    pause, least = FIRST_PAUSE, ROUND_SECONDS
+                    self._engine.end_trouble(self._cluster)
+                else:
+                    pause, least = min(2 * pause, LONGEST_PAUSE), pause
+            except GridError as error:  # nothing is lost: what could not be written is read anew
+                self._engine.note_trouble(self._cluster, error)
             except Exception:
                 log.exception("a round on %s failed; it goes on", self._cluster)
-                least = FIRST_PAUSE
             self._engine.stopped.wait(max(least - (time.monotonic() - began), 0.0))
+        self._close_ended()
+
+    def _answers(self, pilots: list[LivePilot]) -> bool:
+        """Make a round; says whether the cluster has answered.
+
+        Raises:
+            GridError: something can't be written at home.
+        """
+        try:
+            self._round(asked := [pilot for pilot in pilots if pilot.run_id and pilot.has_record])
+        except GridError:
+            raise
+        except SlurmRayFlowError as error:
+            self._note_trouble(pilots, error)
+            return False
+        self._note_answer(asked)
+        return True
+
+    def _close_ended(self) -> None:
+        """At the engine's end, let pilots of ended campaigns end, too: nobody else would tell them for some time."""
+        for pilot in [pilot for pilot in list(self._engine.pilots.values()) if pilot.cluster == self._cluster]:
+            with contextlib.suppress(SlurmRayFlowError):
+                if pilot.running and not pilot.closed and _has_ended(self._engine.store.campaign(pilot.campaign)):
+                    pilot.stream(cluster_of(pilot.record)).close()
+                    pilot.closed = True
 
     def _note_trouble(self, pilots: Iterable[LivePilot], error: SlurmRayFlowError) -> None:
         """Note that the cluster does not answer; after a long time others get what its pilots have."""
@@ -178,7 +205,7 @@ class ClusterThread(threading.Thread):
                 for (result, state, _), place in zip(finals, places, strict=True)
             ]
             recorded = self._engine.store.record(
-                pilot.id, campaign.id, offset, outcomes, retries, outcome_log.size, time.time()
+                pilot.id, campaign.id, offset, outcomes, retries, outcome_log.size, clock.now()
             )
         pilot.offset = offset
         fresh = [result for result, _ in new]
@@ -225,7 +252,7 @@ class ClusterThread(threading.Thread):
             crashed = state is ItemState.CRASHED
             if state in {ItemState.FAILED, ItemState.CRASHED} and result.kind != TIME_LIMIT:
                 earlier, crashes = attempts.get(result.item, (0, 0))
-                not_before = after_failure(earlier, crashes, crashed, campaign.retries, now=time.time())
+                not_before = after_failure(earlier, crashes, crashed, campaign.retries, now=clock.now())
             if not_before is None:
                 finals.append((result, state, value))
                 continue
@@ -245,7 +272,7 @@ class ClusterThread(threading.Thread):
     def _hand_over(self, pilot: LivePilot, cluster: Cluster) -> None:
         """Place bundles for a pilot that has less work than it should have; close the stream of an ended campaign."""
         campaign = self._engine.store.campaign(pilot.campaign)
-        if campaign.state.final and not pilot.closed and campaign.state is not CampaignState.CANCELLED:
+        if _has_ended(campaign) and not pilot.closed:
             pilot.stream(cluster).close()
             pilot.closed = True
         if campaign.state is CampaignState.PAUSED:
@@ -275,7 +302,7 @@ class ClusterThread(threading.Thread):
         size = bundle_size(pilot.mean_seconds, pilot.workers)
         bounds = [self._engine.governor.most_items(pilot, campaign)]
         if pilot.has_begun:  # its first items have all the time that a pilot can give
-            bounds.append(items_in_time(pilot.mean_seconds, pilot.workers, pilot.seconds_left(time.time())))
+            bounds.append(items_in_time(pilot.mean_seconds, pilot.workers, pilot.seconds_left(clock.now())))
             pilot.yielding = not bounds[-1] and not pilot.outstanding
         for most in bounds:
             if most is not None:
@@ -303,7 +330,7 @@ class ClusterThread(threading.Thread):
 
     def _next_bundle(self, pilot: LivePilot, campaign: Campaign, size: int) -> Bundle | None:
         """Lease a bundle: first items that a time limit has ended before, where the pilot has the time for them."""
-        store, now = self._engine.store, time.time()
+        store, now = self._engine.store, clock.now()
         first = None
         if campaign.waiting and pilot.takes_interrupted(now):
             first = store.lease_interrupted(pilot.id, campaign.id, pilot.workers)
@@ -328,6 +355,12 @@ class ClusterThread(threading.Thread):
         if pilot.unplaced:
             pilot.stream(cluster).place(pilot.unplaced)
             pilot.unplaced = {}
+
+
+def _has_ended(campaign: Campaign) -> bool:
+    """Whether a campaign's pilots get no more items; those of a cancelled one are ended otherwise."""
+    has_all = campaign.state.final or campaign.ended >= campaign.total
+    return has_all and campaign.state is not CampaignState.CANCELLED
 
 
 def _ask_others(pilot: LivePilot, running: Iterable[LivePilot]) -> None:

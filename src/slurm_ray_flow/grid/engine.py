@@ -7,13 +7,13 @@ store, so that the engine may be killed at any time: the next one goes on with t
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 
 from slurm_ray_flow.blocks.clusters import cluster_of
-from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState
 from slurm_ray_flow.core.grid.troubles import Verdict
 from slurm_ray_flow.core.prefect_events import (
@@ -31,9 +31,10 @@ from slurm_ray_flow.core.prefect_events import (
 )
 from slurm_ray_flow.core.run import RunState
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
+from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.announcing import Announcer, send_to_prefect
 from slurm_ray_flow.grid.arguments import ArgumentReader
-from slurm_ray_flow.grid.campaign_folder import CampaignFolder
+from slurm_ray_flow.grid.campaign_folder import CampaignFolder, sweep_folders
 from slurm_ray_flow.grid.governor import Governor, check_test_mode
 from slurm_ray_flow.grid.live_pilot import LivePilot
 from slurm_ray_flow.grid.outcome_log import OutcomeLog
@@ -42,6 +43,8 @@ from slurm_ray_flow.tasks.run import release
 
 CONTROL_SECONDS = 1.0
 """Seconds between two looks at what campaigns need."""
+SWEEP_SECONDS = 600.0
+"""Seconds between two looks for folders of campaigns that there are not."""
 log = logging.getLogger("slurm_ray_flow.grid")
 
 
@@ -50,6 +53,7 @@ _EVENTS = {
     "connection": CLUSTER_SILENT,
     "pilot": PILOT_FAILED,
     "duplicate": ITEMS_TWICE,
+    "home": CAMPAIGN_PAUSED,
 }
 """What Prefect is told of events by their codes; all others are failures of items."""
 Launcher = Callable[[Campaign, str, Callable[[str], None]], None]
@@ -82,6 +86,8 @@ class Engine:
         self.governor = Governor(store, workers, cores or workers, cap)
         self._announcer = Announcer(send)
         self.pilots: dict[int, LivePilot] = {}
+        self._troubles: dict[str, str] = {}
+        self._sweep_due = 0.0
         self.stopped, self._woken = threading.Event(), threading.Event()
         self._arguments: dict[str, ArgumentReader] = {}
         self._logs: dict[str, OutcomeLog] = {}
@@ -95,6 +101,9 @@ class Engine:
         while not self.stopped.is_set():
             try:
                 self._control()
+                self.end_trouble("")
+            except GridError as error:
+                self.note_trouble("", error)
             except SlurmRayFlowError as error:
                 log.error("%s", error)
             except Exception:
@@ -112,6 +121,30 @@ class Engine:
             self.governor.keep()
         self._announcer.stop()
 
+    @property
+    def trouble(self) -> str:
+        """What keeps the engine from its work at home, such as a full disk; "" for nothing."""
+        return next(iter(list(self._troubles.values())), "")
+
+    def note_trouble(self, part: str, error: GridError) -> None:
+        """Note that a part of the engine, the control or a cluster's thread, can't write at home. It tries again."""
+        if part not in self._troubles:
+            log.error("the engine waits: %s", error)
+        self._troubles[part] = f"{error.what} ({error.where})" if error.where else error.what
+
+    def end_trouble(self, part: str) -> None:
+        """Note that a part of the engine can write again; the campaigns that waited for it have an event.
+
+        Raises:
+            GridError: it can't.
+        """
+        if (text := self._troubles.get(part)) is None:
+            return
+        for campaign in self.store.campaigns([CampaignState.ACTIVE]):
+            self.note(campaign.id, part, "warning", "home", "", f"the engine had to wait: {text}")
+        del self._troubles[part]
+        log.info("the engine goes on, which had to wait: %s", text)
+
     def wake(self) -> None:
         """Look at what campaigns need at once."""
         self._woken.set()
@@ -123,14 +156,14 @@ class Engine:
             GridError: it is in test mode, and not small.
         """
         check_test_mode(campaign.options, campaign.total)
-        self.store.add_campaign(campaign)
+        self.store.add_campaign(dataclasses.replace(campaign, created=clock.now()))
         clusters = ", ".join(share.cluster for share in campaign.clusters)
         self.tell_of(campaign.id, CAMPAIGN_BEGAN, f"{campaign.total} items on {clusters}")
         self.wake()
 
     def cancel(self, campaign_id: str, reason: str = "a person cancelled it") -> None:
         """Begin no more items of a campaign, and end those that run."""
-        if self.store.cancel(campaign_id, time.time(), reason):
+        if self.store.cancel(campaign_id, clock.now(), reason):
             self.tell_of(campaign_id, CAMPAIGN_ENDED, f"cancelled: {reason}", level="warning")
 
     def pause(self, campaign_id: str, reason: str = "a person paused it") -> None:
@@ -201,7 +234,7 @@ class Engine:
                 found.unplaced = {bundle.id: reader.bytes_of(bundle) for bundle in bundles}
             else:
                 self.store.give_back([bundle.id for bundle in bundles])
-                self.store.update_pilot(pilot.id, state="ended", cause="lost", ended_at=time.time())
+                self.store.update_pilot(pilot.id, state="ended", cause="lost", ended_at=clock.now())
 
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
@@ -215,23 +248,41 @@ class Engine:
             elif campaign.state is CampaignState.CANCELLED and pilots:
                 self._end_pilots(pilots)
             elif campaign.state is CampaignState.CANCELLED and campaign.ended < campaign.total:
-                self.store.finish_cancel(campaign.id, time.time())
+                self.store.finish_cancel(campaign.id, clock.now())
                 self.governor.end(campaign)
         for pilot in list(self.pilots.values()):
             if not pilot.run_id and pilot.thread is not None and not pilot.thread.is_alive():
                 self.end_pilot(pilot, _status_without_run(pilot.failure))
-        for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values())):
-            self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
+        self._start_pilots(active)
         for name in {pilot.cluster for pilot in list(self.pilots.values())}:
             self._follow(name)
         self._close_unused_files(campaigns)
+        self._sweep()
+
+    def _start_pilots(self, active: list[Campaign]) -> None:
+        starting = self.governor.pilots_to_start(active, list(self.pilots.values()))
+        for campaign, cluster in () if self._troubles.keys() - {""} else starting:
+            self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
+
+    def _sweep(self) -> None:
+        """Remove now and then the folders of campaigns whose clients were killed before these began."""
+        if clock.now() >= self._sweep_due:
+            self._sweep_due = clock.now() + SWEEP_SECONDS
+            sweep_folders(self._is_known)
+
+    def _is_known(self, campaign_id: str) -> bool:
+        """Whether there is a campaign of this id."""
+        try:
+            return self.store.campaign(campaign_id).id == campaign_id
+        except UnknownCampaignError:
+            return False
 
     def _settle(self, campaign: Campaign) -> bool:
         """End a campaign that has all outcomes, or too many failures; says whether it goes on."""
         if campaign.ended >= campaign.total:
             state = CampaignState.FAILED if campaign.failed else CampaignState.SUCCEEDED
             reason = f"{campaign.failed} of {campaign.total} items failed" if campaign.failed else ""
-            if self.store.set_campaign_state(campaign.id, state, reason=reason, ended_at=time.time()):
+            if self.store.set_campaign_state(campaign.id, state, reason=reason, ended_at=clock.now()):
                 level = "warning" if campaign.failed else "info"
                 self.tell_of(
                     campaign.id, CAMPAIGN_ENDED, reason or f"all {campaign.total} items succeeded", level=level
@@ -261,7 +312,7 @@ class Engine:
         self, campaign_id: str, cluster: str, level: str, code: str, group: str, message: str, count: int = 1
     ) -> None:
         """Add to an event of a campaign; Prefect is told of each new one."""
-        is_new = self.store.add_event(campaign_id, cluster, level, code, group, message, count, time.time())
+        is_new = self.store.add_event(campaign_id, cluster, level, code, group, message, count, clock.now())
         if is_new:
             self.tell_of(campaign_id, _EVENTS.get(code, ITEMS_FAILED), message, cluster, level)
 
@@ -271,7 +322,7 @@ class Engine:
         self._announcer.announce(grid_event(event, campaign_id, name, message[:500], cluster, level))
 
     def _start_pilot(self, campaign: Campaign, cluster: str, workers: int) -> None:
-        number = self.store.add_pilot(campaign.id, cluster, workers, time.time())
+        number = self.store.add_pilot(campaign.id, cluster, workers, clock.now())
         (row,) = [pilot for pilot in self.store.pilots(campaign.id, live=True) if pilot.id == number]
 
         def note_run_id(run_id: str) -> None:
@@ -306,7 +357,7 @@ class Engine:
         returned = self.store.give_back([bundle.id for bundle in self.store.live_bundles(pilot.id)])
         cause = status.cause if status.cause or status.state.value == "succeeded" else status.state.value
         self.store.update_pilot(
-            pilot.id, state="ended", cause=cause, message=status.message[:2000], ended_at=time.time()
+            pilot.id, state="ended", cause=cause, message=status.message[:2000], ended_at=clock.now()
         )
         del self.pilots[pilot.id]
         self._note_end(pilot, cause, status.message)
@@ -316,7 +367,7 @@ class Engine:
 
     def note_start(self, pilot: LivePilot) -> None:
         """Note that a pilot takes bundles."""
-        self.store.update_pilot(pilot.id, state="running", started_at=time.time(), seconds=pilot.seconds)
+        self.store.update_pilot(pilot.id, state="running", started_at=clock.now(), seconds=pilot.seconds)
         self.governor.note_start(pilot, self.store.campaign(pilot.campaign).user)
 
     def note_answer(self, campaign_id: str, cluster: str) -> None:
@@ -324,7 +375,7 @@ class Engine:
         if count := self.store.close_events(campaign_id, cluster, "connection"):
             text = f"{cluster} answers again; it had not answered {count} times"
             self.tell_of(campaign_id, CLUSTER_BACK, text, cluster)
-            self.store.add_event(campaign_id, cluster, "info", "back", "", text, 1, time.time())
+            self.store.add_event(campaign_id, cluster, "info", "back", "", text, 1, clock.now())
 
     def give_up(self, pilot: LivePilot) -> None:
         """Have the items of a pilot wait again whose cluster has been silent for long. It may still have done them."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
@@ -22,6 +21,7 @@ from slurm_ray_flow.core.grid.model import Bundle, Campaign, ClusterShare
 from slurm_ray_flow.core.grid.troubles import Verdict, Window, verdict
 from slurm_ray_flow.core.grid.work import Demand, new_mean
 from slurm_ray_flow.core.items import ItemResult
+from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.live_pilot import LivePilot
 from slurm_ray_flow.grid.store import Store
 from slurm_ray_flow.remote.shared.items import INTERRUPTED, VALUE
@@ -105,7 +105,7 @@ class Governor:
         workers: Callable[[str, str], int],
         cores: Callable[[str, str], int],
         cap: Callable[[str], int | None],
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = clock.now,
     ) -> None:
         self._store, self._workers, self._cores, self._cap, self._now = store, workers, cores, cap, clock
         self._lock = threading.RLock()

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, insert, select, update
 
-from slurm_ray_flow.core.grid.model import Bundle, CampaignState, ItemState, numbers_of, ranges_of
+from slurm_ray_flow.core.grid.model import PAUSES, Bundle, CampaignState, ItemState, numbers_of, ranges_of
 from slurm_ray_flow.grid.rows import chunks, locked, ranges_from, rows_of
 from slurm_ray_flow.grid.tables import INTERRUPTED, LIVE, WAITING, bundles, campaigns, items
 
@@ -58,7 +58,9 @@ def _leased(connection: Connection, pilot_id: int, campaign: Row[Any], fresh: in
 def _due(connection: Connection, key: int, count: int, now: float) -> list[int]:
     """Waiting items that may be tried again with others, those with the fewest attempts first."""
     order = (items.c.attempts, items.c.not_before, items.c.number)
-    is_due = (items.c.not_before <= now) & (items.c.interruptions == 0)
+    # (A time beyond the longest pause is of a clock that was set back since.)
+    is_time = (items.c.not_before <= now) | (items.c.not_before > now + PAUSES[-1])
+    is_due = is_time & (items.c.interruptions == 0)
     waiting = select(items.c.number).where(items.c.campaign == key, WAITING, is_due)
     return list(connection.execute(waiting.order_by(*order).limit(max(count, 0))).scalars())
 

@@ -16,6 +16,7 @@ from slurm_ray_flow.core.grid.model import Bundle, Pilot
 from slurm_ray_flow.core.grid.work import NEARLY, new_mean
 from slurm_ray_flow.core.run import Event, RunPaths, RunRecord, RunState, find_event, parse_events
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
+from slurm_ray_flow.grid import clock
 from slurm_ray_flow.remote.shared.items import Item
 
 VERDICT_SECONDS = 5.0
@@ -114,7 +115,7 @@ class LivePilot:
         if started := find_event(events, "call_started"):
             self.running, self.seconds = True, _seconds_of(started)
         if self.running and self.running_since is None:
-            self.running_since = time.time()
+            self.running_since = clock.now()
         return self.running
 
     def seconds_left(self, now: float) -> float:

@@ -11,6 +11,7 @@ from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.core.errors import GridError, UnknownCampaignError
 from slurm_ray_flow.core.grid.explain import explain
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ItemRow, ItemState
+from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.arguments import BLOCK
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder
 from slurm_ray_flow.grid.engine import Engine
@@ -137,7 +138,7 @@ def explanation(store: Store, campaign: Campaign, number: int) -> str:
         GridError: there is no such item.
     """
     item = _item(store, campaign, number)
-    return explain(campaign, item, store.pilots(campaign.id), time.time(), _clock)
+    return explain(campaign, item, store.pilots(campaign.id), clock.now(), _clock)
 
 
 def _item(store: Store, campaign: Campaign, number: int) -> ItemRow:

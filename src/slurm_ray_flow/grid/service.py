@@ -49,6 +49,10 @@ def api_of(engine: Engine, token: str) -> FastAPI:
     api.include_router(routes_to_read(engine.store))
     api.include_router(routes_to_change(engine))
 
+    @api.get("/state")
+    def state() -> dict[str, str]:
+        return {"trouble": engine.trouble}
+
     @api.exception_handler(SlurmRayFlowError)
     async def explain(_: Request, error: SlurmRayFlowError) -> JSONResponse:
         status = 404 if isinstance(error, UnknownCampaignError) else 409

@@ -140,8 +140,9 @@ def start_campaign(
     campaign_id, chosen = campaign_id or uuid.uuid4().hex, each or {}
     folder = CampaignFolder(campaign_id)
     client = GridClient(_note)
-    with told():
+    with told(), contextlib.ExitStack() as stack:
         found = _found_clusters(clusters)
+        stack.enter_context(folder.being_made())
         try:
             with contextlib.closing(ArgumentWriter(folder.path)) as writer:
                 total = store_values(writer, itertools.chain([first], arguments))
