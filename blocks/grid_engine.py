@@ -13,7 +13,6 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-
 from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.processes import Process, alive, elsewhere, end, identify

@@ -377,6 +377,14 @@ def test_the_migrations_make_the_tables_that_the_store_uses(store):
         assert compare_metadata(context, metadata) == []
 
 
+def test_an_item_waits_no_longer_for_a_clock_that_was_set_back(store, kept, pilot):
+    first = store.lease(pilot, kept.id, 10, 7200.0)
+    retries = [ItemRetry(0, first.id, False, 7260.0), ItemRetry(1, first.id, False, 3700.0)]
+    store.record(pilot, kept.id, 1, [], retries, 0, 7200.0)
+    assert list(store.lease(pilot, kept.id, 5, 3600.0)) == [0], "an hour is more than any pause"
+    assert store.lease(pilot, kept.id, 5, 3600.0) is None
+
+
 def test_items_that_a_time_limit_has_ended_wait_for_a_pilot_with_all_its_time(store, kept, pilot):
     first = store.lease(pilot, kept.id, 8, 20.0)
     ended = [ItemRetry(number, first.id, False, 0.0, 40.0, interrupted=True) for number in (1, 2, 3)]

@@ -1,5 +1,7 @@
 """Campaigns through a real engine, real pilots and a real Prefect server, on this machine."""
 
+import dataclasses
+import json
 import os
 import signal
 import time
@@ -18,11 +20,15 @@ from slurm_ray_flow import (
     PayloadError,
     RunError,
     TimeLimit,
+    __version__,
     slurm_ray_flow,
 )
-from slurm_ray_flow.blocks.grid_engine import EngineFiles, read_engine_state
+from slurm_ray_flow.blocks.grid_engine import EngineFiles, end_engine, ensure_engine, read_engine_state
 from slurm_ray_flow.blocks.processes import alive
 from slurm_ray_flow.grid.client import GridClient
+from slurm_ray_flow.grid.store import Store, default_url
+from slurm_ray_flow.interface.campaign_start import IDLE_SECONDS
+from slurm_ray_flow.remote.driver.package_in_run import __version__ as in_runs
 from support import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine")]
@@ -174,6 +180,36 @@ def test_a_paused_campaign_begins_nothing_until_it_is_resumed(patient, tmp_path)
     assert count < 100 and campaign.state is CampaignState.PAUSED
     campaign.resume()
     assert list(campaign.results(timeout=240)) == list(range(100))
+
+
+def test_a_pilot_ends_with_its_campaign_also_where_the_engine_ends_then(square):
+    campaign = square.campaign(range(10))
+    assert len(list(campaign.results(timeout=240))) == 10
+    end_engine()
+    run_ids = [pilot.run_id for pilot in Store(default_url()).pilots(campaign.id)]
+    wait_for(lambda: not any(map(processes_of, run_ids)), IDLE_SECONDS / 2)
+    ensure_engine()
+
+
+def test_an_idle_engine_of_an_older_version_is_started_anew_and_one_with_work_is_told(patient, tmp_path):
+    def is_of(version):
+        state = dataclasses.replace(read_engine_state(), version=version)
+        EngineFiles().state.write_text(json.dumps(dataclasses.asdict(state)))
+        return state.pid
+
+    campaign = patient.campaign(range(2), same={"folder": str(tmp_path)})
+    for version, advice in (("0.0.1", "srf down"), ("", "srf down"), ("999.0", "newer")):
+        pid = is_of(version)
+        with pytest.raises(GridError, match="slurm-ray-flow") as caught:
+            GridClient().campaigns()
+        assert advice in caught.value.advice
+        assert campaign.status().total == 2, "a client that has spoken with it goes on"
+    (tmp_path / "go").touch()
+    assert list(campaign.results(timeout=240)) == [0, 1]
+    wait_for(lambda: campaign.status().state.final)
+    is_of("0.0.1")
+    assert GridClient().campaign(campaign.id).succeeded == 2
+    assert read_engine_state().pid != pid and read_engine_state().version == __version__ == in_runs
 
 
 def test_what_can_not_be_meant_is_refused_before_anything_is_stored(square):

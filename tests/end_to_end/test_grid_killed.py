@@ -1,9 +1,11 @@
 """The grid's engine is killed at any moment: its tables and its outcome log agree, and each item has one outcome."""
 
+import os
 import random
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -50,6 +52,55 @@ while not ended:
     ended = store.record(pilot.id, id, behind, outcomes, retries, log.size, 0.0).ended
     offset = behind
 """
+
+
+FULL_DISK = """
+import os, sys, threading, time
+from pathlib import Path
+from grid_lab import campaign
+from slurm_ray_flow.grid.engine import Engine
+from slurm_ray_flow.grid.store import Store
+
+disk, launched = Path(sys.argv[1]), []
+os.environ["SRF_HOME"] = str(disk / "home")
+store = Store(f"sqlite:///{disk}/grid.db")
+store.migrate()
+made = campaign(10)
+engine = Engine(store, lambda *_: launched.append(1), lambda *_: 2, send=lambda _: None)
+engine.add(made)
+(disk / "home" / "grid").mkdir(parents=True)
+with open(disk / "filler", "wb", buffering=0) as filler:
+    try:
+        while filler.write(b"x" * 4096) == 4096:
+            pass
+    except OSError as error:
+        assert "space" in str(error), error
+
+def wait_for(what):
+    deadline = time.monotonic() + 60
+    while not what():
+        assert time.monotonic() < deadline, (engine.trouble, launched, store.events(made.id))
+        time.sleep(0.05)
+
+threading.Thread(target=engine.run, daemon=True).start()
+wait_for(lambda: "full" in engine.trouble)
+time.sleep(2)
+assert not launched and engine.trouble
+assert store.campaign(made.id).total == 10 and not store.pilots()
+(disk / "filler").unlink()
+wait_for(lambda: launched and not engine.trouble)
+[event] = [event for event in store.events(made.id) if event.code == "home"]
+assert "full" in event.message
+engine.stop()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounts a small disk")
+def test_an_engine_whose_disk_is_full_waits_says_so_and_goes_on_by_itself(tmp_path):
+    small = 'mount -t tmpfs -o size=4m none "$1" && exec "$2" -c "$3" "$1"'
+    command = ["unshare", "--mount", "sh", "-c", small, "sh", str(tmp_path), sys.executable, FULL_DISK]
+    folders = os.pathsep.join([str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    subprocess.run(command, check=True, timeout=BOUND, env={**os.environ, "PYTHONPATH": folders})
 
 
 @pytest.fixture

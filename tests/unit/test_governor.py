@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import itertools
+import time
 
 import pytest
 
@@ -12,6 +13,7 @@ from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.control import FIRST_PAUSE
 from slurm_ray_flow.core.grid.model import Bundle, ClusterShare, Pilot
 from slurm_ray_flow.core.items import ItemResult
+from slurm_ray_flow.grid.clock import SteadyClock
 from slurm_ray_flow.grid.governor import LOAD_LASTS_SECONDS, MOST_REFUSALS, SUSPECT_SECONDS, Governor, check_test_mode
 from slurm_ray_flow.grid.live_pilot import LivePilot
 
@@ -165,6 +167,17 @@ def test_a_cluster_that_others_use_gets_one_pilot_after_the_other():
         assert sum(not pilot.running for pilot in grid.live) <= 1, second
     assert grid.count(name) <= 4
     assert grid.run(LOAD_LASTS_SECONDS + 60).count(name) == 16, "what was known long ago does not count"
+
+
+def test_a_clock_that_is_set_changes_no_wait():
+    wall, passed = [1e9], [50.0]
+    now = SteadyClock(lambda: wall[0], lambda: passed[0])
+    assert now() == 1e9
+    for jump in (-3600.0, 7200.0):
+        wall[0] += jump
+        passed[0] += 2.0
+    assert now() == 1e9 + 4.0
+    assert abs(SteadyClock()() - time.time()) < 5.0
 
 
 def test_a_test_goes_first_and_is_small():

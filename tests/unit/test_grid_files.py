@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.grid import arguments
 from slurm_ray_flow.grid.arguments import BLOCK, ArgumentReader, ArgumentWriter
+from slurm_ray_flow.grid.campaign_folder import BEING_MADE, CampaignFolder, sweep_folders
 from slurm_ray_flow.grid.outcome_log import Frame, OutcomeLog, frame_at, read_frames
 from slurm_ray_flow.grid.store import Store
 
@@ -84,6 +85,7 @@ def test_a_full_disk_leaves_the_log_as_it_was(tmp_path: Path) -> None:
 import resource, signal, sys
 from pathlib import Path
 from slurm_ray_flow.core.errors import GridError
+from slurm_ray_flow.grid.campaign_folder import BEING_MADE, CampaignFolder, sweep_folders
 from slurm_ray_flow.grid.outcome_log import Frame, OutcomeLog, read_frames
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 path = Path(sys.argv[1])
@@ -166,6 +168,41 @@ def test_damaged_arguments_are_told_with_their_file(tmp_path: Path, damage: byte
         with pytest.raises(GridError) as caught:
             use()
         assert caught.value.where.endswith("arguments/000000")
+
+
+CLIENT = """
+import sys
+from slurm_ray_flow.grid.arguments import ArgumentWriter
+from slurm_ray_flow.grid.campaign_folder import CampaignFolder
+folder = CampaignFolder(sys.argv[1])
+with folder.being_made():
+    ArgumentWriter(folder.path).add(b"x")
+    print("begun", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_what_a_killed_client_has_left_is_removed_and_nothing_else(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SRF_HOME", str(tmp_path))
+    killed, begun, other = CampaignFolder("killed"), CampaignFolder("begun"), CampaignFolder("of-another-database")
+    other.outcomes.parent.mkdir(parents=True)
+    with begun.being_made():
+        pass
+    assert not list(begun.path.iterdir())
+    command = [sys.executable, "-c", CLIENT, "killed"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == b"begun\n"
+        sweep_folders(lambda _: False, grace=0.0)
+        assert killed.path.exists(), "it is being written"
+        client.kill()
+    sweep_folders(lambda _: False, grace=60.0)
+    sweep_folders(lambda name: name == "killed", grace=0.0)
+    assert killed.path.exists(), "it is too new, or the engine has its campaign"
+    (killed.path / BEING_MADE).touch()
+    sweep_folders(lambda _: False, grace=0.0)
+    assert not killed.path.exists()
+    assert begun.path.exists() and other.path.exists()
 
 
 def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
