@@ -381,6 +381,7 @@ def test_an_item_waits_no_longer_for_a_clock_that_was_set_back(store, kept, pilo
     first = store.lease(pilot, kept.id, 10, 7200.0)
     retries = [ItemRetry(0, first.id, False, 7260.0), ItemRetry(1, first.id, False, 3700.0)]
     store.record(pilot, kept.id, 1, [], retries, 0, 7200.0)
+    assert store.next_due(kept.id) == 3700.0
     assert list(store.lease(pilot, kept.id, 5, 3600.0)) == [0], "an hour is more than any pause"
     assert store.lease(pilot, kept.id, 5, 3600.0) is None
 

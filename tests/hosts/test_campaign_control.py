@@ -1,5 +1,6 @@
 """Pilots on a real Slurm: an idle cluster fills, a busy one is left to its users, one that refuses is asked less."""
 
+import itertools
 import secrets
 
 import pytest
@@ -33,6 +34,13 @@ def begin(jobs):
     jobs.over()
 
 
+def questions(jobs, since):
+    """When a squeue, scontrol or sinfo asked the controller; what one of them asks comes at once."""
+    kinds = {"REQUEST_JOB_INFO", "REQUEST_JOB_USER_INFO", "REQUEST_PARTITION_INFO", "REQUEST_NODE_INFO"}
+    times = sorted(query.time for query in jobs.slurm.queries("alice") if query.what in kinds and query.time > since)
+    return [time for before, time in itertools.pairwise([0.0, *times]) if time - before > 0.5]
+
+
 def pilots(campaign, *states):
     return [pilot for pilot in GridClient().pilots(campaign.id) if pilot["state"] in states]
 
@@ -44,6 +52,9 @@ def test_an_idle_cluster_fills_with_pilots_one_doubling_after_the_other(jobs, be
     assert len(made) == PLACES, "never more than max_pilots"
     first = min(pilot["started_at"] for pilot in made)
     assert len([pilot for pilot in made if pilot["created"] < first]) == 1, "one shows the way"
+    asked = questions(jobs, campaign.status().created)
+    assert asked, "it was asked at all"
+    assert min(after - before for before, after in itertools.pairwise(asked)) >= 1.5, "seldom"
     print(f"{PLACES} after {max(pilot['started_at'] for pilot in made) - campaign.status().created:.0f} s")
 
 
@@ -58,6 +69,21 @@ def test_a_busy_cluster_is_left_to_its_users(jobs, begin):
         assert not GridClient().pilots(second.id), "one of ours waits already"
         assert [pilot["id"] for pilot in GridClient().pilots(campaign.id)] == [waiting["id"]]
     wait_for(lambda: len(pilots(campaign, "running")) > 1)
+
+
+def test_a_pilot_that_waits_is_ended_with_its_campaign(jobs, launches):
+    """The other cluster has done all; in the queue nothing is left behind."""
+    import items
+
+    with jobs.full():
+        campaign = items.slow.campaign(range(400), clusters=[jobs.name, launches.name], max_pilots=1)
+        wait_for(lambda: [pilot for pilot in pilots(campaign, "waiting") if jobs.jobs(pilot["run_id"])])
+        assert len(list(campaign.results(timeout=240))) == 400
+        wait_for(lambda: not pilots(campaign, "requested", "waiting", "running"))
+        [ended] = [pilot for pilot in GridClient().pilots(campaign.id) if pilot["cluster"] == jobs.name]
+        assert (ended["started_at"], ended["succeeded"]) == (None, 0)
+        wait_for(lambda: jobs.job(ended["run_id"])["JobState"] not in {"PENDING", "RUNNING"})
+    assert not GridClient().events(campaign.id)
 
 
 def test_a_cluster_that_refuses_is_asked_later_and_later_and_says_so(server, jobs, begin):

@@ -70,6 +70,18 @@ def test_progress_is_the_part_of_the_items_that_have_ended():
     assert progress(dataclasses.replace(CAMPAIGN, total=0)).data == 100.0
 
 
+def test_five_thousand_items_of_which_some_fail_are_shown():
+    for ended in range(0, 5001, 250):
+        failed = ended // 7
+        campaign = dataclasses.replace(
+            CAMPAIGN, total=5000, next_number=ended, succeeded=ended - failed, failed=failed, waiting=0
+        )
+        assert progress(campaign).data == ended / 50
+        events = [event(number, group=f"ValueError: add.py:{number}", count=failed) for number in range(bool(failed))]
+        text = shown([pilot(1, succeeded=ended - failed, failed=failed)], events, campaign)
+        assert (f"| {failed} | ValueError: add.py:0" in text) == bool(failed)
+
+
 def test_failures_are_one_row_for_each_cause_the_most_frequent_first():
     events = [
         event(1, count=2),

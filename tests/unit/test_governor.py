@@ -24,10 +24,13 @@ class FakeStore:
     """A fake of the store: of its tables only what the governor keeps there."""
 
     def __init__(self):
-        self.kept, self.means = {}, {}
+        self.kept, self.means, self.due = {}, {}, 0.0
 
     def usage(self):
         return self.kept
+
+    def next_due(self, campaign):
+        return self.due
 
     def keep_usage(self, cluster, accounts):
         self.kept[cluster] = copy.deepcopy(accounts)
@@ -167,6 +170,15 @@ def test_a_cluster_that_others_use_gets_one_pilot_after_the_other():
         assert sum(not pilot.running for pilot in grid.live) <= 1, second
     assert grid.count(name) <= 4
     assert grid.run(LOAD_LASTS_SECONDS + 60).count(name) == 16, "what was known long ago does not count"
+
+
+def test_no_pilot_is_asked_for_while_no_item_may_be_tried_yet():
+    grid = FakeGrid()
+    grid.campaign(total=10, next_number=10, waiting=3)
+    grid.store.due = grid.now + 300.0
+    assert not grid.run(290).asked
+    grid.run(20)
+    assert grid.asked
 
 
 def test_a_clock_that_is_set_changes_no_wait():

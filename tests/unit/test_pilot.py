@@ -1,8 +1,11 @@
 """The parts of a pilot that need no process: chunks, what is said of a failure, what a worker notes."""
 
 import json
+import os
 import pickle
+import sys
 import threading
+import time
 from collections import Counter
 
 import pytest
@@ -11,7 +14,8 @@ from slurm_ray_flow.core.errors import OutOfMemory, ResultError
 from slurm_ray_flow.core.items import outcome_of_item
 from slurm_ray_flow.remote.driver import item_outcomes
 from slurm_ray_flow.remote.driver.item_queue import ItemQueue, chunk_size
-from slurm_ray_flow.remote.driver.items import ItemSource
+from slurm_ray_flow.remote.driver.items import ItemSink, ItemSource
+from slurm_ray_flow.remote.driver.pilot import SYNC_SECONDS, _Sync, _sync_until
 from slurm_ray_flow.remote.driver.pilot_worker import Memory
 from slurm_ray_flow.remote.driver.worker_processes import end_name, worker_variables
 from slurm_ray_flow.remote.shared.events import RunFiles
@@ -105,6 +109,32 @@ def test_the_position_says_which_item_a_dead_worker_was_at():
     assert not memory.stopping
     memory.stop()
     assert memory.stopping
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the cluster side is Linux")
+def test_results_are_on_the_disk_twice_a_second_and_values_before_their_lines(run, monkeypatch):
+    synced, names = [], {}
+
+    def fsync(descriptor):
+        name = os.path.basename(os.readlink(f"/proc/self/fd/{descriptor}"))
+        synced.append((time.monotonic(), name, os.fstat(descriptor).st_size))
+        names.setdefault(name, len(synced))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    sink, ended, written = ItemSink(run.items), threading.Event(), []
+    syncing = threading.Thread(target=_sync_until, args=(_Sync(run, sink), ended))
+    syncing.start()
+    for number in range(200):
+        sink.add(1, number, "value", 0.01, b"%d" % number)
+        written.append((time.monotonic(), sink.results_size))
+        time.sleep(0.01)
+    ended.set()
+    syncing.join()
+    assert list(names) == ["values", "results.jsonl"], "no line on the disk names bytes that may be lost"
+    lines = [(at, size) for at, name, size in synced if name == "results.jsonl"]
+    for at, size in written[:-1]:
+        on_disk = min((later for later, covered in lines if covered >= size), default=written[-1][0] + SYNC_SECONDS)
+        assert on_disk - at < SYNC_SECONDS + 2.0, "of a machine that is busy"
 
 
 # ---- outcomes

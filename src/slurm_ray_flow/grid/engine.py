@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import logging
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
@@ -250,14 +250,20 @@ class Engine:
             elif campaign.state is CampaignState.CANCELLED and campaign.ended < campaign.total:
                 self.store.finish_cancel(campaign.id, clock.now())
                 self.governor.end(campaign)
-        for pilot in list(self.pilots.values()):
-            if not pilot.run_id and pilot.thread is not None and not pilot.thread.is_alive():
-                self.end_pilot(pilot, _status_without_run(pilot.failure))
+        self._end_useless_pilots({campaign.id for campaign in campaigns})
         self._start_pilots(active)
         for name in {pilot.cluster for pilot in list(self.pilots.values())}:
             self._follow(name)
         self._close_unused_files(campaigns)
         self._sweep()
+
+    def _end_useless_pilots(self, campaigns: Collection[str]) -> None:
+        """Note pilots whose launch has failed, and end those that wait in a queue for a campaign that has ended."""
+        for pilot in list(self.pilots.values()):
+            if not pilot.run_id and pilot.thread is not None and not pilot.thread.is_alive():
+                self.end_pilot(pilot, _status_without_run(pilot.failure))
+            elif not pilot.running and pilot.campaign not in campaigns:
+                self._end_pilots([pilot])
 
     def _start_pilots(self, active: list[Campaign]) -> None:
         starting = self.governor.pilots_to_start(active, list(self.pilots.values()))

@@ -167,7 +167,7 @@ class Governor:
         most = int(share.options.get("max_pilots") or campaign.max_pilots)
         demand = Demand(
             left=campaign.total - campaign.ended,
-            unleased=campaign.unleased,
+            unleased=campaign.unleased if self._has_items(campaign) else 0,
             mean_seconds=sum(known) / len(known) if known else place.mean_seconds,
             workers=self._workers(campaign.id, share.cluster),
             pilots=len(pilots),
@@ -180,6 +180,12 @@ class Governor:
         held = float(cores * len(pilots))
         claim = dataclasses.replace(self._claims[campaign.id], cores=float(cores), held=held, wanted=wanted)
         return Wish(campaign, claim, pilots, int(campaign.options.get("max_queued") or control.MAX_QUEUED))
+
+    def _has_items(self, campaign: Campaign) -> bool:
+        """Whether a pilot would get an item now: those that failed wait for some time."""
+        if campaign.next_number < campaign.total or not campaign.waiting:
+            return True
+        return self._store.next_due(campaign.id) <= self._now()
 
     def _share_out(self, cluster: str, wishes: Mapping[str, Wish], here: Collection[LivePilot]) -> list[Campaign]:
         """The campaigns that get a pilot on a cluster now, one for each pilot."""

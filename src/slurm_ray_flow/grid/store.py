@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, and_, delete, false, insert, or_, select, update
+from sqlalchemy import ColumnElement, Connection, and_, delete, false, func, insert, or_, select, update
 
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.fairness import Account
@@ -45,7 +45,19 @@ from slurm_ray_flow.grid.rows import (
     text_of,
     unknown,
 )
-from slurm_ray_flow.grid.tables import INTERRUPTED, LIVE, OPEN, bundles, campaigns, events, items, pilots, shares, usage
+from slurm_ray_flow.grid.tables import (
+    INTERRUPTED,
+    LIVE,
+    OPEN,
+    WAITING,
+    bundles,
+    campaigns,
+    events,
+    items,
+    pilots,
+    shares,
+    usage,
+)
 
 __all__ = ["Store", "default_url"]
 
@@ -331,6 +343,12 @@ class Store:
         with self._database.reading() as connection:
             found = rows_of(connection, key_of(connection, campaign_id), numbers, columns)
             return {row.number: row.interruptions for row in found}
+
+    def next_due(self, campaign_id: str) -> float:
+        """When the first of the waiting items may be tried again; 0 for no item."""
+        with self._database.reading() as connection:
+            here = and_(items.c.campaign == key_of(connection, campaign_id), WAITING)
+            return float(connection.execute(select(func.min(items.c.not_before)).where(here)).scalar() or 0.0)
 
     def has_interrupted(self, campaign_id: str) -> bool:
         """Whether items wait that a pilot's time limit has ended."""

@@ -17,7 +17,7 @@ server's automation ends runs without heartbeats: a campaign goes on while its e
 OURS = "the campaign "
 """So begins the message of each state that the engine sets; a state with another message is a person's."""
 RUNNING, PAUSED, CANCELLING, CANCELLED = "RUNNING", "PAUSED", "CANCELLING", "CANCELLED"
-_FAILURES = ("error", "crashed")
+_FAILURES = ("error", "crashed", "time_limit")
 """The codes of events that are failures of items."""
 MOST_ROWS = 50
 """So many failures, events and pilots are listed."""
