@@ -266,9 +266,9 @@ class Engine:
                 self._end_pilots([pilot])
 
     def _start_pilots(self, active: list[Campaign]) -> None:
-        starting = self.governor.pilots_to_start(active, list(self.pilots.values()))
-        for campaign, cluster in () if self._troubles.keys() - {""} else starting:
-            self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
+        for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values())):
+            if cluster not in self._troubles:
+                self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
 
     def _sweep(self) -> None:
         """Remove now and then the folders of campaigns whose clients were killed before these began."""

@@ -227,11 +227,15 @@ def test_an_item_that_takes_too_much_memory_costs_itself_alone(lab, name):
 
 
 @pytest.mark.ray
-def test_with_ray_items_run_in_the_process_that_ray_knows(lab, name):
-    def function(number, more):
+def test_with_ray_items_run_in_the_process_that_ray_knows(lab, name, tmp_path):
+    def function(number, more, folder):
         import os
+        import time
 
         import ray
+
+        while number == 9 and not os.path.exists(os.path.join(folder, "go")):
+            time.sleep(0.01)
 
         @ray.remote
         def double(value):
@@ -242,10 +246,17 @@ def test_with_ray_items_run_in_the_process_that_ray_knows(lab, name):
             raise LookupError(number)
         return os.getpid(), ray.get(double.remote(number + more))
 
-    pilot = Pilot(lab, name, function, 10, spec={"ray": True}).start()
+    pilot = Pilot(lab, name, function, 10, str(tmp_path), spec={"ray": True}).start()
     pilot.place([(number,) for number in range(4)])
-    assert pilot.finished() == {"done": 3, "failed": 1, "crashed": 0, "left": 0, "interrupted": []}
+    until(lambda: len(pilot.results()) == 4, 120)
     outcomes = pilot.outcomes()
+    pilot.place([(9,)], first=9)
+    end_warning.write(str(pilot.folder.with_name("warning.json")), "time_limit", 2.0)
+    until(lambda: len(pilot.results()) == 5, 60)
+    assert pilot.results()[-1][:3] == (9, 1, "interrupted"), "it is noted before the head ends this process"
+    (tmp_path / "go").touch()
+    assert pilot.finished() == {"done": 4, "failed": 1, "crashed": 0, "left": 0, "interrupted": []}
+    assert pilot.results()[-1][:3] == (9, 1, "value")
     values = {item: outcome.value for item, (_, outcome) in outcomes.items() if item != 2}
     assert len({pid for pid, _ in values.values()}) == 1
     assert {item: value for item, (_, value) in values.items()} == {0: 20, 1: 22, 3: 26}

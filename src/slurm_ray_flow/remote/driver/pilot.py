@@ -137,7 +137,7 @@ def serve_in_process(run: RunFiles, settings: Dict[str, Any]) -> Summary:
         except BaseException as error:
             raise PilotFailed(pilot_worker.load_report(run, error, runner.log)) from error
         sync = _Sync(run, ItemSink(run.items))
-        syncing = threading.Thread(target=_sync_until, args=(sync, ended), daemon=True)
+        syncing = threading.Thread(target=_sync_until, args=(sync, ended, runner), daemon=True)
         syncing.start()
         try:
             _run_items(runner, memory, queue, settings["idle_seconds"], run)
@@ -188,8 +188,11 @@ class _Sync:
             self._failed = True
 
 
-def _sync_until(sync: _Sync, ended: threading.Event) -> None:
+def _sync_until(sync: _Sync, ended: threading.Event, runner: Optional[ItemRunner] = None) -> None:
+    """Have results on the disk, and at the time limit note which item it ends: nobody else can in this process."""
+    is_noted = runner is None
     while not ended.wait(SYNC_SECONDS):
+        is_noted = is_noted or (runner is not None and runner.note_interruption())
         sync.at_once()
 
 

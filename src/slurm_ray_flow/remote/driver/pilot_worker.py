@@ -27,7 +27,7 @@ from slurm_ray_flow.remote.driver import execution, item_outcomes
 from slurm_ray_flow.remote.driver.items import ItemSink
 from slurm_ray_flow.remote.shared import end_warning, limits, pickling, processes, script_end
 from slurm_ray_flow.remote.shared.events import RunFiles
-from slurm_ray_flow.remote.shared.items import VALUE, log_name
+from slurm_ray_flow.remote.shared.items import INTERRUPTED, VALUE, log_name
 from slurm_ray_flow.remote.shared.protocol import TRY
 
 Item = Tuple[int, int, bytes]
@@ -37,6 +37,8 @@ CHUNK_SECONDS = 2.0
 """Seconds after which a worker gives the rest of a chunk back, so that others can have it."""
 DISK_SECONDS = 600.0
 """The longest wait of a worker for a disk that is full."""
+LAST_SECONDS = 1.5
+"""So soon before its end an item is noted that the time limit will end."""
 SHORTEST_PAUSE, LONGEST_PAUSE = 0.05, 2.0
 DISK_EXIT = 71
 """The exit code of a worker whose result could not be written for `DISK_SECONDS`."""
@@ -159,6 +161,7 @@ class ItemRunner:
         self.log = os.path.join(run.items, log_name(number))
         self._log_descriptor = _redirect(self.log)
         self._flush_c = _c_flush()
+        self._items: List[Item] = []
         self._function: Any = None
         self._args: Tuple[Any, ...] = ()
         self._kwargs: Dict[str, Any] = {}
@@ -174,7 +177,7 @@ class ItemRunner:
         Raises:
             OSError: a result can't be written.
         """
-        deadline = time.monotonic() + CHUNK_SECONDS
+        deadline, self._items = time.monotonic() + CHUNK_SECONDS, items
         for index, (bundle, number, data) in enumerate(items):
             if self._memory.stopping or (index and time.monotonic() > deadline):
                 return index
@@ -194,6 +197,21 @@ class ItemRunner:
         piece = (self._number, log, printed) if printed > 0 else None
         self._sink.add(bundle, number, kind, slot.seconds, content, group, message, piece)
         slot.end(chunk, index, kind == VALUE)
+
+    def note_interruption(self) -> bool:
+        """Note the item that runs now where the time limit is about to end it; says whether it is. For another thread.
+
+        An item that ends all the same has a result after this line, which counts.
+        """
+        warning = end_warning.pending(self._run.warning)
+        if warning is None or warning.reason != "time_limit" or warning.seconds_left > LAST_SECONDS:
+            return False
+        _, index, runs = self._slot.position
+        if runs and index < len(self._items):
+            bundle, number, _ = self._items[index]
+            with contextlib.suppress(OSError):
+                self._sink.add(bundle, number, INTERRUPTED, self._slot.seconds, b"", "time limit")
+        return True
 
     def _outcome(self, data: bytes) -> item_outcomes.ItemOutcome:
         try:

@@ -312,7 +312,8 @@ class WorkerProcesses:
 
     def _note_interruption(self, worker: _Worker, item: Item) -> None:
         """Write for how long an item ran that the time limit has ended; a person's cancel says nothing of an item."""
-        if end_warning.reason(self._run.warning) != "time_limit":
+        warning = end_warning.pending(self._run.warning)
+        if warning is None or warning.reason != "time_limit":
             return
         slot = self._slot(worker)
         self.sink.begin_line()

@@ -139,9 +139,10 @@ def write(path: str, reason: str, seconds_left: float) -> None:
         os.replace(path + ".new", path)
 
 
-def reason(path: str) -> str:
-    """Why a call is ended, by the warning at this path; "" without one."""
-    return str((_read(path) or {}).get("reason") or "")
+def pending(path: str) -> Optional[EndWarning]:
+    """The warning at this path; None without one."""
+    warning = _read(path)
+    return EndWarning(warning["reason"], warning["until"] - time.monotonic()) if warning else None
 
 
 def _read(path: str) -> Optional[Dict[str, Any]]:
