@@ -9,9 +9,10 @@ import pytest
 import grid_lab
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.control import FIRST_PAUSE
+from slurm_ray_flow.core.grid.fairness import check_test_mode
 from slurm_ray_flow.core.grid.model import Bundle, ClusterShare, Pilot
 from slurm_ray_flow.core.items import ItemResult
-from slurm_ray_flow.grid.governor import MOST_REFUSALS, SUSPECT_SECONDS, Governor, check_test_mode
+from slurm_ray_flow.grid.governor import MOST_REFUSALS, SUSPECT_SECONDS, Governor
 from slurm_ray_flow.grid.live_pilot import LivePilot
 
 WORKERS, SECONDS = 2, 3.0
@@ -26,8 +27,11 @@ class FakeStore:
     def usage(self):
         return self.kept
 
-    def keep_usage(self, cluster, accounts):
+    def keep_usage(self, cluster, accounts, only_user=None):
         self.kept[cluster] = copy.deepcopy(accounts)
+
+    def caps(self):
+        return {}
 
     def set_cluster(self, campaign, cluster, *, mean_seconds):
         self.means[campaign, cluster] = mean_seconds

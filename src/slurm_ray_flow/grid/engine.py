@@ -13,8 +13,9 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 
 from slurm_ray_flow.blocks.clusters import cluster_of
-from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState
+from slurm_ray_flow.core.errors import GridError, GridTokenError, NotAllowedError, SlurmRayFlowError
+from slurm_ray_flow.core.grid.fairness import check_test_mode
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState, User
 from slurm_ray_flow.core.grid.troubles import Verdict
 from slurm_ray_flow.core.prefect_events import (
     CAMPAIGN_BEGAN,
@@ -34,7 +35,7 @@ from slurm_ray_flow.core.run_state import Evidence, RunStatus
 from slurm_ray_flow.grid.announcing import Announcer, send_to_prefect
 from slurm_ray_flow.grid.arguments import ArgumentReader
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder
-from slurm_ray_flow.grid.governor import Governor, check_test_mode
+from slurm_ray_flow.grid.governor import Governor
 from slurm_ray_flow.grid.live_pilot import LivePilot
 from slurm_ray_flow.grid.outcome_log import OutcomeLog
 from slurm_ray_flow.grid.store import Store
@@ -66,6 +67,7 @@ class Engine:
         cores: how many cores it has there; one for each item without this.
         cap: how many pilots all campaigns together may have on a cluster; None for any number.
         send: sends an event to Prefect.
+        identify: gives the engine's user, where several share the store.
     """
 
     def __init__(
@@ -76,9 +78,13 @@ class Engine:
         cores: Callable[[str, str], int] | None = None,
         cap: Callable[[str], int | None] = lambda _: None,
         send: Callable[[PrefectEvent], None] = send_to_prefect,
+        identify: Callable[[], User | None] = lambda: None,
     ) -> None:
         self.store = store
-        self._launch, self._workers = launch, workers
+        self._launch, self._workers, self._identify = launch, workers, identify
+        self._user: User | None = None
+        self._refusal: GridError | None = None
+        self._closed: set[tuple[str, str]] = set()
         self.governor = Governor(store, workers, cores or workers, cap)
         self._announcer = Announcer(send)
         self.pilots: dict[int, LivePilot] = {}
@@ -89,12 +95,52 @@ class Engine:
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
 
+    @property
+    def user(self) -> User | None:
+        """Whose engine this is, where several users share the store.
+
+        Raises:
+            GridTokenError: its token is wrong or was revoked.
+            NotAllowedError: its user has an engine elsewhere.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        return self._user
+
+    def identify(self) -> None:
+        """Look whose engine this is, and note it as that user's only one.
+
+        Raises:
+            GridTokenError, NotAllowedError: as for `user`. Until this is mended the engine begins nothing.
+        """
+        try:
+            self._user, self._refusal = self._identify(), None
+        except (GridTokenError, NotAllowedError) as error:
+            self._refusal = error
+            raise
+
+    def owns(self, campaign: Campaign) -> bool:
+        """Whether this engine goes on with a campaign: it is its user's, and its files are at this home."""
+        is_mine = self._user is None or campaign.user == self._user.name
+        return is_mine and (self.store.is_file or CampaignFolder(campaign.id).path.exists())
+
+    def check_owned(self, campaign: Campaign) -> None:
+        """See that the files of a campaign are at this home.
+
+        Raises:
+            NotAllowedError: they are not.
+        """
+        if not self.owns(campaign):
+            what = f"the files of campaign {campaign.id[:8]} are at another home of {campaign.user}"
+            raise NotAllowedError(what, advice=f"only {campaign.user}'s own engine there can do this")
+
     def run(self) -> None:
         """Work until `stop`."""
         self._find_pilots()
         while not self.stopped.is_set():
             try:
-                self._control()
+                if self._is_known():
+                    self._control()
             except SlurmRayFlowError as error:
                 log.error("%s", error)
             except Exception:
@@ -194,10 +240,12 @@ class Engine:
     def _find_pilots(self) -> None:
         """Go on with the pilots of an earlier process."""
         for pilot in self.store.pilots(live=True):
+            if not self.owns(campaign := self.store.campaign(pilot.campaign)):
+                continue
             bundles = self.store.live_bundles(pilot.id)
             if pilot.run_id:
                 found = self.pilots[pilot.id] = LivePilot(pilot, bundles=bundles)
-                reader = self.arguments(self.store.campaign(pilot.campaign))
+                reader = self.arguments(campaign)
                 found.unplaced = {bundle.id: reader.bytes_of(bundle) for bundle in bundles}
             else:
                 self.store.give_back([bundle.id for bundle in bundles])
@@ -206,7 +254,9 @@ class Engine:
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
         active: list[Campaign] = []
-        for campaign in (campaigns := self.store.campaigns(states)):
+        campaigns = list(filter(self.owns, self.store.campaigns(states)))
+        self._note_reopened(campaigns)
+        for campaign in campaigns:
             pilots = self.pilots_of(campaign.id)
             if campaign.state is CampaignState.ACTIVE:
                 if self._settle(campaign):
@@ -220,11 +270,31 @@ class Engine:
         for pilot in list(self.pilots.values()):
             if not pilot.run_id and pilot.thread is not None and not pilot.thread.is_alive():
                 self.end_pilot(pilot, _status_without_run(pilot.failure))
-        for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values())):
+        for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values()), self._user):
             self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
         for name in {pilot.cluster for pilot in list(self.pilots.values())}:
             self._follow(name)
         self._close_unused_files(campaigns)
+
+    def _is_known(self) -> bool:
+        """Whether the engine may go on; one whose user is let in no longer ends its pilots after what they have."""
+        before = self._refusal
+        try:
+            self.identify()
+        except (GridTokenError, NotAllowedError) as error:
+            if before is None:
+                log.error("this engine begins nothing: %s", error)
+            for pilot in list(self.pilots.values()):
+                pilot.yielding = True
+            return False
+        return True
+
+    def _note_reopened(self, campaigns: Iterable[Campaign]) -> None:
+        """Judge campaigns anew on clusters that were reopened to them, maybe by an administrator's engine."""
+        shares = {(campaign.id, share.cluster): share.state for campaign in campaigns for share in campaign.clusters}
+        for campaign_id in {key[0] for key in self._closed if shares.get(key) == "open"}:
+            self.governor.forget(campaign_id)
+        self._closed = {key for key, state in shares.items() if state != "open"}
 
     def _settle(self, campaign: Campaign) -> bool:
         """End a campaign that has all outcomes, or too many failures; says whether it goes on."""

@@ -7,12 +7,14 @@ where they are given the id of no campaign.
 from __future__ import annotations
 
 import dataclasses
+import socket
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, false, insert, or_, select, update
 
-from slurm_ray_flow.core.errors import GridError
+from slurm_ray_flow.core.errors import GridError, OptionError
 from slurm_ray_flow.core.grid.fairness import Account
 from slurm_ray_flow.core.grid.model import (
     Bundle,
@@ -45,7 +47,9 @@ from slurm_ray_flow.grid.rows import (
     text_of,
     unknown,
 )
-from slurm_ray_flow.grid.tables import LIVE, OPEN, bundles, campaigns, events, items, pilots, shares, usage
+from slurm_ray_flow.grid.sharing import SharedCluster, shared_cluster
+from slurm_ray_flow.grid.tables import LIVE, OPEN, bundles, campaigns, caps, events, items, pilots, shares, usage
+from slurm_ray_flow.grid.users import Users
 
 __all__ = ["Store", "default_url"]
 
@@ -64,6 +68,12 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
+        self.users = Users(self._database)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the database is a file of this home, which no engine of another home uses."""
+        return self._database.is_sqlite
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version; needed once in each process, before all else."""
@@ -337,20 +347,58 @@ class Store:
         with self._database.reading() as connection:
             for row in connection.execute(select(usage)):
                 account = Account(row.virtual, row.largest, row.decayed_at)
-                found.setdefault(row.cluster, {})[row.user, row.campaign] = account
+                name = "local" if row.cluster == self._place_of("local") else row.cluster
+                found.setdefault(name, {})[row.user, row.campaign] = account
         return found
 
-    def keep_usage(self, cluster: str, accounts: Mapping[tuple[str, str], Account]) -> None:
-        """Keep the virtual times of a cluster, in the place of those that were kept before."""
+    def keep_usage(
+        self, cluster: str, accounts: Mapping[tuple[str, str], Account], only_user: str | None = None
+    ) -> None:
+        """Keep the virtual times of a cluster, in the place of those that were kept before.
+
+        Args:
+            cluster: its name.
+            accounts: the virtual times.
+            only_user: keep those of this user alone, and leave what engines of others have kept.
+        """
+        place, theirs = text_of(self._place_of(cluster)), None if only_user is None else text_of(only_user)
         rows = [
-            columns_of({"cluster": cluster, "user": user, "campaign": campaign})
+            columns_of({"cluster": place, "user": user, "campaign": campaign})
             | {"virtual": account.virtual, "largest": account.largest, "decayed_at": account.decayed_at}
             for (user, campaign), account in accounts.items()
+            if only_user in {None, user}
         ]
         with self._database.writing() as connection:
-            connection.execute(delete(usage).where(usage.c.cluster == text_of(cluster)))
+            before = delete(usage).where(usage.c.cluster == place)
+            connection.execute(before if theirs is None else before.where(usage.c.user == theirs))
             if rows:
                 connection.execute(insert(usage), rows)
+
+    def sharing(self, cluster: str, user: str) -> AbstractContextManager[SharedCluster]:
+        """A cluster of which the engine of this user decides now, and no other one."""
+        return shared_cluster(self._database, self._place_of(cluster), user)
+
+    def _place_of(self, cluster: str) -> str:
+        """A cluster's name for the engines of all users: "local" is another machine for each host."""
+        return cluster if self.is_file or cluster != "local" else f"local on {socket.gethostname()}"
+
+    def caps(self) -> dict[str, int]:
+        """The caps that were set, by the names of clusters."""
+        with self._database.reading() as connection:
+            return {row.cluster: row.cap for row in connection.execute(select(caps).order_by(caps.c.cluster))}
+
+    def set_cap(self, cluster: str, cap: int | None) -> None:
+        """Set how many pilots all campaigns together may have on a cluster; None as its kind has it.
+
+        Raises:
+            OptionError: this can't be a cap.
+        """
+        if cap is not None and cap < 1:
+            raise OptionError(f"a cluster's cap of {cap} pilots must be 1 or more", advice="pause campaigns instead")
+        with self._database.locking("caps") as connection:
+            connection.execute(delete(caps).where(caps.c.cluster == text_of(cluster)))
+            if cap is not None:
+                connection.execute(insert(caps).values(cluster=text_of(cluster), cap=cap))
 
     # ---- events
 
