@@ -190,13 +190,13 @@ class Governor:
         if cap is None or user is None:
             return self._chosen(cluster, wishes, here, cap, Others())
         with self._store.sharing(cluster, user.name) as shared:
-            others = shared.others(self._store.usage().get(cluster, {}))
+            others = shared.others()
             self._ledger(cluster).follow(others.accounts)
             chosen = self._chosen(cluster, wishes, here, cap, others)
             claims = [self._still_wanted(wish, cluster, chosen) for wish in wishes.values()]
             expected = {name: self._expected(wish, self._turn_on(cluster)) for name, wish in wishes.items()}
             shared.publish(claims, expected, len(here) + len(chosen), sum(pilot.yielding for pilot in here))
-            self._store.keep_usage(cluster, self._ledger(cluster).accounts(), user.name)
+            shared.keep_usage(self._ledger(cluster).accounts())
         self._published = self._published - {cluster} | ({cluster} if claims or here or chosen else set())
         return chosen
 

@@ -6,16 +6,16 @@ the same tables, so that together they start no more pilots than the cluster's c
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
 from sqlalchemy import Connection, delete, insert, select
 
 from slurm_ray_flow.core.grid.fairness import Account, Claim
-from slurm_ray_flow.grid.database import Database
+from slurm_ray_flow.grid.rows import columns_of, text_of
 from slurm_ray_flow.grid.tables import claims as table
+from slurm_ray_flow.grid.tables import usage
 from slurm_ray_flow.grid.users import NOW
 
 ASKING_SECONDS = 30.0
@@ -50,12 +50,8 @@ class SharedCluster:
     def __init__(self, connection: Connection, cluster: str, user: str) -> None:
         self._connection, self._cluster, self._user = connection, cluster, user
 
-    def others(self, accounts: Mapping[tuple[str, str], Account]) -> Others:
-        """What the others have and want.
-
-        Args:
-            accounts: the virtual times of all users.
-        """
+    def others(self) -> Others:
+        """What the others have and want."""
         query = select(table, (NOW - table.c.seen_at).label("age")).where(
             table.c.cluster == self._cluster, table.c.user != self._user
         )
@@ -70,6 +66,7 @@ class SharedCluster:
                 leaving += said["leaving"]
                 expected |= said["expected"]
                 claims += [Claim(**{name: one[name] for name in one if name in fields}) for one in said["claims"]]
+        accounts = read_usage(self._connection, {}, self._cluster).get(self._cluster, {})
         theirs = {key: account for key, account in accounts.items() if key[0] != self._user}
         return Others(tuple(claims), expected, sum(row.pilots for row in rows), leaving, theirs)
 
@@ -82,9 +79,39 @@ class SharedCluster:
             values = {"cluster": self._cluster, "user": self._user, "claims": json.dumps(said), "pilots": pilots}
             self._connection.execute(insert(table).values(**values, seen_at=NOW))
 
+    def keep_usage(self, accounts: Mapping[tuple[str, str], Account]) -> None:
+        """Keep the virtual times of this user."""
+        write_usage(self._connection, self._cluster, accounts, self._user)
 
-@contextlib.contextmanager
-def shared_cluster(database: Database, cluster: str, user: str) -> Iterator[SharedCluster]:
-    """A cluster about which no other engine decides before the block ends."""
-    with database.locking(f"cluster {cluster}") as connection:
-        yield SharedCluster(connection, cluster, user)
+
+def read_usage(
+    connection: Connection, names: Mapping[str, str], place: str = ""
+) -> dict[str, dict[tuple[str, str], Account]]:
+    """The virtual times of users and campaigns, on each cluster or on one.
+
+    Args:
+        connection: a transaction.
+        names: other names for some clusters.
+        place: the one cluster; "" for all.
+    """
+    found: dict[str, dict[tuple[str, str], Account]] = {}
+    for row in connection.execute(select(usage).where(usage.c.cluster == text_of(place)) if place else select(usage)):
+        account = Account(row.virtual, row.largest, row.decayed_at)
+        found.setdefault(names.get(row.cluster, row.cluster), {})[row.user, row.campaign] = account
+    return found
+
+
+def write_usage(
+    connection: Connection, place: str, accounts: Mapping[tuple[str, str], Account], only_user: str | None
+) -> None:
+    """See `Store.keep_usage`."""
+    rows = [
+        columns_of({"cluster": place, "user": user, "campaign": campaign})
+        | {"virtual": account.virtual, "largest": account.largest, "decayed_at": account.decayed_at}
+        for (user, campaign), account in accounts.items()
+        if only_user in {None, user}
+    ]
+    before = delete(usage).where(usage.c.cluster == text_of(place))
+    connection.execute(before if only_user is None else before.where(usage.c.user == text_of(only_user)))
+    if rows:
+        connection.execute(insert(usage), rows)

@@ -6,10 +6,10 @@ where they are given the id of no campaign.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import socket
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, false, insert, or_, select, update
@@ -28,7 +28,7 @@ from slurm_ray_flow.core.grid.model import (
     Pilot,
     Recorded,
 )
-from slurm_ray_flow.grid import item_table, leases, recording, resubmission
+from slurm_ray_flow.grid import item_table, leases, recording, resubmission, sharing
 from slurm_ray_flow.grid.database import Database, default_url
 from slurm_ray_flow.grid.rows import (
     bundle_columns,
@@ -47,7 +47,7 @@ from slurm_ray_flow.grid.rows import (
     text_of,
     unknown,
 )
-from slurm_ray_flow.grid.sharing import SharedCluster, shared_cluster
+from slurm_ray_flow.grid.sharing import SharedCluster
 from slurm_ray_flow.grid.tables import LIVE, OPEN, bundles, campaigns, caps, events, items, pilots, shares, usage
 from slurm_ray_flow.grid.users import Users
 
@@ -343,13 +343,8 @@ class Store:
 
     def usage(self) -> dict[str, dict[tuple[str, str], Account]]:
         """The virtual times of users and campaigns on each cluster, as `keep_usage` was given them."""
-        found: dict[str, dict[tuple[str, str], Account]] = {}
         with self._database.reading() as connection:
-            for row in connection.execute(select(usage)):
-                account = Account(row.virtual, row.largest, row.decayed_at)
-                name = "local" if row.cluster == self._place_of("local") else row.cluster
-                found.setdefault(name, {})[row.user, row.campaign] = account
-        return found
+            return sharing.read_usage(connection, {self._place_of("local"): "local"})
 
     def keep_usage(
         self, cluster: str, accounts: Mapping[tuple[str, str], Account], only_user: str | None = None
@@ -361,22 +356,14 @@ class Store:
             accounts: the virtual times.
             only_user: keep those of this user alone, and leave what engines of others have kept.
         """
-        place, theirs = text_of(self._place_of(cluster)), None if only_user is None else text_of(only_user)
-        rows = [
-            columns_of({"cluster": place, "user": user, "campaign": campaign})
-            | {"virtual": account.virtual, "largest": account.largest, "decayed_at": account.decayed_at}
-            for (user, campaign), account in accounts.items()
-            if only_user in {None, user}
-        ]
         with self._database.writing() as connection:
-            before = delete(usage).where(usage.c.cluster == place)
-            connection.execute(before if theirs is None else before.where(usage.c.user == theirs))
-            if rows:
-                connection.execute(insert(usage), rows)
+            sharing.write_usage(connection, self._place_of(cluster), accounts, only_user)
 
-    def sharing(self, cluster: str, user: str) -> AbstractContextManager[SharedCluster]:
-        """A cluster of which the engine of this user decides now, and no other one."""
-        return shared_cluster(self._database, self._place_of(cluster), user)
+    @contextlib.contextmanager
+    def sharing(self, cluster: str, user: str) -> Iterator[SharedCluster]:
+        """A cluster about which the engine of this user decides in the block, and no other one."""
+        with self._database.locking(f"cluster {cluster}") as connection:
+            yield SharedCluster(connection, self._place_of(cluster), user)
 
     def _place_of(self, cluster: str) -> str:
         """A cluster's name for the engines of all users: "local" is another machine for each host."""
