@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
 import secrets
 import sys
 import time
@@ -17,13 +18,16 @@ from slurm_ray_flow.blocks import processes
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.processes import Process, alive, elsewhere, end, identify
 from slurm_ray_flow.blocks.server.files import locked, server_files, stored_or_made
-from slurm_ray_flow.core.errors import GridError
+from slurm_ray_flow.core.errors import GridError, GridTokenError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.record import read_record
 from slurm_ray_flow.remote.driver.package_in_run import __version__
 from slurm_ray_flow.remote.shared.protocol import parse_json
 
 HOST = "127.0.0.1"
+TOKEN_VARIABLE = "SRF_GRID_TOKEN"  # noqa: S105 - its name
+API_HEADER, API_VERSION = "x-srf-grid-api", "2"
+"""Each answer of the engine names the version of its API. A client of another version says so, and what to do."""
 START_SECONDS = 120.0
 """Seconds for a start; 3 are usual, but a machine may be busy."""
 END_SECONDS = 20.0
@@ -82,6 +86,27 @@ class EngineFiles:
         """The token, made the first time."""
         private_folder(self.folder)
         return stored_or_made(self.token_file, lambda: secrets.token_urlsafe(32))
+
+    @property
+    def user_token_file(self) -> Path:
+        """The token of this home's user, where several users share the grid's database."""
+        return self.folder / "user_token"
+
+    def user_token(self) -> str:
+        """The token of this home's user: `$SRF_GRID_TOKEN`, else its file's; "" for none.
+
+        Raises:
+            GridTokenError: others can read the file.
+        """
+        if chosen := os.environ.get(TOKEN_VARIABLE, "").strip():
+            return chosen
+        try:
+            if self.user_token_file.stat().st_mode & 0o077:
+                where, advice = str(self.user_token_file), f"run `chmod 600 {self.user_token_file}`"
+                raise GridTokenError("others can read the grid's token", where=where, advice=advice)
+            return self.user_token_file.read_text().strip()
+        except FileNotFoundError:
+            return ""
 
 
 def read_engine_state() -> EngineState | None:

@@ -1,5 +1,6 @@
 """The governor of the grid, with a clock, pilots and tables of the test's own."""
 
+import contextlib
 import copy
 import dataclasses
 import itertools
@@ -8,14 +9,17 @@ import time
 import pytest
 
 import grid_lab
+import postgres
 from slurm_ray_flow.core.cluster_report import Load
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.control import FIRST_PAUSE
-from slurm_ray_flow.core.grid.model import Bundle, ClusterShare, Pilot
+from slurm_ray_flow.core.grid.fairness import check_test_mode
+from slurm_ray_flow.core.grid.model import Bundle, ClusterShare, Pilot, User
 from slurm_ray_flow.core.items import ItemResult
 from slurm_ray_flow.grid.clock import SteadyClock
-from slurm_ray_flow.grid.governor import LOAD_LASTS_SECONDS, MOST_REFUSALS, SUSPECT_SECONDS, Governor, check_test_mode
+from slurm_ray_flow.grid.governor import LOAD_LASTS_SECONDS, MOST_REFUSALS, SUSPECT_SECONDS, Governor
 from slurm_ray_flow.grid.live_pilot import LivePilot
+from slurm_ray_flow.grid.store import Store
 
 WORKERS, SECONDS = 2, 3.0
 
@@ -32,8 +36,11 @@ class FakeStore:
     def next_due(self, campaign):
         return self.due
 
-    def keep_usage(self, cluster, accounts):
+    def keep_usage(self, cluster, accounts, only_user=None):
         self.kept[cluster] = copy.deepcopy(accounts)
+
+    def caps(self):
+        return {}
 
     def set_cluster(self, campaign, cluster, *, mean_seconds):
         self.means[campaign, cluster] = mean_seconds
@@ -42,8 +49,9 @@ class FakeStore:
 class FakeGrid:
     """A fake of the engine and its clusters: pilots begin after some seconds, and do bundles of three seconds."""
 
-    def __init__(self, cap=None, start_seconds=2.0):
-        self.store, self.now, self.cap, self.start_seconds = FakeStore(), 1000.0, cap, start_seconds
+    def __init__(self, cap=None, start_seconds=2.0, store=None, user=None):
+        self.store, self.now, self.cap, self.start_seconds = store or FakeStore(), 1000.0, cap, start_seconds
+        self.user = user
         self.campaigns, self.live, self.asked, self.verdicts, self.refuses = {}, [], [], [], False
         self.bundles = itertools.count(1)
         self.restart()
@@ -58,6 +66,8 @@ class FakeGrid:
         shares = tuple(ClusterShare(name, position) for position, name in enumerate(clusters))
         made = grid_lab.campaign(total, user=user, clusters=shares, **{"max_pilots": 16, **fields})
         self.campaigns[made.id] = made
+        if self.user:
+            self.store.add_campaign(made)
         return made.id
 
     def started(self, campaign, cluster="desi", state="running"):
@@ -70,7 +80,7 @@ class FakeGrid:
         )  # fmt: skip
 
     def second(self):
-        for campaign, cluster in self.governor.pilots_to_start(list(self.campaigns.values()), self.live):
+        for campaign, cluster in self.governor.pilots_to_start(list(self.campaigns.values()), self.live, self.user):
             pilot = self.started(campaign.id, cluster, "requested")
             self.live.append(pilot)
             if self.refuses:
@@ -124,6 +134,65 @@ class FakeGrid:
 
     def count(self, campaign):
         return sum(pilot.campaign == campaign for pilot in self.live)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """A real PostgreSQL that several engines share."""
+    with grid_lab.postgresql() as url, contextlib.closing(Store(url)) as store:
+        store.migrate()
+        yield store
+
+
+def parts_of(grids, seconds):
+    """Lets engines run side by side; gives how many pilots each has on average, in a time after the first half."""
+    sums = [0] * len(grids)
+    for second in range(2 * seconds):
+        for grid in grids:
+            grid.second()
+            assert sum(len(other.live) for other in grids) <= grids[0].cap, "together they keep to the cap"
+        if second >= seconds:
+            sums = [total + len(grid.live) for total, grid in zip(sums, grids, strict=True)]
+    return [total / seconds for total in sums]
+
+
+@pytest.mark.skipif(postgres.programs() is None, reason="Debian's postgresql is not installed")
+def test_engines_of_several_users_share_a_cluster_by_the_tables_that_they_share(tables):
+    cluster = ["shared"]
+    alice = FakeGrid(cap=8, store=tables, user=User("alice"))
+    bob = FakeGrid(cap=8, store=tables, user=User("bob"))
+    alice.campaign("alice", clusters=cluster)
+    alice.run(60)
+    assert len(alice.live) == 8
+    bob.campaign("bob", clusters=cluster)
+    assert parts_of([alice, bob], 50) == pytest.approx([4, 4], abs=0.5)
+    bob.user = User("bob", weight=3.0)
+    assert parts_of([alice, bob], 50) == pytest.approx([2, 6], abs=0.5)
+    bob.campaigns, bob.live = {}, []
+    bob.second()
+    assert parts_of([alice], 20) == pytest.approx([8], abs=0.5)
+
+
+@pytest.mark.skipif(postgres.programs() is None, reason="Debian's postgresql is not installed")
+def test_one_place_is_taken_in_turns_by_engines_of_several_users(tables):
+    grids = [FakeGrid(cap=1, store=tables, user=User(name)) for name in ("alice", "bob")]
+    for grid in grids:
+        grid.campaign(grid.user.name, clusters=["one-place"])
+    parts = parts_of(grids, 120)
+    assert parts == pytest.approx([1 / 2] * 2, abs=0.1)
+    assert sum(parts) > 0.75, "starts cost little"
+
+
+def test_no_more_pilots_of_a_campaign_wait_than_it_allows():
+    grid = FakeGrid(start_seconds=10_000.0)
+    few, many = grid.campaign(options={"max_queued": 1}), grid.campaign()
+    grid.run(60)
+    assert grid.count(few) == 1
+    grid.start_seconds = 5.0
+    grid.run(400)
+    queued = [pilot.campaign for pilot in grid.live if not pilot.running]
+    assert queued.count(few) <= 1
+    assert grid.count(many) == 16
 
 
 def test_an_idle_cluster_fills_with_16_pilots_within_a_minute():

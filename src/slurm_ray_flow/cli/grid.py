@@ -22,7 +22,7 @@ def _campaigns() -> Iterator[tuple[str, str]]:
     from slurm_ray_flow.blocks.grid_engine import read_engine_state
 
     if read_engine_state() is not None:
-        for campaign in grid_client().campaigns()[:MOST_CAMPAIGNS]:
+        for campaign in grid_client().campaigns(own=True)[:MOST_CAMPAIGNS]:
             yield campaign.id[:8], f"{campaign.name}, {campaign.state.value}"
 
 
@@ -49,7 +49,8 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
         if json:
             print_json([one.to_json() for one in found])
         elif found:
-            print_table(["campaign", "state", "done", "failed", "items", "began", "name"], list(map(_row, found)))
+            columns = ["campaign", "user", "state", "done", "failed", "items", "began", "name"]
+            print_table(columns, list(map(_row, found)))
         else:
             print_text("There is no campaign yet: `f.campaign(values)` begins one.")
         return
@@ -62,7 +63,14 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
 
 def _row(campaign: Campaign) -> list[str]:
     counts = (campaign.succeeded, campaign.failed, campaign.total)
-    return [campaign.id[:8], campaign.state.value, *map(str, counts), clock(campaign.created), campaign.name]
+    return [
+        campaign.id[:8],
+        campaign.user,
+        campaign.state.value,
+        *map(str, counts),
+        clock(campaign.created),
+        campaign.name,
+    ]
 
 
 def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
@@ -71,7 +79,7 @@ def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
         ["state", state],
         ["items", f"{campaign.succeeded} done, {campaign.failed} failed, {campaign.total} in all"],
         ["now", f"{campaign.leased} at pilots, {campaign.unleased} wait"],
-        ["began", clock(campaign.created)],
+        ["began", f"{clock(campaign.created)}, by {campaign.user}"],
     ]
     for share in campaign.clusters:
         here = [pilot for pilot in pilots if pilot["cluster"] == share.cluster]

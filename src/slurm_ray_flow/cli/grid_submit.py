@@ -35,6 +35,7 @@ def submit(
     retries: int = 0,
     max_failures: Annotated[int | None, Optional] = None,
     max_pilots: int = 8,
+    max_queued: Annotated[int | None, Optional] = None,
     json: Json = False,
 ) -> None:
     """Begin a campaign: a function of a file for each line of a table of values.
@@ -60,8 +61,10 @@ def submit(
         retries: How often an item that failed is tried again.
         max_failures: End the campaign when more items than that have failed.
         max_pilots: The most pilots on each cluster.
+        max_queued: The most of its pilots that wait in a cluster's queue at a time.
     """
     limits = {"weight": weight, "retries": retries, "max_failures": max_failures, "max_pilots": max_pilots}
+    limits["max_queued"] = max_queued
     if jdl is not None:
         given = {"FUNCTION": function, "--values": values, "--count": count, "--clusters": clusters, "--arg": arg}
         _begin_described(jdl, {**given, "--option": option, "--key": key, "--name": name}, limits, json)

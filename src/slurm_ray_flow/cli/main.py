@@ -25,6 +25,7 @@ from slurm_ray_flow.cli import (
     grid,
     grid_items,
     grid_submit,
+    grid_users,
     init,
     prefect_command,
     queue,
@@ -111,6 +112,9 @@ GRID: tuple[Callable[..., None], ...] = (
     grid.resume,
     grid.cancel,
     grid_items.purge,
+    grid_users.user,
+    grid_users.token,
+    grid_users.cap,
 )
 grid_app = cyclopts.App(
     name="grid",

@@ -38,6 +38,7 @@ PROGRAM = {
 OTHERS = (
     "DATABASE_URL",
     "GRID_DATABASE_URL",
+    "GRID_TOKEN",
     "WEBHOOK_URL",
     "UMASK",
     "RUN_ID",

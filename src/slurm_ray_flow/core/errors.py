@@ -94,6 +94,14 @@ class UnknownCampaignError(GridError, LookupError):
     """No campaign has this id."""
 
 
+class GridTokenError(GridError):
+    """The token for a grid that several users share is missing or wrong, or was revoked."""
+
+
+class NotAllowedError(GridError):
+    """Only another user, or an administrator of the grid, may do this."""
+
+
 class RunError(SlurmRayFlowError):
     """A run ended without a value. `cause` says why, in one of the words of `CAUSES`."""
 

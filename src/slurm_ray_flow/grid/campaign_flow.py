@@ -120,10 +120,11 @@ class CampaignFlows(threading.Thread):
         since, ended_since = clock.now() - RECENT_SECONDS, self._looked_at - SHORT_SECONDS
         self._looked_at = clock.now()
         if self._followed is None:
-            campaigns = self._store.campaigns()[:MOST_RUNS]
-            campaigns = [one for one in campaigns if one.ended_at is None or one.ended_at > since]
+            found = self._store.campaigns()
+            campaigns = [one for one in found[:MOST_RUNS] if one.ended_at is None or one.ended_at > since]
         else:
             campaigns = self._store.campaigns_to_show(self._followed, since, ended_since)
+        campaigns = [campaign for campaign in campaigns if self._engine.owns(campaign)]
         self._followed = {campaign.id for campaign in campaigns}
         return campaigns
 

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 
-from slurm_ray_flow.blocks.grid_engine import EngineFiles, engine_of_this_version, ensure_engine
+from slurm_ray_flow.blocks.grid_engine import (
+    API_HEADER,
+    API_VERSION,
+    EngineFiles,
+    engine_of_this_version,
+    ensure_engine,
+)
 from slurm_ray_flow.core import errors
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
-from slurm_ray_flow.core.grid.model import Campaign
+from slurm_ray_flow.core.grid.model import Campaign, User
 
 ANSWER_SECONDS = 30.0
 
@@ -39,9 +46,10 @@ class GridClient:
         """
         return Campaign.from_json(self._ask("GET", f"/campaigns/{campaign_id}"))
 
-    def campaigns(self) -> list[Campaign]:
-        """All campaigns, the newest first."""
-        return [Campaign.from_json(fields) for fields in self._ask("GET", "/campaigns")]
+    def campaigns(self, own: bool = False) -> list[Campaign]:
+        """All campaigns, or those of this client's user, the newest first."""
+        found = self._ask("GET", "/campaigns", params={"own": own})
+        return [Campaign.from_json(fields) for fields in found]
 
     def trouble(self) -> str:
         """What keeps the engine from its work at home, such as a full disk; "" for nothing."""
@@ -121,12 +129,56 @@ class GridClient:
         """
         self._ask("DELETE", f"/campaigns/{campaign_id}")
 
+    def users(self) -> list[User]:
+        """Those who share the grid's database; none where one home has it to itself."""
+        return [User(**fields) for fields in self._ask("GET", "/users")]
+
+    def change_user(self, name: str, weight: float | None = None, is_admin: bool | None = None) -> User:
+        """Change what is given of a user.
+
+        Raises:
+            GridError: there is no such user, or the last administrator would be none.
+            OptionError: this can't be a weight.
+        """
+        return User(**self._ask("PATCH", f"/users/{quote(name)}", json={"weight": weight, "is_admin": is_admin}))
+
+    def make_token(self, name: str) -> str:
+        """Make a token for a user, in the place of an earlier one. Nothing can show it a second time.
+
+        Raises:
+            OptionError: this can't be a name.
+        """
+        return str(self._ask("POST", f"/users/{quote(name)}/token")["token"])
+
+    def revoke_token(self, name: str) -> None:
+        """Let a user in no longer.
+
+        Raises:
+            GridError: there is no such user, or nobody else is an administrator.
+        """
+        self._ask("DELETE", f"/users/{quote(name)}/token")
+
+    def caps(self) -> dict[str, int]:
+        """The caps of clusters that were set."""
+        return dict(self._ask("GET", "/caps"))
+
+    def set_cap(self, cluster: str, cap: int | None) -> dict[str, int]:
+        """Set how many pilots all campaigns together may have on a cluster; None as its kind has it. Gives all caps.
+
+        Raises:
+            OptionError: this can't be a cap.
+        """
+        return dict(self._ask("PUT", f"/caps/{quote(cluster)}", json={"cap": cap}))
+
     def _ask(self, method: str, path: str, **content: Any) -> Any:
         """The answer to a request; an engine that has just been killed is started anew, once."""
         try:
             answer = self._connection().request(method, path, **content)
         except httpx.HTTPError:
             answer = self._repeated(method, path, content)
+        if (version := answer.headers.get(API_HEADER)) != API_VERSION:
+            what = f"the grid's engine has version {version or 1} of its API, and this client has {API_VERSION}"
+            raise GridError(what, advice="`srf down`, then `srf up` start the engine anew; pilots go on meanwhile")
         if answer.is_success:
             return answer.json()
         raise _error_of(answer)
@@ -144,7 +196,8 @@ class GridClient:
         state = ensure_engine(self._tell) if self._is_checked else engine_of_this_version(self._tell)
         self._is_checked = True
         if self._http is None or str(self._http.base_url).rstrip("/") != state.url:
-            headers = {"Authorization": f"Bearer {EngineFiles().token()}"}
+            files = EngineFiles()
+            headers = {"Authorization": f"Bearer {files.user_token() or files.token()}"}
             self._http = httpx.Client(base_url=state.url, headers=headers, timeout=ANSWER_SECONDS, trust_env=False)
         return self._http
 

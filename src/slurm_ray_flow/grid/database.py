@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, make_url, text
+from sqlalchemy import URL, Connection, Engine, Table, create_engine, event, func, make_url, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
@@ -38,6 +38,8 @@ PRAGMAS = (
 WRITES = "srf_writes"
 MIGRATION_LOCK = 0x5246_4752
 """PostgreSQL's advisory lock during a migration."""
+NAMED_LOCK = 0x5246_4753
+"""The first number of PostgreSQL's advisory locks of `Database.locking`."""
 
 
 def default_url() -> str:
@@ -103,6 +105,18 @@ class Database:
         with self._own_errors(), self._writing if self.is_sqlite else contextlib.nullcontext():  # noqa: SIM117
             with self._engine.connect().execution_options(**{WRITES: True}) as connection, connection.begin():
                 yield connection
+
+    @contextlib.contextmanager
+    def locking(self, name: str) -> Iterator[Connection]:
+        """A transaction that writes, of which there is one at a time for this name.
+
+        Raises:
+            GridError: the database can't be used.
+        """
+        with self.writing() as connection:
+            if not self.is_sqlite:  # (which has one at a time anyway)
+                connection.execute(select(func.pg_advisory_xact_lock(NAMED_LOCK, func.hashtext(name))))
+            yield connection
 
     def upsert(self, table: Table) -> Any:
         """An INSERT that can say what to do where the row is there."""

@@ -13,8 +13,15 @@ import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
 
 from slurm_ray_flow.blocks.clusters import cluster_of
-from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState
+from slurm_ray_flow.core.errors import (
+    GridError,
+    GridTokenError,
+    NotAllowedError,
+    SlurmRayFlowError,
+    UnknownCampaignError,
+)
+from slurm_ray_flow.core.grid.fairness import check_test_mode
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState, User
 from slurm_ray_flow.core.grid.troubles import Verdict
 from slurm_ray_flow.core.prefect_events import (
     CAMPAIGN_BEGAN,
@@ -35,7 +42,7 @@ from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.announcing import Announcer, send_to_prefect
 from slurm_ray_flow.grid.arguments import ArgumentReader
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder, sweep_folders
-from slurm_ray_flow.grid.governor import Governor, check_test_mode
+from slurm_ray_flow.grid.governor import Governor
 from slurm_ray_flow.grid.live_pilot import LivePilot
 from slurm_ray_flow.grid.outcome_log import OutcomeLog
 from slurm_ray_flow.grid.store import Store
@@ -70,6 +77,7 @@ class Engine:
         cores: how many cores it has there; one for each item without this.
         cap: how many pilots all campaigns together may have on a cluster; None for any number.
         send: sends an event to Prefect.
+        identify: gives the engine's user, where several share the store.
     """
 
     def __init__(
@@ -80,9 +88,13 @@ class Engine:
         cores: Callable[[str, str], int] | None = None,
         cap: Callable[[str], int | None] = lambda _: None,
         send: Callable[[PrefectEvent], None] = send_to_prefect,
+        identify: Callable[[], User | None] = lambda: None,
     ) -> None:
         self.store = store
-        self._launch, self._workers = launch, workers
+        self._launch, self._workers, self._identify = launch, workers, identify
+        self._user: User | None = None
+        self._refusal: GridError | None = None
+        self._closed: set[tuple[str, str]] = set()
         self.governor = Governor(store, workers, cores or workers, cap)
         self._announcer = Announcer(send)
         self.pilots: dict[int, LivePilot] = {}
@@ -95,12 +107,52 @@ class Engine:
         self._threads: dict[str, threading.Thread] = {}
         self._lock = threading.Lock()
 
+    @property
+    def user(self) -> User | None:
+        """Whose engine this is, where several users share the store.
+
+        Raises:
+            GridTokenError: its token is wrong or was revoked.
+            NotAllowedError: its user has an engine elsewhere.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        return self._user
+
+    def identify(self) -> None:
+        """Look whose engine this is, and note it as that user's only one.
+
+        Raises:
+            GridTokenError, NotAllowedError: as for `user`. Until this is mended the engine begins nothing.
+        """
+        try:
+            self._user, self._refusal = self._identify(), None
+        except (GridTokenError, NotAllowedError) as error:
+            self._refusal = error
+            raise
+
+    def owns(self, campaign: Campaign) -> bool:
+        """Whether this engine goes on with a campaign: it is its user's, and its files are at this home."""
+        is_mine = self._user is None or campaign.user == self._user.name
+        return is_mine and (self.store.is_file or CampaignFolder(campaign.id).path.exists())
+
+    def check_owned(self, campaign: Campaign) -> None:
+        """See that the files of a campaign are at this home.
+
+        Raises:
+            NotAllowedError: they are not.
+        """
+        if not self.owns(campaign):
+            what = f"the files of campaign {campaign.id[:8]} are at another home of {campaign.user}"
+            raise NotAllowedError(what, advice=f"only {campaign.user}'s own engine there can do this")
+
     def run(self) -> None:
         """Work until `stop`."""
         self._find_pilots()
         while not self.stopped.is_set():
             try:
-                self._control()
+                if self._is_known():
+                    self._control()
                 self.end_trouble("")
             except GridError as error:
                 self.note_trouble("", error)
@@ -227,10 +279,12 @@ class Engine:
     def _find_pilots(self) -> None:
         """Go on with the pilots of an earlier process."""
         for pilot in self.store.pilots(live=True):
+            if not self.owns(campaign := self.store.campaign(pilot.campaign)):
+                continue
             bundles = self.store.live_bundles(pilot.id)
             if pilot.run_id:
                 found = self.pilots[pilot.id] = LivePilot(pilot, bundles=bundles)
-                reader = self.arguments(self.store.campaign(pilot.campaign))
+                reader = self.arguments(campaign)
                 found.unplaced = {bundle.id: reader.bytes_of(bundle) for bundle in bundles}
             else:
                 self.store.give_back([bundle.id for bundle in bundles])
@@ -239,7 +293,9 @@ class Engine:
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
         active: list[Campaign] = []
-        for campaign in (campaigns := self.store.campaigns(states)):
+        campaigns = list(filter(self.owns, self.store.campaigns(states)))
+        self._note_reopened(campaigns)
+        for campaign in campaigns:
             pilots = self.pilots_of(campaign.id)
             if campaign.state is CampaignState.ACTIVE:
                 if self._settle(campaign):
@@ -266,7 +322,7 @@ class Engine:
                 self._end_pilots([pilot])
 
     def _start_pilots(self, active: list[Campaign]) -> None:
-        for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values())):
+        for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values()), self._user):
             if cluster not in self._troubles:
                 self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
 
@@ -274,14 +330,34 @@ class Engine:
         """Remove now and then the folders of campaigns whose clients were killed before these began."""
         if clock.now() >= self._sweep_due:
             self._sweep_due = clock.now() + SWEEP_SECONDS
-            sweep_folders(self._is_known)
+            sweep_folders(self._has_campaign)
 
-    def _is_known(self, campaign_id: str) -> bool:
+    def _has_campaign(self, campaign_id: str) -> bool:
         """Whether there is a campaign of this id."""
         try:
             return self.store.campaign(campaign_id).id == campaign_id
         except UnknownCampaignError:
             return False
+
+    def _is_known(self) -> bool:
+        """Whether the engine may go on; one whose user is let in no longer ends its pilots after what they have."""
+        before = self._refusal
+        try:
+            self.identify()
+        except (GridTokenError, NotAllowedError) as error:
+            if before is None:
+                log.error("this engine begins nothing: %s", error)
+            for pilot in list(self.pilots.values()):
+                pilot.yielding = True
+            return False
+        return True
+
+    def _note_reopened(self, campaigns: Iterable[Campaign]) -> None:
+        """Judge campaigns anew on clusters that were reopened to them, maybe by an administrator's engine."""
+        shares = {(campaign.id, share.cluster): share.state for campaign in campaigns for share in campaign.clusters}
+        for campaign_id in {key[0] for key in self._closed if shares.get(key) == "open"}:
+            self.governor.forget(campaign_id)
+        self._closed = {key for key, state in shares.items() if state != "open"}
 
     def _settle(self, campaign: Campaign) -> bool:
         """End a campaign that has all outcomes, or too many failures; says whether it goes on."""

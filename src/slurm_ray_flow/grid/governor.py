@@ -10,19 +10,19 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
 
 from slurm_ray_flow.core.cluster_report import Load
-from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
+from slurm_ray_flow.core.errors import SlurmRayFlowError
 from slurm_ray_flow.core.grid import control
 from slurm_ray_flow.core.grid.control import ControlState, Observation, Starts
-from slurm_ray_flow.core.grid.fairness import TEST_ITEMS, Claim, Ledger, giver_of_place, turn_seconds
-from slurm_ray_flow.core.grid.model import Bundle, Campaign, ClusterShare
+from slurm_ray_flow.core.grid.fairness import Claim, Ledger, claim_of, giver_of_place, turn_seconds
+from slurm_ray_flow.core.grid.model import Bundle, Campaign, ClusterShare, User
 from slurm_ray_flow.core.grid.troubles import Verdict, Window, verdict
 from slurm_ray_flow.core.grid.work import Demand, new_mean
 from slurm_ray_flow.core.items import ItemResult
 from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.live_pilot import LivePilot
+from slurm_ray_flow.grid.sharing import Others
 from slurm_ray_flow.grid.store import Store
 from slurm_ray_flow.remote.shared.items import INTERRUPTED, VALUE
 
@@ -116,6 +116,9 @@ class Governor:
         self._loads: dict[str, tuple[float, Load | None]] = {}
         self._claims: dict[str, Claim] = {}
         self._costs: dict[int, float] = {}
+        self._user: User | None = None
+        self._caps: dict[str, int] = {}
+        self._published: set[str] = set()
         self._kept_at = clock()
         for cluster, accounts in store.usage().items():
             self._ledgers.setdefault(cluster, Ledger()).restore(accounts)
@@ -123,20 +126,22 @@ class Governor:
     # ---- pilots
 
     def pilots_to_start(
-        self, campaigns: Collection[Campaign], pilots: Iterable[LivePilot]
+        self, campaigns: Collection[Campaign], pilots: Iterable[LivePilot], user: User | None = None
     ) -> list[tuple[Campaign, str]]:
         """Whose pilots are to be started now, and where; marks pilots whose turn is over.
 
         Args:
             campaigns: all that are active.
             pilots: all that have not ended.
+            user: whose these are, where engines of several users share the database.
         """
         with self._lock:
+            self._user, self._caps = user, self._store.caps()
             for campaign in campaigns:
-                self._claims[campaign.id] = claim_of(campaign)
+                self._claims[campaign.id] = self._claim_of(campaign)
             live, starting = list(pilots), []
             clusters = {share.cluster for campaign in campaigns for share in campaign.clusters}
-            for cluster in sorted(clusters | {pilot.cluster for pilot in live}):
+            for cluster in sorted(clusters | {pilot.cluster for pilot in live} | self._published):
                 wishes = self._wishes(cluster, campaigns, live)
                 here = [pilot for pilot in live if pilot.cluster == cluster]
                 chosen = self._share_out(cluster, wishes, here)
@@ -165,6 +170,7 @@ class Governor:
         known = [pilot.mean_seconds for pilot in pilots if pilot.mean_seconds is not None]
         place, cores = self._place(campaign.id, share), self._cores(campaign.id, share.cluster)
         most = int(share.options.get("max_pilots") or campaign.max_pilots)
+        max_queued = int(campaign.options.get("max_queued") or control.MAX_QUEUED)
         demand = Demand(
             left=campaign.total - campaign.ended,
             unleased=campaign.unleased if self._has_items(campaign) else 0,
@@ -177,9 +183,10 @@ class Governor:
         )
         account = self._account(campaign.user, share.cluster)
         wanted = control.pilots_needed(demand, account.state.mean_wait)
+        wanted = min(wanted, max(max_queued - demand.waiting, 0))
         held = float(cores * len(pilots))
         claim = dataclasses.replace(self._claims[campaign.id], cores=float(cores), held=held, wanted=wanted)
-        return Wish(campaign, claim, pilots, int(campaign.options.get("max_queued") or control.MAX_QUEUED))
+        return Wish(campaign, claim, pilots, max_queued)
 
     def _has_items(self, campaign: Campaign) -> bool:
         """Whether a pilot would get an item now: those that failed wait for some time."""
@@ -188,31 +195,60 @@ class Governor:
         return self._store.next_due(campaign.id) <= self._now()
 
     def _share_out(self, cluster: str, wishes: Mapping[str, Wish], here: Collection[LivePilot]) -> list[Campaign]:
-        """The campaigns that get a pilot on a cluster now, one for each pilot."""
-        ledger, active = self._ledger(cluster), len(here)
-        one_turn = turn_seconds(self._start_seconds.get(cluster, FIRST_START_SECONDS))
+        """The campaigns that get a pilot on a cluster now, one for each pilot; engines of others are told of it."""
+        cap, user = self._cap_of(cluster), self._user
+        if cap is None or user is None:
+            return self._chosen(cluster, wishes, here, cap, Others())
+        with self._store.sharing(cluster, user.name) as shared:
+            others = shared.others()
+            self._ledger(cluster).follow(others.accounts)
+            chosen = self._chosen(cluster, wishes, here, cap, others)
+            claims = [self._still_wanted(wish, cluster, chosen) for wish in wishes.values()]
+            expected = {name: self._expected(wish, self._turn_on(cluster)) for name, wish in wishes.items()}
+            shared.publish(claims, expected, len(here) + len(chosen), sum(pilot.yielding for pilot in here))
+            shared.keep_usage(self._ledger(cluster).accounts())
+        self._published = self._published - {cluster} | ({cluster} if claims or here or chosen else set())
+        return chosen
+
+    def _still_wanted(self, wish: Wish, cluster: str, chosen: Collection[Campaign]) -> Claim:
+        """What a campaign has, and would take of a place that gets free: nothing while its cluster is not asked."""
+        state, claim = self._account(wish.claim.user, cluster).state, wish.claim
+        started = sum(campaign.id == claim.campaign for campaign in chosen)
+        most = state.reference - len(wish.queued) if state.pause_until <= self._now() else 0
+        wanted = max(min(claim.wanted, most) - started, 0)
+        return dataclasses.replace(claim, held=claim.held + started * claim.cores, wanted=wanted)
+
+    def _chosen(
+        self, cluster: str, wishes: Mapping[str, Wish], here: Collection[LivePilot], cap: int | None, others: Others
+    ) -> list[Campaign]:
+        """The campaigns that get a pilot now. What is another user's turn is left free for the engine of that user."""
+        ledger, active = self._ledger(cluster), len(here) + others.pilots
+        one_turn = self._turn_on(cluster)
+        claims = {name: wish.claim for name, wish in wishes.items()} | {one.campaign: one for one in others.claims}
         expected = {name: self._expected(wish, one_turn) for name, wish in wishes.items()}
-        ledger.update([wish.claim for wish in wishes.values()], self._now(), expected)
-        cap = self._cap_of(cluster, wishes.values())
-        load = self._load(cluster, here)
+        ledger.update(claims.values(), self._now(), {**others.expected, **expected})
+        load, room = self._load(cluster, here), None if cap is None else cap - active
         users: dict[str, list[Wish]] = {}
         for wish in wishes.values():
             users.setdefault(wish.claim.user, []).append(wish)
-        room = None if cap is None else cap - active
         allowed = {user: self._allowed(user, cluster, of_user, room, load) for user, of_user in users.items()}
-        wanted = {name: wish.claim.wanted for name, wish in wishes.items()}
-        chosen: list[Campaign] = []
-        while cap is None or active + len(chosen) < cap:
-            waiting = [wish.claim for name, wish in wishes.items() if wanted[name] > 0 and allowed[wish.claim.user] > 0]
+        wanted = {name: claim.wanted for name, claim in claims.items()}
+        given: list[str] = []
+        while cap is None or active + len(given) < cap:
+            waiting = [one for name, one in claims.items() if wanted[name] > 0 and allowed.get(one.user, 1) > 0]
             if (claim := ledger.next_of(waiting)) is None:
                 break
-            chosen.append(wishes[claim.campaign].campaign)
+            given.append(claim.campaign)
             wanted[claim.campaign] -= 1
-            allowed[claim.user] -= 1
+            if claim.campaign in wishes:
+                allowed[claim.user] -= 1
             ledger.expect(claim, claim.cores * one_turn)
         if cap is not None and active >= cap:
-            self._end_turns(cluster, wishes, here, one_turn)
-        return chosen
+            self._end_turns(cluster, wishes, here, others)
+        return [wishes[name].campaign for name in given if name in wishes]
+
+    def _turn_on(self, cluster: str) -> float:
+        return turn_seconds(self._start_seconds.get(cluster, FIRST_START_SECONDS))
 
     def _expected(self, wish: Wish, one_turn: float) -> float:
         """Core-seconds for its pilots that have not begun, less those of bundles that can be taken back."""
@@ -223,16 +259,15 @@ class Governor:
         )
         return wish.claim.cores * one_turn * len(wish.queued) - outstanding
 
-    def _cap_of(self, cluster: str, wishes: Iterable[Wish]) -> int | None:
-        """The cap of a cluster: that of its kind, or the least that a campaign there has chosen; else 1."""
-        shares = [share for wish in wishes for share in wish.campaign.clusters if share.cluster == cluster]
-        caps = [int(share.options["cap"]) for share in shares if share.options.get("cap")]
+    def _cap_of(self, cluster: str) -> int | None:
+        """The cap of a cluster: the one that was set, else that of its kind."""
+        if chosen := self._caps.get(cluster.rpartition("/")[2]):
+            return chosen
         try:
-            of_kind = self._cap(cluster)
+            return self._cap(cluster)
         except SlurmRayFlowError as error:  # a launch there will say the same in its own words
             log.warning("%s: %s", cluster, error.what)
-            of_kind = 1
-        return min([*caps, *([] if of_kind is None else [of_kind])], default=None)
+            return 1
 
     def _load(self, cluster: str, here: Iterable[LivePilot]) -> float | None:
         """The part of a cluster that others use."""
@@ -265,24 +300,28 @@ class Governor:
         account.state, count = control.step(account.state, seen)
         return count
 
-    def _end_turns(self, cluster: str, wishes: Mapping[str, Wish], here: Iterable[LivePilot], one_turn: float) -> None:
-        """Mark pilots that are to give up their places under a full cap to campaigns that wait."""
-        now, ledger = self._now(), self._ledgers[cluster]
+    def _end_turns(self, cluster: str, wishes: Mapping[str, Wish], here: Iterable[LivePilot], others: Others) -> None:
+        """Mark pilots that are to give up their places under a full cap to campaigns that wait, of whichever user."""
+        now, ledger, one_turn = self._now(), self._ledgers[cluster], self._turn_on(cluster)
         claims = {name: wish.claim for name, wish in wishes.items()}
         waiting = {
             name: claim
             for name, claim in claims.items()
             if claim.wanted and self._account(claim.user, cluster).state.pause_until <= now
         }
+        waiting |= {claim.campaign: claim for claim in others.claims if claim.wanted}
+        claims |= {claim.campaign: claim for claim in others.claims}
         for pilot in here if waiting else ():  # those of campaigns that are paused or closed keep no place
             pilot.yielding = pilot.yielding or pilot.campaign not in wishes
-        leaving = sum(pilot.yielding for pilot in here)
+        leaving = sum(pilot.yielding for pilot in here) + others.leaving
         while waiting and (taker := ledger.next_of(list(waiting.values()))):
             del waiting[taker.campaign]
             if leaving > 0:  # this one gets the place of one that is about to end
                 leaving -= 1
                 continue
             for giver in giver_of_place(ledger, list(claims.values()), taker):
+                if giver.campaign not in wishes:  # its own engine ends the turn
+                    break
                 at_once = taker.user == giver.user and taker.rank < giver.rank
                 if last := _oldest(wishes[giver.campaign].pilots, now - (0.0 if at_once else one_turn)):
                     last.yielding = True
@@ -356,7 +395,7 @@ class Governor:
             mean = pilot.mean_seconds or place.mean_seconds or UNKNOWN_SECONDS
             each = mean * self._cores(campaign.id, pilot.cluster) / max(pilot.workers, 1)
             self._costs[bundle.id] = each
-            self._ledger(pilot.cluster).charge(claim_of(campaign), each * bundle.size, self._now())
+            self._ledger(pilot.cluster).charge(self._claim_of(campaign), each * bundle.size, self._now())
 
     def note_returned(self, pilot: LivePilot, counts: Mapping[int, int]) -> None:
         """Take back the charge for items that were not run.
@@ -378,7 +417,7 @@ class Governor:
             per_worker = self._cores(campaign.id, pilot.cluster) / max(pilot.workers, 1)
             taken = sum(result.seconds for result in results) * per_worker
             charged = sum(self._costs.get(result.bundle, result.seconds * per_worker) for result in results)
-            ledger.correct(claim_of(campaign), taken - charged)
+            ledger.correct(self._claim_of(campaign), taken - charged)
             for bundle in {result.bundle for result in results} - pilot.bundles.keys():
                 self._costs.pop(bundle, None)
             place.mean_seconds = new_mean(place.mean_seconds, [result.seconds for result in results])
@@ -422,7 +461,7 @@ class Governor:
         """Keep usage in the store."""
         with self._lock:
             for cluster, ledger in self._ledgers.items():
-                self._store.keep_usage(cluster, ledger.accounts())
+                self._store.keep_usage(cluster, ledger.accounts(), self._user.name if self._user else None)
             self._kept_at = self._now()
 
     def _keep(self) -> None:
@@ -435,6 +474,9 @@ class Governor:
     def _account(self, user: str, cluster: str) -> Account:
         return self._accounts.setdefault((user, cluster), Account())
 
+    def _claim_of(self, campaign: Campaign) -> Claim:
+        return claim_of(campaign, self._user.weight if self._user else 1.0)
+
     def _of(self, pilot: LivePilot) -> Place:
         return self._places.setdefault((pilot.campaign, pilot.cluster), Place())
 
@@ -443,24 +485,6 @@ class Governor:
         if place.mean_seconds is None:
             place.mean_seconds = share.mean_seconds
         return place
-
-
-def claim_of(campaign: Campaign) -> Claim:
-    """Whose a campaign is, and what counts in its shares."""
-    options = campaign.options
-    priority, is_test = int(options.get("priority") or 0), bool(options.get("test"))
-    return Claim(campaign.user, campaign.id, max(campaign.weight, 1e-6), priority=priority, test=is_test)
-
-
-def check_test_mode(options: Mapping[str, Any], total: int) -> None:
-    """See that a campaign in test mode, which goes before all others of its user, is small.
-
-    Raises:
-        GridError: it is not.
-    """
-    if options.get("test") and total > TEST_ITEMS:
-        what = f"a campaign in test mode has {TEST_ITEMS} items at most, and this one has {total}"
-        raise GridError(what, advice="test with fewer values, or leave the test mode")
 
 
 def _most_pilots(campaign: Campaign, judged: Verdict, most: int) -> int:

@@ -29,6 +29,7 @@ def add_items(engine: Engine, campaign: Campaign, first: int, count: int) -> Non
     Raises:
         GridError: the campaign has ended, or has another number of items than the client knows.
     """
+    engine.check_owned(campaign)
     if first + count == campaign.total:
         return  # a client that had no answer asks again: others can't have added any while it held the arguments' lock
     if first != campaign.total or count < 1:
@@ -47,6 +48,7 @@ def resubmit(engine: Engine, campaign: Campaign, only: Collection[int] | None) -
     Raises:
         GridError: there is no such item, or the campaign is being cancelled.
     """
+    engine.check_owned(campaign)
     store = engine.store
     with engine.writing(campaign) as outcome_log:
         numbers = store.failed_with_outcome(campaign.id, only)
@@ -60,13 +62,15 @@ def resubmit(engine: Engine, campaign: Campaign, only: Collection[int] | None) -
     return count
 
 
-def log_of_item(store: Store, campaign: Campaign, number: int) -> dict[str, Any]:
+def log_of_item(engine: Engine, campaign: Campaign, number: int) -> dict[str, Any]:
     """What an item printed in its last attempt that has ended.
 
     Raises:
         GridError: there is no such item, or what it printed is gone.
         SlurmRayFlowError: the cluster does not answer.
     """
+    engine.check_owned(campaign)
+    store = engine.store
     row = _item(store, campaign, number)
     ended = bool(row.attempts)
     answer = {"number": number, "state": row.state, "ended": ended, "text": "", "pilot": row.pilot, "cluster": ""}
@@ -158,6 +162,7 @@ def purge(engine: Engine, campaign: Campaign) -> None:
     Raises:
         GridError: it goes on, or its pilots have not ended.
     """
+    engine.check_owned(campaign)
     if not campaign.state.final:
         what = f"campaign {campaign.id[:8]} is {campaign.state.value}, and can't be removed"
         raise GridError(what, advice=f"cancel it first: `srf grid cancel {campaign.id[:8]}`")

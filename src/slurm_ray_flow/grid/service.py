@@ -16,16 +16,25 @@ import signal
 import socket
 import sys
 import threading
-from typing import Any
+from collections.abc import Iterable
+from typing import Annotated, Any
 
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 
-from slurm_ray_flow.blocks.grid_engine import HOST, EngineFiles, write_engine_state
+from slurm_ray_flow.blocks.files import write_whole
+from slurm_ray_flow.blocks.grid_engine import API_HEADER, API_VERSION, HOST, EngineFiles, write_engine_state
 from slurm_ray_flow.blocks.server.files import only_process, server_files
-from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState
+from slurm_ray_flow.core.errors import (
+    GridError,
+    GridTokenError,
+    NotAllowedError,
+    SlurmRayFlowError,
+    UnknownCampaignError,
+)
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState, User
+from slurm_ray_flow.core.home import home
 from slurm_ray_flow.grid import requests
 from slurm_ray_flow.grid.campaign_flow import CampaignFlows
 from slurm_ray_flow.grid.engine import Engine
@@ -38,16 +47,30 @@ log = logging.getLogger("slurm_ray_flow.grid")
 
 
 def api_of(engine: Engine, token: str) -> FastAPI:
-    """The API of an engine for clients that know the token."""
+    """The API of an engine for clients that know the token of its home, or have one of a user's.
+
+    Each request has a user (`_user_of`). All users read; what they do not own they read in part (`for_others`).
+    """
 
     def check_token(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if not hmac.compare_digest(given.encode(), token.encode()):
-            raise HTTPException(401, "the token of this home's grid is missing or wrong")
+        given = request.headers.get("authorization", "").removeprefix("Bearer ").strip()
+        if hmac.compare_digest(given.encode(), token.encode()):
+            request.state.user = engine.user or ONLY_USER
+        elif given:
+            request.state.user = engine.store.users.of_token(given)
+        else:
+            raise GridTokenError("a request to the grid's engine has no token", advice="use `srf grid`, which has it")
 
     api = FastAPI(dependencies=[Depends(check_token)], docs_url=None, redoc_url=None, openapi_url=None)
-    api.include_router(routes_to_read(engine.store))
-    api.include_router(routes_to_change(engine))
+    for routes in (routes_to_read(engine.store), routes_to_look_into(engine), routes_to_change(engine)):
+        api.include_router(routes)
+    api.include_router(routes_of_users(engine))
+
+    @api.middleware("http")
+    async def name_version(request: Request, call_next: Any) -> Any:
+        answer = await call_next(request)
+        answer.headers[API_HEADER] = API_VERSION
+        return answer
 
     @api.get("/state")
     def state() -> dict[str, str]:
@@ -55,66 +78,105 @@ def api_of(engine: Engine, token: str) -> FastAPI:
 
     @api.exception_handler(SlurmRayFlowError)
     async def explain(_: Request, error: SlurmRayFlowError) -> JSONResponse:
-        status = 404 if isinstance(error, UnknownCampaignError) else 409
+        status = next((status for kind, status in STATUSES.items() if isinstance(error, kind)), 409)
         content = {"kind": type(error).__name__, "what": error.what, "where": error.where, "advice": error.advice}
         return JSONResponse(content, status)
 
     return api
 
 
+ONLY_USER = User("", is_admin=True)
+"""The user of a database that one home has to itself."""
+STATUSES = {GridTokenError: 401, NotAllowedError: 403, UnknownCampaignError: 404}
+
+
+def _user_of(request: Request) -> User:
+    """Whose request it is, as `check_token` has found."""
+    user: User = request.state.user
+    return user
+
+
+Caller = Annotated[User, Depends(_user_of)]
+
+
 def routes_to_read(store: Store) -> APIRouter:
-    """What clients read."""
+    """What all users read. What items were given, have printed or raised is for owners alone."""
     routes = APIRouter(prefix="/campaigns")
 
+    def shown(campaign: Campaign, user: User) -> dict[str, Any]:
+        return (campaign if user.may_change(campaign) else campaign.for_others()).to_json()
+
+    def rows(campaign: Campaign, user: User, found: Iterable[Any], *hidden: str) -> list[dict[str, Any]]:
+        blank = {} if user.may_change(campaign) else dict.fromkeys(hidden, "")
+        return [{**dataclasses.asdict(row), **blank} for row in found]
+
     @routes.get("/of-event/{number}")
-    def campaign_of_event(number: int) -> dict[str, Any]:
-        return store.campaign(requests.campaign_of_event(store, number)).to_json()
+    def campaign_of_event(number: int, user: Caller) -> dict[str, Any]:
+        return shown(store.campaign(requests.campaign_of_event(store, number)), user)
 
     @routes.get("")
-    def campaigns() -> list[dict[str, Any]]:
-        return [campaign.to_json() for campaign in store.campaigns()]
+    def campaigns(user: Caller, own: bool = False) -> list[dict[str, Any]]:
+        found = store.campaigns()
+        return [shown(one, user) for one in found if not own or user.name in {"", one.user}]
 
     @routes.get("/{name}")
-    def campaign(name: str) -> dict[str, Any]:
-        return store.campaign(name).to_json()
+    def campaign(name: str, user: Caller) -> dict[str, Any]:
+        return shown(store.campaign(name), user)
 
     @routes.get("/{name}/items")
-    def items(name: str, first: int = 0, count: int = 1000) -> list[dict[str, Any]]:
-        rows = store.items(store.campaign(name).id, first, min(count, MOST_ITEMS))
-        return [dataclasses.asdict(row) for row in rows]
+    def items(name: str, user: Caller, first: int = 0, count: int = 1000) -> list[dict[str, Any]]:
+        found = store.campaign(name)
+        return rows(found, user, store.items(found.id, first, min(count, MOST_ITEMS)), "error")
+
+    @routes.get("/{name}/pilots")
+    def pilots(name: str, user: Caller) -> list[dict[str, Any]]:
+        found = store.campaign(name)
+        return rows(found, user, store.pilots(found.id), "message")
+
+    @routes.get("/{name}/events")
+    def events(name: str, user: Caller) -> list[dict[str, Any]]:
+        found = store.campaign(name)
+        return rows(found, user, store.events(found.id), "group", "message")
+
+    return routes
+
+
+def for_owners(store: Store) -> APIRouter:
+    """Routes for the owner of a campaign, and for administrators."""
+
+    def check_owner(request: Request, user: Caller) -> None:
+        name = request.path_params.get("name")
+        campaign = None if name is None else store.campaign(name)
+        if campaign is not None and not user.may_change(campaign):
+            what = f"campaign {campaign.id[:8]} is {campaign.user}'s"
+            raise NotAllowedError(what, advice=f"only {campaign.user} or an administrator of the grid may do this")
+
+    return APIRouter(prefix="/campaigns", dependencies=[Depends(check_owner)])
+
+
+def routes_to_look_into(engine: Engine) -> APIRouter:
+    """What an item has printed, and what becomes of it."""
+    routes = for_owners(engine.store)
 
     @routes.get("/{name}/items/{number}/log")
     def log_of_item(name: str, number: int) -> dict[str, Any]:
-        return requests.log_of_item(store, store.campaign(name), number)
+        return requests.log_of_item(engine, engine.store.campaign(name), number)
 
     @routes.get("/{name}/items/{number}/explanation")
     def explanation(name: str, number: int) -> dict[str, str]:
-        return {"text": requests.explanation(store, store.campaign(name), number)}
-
-    @routes.get("/{name}/pilots")
-    def pilots(name: str) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(pilot) for pilot in store.pilots(store.campaign(name).id)]
-
-    @routes.get("/{name}/events")
-    def events(name: str) -> list[dict[str, Any]]:
-        return [dataclasses.asdict(event) for event in store.events(store.campaign(name).id)]
+        return {"text": requests.explanation(engine.store, engine.store.campaign(name), number)}
 
     return routes
 
 
 def routes_to_change(engine: Engine) -> APIRouter:
     """What clients change."""
-    routes = APIRouter(prefix="/campaigns")
+    routes = for_owners(engine.store)
 
     @routes.post("", status_code=201)
-    def add(body: dict[str, Any]) -> dict[str, Any]:
+    def add(body: dict[str, Any], user: Caller) -> dict[str, Any]:
         campaign = campaign_from(body)
-        try:
-            return engine.store.campaign(campaign.id).to_json()  # the answer to the first request was lost
-        except UnknownCampaignError:
-            engine.add(campaign)
-        engine.wake()
-        return engine.store.campaign(campaign.id).to_json()
+        return added(engine, dataclasses.replace(campaign, user=user.name or campaign.user)).to_json()
 
     @routes.post("/{name}/items")
     def add_items(name: str, body: dict[str, int]) -> dict[str, Any]:
@@ -144,6 +206,49 @@ def routes_to_change(engine: Engine) -> APIRouter:
     return routes
 
 
+def routes_of_users(engine: Engine) -> APIRouter:
+    """The users of the grid, and the caps of clusters: all users read them, administrators change them."""
+
+    def check_admin(request: Request, user: Caller) -> None:
+        if request.method != "GET" and not user.is_admin:
+            raise NotAllowedError("only an administrator of the grid may do this", advice="`srf grid user` lists them")
+
+    routes, users = APIRouter(dependencies=[Depends(check_admin)]), engine.store.users
+
+    @routes.get("/users")
+    def all_users() -> list[dict[str, Any]]:
+        return [dataclasses.asdict(user) for user in users.all()]
+
+    @routes.patch("/users/{user_name}")
+    def change_user(user_name: str, body: dict[str, Any]) -> dict[str, Any]:
+        return dataclasses.asdict(users.set(user_name, body.get("weight"), body.get("is_admin")))
+
+    @routes.post("/users/{user_name}/token", status_code=201)
+    def make_token(user_name: str) -> dict[str, str]:
+        token, files = users.issue(user_name), EngineFiles()
+        if engine.user is None:  # the first one is that of this home
+            write_whole(files.user_token_file, token.encode())
+            engine.identify()
+        return {"token": token}
+
+    @routes.delete("/users/{user_name}/token")
+    def revoke_token(user_name: str) -> dict[str, Any]:
+        users.revoke(user_name)
+        return {}
+
+    @routes.get("/caps")
+    def caps() -> dict[str, int]:
+        return engine.store.caps()
+
+    @routes.put("/caps/{cluster}")
+    def set_cap(cluster: str, body: dict[str, int | None]) -> dict[str, int]:
+        engine.store.set_cap(cluster, body["cap"])
+        engine.wake()
+        return engine.store.caps()
+
+    return routes
+
+
 def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:
     """Pause, resume or cancel a campaign.
 
@@ -167,6 +272,22 @@ def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:
     engine.wake()
 
 
+def added(engine: Engine, campaign: Campaign) -> Campaign:
+    """Begin a campaign. One that the engine has already is given as it is: the answer to the first request was lost.
+
+    Raises:
+        NotAllowedError: its user has an engine elsewhere; pilots run under their owner's own log-in only.
+    """
+    engine.check_owned(campaign)
+    try:
+        known = engine.store.campaign(campaign.id)
+    except UnknownCampaignError:
+        engine.add(campaign)
+        known = engine.store.campaign(campaign.id)
+    engine.check_owned(known)
+    return known
+
+
 def campaign_from(body: dict[str, Any]) -> Campaign:
     """The campaign of a request.
 
@@ -187,12 +308,27 @@ def main() -> int:
         if not is_only:
             log.error("another engine runs for this home")
             return 1
+        name = f"{socket.gethostname()}:{home()}"
         store = Store(default_url())
         store.migrate()
         gc.freeze()  # what is imported stays: to look through it again and again took a third of the engine's time
         cap = functools.cache(cap_of_kind)
-        engine = Engine(store, launch_pilot, functools.cache(workers_of), functools.cache(cores_of), cap)
-        return _serve(engine, files)
+        engine = Engine(
+            store,
+            launch_pilot,
+            functools.cache(workers_of),
+            functools.cache(cores_of),
+            cap,
+            identify=lambda: store.users.renew(files.user_token(), name),
+        )
+        try:
+            engine.identify()
+            return _serve(engine, files)
+        except GridError as error:
+            log.error("%s", error)
+            return 1
+        finally:
+            store.users.leave(name)
 
 
 def _serve(engine: Engine, files: EngineFiles) -> int:

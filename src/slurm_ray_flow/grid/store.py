@@ -6,13 +6,15 @@ where they are given the id of no campaign.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+import socket
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, false, func, insert, or_, select, update
 
-from slurm_ray_flow.core.errors import GridError
+from slurm_ray_flow.core.errors import GridError, OptionError
 from slurm_ray_flow.core.grid.fairness import Account
 from slurm_ray_flow.core.grid.model import (
     Bundle,
@@ -26,7 +28,7 @@ from slurm_ray_flow.core.grid.model import (
     Pilot,
     Recorded,
 )
-from slurm_ray_flow.grid import item_table, leases, recording, resubmission
+from slurm_ray_flow.grid import item_table, leases, recording, resubmission, sharing
 from slurm_ray_flow.grid.database import Database, default_url
 from slurm_ray_flow.grid.rows import (
     bundle_columns,
@@ -45,6 +47,7 @@ from slurm_ray_flow.grid.rows import (
     text_of,
     unknown,
 )
+from slurm_ray_flow.grid.sharing import SharedCluster
 from slurm_ray_flow.grid.tables import (
     INTERRUPTED,
     LIVE,
@@ -52,12 +55,14 @@ from slurm_ray_flow.grid.tables import (
     WAITING,
     bundles,
     campaigns,
+    caps,
     events,
     items,
     pilots,
     shares,
     usage,
 )
+from slurm_ray_flow.grid.users import Users
 
 __all__ = ["Store", "default_url"]
 
@@ -76,6 +81,12 @@ class Store:
 
     def __init__(self, url: str) -> None:
         self._database = Database(url)
+        self.users = Users(self._database)
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the database is a file of this home, which no engine of another home uses."""
+        return self._database.is_sqlite
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version; needed once in each process, before all else."""
@@ -373,24 +384,49 @@ class Store:
 
     def usage(self) -> dict[str, dict[tuple[str, str], Account]]:
         """The virtual times of users and campaigns on each cluster, as `keep_usage` was given them."""
-        found: dict[str, dict[tuple[str, str], Account]] = {}
         with self._database.reading() as connection:
-            for row in connection.execute(select(usage)):
-                account = Account(row.virtual, row.largest, row.decayed_at)
-                found.setdefault(row.cluster, {})[row.user, row.campaign] = account
-        return found
+            return sharing.read_usage(connection, {self._place_of("local"): "local"})
 
-    def keep_usage(self, cluster: str, accounts: Mapping[tuple[str, str], Account]) -> None:
-        """Keep the virtual times of a cluster, in the place of those that were kept before."""
-        rows = [
-            columns_of({"cluster": cluster, "user": user, "campaign": campaign})
-            | {"virtual": account.virtual, "largest": account.largest, "decayed_at": account.decayed_at}
-            for (user, campaign), account in accounts.items()
-        ]
+    def keep_usage(
+        self, cluster: str, accounts: Mapping[tuple[str, str], Account], only_user: str | None = None
+    ) -> None:
+        """Keep the virtual times of a cluster, in the place of those that were kept before.
+
+        Args:
+            cluster: its name.
+            accounts: the virtual times.
+            only_user: keep those of this user alone, and leave what engines of others have kept.
+        """
         with self._database.writing() as connection:
-            connection.execute(delete(usage).where(usage.c.cluster == text_of(cluster)))
-            if rows:
-                connection.execute(insert(usage), rows)
+            sharing.write_usage(connection, self._place_of(cluster), accounts, only_user)
+
+    @contextlib.contextmanager
+    def sharing(self, cluster: str, user: str) -> Iterator[SharedCluster]:
+        """A cluster about which the engine of this user decides in the block, and no other one."""
+        with self._database.locking(f"cluster {cluster}") as connection:
+            yield SharedCluster(connection, self._place_of(cluster), user)
+
+    def _place_of(self, cluster: str) -> str:
+        """A cluster's name for the engines of all users: "local" is another machine for each host."""
+        return cluster if self.is_file or cluster != "local" else f"local on {socket.gethostname()}"
+
+    def caps(self) -> dict[str, int]:
+        """The caps that were set, by the names of clusters."""
+        with self._database.reading() as connection:
+            return {row.cluster: row.cap for row in connection.execute(select(caps).order_by(caps.c.cluster))}
+
+    def set_cap(self, cluster: str, cap: int | None) -> None:
+        """Set how many pilots all campaigns together may have on a cluster; None as its kind has it.
+
+        Raises:
+            OptionError: this can't be a cap.
+        """
+        if cap is not None and cap < 1:
+            raise OptionError(f"a cluster's cap of {cap} pilots must be 1 or more", advice="pause campaigns instead")
+        with self._database.locking("caps") as connection:
+            connection.execute(delete(caps).where(caps.c.cluster == text_of(cluster)))
+            if cap is not None:
+                connection.execute(insert(caps).values(cluster=text_of(cluster), cap=cap))
 
     # ---- events
 

@@ -175,6 +175,37 @@ usage = Table(
 )
 """Virtual times (`core/grid/fairness.py`); a user's own has "" as its campaign."""
 
+users = Table(
+    "srf_user",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("token", String(64), nullable=False),
+    Column("weight", Float(53), nullable=False),
+    Column("is_admin", SmallInteger, nullable=False),
+    Column("engine", Text, nullable=False),
+    Column("seen_at", Float(53), nullable=False),
+)
+"""Those who share the database. A token is there as its SHA-256 alone; "" lets nobody in."""
+
+claims = Table(
+    "srf_claim",
+    metadata,
+    Column("cluster", Text, primary_key=True),
+    Column("user", Text, primary_key=True),
+    Column("claims", Text, nullable=False),
+    Column("pilots", Integer, nullable=False),
+    Column("seen_at", Float(53), nullable=False),
+)
+"""What the engine of each user has and wants on a cluster that has a cap (`grid/sharing.py`)."""
+
+caps = Table(
+    "srf_cap",
+    metadata,
+    Column("cluster", Text, primary_key=True),
+    Column("cap", Integer, nullable=False),
+)
+"""The most pilots of all campaigns together on a cluster."""
+
 OPEN = text("open = 1")
 Index(
     "srf_event_open",

@@ -57,7 +57,7 @@ class Campaign(Generic[R]):
         client = GridClient()
         if campaign_id:
             return Campaign(client.campaign(campaign_id).id, client)
-        newest = next(iter(client.campaigns()), None)
+        newest = next(iter(client.campaigns(own=True)), None)
         if newest is None:
             raise UnknownCampaignError("no campaign was begun from this home", advice="begin one: f.campaign(values)")
         return Campaign(newest.id, client)

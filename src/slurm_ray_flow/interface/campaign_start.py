@@ -67,6 +67,7 @@ class CampaignOptions:
     key: str | Callable[[Any], Any] | None = None
     priority: int = 0
     test: bool = False
+    max_queued: int | None = None
 
     def check(self) -> None:
         """Check the values.
@@ -74,10 +75,10 @@ class CampaignOptions:
         Raises:
             OptionError: one can't be meant.
         """
-        for name, least in (("retries", 0), ("max_pilots", 1), ("max_failures", 0)):
+        for name, least in (("retries", 0), ("max_pilots", 1), ("max_failures", 0), ("max_queued", 1)):
             value = getattr(self, name)
             is_count = isinstance(value, int) and not isinstance(value, bool) and value >= least
-            if not is_count and not (name == "max_failures" and value is None):
+            if not is_count and not (name in {"max_failures", "max_queued"} and value is None):
                 raise OptionError(f"{name}={value!r} must be a whole number of {least} or more")
         if not isinstance(self.priority, int) or isinstance(self.priority, bool):
             raise OptionError(f"priority={self.priority!r} must be a whole number; the highest goes first")
@@ -296,7 +297,7 @@ def _campaign(
         max_pilots=wanted.max_pilots,
         options={
             PARAMETERS: parameters, SPREAD: wanted.spread, SAME: list(same),
-            "priority": wanted.priority, "test": wanted.test,
+            "priority": wanted.priority, "test": wanted.test, "max_queued": wanted.max_queued,
         },
         clusters=tuple(shares),
     )  # fmt: skip

@@ -77,18 +77,19 @@ class Command:
         max_failures: int | None = None,
         max_pilots: int = 8,
         key: str | Callable[[Any], Any] | None = None,
+        max_queued: int | None = None,
     ) -> Campaign[CommandResult]:
         """Run the command for each row of values, in pilots: see `f.campaign` of a decorated function.
 
         Args:
             values: mappings, a pandas DataFrame, or the path of a .csv or .jsonl file.
-            clusters, name, weight, retries, max_failures, max_pilots, key: as for a function's campaign.
+            clusters, name, weight, retries, max_failures, max_pilots, key, max_queued: as for a function's campaign.
 
         Raises:
             OptionError: an option or a value can't be meant.
             TypeError: a row lacks a field.
         """
-        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, True, key)
+        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, True, key, max_queued=max_queued)
         chosen = [self.flow.options.cluster] if clusters is None else clusters
         campaign_id, client = start_campaign(self.flow, values, chosen, wanted, {})
         return Campaign(campaign_id, client, self.flow)

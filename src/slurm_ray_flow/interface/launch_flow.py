@@ -212,6 +212,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         key: str | Callable[[Any], Any] | None = None,
         priority: int = 0,
         test: bool = False,
+        max_queued: int | None = None,
     ) -> Campaign[R]:
         """Run the function for each value in pilots: runs that take thousands of items each, on several clusters.
 
@@ -234,6 +235,8 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
             priority: the campaign goes before those of the same user that have a lower one.
             test: the campaign goes before all others of the same user, in one pilot on each cluster. It has at most
                 100 items.
+            max_queued: the most of its pilots that wait in a cluster's queue at a time; None for 16 of all campaigns of
+                the user.
 
         Raises:
             GridError: a test has more items than that.
@@ -246,7 +249,9 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         from slurm_ray_flow.interface.campaign import Campaign
         from slurm_ray_flow.interface.campaign_start import CampaignOptions, start_campaign
 
-        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, spread, key, priority, test)
+        wanted = CampaignOptions(
+            name, weight, retries, max_failures, max_pilots, spread, key, priority, test, max_queued
+        )
         chosen = [self.options.cluster] if clusters is None else clusters
         campaign_id, client = start_campaign(self, values, chosen, wanted, dict(same or {}))
         return Campaign(campaign_id, client, self)
@@ -259,7 +264,7 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         Args:
             values: the values of the first parameter.
             key: the name of an argument, or of an entry of values that are mappings; "" runs all of them.
-            chosen: `clusters`, `name`, `weight`, `retries`, `max_failures`, `max_pilots`.
+            chosen: `clusters`, `name`, `weight`, `retries`, `max_failures`, `max_pilots`, `max_queued`.
 
         Raises:
             OptionError: a value has no such key, or as for `campaign`.

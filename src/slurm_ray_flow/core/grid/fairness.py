@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Collection, Iterable, Mapping
+from typing import Any
+
+from slurm_ray_flow.core.errors import GridError
+from slurm_ray_flow.core.grid.model import Campaign
 
 HALF_LIFE = 86_400.0
 """Seconds in which half of a lead of more than a bundle goes: such leads come from wrong estimates."""
@@ -216,6 +220,17 @@ class Ledger:
             own = {campaign: account for (one, campaign), account in accounts.items() if one == user and campaign}
             self.campaigns.setdefault(user, FairQueue()).restore(own)
 
+    def follow(self, accounts: Mapping[tuple[str, str], Account]) -> None:
+        """Take over the accounts of users whose leases another process charges.
+
+        No process knows whom others have served last, so equals come in the order of their names, in all processes.
+        """
+        for (user, campaign), account in accounts.items():
+            queue = self.campaigns.setdefault(user, FairQueue()) if campaign else self.users
+            queue.accounts[campaign or user] = account
+        for account in self.users.accounts.values():
+            account.served = -1
+
     def forget(self, user: str, campaign: str) -> None:
         """Drop the account of a campaign that has ended. That of its user stays."""
         if queue := self.campaigns.get(user):
@@ -241,6 +256,24 @@ class Ledger:
             return self.users.order(holder.user)[0] >= self.users.order(other.user)[0]
         queue = self.campaigns[holder.user]
         return queue.order(holder.campaign)[0] >= queue.order(other.campaign)[0]
+
+
+def claim_of(campaign: Campaign, user_weight: float = 1.0) -> Claim:
+    """Whose a campaign is, and what counts in its shares of any cluster."""
+    options = campaign.options
+    priority, is_test = int(options.get("priority") or 0), bool(options.get("test"))
+    return Claim(campaign.user, campaign.id, max(campaign.weight, 1e-6), user_weight, priority=priority, test=is_test)
+
+
+def check_test_mode(options: Mapping[str, Any], total: int) -> None:
+    """See that a campaign in test mode, which goes before all others of its user, is small.
+
+    Raises:
+        GridError: it is not.
+    """
+    if options.get("test") and total > TEST_ITEMS:
+        what = f"a campaign in test mode has {TEST_ITEMS} items at most, and this one has {total}"
+        raise GridError(what, advice="test with fewer values, or leave the test mode")
 
 
 def giver_of_place(ledger: Ledger, claims: Collection[Claim], taker: Claim) -> list[Claim]:

@@ -147,10 +147,38 @@ class Campaign:
         shares = tuple(ClusterShare(**share) for share in fields["clusters"])
         return cls(**{**fields, "state": CampaignState(fields["state"]), "clusters": shares})
 
+    def for_others(self) -> Campaign:
+        """What users see of another one's campaign: its state, its counts and its clusters."""
+        clusters = tuple(ClusterShare(one.cluster, one.position, state=one.state) for one in self.clusters)
+        return dataclasses.replace(
+            self, options={}, clusters=clusters, function_digest="", arguments_digest="", flow_run_id="", reason=""
+        )
+
     @property
     def leased(self) -> int:
         """How many items are in a bundle and have not ended."""
         return self.total - self.ended - self.unleased
+
+
+@dataclasses.dataclass(frozen=True)
+class User:
+    """One of those who share the grid's database.
+
+    Attributes:
+        name: their name in the grid; "" where one home has the database to itself.
+        weight: their part of each cluster, in proportion to other users.
+        is_admin: whether they may change campaigns of others, users, and caps.
+        has_token: whether a token lets them in.
+    """
+
+    name: str
+    weight: float = 1.0
+    is_admin: bool = False
+    has_token: bool = True
+
+    def may_change(self, campaign: Campaign) -> bool:
+        """Whether a campaign is theirs to change, and to look into."""
+        return self.is_admin or campaign.user == self.name
 
 
 @dataclasses.dataclass(frozen=True)

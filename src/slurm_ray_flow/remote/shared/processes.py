@@ -15,7 +15,12 @@ import sys
 import time
 from typing import Any, Dict, Iterable, List, Optional, Sequence, Set, Tuple
 
-WITHHELD: Set[str] = {"PREFECT_API_AUTH_STRING", "PREFECT_SERVER_API_AUTH_STRING"}
+WITHHELD: Set[str] = {
+    "PREFECT_API_AUTH_STRING",
+    "PREFECT_SERVER_API_AUTH_STRING",
+    "SRF_GRID_DATABASE_URL",
+    "SRF_GRID_TOKEN",
+}
 """Variables with secrets, which started programs don't get."""
 _DEAD = ("Z", "X")
 _LINUX = sys.platform.startswith("linux")
