@@ -26,7 +26,7 @@ from slurm_ray_flow.blocks.grid_engine import HOST, EngineFiles, write_engine_st
 from slurm_ray_flow.blocks.server.files import only_process, server_files
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState
-from slurm_ray_flow.grid import requests
+from slurm_ray_flow.grid import clusters, requests
 from slurm_ray_flow.grid.campaign_flow import CampaignFlows
 from slurm_ray_flow.grid.engine import Engine
 from slurm_ray_flow.grid.launching import cap_of_kind, cores_of, launch_pilot, size_of, workers_of
@@ -48,6 +48,7 @@ def api_of(engine: Engine, token: str) -> FastAPI:
     api = FastAPI(dependencies=[Depends(check_token)], docs_url=None, redoc_url=None, openapi_url=None)
     api.include_router(routes_to_read(engine.store))
     api.include_router(routes_to_change(engine))
+    api.include_router(routes_of_clusters(engine))
 
     @api.exception_handler(SlurmRayFlowError)
     async def explain(_: Request, error: SlurmRayFlowError) -> JSONResponse:
@@ -122,6 +123,10 @@ def routes_to_change(engine: Engine) -> APIRouter:
     def resubmit(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
         return {"count": requests.resubmit(engine, engine.store.campaign(name), body.get("only"))}
 
+    @routes.post("/{name}/cancel-items")
+    def cancel_items(name: str, body: dict[str, list[int]]) -> dict[str, int]:
+        return {"count": requests.cancel_items(engine, engine.store.campaign(name), body["only"])}
+
     @routes.post("/{name}/fix")
     def fix(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
         return {"count": requests.fix(engine, engine.store.campaign(name), body.get("events"))}
@@ -136,6 +141,25 @@ def routes_to_change(engine: Engine) -> APIRouter:
     def change(name: str, verb: str) -> dict[str, Any]:
         change_state(engine, engine.store.campaign(name), verb)
         return engine.store.campaign(name).to_json()
+
+    return routes
+
+
+def routes_of_clusters(engine: Engine) -> APIRouter:
+    """Clusters as campaigns use them. A drain concerns all users."""
+    routes = APIRouter(prefix="/clusters")
+
+    @routes.get("")
+    def in_use() -> list[dict[str, Any]]:
+        return [dataclasses.asdict(cluster) for cluster in clusters.in_use(engine)]
+
+    @routes.post("/{name}/drain")
+    def drain(name: str, body: dict[str, str]) -> dict[str, Any]:
+        return dataclasses.asdict(clusters.drain(engine, name, body["user"], body.get("reason", "")))
+
+    @routes.post("/{name}/resume")
+    def resume(name: str) -> dict[str, bool]:
+        return {"was_drained": clusters.resume(engine, name)}
 
     return routes
 

@@ -95,11 +95,25 @@ class OnCluster:
         options: options of the decorator, instead of the function's.
         workers: how many items a pilot runs at a time; None as its CPUs and GPUs are.
         max_pilots: the most pilots there; None as for the other clusters.
+        scripts: the `prologue` and the `epilogue` of a pilot, as `script_of` makes them.
     """
 
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     workers: int | None = None
     max_pilots: int | None = None
+    scripts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def script_of(lines: str, seconds: float, folder: str = "") -> dict[str, Any]:
+    """A script around the items of a pilot, as `remote/driver/pilot.py` `execute` runs it: it ends at a failing line.
+
+    Args:
+        lines: lines for a shell.
+        seconds: what it may take.
+        folder: where it runs, as a word of the shell; "" for the run's own folder.
+    """
+    start = f"cd {folder} || exit\n" if folder else ""
+    return {"command": f"{start}set -e\n{lines}", "seconds": seconds}
 
 
 def start_campaign(
@@ -110,6 +124,7 @@ def start_campaign(
     same: dict[str, Any],
     *,
     each: Mapping[str, OnCluster] | None = None,
+    others: OnCluster = OnCluster(),
     campaign_id: str = "",
 ) -> tuple[str, GridClient]:
     """Store the arguments, prepare the clusters, and begin the campaign; gives its id, and the client that asked.
@@ -124,6 +139,7 @@ def start_campaign(
         wanted: what the caller has chosen.
         same: arguments that all items have.
         each: what is chosen for single clusters, by their names.
+        others: what is chosen for all other clusters.
         campaign_id: its id; "" for a new one.
 
     Raises:
@@ -137,16 +153,17 @@ def start_campaign(
     first = next(arguments, None)
     if first is None:
         raise OptionError("a campaign needs values to go over", advice="write f.campaign(range(100))")
-    campaign_id, chosen = campaign_id or uuid.uuid4().hex, each or {}
+    campaign_id = campaign_id or uuid.uuid4().hex
     folder = CampaignFolder(campaign_id)
     client = GridClient(_note)
     with told():
         found = _found_clusters(clusters)
+        chosen = {name: (each or {}).get(name, others) for name in found}
         try:
             with contextlib.closing(ArgumentWriter(folder.path)) as writer:
                 total = store_values(writer, itertools.chain([first], arguments))
             digests = _prepare(flow, folder, found, same, chosen)
-            shares = [_share(place, name, chosen.get(name)) for place, name in enumerate(found)]
+            shares = [_share(place, name, chosen[name]) for place, name in enumerate(found)]
             campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
         except BaseException:
             folder.remove()
@@ -183,10 +200,11 @@ def _prepare(
     call = describe_call(flow, Arguments(flow.fn, {}, ((), same)))
     launches = {}
     for name, cluster in clusters.items():
-        here = chosen.get(name, OnCluster())
+        here = chosen[name]
         options = options_on(cluster, flow.options.stating(**here.options).but(cluster=name))
         prepared = prepare_pilots(call, cluster, options)
-        launches[name] = launch_as_json(options, prepared, _pilot_settings(cluster, options, here.workers))
+        settings = {**_pilot_settings(cluster, options, here.workers), **here.scripts}
+        launches[name] = launch_as_json(options, prepared, settings)
     folder.write((call.function, call.arguments), launches)
     return call.function, call.arguments
 
@@ -301,8 +319,8 @@ def _campaign(
     )  # fmt: skip
 
 
-def _share(place: int, name: str, chosen: OnCluster | None) -> model.ClusterShare:
-    options = {"max_pilots": chosen.max_pilots} if chosen and chosen.max_pilots else {}
+def _share(place: int, name: str, chosen: OnCluster) -> model.ClusterShare:
+    options = {"max_pilots": chosen.max_pilots} if chosen.max_pilots else {}
     return model.ClusterShare(cluster=name, position=place, options=options)
 
 
