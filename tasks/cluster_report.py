@@ -31,17 +31,19 @@ from slurm_ray_flow.remote.agent import probe
 from slurm_ray_flow.tasks.question import Question
 from slurm_ray_flow.tasks.warm import living_allocations
 
-SECONDS = 10.0
+SECONDS, MORE_SECONDS = 10.0, 40.0
+"""How long clusters are waited for; the second one where each is asked for all that it has."""
 LOCAL = "local-machine"
 Part = Literal["load", "lock", "jobs", "partitions", "findings", "scheduler", "idle"]
 
 
-def reports(clusters: Sequence[Cluster], seconds: float = SECONDS) -> list[ClusterReport]:
-    """Ask all clusters at once for load, lock and jobs; a cluster that does not answer in time is away.
+def reports(clusters: Sequence[Cluster], seconds: float = SECONDS, more: Sequence[Part] = ()) -> list[ClusterReport]:
+    """Ask all clusters at once for load, lock and jobs, and more; one that does not answer in time is away.
 
     The user is asked for no password.
     """
-    questions = [Question(functools.partial(report, cluster, "load", "lock", "jobs")) for cluster in clusters]
+    parts: tuple[Part, ...] = ("load", "lock", "jobs", *more)
+    questions = [Question(functools.partial(report, cluster, *parts)) for cluster in clusters]
     deadline = time.monotonic() + seconds
     for question in questions:
         question.wait(deadline)

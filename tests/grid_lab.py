@@ -195,6 +195,17 @@ class Ways(RuleBasedStateMachine):
         assert self.store.lease(self.pilot, self.made.id, 5, self.now + 1e6) is None
         assert self.store.set_campaign_state(self.made.id, CampaignState.ACTIVE) is not self.cancelled
 
+    @rule(data=st.data())
+    @precondition(lambda self: self.state and not self.cancelled)
+    def cancel_items(self, data: st.DataObject) -> None:
+        chosen = data.draw(st.lists(st.integers(0, len(self.state) - 1), max_size=3, unique=True))
+        places = {number: (self.size + 9 * place, 9) for place, number in enumerate(chosen)}
+        self.size += 100
+        gone = [number for number in chosen if self.state[number][0] != ENDED]
+        assert self.store.cancel_items(self.made.id, places, self.size) == len(gone)
+        for number in gone:
+            self.state[number], self.ends[number] = (ENDED, 0), ItemState.CANCELLED
+
     @rule(really=st.integers(0, 3))
     def cancel(self, really: int) -> None:
         if really:
@@ -250,7 +261,8 @@ class Ways(RuleBasedStateMachine):
         live = [bundle for bundle in self.store.live_bundles() if bundle.campaign == self.made.id]
         assert kept.total == len(self.state) == kept.unleased + kept.leased + kept.ended
         assert kept.leased == counts[LEASED] == sum(bundle.size - bundle.ended for bundle in live)
-        assert (kept.unleased, kept.waiting) == (counts[NEW] + counts[WAITING], counts[WAITING])
+        ahead = sum(state != NEW for number, (state, _) in self.state.items() if number >= kept.next_number)
+        assert (kept.unleased, kept.waiting) == (counts[NEW] + counts[WAITING], counts[WAITING] - ahead)
         assert kept.succeeded == ends[ItemState.SUCCEEDED]
         assert kept.failed == ends[ItemState.FAILED] + ends[ItemState.CRASHED]
         assert kept.cancelled == ends[ItemState.CANCELLED]

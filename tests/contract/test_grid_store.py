@@ -19,7 +19,7 @@ import postgres
 from grid_lab import campaign, value
 from slurm_ray_flow.core.errors import GridError, UnknownCampaignError
 from slurm_ray_flow.core.grid.fairness import Account
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ItemOutcome, ItemRetry, ItemState
+from slurm_ray_flow.core.grid.model import Campaign, CampaignState, Drain, ItemOutcome, ItemRetry, ItemState
 from slurm_ray_flow.grid.store import Store
 from slurm_ray_flow.grid.tables import VERSION_TABLE, metadata
 
@@ -314,6 +314,21 @@ def test_events_of_one_kind_are_one_with_a_count(store, kept):
     store.add_event(kept.id, "desi", "error", "item_failed", "ValueError", "again", 1, 30.0)
     assert [event.count for event in store.events(kept.id)] == [1]
     assert [event.count for event in store.events(kept.id, open_only=False)] == [1, 3]
+
+
+def test_a_drained_cluster_is_one_of_each_campaign_until_it_is_resumed(store, kept):
+    store.set_cluster(kept.id, "curnagl", state="quarantined", reason="it fails")
+    for reason in ("", "new disks"):
+        store.drain(Drain("desi", "bob", reason, 5.0))
+    store.drain(Drain("curnagl", "bob", "", 5.0))
+    assert [drain.reason for drain in store.drains()] == ["", "new disks"]
+    [desi, curnagl] = store.campaign(kept.id).clusters
+    assert (desi.state, desi.reason) == ("drained", "drained by bob: new disks")
+    assert (curnagl.state, curnagl.reason) == ("quarantined", "it fails"), "what is wrong there stays known"
+    assert "new disks" in store.campaign(kept.id).obstacle
+    assert store.undrain("desi")
+    assert not store.undrain("desi")
+    assert [share.state for share in store.campaign(kept.id).clusters] == ["open", "quarantined"]
 
 
 def test_a_deleted_campaign_is_gone_and_its_numbers_are_not_used_again(store, kept, pilot):

@@ -7,6 +7,8 @@ from slurm_ray_flow.core.grid.model import Campaign, CampaignState, ClusterShare
 
 OPEN, CLOSED = ClusterShare("desi"), ClusterShare("curnagl", state="paused", reason="no such partition")
 
+DRAINED = ClusterShare("desi", state="drained", reason="drained by bob: disks")
+
 
 def campaign(**fields):
     blank = {"id": "c", "name": "", "user": "", "function": "", "total": 100, "clusters": (OPEN,)}
@@ -34,6 +36,7 @@ def told(held, row, pilots=()):
         ),
         (campaign(next_number=90, waiting=3), ItemRow(3, "waiting", attempts=1), [pilot()], ["at most 12 items"]),
         (campaign(clusters=(CLOSED,)), ItemRow(3, "waiting"), [], ["curnagl is closed", "no such partition"]),
+        (campaign(clusters=(DRAINED,)), ItemRow(3, "waiting"), [], ["desi is drained by bob: disks"]),
         (campaign(state=CampaignState.PAUSED, reason="lunch"), ItemRow(3, "waiting"), [], ["paused", "lunch"]),
         (
             campaign(),

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
-from slurm_ray_flow.cli.names import A_CLUSTER, KINDS, cluster_named, use_server
+from cyclopts import Parameter
+
+from slurm_ray_flow.cli.cluster_views import Shown, View, show, use_of_clusters
+from slurm_ray_flow.cli.names import A_CLUSTER, cluster_named, use_server
 from slurm_ray_flow.cli.output import STATES, Json, Switch, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.errors import OptionError, SlurmRayFlowError
-from slurm_ray_flow.core.lock import clock
 
 if TYPE_CHECKING:
     from slurm_ray_flow.blocks.clusters import SavedCluster
-    from slurm_ray_flow.core.cluster_report import CheckResult, ClusterReport, Load
+    from slurm_ray_flow.core.cluster_report import CheckResult, ClusterReport
 
 
 def check(cluster: Annotated[str, A_CLUSTER] = "local", *, json: Json = False) -> None:
@@ -60,52 +61,116 @@ def _finding_rows(findings: Sequence[CheckResult]) -> list[list[str]]:
     return rows
 
 
-COLUMNS = ["NAME", "KIND", "HOST", "STATE", "LOAD", "QUEUE"]
-
-
 def clusters(
-    name: Annotated[str | None, A_CLUSTER] = None, *, offline: Annotated[bool, Switch] = False, json: Json = False
+    name: Annotated[str | None, A_CLUSTER] = None,
+    *,
+    infos: Annotated[bool, Switch] = False,
+    more_infos: Annotated[bool, Switch] = False,
+    usage: Annotated[bool, Switch] = False,
+    bars: Annotated[bool, Switch] = False,
+    drain: Annotated[bool, Switch] = False,
+    resume: Annotated[bool, Switch] = False,
+    reason: Annotated[str, Parameter(show_default=False)] = "",
+    offline: Annotated[bool, Switch] = False,
+    json: Json = False,
 ) -> None:
-    """Show all saved clusters with their load and queue, or the partitions of one.
+    """Show all saved clusters with their load and queue, or the partitions of one; drain one for campaigns.
 
     They are asked at once, for ten seconds at most; one that does not answer is shown as away. Of a Slurm cluster the
     load is that of the partition which jobs go to, and the queue has your own jobs. Nobody is asked for a password.
 
+    On a drained cluster no campaign gets a pilot: those that run end after the items that they have in hand, and other
+    clusters do the rest. Launches of functions go on there.
+
     Examples:
         srf clusters
 
-        srf clusters --offline
+        srf clusters --infos
 
         srf clusters curnagl
+
+        srf clusters curnagl --more-infos
+
+        srf clusters --usage
+
+        srf clusters --bars
+
+        srf clusters curnagl --drain --reason "new disks on Friday"
+
+        srf clusters curnagl --resume
 
         srf clusters --json
 
     Args:
-        name: A cluster of Slurm's: show each partition's limits, what a node of it has, and how much is taken.
+        name: Only this cluster. Without another option, of a Slurm cluster: each partition's limits, what a node of it
+            has, and how much is taken.
+        infos: Also cores, campaigns and pilots.
+        more_infos: All that is known: partitions, limits, disk, health, and the campaigns there with their state.
+        usage: Who uses how much in campaigns: core time, pilots, items, and the virtual time of fair shares.
+        bars: A bar for each cluster, of the cores in use.
+        drain: Give campaigns no more pilots on this cluster.
+        resume: Have campaigns use a drained cluster again.
+        reason: Why it is drained, for those who wait.
         offline: Ask none of them; show what is saved.
     """
-    if name is not None:
+    chosen = {"list": False, "infos": infos, "more": more_infos, "usage": usage, "bars": bars}
+    views: list[Any] = [view for view, wanted in chosen.items() if wanted]
+    if len(views) + drain + resume > 1 or (reason and not drain) or (views and offline):
+        raise OptionError("these options do not go together", advice="choose one of them; --reason goes with --drain")
+    if drain or resume:
+        _change_drain(name, drain, reason, json)
+    elif name is not None and not views and not offline:
         _partitions(name, json)
-        return
+    else:
+        _show(name, views[0] if views else "list", offline, json)
+
+
+def _show(name: str | None, view: View, offline: bool, json: bool) -> None:
     from slurm_ray_flow.blocks.clusters import SavedCluster, saved_clusters
     from slurm_ray_flow.blocks.server import ensure_server
+    from slurm_ray_flow.core.artifacts import short_name
 
     ensure_server(tell)
     saved = [SavedCluster("local", "local-machine", "this machine"), *saved_clusters()]
-    reports: list[ClusterReport | None] = [None] * len(saved) if offline else _reports(saved)
-    pairs = list(zip(saved, reports, strict=True))
+    if name is not None:
+        cluster_named(name, to_look=True)  # which says what is near a name that there is not
+        saved = [cluster for cluster in saved if name in (cluster.name, cluster.slug)]
+    reports: list[ClusterReport | None] = [None] * len(saved) if offline else _reports(saved, view)
+    use = use_of_clusters(start=view not in {"list", "bars"})
+    shown = [
+        Shown(cluster, report, use.get(short_name(cluster.name), {}))
+        for cluster, report in zip(saved, reports, strict=True)
+    ]
     if json:
-        print_json([{**dataclasses.asdict(one), "load": report and report.to_json()} for one, report in pairs])
-        return
-    columns = COLUMNS[:3] if offline else COLUMNS
-    print_table(columns, [_row(*pair)[: len(columns)] for pair in pairs], STATES)
+        print_json([cluster.to_json() for cluster in shown])
+    else:
+        show(shown, view, offline)
 
 
-def _reports(saved: list[SavedCluster]) -> list[ClusterReport | None]:
+def _change_drain(name: str | None, drain: bool, reason: str, json: bool) -> None:
+    from slurm_ray_flow.cli.grid import grid_client
+
+    if name is None:
+        raise OptionError("which cluster?", advice=f"write srf clusters NAME {'--drain' if drain else '--resume'}")
+    cluster_named(name, to_look=True)
+    client = grid_client()
+    if drain:
+        client.drain(name, reason)
+        text = f"{name} is drained: no campaign gets a pilot there, and those that run end after the items in hand."
+    else:
+        was_drained = client.resume_cluster(name)
+        text = f"Campaigns use {name} again." if was_drained else f"{name} was not drained."
+    if json:
+        print_json({"name": name, "drained": drain, "reason": reason})
+    else:
+        print_text(text)
+
+
+def _reports(saved: list[SavedCluster], view: View) -> list[ClusterReport | None]:
     """The report of each cluster; None for a cluster whose block can't be read."""
     from slurm_ray_flow.blocks.clusters import find_cluster
     from slurm_ray_flow.blocks.ssh.authentication import asking_nobody
-    from slurm_ray_flow.tasks.cluster_report import reports
+    from slurm_ray_flow.tasks.cluster_report import MORE_SECONDS, SECONDS, Part, reports
 
     blocks: dict[str, Any] = {}
     for cluster in saved:
@@ -114,38 +179,11 @@ def _reports(saved: list[SavedCluster]) -> list[ClusterReport | None]:
                 blocks[cluster.slug] = find_cluster("local" if cluster.name == "local" else cluster.slug)
         except (SlurmRayFlowError, ValueError):  # another version saved it, or somebody else changed it
             continue
-    answers = dict(zip(blocks, reports(list(blocks.values())), strict=True))
+    more = view == "more"
+    parts: tuple[Part, ...] = ("partitions", "findings") if more else ()
+    found = reports(list(blocks.values()), MORE_SECONDS if more else SECONDS, parts)
+    answers = dict(zip(blocks, found, strict=True))
     return [answers.get(cluster.slug) for cluster in saved]
-
-
-def _row(saved: SavedCluster, report: ClusterReport | None) -> list[str]:
-    cells = [saved.name, KINDS.get(saved.kind, saved.kind), saved.host]
-    if report is None:
-        return [*cells, "not usable", "", ""]
-    if report.error:
-        return [*cells, report.state, report.why, ""]
-    return [*cells, report.state, _load_text(report.load), _queue_text(report)]
-
-
-def _load_text(load: Load | None) -> str:
-    if load is None or load.cpus is None or load.busy is None:
-        return ""
-    if not load.partition:
-        return f"{load.busy:.1f} of {load.cpus} CPUs busy"
-    gpus = f", {load.gpus_taken} of {load.gpus} GPUs" if load.gpus else ""
-    return f"{load.partition}: {load.busy:.0f} of {load.cpus} CPUs taken{gpus}"
-
-
-def _queue_text(report: ClusterReport) -> str:
-    jobs, lock = report.jobs, report.lock
-    if jobs and not lock:
-        return f"yours: {jobs.running} running, {jobs.waiting} waiting"
-    if lock is None:
-        return "no lock"
-    waiting = f", {len(lock.waiting)} waiting" if lock.waiting else ""
-    if lock.slots == 1 and lock.holders:
-        return f"{lock.holders[0].user} since {clock(lock.holders[0].since)}{waiting}"
-    return ("free" if lock.slots == 1 else f"{lock.free} of {lock.slots} slots free") + waiting
 
 
 def _partitions(name: str, json: bool) -> None:

@@ -6,6 +6,8 @@ import datetime
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
+from cyclopts import Parameter
+
 from slurm_ray_flow.cli.names import completed_from
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text, tell
 from slurm_ray_flow.core.quantities import format_duration
@@ -179,16 +181,32 @@ def resume(campaign: Name, *, json: Json = False) -> None:
     _change(campaign, "resume", json)
 
 
-def cancel(campaign: Name, *, json: Json = False) -> None:
+def cancel(
+    campaign: Name, *, item: Annotated[tuple[int, ...], Parameter(negative="")] = (), json: Json = False
+) -> None:
     """End a campaign: items that run are ended, the others never begin. Outcomes so far are kept.
+
+    With --item only that item: the others go on. One that a pilot has begun runs to its end there, but has no value.
 
     Examples:
         srf grid cancel 3f2a
 
+        srf grid cancel 3f2a --item 17 --item 18
+
     Args:
         campaign: Its id, or the start of it.
+        item: The number of an item, instead of all. May be given again.
     """
-    _change(campaign, "cancel", json)
+    if not item:
+        _change(campaign, "cancel", json)
+        return
+    client = grid_client()
+    count = client.cancel_items(client.campaign(campaign).id, sorted(set(item)))
+    found = client.campaign(campaign)
+    if json:
+        print_json({**found.to_json(), "cancelled_now": count})
+    else:
+        print_text(f"{count} items of campaign {found.id[:8]} are cancelled; it is {found.state.value}.")
 
 
 def _change(name: str, verb: str, json: bool) -> None:

@@ -19,12 +19,14 @@ WARM_IDLE = "slurm-ray-flow.warm.idle"
 GRID = "slurm-ray-flow.grid."
 CAMPAIGN_BEGAN, CAMPAIGN_PAUSED, CAMPAIGN_ENDED = GRID + "began", GRID + "paused", GRID + "ended"
 CLUSTER_QUARANTINED, CLUSTER_SILENT, CLUSTER_BACK = GRID + "quarantined", GRID + "unreachable", GRID + "back"
+CLUSTER_DRAINED = GRID + "drained"
 PILOT_FAILED, ITEMS_FAILED, ITEMS_TWICE = GRID + "pilot_failed", GRID + "items_failed", GRID + "duplicate"
 OF_THE_GRID = (
     CAMPAIGN_BEGAN,
     CAMPAIGN_PAUSED,
     CAMPAIGN_ENDED,
     CLUSTER_QUARANTINED,
+    CLUSTER_DRAINED,
     CLUSTER_SILENT,
     CLUSTER_BACK,
     PILOT_FAILED,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -16,6 +17,7 @@ from slurm_ray_flow.blocks.grid_engine import (
     ensure_engine,
 )
 from slurm_ray_flow.core import errors
+from slurm_ray_flow.core.artifacts import short_name
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
 from slurm_ray_flow.core.grid.model import Campaign, User
 
@@ -96,6 +98,14 @@ class GridClient:
         """Have items without a value wait again; gives how many. See `Store.resubmit`."""
         return int(self._ask("POST", f"/campaigns/{campaign_id}/resubmit", json={"only": only})["count"])
 
+    def cancel_items(self, campaign_id: str, only: list[int]) -> int:
+        """End some items; gives how many had not ended. One that a pilot has begun runs to its end there.
+
+        Raises:
+            GridError: there is no such item, or the campaign has ended.
+        """
+        return int(self._ask("POST", f"/campaigns/{campaign_id}/cancel-items", json={"only": only})["count"])
+
     def log(self, campaign_id: str, number: int) -> dict[str, Any]:
         """What an item printed: `text`, `pilot` and `cluster`, and whether an attempt of it has `ended`."""
         found: dict[str, Any] = self._ask("GET", f"/campaigns/{campaign_id}/items/{number}/log")
@@ -120,6 +130,20 @@ class GridClient:
             GridError: the campaign has no such event.
         """
         return int(self._ask("POST", f"/campaigns/{campaign_id}/fix", json={"events": events})["count"])
+
+    def clusters(self) -> list[dict[str, Any]]:
+        """What campaigns have of each cluster that they use or that is drained: see `ClusterUse`."""
+        rows: list[dict[str, Any]] = self._ask("GET", "/clusters")
+        return rows
+
+    def drain(self, cluster: str, reason: str = "") -> None:
+        """Give campaigns no more pilots on a cluster; those that run end after the items that they have in hand."""
+        said = {"user": getpass.getuser(), "reason": reason}
+        self._ask("POST", f"/clusters/{short_name(cluster)}/drain", json=said)
+
+    def resume_cluster(self, cluster: str) -> bool:
+        """Have campaigns use a cluster again; says whether it was drained."""
+        return bool(self._ask("POST", f"/clusters/{short_name(cluster)}/resume")["was_drained"])
 
     def purge(self, campaign_id: str) -> None:
         """Remove a campaign that has ended, with all that it left at home.

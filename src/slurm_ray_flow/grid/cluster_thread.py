@@ -209,13 +209,16 @@ class ClusterThread(threading.Thread):
             )
         pilot.offset = offset
         fresh = [result for result, _ in new]
-        counts = collections.Counter(result.bundle for result in fresh)
+        counts = collections.Counter(result.bundle for result in first)
         pilot.note_durations(counts, [result.seconds for result in fresh])
         self._engine.governor.note_results(pilot, campaign, fresh)
         self._note_failures(campaign, fresh)
         duplicates = len(results) - len(new)
         if duplicates and campaign.state is not CampaignState.CANCELLED:
-            text = "items had a second outcome, which changed nothing: they ran again while their cluster was silent"
+            text = (
+                "items had an outcome too late, which changed nothing: they ran twice, since their cluster was silent, "
+            )
+            text += "or a person had cancelled them"
             self._engine.note(campaign.id, self._cluster, "info", "duplicate", "", text, duplicates)
         if recorded.ended:
             self._engine.wake()

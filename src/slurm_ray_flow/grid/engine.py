@@ -28,6 +28,7 @@ from slurm_ray_flow.core.prefect_events import (
     CAMPAIGN_ENDED,
     CAMPAIGN_PAUSED,
     CLUSTER_BACK,
+    CLUSTER_DRAINED,
     CLUSTER_QUARANTINED,
     CLUSTER_SILENT,
     ITEMS_FAILED,
@@ -38,7 +39,7 @@ from slurm_ray_flow.core.prefect_events import (
 )
 from slurm_ray_flow.core.run import RunState
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
-from slurm_ray_flow.grid import clock
+from slurm_ray_flow.grid import clock, clusters
 from slurm_ray_flow.grid.announcing import Announcer, send_to_prefect
 from slurm_ray_flow.grid.arguments import ArgumentReader
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder, sweep_folders
@@ -57,8 +58,10 @@ log = logging.getLogger("slurm_ray_flow.grid")
 
 _EVENTS = {
     "quarantined": CLUSTER_QUARANTINED,
+    "drained": CLUSTER_DRAINED,
     "connection": CLUSTER_SILENT,
     "pilot": PILOT_FAILED,
+    "epilogue": PILOT_FAILED,
     "duplicate": ITEMS_TWICE,
     "home": CAMPAIGN_PAUSED,
 }
@@ -209,8 +212,9 @@ class Engine:
         """
         check_test_mode(campaign.options, campaign.total)
         self.store.add_campaign(dataclasses.replace(campaign, created=clock.now()))
-        clusters = ", ".join(share.cluster for share in campaign.clusters)
-        self.tell_of(campaign.id, CAMPAIGN_BEGAN, f"{campaign.total} items on {clusters}")
+        names = ", ".join(share.cluster for share in campaign.clusters)
+        self.tell_of(campaign.id, CAMPAIGN_BEGAN, f"{campaign.total} items on {names}")
+        clusters.note(self, self.store.campaign(campaign.id))
         self.wake()
 
     def cancel(self, campaign_id: str, reason: str = "a person cancelled it") -> None:
@@ -302,11 +306,12 @@ class Engine:
                     self._judge(campaign)
                     active.append(campaign)
             elif campaign.state is CampaignState.CANCELLED and pilots:
-                self._end_pilots(pilots)
+                self.end_pilots(pilots)
             elif campaign.state is CampaignState.CANCELLED and campaign.ended < campaign.total:
                 self.store.finish_cancel(campaign.id, clock.now())
                 self.governor.end(campaign)
         self._end_useless_pilots({campaign.id for campaign in campaigns})
+        clusters.end_pilots(self)
         self._start_pilots(active)
         for name in {pilot.cluster for pilot in list(self.pilots.values())}:
             self._follow(name)
@@ -319,7 +324,7 @@ class Engine:
             if not pilot.run_id and pilot.thread is not None and not pilot.thread.is_alive():
                 self.end_pilot(pilot, _status_without_run(pilot.failure))
             elif not pilot.running and pilot.campaign not in campaigns:
-                self._end_pilots([pilot])
+                self.end_pilots([pilot])
 
     def _start_pilots(self, active: list[Campaign]) -> None:
         for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values()), self._user):
@@ -362,10 +367,12 @@ class Engine:
     def _settle(self, campaign: Campaign) -> bool:
         """End a campaign that has all outcomes, or too many failures; says whether it goes on."""
         if campaign.ended >= campaign.total:
-            state = CampaignState.FAILED if campaign.failed else CampaignState.SUCCEEDED
-            reason = f"{campaign.failed} of {campaign.total} items failed" if campaign.failed else ""
+            lacking = campaign.failed + campaign.cancelled
+            state = CampaignState.FAILED if lacking else CampaignState.SUCCEEDED
+            counts = {"failed": campaign.failed, "were cancelled": campaign.cancelled}
+            reason = " and ".join(f"{n} of {campaign.total} items {what}" for what, n in counts.items() if n)
             if self.store.set_campaign_state(campaign.id, state, reason=reason, ended_at=clock.now()):
-                level = "warning" if campaign.failed else "info"
+                level = "warning" if lacking else "info"
                 self.tell_of(
                     campaign.id, CAMPAIGN_ENDED, reason or f"all {campaign.total} items succeeded", level=level
                 )
@@ -373,7 +380,7 @@ class Engine:
         elif campaign.max_failures is not None and campaign.failed > campaign.max_failures:
             reason = f"{campaign.failed} items failed, more than max_failures={campaign.max_failures}"
             self.cancel(campaign.id, reason)
-        elif campaign.clusters and all(share.state != "open" for share in campaign.clusters):
+        elif campaign.clusters and all(share.closed for share in campaign.clusters):
             reason = "; ".join(f"{share.cluster}: {share.reason}" for share in campaign.clusters)
             self.pause(campaign.id, reason)
         else:
@@ -442,6 +449,8 @@ class Engine:
             pilot.id, state="ended", cause=cause, message=status.message[:2000], ended_at=clock.now()
         )
         del self.pilots[pilot.id]
+        if not cause and status.message:  # all that it has to say of an ordinary end
+            self.note(pilot.campaign, pilot.cluster, "warning", "epilogue", "", status.message[:2000])
         self._note_end(pilot, cause, status.message)
         if returned:
             log.info("pilot %s has ended (%s); %s items wait again", pilot.id, cause or "done", returned)
@@ -469,7 +478,7 @@ class Engine:
 
     def _note_end(self, pilot: LivePilot, cause: str, message: str) -> None:
         """Note an end without an outcome as an event; close the cluster to the campaign when that happens again."""
-        campaign = self.store.campaign(pilot.campaign)
+        campaign, cause = self.store.campaign(pilot.campaign), "" if pilot.stopping else cause
         closes = self.governor.note_end(pilot, campaign, cause)
         if pilot.outcomes or not cause or campaign.state is not CampaignState.ACTIVE:
             return
@@ -478,8 +487,8 @@ class Engine:
         if closes:
             self.store.set_cluster(campaign.id, pilot.cluster, state="paused", reason=text)
 
-    def _end_pilots(self, pilots: Iterable[LivePilot]) -> None:
-        """End the runs of a cancelled campaign's pilots, each in a thread, since a cluster may take long to answer."""
+    def end_pilots(self, pilots: Iterable[LivePilot]) -> None:
+        """End the runs of pilots, each in a thread, since a cluster may take long to answer."""
         for pilot in pilots:
             if not pilot.stopping and pilot.run_id:
                 pilot.stopping = True

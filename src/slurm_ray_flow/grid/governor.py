@@ -430,6 +430,13 @@ class Governor:
             [share] = [share for share in campaign.clusters if share.cluster == cluster] or [ClusterShare(cluster)]
             return self._place(campaign.id, share).mean_seconds
 
+    def cores(self, campaign_id: str, cluster: str, unknown: int) -> int:
+        """The cores of a pilot of a campaign; `unknown` where the campaign's files do not say."""
+        try:
+            return self._cores(campaign_id, cluster)
+        except (SlurmRayFlowError, OSError, KeyError, ValueError):
+            return unknown
+
     def most_items(self, pilot: LivePilot, campaign: Campaign) -> int | None:
         """How many items a pilot may have at most, by what its cluster has shown; None for any number."""
         with self._lock:

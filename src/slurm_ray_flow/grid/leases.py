@@ -2,20 +2,25 @@
 
 Where an item is can be told from its row: an item without a row was never leased, or is in its first bundle; a row that
 is `LEASED` names the bundle that has it now. So each of a campaign's items is counted once: as not leased, in a live
-bundle, or ended.
+bundle, or ended. An item that was cancelled alone may have a row before its number is reached: `waiting` is one less
+for each such row, until a lease passes over it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, insert, select, update
+from sqlalchemy import Connection, Row, case, insert, select, update
 
+from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.model import PAUSES, Bundle, CampaignState, ItemState, numbers_of, ranges_of
 from slurm_ray_flow.grid.rows import chunks, locked, ranges_from, rows_of
 from slurm_ray_flow.grid.tables import INTERRUPTED, LIVE, WAITING, bundles, campaigns, items
+
+CANCELLED_ALONE = "a person cancelled this item"
 
 
 def lease(connection: Connection, pilot_id: int, campaign_id: str, size: int, now: float) -> Bundle | None:
@@ -23,9 +28,9 @@ def lease(connection: Connection, pilot_id: int, campaign_id: str, size: int, no
     campaign = locked(connection, campaign_id)
     if campaign.state != CampaignState.ACTIVE.value:
         return None
-    fresh = min(size, campaign.total - campaign.next_number)
-    again = _due(connection, campaign.key, size - fresh, now) if campaign.waiting else []
-    return _leased(connection, pilot_id, campaign, fresh, again)
+    fresh, next_number, passed = _fresh(connection, campaign, size)
+    again = _due(connection, campaign.key, size - len(fresh), now) if campaign.waiting + passed else []
+    return _leased(connection, pilot_id, campaign, fresh, again, next_number, passed)
 
 
 def lease_interrupted(connection: Connection, pilot_id: int, campaign_id: str, size: int) -> Bundle | None:
@@ -35,24 +40,46 @@ def lease_interrupted(connection: Connection, pilot_id: int, campaign_id: str, s
         return None
     waiting = select(items.c.number).where(items.c.campaign == campaign.key, INTERRUPTED)
     again = list(connection.execute(waiting.order_by(items.c.number).limit(size)).scalars())
-    return _leased(connection, pilot_id, campaign, 0, again)
+    return _leased(connection, pilot_id, campaign, [], again, campaign.next_number, 0)
 
 
-def _leased(connection: Connection, pilot_id: int, campaign: Row[Any], fresh: int, again: list[int]) -> Bundle | None:
-    """Lease so many items that never were, and some that wait again; None for no items."""
-    ranges = ranges_of([*range(campaign.next_number, campaign.next_number + fresh), *again])
+def _leased(
+    connection: Connection,
+    pilot_id: int,
+    campaign: Row[Any],
+    fresh: list[int],
+    again: list[int],
+    next_number: int,
+    passed: int,
+) -> Bundle | None:
+    """Lease items that never were, and some that wait again; None for no items. `_fresh` gives the last two."""
+    ranges = ranges_of([*fresh, *again])
     if not ranges:
         return None
-    count = fresh + len(again)
+    count = len(fresh) + len(again)
     values = {"campaign": campaign.key, "pilot": pilot_id, "numbers": json.dumps(ranges), "size": count}
     made = connection.execute(insert(bundles).values(**values, ended=0, live=1))
     (bundle_id,) = made.inserted_primary_key or (0,)
-    changed = {"next_number": campaign.next_number + fresh, "waiting": campaign.waiting - len(again)}
+    changed = {"next_number": next_number, "waiting": campaign.waiting + passed - len(again)}
     connection.execute(update(campaigns).where(campaigns.c.key == campaign.key).values(changed))
     for numbers in chunks(again):
         here = (items.c.campaign == campaign.key) & items.c.number.in_(numbers)
         connection.execute(update(items).where(here).values(state=ItemState.LEASED, bundle=bundle_id))
     return Bundle(bundle_id, pilot_id, campaign.id, ranges, count)
+
+
+def _fresh(connection: Connection, campaign: Row[Any], size: int) -> tuple[list[int], int, int]:
+    """Items that were never leased, the number behind the last of them, and how many with rows were passed over."""
+    found: list[int] = []
+    start, passed = campaign.next_number, 0
+    while len(found) < size and start < campaign.total:
+        end = min(start + size - len(found), campaign.total)
+        here = (items.c.campaign == campaign.key) & (items.c.number >= start) & (items.c.number < end)
+        known = set(connection.execute(select(items.c.number).where(here)).scalars())
+        found += [number for number in range(start, end) if number not in known]
+        passed += len(known)
+        start = end
+    return found, start, passed
 
 
 def _due(connection: Connection, key: int, count: int, now: float) -> list[int]:
@@ -120,6 +147,59 @@ def cancel(connection: Connection, campaign_id: str, reason: str) -> bool:
     waiting = update(items).where(items.c.campaign == campaign.key, WAITING)
     connection.execute(waiting.values(state=ItemState.CANCELLED))
     return True
+
+
+def cancel_items(
+    connection: Connection, campaign_id: str, places: Mapping[int, tuple[int, int]], outcomes_size: int
+) -> int:
+    """See `Store.cancel_items`."""
+    campaign = locked(connection, campaign_id)
+    if CampaignState(campaign.state).final:
+        raise GridError(f"campaign {campaign_id[:8]} has ended: {campaign.state}", advice="nothing of it goes on")
+    columns = (items.c.number, items.c.state, items.c.bundle)
+    rows = {number: (state, bundle) for number, state, bundle in rows_of(connection, campaign.key, places, columns)}
+    first = _first_bundles(connection, campaign.key, places.keys() - rows.keys())
+    done: Counter[int] = Counter()
+    count = waiting = 0
+    for number, (place, length) in places.items():
+        state, bundle = rows.get(number, (None, first.get(number, 0)))
+        if state is not None and ItemState(state).final:
+            continue
+        in_hand = state == ItemState.LEASED or number in first
+        done[bundle] += in_hand
+        waiting += not in_hand
+        count += 1
+        values = {"state": ItemState.CANCELLED, "place": place, "length": length, "error": CANCELLED_ALONE}
+        if state is None:
+            blank = {"campaign": campaign.key, "number": number, "attempts": 0, "crashes": 0, "not_before": 0.0}
+            connection.execute(insert(items).values(**blank, **values, bundle=bundle))
+        else:
+            here = (items.c.campaign == campaign.key) & (items.c.number == number)
+            connection.execute(update(items).where(here).values(values))
+    for bundle, ended in done.items():
+        end_in_bundle(connection, bundle, ended)
+    changed = {"cancelled": campaign.cancelled + count, "waiting": campaign.waiting - waiting}
+    here = campaigns.c.key == campaign.key
+    connection.execute(update(campaigns).where(here).values(**changed, outcomes_size=outcomes_size))
+    return count
+
+
+def _first_bundles(connection: Connection, key: int, numbers: Collection[int]) -> dict[int, int]:
+    """The live bundles of items without rows."""
+    found = {}
+    for bundle, text in connection.execute(
+        select(bundles.c.id, bundles.c.numbers).where(bundles.c.campaign == key, LIVE)
+    ):
+        ranges = ranges_from(text)
+        found.update({n: bundle for n in numbers if any(first <= n < first + count for first, count in ranges)})
+    return found
+
+
+def end_in_bundle(connection: Connection, bundle_id: int, count: int) -> None:
+    """Note that so many items of a bundle have ended; it has ended with the last one."""
+    ended = bundles.c.ended + count
+    values = {"ended": ended, "live": case((bundles.c.size > ended, bundles.c.live), else_=0)}
+    connection.execute(update(bundles).where(bundles.c.id == bundle_id).values(values))
 
 
 def finish_cancel(connection: Connection, campaign_id: str, now: float) -> None:

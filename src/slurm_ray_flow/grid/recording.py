@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, bindparam, case, select, update
+from sqlalchemy import Connection, Row, bindparam, select, update
 
 from slurm_ray_flow.core.grid.model import CampaignState, ItemOutcome, ItemRetry, ItemState, Ranges, Recorded
+from slurm_ray_flow.grid.leases import end_in_bundle
 from slurm_ray_flow.grid.rows import error_of, insert_rows, locked, ranges_from, rows_of
 from slurm_ray_flow.grid.tables import bundles, campaigns, items, pilots
 
@@ -141,9 +142,7 @@ class Recording:
         if self._changed:
             self._connection.execute(_CHANGE, [_for_change(values) for values in self._changed])
         for bundle_id, count in sorted(self._done.items()):
-            ended = bundles.c.ended + count
-            values = {"ended": ended, "live": case((bundles.c.size > ended, bundles.c.live), else_=0)}
-            self._connection.execute(update(bundles).where(bundles.c.id == bundle_id).values(values))
+            end_in_bundle(self._connection, bundle_id, count)
 
 
 _LOG = ("log_worker", "log_start", "log_length")

@@ -62,6 +62,25 @@ def resubmit(engine: Engine, campaign: Campaign, only: Collection[int] | None) -
     return count
 
 
+def cancel_items(engine: Engine, campaign: Campaign, only: Collection[int]) -> int:
+    """End some items of a campaign; gives how many had not ended. One that a pilot has begun runs to its end there.
+
+    Raises:
+        GridError: there is no such item, or the campaign has ended.
+    """
+    store = engine.store
+    for number in only:
+        _item(store, campaign, number)
+    with engine.writing(campaign) as outcome_log:
+        numbers = sorted(set(only) - store.ended_among(campaign.id, only))
+        frames = [Frame(number, int(ItemState.CANCELLED), 0.0, b"") for number in numbers]
+        places = outcome_log.append(frames)
+        outcome_log.sync()
+        count = store.cancel_items(campaign.id, dict(zip(numbers, places, strict=True)), outcome_log.size)
+    engine.wake()
+    return count
+
+
 def log_of_item(engine: Engine, campaign: Campaign, number: int) -> dict[str, Any]:
     """What an item printed in its last attempt that has ended.
 
@@ -114,7 +133,7 @@ def fix(engine: Engine, campaign: Campaign, events: Collection[int] | None) -> i
     chosen = [known[number] for number in (known if events is None else events)]
     count = sum(engine.store.close_event(event.id) for event in chosen)
     engine.governor.forget(campaign.id)
-    closed = {share.cluster for share in campaign.clusters if share.state != "open"}
+    closed = {share.cluster for share in campaign.clusters if share.closed}
     for cluster in closed & {event.cluster for event in chosen}:
         engine.store.set_cluster(campaign.id, cluster, state="open", reason="")
     if campaign.state is CampaignState.PAUSED and closed == {share.cluster for share in campaign.clusters}:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Any
 
-from sqlalchemy import Connection, Row, func, insert, select, update
+from sqlalchemy import Connection, Row, delete, func, insert, select, update
 
 from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.model import CampaignState, ItemState
@@ -41,6 +41,7 @@ def resubmit(connection: Connection, campaign_id: str, only: Collection[int] | N
     for part in chunks(number for number, _, _ in changed):
         here = (items.c.campaign == campaign.key) & items.c.number.in_(part)
         connection.execute(update(items).where(here).values(_AS_NEW))
+        connection.execute(delete(items).where(here, items.c.number >= campaign.next_number))  # never leased: no row
     states = Counter(state for _, state, _ in changed)
     moved = {"next_number": campaign.next_number, "waiting": campaign.waiting + len(changed)}
     fresh = 0

@@ -11,18 +11,20 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, Select, Table, insert, select
 
+from slurm_ray_flow.core.artifacts import short_name
 from slurm_ray_flow.core.errors import UnknownCampaignError
 from slurm_ray_flow.core.grid.model import (
     Bundle,
     Campaign,
     CampaignState,
     ClusterShare,
+    Drain,
     GridEvent,
     Pilot,
     Ranges,
 )
 from slurm_ray_flow.core.text import encodable
-from slurm_ray_flow.grid.tables import bundles, campaigns, events, items, pilots, shares
+from slurm_ray_flow.grid.tables import bundles, campaigns, drains, events, items, pilots, shares
 
 ERROR_LETTERS = 500
 """So much of an error's text is kept with its item."""
@@ -60,11 +62,19 @@ def read_campaigns(connection: Connection, query: Select[Any]) -> list[Campaign]
     """The campaigns that a query of whole rows gives, in its order."""
     rows = connection.execute(query).mappings().all()
     clusters: dict[int, list[ClusterShare]] = defaultdict(list)
+    drained = {drain.cluster: drain for drain in read_drains(connection)}
     held = select(shares).where(shares.c.campaign.in_([row["key"] for row in rows]))
     for share in connection.execute(held.order_by(shares.c.position)).mappings():
         fields = {name: value for name, value in share.items() if name != "campaign"}
-        clusters[share["campaign"]].append(ClusterShare(**{**fields, "options": json.loads(share["options"])}))
+        drain = drained.get(short_name(share["cluster"])) if share["state"] == "open" else None
+        shown = {"state": "drained", "reason": drain.text} if drain else {}
+        clusters[share["campaign"]].append(ClusterShare(**{**fields, "options": json.loads(share["options"]), **shown}))
     return [_campaign(dict(row), tuple(clusters[row["key"]])) for row in rows]
+
+
+def read_drains(connection: Connection) -> list[Drain]:
+    """The clusters that are drained, by their names."""
+    return [Drain(**row) for row in connection.execute(select(drains).order_by(drains.c.cluster)).mappings()]
 
 
 def _campaign(row: dict[str, Any], clusters: tuple[ClusterShare, ...]) -> Campaign:

@@ -35,7 +35,7 @@ from slurm_ray_flow.core.errors import (
 )
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState, User
 from slurm_ray_flow.core.home import home
-from slurm_ray_flow.grid import requests
+from slurm_ray_flow.grid import clusters, requests
 from slurm_ray_flow.grid.campaign_flow import CampaignFlows
 from slurm_ray_flow.grid.engine import Engine
 from slurm_ray_flow.grid.launching import cap_of_kind, cores_of, launch_pilot, size_of, workers_of
@@ -64,7 +64,8 @@ def api_of(engine: Engine, token: str) -> FastAPI:
     api = FastAPI(dependencies=[Depends(check_token)], docs_url=None, redoc_url=None, openapi_url=None)
     for routes in (routes_to_read(engine.store), routes_to_look_into(engine), routes_to_change(engine)):
         api.include_router(routes)
-    api.include_router(routes_of_users(engine))
+    for routes in (routes_of_users(engine), routes_of_clusters(engine)):
+        api.include_router(routes)
 
     @api.middleware("http")
     async def name_version(request: Request, call_next: Any) -> Any:
@@ -188,6 +189,10 @@ def routes_to_change(engine: Engine) -> APIRouter:
     def resubmit(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
         return {"count": requests.resubmit(engine, engine.store.campaign(name), body.get("only"))}
 
+    @routes.post("/{name}/cancel-items")
+    def cancel_items(name: str, body: dict[str, list[int]]) -> dict[str, int]:
+        return {"count": requests.cancel_items(engine, engine.store.campaign(name), body["only"])}
+
     @routes.post("/{name}/fix")
     def fix(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
         return {"count": requests.fix(engine, engine.store.campaign(name), body.get("events"))}
@@ -206,13 +211,18 @@ def routes_to_change(engine: Engine) -> APIRouter:
     return routes
 
 
+def check_admin(request: Request, user: Caller) -> None:
+    """Let administrators alone change what concerns all users.
+
+    Raises:
+        NotAllowedError: the caller is none.
+    """
+    if request.method != "GET" and not user.is_admin:
+        raise NotAllowedError("only an administrator of the grid may do this", advice="`srf grid user` lists them")
+
+
 def routes_of_users(engine: Engine) -> APIRouter:
     """The users of the grid, and the caps of clusters: all users read them, administrators change them."""
-
-    def check_admin(request: Request, user: Caller) -> None:
-        if request.method != "GET" and not user.is_admin:
-            raise NotAllowedError("only an administrator of the grid may do this", advice="`srf grid user` lists them")
-
     routes, users = APIRouter(dependencies=[Depends(check_admin)]), engine.store.users
 
     @routes.get("/users")
@@ -245,6 +255,25 @@ def routes_of_users(engine: Engine) -> APIRouter:
         engine.store.set_cap(cluster, body["cap"])
         engine.wake()
         return engine.store.caps()
+
+    return routes
+
+
+def routes_of_clusters(engine: Engine) -> APIRouter:
+    """Clusters as campaigns use them. A drain concerns all users."""
+    routes = APIRouter(prefix="/clusters", dependencies=[Depends(check_admin)])
+
+    @routes.get("")
+    def in_use() -> list[dict[str, Any]]:
+        return [dataclasses.asdict(cluster) for cluster in clusters.in_use(engine)]
+
+    @routes.post("/{name}/drain")
+    def drain(name: str, body: dict[str, str], user: Caller) -> dict[str, Any]:
+        return dataclasses.asdict(clusters.drain(engine, name, user.name or body["user"], body.get("reason", "")))
+
+    @routes.post("/{name}/resume")
+    def resume(name: str) -> dict[str, bool]:
+        return {"was_drained": clusters.resume(engine, name)}
 
     return routes
 

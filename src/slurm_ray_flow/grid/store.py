@@ -20,6 +20,7 @@ from slurm_ray_flow.core.grid.model import (
     Bundle,
     Campaign,
     CampaignState,
+    Drain,
     GridEvent,
     ItemOutcome,
     ItemRetry,
@@ -40,6 +41,7 @@ from slurm_ray_flow.grid.rows import (
     locked,
     pilot_columns,
     read_campaigns,
+    read_drains,
     read_events,
     read_pilots,
     rows_of,
@@ -56,6 +58,7 @@ from slurm_ray_flow.grid.tables import (
     bundles,
     campaigns,
     caps,
+    drains,
     events,
     items,
     pilots,
@@ -306,6 +309,22 @@ class Store:
         with self._database.writing() as connection:
             leases.finish_cancel(connection, campaign_id, now)
 
+    def cancel_items(self, campaign_id: str, places: Mapping[int, tuple[int, int]], outcomes_size: int) -> int:
+        """End items alone that have not ended; the others of the campaign go on. What a pilot says of them comes late.
+
+        Args:
+            places: the items, each with the place and the length of its frame in the outcome log.
+            outcomes_size: the size of the outcome log.
+
+        Returns:
+            How many have ended by it.
+
+        Raises:
+            GridError: the campaign has ended.
+        """
+        with self._database.writing() as connection:
+            return leases.cancel_items(connection, campaign_id, places, outcomes_size)
+
     def failed_with_outcome(self, campaign_id: str, only: Collection[int] | None = None) -> list[int]:
         """The items without a value, among all or among some, that have an outcome in the log."""
         with self._database.writing() as connection:
@@ -379,6 +398,26 @@ class Store:
             for _, place, length, state in rows_of(connection, key_of(connection, campaign_id), [number], columns):
                 return (place, length, ItemState(state)) if place is not None else None
         return None
+
+    # ---- drained clusters
+
+    def drain(self, drain: Drain) -> None:
+        """Note that no campaign gets a pilot on a cluster; one that is drained already has what is said last."""
+        values = columns_of(vars(drain))
+        said = {name: value for name, value in values.items() if name != "cluster"}
+        with self._database.writing() as connection:
+            new = self._database.upsert(drains).values(values)
+            connection.execute(new.on_conflict_do_update(index_elements=["cluster"], set_=said))
+
+    def undrain(self, cluster: str) -> bool:
+        """Have campaigns use a cluster again; says whether it was drained."""
+        with self._database.writing() as connection:
+            return connection.execute(delete(drains).where(drains.c.cluster == text_of(cluster))).rowcount > 0
+
+    def drains(self) -> list[Drain]:
+        """The clusters that are drained."""
+        with self._database.reading() as connection:
+            return read_drains(connection)
 
     # ---- fair shares
 

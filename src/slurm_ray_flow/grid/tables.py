@@ -206,6 +206,16 @@ caps = Table(
 )
 """The most pilots of all campaigns together on a cluster."""
 
+drains = Table(
+    "srf_drain",
+    metadata,
+    Column("cluster", Text, primary_key=True),
+    Column("user", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("since", Float(53), nullable=False),
+)
+"""Clusters where no campaign gets a pilot, by their names without their kinds."""
+
 OPEN = text("open = 1")
 Index(
     "srf_event_open",

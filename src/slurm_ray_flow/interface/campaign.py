@@ -115,7 +115,7 @@ class Campaign(Generic[R]):
     def failed(self) -> list[int]:
         """The numbers of the items that have failed so far."""
         frames = OutcomeReader(self.id).new_frames(self.status())
-        return [frame.number for _, frame in frames if frame.kind != ItemState.SUCCEEDED]
+        return [frame.number for _, frame in frames if frame.kind in (ItemState.FAILED, ItemState.CRASHED)]
 
     def __getitem__(self, number: int) -> R:
         """The value of one item that has ended.
@@ -207,9 +207,20 @@ class Campaign(Generic[R]):
         """Go on with a paused campaign."""
         self._client.change(self.id, "resume")
 
-    def cancel(self) -> None:
-        """End the campaign: items that run are ended, the others never begin. Outcomes so far are kept."""
-        self._client.change(self.id, "cancel")
+    def cancel(self, only: Iterable[int] | None = None) -> None:
+        """End the campaign: items that run are ended, the others never begin. Outcomes so far are kept.
+
+        Args:
+            only: the numbers of some items; the others go on. One that a pilot has begun runs to its end there, but has
+                no value.
+
+        Raises:
+            GridError: there is no such item, or the campaign has ended.
+        """
+        if only is None:
+            self._client.change(self.id, "cancel")
+        else:
+            self._client.cancel_items(self.id, sorted({int(number) for number in only}))
 
     def _statuses(self, timeout: float | None) -> Iterator[model.Campaign]:
         """The state of the campaign again and again; the last one is final."""
@@ -220,6 +231,9 @@ class Campaign(Generic[R]):
             if status.state is CampaignState.PAUSED and status.reason != told:
                 told = status.reason
                 _tell(f"campaign {self.id[:8]} is paused: {told}; `srf grid resume {self.id[:8]}` goes on with it")
+            elif status.obstacle and status.obstacle != told:
+                told = status.obstacle
+                _tell(f"campaign {self.id[:8]} waits: {told}")
             yield status
             if status.state.final:
                 return

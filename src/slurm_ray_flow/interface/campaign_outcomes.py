@@ -85,6 +85,8 @@ class Numbers:
 
 def value_of(frame: Frame) -> Any:
     """The value of an outcome, or its exception raised."""
+    if frame.kind == ItemState.CANCELLED:
+        raise Cancelled(f"item {frame.number} was cancelled, and has no value")
     kind = VALUE if frame.kind == ItemState.SUCCEEDED else ERROR
     return outcome_of_item(kind, frame.data, "").unwrap()
 

@@ -96,11 +96,25 @@ class OnCluster:
         options: options of the decorator, instead of the function's.
         workers: how many items a pilot runs at a time; None as its CPUs and GPUs are.
         max_pilots: the most pilots there; None as for the other clusters.
+        scripts: the `prologue` and the `epilogue` of a pilot, as `script_of` makes them.
     """
 
     options: dict[str, Any] = dataclasses.field(default_factory=dict)
     workers: int | None = None
     max_pilots: int | None = None
+    scripts: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def script_of(lines: str, seconds: float, folder: str = "") -> dict[str, Any]:
+    """A script around the items of a pilot, as `remote/driver/pilot.py` `execute` runs it: it ends at a failing line.
+
+    Args:
+        lines: lines for a shell.
+        seconds: what it may take.
+        folder: where it runs, as a word of the shell; "" for the run's own folder.
+    """
+    start = f"cd {folder} || exit\n" if folder else ""
+    return {"command": f"{start}set -e\n{lines}", "seconds": seconds}
 
 
 def start_campaign(
@@ -111,6 +125,7 @@ def start_campaign(
     same: dict[str, Any],
     *,
     each: Mapping[str, OnCluster] | None = None,
+    others: OnCluster = OnCluster(),
     campaign_id: str = "",
 ) -> tuple[str, GridClient]:
     """Store the arguments, prepare the clusters, and begin the campaign; gives its id, and the client that asked.
@@ -125,6 +140,7 @@ def start_campaign(
         wanted: what the caller has chosen.
         same: arguments that all items have.
         each: what is chosen for single clusters, by their names.
+        others: what is chosen for all other clusters.
         campaign_id: its id; "" for a new one.
 
     Raises:
@@ -138,17 +154,18 @@ def start_campaign(
     first = next(arguments, None)
     if first is None:
         raise OptionError("a campaign needs values to go over", advice="write f.campaign(range(100))")
-    campaign_id, chosen = campaign_id or uuid.uuid4().hex, each or {}
+    campaign_id = campaign_id or uuid.uuid4().hex
     folder = CampaignFolder(campaign_id)
     client = GridClient(_note)
     with told(), contextlib.ExitStack() as stack:
         found = _found_clusters(clusters)
+        chosen = {name: (each or {}).get(name, others) for name in found}
         stack.enter_context(folder.being_made())
         try:
             with contextlib.closing(ArgumentWriter(folder.path)) as writer:
                 total = store_values(writer, itertools.chain([first], arguments))
             digests = _prepare(flow, folder, found, same, chosen)
-            shares = [_share(place, name, chosen.get(name)) for place, name in enumerate(found)]
+            shares = [_share(place, name, chosen[name]) for place, name in enumerate(found)]
             campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
         except BaseException:
             folder.remove()
@@ -185,10 +202,11 @@ def _prepare(
     call = describe_call(flow, Arguments(flow.fn, {}, ((), same)))
     launches = {}
     for name, cluster in clusters.items():
-        here = chosen.get(name, OnCluster())
+        here = chosen[name]
         options = options_on(cluster, flow.options.stating(**here.options).but(cluster=name))
         prepared = prepare_pilots(call, cluster, options)
-        launches[name] = launch_as_json(options, prepared, _pilot_settings(cluster, options, here.workers))
+        settings = {**_pilot_settings(cluster, options, here.workers), **here.scripts}
+        launches[name] = launch_as_json(options, prepared, settings)
     folder.write((call.function, call.arguments), launches)
     return call.function, call.arguments
 
@@ -303,8 +321,8 @@ def _campaign(
     )  # fmt: skip
 
 
-def _share(place: int, name: str, chosen: OnCluster | None) -> model.ClusterShare:
-    options = {"max_pilots": chosen.max_pilots} if chosen and chosen.max_pilots else {}
+def _share(place: int, name: str, chosen: OnCluster) -> model.ClusterShare:
+    options = {"max_pilots": chosen.max_pilots} if chosen.max_pilots else {}
     return model.ClusterShare(cluster=name, position=place, options=options)
 
 

@@ -12,8 +12,9 @@ from types import FunctionType
 from typing import Any
 
 from slurm_ray_flow.core.errors import OptionError
+from slurm_ray_flow.core.quantities import parse_duration
 from slurm_ray_flow.interface.campaign import Campaign
-from slurm_ray_flow.interface.campaign_start import CampaignOptions, start_campaign
+from slurm_ray_flow.interface.campaign_start import CampaignOptions, OnCluster, script_of, start_campaign
 from slurm_ray_flow.interface.decorator import slurm_ray_flow
 from slurm_ray_flow.remote.driver.command import CommandResult
 
@@ -42,18 +43,32 @@ class Command:
     Args:
         command: what the shell runs: bash where there is one, else sh.
         outputs: paths and globs of files that it writes in its folder, of at most 10 MiB each; with fields, too.
+        prologue, epilogue: lines for the shell that each pilot runs once, before its first item and after its last one.
+        prologue_limit, epilogue_limit: what they may take; then they are ended, and have failed.
         options: options of the decorator, such as `cluster`, `cpus_per_node`, `include` and `env_vars`.
 
     Raises:
         OptionError: the command or an option can't be meant.
     """
 
-    def __init__(self, command: str, *, outputs: Sequence[str] = (), **options: Any) -> None:
+    def __init__(
+        self,
+        command: str,
+        *,
+        outputs: Sequence[str] = (),
+        prologue: str = "",
+        epilogue: str = "",
+        prologue_limit: object = "10m",
+        epilogue_limit: object = "10m",
+        **options: Any,
+    ) -> None:
         if not isinstance(command, str) or not command.strip():
             raise OptionError(f"command={command!r} must be a command for a shell", advice='write "./simulate {seed}"')
         if isinstance(outputs, str) or not all(isinstance(path, str) for path in outputs):
             raise OptionError(f"outputs={outputs!r} must be a list of paths", advice='write outputs=["out.csv"]')
         self.command, self.outputs = command, tuple(outputs)
+        given = {"prologue": (prologue, prologue_limit), "epilogue": (epilogue, epilogue_limit)}
+        self.scripts = {name: _script(name, *pair) for name, pair in given.items() if pair[0]}
         for path in self.outputs:
             if PurePath(path).is_absolute() or ".." in PurePath(path).parts:
                 raise OptionError(f"the output {path!r} is not in the item's folder", advice="give a relative path")
@@ -91,11 +106,23 @@ class Command:
         """
         wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, True, key, max_queued=max_queued)
         chosen = [self.flow.options.cluster] if clusters is None else clusters
-        campaign_id, client = start_campaign(self.flow, values, chosen, wanted, {})
+        others = OnCluster(scripts=self.scripts)
+        campaign_id, client = start_campaign(self.flow, values, chosen, wanted, {}, others=others)
         return Campaign(campaign_id, client, self.flow)
 
     def __repr__(self) -> str:
         return f"Command({self.command!r})"
+
+
+def _script(name: str, lines: object, limit: object) -> dict[str, Any]:
+    """A script around the items of a pilot.
+
+    Raises:
+        OptionError: it is no text, or its limit is no length of time.
+    """
+    if not isinstance(lines, str):
+        raise OptionError(f"{name}={lines!r} must be lines for a shell", advice=f'write {name}="mkdir -p out"')
+    return script_of(lines, parse_duration(limit, f"{name}_limit"))
 
 
 def _function(name: str, command: str, outputs: Sequence[str], fields: Sequence[str]) -> Callable[..., Any]:

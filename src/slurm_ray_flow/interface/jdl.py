@@ -6,10 +6,11 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from slurm_ray_flow.blocks.clusters import find_cluster
 from slurm_ray_flow.core.errors import OptionError
-from slurm_ray_flow.core.grid.jdl import PARAMS, Description, read_description, shell_command, with_macros
+from slurm_ray_flow.core.grid.jdl import PARAMS, Description, read_description, shell_command, variables_of, with_macros
 from slurm_ray_flow.interface.campaign import Campaign
-from slurm_ray_flow.interface.campaign_start import CampaignOptions, OnCluster, start_campaign
+from slurm_ray_flow.interface.campaign_start import CampaignOptions, OnCluster, script_of, start_campaign, told
 from slurm_ray_flow.interface.command import Command
 from slurm_ray_flow.remote.driver.command import CommandResult
 
@@ -32,12 +33,40 @@ def start_described(path: Path, wanted: CampaignOptions) -> Campaign[CommandResu
     campaign_id = uuid.uuid4().hex
     command = Command(shell_command(described, campaign_id), name=described.name)
     values = ({PARAMS: with_macros(line, campaign_id)} for line in _lines(described, path))
-    each = {
-        name: OnCluster({**here.options}, workers=1, max_pilots=here.max_pilots)
-        for name, here in described.clusters.items()
-    }
+    each = {name: _on_cluster(name, described, campaign_id) for name in described.clusters}
     _, client = start_campaign(command.flow, values, list(each), wanted, {}, each=each, campaign_id=campaign_id)
     return Campaign(campaign_id, client, command.flow)
+
+
+def _on_cluster(name: str, described: Description, campaign_id: str) -> OnCluster:
+    """What a description wants on one cluster, in a campaign's words.
+
+    Raises:
+        OptionError: jobs are to be best-effort ones, and the cluster preempts none.
+        SlurmRayFlowError: the cluster does not answer.
+    """
+    here = described.clusters[name]
+    options = {**here.options, "env_vars": variables_of(described, name, campaign_id)}
+    if here.best_effort and not {"partition", "qos"} & options.keys():
+        options["partition"] = _preemptible(name)
+    scripts = {
+        which: script_of(with_macros(lines, campaign_id), seconds, with_macros(here.folder, campaign_id))
+        for which, (lines, seconds) in here.scripts.items()
+    }
+    return OnCluster(options, workers=1, max_pilots=here.max_pilots, scripts=scripts)
+
+
+def _preemptible(name: str) -> str:
+    """The first partition of a cluster whose jobs may be preempted, which is what best-effort means there."""
+    with told():
+        scheduler = find_cluster(name).scheduler
+        table = scheduler.partitions() if scheduler else None
+    for partition in table.values["partitions"] if table else ():
+        if partition["preemptible"] and partition["state"] == "UP" and not partition["hidden"]:
+            return str(partition["name"])
+    what = f"clusters.{name}.type can't be honoured: {name} has no partition whose jobs may be preempted"
+    advice = "write properties \"qos='NAME'\" for a QOS of that kind, or leave the type out"
+    raise OptionError(what, where=f"clusters.{name}.type", advice=advice)
 
 
 def _lines(described: Description, path: Path) -> Iterator[str]:

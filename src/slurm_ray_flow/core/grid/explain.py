@@ -62,6 +62,8 @@ def _before(campaign: Campaign, item: ItemRow) -> str:
 
 def _on(share: ClusterShare, live: Sequence[Pilot], clock: Clock) -> str:
     """What there is of pilots on a cluster."""
+    if share.state == "drained":
+        return f"{share.cluster} is {share.reason}"
     if share.state != "open":
         return f"{share.cluster} is closed to the campaign ({share.reason or share.state})"
     here = [pilot for pilot in live if pilot.cluster == share.cluster]

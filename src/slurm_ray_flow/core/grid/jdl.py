@@ -21,21 +21,21 @@ PARAMS = "params"
 Fields = dict[str, Any]
 _TOP = ("name", "clusters", "params", "param_file", "nb_jobs", "jobs_type")
 _OF_CLUSTERS = (
-    "exec_file", "exec_directory", "resources", "walltime", "type", "project", "test_mode", "max_jobs",
-    "temporal_grouping",
+    "exec_file", "exec_directory", "resources", "properties", "walltime", "type", "cluster_job_type", "project",
+    "prologue", "prologue_walltime", "epilogue", "epilogue_walltime", "test_mode", "max_jobs", "temporal_grouping",
 )  # fmt: skip
 _REFUSED = {
-    "properties": "it is SQL about the nodes of OAR; choose nodes by the options `partition` or `constraint`",
-    "cluster_job_type": "no type of OAR's jobs is known here",
     "dimensional_grouping": "pilots run items beside one another as their cluster's cores allow",
-    "prologue": "nothing runs once on a cluster before its items: run it yourself, or at the start of exec_file",
-    "epilogue": "nothing runs once on a cluster after its items: run it yourself when `srf grid watch` has ended",
-    "prologue_walltime": "there is no prologue",
-    "epilogue_walltime": "there is no epilogue",
     "output_gathering_method": "`outputs` of a Command bring files home",
     "checkpointing_type": "`checkpoint` of a function keeps files for a next try",
 }
 _RESOURCE = re.compile(r"(nodes|host|cpu|core|gpu)=(\d+)")
+_PROPERTY = re.compile(r"(gpu|partition|qos|constraint)\s*=\s*'([^']+)'")
+_PROPERTIES = "write gpu='YES', partition='NAME', qos='NAME' or constraint='FEATURE', joined by AND"
+COMMAND_VARIABLE = "CAMPAIGN_COMMAND"
+"""The variable with a cluster's own command, where clusters have different ones."""
+SCRIPT_SECONDS = 600.0
+"""What a prologue or an epilogue may take that has no walltime."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +45,18 @@ class OnCluster:
     Attributes:
         options: options of the decorator.
         max_pilots: the most pilots there; None for no limit of its own.
+        command: what the shell runs for an item, with CiGri's macros; the item's parameters follow.
+        folder: where it runs.
+        scripts: the lines of `prologue` and `epilogue`, each with the seconds that they may take.
+        best_effort: whether its jobs may be preempted.
     """
 
     options: Fields
     max_pilots: int | None
+    command: str = ""
+    folder: str = ""
+    scripts: dict[str, tuple[str, float]] = dataclasses.field(default_factory=dict)
+    best_effort: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,7 +65,6 @@ class Description:
 
     Attributes:
         name: its name.
-        command: what the shell runs for an item, with CiGri's macros; the item's parameters follow.
         params: the items' parameters, a line each; None where `param_file` has them.
         param_file: the file that has them, as it was written; "" for none.
         clusters: what it wants on each cluster, by their names.
@@ -65,7 +72,6 @@ class Description:
     """
 
     name: str
-    command: str
     params: list[str] | None
     param_file: str
     clusters: dict[str, OnCluster]
@@ -87,7 +93,8 @@ def read_description(text: str) -> Description:
     for field in top:
         _check_name(field, field, (*_TOP, *_OF_CLUSTERS))
     if "jobs_type" in top and top["jobs_type"] != "normal":
-        raise _refused("jobs_type", 'only "normal" is known')
+        why = "an item without parameters of its own that is repeated for ever is none of a campaign"
+        raise _refused("jobs_type", why, 'write "normal", and nb_jobs for the number of items')
     name = _text(top, "name", "name")
     named = top.get("clusters")
     if not isinstance(named, dict) or not named:
@@ -95,29 +102,37 @@ def read_description(text: str) -> Description:
     common = {field: value for field, value in top.items() if field in _OF_CLUSTERS}
     merged = {cluster: _merged(cluster, fields, common) for cluster, fields in named.items()}
     params, file = _params(top)
-    command = _same("command", {cluster: _command(cluster, fields) for cluster, fields in merged.items()})
     is_test = _same("test_mode", {cluster: _switch(cluster, fields, "test_mode") for cluster, fields in merged.items()})
     on_clusters = {cluster: _on_cluster(cluster, fields) for cluster, fields in merged.items()}
-    return Description(name, command, params, file, on_clusters, is_test)
+    return Description(name, params, file, on_clusters, is_test)
 
 
 def shell_command(description: Description, campaign_id: str) -> str:
-    """The template of a `Command`, whose one field is `PARAMS`. The shell reads parameters as CiGri's does."""
-    text = with_macros(description.command, campaign_id)
-    quoted = shlex.quote(text).replace("{", "{{").replace("}", "}}")
+    """The template of a `Command`, whose one field is `PARAMS`. The shell reads parameters as CiGri's does.
+
+    Where clusters have different commands, it is `COMMAND_VARIABLE` that has them: see `variables_of`.
+    """
+    first, *others = {here.command for here in description.clusters.values()}
+    if others:
+        return f'eval "${COMMAND_VARIABLE}" {{{PARAMS}}}'
+    quoted = shlex.quote(with_macros(first, campaign_id)).replace("{", "{{").replace("}", "}}")
     return f"eval {quoted} {{{PARAMS}}}"
+
+
+def variables_of(description: Description, cluster: str, campaign_id: str) -> dict[str, str]:
+    """The variables of a cluster's pilots that `shell_command` reads."""
+    own = description.clusters[cluster].command
+    differ = any(here.command != own for here in description.clusters.values())
+    return {COMMAND_VARIABLE: with_macros(own, campaign_id)} if differ else {}
 
 
 def with_macros(text: str, campaign_id: str) -> str:
     """A text of a description with its macros as the shell has them; `~` is the shell's own.
 
-    Raises:
-        OptionError: a macro means nothing here.
+    An item has the job of its pilot: `remote/driver/pilot.py` sets the variable.
     """
-    text = text.replace("{HOME}", "$HOME").replace("{CAMPAIGN_ID}", campaign_id)
-    if "{OAR_JOB_ID}" in text:
-        raise _refused("{OAR_JOB_ID}", "an item is no job of OAR's; $SRF_RUN_ID is the run of its pilot")
-    return text
+    text = text.replace("{HOME}", "$HOME").replace("{OAR_JOB_ID}", "${OAR_JOB_ID}")
+    return text.replace("{CAMPAIGN_ID}", campaign_id)
 
 
 def _merged(cluster: str, fields: Any, common: Fields) -> Fields:
@@ -136,8 +151,8 @@ def _check_name(field: str, path: str, known: tuple[str, ...]) -> None:
         raise OptionError(f"{path} is no field that is known", where=path, advice=f"{near[0]!r}?" if near else "")
 
 
-def _refused(path: str, why: str) -> OptionError:
-    return OptionError(f"{path} can't be honoured: {why}", where=path, advice="leave it out")
+def _refused(path: str, why: str, advice: str = "leave it out") -> OptionError:
+    return OptionError(f"{path} can't be honoured: {why}", where=path, advice=advice)
 
 
 def _params(top: Fields) -> tuple[list[str] | None, str]:
@@ -155,12 +170,6 @@ def _params(top: Fields) -> tuple[list[str] | None, str]:
     return params, ""
 
 
-def _command(cluster: str, fields: Fields) -> str:
-    program = _text(fields, "exec_file", f"clusters.{cluster}.exec_file")
-    folder = _text(fields, "exec_directory", f"clusters.{cluster}.exec_directory", "{HOME}")
-    return f"cd {folder} && {program}"
-
-
 def _same(field: str, values: dict[str, Any]) -> Any:
     """The one value that all clusters have.
 
@@ -170,26 +179,74 @@ def _same(field: str, values: dict[str, Any]) -> Any:
     first, *others = values
     for other in others:
         if values[other] != values[first]:
-            shown = "exec_file" if field == "command" else field
-            why = f"{first} has another one, and all clusters of a campaign run the same"
-            raise _refused(f"clusters.{other}.{shown}", why)
+            why = f"{first} has another one, and all clusters of a campaign have the same"
+            raise _refused(f"clusters.{other}.{field}", why)
     return values[first]
 
 
 def _on_cluster(cluster: str, fields: Fields) -> OnCluster:
     path = f"clusters.{cluster}"
-    if fields.get("type", "normal") != "normal":
-        why = "a pilot is an ordinary job; for one that may be preempted choose a partition or a `qos` of that kind"
-        raise _refused(f"{path}.type", why)
     if not _switch(cluster, fields, "temporal_grouping", default=True):
-        raise _refused(f"{path}.temporal_grouping", "a pilot runs many items one after another")
+        why = "a pilot runs many items one after another; a start for each would take longer than most items"
+        raise _refused(f"{path}.temporal_grouping", why)
     options = _resources(_text(fields, "resources", f"{path}.resources", "/core=1"), f"{path}.resources")
+    if "properties" in fields:
+        options |= _properties(_text(fields, "properties", f"{path}.properties"), f"{path}.properties", options)
     if "walltime" in fields:
         options["time_limit"] = _walltime(_text(fields, "walltime", f"{path}.walltime"), f"{path}.walltime")
     if "project" in fields:
         options["account"] = _text(fields, "project", f"{path}.project")
     most = _count(fields, "max_jobs", f"{path}.max_jobs") if "max_jobs" in fields else None
-    return OnCluster(options, most)
+    program = _text(fields, "exec_file", f"{path}.exec_file")
+    folder = _text(fields, "exec_directory", f"{path}.exec_directory", "{HOME}")
+    scripts = {
+        name: _script(fields, name, path) for name in ("prologue", "epilogue") if _has_script(fields, name, path)
+    }
+    return OnCluster(options, most, f"cd {folder} && {program}", folder, scripts, _is_best_effort(fields, path))
+
+
+def _is_best_effort(fields: Fields, path: str) -> bool:
+    """Whether jobs may be preempted: OAR's best-effort."""
+    found = False
+    for field in ("type", "cluster_job_type"):
+        kind = fields.get(field, "normal")
+        if kind not in ("normal", "best-effort", "besteffort"):
+            raise _refused(f"{path}.{field}", f"{kind!r} is no type of jobs here", 'write "normal" or "best-effort"')
+        found = found or kind != "normal"
+    return found
+
+
+def _has_script(fields: Fields, name: str, path: str) -> bool:
+    if f"{name}_walltime" in fields and name not in fields:
+        raise OptionError(f"{path}.{name}_walltime is there, and no {name}", where=f"{path}.{name}_walltime")
+    return name in fields
+
+
+def _script(fields: Fields, name: str, path: str) -> tuple[str, float]:
+    """The lines of a prologue or an epilogue, and the seconds that they may take."""
+    lines, limit = fields[name], f"{name}_walltime"
+    if isinstance(lines, str):
+        lines = [lines]
+    if not isinstance(lines, list) or not lines or not all(isinstance(line, str) for line in lines):
+        raise OptionError(f"{path}.{name} must be a list of commands", where=f"{path}.{name}")
+    seconds = _walltime(_text(fields, limit, f"{path}.{limit}"), f"{path}.{limit}") if limit in fields else None
+    return "\n".join(lines), seconds or SCRIPT_SECONDS
+
+
+def _properties(text: str, path: str, options: Fields) -> Fields:
+    """What a cluster without OAR can do of OAR's conditions on nodes, as options."""
+    chosen: Fields = {}
+    for part in re.split(r"\s+and\s+", text.strip(), flags=re.IGNORECASE):
+        match = _PROPERTY.fullmatch(part.strip())
+        if match is None:
+            raise _refused(path, f"{part!r} says nothing of a cluster without OAR's database of nodes", _PROPERTIES)
+        if match[1] != "gpu":
+            chosen[match[1]] = match[2]
+        elif match[2].upper() == "YES":
+            chosen["gpus_per_node"] = options.get("gpus_per_node", 1)
+        elif match[2].upper() != "NO" or "gpus_per_node" in options:
+            raise _refused(path, f"{part!r} can't be meant beside these resources", _PROPERTIES)
+    return chosen
 
 
 def _resources(text: str, path: str) -> Fields:

@@ -60,7 +60,7 @@ class ClusterShare:
         position: its place in the user's order, from 0.
         prepared: what all its pilots run, as JSON of `flows/pilot.py` `Prepared`.
         options: the options of its pilots.
-        state: "open", "paused" or "quarantined".
+        state: "open", "paused" or "quarantined"; "drained" where no campaign gets a pilot there.
         reason: why it is not open.
         mean_seconds: what an item takes there; None where none has ended.
     """
@@ -72,6 +72,33 @@ class ClusterShare:
     state: str = "open"
     reason: str = ""
     mean_seconds: float | None = None
+
+    @property
+    def closed(self) -> bool:
+        """Whether it is closed to this campaign, until a person reopens it. A drained cluster is not: it comes back."""
+        return self.state not in {"open", "drained"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drain:
+    """A cluster where no campaign gets a pilot, until a person resumes it.
+
+    Attributes:
+        cluster: its name, without its kind.
+        user: who has drained it.
+        reason: why, in the words of that user; "" for none.
+        since: seconds since 1970.
+    """
+
+    cluster: str
+    user: str
+    reason: str
+    since: float
+
+    @property
+    def text(self) -> str:
+        """Who has drained it, and why."""
+        return f"drained by {self.user}" + (f": {self.reason}" if self.reason else "")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +159,13 @@ class Campaign:
     def unleased(self) -> int:
         """How many items are in no bundle and have not ended."""
         return self.total - self.next_number + self.waiting
+
+    @property
+    def obstacle(self) -> str:
+        """Why none of its clusters takes items now; "" where one does, or where the campaign does not want to."""
+        if self.state is not CampaignState.ACTIVE or any(share.state == "open" for share in self.clusters):
+            return ""
+        return "; ".join(f"{share.cluster} is {share.reason or share.state}" for share in self.clusters)
 
     def to_json(self) -> dict[str, Any]:
         """Its fields for JSON, which `from_json` reads."""

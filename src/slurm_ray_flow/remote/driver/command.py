@@ -83,6 +83,23 @@ def run(template: str, outputs: Sequence[str], fields: Mapping[str, Any]) -> Com
     return result
 
 
+def trouble_of_script(name: str, script: Mapping[str, Any]) -> str:
+    """Run a script around all items of a pilot, in this process's folder; gives what went wrong, "" for nothing.
+
+    Args:
+        name: "prologue" or "epilogue".
+        script: its `command`, and the `seconds` that it may take.
+    """
+    what, command, folder = "The " + name, str(script["command"]), os.getcwd()
+    log_size = _log_size()
+    try:
+        exit_code = _run(command, folder, float(script["seconds"]))
+    except subprocess.TimeoutExpired:
+        how = "did not end within {:.0f} s, and was ended".format(script["seconds"])
+        return _with_tail("{} {}: {}".format(what, how, command), log_size)
+    return _failure(command, exit_code, folder, log_size, what) if exit_code else ""
+
+
 # ---- the command's text
 
 
@@ -111,8 +128,12 @@ def _shown(value: Any, spec: str, conversion: Optional[str]) -> str:
 # ---- the command's process
 
 
-def _run(command: str, folder: str) -> int:
-    """Run a command with its output into this process's; gives its exit code when its process group has ended."""
+def _run(command: str, folder: str, seconds: Optional[float] = None) -> int:
+    """Run a command with its output into this process's; gives its exit code when its process group has ended.
+
+    Raises:
+        subprocess.TimeoutExpired: it has not ended within so many seconds, and was ended.
+    """
     shell = shutil.which("bash") or "/bin/sh"
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
@@ -120,7 +141,7 @@ def _run(command: str, folder: str) -> int:
     begin = ["/bin/sh", "-c", _BEGIN, "sh", shell, command]
     process = subprocess.Popen(begin, cwd=folder, stdin=subprocess.PIPE, stdout=1, stderr=2, start_new_session=True)
     with _guarded(process.pid):
-        process.communicate(b"\n")
+        process.communicate(b"\n", seconds)
         return process.returncode
 
 
@@ -174,14 +195,17 @@ def _log_size() -> int:
 # ---- its end
 
 
-def _failure(command: str, exit_code: int, folder: str, log_size: int) -> str:
+def _failure(command: str, exit_code: int, folder: str, log_size: int, what: str = "The command") -> str:
     how = "exit code {}".format(exit_code)
     if exit_code < 0:
         how = "signal {}".format(_signal_name(-exit_code))
     elif exit_code > 128:
         how += " (a process of it had signal {})".format(_signal_name(exit_code - 128))
+    return _with_tail("{} ended with {}: {}\nIts files are in {}".format(what, how, command, folder), log_size)
+
+
+def _with_tail(text: str, log_size: int) -> str:
     tail = _tail(log_size)
-    text = "The command ended with {}: {}\nIts files are in {}".format(how, command, folder)
     return "{}\nIt printed last:\n{}".format(text, tail) if tail else text + "\nIt printed nothing."
 
 

@@ -28,11 +28,31 @@ SYNC_SECONDS = 0.5
 END_SECONDS, TERM_SECONDS = 10.0, 2.0
 """Seconds that idle workers may take to end, and that items may go on after SIGTERM; the head kills after three."""
 
+JOB_VARIABLE = "OAR_JOB_ID"
+"""The variable with the id of the pilot's job, as programs that were written for CiGri read it."""
+
 Summary = Dict[str, Any]
 
 
 def execute(run: RunFiles, settings: Dict[str, Any], with_ray: bool) -> execution.Report:
-    """Be a pilot, write its summary as the run's outcome, and return the fields of its `call_ended`."""
+    """Be a pilot, write its summary as the run's outcome, and return the fields of its `call_ended`.
+
+    Args:
+        run: the run.
+        settings: as for `serve`; `prologue` runs before the first item and `epilogue` after the last one, both with a
+            `command` for a shell and the `seconds` that it may take. A pilot whose prologue fails runs no item.
+        with_ray: whether items run in this process.
+    """
+    os.environ.setdefault(JOB_VARIABLE, os.environ.get("SLURM_JOB_ID") or run.id)
+    if trouble := _trouble_of("prologue", settings):
+        return {"outcome": None, "cause": "environment", "message": trouble}
+    report = _execute(run, settings, with_ray)
+    if trouble := _trouble_of("epilogue", settings):
+        report["message"] = "\n".join(filter(None, [report.get("message"), trouble]))
+    return report
+
+
+def _execute(run: RunFiles, settings: Dict[str, Any], with_ray: bool) -> execution.Report:
     try:
         summary = serve_in_process(run, settings) if with_ray else serve(run, settings)
     except PilotFailed as error:
@@ -41,6 +61,18 @@ def execute(run: RunFiles, settings: Dict[str, Any], with_ray: bool) -> executio
         message = "The pilot can't go on: {}".format(error)
         return {"outcome": None, "cause": "environment", "message": message}
     return execution.succeeded(run, summary)
+
+
+def _trouble_of(name: str, settings: Dict[str, Any]) -> str:
+    """Run the script of this name, if there is one; gives what went wrong, "" for nothing."""
+    if not settings.get(name):
+        return ""
+    from slurm_ray_flow.remote.driver import command  # few pilots have scripts
+
+    try:
+        return command.trouble_of_script(name, settings[name])
+    except OSError as error:
+        return "The {} can't be run: {}".format(name, error)
 
 
 def serve(run: RunFiles, settings: Dict[str, Any]) -> Summary:
