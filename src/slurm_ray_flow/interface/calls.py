@@ -14,7 +14,15 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slurm_ray_flow.core import launch_events as events
-from slurm_ray_flow.core.errors import Cancelled, Lost, PayloadError, RunError, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.errors import (
+    Cancelled,
+    InputFailed,
+    Lost,
+    PayloadError,
+    RunError,
+    SlurmRayFlowError,
+    UnknownRunError,
+)
 from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
 from slurm_ray_flow.interface.cancellation import bound_process_end, end_with_process
 from slurm_ray_flow.interface.handle import Handle
@@ -28,6 +36,7 @@ from slurm_ray_flow.interface.map_state import (
     ranges_text,
     record_map,
 )
+from slurm_ray_flow.interface.producers import AWAIT
 from slurm_ray_flow.interface.session import DecoratedFunction, Launching, blocking_call, label
 from slurm_ray_flow.tasks.cancellation import in_background
 
@@ -307,7 +316,9 @@ class MapCalls:
     def _note_failure(self, item: MapItem[Any], error: BaseException) -> None:
         if not item.run_id:
             note_failed(self.map_id, item.index, error)
-        concerns_all = isinstance(error, SlurmRayFlowError) and not isinstance(error, PayloadError | Cancelled)
+        concerns_all = isinstance(error, SlurmRayFlowError) and not isinstance(
+            error, PayloadError | Cancelled | InputFailed
+        )
         if concerns_all and not self._shared_parts_ready:
             self.stop(error)
         self._note_end(item, error=error)
@@ -353,7 +364,7 @@ class MapCalls:
             with self._change:
                 self._shared_parts_ready = True
                 self._change.notify_all()
-        if name == "turn":  # the call waits in the queue of a server, perhaps for long
+        if name in {"turn", AWAIT}:  # the call waits, in the queue of a server or for other runs, perhaps for long
             self._note_started(item)
         if name in SHARED_STEPS or name == "execute_call":
             self.progress.note("")
