@@ -1,19 +1,36 @@
 """Values of other runs as arguments, through real launches on this machine."""
 
-import json
-import threading
+import asyncio
 import time
 from pathlib import Path
+from uuid import UUID
 
 import numpy
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.flow_engine import run_flow
 
 from slurm_ray_flow import Cancelled, Handle, Handles, InputFailed, OptionError, RunState, slurm_ray_flow
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.core.home import home
+from slurm_ray_flow.blocks.server import connected
 from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from slurm_ray_flow import slurm_ray_flow
+
+@slurm_ray_flow(ray="never")
+def wait(go):
+    while go and not Path(go).exists():
+        time.sleep(0.05)
+
+if __name__ == "__main__":
+    print(wait.submit(wait.submit(sys.argv[1])).run_id, flush=True)
+"""
 
 
 class TooLargeError(Exception):
@@ -79,8 +96,7 @@ def test_a_run_waits_for_those_whose_values_it_has_as_arguments(make, total, tmp
     """Submit comes at once, the wait is shown, and Prefect has the edge."""
     go = tmp_path / "go"
     slow, quick = make.submit(40, str(go)), make.submit(2)
-    handle = total.submit(slow, [quick, (1, {quick.run_id: 5})[0]], named={"a": quick})
-    assert isinstance(handle.run_id, str)
+    handle = total.submit(slow, [quick, 1], named={"a": quick})
     wait_for(lambda: store.find_record(handle.run_id).waiting)
     assert handle.status() is RunState.WAITING
     assert slow.run_id[:8] in store.find_record(handle.run_id).waiting
@@ -102,6 +118,49 @@ def test_handles_of_a_map_each_for_a_call_and_all_for_one(make, total):
     assert second.results(BOUND) == [11, 22, 33]
     assert total(second, named=Handles.attach(first.map_id)) == 66 + 6
     assert total(Handle.attach(second[0].run_id)) == 11
+
+
+def test_a_flow_run_that_prefect_starts_again_has_the_same_values(make, total, api, server):
+    producer = make.submit(3)
+    handle = total.submit(producer, [4])
+    assert handle.result(BOUND) == 7
+    again = {"type": "SCHEDULED", "name": "AwaitingRetry"}
+    wait_for(lambda: api.get(f"/flow_runs/{handle.run_id}")["state_type"] == "COMPLETED")
+    api.post(f"/flow_runs/{handle.run_id}/set_state", {"state": again, "force": True})
+    with connected(server), get_client(sync_client=True) as client:
+        assert run_flow(total, flow_run=client.read_flow_run(UUID(handle.run_id))) == 7
+    assert store.find_record(handle.run_id).attempt == f"{handle.run_id}.2"
+
+
+def test_an_async_function_and_a_call_that_waits_itself(make, server):
+    @slurm_ray_flow(ray="never")
+    async def doubled(number):
+        return 2 * number
+
+    assert asyncio.run(doubled(make.submit(4))) == 8
+    assert doubled.submit(doubled.submit(make.submit(4))).result(BOUND) == 16
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_campaign_is_the_list_of_its_values_and_takes_values_of_runs(make, total):
+    campaign = make.campaign([1, 2, 3])
+    assert total(campaign, [4]) == 10
+    assert list(make.campaign(make.map([5, 6])).results()) == [5, 6]
+    assert list(total.campaign([campaign, make.submit(7)], same={"named": make.submit(10)}).results()) == [16, 17]
+    with pytest.raises(InputFailed, match="run ") as caught:
+        total.campaign([1, make.submit(103)])
+    assert isinstance(caught.value.__cause__, TooLargeError)
+    with pytest.raises(OptionError, match="campaign"):
+        total.map(campaign)
+
+
+def test_a_process_that_ends_says_what_it_never_submitted(script, tmp_path):
+    ended = script(SCRIPT, tmp_path / "go")
+    assert ended.returncode == 0, ended.stderr
+    handle = Handle.attach(ended.stdout.strip())
+    assert f"run {handle.run_id[:8]} was not submitted: it was waiting for " in ended.stderr
+    (tmp_path / "go").touch()
+    assert handle.status() is RunState.LOST
 
 
 def test_a_failed_producer_fails_what_needs_its_value(make, total, tmp_path, api):
@@ -153,7 +212,7 @@ def test_a_large_value_stays_where_it_is(zeros, about):
     attached = about.submit(Handle.attach(producer.run_id))
     assert attached.result(BOUND) == ((8 << 20) + 1, True)
     assert payload(attached.run_id)[0] < 10_000
-    small = about.submit(zeros.submit(0 + 1, 2))
+    small = about.submit(zeros.submit(1, 2))
     assert small.result(BOUND)[0] == (2 << 20) + 1
 
 

@@ -36,7 +36,6 @@ from slurm_ray_flow.interface.map_state import (
     ranges_text,
     record_map,
 )
-from slurm_ray_flow.interface.producers import AWAIT
 from slurm_ray_flow.interface.session import DecoratedFunction, Launching, blocking_call, label
 from slurm_ray_flow.tasks.cancellation import in_background
 
@@ -364,7 +363,10 @@ class MapCalls:
             with self._change:
                 self._shared_parts_ready = True
                 self._change.notify_all()
-        if name in {"turn", AWAIT}:  # the call waits, in the queue of a server or for other runs, perhaps for long
+        if name in {
+            "turn",
+            events.AWAIT_VALUE,
+        }:  # the call waits, in the queue of a server or for other runs, perhaps for long
             self._note_started(item)
         if name in SHARED_STEPS or name == "execute_call":
             self.progress.note("")

@@ -20,7 +20,6 @@ from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.interface.body import bind
 from slurm_ray_flow.interface.handle import Producer
 from slurm_ray_flow.interface.parameters import cast_by
-from slurm_ray_flow.interface.producers import values_at_home
 from slurm_ray_flow.interface.settings import Types
 
 Keywords = dict[str, Any]
@@ -67,6 +66,8 @@ def read_values(function: TypedFunction, values: Any, spread: bool) -> Iterator[
     Raises:
         OptionError: there is no such file, it is of another kind, or a line of it can't be read; its place is named.
     """
+    from slurm_ray_flow.interface.producers import values_at_home  # it imports Prefect
+
     if issubclass(type(values), Producer):
         values = values_at_home(values)
     if isinstance(values, Path):

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from prefect import task
 from prefect.client.schemas.objects import FlowRunResult
+from prefect.states import Cancelled as CancelledState
 from prefect.task_engine import run_task_sync
 
 from slurm_ray_flow.blocks import store
@@ -34,8 +35,6 @@ from slurm_ray_flow.tasks.retry import ONCE
 from slurm_ray_flow.tasks.run import Call, Run, ValueFile, where
 from slurm_ray_flow.tasks.turn import WaitReport
 
-AWAIT = "await_value"
-"""The name of the step that waits."""
 LARGE = 1 << 20
 """The bytes from which on a value is not sent to a cluster that has it."""
 MOST_TASKS = 20
@@ -204,16 +203,17 @@ class Wait:
     ) -> None:
         self._pending, self._show, self._check = list(sources), show, check
 
-    def until(self, sources: Sequence[Source]) -> None:
-        """Wait until these have ended."""
-        seconds, wanted = SHORTEST_WAIT, set(sources)
+    def until(self, sources: Sequence[Source], *, begun: bool = False) -> None:
+        """Wait until these have ended; or with `begun`, until they are runs with an id."""
+        seconds = SHORTEST_WAIT
         while True:
             self._check()
             ended = {source for source in self._pending if source.has_ended()}
             self._pending = [source for source in self._pending if source not in ended]
             for source in ended:
                 source.check()
-            if wanted.isdisjoint(self._pending):
+            awaited = set(sources).intersection(self._pending)
+            if all(begun and source.flow_run_id for source in awaited):
                 break
             more = f" and {len(self._pending) - 1} more" if len(self._pending) > 1 else ""
             self._show(f"waiting for {self._pending[0].name}{more}")
@@ -319,6 +319,7 @@ class _WaitOfRun(WaitReport):
 
     def __init__(self, run: Run) -> None:
         super().__init__(run, STATE, "all values that it waited for are there")
+        self.is_over = False
 
     def show(self, text: str | None) -> None:
         super().show(text)
@@ -330,8 +331,8 @@ class _WaitOfRun(WaitReport):
 
     def on_process_end(self) -> str:
         """What to say of a run that will never be submitted."""
-        record = self._run.record
-        return f"{record.function}: run {record.run_id[:8]} was not submitted: it was {self.text}" if self.text else ""
+        record, reason = self._run.record, self.text or "waiting for other runs"
+        return "" if self.is_over else f"{record.function}: run {record.run_id[:8]} was not submitted: it was {reason}"
 
 
 def _await_in_prefect(groups: Sequence[list[Source]], run: Run) -> tuple[Any, ...]:
@@ -346,28 +347,31 @@ def _await_in_prefect(groups: Sequence[list[Source]], run: Run) -> tuple[Any, ..
 
     waiting = Wait(sources, report.show, check)
     end_with_process(report)
+    events.publish(events.StepStarted(events.AWAIT_VALUE))
     try:
         return tuple(_wait_in_task(waiting, group) for group in (groups if len(groups) <= MOST_TASKS else [sources]))
     finally:
-        report.text = ""
+        report.is_over = True
 
 
 def _wait_in_task(waiting: Wait, sources: list[Source]) -> Any:
     """Wait for sources in one task, by which Prefect knows of what the run depends."""
+    waiting.until(sources, begun=True)
     failures: list[BaseException] = []
     name = sources[0].name if len(sources) == 1 else f"{len(sources)} runs"
 
-    @task(name=AWAIT, task_run_name=f"value of {name}", **ONCE)
-    def await_value(of: list[str]) -> None:  # noqa: ARG001 - Prefect shows it
+    @task(name=events.AWAIT_VALUE, task_run_name=f"value of {name}", **ONCE)
+    def await_value(of: list[str]) -> Any:  # noqa: ARG001 - Prefect shows it
         try:
             waiting.until(sources)
         except BaseException as error:
             failures.append(error)
+            if isinstance(error, Cancelled):
+                return CancelledState(message=error.what)
             raise
 
     ids = [flow_run_id for source in sources if (flow_run_id := source.flow_run_id)]
     inputs: dict[str, set[Any]] = {"of": {FlowRunResult(id=UUID(flow_run_id)) for flow_run_id in ids}}
-    events.publish(events.StepStarted(AWAIT))
     state = run_task_sync(await_value, parameters={"of": ids}, return_type="state", dependencies=inputs)
     if failures:
         raise failures[0]

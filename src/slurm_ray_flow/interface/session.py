@@ -43,7 +43,6 @@ from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.interface.cancellation import bound_process_end, server_listens
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import Arguments
-from slurm_ray_flow.interface.producers import AWAIT, Places, complete_call
 from slurm_ray_flow.interface.progress import terminal_display
 from slurm_ray_flow.interface.result_storage import store_result_with_run
 from slurm_ray_flow.interface.screen import quiet_console
@@ -84,7 +83,7 @@ def submit(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any
     submitted = threading.Event()
 
     def see_submitted(event: events.LaunchEvent) -> None:
-        if isinstance(event, events.Detachable) or event == events.StepStarted(AWAIT):
+        if isinstance(event, events.Detachable) or event == events.StepStarted(events.AWAIT_VALUE):
             submitted.set()
 
     current = Launching(see_submitted)
@@ -252,7 +251,8 @@ def preview_of(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str,
 
 def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The body of each decorated function's flow, in the caller's process or in a deployment's."""
-    from slurm_ray_flow.flows.launch import launch  # only a launch needs it: decorating stays quick
+    from slurm_ray_flow.flows.launch import launch  # only a launch needs these: decorating stays quick
+    from slurm_ray_flow.interface.producers import Places, complete_call
 
     run_id = str(flow_run.get_id() or uuid.uuid4())
     store_result_with_run(run_id)
