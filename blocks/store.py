@@ -30,6 +30,10 @@ class Stored:
     size: int
 
 
+CANCEL = "cancel"
+"""The name of the file that asks a launch to cancel its run."""
+
+
 def object_path(digest: str) -> Path:
     """The path of the payload of this digest, whether or not it is there."""
     return home() / "store" / digest[:2] / digest[2:]
@@ -96,6 +100,16 @@ def record_path(run_id: str) -> Path:
 def result_folder(run_id: str) -> Path:
     """The folder of the value that Prefect keeps of a run, beside the record, and removed with it."""
     return record_path(run_id).with_suffix(".result")
+
+
+def request_cancel(run_id: str) -> None:
+    """Ask a launch at home that waits to cancel its run; the file is removed with the run's values."""
+    write_whole(result_folder(run_id) / CANCEL, b"")
+
+
+def cancel_is_requested(run_id: str) -> bool:
+    """Whether somebody has asked for that."""
+    return (result_folder(run_id) / CANCEL).exists()
 
 
 def save_record(record: RunRecord) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, SlurmRayFlowError
 from slurm_ray_flow.core.launch_events import CallEnded, Detachable, publish
@@ -25,8 +27,14 @@ from slurm_ray_flow.tasks.sync_files import sync_files
 from slurm_ray_flow.tasks.turn import resumed_turn, turn
 
 
-def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
+def launch(run: Run, describe: Callable[[], Call], cluster: Cluster, options: Options) -> Outcome:
     """Run a call on a cluster, in further tries after failures for which the options allow them.
+
+    Args:
+        run: the run.
+        describe: gives the call, after a wait for the values of other runs that it has as arguments.
+        cluster: the cluster.
+        options: the options.
 
     Returns:
         The value, or the exception that the function raised.
@@ -34,7 +42,8 @@ def launch(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
     Raises:
         SlurmRayFlowError: the function did not get to an end; the error says why.
     """
-    with run.end_noted(), cancellable(where(run.record)), shown_in_prefect(run, call, cluster, options):
+    with run.end_noted(), cancellable(where(run.record)), shown_in_prefect(run, cluster, options):
+        call = describe()
         with outputs_brought(run, cluster, options):
             outcome = _run_tries(run, call, cluster, options)
         publish(CallEnded(outcome))

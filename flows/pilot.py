@@ -78,7 +78,7 @@ def pilot(run: Run, call: Call, cluster: Cluster, options: Options, prepared: Pr
         EnvironmentFailed: what was prepared is gone from the cluster.
         SlurmRayFlowError: the pilot did not get to an end; the error says why.
     """
-    with run.end_noted(), cancellable(where(run.record)), shown_in_prefect(run, call, cluster, options):
+    with run.end_noted(), cancellable(where(run.record)), shown_in_prefect(run, cluster, options):
         use_prepared(prepared, cluster)
         _, outcome = run_prepared(run, call, prepared, cluster, options)
         publish(CallEnded(outcome))

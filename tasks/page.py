@@ -28,7 +28,7 @@ from slurm_ray_flow.core.prefect_events import PrefectEvent, run_failed
 from slurm_ray_flow.core.run import Event, Outcome
 from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.core.trace import tracing
-from slurm_ray_flow.tasks.run import Call, Run
+from slurm_ray_flow.tasks.run import Run
 
 
 def run_page(flow_run_id: str) -> str:
@@ -96,8 +96,8 @@ class _OutputLog:
 class Page:
     """The page of one launch, a subscriber of its events; outside of a flow run it shows nothing."""
 
-    def __init__(self, run: Run, call: Call, cluster: Cluster, options: Options) -> None:
-        self._run, self._function, self._options = run, call.label, options
+    def __init__(self, run: Run, cluster: Cluster, options: Options) -> None:
+        self._run, self._function, self._options = run, run.record.function, options
         self._cluster = short_name(cluster.label)
         context = FlowRunContext.get()
         self._flow_run = context.flow_run if context else None
@@ -108,7 +108,7 @@ class Page:
         self._step, self._note = "", ""
         self._output: _OutputLog | None = None
         _kinds[self._cluster] = cluster.kind
-        self._tag(tags_of(call.label, cluster.label, cluster.kind))
+        self._tag(tags_of(self._function, cluster.label, cluster.kind))
 
     def receive(self, event: events.LaunchEvent) -> None:
         """Show an event."""
@@ -244,9 +244,9 @@ class Page:
 
 
 @contextlib.contextmanager
-def shown_in_prefect(run: Run, call: Call, cluster: Cluster, options: Options) -> Iterator[None]:
+def shown_in_prefect(run: Run, cluster: Cluster, options: Options) -> Iterator[None]:
     """Give the launch inside the block a page."""
-    page = Page(run, call, cluster, options)
+    page = Page(run, cluster, options)
     silence_engine(run.record.flow_run_id)
     try:
         with events.streamed_to(events.publisher(), page.receive):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from slurm_ray_flow.blocks import processes, store
@@ -32,6 +32,15 @@ _INHERITED = ("attempt", "allocation", "warm", "handed_over", "handed_over_at", 
 
 
 @dataclasses.dataclass(frozen=True)
+class ValueFile:
+    """The value of another run on the cluster: the path of its outcome, its digest, and its bytes."""
+
+    path: str
+    sha256: str
+    size: int
+
+
+@dataclasses.dataclass(frozen=True)
 class Call:
     """One function with its arguments, in the store at home.
 
@@ -43,6 +52,9 @@ class Call:
         undigested: the reason that there is no such digest in spite of the option.
         pilot: the settings of a pilot (`remote/driver/pilot.py`), which takes bundles of items and calls the function
             for each item; None for one call.
+        values: values of other runs on the cluster that the arguments refer to.
+        inline: gives the digest of arguments that have values themselves, in the place of references to these digests.
+        awaited: the states of the tasks that have waited for values, by which Prefect draws edges to the steps.
     """
 
     function: str
@@ -52,6 +64,9 @@ class Call:
     content: str = ""
     undigested: str = ""
     pilot: Mapping[str, Any] | None = None
+    values: tuple[ValueFile, ...] = ()
+    inline: Callable[[frozenset[str]], str] | None = None
+    awaited: tuple[Any, ...] = ()
 
 
 class Run:

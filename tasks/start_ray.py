@@ -15,6 +15,7 @@ from slurm_ray_flow.core.interruption import interrupted
 from slurm_ray_flow.core.launch_events import Detachable, Note, Placed, publish
 from slurm_ray_flow.core.lock import queued_state
 from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.core.quantities import format_memory
 from slurm_ray_flow.core.run import Event, error_of, find_event, parse_events
 from slurm_ray_flow.tasks import warm
 from slurm_ray_flow.tasks.diff_dependencies import wants_ray
@@ -115,15 +116,32 @@ def script_of(cluster: Cluster, command: list[str], exports: str = "") -> str:
 
 def _put_files(run: Run, call: Call, spec: dict[str, Any], script: str, cluster: Cluster) -> None:
     """Write the spec, the start script and the call's payloads into the run's folder."""
+    arguments = _place_values(run, call, cluster) if call.values else call.arguments
     files: dict[PurePosixPath, bytes | Path] = {
         run.paths.spec: json.dumps(spec).encode(),
         run.paths.script: script.encode(),
         run.paths.function: store.object_path(call.function),
-        run.paths.arguments: store.object_path(call.arguments),
+        run.paths.arguments: store.object_path(arguments),
     }
     if cluster.scheduler is not None:  # home may have ended before the head begins
         files[run.paths.inbox(run.record.attempt)] = b""
     cluster.place(files)
+
+
+def _place_values(run: Run, call: Call, cluster: Cluster) -> str:
+    """Have the run's folder keep the values of other runs there, whatever becomes of them; gives the arguments' digest.
+
+    Values that are gone, since a clean-up has removed their runs, are sent from home.
+    """
+    links = [{"path": one.path, "target": str(run.paths.values / one.sha256), "size": one.size} for one in call.values]
+    found = cluster.ask_all([("files.link", link) for link in links])
+    missing = frozenset(one.sha256 for one, there in zip(call.values, found, strict=True) if not there)
+    if not missing:
+        publish(Note(f"takes {format_memory(sum(one.size for one in call.values))} of other runs' values from there"))
+        return call.arguments
+    assert call.inline is not None
+    publish(Note(f"{cluster.label} no longer has a value of another run, which is sent from home"))
+    return call.inline(missing)
 
 
 def _script_start(cluster: Cluster) -> str:

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from slurm_ray_flow import Cancelled, OutOfMemory, RunState, TimeLimit
-from support import wait_for
+from slurm_ray_flow import Cancelled, Handle, OutOfMemory, RunState, TimeLimit
+from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
 
@@ -41,6 +41,18 @@ def test_the_functions_own_exception_is_raised(held):
 def test_fifty_megabytes_go_there_and_come_back(held):
     value = bytes(range(256)) * 195_313
     assert held.give_back(value) == value
+
+
+def test_a_large_value_stays_there_for_the_next_run_and_goes_to_another_cluster(launches, held):
+    value = bytes(range(256)) * 20_000
+    producer = held.give_back.submit(value)
+    handle = held.give_back.submit([producer, Handle.attach(producer.run_id)])
+    assert handle.result(BOUND) == [value, value]
+    runs = launches.host.path(f"{launches.root}/runs")
+    assert (runs / handle.run_id / "arguments.dill").stat().st_size < 10_000
+    [kept] = (runs / handle.run_id / "values").iterdir()
+    assert kept.samefile(runs / producer.run_id / "outcome.dill")
+    assert held.give_back.with_options(cluster="local", ray="never")({"from": handle}) == {"from": [value, value]}
 
 
 def test_too_much_time(held):

@@ -35,3 +35,16 @@ def test_calls_are_jobs_on_all_nodes_and_a_bad_one_costs_the_others_nothing(jobs
     outcomes = handles.results(BOUND, return_exceptions=True)
     assert {type(outcome) for outcome in outcomes} == {Cancelled}
     assert handles.not_begun == []
+
+
+def test_a_call_takes_the_value_of_a_job_from_where_it_is(jobs):
+    import held
+
+    give_back = jobs.on(held.give_back, ray="never")
+    value = bytes(range(256)) * 20_000
+    handle = give_back.submit(give_back.submit(value))
+    assert handle.result(BOUND) == value
+    folder = jobs.host.path(f"{jobs.root}/runs/{handle.run_id}")
+    assert (folder / "arguments.dill").stat().st_size < 10_000
+    assert len(list((folder / "values").iterdir())) == 1
+    jobs.over()

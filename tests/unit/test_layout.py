@@ -72,6 +72,7 @@ def test_the_public_names():
         "Handle",
         "Handles",
         "HostKeyFailed",
+        "InputFailed",
         "LocalMachine",
         "LockFailed",
         "LogInFailed",

@@ -210,6 +210,7 @@ def cell(text: str) -> str:
 
 
 STEPS = {
+    "await_value": 0.0,
     "scan_imports": 0.0,
     "diff_dependencies": 1.0,
     "sync_files": 2.0,

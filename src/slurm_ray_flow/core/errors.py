@@ -14,7 +14,8 @@ SlurmRayFlowError
     ├── OutOfMemory   ├── TimeLimit     ├── Preempted         ├── NodeFailed
     ├── EnvironmentFailed ├── Rejected  ├── LockFailed
     ├── ConnectionFailed (├── HostKeyFailed  └── LogInFailed, which are not transient)
-    ├── Cancelled     ├── Lost          ├── Crashed           └── ResultError
+    ├── Cancelled     ├── Lost          ├── Crashed           ├── ResultError
+    └── InputFailed
 
 The function's own exception is none of these: it is raised unchanged.
 """
@@ -197,6 +198,12 @@ class ResultError(RunError):
     cause = "result"
 
 
+class InputFailed(RunError):
+    """A run whose value is an argument of this one has ended without a value. Its own error is the `__cause__`."""
+
+    cause = "input"
+
+
 CAUSES: dict[str, type[RunError]] = {
     kind.cause: kind
     for kind in (
@@ -212,5 +219,6 @@ CAUSES: dict[str, type[RunError]] = {
         Lost,
         Crashed,
         ResultError,
+        InputFailed,
     )
 }

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from slurm_ray_flow.core.run import Event, Outcome
 
 
+AWAIT_VALUE = "await_value"
+"""The name of the step that waits for the values of other runs, before anything is prepared."""
+
+
 class LaunchEvent:
     """What a launch publishes."""
 

@@ -195,6 +195,7 @@ _ADVICE = {
     "lost": "start it again; with retries=1 that happens by itself",
     "crashed": "read the end of the log: the process ended before it could say why",
     "result": "return plain data, or write large things to a file and return its path",
+    "input": "start the run that it names again, then this one",
 }
 
 

@@ -14,7 +14,15 @@ from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slurm_ray_flow.core import launch_events as events
-from slurm_ray_flow.core.errors import Cancelled, Lost, PayloadError, RunError, SlurmRayFlowError, UnknownRunError
+from slurm_ray_flow.core.errors import (
+    Cancelled,
+    InputFailed,
+    Lost,
+    PayloadError,
+    RunError,
+    SlurmRayFlowError,
+    UnknownRunError,
+)
 from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
 from slurm_ray_flow.interface.cancellation import bound_process_end, end_with_process
 from slurm_ray_flow.interface.handle import Handle
@@ -307,7 +315,9 @@ class MapCalls:
     def _note_failure(self, item: MapItem[Any], error: BaseException) -> None:
         if not item.run_id:
             note_failed(self.map_id, item.index, error)
-        concerns_all = isinstance(error, SlurmRayFlowError) and not isinstance(error, PayloadError | Cancelled)
+        concerns_all = isinstance(error, SlurmRayFlowError) and not isinstance(
+            error, PayloadError | Cancelled | InputFailed
+        )
         if concerns_all and not self._shared_parts_ready:
             self.stop(error)
         self._note_end(item, error=error)
@@ -353,7 +363,10 @@ class MapCalls:
             with self._change:
                 self._shared_parts_ready = True
                 self._change.notify_all()
-        if name == "turn":  # the call waits in the queue of a server, perhaps for long
+        if name in {
+            "turn",
+            events.AWAIT_VALUE,
+        }:  # the call waits, in the queue of a server or for other runs, perhaps for long
             self._note_started(item)
         if name in SHARED_STEPS or name == "execute_call":
             self.progress.note("")

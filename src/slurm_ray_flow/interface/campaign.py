@@ -22,6 +22,7 @@ from slurm_ray_flow.interface.campaign_outcomes import (
     value_of,
     without_outcome,
 )
+from slurm_ray_flow.interface.handle import Producer
 from slurm_ray_flow.interface.progress import terminal_display
 
 if TYPE_CHECKING:
@@ -31,7 +32,7 @@ R = TypeVar("R")
 SHORTEST_WAIT, LONGEST_WAIT = 0.1, 1.0
 
 
-class Campaign(Generic[R]):
+class Campaign(Producer, Generic[R]):
     """A campaign of this home. Its engine goes on with it when this process ends.
 
     Attributes:

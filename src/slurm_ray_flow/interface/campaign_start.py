@@ -32,6 +32,7 @@ from slurm_ray_flow.grid.client import GridClient
 from slurm_ray_flow.grid.launching import launch_as_json
 from slurm_ray_flow.interface.campaign_values import TypedFunction, Value, checked, read_values, with_distinct_keys
 from slurm_ray_flow.interface.parameters import Arguments
+from slurm_ray_flow.interface.producers import values_at_home
 from slurm_ray_flow.interface.progress import terminal_display
 from slurm_ray_flow.interface.screen import quiet_console
 from slurm_ray_flow.interface.session import DecoratedFunction, describe_call
@@ -150,6 +151,7 @@ def start_campaign(
         TypeError: the function does not take such arguments.
     """
     wanted.check()
+    same = values_at_home(same)
     arguments = argument_values(flow, values, wanted.spread, same, wanted.key)
     first = next(arguments, None)
     if first is None:

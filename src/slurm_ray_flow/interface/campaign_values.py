@@ -18,6 +18,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.interface.body import bind
+from slurm_ray_flow.interface.handle import Producer
 from slurm_ray_flow.interface.parameters import cast_by
 from slurm_ray_flow.interface.settings import Types
 
@@ -59,19 +60,23 @@ def read_values(function: TypedFunction, values: Any, spread: bool) -> Iterator[
 
     Args:
         function: its annotations cast what a file has.
-        values: an iterable, a DataFrame, or the path of a CSV or JSON-lines file.
+        values: an iterable, a DataFrame, or the path of a CSV or JSON-lines file; or what will have one as its value.
         spread: whether a value is all arguments: a tuple by place, a mapping by name.
 
     Raises:
         OptionError: there is no such file, it is of another kind, or a line of it can't be read; its place is named.
     """
+    from slurm_ray_flow.interface.producers import values_at_home  # it imports Prefect
+
+    if issubclass(type(values), Producer):
+        values = values_at_home(values)
     if isinstance(values, Path):
         yield from _read_file(function, values)
     elif _is_frame(values):
         yield from _rows_of(values)
     else:
         _check_iterable(values)
-        for number, value in enumerate(values):
+        for number, value in enumerate(map(values_at_home, values)):
             yield Value(f"value {number}", value, *_arguments_of(f"value {number}", value, spread))
 
 

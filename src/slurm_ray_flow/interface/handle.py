@@ -30,7 +30,11 @@ LAUNCH_SECONDS = 10.0
 """How long a launch may take to notice that its run was cancelled."""
 
 
-class Handle(Generic[R]):
+class Producer:
+    """What may be an argument in place of the value that it will have: a handle, handles, a campaign."""
+
+
+class Handle(Producer, Generic[R]):
     """A run, by its id alone: a handle may be pickled, printed and kept.
 
     Attributes:
@@ -162,7 +166,8 @@ class Handle(Generic[R]):
         return True
 
     def _prevent_next_try(self, cluster: Cluster) -> None:
-        """Write the file by which a launch that waits between two tries learns that the run was cancelled."""
+        """Write the files by which a launch that waits, for other runs or between two tries, learns of the cancel."""
+        store.request_cancel(self.run_id)
         deadline = time.monotonic() + LAUNCH_SECONDS
         while time.monotonic() < deadline and _launch_may_try_again(newest := store.find_record(self.run_id)):
             cluster.write(newest.paths.cancel, b"")

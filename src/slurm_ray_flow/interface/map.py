@@ -13,14 +13,14 @@ from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.run import RunState, is_from_the_cluster, shorten
 from slurm_ray_flow.interface.body import bind
 from slurm_ray_flow.interface.calls import LONGEST_WAIT, SHORTEST_WAIT, Arguments, MapCalls, MapItem, handle_of_call
-from slurm_ray_flow.interface.handle import Handle
+from slurm_ray_flow.interface.handle import Handle, Producer
 from slurm_ray_flow.interface.map_state import find_map, ranges_text
 from slurm_ray_flow.interface.session import DecoratedFunction
 
 R = TypeVar("R")
 
 
-class Handles(Sequence[Handle[R]], Generic[R]):
+class Handles(Producer, Sequence[Handle[R]], Generic[R]):
     """The calls of a map, in the order of the values.
 
     Attributes:
@@ -132,6 +132,9 @@ def start_map(
     """
     if not iterables:
         raise OptionError("map needs values to go over", advice="write f.map([1, 2, 3])")
+    if any(isinstance(values, Producer) and not isinstance(values, Sequence) for values in iterables):
+        what = "map goes over values, and not over what one run or campaign will have as its value"
+        raise OptionError(what, advice="write f.map(handle.result()), or f.map(campaign.results())")
     is_count = isinstance(max_parallel, int) and not isinstance(max_parallel, bool) and max_parallel > 0
     if max_parallel is not None and not is_count:
         what = f"max_parallel={max_parallel!r} must be a whole number of 1 or more, or None for all at once"

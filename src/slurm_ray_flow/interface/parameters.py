@@ -130,15 +130,15 @@ def holds_future(value: Any, seen: set[int] | None = None, depth: int = 50) -> b
     """Whether a value holds, in plain collections, a future, a state or an annotation that Prefect resolves."""
     seen = set() if seen is None else seen
     value_type = type(value)
-    if value_type not in _COLLECTIONS or id(value) in seen or depth == 0:
+    if value_type not in COLLECTIONS or id(value) in seen or depth == 0:
         return issubclass(value_type, PrefectFuture | State | BaseAnnotation)
     seen.add(id(value))
     items = value.values() if value_type is dict else value
-    return not _PLAIN.issuperset(map(type, items)) and any(holds_future(item, seen, depth - 1) for item in items)
+    return not PLAIN.issuperset(map(type, items)) and any(holds_future(item, seen, depth - 1) for item in items)
 
 
-_PLAIN = frozenset({float, int, str, bool, bytes, type(None)})
-_COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
+PLAIN = frozenset({float, int, str, bool, bytes, type(None)})
+COLLECTIONS = frozenset({list, tuple, set, frozenset, dict})
 
 
 def to_api(function: Callable[..., Any], types: Types, parameters: Parameters, stored: Callable[[], str]) -> Parameters:
@@ -195,11 +195,11 @@ _SCALARS = (enum.Enum, datetime.date, datetime.time, datetime.timedelta, pathlib
 def _has_json_form(value: Any, depth: int = 10) -> bool:
     """Whether pydantic can write a value as JSON without consuming it, as it would an iterator."""
     value_type = type(value)
-    if value_type in _PLAIN or issubclass(value_type, _SCALARS):
+    if value_type in PLAIN or issubclass(value_type, _SCALARS):
         return True
     if issubclass(value_type, BaseModel) or dataclasses.is_dataclass(value_type):
         value = getattr(value, "__dict__", None)
-    if type(value) not in _COLLECTIONS or len(value) > BUDGET or depth == 0:
+    if type(value) not in COLLECTIONS or len(value) > BUDGET or depth == 0:
         return False
     elements = [*value, *value.values()] if type(value) is dict else value
     return all(_has_json_form(element, depth - 1) for element in elements)

@@ -11,6 +11,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -82,7 +83,7 @@ def submit(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any
     submitted = threading.Event()
 
     def see_submitted(event: events.LaunchEvent) -> None:
-        if isinstance(event, events.Detachable):
+        if isinstance(event, events.Detachable) or event == events.StepStarted(events.AWAIT_VALUE):
             submitted.set()
 
     current = Launching(see_submitted)
@@ -250,27 +251,34 @@ def preview_of(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str,
 
 def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """The body of each decorated function's flow, in the caller's process or in a deployment's."""
-    from slurm_ray_flow.flows.launch import launch  # only a launch needs it: decorating stays quick
+    from slurm_ray_flow.flows.launch import launch  # only a launch needs these: decorating stays quick
+    from slurm_ray_flow.interface.producers import Places, complete_call
 
     run_id = str(flow_run.get_id() or uuid.uuid4())
     store_result_with_run(run_id)
     current = launching_of(flow) or Launching()
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
-    call = describe_call(flow, current.arguments or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs)))
-    run = Run(run_id, call.label, cluster, flow.options.gpus_per_node)
+    arguments = current.arguments or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs))
+    call = None if Places(arguments.parameters).sources else describe_call(flow, arguments)
+    run = Run(run_id, flow.name, cluster, flow.options.gpus_per_node)
     folder = Path.cwd()
+    file = (call.target if call else target_of(flow.function, ())).file
     run.note(
         keep=flow.options.keep,
-        home_folder=str(folder_at_home(project_of(call.target.file, folder), folder) / current.subfolder),
+        home_folder=str(folder_at_home(project_of(file, folder), folder) / current.subfolder),
     )
     current.run_id = run_id
+
+    def described() -> Call:
+        return call or complete_call(arguments, run, cluster, partial(describe_call, flow))
+
     ensure_tags(flow.run_tags)
-    events.publish(events.RunBegan(run_id, call.label, cluster.label, current.page(run_id)))
+    events.publish(events.RunBegan(run_id, flow.name, cluster.label, current.page(run_id)))
     try:
         # The tags are the flow run's: a task that has one asks the server for a slot of that tag's limit.
         with TagsContext(current_tags=TagsContext.get().current_tags - set(current.tags)):
-            current.outcome = launch(run, call, cluster, options_on(cluster, flow.options))
+            current.outcome = launch(run, described, cluster, options_on(cluster, flow.options))
     except Cancelled as error:
         current.cancelled = error
         return CancelledState(message=error.what)
@@ -337,14 +345,19 @@ def launching_of(flow: DecoratedFunction) -> Launching | None:
     return current if current and current.flow and current.flow.fn is flow.fn else None
 
 
-def describe_call(flow: DecoratedFunction, arguments: Arguments) -> Call:
+def describe_call(flow: DecoratedFunction, arguments: Arguments, at_home: Arguments | None = None) -> Call:
     """Put the function and its arguments into the store.
+
+    Args:
+        flow: the decorated function.
+        arguments: its arguments as they are sent.
+        at_home: its arguments as far as home has them, where what is sent refers to values on the cluster.
 
     Raises:
         PayloadError: the function or an argument can't be pickled.
     """
     arguments_digest = arguments.stored()
-    target = target_of(flow.function, arguments.parameters.values())
+    target = target_of(flow.function, (at_home or arguments).parameters.values())
     plain = flow.plain
     reference = (
         ["reference", plain.__module__, plain.__qualname__]

@@ -12,7 +12,7 @@ import traceback
 from types import TracebackType
 from typing import Any, Callable, Dict, Optional, Tuple, cast
 
-from slurm_ray_flow.remote.shared import failures, payload, pickling
+from slurm_ray_flow.remote.shared import failures, payload, pickling, rebuilding
 from slurm_ray_flow.remote.shared.events import RunFiles, tail
 from slurm_ray_flow.remote.shared.pickling import resolve_function
 from slurm_ray_flow.remote.shared.protocol import TRY
@@ -47,6 +47,7 @@ def read_call(run: RunFiles) -> Tuple[Callable[..., Any], Dict[str, Any]]:
     """The function of a call, and its arguments: `{"args": [...], "kwargs": {...}}`. Imports the user's modules."""
     function = payload.read(run.function, pickling.load)
     called = _resolve(function[1], function[2]) if function[0] == "reference" else function[1]
+    rebuilding.values_are_in(run.values)
     return called, payload.read(run.arguments, pickling.load)
 
 

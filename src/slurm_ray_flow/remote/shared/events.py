@@ -37,6 +37,7 @@ class RunFiles:
         self.cancel, self.reserve = self._file("cancel"), self._file("reserve")
         self.script, self.warning = self._file("script"), self._file("warning")
         self.dashboard, self.items = self._file("dashboard"), self._file("items")
+        self.values = self._file("values")
         self._ended = False
 
     def _file(self, name: str) -> str:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import shutil
 import stat
 import tempfile
 import time
@@ -213,6 +214,23 @@ def rename(path: str, target: str) -> None:
             raise
 
 
+def link(path: str, target: str, size: int) -> bool:
+    """Give a file of this size a second name, by a hard link or else a copy. False where there is no such file."""
+    private_folder(os.path.dirname(target))
+    try:
+        if _size(path) != size:
+            return False
+        with contextlib.suppress(FileExistsError):  # home repeats a request
+            os.link(path, target)
+    except FileNotFoundError:
+        return False
+    except OSError:  # another file system, or one without links
+        temporary = target + ".part"
+        shutil.copyfile(path, temporary)
+        os.replace(temporary, target)
+    return True
+
+
 def folders(root: str, names: List[str]) -> None:
     """Make folders in a root that other users may be able to write to: each is this user's and closed to others."""
     for name in names:
@@ -222,5 +240,5 @@ def folders(root: str, names: List[str]) -> None:
             os.chmod(folder, 0o700)
 
 
-_ALL = (await_growth, read, write, names, announce, remove, rename, folders, sync_all)
+_ALL = (await_growth, read, write, names, announce, remove, rename, link, folders, sync_all)
 OPERATIONS: Dict[str, Any] = {"files." + operation.__name__: operation for operation in _ALL}

@@ -25,7 +25,7 @@ FILES = {
     "spec": "spec.json", "script": "run.sh", "function": "function.dill", "arguments": "arguments.dill",
     "events": "events.jsonl", "log": "log.txt", "head_log": "head.log", "outcome": "outcome.dill",
     "inbox": "inbox", "cancel": "cancel", "reserve": "reserve", "warning": "warning.json",
-    "dashboard": "dashboard.json", "items": "items",
+    "dashboard": "dashboard.json", "items": "items", "values": "values",
 }  # fmt: skip
 """The names of the files in a run's folder, at home and on the cluster."""
 TAKEN = ".running"

@@ -22,11 +22,12 @@ import weakref
 from types import FunctionType, ModuleType
 from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
-from slurm_ray_flow.remote.shared import pickling
+from slurm_ray_flow.remote.shared import payload, pickling
 
 ORIGIN = "__namespace__"
 """The global in which functions that came home keep the arguments of their `namespace`."""
 _in_driver = False
+_values = ""
 _folders: List[Tuple[str, str]] = []
 _failed_imports: Dict[str, Dict[str, Any]] = {}
 _unfilled: Dict[int, Any] = {}
@@ -51,6 +52,21 @@ def local_path_of(path: str) -> str:
         if path == folder or path.startswith(folder.rstrip(os.sep) + os.sep):
             return os.path.join(local_folder, os.path.relpath(path, folder)) if path != folder else local_folder
     return path
+
+
+def values_are_in(folder: str) -> None:
+    """Set the folder with the values of other runs that arguments of this run refer to."""
+    global _values  # noqa: PLW0603 - one process, one run
+    _values = folder
+
+
+def value_there(sha256: str) -> Any:
+    """The value of another run, whose outcome lies in the run's folder under its digest.
+
+    Raises:
+        DamagedPayload: the file has other bytes.
+    """
+    return payload.read(os.path.join(_values, sha256), pickling.load, sha256=sha256)["value"]
 
 
 def namespace(name: str, facts: Dict[str, Any], by_name: bool = False) -> Dict[str, Any]:
