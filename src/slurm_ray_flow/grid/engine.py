@@ -228,10 +228,11 @@ class Engine:
 
     def _settle(self, campaign: Campaign) -> bool:
         """End a campaign that has all outcomes, or too many failures; says whether it goes on."""
-        if campaign.ended >= campaign.total:
+        if campaign.ended >= campaign.total and not (campaign.is_open and self.pilots_of(campaign.id)):
             state = CampaignState.FAILED if campaign.failed else CampaignState.SUCCEEDED
             reason = f"{campaign.failed} of {campaign.total} items failed" if campaign.failed else ""
-            if self.store.set_campaign_state(campaign.id, state, reason=reason, ended_at=time.time()):
+            ended_at = time.time()
+            if self.store.set_campaign_state(campaign.id, state, reason, ended_at, total=campaign.total):
                 level = "warning" if campaign.failed else "info"
                 self.tell_of(
                     campaign.id, CAMPAIGN_ENDED, reason or f"all {campaign.total} items succeeded", level=level

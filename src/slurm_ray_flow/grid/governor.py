@@ -170,6 +170,7 @@ class Governor:
             waiting=sum(not pilot.running for pilot in pilots),
             most=_most_pilots(campaign, self._judged(campaign, share.cluster), most),
             clusters=sum(one.state == "open" for one in campaign.clusters),
+            at_once=campaign.is_open,
         )
         account = self._account(campaign.user, share.cluster)
         wanted = control.pilots_needed(demand, account.state.mean_wait)
@@ -255,8 +256,9 @@ class Governor:
             for name, claim in claims.items()
             if claim.wanted and self._account(claim.user, cluster).state.pause_until <= now
         }
-        for pilot in here if waiting else ():  # those of campaigns that are paused or closed keep no place
-            pilot.yielding = pilot.yielding or pilot.campaign not in wishes
+        for pilot in here if waiting else ():  # those of campaigns that are paused, closed or idle keep no place
+            wish = wishes.get(pilot.campaign)
+            pilot.yielding = pilot.yielding or wish is None or wish.campaign.ended >= wish.campaign.total
         leaving = sum(pilot.yielding for pilot in here)
         while waiting and (taker := ledger.next_of(list(waiting.values()))):
             del waiting[taker.campaign]

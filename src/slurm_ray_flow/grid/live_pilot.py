@@ -17,6 +17,8 @@ from slurm_ray_flow.core.run import RunPaths, RunRecord, RunState, find_event, p
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
 from slurm_ray_flow.remote.shared.items import Item
 
+BETWEEN_SECONDS = 10.0
+"""For so long a pilot without items is looked at more often."""
 VERDICT_SECONDS = 5.0
 """Seconds between two questions whether a pilot lives whose launch another process began."""
 PATIENCE_SECONDS = 120.0
@@ -62,6 +64,7 @@ class LivePilot:
         self.failure: BaseException | None = None
         self._paths: RunPaths | None = None
         self._began, self._asked_at, self._events_offset = time.monotonic(), 0.0, 0
+        self._last_outcome = 0.0
 
     @property
     def record(self) -> RunRecord:
@@ -98,6 +101,11 @@ class LivePilot:
         return sum(self.bundles.values())
 
     @property
+    def is_between_items(self) -> bool:
+        """Whether it has just done all that it had: whoever waits for that may have more for it at once."""
+        return self.running and not self.outstanding and time.monotonic() - self._last_outcome < BETWEEN_SECONDS
+
+    @property
     def withdrawable(self) -> int:
         """The bundles that it may not have taken."""
         return len(self.bundles.keys() - self.kept)
@@ -124,6 +132,7 @@ class LivePilot:
         """
         self.mean_seconds = new_mean(self.mean_seconds, durations)
         self.outcomes += len(durations)
+        self._last_outcome = time.monotonic()
         for number, count in counts.items():
             if number in self.bundles:
                 self.bundles[number] = max(self.bundles[number] - count, 0)
