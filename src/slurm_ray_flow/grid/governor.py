@@ -444,7 +444,8 @@ def _most_pilots(campaign: Campaign, judged: Verdict, most: int) -> int:
     """How many pilots a campaign may have on a cluster: few in test mode, and where the cluster is not known to do."""
     if judged is Verdict.OPEN:
         return 1 if claim_of(campaign).test else most
-    return 1 if judged is Verdict.CANARY else 0
+    few = most if campaign.is_open else 1  # those of an open one are all waited for
+    return few if judged is Verdict.CANARY else 0
 
 
 def _oldest(pilots: Iterable[LivePilot], before: float) -> LivePilot | None:

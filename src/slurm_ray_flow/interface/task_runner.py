@@ -63,7 +63,7 @@ class ClusterTaskRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
     """
 
     def __init__(self, *, max_pilots: int = 1, workers: int | None = None, **options: Any) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         if wrong := sorted(options.keys() & set(_OF_TASKS)):
             what = f"{wrong[0]} is no option of a task runner"
             raise OptionError(what, advice="a task has options of its own: @task(retries=2, cache_policy=...)")
@@ -171,9 +171,9 @@ class _Body:
         try:
             return run_task_sync(task=remote, return_type="state", context=context, **run)
         except BaseException as error:
-            if self._task_run is None or not self._task_run.state or not self._task_run.state.is_crashed():
+            state = self._task_run.state if self._task_run else None
+            if state is None or not state.is_crashed():
                 raise
-            state = self._task_run.state
             state.data = error.error if isinstance(error, NotCarriedOut) else error
             return state
 
