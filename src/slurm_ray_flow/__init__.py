@@ -47,6 +47,8 @@ if TYPE_CHECKING:
     from slurm_ray_flow.interface.decorator import slurm_ray_flow
     from slurm_ray_flow.interface.handle import Handle, attach
     from slurm_ray_flow.interface.map import Handles, as_completed
+    from slurm_ray_flow.interface.session import on_the_server
+    from slurm_ray_flow.interface.task_runner import ClusterTaskRunner
     from slurm_ray_flow.remote.driver.checkpoints import checkpoint
     from slurm_ray_flow.remote.driver.command import CommandFailed, CommandResult
     from slurm_ray_flow.remote.shared.end_warning import EndWarning, on_warning
@@ -60,6 +62,7 @@ __all__ = [
     "Campaign",
     "CampaignState",
     "Cancelled",
+    "ClusterTaskRunner",
     "Command",
     "CommandFailed",
     "CommandResult",
@@ -101,6 +104,7 @@ __all__ = [
     "as_completed",
     "attach",
     "checkpoint",
+    "on_the_server",
     "on_warning",
     "slurm_ray_flow",
 ]
@@ -109,6 +113,7 @@ _HOMES = {
     "slurm_ray_flow": "slurm_ray_flow.interface.decorator",
     "Campaign": "slurm_ray_flow.interface.campaign",
     "CampaignState": "slurm_ray_flow.core.grid.model",
+    "ClusterTaskRunner": "slurm_ray_flow.interface.task_runner",
     "Command": "slurm_ray_flow.interface.command",
     "CommandFailed": "slurm_ray_flow.remote.driver.command",
     "CommandResult": "slurm_ray_flow.remote.driver.command",
@@ -123,6 +128,7 @@ _HOMES = {
     "as_completed": "slurm_ray_flow.interface.map",
     "attach": "slurm_ray_flow.interface.handle",
     "checkpoint": "slurm_ray_flow.remote.driver.checkpoints",
+    "on_the_server": "slurm_ray_flow.interface.session",
     "on_warning": "slurm_ray_flow.remote.shared.end_warning",
 }
 

@@ -87,6 +87,42 @@ def test_an_example_runs_on_the_server(desi, tmp_path, text):
     assert set(values) <= set(done.stdout.splitlines())
 
 
+def test_the_tasks_of_a_prefect_flow_run_on_two_nodes(jobs, tmp_path):
+    """Prefect is on no node. The second node is wanted for what the first one has no CPUs for, from the start on."""
+    page = (TOP / "docs" / "prefect-tasks.md").read_text()
+    [text] = re.findall(r"^```python curnagl\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    text = (
+        text.replace('"curnagl"', repr(jobs.name))
+        .replace("cpus_per_node=16", "cpus_per_node=4")
+        .replace('"10m"', '"5s"')
+    )
+    text, main = text.split("if __name__", 1)
+    folder = jobs.folder()
+    meeting = f"""
+@task
+def meet(number):
+    import os, pathlib, sys, time
+    here = pathlib.Path({folder!r}, os.uname().nodename)
+    here.touch()
+    while len(list(here.parent.iterdir())) < 2:
+        time.sleep(0.1)
+    return os.uname().nodename, "prefect" in sys.modules
+
+
+@flow(task_runner=matrices.task_runner)
+def both():
+    print(sorted(set(meet.map(range(8)).result())))
+
+
+if __name__{main}        both()
+"""
+    (tmp_path / "script.py").write_text(text + meeting)
+    done = prepared.run([sys.executable, str(tmp_path / "script.py")], cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert {"16155605", "[('c1', False), ('c2', False)]"} <= set(done.stdout.splitlines()), done.stdout
+    jobs.over()
+
+
 def test_a_host_key_is_trusted_by_its_fingerprint_alone(desi, srf, tmp_path):
     name, file = f"desi-{uuid.uuid4().hex[:8]}", tmp_path / "known_hosts"
     assert srf("init", name, "--host", desi, "--user", "alice", "--known-hosts", str(file)).returncode == 0

@@ -73,7 +73,7 @@ class GridClient:
         return rows
 
     def change(self, campaign_id: str, verb: str) -> Campaign:
-        """Pause, resume or cancel a campaign.
+        """Pause, resume or cancel a campaign, or close an open one.
 
         Raises:
             GridError: it has ended.

@@ -146,7 +146,8 @@ class ClusterThread(threading.Thread):
             (pilot.paths.items / RESULTS, pilot.offset) if pilot.running else (pilot.paths.events, pilot.events_offset)
             for pilot in pilots
         ]
-        for pilot, data in zip(pilots, cluster.watch(watched, WATCH_SECONDS), strict=True):
+        seconds = ROUND_SECONDS if any(pilot.is_between_items for pilot in pilots) else WATCH_SECONDS
+        for pilot, data in zip(pilots, cluster.watch(watched, seconds), strict=True):
             if pilot.running:
                 self._record(pilot, data, cluster)
             elif pilot.note_events(data):
@@ -321,6 +322,8 @@ class ClusterThread(threading.Thread):
 
     def _lease(self, pilot: LivePilot, campaign: Campaign, wanted: int, size: int) -> None:
         """Lease bundles of some size until a pilot has the wanted number of items, or there are no more."""
+        if not campaign.unleased:
+            return
         reader = self._engine.arguments(campaign)
         while pilot.outstanding < wanted and len(pilot.unplaced) < MOST_BUNDLES:
             bundle = self._next_bundle(pilot, campaign, size)

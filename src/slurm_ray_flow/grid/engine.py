@@ -366,12 +366,12 @@ class Engine:
 
     def _settle(self, campaign: Campaign) -> bool:
         """End a campaign that has all outcomes, or too many failures; says whether it goes on."""
-        if campaign.ended >= campaign.total:
+        if campaign.ended >= campaign.total and not (campaign.is_open and self.pilots_of(campaign.id)):
             lacking = campaign.failed + campaign.cancelled
             state = CampaignState.FAILED if lacking else CampaignState.SUCCEEDED
             counts = {"failed": campaign.failed, "were cancelled": campaign.cancelled}
             reason = " and ".join(f"{n} of {campaign.total} items {what}" for what, n in counts.items() if n)
-            if self.store.set_campaign_state(campaign.id, state, reason=reason, ended_at=clock.now()):
+            if self.store.set_campaign_state(campaign.id, state, reason, clock.now(), total=campaign.total):
                 level = "warning" if lacking else "info"
                 self.tell_of(
                     campaign.id, CAMPAIGN_ENDED, reason or f"all {campaign.total} items succeeded", level=level

@@ -180,6 +180,7 @@ class Governor:
             waiting=sum(not pilot.running for pilot in pilots),
             most=_most_pilots(campaign, self._judged(campaign, share.cluster), most),
             clusters=sum(one.state == "open" for one in campaign.clusters),
+            at_once=campaign.is_open,
         )
         account = self._account(campaign.user, share.cluster)
         wanted = control.pilots_needed(demand, account.state.mean_wait)
@@ -311,8 +312,9 @@ class Governor:
         }
         waiting |= {claim.campaign: claim for claim in others.claims if claim.wanted}
         claims |= {claim.campaign: claim for claim in others.claims}
-        for pilot in here if waiting else ():  # those of campaigns that are paused or closed keep no place
-            pilot.yielding = pilot.yielding or pilot.campaign not in wishes
+        for pilot in here if waiting else ():  # those of campaigns that are paused, closed or idle keep no place
+            wish = wishes.get(pilot.campaign)
+            pilot.yielding = pilot.yielding or wish is None or wish.campaign.ended >= wish.campaign.total
         leaving = sum(pilot.yielding for pilot in here) + others.leaving
         while waiting and (taker := ledger.next_of(list(waiting.values()))):
             del waiting[taker.campaign]
@@ -498,7 +500,8 @@ def _most_pilots(campaign: Campaign, judged: Verdict, most: int) -> int:
     """How many pilots a campaign may have on a cluster: few in test mode, and where the cluster is not known to do."""
     if judged is Verdict.OPEN:
         return 1 if claim_of(campaign).test else most
-    return 1 if judged is Verdict.CANARY else 0
+    few = most if campaign.is_open else 1  # those of an open one are all waited for
+    return few if judged is Verdict.CANARY else 0
 
 
 def _oldest(pilots: Iterable[LivePilot], before: float) -> LivePilot | None:

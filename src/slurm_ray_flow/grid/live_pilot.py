@@ -19,6 +19,8 @@ from slurm_ray_flow.core.run_state import Evidence, RunStatus
 from slurm_ray_flow.grid import clock
 from slurm_ray_flow.remote.shared.items import Item
 
+BETWEEN_SECONDS = 10.0
+"""For so long a pilot without items is looked at more often."""
 VERDICT_SECONDS = 5.0
 """Seconds between two questions whether a pilot lives whose launch another process began."""
 PATIENCE_SECONDS = 120.0
@@ -68,6 +70,7 @@ class LivePilot:
         self.failure: BaseException | None = None
         self._paths: RunPaths | None = None
         self._began, self._asked_at, self._events_offset = time.monotonic(), 0.0, 0
+        self._last_outcome = 0.0
 
     @property
     def record(self) -> RunRecord:
@@ -102,6 +105,11 @@ class LivePilot:
     def outstanding(self) -> int:
         """The items that it has, and that have not ended."""
         return sum(self.bundles.values())
+
+    @property
+    def is_between_items(self) -> bool:
+        """Whether it has just done all that it had: whoever waits for that may have more for it at once."""
+        return self.running and not self.outstanding and time.monotonic() - self._last_outcome < BETWEEN_SECONDS
 
     @property
     def withdrawable(self) -> int:
@@ -141,6 +149,7 @@ class LivePilot:
         """
         self.mean_seconds = new_mean(self.mean_seconds, durations)
         self.outcomes += len(durations)
+        self._last_outcome = time.monotonic()
         for number, count in counts.items():
             if number in self.bundles:
                 self.bundles[number] = max(self.bundles[number] - count, 0)

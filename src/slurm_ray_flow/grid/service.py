@@ -279,12 +279,12 @@ def routes_of_clusters(engine: Engine) -> APIRouter:
 
 
 def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:
-    """Pause, resume or cancel a campaign.
+    """Pause, resume or cancel a campaign, or close an open one.
 
     Raises:
         GridError: there is no such verb, or the campaign has ended.
     """
-    if verb not in {"pause", "resume", "cancel"}:
+    if verb not in {"pause", "resume", "cancel", "close"}:
         raise HTTPException(404, f"a campaign can't {verb}")
     if verb == "cancel" and campaign.state is CampaignState.CANCELLED:
         return
@@ -294,6 +294,8 @@ def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:
         )
     if verb == "cancel":
         engine.cancel(campaign.id)
+    elif verb == "close":
+        engine.store.close_campaign(campaign.id)
     elif verb == "pause":
         engine.pause(campaign.id)
     else:

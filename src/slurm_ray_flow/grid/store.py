@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import socket
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -152,13 +153,30 @@ class Store:
             return read_campaigns(connection, select(campaigns).where(wanted).order_by(campaigns.c.key.desc()))
 
     def set_campaign_state(
-        self, campaign_id: str, state: CampaignState, reason: str = "", ended_at: float | None = None
+        self,
+        campaign_id: str,
+        state: CampaignState,
+        reason: str = "",
+        ended_at: float | None = None,
+        total: int | None = None,
     ) -> bool:
-        """Change what a campaign does; says whether it has. One that has ended stays what it is."""
+        """Change what a campaign does; says whether it has. One that has ended stays what it is.
+
+        So does one that has another number of items than `total`: some were added meanwhile.
+        """
         with self._database.writing() as connection:
             key = key_of(connection, campaign_id)
             goes_on = and_(campaigns.c.key == key, campaigns.c.state.not_in(FINAL))
+            if total is not None:
+                goes_on = and_(goes_on, campaigns.c.total == total)
             return _change(connection, goes_on, state=state.value, reason=reason, ended_at=ended_at) > 0
+
+    def close_campaign(self, campaign_id: str) -> None:
+        """Have a campaign end once all its items have ended."""
+        with self._database.writing() as connection:
+            key = key_of(connection, campaign_id)
+            chosen = connection.execute(select(campaigns.c.options).where(campaigns.c.key == key)).scalar_one()
+            _change(connection, campaigns.c.key == key, options={**json.loads(chosen), "open": False})
 
     def set_cluster(
         self,

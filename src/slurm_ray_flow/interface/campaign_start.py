@@ -41,7 +41,7 @@ from slurm_ray_flow.remote.shared import pickling
 from slurm_ray_flow.remote.shared.pickling import resolve_function
 
 IDLE_SECONDS = 120.0
-"""Seconds after which a pilot without items ends."""
+"""Seconds after which a pilot without items ends, where `keep_warm` names none."""
 NOTE_SECONDS = 5.0
 """Seconds between two lines about values that are being stored."""
 PARAMETERS, SPREAD, SAME = "parameters", "spread", "same"
@@ -69,6 +69,7 @@ class CampaignOptions:
     priority: int = 0
     test: bool = False
     max_queued: int | None = None
+    is_open: bool = False
 
     def check(self) -> None:
         """Check the values.
@@ -144,6 +145,9 @@ def start_campaign(
         others: what is chosen for all other clusters.
         campaign_id: its id; "" for a new one.
 
+    The id is that of another campaign where an open one is wanted, and there is one that runs the very same. The values
+    are not added to it.
+
     Raises:
         OptionError: an option or a value can't be meant, there are no values, or a cluster is unknown.
         PayloadError: a value can't be pickled; its place is named.
@@ -169,12 +173,29 @@ def start_campaign(
             digests = _prepare(flow, folder, found, same, chosen)
             shares = [_share(place, name, chosen[name]) for place, name in enumerate(found)]
             campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
+            if wanted.is_open and (other := _same_open_campaign(client, campaign)):
+                folder.remove()
+                return other, client
         except BaseException:
             folder.remove()
             raise
         _begin(client, campaign, folder)
         _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(found)}")
     return campaign_id, client
+
+
+def _same_open_campaign(client: GridClient, campaign: model.Campaign) -> str:
+    """The id of an open campaign whose pilots run what those of this one would run; "" for none."""
+
+    def runs(one: model.Campaign) -> list[Any]:
+        launches = [CampaignFolder(one.id).launch_of(share.cluster) for share in one.clusters]
+        shares = [(share.cluster, share.options) for share in one.clusters]
+        return [one.name, one.function_digest, one.arguments_digest, one.max_pilots, shares, launches]
+
+    for other in client.campaigns():
+        if other.is_open and other.state is model.CampaignState.ACTIVE and runs(other) == runs(campaign):
+            return other.id
+    return ""
 
 
 def _found_clusters(clusters: Sequence[Any]) -> dict[str, Cluster]:
@@ -226,16 +247,27 @@ def add_values(flow: TypedFunction, campaign_id: str, client: GridClient, values
     first = next(arguments, None)
     if first is None:
         return 0
-    with told(), contextlib.closing(_writer_of(campaign_id, client)) as writer:
+    with told():
+        return add_arguments(campaign_id, client, itertools.chain([first], arguments))[1]
+
+
+def add_arguments(campaign_id: str, client: GridClient, values: Iterable[Value]) -> tuple[int, int]:
+    """Add items with these arguments to a campaign that goes on; gives the number of the first one, and how many.
+
+    Raises:
+        GridError: it has ended, or another process adds items now.
+        PayloadError: a value can't be pickled.
+    """
+    with contextlib.closing(_writer_of(campaign_id, client)) as writer:
         total = writer.count
         try:
-            count = store_values(writer, itertools.chain([first], arguments))
+            count = store_values(writer, values)
             writer.flush()
         except BaseException:
             writer.abandon()
             raise
         client.add_items(campaign_id, total, count)
-        return count
+        return total, count
 
 
 def _writer_of(campaign_id: str, client: GridClient) -> ArgumentWriter:
@@ -317,7 +349,7 @@ def _campaign(
         max_pilots=wanted.max_pilots,
         options={
             PARAMETERS: parameters, SPREAD: wanted.spread, SAME: list(same),
-            "priority": wanted.priority, "test": wanted.test, "max_queued": wanted.max_queued,
+            "priority": wanted.priority, "test": wanted.test, "max_queued": wanted.max_queued, "open": wanted.is_open,
         },
         clusters=tuple(shares),
     )  # fmt: skip
@@ -369,7 +401,8 @@ def _pilot_settings(cluster: Cluster, options: Options, chosen: int | None = Non
     """The settings of `remote/driver/pilot.py`."""
     cpus = options.cpus_per_node or (1 if cluster.scheduler is not None else cluster.facts().cpus)
     workers = chosen or options.gpus_per_node or cpus
-    return {"workers": workers, "idle_seconds": IDLE_SECONDS, "threads": max(cpus // workers, 1)}
+    idle_seconds = options.keep_warm or IDLE_SECONDS
+    return {"workers": workers, "idle_seconds": idle_seconds, "threads": max(cpus // workers, 1)}
 
 
 def _pickled(arguments: Any) -> bytes:

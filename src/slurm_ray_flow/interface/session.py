@@ -226,7 +226,10 @@ def _server_of(current: Launching) -> Iterator[None]:
 
 @contextlib.contextmanager
 def on_the_server() -> Iterator[None]:
-    """Connect to the server without a launch."""
+    """Connect this process to the Prefect server that launches use, and start it if it does not run.
+
+    With `PREFECT_API_URL`, or an API in Prefect's profile, it is that server.
+    """
     with events.streamed_to(terminal_display()):
         address = ensure_server(_note)
     with connected(address):

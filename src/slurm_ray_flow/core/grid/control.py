@@ -158,6 +158,8 @@ def pilots_needed(demand: Demand, mean_wait: float | None) -> int:
         return 0
     if not demand.pilots:
         return 1
+    if demand.at_once:
+        return max(pilots_wanted(demand) - demand.pilots, 0)
     if demand.mean_seconds is None:
         return 0
     running = demand.pilots - demand.waiting

@@ -156,6 +156,11 @@ class Campaign:
         return self.succeeded + self.failed + self.cancelled
 
     @property
+    def is_open(self) -> bool:
+        """Whether it takes more items once all have ended, as long as it has a pilot."""
+        return bool(self.options.get("open"))
+
+    @property
     def unleased(self) -> int:
         """How many items are in no bundle and have not ended."""
         return self.total - self.next_number + self.waiting

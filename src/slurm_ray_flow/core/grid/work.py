@@ -37,6 +37,7 @@ class Demand:
         waiting: those among them that have not begun.
         most: the most pilots that it may have there.
         clusters: the clusters of the campaign that take pilots.
+        at_once: whether somebody waits for each item: a further pilot is worth its start for the shortest ones.
     """
 
     left: int
@@ -47,6 +48,7 @@ class Demand:
     waiting: int
     most: int
     clusters: int = 1
+    at_once: bool = False
 
 
 def bundle_size(mean_seconds: float | None, workers: int) -> int:
@@ -102,6 +104,8 @@ def too_long_text(seconds: float, pilot_seconds: float | None, times: int) -> st
 
 def pilots_wanted(demand: Demand) -> int:
     """How many pilots a campaign could use on a cluster in all, where the duration of its items is known."""
+    if demand.at_once:
+        return min(demand.most, math.ceil(demand.left / max(demand.workers * demand.clusters, 1)))
     seconds = demand.left * (demand.mean_seconds or 0.0) / max(demand.workers, 1) / max(demand.clusters, 1)
     return min(demand.most, math.ceil(seconds / PILOT_SECONDS))
 

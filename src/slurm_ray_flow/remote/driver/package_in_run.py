@@ -60,7 +60,7 @@ class _Placeholder(type):
 
 
 class _Cluster:
-    """A cluster's block that a module makes or loads beside its functions: inside a run it can't be used."""
+    """What a module makes or loads beside its functions, such as a cluster's block: inside a run it can't be used."""
 
     def __init__(self, *_: Any, **__: Any) -> None:
         pass
@@ -88,7 +88,7 @@ def __getattr__(name: str) -> Any:
     return kind
 
 
-_CLUSTERS = {"LocalMachine", "SlurmCluster", "SshConnection", "SshServer"}
+_CLUSTERS = {"ClusterTaskRunner", "LocalMachine", "SlurmCluster", "SshConnection", "SshServer"}
 _ERRORS = {
     "OptionError", "ScanError", "DependencyError", "SyncError", "PayloadError", "UnknownRunError", "ServerError",
     "RunError", "OutOfMemory", "TimeLimit", "Preempted", "NodeFailed", "EnvironmentFailed", "Rejected",
