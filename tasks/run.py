@@ -43,6 +43,8 @@ class Call:
         undigested: the reason that there is no such digest in spite of the option.
         pilot: the settings of a pilot (`remote/driver/pilot.py`), which takes bundles of items and calls the function
             for each item; None for one call.
+        prepared: what an earlier process has prepared for the call (`tasks/prepared.py` `Prepared`), as JSON; "" for
+            nothing.
     """
 
     function: str
@@ -52,6 +54,7 @@ class Call:
     content: str = ""
     undigested: str = ""
     pilot: Mapping[str, Any] | None = None
+    prepared: str = ""
 
 
 class Run:

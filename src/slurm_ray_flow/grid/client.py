@@ -30,8 +30,12 @@ class GridClient:
         """Begin a campaign, whose folder is written."""
         return Campaign.from_json(self._ask("POST", "/campaigns", json=campaign.to_json()))
 
+    def show_map(self, map_id: str) -> None:
+        """Have the engine list a map, whose record is written."""
+        self._ask("POST", f"/maps/{map_id}")
+
     def campaign(self, campaign_id: str) -> Campaign:
-        """A campaign by its id, or by the start of it.
+        """A campaign or a map by its id, or by the start of it.
 
         Raises:
             UnknownCampaignError: there is none, or there are several.
@@ -39,7 +43,7 @@ class GridClient:
         return Campaign.from_json(self._ask("GET", f"/campaigns/{campaign_id}"))
 
     def campaigns(self) -> list[Campaign]:
-        """All campaigns, the newest first."""
+        """All campaigns and maps, the newest first."""
         return [Campaign.from_json(fields) for fields in self._ask("GET", "/campaigns")]
 
     def items(self, campaign_id: str, first: int, count: int) -> list[dict[str, Any]]:

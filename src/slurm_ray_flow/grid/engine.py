@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 
 from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.core.errors import SlurmRayFlowError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState
+from slurm_ray_flow.core.grid.model import CAMPAIGN, Campaign, CampaignState
 from slurm_ray_flow.core.grid.troubles import Verdict
 from slurm_ray_flow.core.prefect_events import (
     CAMPAIGN_BEGAN,
@@ -36,6 +36,7 @@ from slurm_ray_flow.grid.arguments import ArgumentReader
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder
 from slurm_ray_flow.grid.governor import Governor, check_test_mode
 from slurm_ray_flow.grid.live_pilot import LivePilot
+from slurm_ray_flow.grid.maps import Maps
 from slurm_ray_flow.grid.outcome_log import OutcomeLog
 from slurm_ray_flow.grid.store import Store
 from slurm_ray_flow.tasks.run import release
@@ -83,6 +84,7 @@ class Engine:
         self._announcer = Announcer(send)
         self.pilots: dict[int, LivePilot] = {}
         self.stopped, self._woken = threading.Event(), threading.Event()
+        self.maps = Maps(store, self.stopped)
         self._arguments: dict[str, ArgumentReader] = {}
         self._logs: dict[str, OutcomeLog] = {}
         self._log_locks: dict[str, threading.Lock] = {}
@@ -92,6 +94,7 @@ class Engine:
     def run(self) -> None:
         """Work until `stop`."""
         self._find_pilots()
+        self.maps.start()
         while not self.stopped.is_set():
             try:
                 self._control()
@@ -111,6 +114,7 @@ class Engine:
         with contextlib.suppress(SlurmRayFlowError):
             self.governor.keep()
         self._announcer.stop()
+        self.maps.stop()
 
     def wake(self) -> None:
         """Look at what campaigns need at once."""
@@ -206,7 +210,8 @@ class Engine:
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
         active: list[Campaign] = []
-        for campaign in (campaigns := self.store.campaigns(states)):
+        campaigns = [campaign for campaign in self.store.campaigns(states) if campaign.kind == CAMPAIGN]
+        for campaign in campaigns:
             pilots = self.pilots_of(campaign.id)
             if campaign.state is CampaignState.ACTIVE:
                 if self._settle(campaign):

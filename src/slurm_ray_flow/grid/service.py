@@ -25,11 +25,12 @@ from fastapi.responses import JSONResponse
 from slurm_ray_flow.blocks.grid_engine import HOST, EngineFiles, write_engine_state
 from slurm_ray_flow.blocks.server.files import only_process, server_files
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState
+from slurm_ray_flow.core.grid.model import MAP, Campaign, CampaignState
 from slurm_ray_flow.grid import requests
 from slurm_ray_flow.grid.campaign_flow import CampaignFlows
 from slurm_ray_flow.grid.engine import Engine
 from slurm_ray_flow.grid.launching import cap_of_kind, cores_of, launch_pilot, size_of, workers_of
+from slurm_ray_flow.grid.maps import calls_of, only_campaign
 from slurm_ray_flow.grid.store import Store, default_url
 
 MOST_ITEMS = 10_000
@@ -48,6 +49,11 @@ def api_of(engine: Engine, token: str) -> FastAPI:
     api = FastAPI(dependencies=[Depends(check_token)], docs_url=None, redoc_url=None, openapi_url=None)
     api.include_router(routes_to_read(engine.store))
     api.include_router(routes_to_change(engine))
+
+    @api.post("/maps/{name}")
+    def show_map(name: str) -> dict[str, Any]:
+        engine.maps.look(name)
+        return engine.store.campaign(name).to_json()
 
     @api.exception_handler(SlurmRayFlowError)
     async def explain(_: Request, error: SlurmRayFlowError) -> JSONResponse:
@@ -76,16 +82,19 @@ def routes_to_read(store: Store) -> APIRouter:
 
     @routes.get("/{name}/items")
     def items(name: str, first: int = 0, count: int = 1000) -> list[dict[str, Any]]:
-        rows = store.items(store.campaign(name).id, first, min(count, MOST_ITEMS))
+        found, most = store.campaign(name), min(count, MOST_ITEMS)
+        if found.kind == MAP:
+            return calls_of(found, first, most)
+        rows = store.items(found.id, first, most)
         return [dataclasses.asdict(row) for row in rows]
 
     @routes.get("/{name}/items/{number}/log")
     def log_of_item(name: str, number: int) -> dict[str, Any]:
-        return requests.log_of_item(store, store.campaign(name), number)
+        return requests.log_of_item(store, only_campaign(store.campaign(name)), number)
 
     @routes.get("/{name}/items/{number}/explanation")
     def explanation(name: str, number: int) -> dict[str, str]:
-        return {"text": requests.explanation(store, store.campaign(name), number)}
+        return {"text": requests.explanation(store, only_campaign(store.campaign(name)), number)}
 
     @routes.get("/{name}/pilots")
     def pilots(name: str) -> list[dict[str, Any]]:
@@ -114,22 +123,27 @@ def routes_to_change(engine: Engine) -> APIRouter:
 
     @routes.post("/{name}/items")
     def add_items(name: str, body: dict[str, int]) -> dict[str, Any]:
-        campaign = engine.store.campaign(name)
+        campaign = only_campaign(engine.store.campaign(name))
         requests.add_items(engine, campaign, body["first"], body["count"])
         return engine.store.campaign(campaign.id).to_json()
 
     @routes.post("/{name}/resubmit")
     def resubmit(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
-        return {"count": requests.resubmit(engine, engine.store.campaign(name), body.get("only"))}
+        campaign = only_campaign(engine.store.campaign(name))
+        return {"count": requests.resubmit(engine, campaign, body.get("only"))}
 
     @routes.post("/{name}/fix")
     def fix(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
-        return {"count": requests.fix(engine, engine.store.campaign(name), body.get("events"))}
+        campaign = only_campaign(engine.store.campaign(name))
+        return {"count": requests.fix(engine, campaign, body.get("events"))}
 
     @routes.delete("/{name}")
     def purge(name: str) -> dict[str, Any]:
         campaign = engine.store.campaign(name)
-        requests.purge(engine, campaign)
+        if campaign.kind == MAP:
+            engine.maps.purge(campaign)
+        else:
+            requests.purge(engine, campaign)
         return campaign.to_json()
 
     @routes.post("/{name}/{verb}")
@@ -154,7 +168,12 @@ def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:
         raise GridError(
             f"campaign {campaign.id[:8]} has ended: {campaign.state.value}", advice="start it anew with its values"
         )
-    if verb == "cancel":
+    if campaign.kind == MAP and verb != "cancel":
+        what = f"{campaign.id[:8]} is a map, which can't {verb}: its calls are runs that have begun, or soon will"
+        raise GridError(what, advice=f"`srf grid cancel {campaign.id[:8]}` ends it")
+    if campaign.kind == MAP:
+        engine.maps.cancel(campaign.id)
+    elif verb == "cancel":
         engine.cancel(campaign.id)
     elif verb == "pause":
         engine.pause(campaign.id)
