@@ -70,6 +70,13 @@ def slug_of(cluster: Cluster) -> str:
     return f"{cluster.kind}/{cluster.label}"
 
 
+def saved_name(cluster: Any) -> str | None:
+    """The name by which another process finds a cluster that is given as a block; None where it is not saved."""
+    if isinstance(cluster, BlockFields) and cluster._block_document_name is not None:
+        return slug_of(cast(Cluster, cluster))
+    return "local" if isinstance(cluster, LocalMachine) and cluster == LocalMachine() else None
+
+
 def cluster_of(record: RunRecord) -> Cluster:
     """The cluster of an earlier run."""
     if record.kind == LocalMachine.kind:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from packaging.version import InvalidVersion, Version
 
-from slurm_ray_flow.blocks import processes
+from slurm_ray_flow.blocks import map_record, processes
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.blocks.processes import Process, alive, elsewhere, end, identify
 from slurm_ray_flow.blocks.server.files import locked, server_files, stored_or_made
@@ -78,6 +78,11 @@ class EngineFiles:
         return self.folder / "log"
 
     @property
+    def ended(self) -> Path:
+        """It is there when the engine was ended in order: only a person's wish starts it anew then."""
+        return self.folder / "ended"
+
+    @property
     def token_file(self) -> Path:
         """What its clients must know."""
         return self.folder / "token"
@@ -117,8 +122,14 @@ def read_engine_state() -> EngineState | None:
 
 
 def has_campaigns() -> bool:
-    """Whether this home has campaigns, which an engine goes on with."""
-    return any((EngineFiles().folder / "campaigns").glob("*"))
+    """Whether this home has campaigns, or maps whose process is gone, which an engine goes on with."""
+    return any((EngineFiles().folder / "campaigns").glob("*")) or map_record.has_orphans()
+
+
+def is_running() -> bool:
+    """Whether the engine runs on this host."""
+    state = read_engine_state()
+    return state is not None and alive(state.process)
 
 
 def write_engine_state(port: int) -> None:
@@ -197,31 +208,37 @@ def _has_work(state: EngineState) -> bool:
         return True
 
 
-def restart_if_killed() -> bool:
-    """Start the engine anew if its process is gone without having been ended; says whether it did."""
-    if not _is_killed():
+def restart_if_needed() -> bool:
+    """Start the engine if its process is gone without having been ended, or a map waits for it; says whether it did."""
+    if not _is_needed():
         return False
     with locked(server_files()):
-        if not _is_killed():  # somebody has ended it, or started it anew
+        if not _is_needed():  # somebody has ended it, or started it anew
             return False
         _start()
     return True
 
 
-def _is_killed() -> bool:
+def _is_needed() -> bool:
     state = read_engine_state()
-    return state is not None and not elsewhere(state.boot_id) and not alive(state.process)
+    if state is None:
+        return not EngineFiles().ended.exists() and map_record.has_orphans()
+    return not elsewhere(state.boot_id) and not alive(state.process)
 
 
 def end_engine() -> bool:
     """End the engine; pilots go on, and the next engine finds them. Says whether one ran."""
     with locked(server_files()):
-        state = read_engine_state()
-        if state is None or elsewhere(state.boot_id):
+        files, state = EngineFiles(), read_engine_state()
+        if state is not None and elsewhere(state.boot_id):
             return False
-        EngineFiles().state.unlink(missing_ok=True)  # first, so that nobody takes its end for an accident
-        was_alive = alive(state.process)
-        end(state.process, patience=END_SECONDS)
+        if files.folder.is_dir():
+            files.ended.touch(mode=0o600)  # first, so that nobody takes its end for an accident
+        files.state.unlink(missing_ok=True)
+        was_alive = state is not None and alive(state.process)
+        if state is not None:
+            end(state.process, patience=END_SECONDS)
+        map_record.end_engines_processes()
     return was_alive
 
 
@@ -240,6 +257,7 @@ def _start() -> EngineState:
     private_folder(files.folder)
     files.token()
     files.state.unlink(missing_ok=True)
+    files.ended.unlink(missing_ok=True)
     # Its pilots log in with the clusters' passwords. PREFECT__ is of the flow run that it may start in.
     env = processes.with_cluster_passwords("PREFECT__")
     pid = processes.start(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.core.errors import ConnectionFailed, Lost, SlurmRayFlowError
-from slurm_ray_flow.core.launch_events import CallEnded, Detachable, publish
+from slurm_ray_flow.core.launch_events import CallEnded, Detachable, FilesReady, publish
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.retries import Retries
 from slurm_ray_flow.core.run import CallEnd, Outcome
@@ -17,7 +17,7 @@ from slurm_ray_flow.tasks.fetch_outcome import outcome_of, outputs_brought
 from slurm_ray_flow.tasks.install_environment import install_environment
 from slurm_ray_flow.tasks.page import shown_in_prefect
 from slurm_ray_flow.tasks.pick_up import await_start, offer_warm_allocation, replace_lost_try, try_is_left
-from slurm_ray_flow.tasks.prepared import Prepared
+from slurm_ray_flow.tasks.prepared import Prepared, use_prepared
 from slurm_ray_flow.tasks.remember import key_of, recall, remember
 from slurm_ray_flow.tasks.retry import begin_next_try
 from slurm_ray_flow.tasks.run import Call, Run, where
@@ -105,15 +105,21 @@ def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome
 
 
 def prepare(call: Call, cluster: Cluster, options: Options) -> Prepared:
-    """The steps before a run: files and environment come to the cluster.
+    """The steps before a run: files and environment come to the cluster, unless an earlier process has seen to it.
 
     Raises:
         SlurmRayFlowError: the code can't be scanned or sent, or the environment not be built.
     """
+    if call.prepared:
+        earlier = Prepared.from_json(call.prepared)
+        use_prepared(earlier, cluster)
+        return earlier
     code = scan_imports(call)
     plan = diff_dependencies(code, cluster, options)
     snapshot = sync_files(code, cluster, options)
-    return Prepared.here(code, snapshot, install_environment(plan, cluster), cluster)
+    prepared = Prepared.here(code, snapshot, install_environment(plan, cluster), cluster)
+    publish(FilesReady(prepared.to_json()))
+    return prepared
 
 
 def run_prepared(

@@ -104,5 +104,5 @@ def use_prepared(prepared: Prepared, cluster: Cluster) -> None:
             raise EnvironmentFailed(
                 f"the {what} that was prepared for these runs is gone from {cluster.label}",
                 where=str(place),
-                advice="start the campaign again, which prepares it anew; a clean-up removes what nobody uses",
+                advice="start the calls again, which prepares it anew; a clean-up removes what nobody uses",
             )

@@ -55,6 +55,8 @@ class Call:
         values: values of other runs on the cluster that the arguments refer to.
         inline: gives the digest of arguments that have values themselves, in the place of references to these digests.
         awaited: the states of the tasks that have waited for values, by which Prefect draws edges to the steps.
+        prepared: what an earlier process has prepared for the call (`tasks/prepared.py` `Prepared`), as JSON; "" for
+            nothing.
     """
 
     function: str
@@ -67,6 +69,7 @@ class Call:
     values: tuple[ValueFile, ...] = ()
     inline: Callable[[frozenset[str]], str] | None = None
     awaited: tuple[Any, ...] = ()
+    prepared: str = ""
 
 
 class Run:

@@ -93,6 +93,7 @@ def _supervise(files: ServerFiles, path: Path, other: ServerState | None) -> int
     if state is None:
         return 1
     write_state(path, state)
+    grid_engine.EngineFiles().ended.unlink(missing_ok=True)
     try:
         _watch(files, state, other)
     finally:
@@ -248,9 +249,9 @@ def _touch_state(files: ServerFiles) -> None:
 
 
 def _keep_engine() -> Iterator[str]:
-    """Start the grid's engine anew where it was killed on this host."""
-    if grid_engine.restart_if_killed():
-        yield "the grid's engine was gone, and was started anew"
+    """Start the grid's engine where it was killed on this host, or where a map's own process is gone."""
+    if grid_engine.restart_if_needed():
+        yield "the grid's engine was gone or is needed, and was started"
 
 
 def _settle_slots(files: ServerFiles, api: Api) -> Iterator[str]:

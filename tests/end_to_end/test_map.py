@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from slurm_ray_flow import (
+    Campaign,
     Cancelled,
     Handle,
     Handles,
@@ -21,7 +22,12 @@ from slurm_ray_flow import (
     slurm_ray_flow,
 )
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.interface.map_state import FIRST_PAUSE
+from slurm_ray_flow.blocks.grid_engine import end_engine, read_engine_state
+from slurm_ray_flow.blocks.map_record import find_map, kept_folder
+from slurm_ray_flow.core.errors import GridError, UnknownCampaignError
+from slurm_ray_flow.core.grid.model import CampaignState
+from slurm_ray_flow.grid.client import GridClient
+from slurm_ray_flow.interface.map_progress import FIRST_PAUSE
 from support import wait_for
 
 pytestmark = pytest.mark.server
@@ -31,12 +37,15 @@ import os, sys, time
 from pathlib import Path
 from slurm_ray_flow import slurm_ray_flow
 
+FACTOR = 10
+
 @slurm_ray_flow(ray="never")
 def wait(number, go):
-    Path(f"{go}.{number}").write_text(str(os.getpid()))
-    while not Path(go).exists():
+    with open(f"{go}.{number}", "a") as begun:
+        print(os.environ.get("SRF_RUN_ID"), file=begun)
+    while not Path(go).exists() and not Path(f"{go}.go{number}").exists():
         time.sleep(0.05)
-    return number
+    return number * FACTOR
 
 if __name__ == "__main__":
     handles = wait.map(range(5), max_parallel=2, go=sys.argv[1])
@@ -175,23 +184,71 @@ def test_ctrl_c_anywhere_in_a_script_cancels_what_has_begun_and_begins_no_more(s
     wait_for(lambda: states(api, handles) == {"CANCELLED"})
 
 
-def test_who_is_killed_leaves_what_has_begun_and_says_what_has_not(script, tmp_path):
+def begins(go):
+    """How often each call has begun."""
+    return {number: len(Path(f"{go}.{number}").read_text().splitlines()) for number in begun(go)}
+
+
+def test_what_a_killed_process_had_not_begun_is_begun_by_another_one(script, tmp_path):
+    """Its script has changed since: calls run what the first one ran. No call begins twice."""
     go = tmp_path / "go"
     process = script(SCRIPT, go, "results", wait=False)
     wait_for(lambda: begun(go) == [0, 1])
     process.kill()
     process.communicate()
+    (tmp_path / "script.py").write_text("this is no Python")
     handles = Handles.attach()
     assert handles.not_begun == [2, 3, 4]
-    assert [handle.status() for handle in handles[:2]] == [RunState.RUNNING] * 2
+    assert [handle.status() for handle in handles] == [RunState.RUNNING] * 2 + [RunState.WAITING] * 3
+    (tmp_path / "go.go1").touch()
+    wait_for(lambda: begun(go) == [0, 1, 2], 120)
+    assert Handles.attach().not_begun == [3, 4]
     go.touch()
-    values = handles.results(180, return_exceptions=True)
-    assert values[:2] == [0, 1]
-    assert {type(value) for value in values[2:]} == {Lost}
-    assert "(4)" in str(values[4])
+    assert handles.results(180) == [0, 10, 20, 30, 40]
+    assert begins(go) == dict.fromkeys(range(5), 1)
+    assert list(handles[4].logs()) == []
+    wait_for(lambda: row_of(handles).state is CampaignState.SUCCEEDED)
+    assert (row_of(handles).kind, row_of(handles).succeeded) == ("map", 5)
+    assert not kept_folder(handles.map_id).exists()
 
 
-def test_a_script_that_ends_early_says_what_was_not_begun(script, tmp_path):
+def row_of(handles):
+    return GridClient().campaign(handles.map_id)
+
+
+def test_a_cancel_from_elsewhere_ends_the_calls_of_a_map_whose_processes_and_engine_were_killed(script, tmp_path):
+    go = tmp_path / "go"
+    process = script(SCRIPT, go, "results", wait=False)
+    wait_for(lambda: begun(go) == [0, 1])
+    process.kill()
+    process.communicate()
+    map_id = Handles.attach().map_id
+    wait_for(lambda: find_map(map_id).is_engines, 120)
+    for second in (find_map(map_id), read_engine_state()):
+        os.kill(second.pid, signal.SIGKILL)
+    (tmp_path / "go.go0").touch()
+    wait_for(lambda: begun(go) == [0, 1, 2], 120)
+    with pytest.raises(UnknownCampaignError, match="Handles"):
+        Campaign.attach(map_id)
+    items = GridClient().items(map_id, 0, 9)
+    assert [item["state"] for item in items[1:]] == ["running", "running", "waiting", "waiting"]
+    with pytest.raises(GridError, match="map"):
+        GridClient().change(map_id, "pause")
+
+    handles = Handles.attach(map_id)
+    assert handles.cancel() == 2
+    assert [handle.status() for handle in handles] == [RunState.SUCCEEDED] + [RunState.CANCELLED] * 4
+    go.touch()
+    values = handles.results(60, return_exceptions=True)
+    assert [type(value) for value in values] == [int] + [Cancelled] * 4
+    wait_for(lambda: row_of(handles).ended == 5)
+    assert row_of(handles).state is CampaignState.CANCELLED
+    wait_for(lambda: not find_map(map_id).alive)
+    assert begins(go) == {0: 1, 1: 1, 2: 1}
+    GridClient().purge(map_id)
+
+
+def test_a_script_that_ends_early_leaves_the_rest_to_the_engine(script, tmp_path):
     go = tmp_path / "go"
     done = script(SCRIPT, go, "leave")
     assert done.returncode == 0
@@ -199,8 +256,26 @@ def test_a_script_that_ends_early_says_what_was_not_begun(script, tmp_path):
     handles = Handles.attach()
     assert handles.map_id[:8] in done.stderr
     go.touch()
-    assert [handle.result(180) for handle in handles[:2]] == [0, 1]
-    assert begun(go) == [0, 1]
+    assert handles.results(180) == [0, 10, 20, 30, 40]
+    assert begins(go) == dict.fromkeys(range(5), 1)
+
+
+def test_without_an_engine_a_map_says_that_its_calls_end_with_it(script, monkeypatch, tmp_path):
+    end_engine()
+    monkeypatch.setenv("SRF_GRID_DATABASE_URL", "mysql://nowhere/grid")
+    monkeypatch.setenv("SRF_PROGRESS", "plain")
+    go = tmp_path / "go"
+    process = script(SCRIPT, go, "results", wait=False)
+    said = []
+    wait_for(lambda: said.append(process.stderr.readline()) or "never will" in said[-1], 120)
+    (tmp_path / "go.go0").touch()
+    wait_for(lambda: begun(go) == [0, 1, 2])
+    process.kill()
+    process.communicate()
+    go.touch()
+    values = Handles.attach().results(120, return_exceptions=True)
+    assert (values[:3], {type(value) for value in values[3:]}) == ([0, 10, 20], {Lost})
+    assert "(4)" in str(values[4])
 
 
 def test_the_terminal_has_one_line_for_all(work, monkeypatch, capsys):

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 
 from recorded_projects import recorded as recorded_projects
-from slurm_ray_flow.blocks import concurrency_limit, store
+from slurm_ray_flow.blocks import concurrency_limit, map_record, store
 from slurm_ray_flow.blocks.server.address import state_in
 from slurm_ray_flow.blocks.ssh import answers, known_hosts
 from slurm_ray_flow.cli.runs import RunRow, _cells
@@ -48,7 +48,6 @@ from slurm_ray_flow.core.slurm import (
 )
 from slurm_ray_flow.core.warm import Cost, Warm
 from slurm_ray_flow.deployments import profiles
-from slurm_ray_flow.interface import map_state
 from slurm_ray_flow.remote.environment import builder
 from slurm_ray_flow.remote.lock import queue as lock_queue
 from slurm_ray_flow.remote.scheduler.commands import job_id_in
@@ -317,7 +316,7 @@ READERS = {
     "record of a run": Reader(_records, [RECORD.to_json().encode()]),
     "server.json": Reader(_at_home("server.json", state_in), [json.dumps(STATE).encode()]),
     "record of a map": Reader(
-        _at_home("cache/maps/m.jsonl", lambda _: map_state.find_map("m").alive), [_lines(MAP, *CALLS)]
+        _at_home("cache/maps/m.jsonl", lambda _: map_record.find_map("m").alive), [_lines(MAP, *CALLS)]
     ),
     "slot": Reader(_at_home("slots/a.json", lambda _: list(concurrency_limit.noted())), [json.dumps(SLOT).encode()]),
     "whole.json at home": Reader(HeldEnvironment.from_json, [json.dumps(WHOLE).encode()], (ValueError,)),

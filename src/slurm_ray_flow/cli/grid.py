@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from slurm_ray_flow.grid.client import GridClient
 
 MOST_CAMPAIGNS = 50
+AT_WORK = {"campaign": "at pilots", "map": "under way"}
 
 
 def _campaigns() -> Iterator[tuple[str, str]]:
@@ -49,16 +50,16 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
     if campaign is None:
         found = client.campaigns()
         if json:
-            print_json([one.to_json() for one in found])
+            print_json([{**one.to_json(), "kind": one.kind} for one in found])
         elif found:
-            columns = ["campaign", "user", "state", "done", "failed", "items", "began", "name"]
+            columns = ["id", "kind", "user", "state", "done", "failed", "items", "began", "name"]
             print_table(columns, list(map(_row, found)))
         else:
             print_text("There is no campaign yet: `f.campaign(values)` begins one.")
         return
     one = client.campaign(campaign)
     if json:
-        print_json({**one.to_json(), "pilots": client.pilots(one.id)})
+        print_json({**one.to_json(), "kind": one.kind, "pilots": client.pilots(one.id)})
         return
     _print_campaign(one, client.pilots(one.id))
 
@@ -67,6 +68,7 @@ def _row(campaign: Campaign) -> list[str]:
     counts = (campaign.succeeded, campaign.failed, campaign.total)
     return [
         campaign.id[:8],
+        campaign.kind,
         campaign.user,
         campaign.state.value,
         *map(str, counts),
@@ -80,10 +82,13 @@ def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
     rows = [
         ["state", state],
         ["items", f"{campaign.succeeded} done, {campaign.failed} failed, {campaign.total} in all"],
-        ["now", f"{campaign.leased} at pilots, {campaign.unleased} wait"],
+        ["now", f"{campaign.leased} {AT_WORK[campaign.kind]}, {campaign.unleased} wait"],
         ["began", f"{clock(campaign.created)}, by {campaign.user}"],
     ]
     for share in campaign.clusters:
+        if campaign.kind == "map":
+            rows.append([share.cluster, "each call is a run of its own"])
+            continue
         here = [pilot for pilot in pilots if pilot["cluster"] == share.cluster]
         live = [pilot for pilot in here if pilot["state"] != "ended"]
         running = sum(pilot["state"] == "running" for pilot in live)
@@ -92,7 +97,7 @@ def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
         rows.append([share.cluster, f"{text}; {done} items done" + (f"; {share.reason}" if share.reason else "")])
     if page := _page_of(campaign):
         rows.append(["page", page])
-    print_table([f"campaign {campaign.id[:8]}", campaign.name], rows)
+    print_table([f"{campaign.kind} {campaign.id[:8]}", campaign.name], rows)
 
 
 def _page_of(campaign: Campaign) -> str:
@@ -216,7 +221,7 @@ def _change(name: str, verb: str, json: bool) -> None:
         print_json(campaign.to_json())
     else:
         done = f"{campaign.succeeded} of {campaign.total} items are done"
-        print_text(f"Campaign {campaign.id[:8]} is {campaign.state.value}; {done}.")
+        print_text(f"{campaign.kind.capitalize()} {campaign.id[:8]} is {campaign.state.value}; {done}.")
 
 
 def grid_client() -> GridClient:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from slurm_ray_flow.cli.grid import Name, grid_client
+from slurm_ray_flow.cli.grid import AT_WORK, Name, grid_client
 from slurm_ray_flow.cli.output import Json, Switch, as_json, print_json, print_text, tell
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def results(
 
     find_modules_here()
     client = grid_client()
-    found: campaigns.Campaign[Any] = campaigns.Campaign(client.campaign(campaign).id, client)
+    found = campaigns.Campaign.attach(campaign)
     if wait:
         found.wait()
     if to is not None:
@@ -237,6 +237,7 @@ def _counts(campaign: Campaign) -> str:
     reason = f": {reason}" if reason else ""
     percent = 100 * campaign.ended // campaign.total if campaign.total else 100
     counts = (
-        f"{campaign.succeeded} done, {campaign.failed} failed, {campaign.leased} at pilots, {campaign.unleased} wait"
+        f"{campaign.succeeded} done, {campaign.failed} failed, {campaign.leased} {AT_WORK[campaign.kind]}, "
+        f"{campaign.unleased} wait"
     )
     return f"{campaign.id[:8]}  {percent:3d} %  {counts} of {campaign.total}; {campaign.state.value}{reason}"

@@ -82,6 +82,13 @@ class Detachable(LaunchEvent):
 
 
 @dataclass(frozen=True)
+class FilesReady(LaunchEvent):
+    """Files and environment are on the cluster; `prepared` is what another process can launch from, as JSON."""
+
+    prepared: str
+
+
+@dataclass(frozen=True)
 class Output(LaunchEvent):
     """What the function has written since the last event of this kind; empty while it writes nothing.
 

@@ -18,7 +18,7 @@ from slurm_ray_flow.core.artifacts import ArtifactContent, artifact_key
 from slurm_ray_flow.core.errors import ServerError, UnknownCampaignError
 from slurm_ray_flow.core.grid import campaign_page
 from slurm_ray_flow.core.grid.campaign_page import OURS, FlowState, PilotSize
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, Pilot
+from slurm_ray_flow.core.grid.model import CAMPAIGN, Campaign, CampaignState, Pilot
 from slurm_ray_flow.grid import clock
 from slurm_ray_flow.grid.announcing import api_of_server
 from slurm_ray_flow.tasks.page import run_page
@@ -124,7 +124,7 @@ class CampaignFlows(threading.Thread):
             campaigns = [one for one in found[:MOST_RUNS] if one.ended_at is None or one.ended_at > since]
         else:
             campaigns = self._store.campaigns_to_show(self._followed, since, ended_since)
-        campaigns = [campaign for campaign in campaigns if self._engine.owns(campaign)]
+        campaigns = [one for one in campaigns if one.kind == CAMPAIGN and self._engine.owns(one)]
         self._followed = {campaign.id for campaign in campaigns}
         return campaigns
 

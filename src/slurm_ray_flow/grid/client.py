@@ -40,8 +40,12 @@ class GridClient:
         """Begin a campaign, whose folder is written."""
         return Campaign.from_json(self._ask("POST", "/campaigns", json=campaign.to_json()))
 
+    def show_map(self, map_id: str) -> None:
+        """Have the engine list a map, whose record is written."""
+        self._ask("POST", f"/maps/{map_id}")
+
     def campaign(self, campaign_id: str) -> Campaign:
-        """A campaign by its id, or by the start of it.
+        """A campaign or a map by its id, or by the start of it.
 
         Raises:
             UnknownCampaignError: there is none, or there are several.
@@ -49,7 +53,7 @@ class GridClient:
         return Campaign.from_json(self._ask("GET", f"/campaigns/{campaign_id}"))
 
     def campaigns(self, own: bool = False) -> list[Campaign]:
-        """All campaigns, or those of this client's user, the newest first."""
+        """All campaigns and maps, or those of this client's user, the newest first."""
         found = self._ask("GET", "/campaigns", params={"own": own})
         return [Campaign.from_json(fields) for fields in found]
 

@@ -21,7 +21,7 @@ from slurm_ray_flow.core.errors import (
     UnknownCampaignError,
 )
 from slurm_ray_flow.core.grid.fairness import check_test_mode
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, User
+from slurm_ray_flow.core.grid.model import CAMPAIGN, Campaign, CampaignState, User
 from slurm_ray_flow.core.grid.troubles import Verdict
 from slurm_ray_flow.core.prefect_events import (
     CAMPAIGN_BEGAN,
@@ -45,6 +45,7 @@ from slurm_ray_flow.grid.arguments import ArgumentReader
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder, sweep_folders
 from slurm_ray_flow.grid.governor import Governor
 from slurm_ray_flow.grid.live_pilot import LivePilot
+from slurm_ray_flow.grid.maps import Maps
 from slurm_ray_flow.grid.outcome_log import OutcomeLog
 from slurm_ray_flow.grid.store import Store
 from slurm_ray_flow.tasks.run import release
@@ -104,6 +105,7 @@ class Engine:
         self._troubles: dict[str, str] = {}
         self._sweep_due = 0.0
         self.stopped, self._woken = threading.Event(), threading.Event()
+        self.maps = Maps(store, self.stopped)
         self._arguments: dict[str, ArgumentReader] = {}
         self._logs: dict[str, OutcomeLog] = {}
         self._log_locks: dict[str, threading.Lock] = {}
@@ -152,6 +154,7 @@ class Engine:
     def run(self) -> None:
         """Work until `stop`."""
         self._find_pilots()
+        self.maps.start()
         while not self.stopped.is_set():
             try:
                 if self._is_known():
@@ -175,6 +178,7 @@ class Engine:
         with contextlib.suppress(SlurmRayFlowError):
             self.governor.keep()
         self._announcer.stop()
+        self.maps.stop()
 
     @property
     def trouble(self) -> str:
@@ -297,7 +301,7 @@ class Engine:
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
         active: list[Campaign] = []
-        campaigns = list(filter(self.owns, self.store.campaigns(states)))
+        campaigns = [one for one in self.store.campaigns(states) if one.kind == CAMPAIGN and self.owns(one)]
         self._note_reopened(campaigns)
         for campaign in campaigns:
             pilots = self.pilots_of(campaign.id)

@@ -33,12 +33,13 @@ from slurm_ray_flow.core.errors import (
     SlurmRayFlowError,
     UnknownCampaignError,
 )
-from slurm_ray_flow.core.grid.model import Campaign, CampaignState, User
+from slurm_ray_flow.core.grid.model import MAP, Campaign, CampaignState, User
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.grid import clusters, requests
 from slurm_ray_flow.grid.campaign_flow import CampaignFlows
 from slurm_ray_flow.grid.engine import Engine
 from slurm_ray_flow.grid.launching import cap_of_kind, cores_of, launch_pilot, size_of, workers_of
+from slurm_ray_flow.grid.maps import calls_of, only_campaign
 from slurm_ray_flow.grid.store import Store, default_url
 
 MOST_ITEMS = 10_000
@@ -76,6 +77,11 @@ def api_of(engine: Engine, token: str) -> FastAPI:
     @api.get("/state")
     def state() -> dict[str, str]:
         return {"trouble": engine.trouble}
+
+    @api.post("/maps/{name}")
+    def show_map(name: str) -> dict[str, Any]:
+        engine.maps.look(name)
+        return engine.store.campaign(name).to_json()
 
     @api.exception_handler(SlurmRayFlowError)
     async def explain(_: Request, error: SlurmRayFlowError) -> JSONResponse:
@@ -127,6 +133,8 @@ def routes_to_read(store: Store) -> APIRouter:
     @routes.get("/{name}/items")
     def items(name: str, user: Caller, first: int = 0, count: int = 1000) -> list[dict[str, Any]]:
         found = store.campaign(name)
+        if found.kind == MAP:  # its record is at its user's home
+            return calls_of(found, first, min(count, MOST_ITEMS)) if user.may_change(found) else []
         return rows(found, user, store.items(found.id, first, min(count, MOST_ITEMS)), "error")
 
     @routes.get("/{name}/pilots")
@@ -161,11 +169,11 @@ def routes_to_look_into(engine: Engine) -> APIRouter:
 
     @routes.get("/{name}/items/{number}/log")
     def log_of_item(name: str, number: int) -> dict[str, Any]:
-        return requests.log_of_item(engine, engine.store.campaign(name), number)
+        return requests.log_of_item(engine, only_campaign(engine.store.campaign(name)), number)
 
     @routes.get("/{name}/items/{number}/explanation")
     def explanation(name: str, number: int) -> dict[str, str]:
-        return {"text": requests.explanation(engine.store, engine.store.campaign(name), number)}
+        return {"text": requests.explanation(engine.store, only_campaign(engine.store.campaign(name)), number)}
 
     return routes
 
@@ -181,13 +189,14 @@ def routes_to_change(engine: Engine) -> APIRouter:
 
     @routes.post("/{name}/items")
     def add_items(name: str, body: dict[str, int]) -> dict[str, Any]:
-        campaign = engine.store.campaign(name)
+        campaign = only_campaign(engine.store.campaign(name))
         requests.add_items(engine, campaign, body["first"], body["count"])
         return engine.store.campaign(campaign.id).to_json()
 
     @routes.post("/{name}/resubmit")
     def resubmit(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
-        return {"count": requests.resubmit(engine, engine.store.campaign(name), body.get("only"))}
+        campaign = only_campaign(engine.store.campaign(name))
+        return {"count": requests.resubmit(engine, campaign, body.get("only"))}
 
     @routes.post("/{name}/cancel-items")
     def cancel_items(name: str, body: dict[str, list[int]]) -> dict[str, int]:
@@ -195,12 +204,16 @@ def routes_to_change(engine: Engine) -> APIRouter:
 
     @routes.post("/{name}/fix")
     def fix(name: str, body: dict[str, list[int] | None]) -> dict[str, int]:
-        return {"count": requests.fix(engine, engine.store.campaign(name), body.get("events"))}
+        campaign = only_campaign(engine.store.campaign(name))
+        return {"count": requests.fix(engine, campaign, body.get("events"))}
 
     @routes.delete("/{name}")
     def purge(name: str) -> dict[str, Any]:
         campaign = engine.store.campaign(name)
-        requests.purge(engine, campaign)
+        if campaign.kind == MAP:
+            engine.maps.purge(campaign)
+        else:
+            requests.purge(engine, campaign)
         return campaign.to_json()
 
     @routes.post("/{name}/{verb}")
@@ -292,7 +305,12 @@ def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:
         raise GridError(
             f"campaign {campaign.id[:8]} has ended: {campaign.state.value}", advice="start it anew with its values"
         )
-    if verb == "cancel":
+    if campaign.kind == MAP and verb != "cancel":
+        what = f"{campaign.id[:8]} is a map, which can't {verb}: its calls are runs that have begun, or soon will"
+        raise GridError(what, advice=f"`srf grid cancel {campaign.id[:8]}` ends it")
+    if campaign.kind == MAP:
+        engine.maps.cancel(campaign.id)
+    elif verb == "cancel":
         engine.cancel(campaign.id)
     elif verb == "close":
         engine.store.close_campaign(campaign.id)

@@ -110,6 +110,16 @@ class Store:
             if campaign.clusters:
                 connection.execute(insert(shares), [share_values(key, share) for share in campaign.clusters])
 
+    def show_map(self, row: Campaign) -> None:
+        """Keep the row of a map as it is now, in the place of an earlier one."""
+        changes = {name: getattr(row, name) for name in _MAP_CHANGES}
+        with self._database.writing() as connection:
+            state = row.state.value
+            if _change(connection, campaigns.c.id == row.id, **changes, state=state):
+                return
+            (key,) = connection.execute(insert(campaigns).values(campaign_values(row))).inserted_primary_key or (0,)
+            connection.execute(insert(shares), [share_values(key, share) for share in row.clusters])
+
     def add_items(self, campaign_id: str, count: int) -> int:
         """Add items to a campaign; gives the number of the first one.
 
@@ -534,6 +544,7 @@ class Store:
             return connection.execute(update(events).where(events.c.id == event_id, OPEN).values(open=0)).rowcount > 0
 
 
+_MAP_CHANGES = ("reason", "ended_at", "next_number", "succeeded", "failed", "cancelled")
 _PILOT_FIELDS = {field.name for field in dataclasses.fields(Pilot)} - {"id", "campaign", "succeeded", "failed"}
 
 

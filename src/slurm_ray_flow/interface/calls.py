@@ -8,34 +8,40 @@ import functools
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from slurm_ray_flow.blocks.map_record import (
+    CANCELLED,
+    DONE,
+    FAILED,
+    arguments_text,
+    change_time,
+    find_map,
+    note_begun,
+    note_cancelled,
+    note_ended,
+    note_failed,
+    ranges_text,
+    record_map,
+)
 from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.errors import (
     Cancelled,
     InputFailed,
-    Lost,
     PayloadError,
     RunError,
     SlurmRayFlowError,
     UnknownRunError,
 )
 from slurm_ray_flow.core.run import RunRecord, RunState, is_from_the_cluster
+from slurm_ray_flow.interface.attached_calls import unpickled_call
 from slurm_ray_flow.interface.cancellation import bound_process_end, end_with_process
 from slurm_ray_flow.interface.handle import Handle
-from slurm_ray_flow.interface.map_state import (
-    MapProgress,
-    MapRecord,
-    arguments_text,
-    find_map,
-    note_begun,
-    note_failed,
-    ranges_text,
-    record_map,
-)
+from slurm_ray_flow.interface.kept_map import KeptMap
+from slurm_ray_flow.interface.map_progress import MapProgress
 from slurm_ray_flow.interface.session import DecoratedFunction, Launching, blocking_call, label
 from slurm_ray_flow.tasks.cancellation import in_background
 
@@ -44,8 +50,8 @@ if TYPE_CHECKING:
 
 
 R = TypeVar("R")
-SHORTEST_WAIT, LONGEST_WAIT = 0.1, 5.0
-"""Seconds between two looks at runs that another process has launched."""
+LOOK_SECONDS = 1.0
+"""Seconds between two looks at what other processes have noted of a map."""
 CANCEL_SECONDS = 60.0
 """Seconds that a cancelled call may take to end, since its launch waits for its cluster for a while."""
 
@@ -160,79 +166,10 @@ class MapItem(Handle[R]):
         return TimeoutError(f"{self.name} has not ended within {timeout} s; it goes on")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.calls.map_id, self.index, self.run_id)
+        return unpickled_call, (self.calls.map_id, self.index, self.run_id)
 
     def __repr__(self) -> str:
         return f"Handle({self.run_id!r})" if self.run_id else f"<{self.name}, not begun>"
-
-
-def _unpickled(map_id: str, index: int, run_id: str) -> Handle[Any]:
-    """The handle in another process."""
-    return Handle(run_id) if run_id else handle_of_call(find_map(map_id), index)
-
-
-class UnbegunCall(Handle[Any]):
-    """A call that had not begun when a process attached to its map."""
-
-    def __init__(self, record: MapRecord, index: int) -> None:
-        super().__init__("")
-        self._record, self._index = record, index
-
-    def _has_begun(self) -> bool:
-        if not self.run_id:
-            self._record = find_map(self._record.map_id)
-            self.run_id = self._record.runs.get(self._index, "")
-        return bool(self.run_id)
-
-    def done(self) -> bool:
-        return super().done() if self._has_begun() else self._failure() != ""
-
-    def status(self) -> RunState:
-        if self._has_begun():
-            return super().status()
-        if self._index in self._record.failures:
-            return RunState.CANCELLED if self._index in self._record.cancelled else RunState.FAILED
-        return RunState.WAITING if self._record.alive else RunState.LOST
-
-    def result(self, timeout: float | None = None) -> Any:
-        __tracebackhide__ = True
-        deadline = None if timeout is None else time.monotonic() + timeout
-        wait = SHORTEST_WAIT
-        while not self._has_begun():
-            if failure := self._failure():
-                kind = Cancelled if self._index in self._record.cancelled else Lost
-                raise kind(failure, advice="start the function again with this value")
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeoutError(f"call {self._index} has not begun within {timeout} s")
-            time.sleep(wait)
-            wait = min(wait * 1.5, LONGEST_WAIT)
-        return super().result(None if deadline is None else max(deadline - time.monotonic(), 0.0))
-
-    def logs(self, follow: bool = False) -> Iterator[str]:
-        return super().logs(follow) if self._has_begun() else iter(())
-
-    def cancel(self) -> bool:
-        return super().cancel() if self._has_begun() else False
-
-    def _failure(self) -> str:
-        """The reason that the call will have no run; "" where it may have one."""
-        record, index = self._record, self._index
-        name = f"call {index} of {record.function} ({record.values[index]})"
-        if index in record.failures:
-            return f"{name} never became a run: {record.failures[index]}"
-        return "" if record.alive else f"{name} was not begun: the process that was to begin it is gone"
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return handle_of_call, (self._record, self._index)
-
-    def __repr__(self) -> str:
-        return f"<call {self._index} of {self._record.function}, not begun>"
-
-
-def handle_of_call(record: MapRecord, index: int) -> Handle[Any]:
-    """The handle of one call of a map, in a process that attached to the map."""
-    run_id = record.runs.get(index)
-    return Handle(run_id) if run_id else UnbegunCall(record, index)
 
 
 STARTING_AT_ONCE = 8
@@ -256,7 +193,7 @@ class MapCalls:
     """
 
     def __init__(self, flow: DecoratedFunction, arguments: Sequence[Arguments], max_parallel: int) -> None:
-        self.map_id = str(uuid.uuid4())
+        self.map_id = uuid.uuid4().hex
         self.flow, self.name = flow, flow.name
         self._arguments: list[Arguments | None] = list(arguments)
         self.items: list[MapItem[Any]] = [MapItem(self, index) for index in range(len(arguments))]
@@ -267,30 +204,63 @@ class MapCalls:
         self._starting: set[MapItem[Any]] = set()
         self._shared_parts_ready = self._stopped = False
         self._end_counts = collections.Counter[str]()
-        where = label(flow.options.cluster)
-        self.progress = MapProgress(self.name, where, len(arguments), max_parallel, self.map_id)
-        record_map(self.map_id, self.name, where, self._texts)
+        self._looked_at = 0.0
+        self._where = label(flow.options.cluster)
+        self.progress = MapProgress(self.name, self._where, len(arguments), max_parallel, self.map_id)
+        self.kept = KeptMap(self.map_id, flow, arguments, max_parallel, self.progress.tell)
 
     def start(self) -> None:
         """Begin the first call, and each further one when another has ended."""
+        record_map(self.map_id, self.name, self._where, self._texts)
+        if len(self.items) > 1:
+            self.kept.start()
         end_with_process(self)
+        self.begin()
+
+    def begin(self) -> None:
+        """Begin the calls, in a thread."""
         threading.Thread(target=self._begin_all, name=f"srf-map-{self.name}", daemon=True).start()
 
     def _begin_all(self) -> None:
         for item in self.items:
-            with self._change:
-                self._change.wait_for(lambda: self._stopped or self._may_begin_another())
-                if self._stopped:
-                    return
-                if item.future.done():  # it was cancelled while it waited
-                    continue
-                self._under_way.add(item)
-                self._starting.add(item)
+            if not self._await_turn(item):
+                continue
             self._show_counts()
             try:
                 threading.Thread(target=self._run, args=(item,), name=f"srf-{self.name}", daemon=True).start()
             except RuntimeError:  # the interpreter is ending
                 return
+        while not self._wait_for(lambda: all(item.future.done() for item in self.items)):
+            self._look_at_record()
+        self.kept.drop()
+
+    def _await_turn(self, item: MapItem[Any]) -> bool:
+        """Wait until a call may begin; False where it need not, or must not."""
+        while not self._wait_for(lambda: self._stopped or item.future.done() or self._may_begin_another()):
+            self._look_at_record()
+        with self._change:
+            if self._stopped or item.future.done() or item in self._under_way:
+                return False
+            self._under_way.add(item)
+            self._starting.add(item)
+            return True
+
+    def _wait_for(self, condition: Callable[[], bool]) -> bool:
+        """Wait for a condition, and at most until the next look at the record."""
+        with self._change:
+            return self._change.wait_for(condition, LOOK_SECONDS)
+
+    def _look_at_record(self) -> None:
+        """Do what another process has noted: cancel a call, or all of them."""
+        if (changed := change_time(self.map_id)) == self._looked_at:
+            return
+        self._looked_at = changed
+        with contextlib.suppress(UnknownRunError):
+            record = find_map(self.map_id)
+            for index in record.cancelled:
+                self.cancel_unbegun(self.items[index])
+            if record.is_cancelled:
+                self._end_all()
 
     def _may_begin_another(self) -> bool:
         at_once = STARTING_AT_ONCE if self._shared_parts_ready else 1
@@ -301,16 +271,20 @@ class MapCalls:
         map_prefix = self.map_id[:8]
         subfolder = f"outputs/{map_prefix}/{item.index}"
         current = Launching(functools.partial(self._receive, item), tags=(f"map-{map_prefix}",), subfolder=subfolder)
-        arguments = self._arguments[item.index] or ((), {})
-        self._arguments[item.index] = None
         try:
             with in_background(item.stop):
-                value = blocking_call(self.flow, current, *arguments)()
+                value = blocking_call(self.flow, current, *self._arguments_of(item.index, current))()
         except BaseException as error:  # any exception belongs to the caller of `result`
             self._note_failure(item, error)
         else:
             self._note_end(item, value=value)
         bound_process_end()
+
+    def _arguments_of(self, index: int, current: Launching) -> Arguments:  # noqa: ARG002 - others say more of the launch
+        """The arguments of a call that begins."""
+        arguments = self._arguments[index] or ((), {})
+        self._arguments[index] = None
+        return arguments
 
     def _note_failure(self, item: MapItem[Any], error: BaseException) -> None:
         if not item.run_id:
@@ -323,6 +297,9 @@ class MapCalls:
         self._note_end(item, error=error)
 
     def _note_end(self, item: MapItem[Any], value: Any = None, error: BaseException | None = None) -> None:
+        if item.run_id:
+            with contextlib.suppress(OSError):
+                note_ended(self.map_id, item.index, _how(error))
         with self._change:
             self._under_way.discard(item)
             self._starting.discard(item)
@@ -333,7 +310,7 @@ class MapCalls:
         self._show_counts()
 
     def _settle(self, item: MapItem[Any], value: Any = None, error: BaseException | None = None) -> None:
-        self._end_counts["done" if error is None else "cancelled" if isinstance(error, Cancelled) else "failed"] += 1
+        self._end_counts[_how(error)] += 1
         item.settle(value, error)
         self._change.notify_all()
 
@@ -353,6 +330,8 @@ class MapCalls:
                 self.progress.warn(event.text)
             case events.Detachable():
                 self._note_started(item)
+            case events.FilesReady():
+                self.kept.note_prepared(item.index, event.prepared)
             case events.TryFailed():
                 self.progress.tell(f"call {item.index}: {event.text}")
 
@@ -406,17 +385,23 @@ class MapCalls:
         Raises:
             RunError: it could not be verified that they are gone.
         """
-        self.stop(Cancelled(f"the map of {self.name} was cancelled before this call had begun"))
-        with self._change:
-            running = list(self._under_way)
-        for item in running:
-            item.stop.set()
+        note_cancelled(self.map_id)
+        running = self._end_all()
         deadline = time.monotonic() + CANCEL_SECONDS
         gone = [item.is_gone(max(deadline - time.monotonic(), 0.0)) for item in running]
         if not all(gone):
             doubtful = ranges_text([item.index for item, is_gone in zip(running, gone, strict=True) if not is_gone])
             raise RunError(f"it is not sure that these calls have ended: {doubtful}", advice="`srf runs` lists them")
         return sum(isinstance(item.future.exception(), Cancelled) for item in running)
+
+    def _end_all(self) -> list[MapItem[Any]]:
+        """Begin no more calls, and have the running ones end; gives these."""
+        self.stop(Cancelled(f"the map of {self.name} was cancelled before this call had begun"))
+        with self._change:
+            running = list(self._under_way)
+        for item in running:
+            item.stop.set()
+        return running
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
@@ -437,17 +422,18 @@ class MapCalls:
             self.cancel()
 
     def on_process_end(self) -> str:
-        """End the map with the process: begun calls go on, and a message names the others."""
+        """End the map with the process: begun calls go on, and the engine begins the others; a message says so."""
         with self._change:
             self._stopped = True
             waiting = [item.index for item in self._unbegun_items()]
             self._change.notify_all()
         if not waiting:
             return ""
-        return (
-            f"{self.name}: {len(waiting)} of {len(self.items)} calls were not begun: {ranges_text(waiting)}. "
-            f"Those that were go on; Handles.attach({self.map_id[:8]!r}) finds them."
-        )
+        left = f"{self.name}: {len(waiting)} of {len(self.items)} calls were not begun: {ranges_text(waiting)}. "
+        found = f"Handles.attach({self.map_id[:8]!r}) finds them."
+        if problem := self.kept.hand_over():
+            return f"{left}They never will be: {problem}. Those that were go on; {found}"
+        return f"{left}The grid's engine begins them; {found} `srf grid cancel {self.map_id[:8]}` ends them."
 
     def _unbegun_items(self) -> list[MapItem[Any]]:
         return [item for item in self.items if not item.future.done() and item not in self._under_way]
@@ -455,3 +441,8 @@ class MapCalls:
     def _show_counts(self) -> None:
         with self._change:
             self.progress.changed(len(self._under_way), self._end_counts)
+
+
+def _how(error: BaseException | None) -> str:
+    """How a call has ended."""
+    return DONE if error is None else CANCELLED if isinstance(error, Cancelled) else FAILED

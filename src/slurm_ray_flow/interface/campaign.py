@@ -57,8 +57,12 @@ class Campaign(Producer, Generic[R]):
         """
         client = GridClient()
         if campaign_id:
-            return Campaign(client.campaign(campaign_id).id, client)
-        newest = next(iter(client.campaigns(own=True)), None)
+            found = client.campaign(campaign_id)
+            if found.kind == model.MAP:
+                what = f"{campaign_id!r} is a map, and no campaign"
+                raise UnknownCampaignError(what, advice=f"write Handles.attach({campaign_id!r})")
+            return Campaign(found.id, client)
+        newest = next((one for one in client.campaigns(own=True) if one.kind == model.CAMPAIGN), None)
         if newest is None:
             raise UnknownCampaignError("no campaign was begun from this home", advice="begin one: f.campaign(values)")
         return Campaign(newest.id, client)

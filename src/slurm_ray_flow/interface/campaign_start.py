@@ -13,13 +13,11 @@ import pickle
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from slurm_ray_flow.blocks import store
-from slurm_ray_flow.blocks.block_documents import BlockFields
 from slurm_ray_flow.blocks.cluster import Cluster
-from slurm_ray_flow.blocks.clusters import find_cluster, slug_of
-from slurm_ray_flow.blocks.local_machine import LocalMachine
+from slurm_ray_flow.blocks.clusters import find_cluster, saved_name
 from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.core import launch_events as events
 from slurm_ray_flow.core.errors import GridError, OptionError, PayloadError, UnknownCampaignError
@@ -389,10 +387,8 @@ def _name_of(cluster: Any) -> str:
     """
     if isinstance(cluster, str):
         return cluster
-    if isinstance(cluster, BlockFields) and cluster._block_document_name is not None:
-        return slug_of(cast(Cluster, cluster))
-    if isinstance(cluster, LocalMachine) and cluster == LocalMachine():
-        return "local"
+    if name := saved_name(cluster):
+        return name
     what = f"{cluster!r} is not saved, and the grid's engine could not find it"
     raise OptionError(what, advice="`srf init NAME` saves a cluster; write its name here")
 

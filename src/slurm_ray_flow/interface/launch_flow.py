@@ -373,10 +373,11 @@ class LaunchFlow(Flow[P, R], Generic[P, R]):
         """Pickle by name where the name leads here, else by value: Prefect's runner sends flows to processes."""
         name = (self.plain.__module__, self.plain.__qualname__)
         if _find_by_name(*name) is self:
-            return _unpickled, (*name, b"" if self.travels_by_name else self._pickled_by_value())
-        return _unpickled, ("", "", self._pickled_by_value())
+            return _unpickled, (*name, b"" if self.travels_by_name else self.pickled_by_value())
+        return _unpickled, ("", "", self.pickled_by_value())
 
-    def _pickled_by_value(self) -> bytes:
+    def pickled_by_value(self) -> bytes:
+        """A pickle that needs no module of this process, for `flow_of_pickle`."""
         state = {name: getattr(self, name) for name in (*_PREFECT_STATE, *_PREFECT_NAMES)}
         buffer = io.BytesIO()
         annotations = {name: parameter.annotation for name, parameter in inspect.signature(self.fn).parameters.items()}
@@ -403,6 +404,11 @@ def _unpickled(module: str, qualified_name: str, by_value: bytes) -> LaunchFlow[
     named = _find_by_name(module, qualified_name)
     if isinstance(named, LaunchFlow) or not by_value:
         return cast("LaunchFlow[Any, Any]", named)
+    return flow_of_pickle(by_value)
+
+
+def flow_of_pickle(by_value: bytes) -> LaunchFlow[Any, Any]:
+    """A decorated function from what `LaunchFlow.pickled_by_value` gave, in whichever process."""
     function, options, annotations, state = pickling.load(io.BytesIO(by_value), [])
     # Names in textual annotations did not travel, but the objects that they mean did.
     known = {name: kind for name, kind in annotations.items() if kind is not inspect.Parameter.empty}

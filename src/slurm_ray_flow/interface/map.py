@@ -9,12 +9,20 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast, overload
 
 from slurm_ray_flow.blocks import store
+from slurm_ray_flow.blocks.map_record import find_map, ranges_text
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.run import RunState, is_from_the_cluster, shorten
+from slurm_ray_flow.interface.attached_calls import (
+    LONGEST_WAIT,
+    SHORTEST_WAIT,
+    AttachedCall,
+    cancel_map,
+    ensure_begun,
+    handle_of_call,
+)
 from slurm_ray_flow.interface.body import bind
-from slurm_ray_flow.interface.calls import LONGEST_WAIT, SHORTEST_WAIT, Arguments, MapCalls, MapItem, handle_of_call
+from slurm_ray_flow.interface.calls import Arguments, MapCalls, MapItem
 from slurm_ray_flow.interface.handle import Handle, Producer
-from slurm_ray_flow.interface.map_state import find_map, ranges_text
 from slurm_ray_flow.interface.session import DecoratedFunction
 
 R = TypeVar("R")
@@ -42,6 +50,8 @@ class Handles(Producer, Sequence[Handle[R]], Generic[R]):
             UnknownRunError: there is no such map, or several.
         """
         record = find_map(map_id)
+        if record.left() and record.is_kept:
+            ensure_begun(record)
         return Handles(record.map_id, [handle_of_call(record, index) for index in range(len(record.values))])
 
     def results(self, timeout: float | None = None, return_exceptions: bool = False) -> list[R]:
@@ -93,7 +103,7 @@ class Handles(Producer, Sequence[Handle[R]], Generic[R]):
         """
         if self._calls is not None:
             return self._calls.cancel()
-        return sum(handle.cancel() for handle in self._handles if handle.run_id)
+        return cancel_map(self.map_id)
 
     @overload
     def __getitem__(self, index: int) -> Handle[R]: ...
@@ -116,6 +126,8 @@ class Handles(Producer, Sequence[Handle[R]], Generic[R]):
 
 def _has_not_begun(handle: Handle[Any]) -> bool:
     """Whether a call has no run, or one that was still in the queue of a shared server when its process was killed."""
+    if isinstance(handle, AttachedCall) and not handle.has_begun():
+        return handle.status() in (RunState.WAITING, RunState.LOST)
     if handle.run_id:
         return store.find_record(handle.run_id).unsent and handle.status() is RunState.LOST
     return handle.status() in (RunState.WAITING, RunState.LOST) and not handle.run_id

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import logging
 import os
 import threading
@@ -37,7 +38,7 @@ from slurm_ray_flow.core.errors import Cancelled, SlurmRayFlowError, UnknownRunE
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.project import NEEDED, folder_at_home, project_of, shadows
 from slurm_ray_flow.core.run import Outcome, RunRecord, with_note
-from slurm_ray_flow.core.scan import target_of
+from slurm_ray_flow.core.scan import FunctionSource, target_of
 from slurm_ray_flow.core.sweep import TAG
 from slurm_ray_flow.core.text import encodable
 from slurm_ray_flow.interface.cancellation import bound_process_end, server_listens
@@ -117,6 +118,21 @@ def _settle(future: Future[Any], work: Callable[[], Any]) -> None:
         future.set_exception(error)
 
 
+@dataclasses.dataclass(frozen=True)
+class KeptFunction:
+    """A function as another process has kept it, whose source this process does not see.
+
+    Attributes:
+        digest: its payload in the store at home.
+        target: the source that the scan starts from.
+        prepared: `Call.prepared`.
+    """
+
+    digest: str
+    target: FunctionSource
+    prepared: str = ""
+
+
 class Launching:
     """The state of a launch that the caller of the flow and its body share.
 
@@ -128,6 +144,7 @@ class Launching:
     Attributes:
         flow: the decorated function.
         arguments: the caller's arguments; None where Prefect must wait for some of them first.
+        kept: the function, where another process has kept it; None for one of this process.
     """
 
     def __init__(self, *subscribers: events.Subscriber, tags: tuple[str, ...] = (), subfolder: str = "") -> None:
@@ -136,6 +153,7 @@ class Launching:
         self.subfolder = subfolder
         self.flow: DecoratedFunction | None = None
         self.arguments: Arguments | None = None
+        self.kept: KeptFunction | None = None
         self.run_id: str | None = None
         self.outcome: Outcome | None = None
         self.cancelled: Cancelled | None = None
@@ -263,18 +281,18 @@ def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str,
     cluster = find_cluster(flow.options.cluster)
     remember(cluster)
     arguments = current.arguments or Arguments(flow.fn, get_call_parameters(flow.fn, args, kwargs))
-    call = None if Places(arguments.parameters).sources else describe_call(flow, arguments)
+    call = None if Places(arguments.parameters).sources else describe_call(flow, arguments, kept=current.kept)
     run = Run(run_id, flow.name, cluster, flow.options.gpus_per_node)
     folder = Path.cwd()
-    file = (call.target if call else target_of(flow.function, ())).file
+    source = call.target if call else current.kept.target if current.kept else target_of(flow.function, ())
     run.note(
         keep=flow.options.keep,
-        home_folder=str(folder_at_home(project_of(file, folder), folder) / current.subfolder),
+        home_folder=str(folder_at_home(project_of(source.file, folder), folder) / current.subfolder),
     )
     current.run_id = run_id
 
     def described() -> Call:
-        return call or complete_call(arguments, run, cluster, partial(describe_call, flow))
+        return call or complete_call(arguments, run, cluster, partial(describe_call, flow, kept=current.kept))
 
     ensure_tags(flow.run_tags)
     events.publish(events.RunBegan(run_id, flow.name, cluster.label, current.page(run_id)))
@@ -348,28 +366,44 @@ def launching_of(flow: DecoratedFunction) -> Launching | None:
     return current if current and current.flow and current.flow.fn is flow.fn else None
 
 
-def describe_call(flow: DecoratedFunction, arguments: Arguments, at_home: Arguments | None = None) -> Call:
+def describe_call(
+    flow: DecoratedFunction,
+    arguments: Arguments,
+    at_home: Arguments | None = None,
+    kept: KeptFunction | None = None,
+) -> Call:
     """Put the function and its arguments into the store.
 
     Args:
         flow: the decorated function.
         arguments: its arguments as they are sent.
         at_home: its arguments as far as home has them, where what is sent refers to values on the cluster.
+        kept: the function as another process has kept it.
 
     Raises:
         PayloadError: the function or an argument can't be pickled.
     """
     arguments_digest = arguments.stored()
-    target = target_of(flow.function, (at_home or arguments).parameters.values())
+    if kept is None:
+        target = target_of(flow.function, (at_home or arguments).parameters.values())
+        kept = KeptFunction(stored_function(flow), target)
+    content = _content_of(flow, arguments.parameters) if flow.options.cache is not None else ("", "")
+    return Call(kept.digest, arguments_digest, kept.target, flow.name, *content, prepared=kept.prepared)
+
+
+def stored_function(flow: DecoratedFunction) -> str:
+    """Put the function into the store; gives its digest.
+
+    Raises:
+        PayloadError: it can't be pickled.
+    """
     plain = flow.plain
     reference = (
         ["reference", plain.__module__, plain.__qualname__]
         if flow.travels_by_name
         else ["value", flow.function, Sources()]
     )
-    function = store.put(reference, f"the function {flow.name!r}")
-    content = _content_of(flow, arguments.parameters) if flow.options.cache is not None else ("", "")
-    return Call(function.digest, arguments_digest, target, flow.name, *content)
+    return store.put(reference, f"the function {flow.name!r}").digest
 
 
 def _content_of(flow: DecoratedFunction, values: dict[str, Any]) -> tuple[str, str]:

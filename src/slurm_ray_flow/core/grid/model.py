@@ -13,6 +13,8 @@ PAUSES = (0.0, 10.0, 60.0, 300.0, 900.0)
 """Seconds before the first retry of an item, the second one, ...; the last one is that of all later ones."""
 CRASH_LIMIT = 3
 """An item at which so many workers died is given up."""
+CAMPAIGN, MAP = "campaign", "map"
+"""What a row of campaigns may be: one of items in pilots, or one whose calls are runs of their own."""
 
 
 class CampaignState(str, Enum):
@@ -149,6 +151,11 @@ class Campaign:
     flow_run_id: str = ""
     resubmitted: int = 0
     clusters: tuple[ClusterShare, ...] = ()
+
+    @property
+    def kind(self) -> str:
+        """`CAMPAIGN` or `MAP`."""
+        return str(self.options.get("kind", CAMPAIGN))
 
     @property
     def ended(self) -> int:

@@ -12,7 +12,18 @@ from __future__ import annotations
 
 from slurm_ray_flow.core.scan.extract import RULES, ParsedFile
 from slurm_ray_flow.core.scan.model import Distribution, Finding, FunctionSource, LocalFile, Scan
-from slurm_ray_flow.core.scan.target import target_of
+from slurm_ray_flow.core.scan.target import modules_of, target_of
 from slurm_ray_flow.core.scan.walk import scan
 
-__all__ = ["RULES", "Distribution", "Finding", "FunctionSource", "LocalFile", "ParsedFile", "Scan", "scan", "target_of"]
+__all__ = [
+    "RULES",
+    "Distribution",
+    "Finding",
+    "FunctionSource",
+    "LocalFile",
+    "ParsedFile",
+    "Scan",
+    "modules_of",
+    "scan",
+    "target_of",
+]

@@ -161,6 +161,13 @@ def target_of(function: Callable[..., Any], arguments: Iterable[object] = ()) ->
     return _located(plain, name, label, references.modules())
 
 
+def modules_of(values: Iterable[object]) -> tuple[str, ...]:
+    """Return the dotted names of the modules that values refer to by their types."""
+    references = References()
+    references.values(values)
+    return references.modules()
+
+
 def _plain(function: Any, references: References) -> Any:
     """Return the function or class in the source, from under partials, bound methods and decorators."""
     for _ in range(1000):
