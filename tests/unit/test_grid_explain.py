@@ -44,6 +44,7 @@ def told(held, row, pilots=()):
             [],
             ["<1060>", "attempt 2", "no"],
         ),
+        (campaign(), ItemRow(3, "waiting", 9.0, error="its pilot's time limit"), [], ["time limit", "3 items"]),
         (campaign(), ItemRow(3, "leased", pilot=3), [pilot()], ["pilot 3", "<60>"]),
         (
             campaign(),

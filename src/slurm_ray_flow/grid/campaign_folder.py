@@ -15,6 +15,7 @@ from typing import Any
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.remote.shared.files import lock_if_possible
 
@@ -40,13 +41,31 @@ class CampaignFolder:
         """Mark and lock the folder while the block runs, whose end is that of its campaign's beginning.
 
         Raises:
-            BlockingIOError: another process does the same.
+            GridError: another process does the same, or the folder can't be written.
         """
-        descriptor = os.open(private_folder(self.path) / BEING_MADE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with self._marked():
             yield
-            (self.path / BEING_MADE).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                (self.path / BEING_MADE).unlink()
+
+    @contextlib.contextmanager
+    def _marked(self) -> Iterator[None]:
+        descriptor = -1
+        try:
+            descriptor = os.open(private_folder(self.path) / BEING_MADE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if descriptor >= 0:
+                os.close(descriptor)
+            is_locked = isinstance(error, BlockingIOError)
+            what = f"the folder of a campaign can't be written: {error.strerror}"
+            raise GridError(
+                "another process begins this campaign" if is_locked else what,
+                where=str(self.path),
+                advice="wait for that process" if is_locked else "see that its disk has room and can be written",
+            ) from error
+        try:
+            yield
         finally:
             os.close(descriptor)
 
@@ -95,12 +114,14 @@ def sweep_folders(is_known: Callable[[str], bool], grace: float = GRACE_SECONDS)
     """
     for mark in (grid_folder() / "campaigns").glob(f"*/{BEING_MADE}"):
         folder = CampaignFolder(mark.parent.name)
-        with contextlib.suppress(OSError):
+        try:
             if time.time() - _last_written(folder.path) < grace:
                 continue
             with folder.being_made():  # its client is gone
                 if not is_known(folder.path.name):
                     folder.remove()
+        except (OSError, GridError):  # its client goes on, or has removed it meanwhile
+            continue
 
 
 def _last_written(folder: Path) -> float:

@@ -80,6 +80,7 @@ class ClusterThread(threading.Thread):
         while not self._engine.stopped.is_set():
             pilots = [pilot for pilot in list(self._engine.pilots.values()) if pilot.cluster == self._cluster]
             if not pilots:
+                self._engine.forget_trouble(self._cluster)
                 return
             began, least = time.monotonic(), FIRST_PAUSE
             try:

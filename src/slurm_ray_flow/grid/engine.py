@@ -153,10 +153,13 @@ class Engine:
 
     def run(self) -> None:
         """Work until `stop`."""
-        self._find_pilots()
         self.maps.start()
+        found = False
         while not self.stopped.is_set():
             try:
+                if not found:
+                    self._find_pilots()
+                    found = True
                 if self._is_known():
                     self._control()
                 self.end_trouble("")
@@ -203,6 +206,10 @@ class Engine:
             self.note(campaign.id, part, "warning", "home", "", f"the engine had to wait: {text}")
         del self._troubles[part]
         log.info("the engine goes on, which had to wait: %s", text)
+
+    def forget_trouble(self, part: str) -> None:
+        """Note the end of a part, which has no trouble any more."""
+        self._troubles.pop(part, None)
 
     def wake(self) -> None:
         """Look at what campaigns need at once."""
@@ -293,7 +300,10 @@ class Engine:
             if pilot.run_id:
                 found = self.pilots[pilot.id] = LivePilot(pilot, bundles=bundles)
                 reader = self.arguments(campaign)
-                found.unplaced = {bundle.id: reader.bytes_of(bundle) for bundle in bundles}
+                try:
+                    found.unplaced = {bundle.id: reader.bytes_of(bundle) for bundle in bundles}
+                except GridError as error:  # most bundles are on the cluster already, and others go on
+                    log.error("bundles of pilot %s are not placed again: %s", pilot.id, error)
             else:
                 self.store.give_back([bundle.id for bundle in bundles])
                 self.store.update_pilot(pilot.id, state="ended", cause="lost", ended_at=clock.now())

@@ -248,11 +248,11 @@ def test_with_ray_items_run_in_the_process_that_ray_knows(lab, name, tmp_path):
 
     pilot = Pilot(lab, name, function, 10, str(tmp_path), spec={"ray": True}).start()
     pilot.place([(number,) for number in range(4)])
-    until(lambda: len(pilot.results()) == 4, 120)
+    until(lambda: len(pilot.results()) == 4)
     outcomes = pilot.outcomes()
     pilot.place([(9,)], first=9)
     end_warning.write(str(pilot.folder.with_name("warning.json")), "time_limit", 2.0)
-    until(lambda: len(pilot.results()) == 5, 60)
+    until(lambda: len(pilot.results()) == 5)
     assert pilot.results()[-1][:3] == (9, 1, "interrupted"), "it is noted before the head ends this process"
     (tmp_path / "go").touch()
     assert pilot.finished() == {"done": 4, "failed": 1, "crashed": 0, "left": 0, "interrupted": []}

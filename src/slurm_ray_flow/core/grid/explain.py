@@ -45,7 +45,7 @@ def _why_waiting(campaign: Campaign, item: ItemRow, pilots: Sequence[Pilot], now
     if item.not_before > now:
         failed = f": {item.error}" if item.error else ""
         return f"it will be tried again at {clock(item.not_before)}, after attempt {item.attempts} failed{failed}"
-    before = _before(campaign, item)
+    before = f"{item.error}; " * bool(item.error and not item.attempts) + _before(campaign, item)
     live = [pilot for pilot in pilots if pilot.state != "ended"]
     return f"{before}; {'; '.join(_on(share, live, clock) for share in campaign.clusters) or 'it has no cluster'}"
 
