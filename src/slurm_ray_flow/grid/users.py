@@ -27,7 +27,10 @@ USERS = "users"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 NOW = cast(func.extract("epoch", func.clock_timestamp()), Float(53))
 """The time of the database, since clocks of several hosts differ."""
-_AN_ADMIN_MAKES_ONE = "an administrator of the grid makes one with `srf grid token NAME`"
+_AN_ADMIN_MAKES_ONE = (
+    "an administrator of the grid makes one with `srf grid token NAME`; "
+    "it goes into $SRF_GRID_TOKEN, or the file grid/user_token in ~/.slurm-ray-flow"
+)
 
 
 class Users:
