@@ -221,8 +221,11 @@ def routes_of_users(engine: Engine) -> APIRouter:
 
     @routes.post("/users/{user_name}/token", status_code=201)
     def make_token(user_name: str) -> dict[str, str]:
-        token, files = users.issue(user_name), EngineFiles()
-        if engine.user is None:  # the first one is that of this home
+        is_first, files = engine.user is None, EngineFiles()
+        if is_first and files.user_token():
+            raise GridTokenError("this home has a token of another grid", advice=f"remove {files.user_token_file}")
+        token = users.issue(user_name)
+        if is_first:  # it is that of this home
             write_whole(files.user_token_file, token.encode())
             engine.identify()
         return {"token": token}

@@ -53,7 +53,7 @@ class Users:
             GridTokenError: it is nobody's.
         """
         if self._database.is_sqlite:
-            raise GridTokenError("this grid has one user, and no tokens", advice="leave out $SRF_GRID_TOKEN")
+            return _user(_matching([], token))
         with self._database.reading() as connection:
             return _user(_matching(_rows(connection), token))
 
@@ -163,6 +163,9 @@ def _user(row: Row[Any]) -> User:
 
 def _matching(rows: Sequence[Row[Any]], token: str) -> Row[Any]:
     """The row of a token. Each is compared, in a time that says nothing of how much of it is right."""
+    if not rows:
+        advice = "unset $SRF_GRID_TOKEN, and remove the file grid/user_token in ~/.slurm-ray-flow"
+        raise GridTokenError("this grid has no users, and this home has a token of another one", advice=advice)
     if not token:
         raise GridTokenError(
             "several users share this grid, and this home has no token for it", advice=_AN_ADMIN_MAKES_ONE
