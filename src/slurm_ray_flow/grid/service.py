@@ -221,14 +221,7 @@ def routes_of_users(engine: Engine) -> APIRouter:
 
     @routes.post("/users/{user_name}/token", status_code=201)
     def make_token(user_name: str) -> dict[str, str]:
-        is_first, files = engine.user is None, EngineFiles()
-        if is_first and files.user_token():
-            raise GridTokenError("this home has a token of another grid", advice=f"remove {files.user_token_file}")
-        token = users.issue(user_name)
-        if is_first:  # it is that of this home
-            write_whole(files.user_token_file, token.encode())
-            engine.identify()
-        return {"token": token}
+        return {"token": made_token(engine, user_name)}
 
     @routes.delete("/users/{user_name}/token")
     def revoke_token(user_name: str) -> dict[str, Any]:
@@ -246,6 +239,22 @@ def routes_of_users(engine: Engine) -> APIRouter:
         return engine.store.caps()
 
     return routes
+
+
+def made_token(engine: Engine, user_name: str) -> str:
+    """Make a token for a user. The first one is that of this home, which keeps it.
+
+    Raises:
+        GridTokenError: it is the first one, and this home has a token of another grid.
+    """
+    is_first, files = engine.user is None, EngineFiles()
+    if is_first and files.user_token():
+        raise GridTokenError("this home has a token of another grid", advice=f"remove {files.user_token_file}")
+    token = engine.store.users.issue(user_name)
+    if is_first:
+        write_whole(files.user_token_file, token.encode())
+        engine.identify()
+    return token
 
 
 def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:

@@ -100,7 +100,7 @@ class Users:
             GridError: there is no such user, or nobody else is an administrator.
             OptionError: this can't be a weight.
         """
-        if weight is not None and not 0 < weight < math.inf:
+        if weight is not None and not (isinstance(weight, int | float) and 0 < weight < math.inf):
             raise OptionError(f"weight={weight!r} must be a number above 0")
         given = {"weight": weight, "is_admin": None if is_admin is None else int(is_admin)}
         return self._change(name, **{key: value for key, value in given.items() if value is not None})
