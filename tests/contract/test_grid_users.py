@@ -63,7 +63,7 @@ def campaigns(store, tokens, tmp_path, monkeypatch):
     """One of each, whose files are at the homes of their users: only Alice's at this one."""
     monkeypatch.setenv("SRF_HOME", str(tmp_path))
     made = {name: begun(store, name) for name in tokens}
-    CampaignFolder(made["alice"].id).path.mkdir(parents=True)
+    CampaignFolder(made["alice"].id).write((), {})
     return made
 
 
@@ -256,3 +256,5 @@ def test_a_grid_in_a_file_has_one_user_and_no_tokens(tmp_path):
         with served(api_of(Engine(store, lambda *_: None, lambda *_: 1), HOME_TOKEN)) as ask:
             assert ask("GET", "/campaigns", HOME_TOKEN).json() == []
             assert ask("GET", "/campaigns").status_code == 401
+            answer = ask("GET", "/campaigns", "of another grid")
+            assert "no users" in _error_of(answer).what

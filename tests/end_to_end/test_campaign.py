@@ -224,6 +224,8 @@ def test_what_can_not_be_meant_is_refused_before_anything_is_stored(square):
         square.campaign([1], retries=-1)
     with pytest.raises(OptionError, match="priority"):
         square.campaign([1], priority="high")
+    with pytest.raises(OptionError, match="max_queued"):
+        square.campaign([1], max_queued=0)
     with pytest.raises(GridError, match="100 items"):
         square.campaign(range(101), test=True)
     with pytest.raises(TypeError):

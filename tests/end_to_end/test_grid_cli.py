@@ -82,8 +82,9 @@ def test_a_campaign_from_the_command_line(grid, tmp_path):
 def test_items_are_added_and_watching_ends_alone(grid, tmp_path):
     (tmp_path / "values.jsonl").write_text('{"number": 99}\n' * 3)
     same = f"folder={tmp_path}"
-    text = grid("submit", "roots.py:root", "--values", "values.jsonl", "--arg", same)
+    text = grid("submit", "roots.py:root", "--values", "values.jsonl", "--arg", same, "--max-queued", "2")
     campaign = text.split()[1]
+    assert json.loads(grid("stat", campaign, "--json"))["options"]["max_queued"] == 2
     assert "Added 3 items" in grid("add", campaign, "--values", "values.jsonl")
     grid("purge", campaign, code=1)
     wait_for(lambda: "at pilot" in grid("explain", campaign, "0"))
@@ -129,3 +130,14 @@ def test_what_can_not_be_meant_is_told(grid, tmp_path):
     grid("submit", "roots.py:root", "--count", "3", "--clusters", "nowhere", code=2)
     grid("fix", "1234", code=2)
     grid("logs", "ffffffff", "0", code=2)
+
+
+def test_a_grid_of_one_home_has_no_users_and_clusters_have_caps(grid):
+    assert "no users" in grid("user")
+    grid("token", "alice", code=1)
+    grid("user", "alice", "--weight", "2", code=1)
+    assert json.loads(grid("cap", "curnagl", "8", "--json")) == {"curnagl": 8}
+    assert "curnagl" in grid("cap")
+    for wrong in ("0", "many", ""):
+        grid("cap", "curnagl", wrong, code=2)
+    assert "No cluster" in grid("cap", "curnagl", "none")

@@ -1,4 +1,4 @@
-"""Two users of one PostgreSQL, each with a home, a Prefect server and an engine of their own, on one machine."""
+"""Two users of one PostgreSQL, each with a home and an engine of their own, on one machine."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(postgres.programs() is None, reason="Debian's postgresql is not installed"),
 ]
-ITEMS = 500
+ITEMS = 300
 FUNCTION = """
 import time
 from slurm_ray_flow import slurm_ray_flow
@@ -48,18 +48,21 @@ class OfUser:
 
 
 @pytest.fixture(scope="module")
-def users(server, other_home, srf, tmp_path_factory):
-    """Alice, who administers the grid, and Bob, who has no token yet."""
+def users(server, srf, tmp_path_factory):
+    """Alice, who administers the grid, and Bob, who has no token yet, and uses Alice's Prefect server."""
     folder = tmp_path_factory.mktemp("work")
     (folder / "work.py").write_text(FUNCTION)
     with postgres.postgres() as url:
-        ours = {"SRF_GRID_DATABASE_URL": url, "SRF_HOME": os.environ["SRF_HOME"]}
-        yield OfUser(srf, folder, ours), OfUser(srf, folder, {**other_home, **ours, "SRF_HOME": other_home["SRF_HOME"]})
-        for home in (ours["SRF_HOME"], other_home["SRF_HOME"]):
+        alices = {"SRF_GRID_DATABASE_URL": url, "SRF_HOME": os.environ["SRF_HOME"]}
+        secret = Path(alices["SRF_HOME"], "server", "secret").read_text()
+        api = {"PREFECT_API_URL": server.url, "PREFECT_API_AUTH_STRING": f"srf:{secret}"}
+        bobs = {**alices, **api, "SRF_HOME": str(tmp_path_factory.mktemp("bob"))}
+        yield OfUser(srf, folder, alices), OfUser(srf, folder, bobs)
+        for one in (alices, bobs):
             with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("SRF_HOME", home)
+                patch.setenv("SRF_HOME", one["SRF_HOME"])
                 end_engine()
-            Path(home, "grid", "user_token").unlink(missing_ok=True)
+        Path(alices["SRF_HOME"], "grid", "user_token").unlink(missing_ok=True)
 
 
 def test_two_users_share_a_grid(users):

@@ -32,6 +32,11 @@ class CampaignFolder:
         self.path = grid_folder() / "campaigns" / campaign_id
 
     @property
+    def is_here(self) -> bool:
+        """Whether the campaign was begun from this home."""
+        return (self.path / "payloads").is_dir()
+
+    @property
     def outcomes(self) -> Path:
         """The outcome log."""
         return self.path / "outcomes"

@@ -221,6 +221,8 @@ def _postgresql(url: URL) -> Engine:
     def _(connection: Any, _: object) -> None:
         with connection.cursor() as cursor:
             cursor.execute(f"SET lock_timeout = '{BUSY_SECONDS}s'")
+            # (A laptop that sleeps within a transaction must not keep what others wait for.)
+            cursor.execute(f"SET idle_in_transaction_session_timeout = '{BUSY_SECONDS}s'")
         connection.commit()
 
     return engine

@@ -139,7 +139,7 @@ class Engine:
     def owns(self, campaign: Campaign) -> bool:
         """Whether this engine goes on with a campaign: it is its user's, and its files are at this home."""
         is_mine = self._user is None or campaign.user == self._user.name
-        return is_mine and (self.store.is_file or CampaignFolder(campaign.id).path.exists())
+        return is_mine and (self.store.is_file or CampaignFolder(campaign.id).is_here)
 
     def check_owned(self, campaign: Campaign) -> None:
         """See that the files of a campaign are at this home.

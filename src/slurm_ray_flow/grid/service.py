@@ -248,11 +248,7 @@ def routes_of_users(engine: Engine) -> APIRouter:
 
     @routes.post("/users/{user_name}/token", status_code=201)
     def make_token(user_name: str) -> dict[str, str]:
-        token, files = users.issue(user_name), EngineFiles()
-        if engine.user is None:  # the first one is that of this home
-            write_whole(files.user_token_file, token.encode())
-            engine.identify()
-        return {"token": token}
+        return {"token": made_token(engine, user_name)}
 
     @routes.delete("/users/{user_name}/token")
     def revoke_token(user_name: str) -> dict[str, Any]:
@@ -289,6 +285,22 @@ def routes_of_clusters(engine: Engine) -> APIRouter:
         return {"was_drained": clusters.resume(engine, name)}
 
     return routes
+
+
+def made_token(engine: Engine, user_name: str) -> str:
+    """Make a token for a user. The first one is that of this home, which keeps it.
+
+    Raises:
+        GridTokenError: it is the first one, and this home has a token of another grid.
+    """
+    is_first, files = engine.user is None, EngineFiles()
+    if is_first and files.user_token():
+        raise GridTokenError("this home has a token of another grid", advice=f"remove {files.user_token_file}")
+    token = engine.store.users.issue(user_name)
+    if is_first:
+        write_whole(files.user_token_file, token.encode())
+        engine.identify()
+    return token
 
 
 def change_state(engine: Engine, campaign: Campaign, verb: str) -> None:

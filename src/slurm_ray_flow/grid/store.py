@@ -470,8 +470,9 @@ class Store:
     @contextlib.contextmanager
     def sharing(self, cluster: str, user: str) -> Iterator[SharedCluster]:
         """A cluster about which the engine of this user decides in the block, and no other one."""
-        with self._database.locking(f"cluster {cluster}") as connection:
-            yield SharedCluster(connection, self._place_of(cluster), user)
+        place = self._place_of(cluster)
+        with self._database.locking(f"cluster {place}") as connection:
+            yield SharedCluster(connection, place, user)
 
     def _place_of(self, cluster: str) -> str:
         """A cluster's name for the engines of all users: "local" is another machine for each host."""

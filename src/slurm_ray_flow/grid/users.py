@@ -27,7 +27,10 @@ USERS = "users"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@-]{0,63}")
 NOW = cast(func.extract("epoch", func.clock_timestamp()), Float(53))
 """The time of the database, since clocks of several hosts differ."""
-_AN_ADMIN_MAKES_ONE = "an administrator of the grid makes one with `srf grid token NAME`"
+_AN_ADMIN_MAKES_ONE = (
+    "an administrator of the grid makes one with `srf grid token NAME`; "
+    "it goes into $SRF_GRID_TOKEN, or the file grid/user_token in ~/.slurm-ray-flow"
+)
 
 
 class Users:
@@ -50,7 +53,7 @@ class Users:
             GridTokenError: it is nobody's.
         """
         if self._database.is_sqlite:
-            raise GridTokenError("this grid has one user, and no tokens", advice="leave out $SRF_GRID_TOKEN")
+            return _user(_matching([], token))
         with self._database.reading() as connection:
             return _user(_matching(_rows(connection), token))
 
@@ -97,7 +100,7 @@ class Users:
             GridError: there is no such user, or nobody else is an administrator.
             OptionError: this can't be a weight.
         """
-        if weight is not None and not 0 < weight < math.inf:
+        if weight is not None and not (isinstance(weight, int | float) and 0 < weight < math.inf):
             raise OptionError(f"weight={weight!r} must be a number above 0")
         given = {"weight": weight, "is_admin": None if is_admin is None else int(is_admin)}
         return self._change(name, **{key: value for key, value in given.items() if value is not None})
@@ -160,6 +163,9 @@ def _user(row: Row[Any]) -> User:
 
 def _matching(rows: Sequence[Row[Any]], token: str) -> Row[Any]:
     """The row of a token. Each is compared, in a time that says nothing of how much of it is right."""
+    if not rows:
+        advice = "unset $SRF_GRID_TOKEN, and remove the file grid/user_token in ~/.slurm-ray-flow"
+        raise GridTokenError("this grid has no users, and this home has a token of another one", advice=advice)
     if not token:
         raise GridTokenError(
             "several users share this grid, and this home has no token for it", advice=_AN_ADMIN_MAKES_ONE
