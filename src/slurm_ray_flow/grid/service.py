@@ -88,6 +88,10 @@ def routes_to_read(store: Store) -> APIRouter:
     def explanation(name: str, number: int) -> dict[str, str]:
         return {"text": requests.explanation(store, store.campaign(name), number)}
 
+    @routes.get("/{name}/description")
+    def description(name: str) -> dict[str, Any]:
+        return requests.description(store.campaign(name))
+
     @routes.get("/{name}/pilots")
     def pilots(name: str) -> list[dict[str, Any]]:
         return [dataclasses.asdict(pilot) for pilot in store.pilots(store.campaign(name).id)]
