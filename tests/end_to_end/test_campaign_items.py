@@ -9,6 +9,7 @@ import pytest
 from slurm_ray_flow import (
     Campaign,
     CampaignState,
+    Cancelled,
     Command,
     CommandFailed,
     GridError,
@@ -170,6 +171,64 @@ def test_a_program_of_the_project_runs_for_each_row(server, tmp_path, monkeypatc
 def left():
     folder = EngineFiles().folder / "campaigns"
     return {path.name for path in folder.iterdir()}, len(GridClient().campaigns())
+
+
+def test_scripts_run_around_all_items_of_a_pilot(server, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    command = Command(
+        "cat made; echo job=${{OAR_JOB_ID}}; echo {seed} > out",
+        outputs=["out"],
+        prologue="echo before > made",
+        epilogue=f"wc -l < made > {tmp_path}/after; echo bye; exit 3",
+        cpus_per_node=1,
+    )
+    campaign = command.campaign([{"seed": 1}, {"seed": 2}])
+    assert [result.outputs["out"] for result in campaign.results(timeout=240)] == [b"1\n", b"2\n"]
+    [pilot] = GridClient().pilots(campaign.id)
+    assert campaign.log(0) == f"before\njob={pilot['run_id']}\n"
+    wait_for(lambda: GridClient().events(campaign.id))
+    [event] = GridClient().events(campaign.id)
+    assert (event["code"], event["level"]) == ("epilogue", "warning")
+    assert "exit code 3" in event["message"] and event["message"].endswith("bye")
+    assert (tmp_path / "after").read_text() == "1\n"
+    assert GridClient().description(campaign.id)["clusters"]["local"]["pilot"]["prologue"]["seconds"] == 600.0
+
+
+@pytest.mark.parametrize(
+    ("lines", "limit", "why"),
+    [("echo no scratch here\nfalse\necho not reached", "10m", "exit code 1"), ("sleep 600", 0.5, "within 0 s")],
+)
+def test_a_prologue_that_fails_closes_the_cluster_to_the_campaign_with_what_it_printed(server, lines, limit, why):
+    campaign = Command("true {n}", prologue=lines, prologue_limit=limit).campaign([{"n": 1}])
+    wait_for(lambda: campaign.state is CampaignState.PAUSED)
+    status = campaign.status()
+    assert status.clusters[0].state == "paused"
+    assert why in status.reason and "prologue" in status.reason
+    assert "sleep" in lines or "It printed last:\nno scratch here" in status.reason
+    assert "not reached\n" not in status.reason.replace(lines, "")
+    [event] = GridClient().events(campaign.id)
+    assert event["message"] in status.reason
+    campaign.cancel()
+
+
+def test_items_are_cancelled_alone_and_the_others_go_on(rooted, tmp_path):
+    values = [4, 99, 9, *[16] * 2000]
+    campaign = rooted.campaign(values, same={"folder": str(tmp_path)})
+    wait_for(lambda: campaign.status().succeeded)
+    campaign.cancel([1, 2002])
+    with pytest.raises(GridError):
+        campaign.cancel([2003])
+    assert campaign.status().cancelled == 2
+    (tmp_path / "go").touch()
+    status = campaign.wait(240)
+    assert (status.state, status.succeeded, status.cancelled) == (CampaignState.FAILED, 2001, 2)
+    assert "2 of 2003 items were cancelled" in status.reason
+    values = list(campaign.results(return_exceptions=True))
+    assert [number for number, value in enumerate(values) if isinstance(value, Cancelled)] == [1, 2002]
+    assert campaign.failed == []
+    assert campaign.resubmit() == 2
+    assert campaign.wait(240).state is CampaignState.SUCCEEDED
+    assert len(list(campaign.results())) == 2003
 
 
 def test_what_fails_or_is_interrupted_while_it_is_stored_leaves_nothing(rooted, tmp_path):

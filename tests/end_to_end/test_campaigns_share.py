@@ -1,15 +1,25 @@
 """Several campaigns on this machine, and a campaign on a cluster that fails, through a real engine and real pilots."""
 
+import json
 import os
+import signal
 import time
 from pathlib import Path
 
 import pytest
 
 from slurm_ray_flow import CampaignState, LocalMachine, slurm_ray_flow
+from slurm_ray_flow.blocks.grid_engine import read_engine_state
 from slurm_ray_flow.blocks.server import connected
-from slurm_ray_flow.core.prefect_events import CAMPAIGN_BEGAN, CAMPAIGN_ENDED, CLUSTER_QUARANTINED, ITEMS_FAILED
+from slurm_ray_flow.core.prefect_events import (
+    CAMPAIGN_BEGAN,
+    CAMPAIGN_ENDED,
+    CLUSTER_DRAINED,
+    CLUSTER_QUARANTINED,
+    ITEMS_FAILED,
+)
 from slurm_ray_flow.grid.client import GridClient
+from srf_command import Command
 from support import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine"), pytest.mark.timeout(600)]
@@ -96,6 +106,41 @@ def test_a_cluster_where_most_items_fail_is_closed_and_the_others_do_the_rest(ch
     assert (event["payload"]["cluster"], event["payload"]["level"]) == ("failing-lab", "error")
     [group] = told(api, campaign, ITEMS_FAILED)
     assert "read-only" in group["payload"]["message"]
+
+
+def test_a_drained_cluster_gets_no_pilot_until_it_is_resumed(slow, failing_lab, api):
+    """In between the engine is killed."""
+    srf, client = Command(), GridClient()
+    both = slow.campaign(range(1000), clusters=["local", "failing-lab"])
+    wait_for(lambda: {pilot["cluster"] for pilot in pilots_of(both, "running")} == {"local", "failing-lab"})
+    assert "is drained" in srf("clusters", "failing-lab", "--drain", "--reason", "new disks").stdout
+    wait_for(lambda: {pilot["cluster"] for pilot in pilots_of(both, "requested", "waiting", "running")} == {"local"})
+    [gone] = [pilot for pilot in client.pilots(both.id) if pilot["cluster"] == "failing-lab"]
+    assert (gone["cause"], gone["failed"]) == ("", 0), "it has ended in peace"
+    [event] = client.events(both.id)
+    assert (event["code"], event["cluster"]) == ("drained", "failing-lab")
+    assert "new disks" in event["message"]
+    wait_for(lambda: told(api, both, CLUSTER_DRAINED))
+    os.kill(read_engine_state().pid, signal.SIGKILL)
+    only = slow.campaign(range(3), clusters=["failing-lab"])
+    for words in (["stat", only.id], ["explain", only.id, "0"], ["events", only.id]):
+        assert "new disks" in srf("grid", *words).stdout
+    for view in ("--infos", "--more-infos", "--usage", "--bars"):
+        assert "drained" in srf("clusters", "failing-lab", view).stdout or view == "--usage"
+    [shown] = json.loads(srf("clusters", "failing-lab", "--more-infos", "--json").stdout)
+    assert {one["here"] for one in shown["grid"]["campaigns"]} == {"drained"}
+    assert shown["grid"]["drain"]["reason"] == "new disks"
+    assert sum(use["core_seconds"] for use in shown["grid"]["users"].values()) > 0
+    assert {finding["name"] for finding in shown["load"]["findings"]} >= {"disk", "python"}
+    assert only.state is CampaignState.ACTIVE, "it waits, and is not paused"
+    assert not client.pilots(only.id)
+    assert "again" in srf("clusters", "failing-lab", "--resume").stdout
+    assert "was not drained" in srf("clusters", "failing-lab", "--resume").stdout
+    assert list(only.results(timeout=240)) == [0, 1, 2]
+    assert client.events(only.id) == []
+    both.cancel()
+    wait_for(lambda: not pilots_of(both, "running", "waiting", "requested"))
+    assert both.status().failed == 0
 
 
 def test_a_campaign_with_too_many_failures_ends_and_says_why(choosy, api):

@@ -56,6 +56,7 @@ def test_a_campaign_from_the_command_line(grid, tmp_path):
         "--name",
         "roots",
     )
+    assert "roots would have 3 items" in (said := grid(*words, "--dry-run")) and "Nothing was begun" in said
     begun = json.loads(grid(*words, "--json"))
     campaign = begun["id"][:10]
     assert (begun["total"], begun["name"], [share["cluster"] for share in begun["clusters"]]) == (3, "roots", ["local"])
@@ -96,6 +97,9 @@ def test_items_are_added_and_watching_ends_alone(grid, tmp_path):
     watching.stdout.close()
     assert f"{campaign} is paused" in grid("pause", campaign)
     assert "paused" in grid("explain", campaign, "5") or "at pilot" in grid("explain", campaign, "5")
+    assert "1 items" in grid("cancel", campaign, "--item", "5")
+    assert "was cancelled" in grid("explain", campaign, "5")
+    assert "1 items" in grid("resubmit", campaign, "--item", "5")
     grid("resume", campaign)
     Path(tmp_path, "go").touch()
     grid("watch", campaign)
@@ -108,16 +112,28 @@ def test_a_campaign_by_a_description_of_cigri_s(grid, tmp_path):
     fields = {
         "name": "hello",
         "param_file": "lines.txt",
+        "prologue": ["echo $PWD {OAR_JOB_ID} > before", "true"],
+        "epilogue": ["mv before {CAMPAIGN_ID}"],
+        "epilogue_walltime": "00:01:00",
         "clusters": {"local": {"exec_file": "sh hello.sh", "exec_directory": str(tmp_path), "max_jobs": 1}},
     }
     (tmp_path / "campaign.json").write_text(json.dumps(fields))
+    plan = json.loads(grid("submit", "--jdl", "campaign.json", "--dry-run", "--json"))
+    assert (plan["items"], plan["pilots"][0]["scripts"]) == (3, ["epilogue", "prologue"])
     begun = json.loads(grid("submit", "--jdl", "campaign.json", "--json"))
     assert (begun["name"], begun["total"], begun["clusters"][0]["options"]) == ("hello", 3, {"max_pilots": 1})
     *_, last = map(json.loads, grid("watch", begun["id"], "--json", code=1).splitlines())
     assert (last["succeeded"], last["failed"]) == (2, 1)
     assert grid("logs", begun["id"], "0") == "hello a\n"
     assert "exit code 1" in grid("explain", begun["id"], "1")
+    wait_for((tmp_path / begun["id"]).exists)
+    [pilot] = json.loads(grid("stat", begun["id"], "--json"))["pilots"]
+    assert (tmp_path / begun["id"]).read_text().split() == [str(tmp_path), pilot["run_id"]]
+    described = grid("stat", begun["id"], "-d")
+    assert "hello.sh" in described and "mv before" in described and "60 s" in described
     (tmp_path / "campaign.json").write_text(json.dumps({**fields, "prologue": []}))
+    grid("submit", "--jdl", "campaign.json", "--dry-run", code=2)
+    (tmp_path / "campaign.json").write_text(json.dumps({**fields, "type": "best-effort"}))
     grid("submit", "--jdl", "campaign.json", code=2)
     grid("submit", "roots.py:root", "--jdl", "campaign.json", code=2)
 

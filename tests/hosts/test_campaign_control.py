@@ -1,6 +1,7 @@
 """Pilots on a real Slurm: an idle cluster fills, a busy one is left to its users, one that refuses is asked less."""
 
 import itertools
+import json
 import secrets
 
 import pytest
@@ -8,6 +9,8 @@ import pytest
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.grid.control import FIRST_PAUSE
 from slurm_ray_flow.grid.client import GridClient
+from slurm_ray_flow.interface.campaign_start import CampaignOptions
+from slurm_ray_flow.interface.jdl import start_described
 from support import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine"), pytest.mark.timeout(900)]
@@ -84,6 +87,50 @@ def test_a_pilot_that_waits_is_ended_with_its_campaign(jobs, launches):
         assert (ended["started_at"], ended["succeeded"]) == (None, 0)
         wait_for(lambda: jobs.job(ended["run_id"])["JobState"] not in {"PENDING", "RUNNING"})
     assert not GridClient().events(campaign.id)
+
+
+def test_a_drained_cluster_has_no_pilot_in_its_queue(jobs, begin):
+    client = GridClient()
+    with jobs.full():
+        campaign = begin()
+        wait_for(lambda: pilots(campaign, "waiting"))
+        [waiting] = pilots(campaign, "waiting")
+        wait_for(lambda: jobs.jobs(waiting["run_id"]))
+        client.drain(jobs.name, "new disks")
+        try:
+            wait_for(lambda: pilots(campaign, "ended"))
+            assert jobs.job(waiting["run_id"])["JobState"] == "CANCELLED"
+            assert [event["code"] for event in client.events(campaign.id)] == ["drained"]
+        finally:
+            assert client.resume_cluster(jobs.name)
+    wait_for(lambda: pilots(campaign, "running"))
+    assert client.events(campaign.id) == []
+
+
+def test_a_description_has_best_effort_jobs_scripts_and_a_command_for_each_cluster(jobs, tmp_path):
+    """This machine is drained, so that the one item runs on Slurm."""
+    slurm = {"exec_file": "cat made; echo $SLURM_JOB_ID", "type": "best-effort", "exec_directory": "/tmp"}
+    fields = {
+        "name": "jobs",
+        "nb_jobs": 1,
+        "prologue": ["echo {OAR_JOB_ID} > made"],
+        "epilogue": ["rm made"],
+        "clusters": {"local": {"exec_file": "false", "exec_directory": str(tmp_path)}, jobs.name: slurm},
+    }
+    (tmp_path / "campaign.json").write_text(json.dumps(fields))
+    GridClient().drain("local")
+    try:
+        campaign = start_described(tmp_path / "campaign.json", CampaignOptions(spread=True))
+        list(campaign.results(timeout=300))
+    finally:
+        GridClient().resume_cluster("local")
+    [pilot] = GridClient().pilots(campaign.id)
+    job = jobs.job(pilot["run_id"])
+    assert job["Partition"] == "spare"
+    numbers = [word for word in campaign.log(0).split() if word.isdecimal()]  # alice's shell has words of its own
+    assert numbers == [job["JobId"], job["JobId"], "0"]
+    wait_for(lambda: not pilots(campaign, "requested", "waiting", "running"))
+    assert [event["code"] for event in GridClient().events(campaign.id)] == []
 
 
 def test_a_cluster_that_refuses_is_asked_later_and_later_and_says_so(server, jobs, begin):

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 
 from slurm_ray_flow.cli.names import completed_from
 from slurm_ray_flow.cli.output import Json, print_json, print_table, print_text, tell
+from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.quantities import format_duration
 
 if TYPE_CHECKING:
@@ -33,7 +34,12 @@ A_CAMPAIGN = completed_from(_campaigns)
 Name = Annotated[str, A_CAMPAIGN]
 
 
-def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = False) -> None:
+def stat(
+    campaign: Annotated[str | None, A_CAMPAIGN] = None,
+    *,
+    description: Annotated[bool, Parameter(name=["--description", "-d"], negative="", show_default=False)] = False,
+    json: Json = False,
+) -> None:
     """Show all campaigns, or one with its clusters.
 
     Examples:
@@ -41,12 +47,20 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
 
         srf grid stat 3f2a
 
+        srf grid stat 3f2a --description
+
     Args:
         campaign: Its id, or the start of it.
+        description: Show what it runs, and what its pilots ask for, instead of how far it is.
     """
     client = grid_client()
     if trouble := client.trouble():
         tell(f"The engine waits, and goes on by itself: {trouble}")
+    if description:
+        if campaign is None:
+            raise OptionError("which campaign?", advice="write srf grid stat ID --description")
+        _describe(client.description(client.campaign(campaign).id), json)
+        return
     if campaign is None:
         found = client.campaigns()
         if json:
@@ -64,6 +78,22 @@ def stat(campaign: Annotated[str | None, A_CAMPAIGN] = None, *, json: Json = Fal
     _print_campaign(one, client.pilots(one.id))
 
 
+def _describe(found: dict[str, Any], json: bool) -> None:
+    if json:
+        print_json(found)
+        return
+    rows = [["runs", found["options"].get("about") or found["function"]], ["of", found["user"]]]
+    chosen = {"items": found["total"], **{name: found[name] for name in ("weight", "retries", "max_failures")}}
+    rows += [[name.replace("_", " "), str(value)] for name, value in chosen.items() if value is not None]
+    for name, there in found["clusters"].items():
+        options = [f"{option}={value}" for option, value in there["options"].items()]
+        rows.append([name, f"at most {there['max_pilots']} pilots of {there['pilot']['workers']} items at a time"])
+        rows.append(["", ", ".join(options)])
+        scripts = {script: there["pilot"][script] for script in ("prologue", "epilogue") if script in there["pilot"]}
+        rows += [[script, f"{said['command']} (at most {said['seconds']:.0f} s)"] for script, said in scripts.items()]
+    print_table([f"campaign {found['id'][:8]}", found["name"]], rows)
+
+
 def _row(campaign: Campaign) -> list[str]:
     counts = (campaign.succeeded, campaign.failed, campaign.total)
     return [
@@ -78,7 +108,8 @@ def _row(campaign: Campaign) -> list[str]:
 
 
 def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
-    state = campaign.state.value + (f": {campaign.reason}" if campaign.reason else "")
+    reason = campaign.reason or (f"it waits, since {campaign.obstacle}" if campaign.obstacle else "")
+    state = campaign.state.value + (f": {reason}" if reason else "")
     rows = [
         ["state", state],
         ["items", f"{campaign.succeeded} done, {campaign.failed} failed, {campaign.total} in all"],
@@ -94,7 +125,8 @@ def _print_campaign(campaign: Campaign, pilots: list[dict[str, Any]]) -> None:
         running = sum(pilot["state"] == "running" for pilot in live)
         text = f"{running} pilots run, {len(live) - running} wait, {len(here) - len(live)} ended"
         done = sum(pilot["succeeded"] for pilot in here)
-        rows.append([share.cluster, f"{text}; {done} items done" + (f"; {share.reason}" if share.reason else "")])
+        why = f"; {share.state}: {share.reason}" if share.reason else ""
+        rows.append([share.cluster, f"{text}; {done} items done{why}"])
     if page := _page_of(campaign):
         rows.append(["page", page])
     print_table([f"{campaign.kind} {campaign.id[:8]}", campaign.name], rows)

@@ -233,7 +233,7 @@ def _shown_until_the_end(client: GridClient, found: Campaign, json: bool) -> Cam
 
 
 def _counts(campaign: Campaign) -> str:
-    reason = campaign.reason or (f"it waits: {campaign.obstacle}" if campaign.obstacle else "")
+    reason = campaign.reason or (f"it waits, since {campaign.obstacle}" if campaign.obstacle else "")
     reason = f": {reason}" if reason else ""
     percent = 100 * campaign.ended // campaign.total if campaign.total else 100
     counts = (

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
 from slurm_ray_flow.cli.grid import Name, grid_client
-from slurm_ray_flow.cli.output import Json, print_json, print_text
+from slurm_ray_flow.cli.output import Json, Switch, print_json, print_text
 from slurm_ray_flow.cli.run import launchable, load, pairs_of
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.options import is_quantity
 
 if TYPE_CHECKING:
     from slurm_ray_flow.core.grid.model import Campaign
+    from slurm_ray_flow.interface.campaign_plan import CampaignPlan
 
 Texts = Annotated[tuple[str, ...], Parameter(negative="", show_default=False)]
 Optional = Parameter(show_default=False)
@@ -36,6 +38,7 @@ def submit(
     max_failures: Annotated[int | None, Optional] = None,
     max_pilots: int = 8,
     max_queued: Annotated[int | None, Optional] = None,
+    dry_run: Annotated[bool, Switch] = False,
     json: Json = False,
 ) -> None:
     """Begin a campaign: a function of a file for each line of a table of values.
@@ -46,6 +49,8 @@ def submit(
         srf grid submit train.py:train --count 1000 --retries 2
 
         srf grid submit --jdl campaign.json
+
+        srf grid submit --jdl campaign.json --dry-run
 
     Args:
         function: The file and the function's name: path/to/file.py:function.
@@ -62,16 +67,21 @@ def submit(
         max_failures: End the campaign when more items than that have failed.
         max_pilots: The most pilots on each cluster.
         max_queued: The most of its pilots that wait in a cluster's queue at a time.
+        dry_run: Check options, values and clusters, say what would be done, and begin nothing.
     """
     limits = {"weight": weight, "retries": retries, "max_failures": max_failures, "max_pilots": max_pilots}
     limits["max_queued"] = max_queued
     if jdl is not None:
         given = {"FUNCTION": function, "--values": values, "--count": count, "--clusters": clusters, "--arg": arg}
-        _begin_described(jdl, {**given, "--option": option, "--key": key, "--name": name}, limits, json)
+        _refuse_beside_a_description({**given, "--option": option, "--key": key, "--name": name})
+        _begin_described(jdl, limits, dry_run, json)
         return
     function, chosen = _function_and_values(function, values, count)
     same, options = pairs_of(arg, "--arg"), pairs_of(option, "--option", is_quantity)
     flow: Any = launchable(load(function), options)
+    if dry_run:
+        _tell_plan(_plan(flow, chosen, _names(clusters), {"name": name, "key": key, **limits}, same), json)
+        return
     campaign = flow.campaign(chosen, clusters=_names(clusters), name=name, same=same, key=key, **limits)
     _tell_of(campaign.status(), json)
 
@@ -89,13 +99,36 @@ def _function_and_values(function: str | None, values: Path | None, count: int |
     return function, values if values is not None else range(count or 0)
 
 
-def _begin_described(jdl: Path, given: dict[str, Any], limits: dict[str, Any], json: bool) -> None:
-    from slurm_ray_flow.interface.campaign_start import CampaignOptions
-    from slurm_ray_flow.interface.jdl import start_described
-
+def _refuse_beside_a_description(given: dict[str, Any]) -> None:
     if named := [word for word, value in given.items() if value]:
         raise OptionError(f"{named[0]} is said by the description of --jdl", advice=f"leave {named[0]} out")
-    _tell_of(start_described(jdl, CampaignOptions(spread=True, **limits)).status(), json)
+
+
+def _begin_described(jdl: Path, limits: dict[str, Any], dry_run: bool, json: bool) -> None:
+    from slurm_ray_flow.interface.campaign_start import CampaignOptions
+    from slurm_ray_flow.interface.jdl import plan_described, start_described
+
+    wanted = CampaignOptions(spread=True, **limits)
+    if dry_run:
+        _tell_plan(plan_described(jdl, wanted), json)
+    else:
+        _tell_of(start_described(jdl, wanted).status(), json)
+
+
+def _plan(
+    flow: Any, values: Any, clusters: list[str] | None, chosen: dict[str, Any], same: dict[str, Any]
+) -> CampaignPlan:
+    from slurm_ray_flow.interface.campaign_plan import plan_campaign
+    from slurm_ray_flow.interface.campaign_start import CampaignOptions
+
+    return plan_campaign(flow, values, clusters or [flow.options.cluster], CampaignOptions(**chosen), same)
+
+
+def _tell_plan(plan: CampaignPlan, json: bool) -> None:
+    if json:
+        print_json(dataclasses.asdict(plan))
+    else:
+        print_text(f"{plan}\nNothing was begun.")
 
 
 def _tell_of(begun: Campaign, json: bool) -> None:

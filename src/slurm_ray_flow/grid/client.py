@@ -115,6 +115,11 @@ class GridClient:
         found: dict[str, Any] = self._ask("GET", f"/campaigns/{campaign_id}/items/{number}/log")
         return found
 
+    def description(self, campaign_id: str) -> dict[str, Any]:
+        """What a campaign runs, and what its pilots ask for on each cluster."""
+        found: dict[str, Any] = self._ask("GET", f"/campaigns/{campaign_id}/description")
+        return found
+
     def explanation(self, campaign_id: str, number: int) -> str:
         """Why an item waits, or where it is, in a sentence."""
         return str(self._ask("GET", f"/campaigns/{campaign_id}/items/{number}/explanation")["text"])

@@ -154,6 +154,20 @@ def campaign_of_event(store: Store, event_id: int) -> str:
     raise UnknownCampaignError(f"no campaign has an event {event_id}", advice="`srf grid events ID` lists them")
 
 
+def description(campaign: Campaign) -> dict[str, Any]:
+    """What a campaign runs, and what its pilots ask for on each cluster. Of variables it has the names alone."""
+    clusters = {}
+    for share in campaign.clusters:
+        launch = CampaignFolder(campaign.id).launch_of(share.cluster)
+        options = {name: value for name, value in launch["options"].items() if value not in (None, "", 0, [])}
+        if variables := options.pop("env_vars", ()):
+            options["env_vars"] = sorted(name for name, _ in variables)
+        most = share.options.get("max_pilots") or campaign.max_pilots
+        clusters[share.cluster] = {"options": options, "pilot": launch["pilot"], "max_pilots": most}
+    names = ("id", "name", "user", "function", "weight", "retries", "max_failures", "total", "options")
+    return {**{name: getattr(campaign, name) for name in names}, "clusters": clusters}
+
+
 def explanation(store: Store, campaign: Campaign, number: int) -> str:
     """Why an item waits, or where it is.
 

@@ -175,6 +175,10 @@ def routes_to_look_into(engine: Engine) -> APIRouter:
     def explanation(name: str, number: int) -> dict[str, str]:
         return {"text": requests.explanation(engine.store, only_campaign(engine.store.campaign(name)), number)}
 
+    @routes.get("/{name}/description")
+    def description(name: str) -> dict[str, Any]:
+        return requests.description(only_campaign(engine.store.campaign(name)))
+
     return routes
 
 

@@ -42,6 +42,8 @@ IDLE_SECONDS = 120.0
 """Seconds after which a pilot without items ends, where `keep_warm` names none."""
 NOTE_SECONDS = 5.0
 """Seconds between two lines about values that are being stored."""
+MOST_ABOUT = 2000
+"""So many letters of a command are noted with its campaign."""
 PARAMETERS, SPREAD, SAME = "parameters", "spread", "same"
 """The keys of what is noted with a campaign about its function's arguments (`model.Campaign.options`)."""
 
@@ -55,7 +57,7 @@ class CampaignFunction(DecoratedFunction, Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class CampaignOptions:
-    """What a caller may choose for a campaign."""
+    """What a caller may choose for a campaign; `about` is what it runs, for people, where that is no function."""
 
     name: str = ""
     weight: float = 1.0
@@ -68,6 +70,7 @@ class CampaignOptions:
     test: bool = False
     max_queued: int | None = None
     is_open: bool = False
+    about: str = ""
 
     def check(self) -> None:
         """Check the values.
@@ -162,7 +165,7 @@ def start_campaign(
     folder = CampaignFolder(campaign_id)
     client = GridClient(_note)
     with told(), contextlib.ExitStack() as stack:
-        found = _found_clusters(clusters)
+        found = found_clusters(clusters)
         chosen = {name: (each or {}).get(name, others) for name in found}
         stack.enter_context(folder.being_made())
         try:
@@ -196,7 +199,7 @@ def _same_open_campaign(client: GridClient, campaign: model.Campaign) -> str:
     return ""
 
 
-def _found_clusters(clusters: Sequence[Any]) -> dict[str, Cluster]:
+def found_clusters(clusters: Sequence[Any]) -> dict[str, Cluster]:
     """The clusters by their names, each once.
 
     Raises:
@@ -226,7 +229,7 @@ def _prepare(
         here = chosen[name]
         options = options_on(cluster, flow.options.stating(**here.options).but(cluster=name))
         prepared = prepare_pilots(call, cluster, options)
-        settings = {**_pilot_settings(cluster, options, here.workers), **here.scripts}
+        settings = {**pilot_settings(cluster, options, here.workers), **here.scripts}
         launches[name] = launch_as_json(options, prepared, settings)
     folder.write((call.function, call.arguments), launches)
     return call.function, call.arguments
@@ -296,7 +299,13 @@ def argument_values(
     return with_distinct_keys(checked(flow, read_values(flow, values, spread), same), key)
 
 
-def store_values(writer: ArgumentWriter, values: Iterable[Value]) -> int:
+class TakesArguments(Protocol):
+    """Takes the pickled arguments of items, one after the other."""
+
+    def add(self, data: bytes, /) -> object: ...
+
+
+def store_values(writer: TakesArguments, values: Iterable[Value]) -> int:
     """Pickle the arguments of each item; gives how many items there are.
 
     Raises:
@@ -348,6 +357,7 @@ def _campaign(
         options={
             PARAMETERS: parameters, SPREAD: wanted.spread, SAME: list(same),
             "priority": wanted.priority, "test": wanted.test, "max_queued": wanted.max_queued, "open": wanted.is_open,
+            **({"about": wanted.about[:MOST_ABOUT]} if wanted.about else {}),
         },
         clusters=tuple(shares),
     )  # fmt: skip
@@ -393,7 +403,7 @@ def _name_of(cluster: Any) -> str:
     raise OptionError(what, advice="`srf init NAME` saves a cluster; write its name here")
 
 
-def _pilot_settings(cluster: Cluster, options: Options, chosen: int | None = None) -> dict[str, Any]:
+def pilot_settings(cluster: Cluster, options: Options, chosen: int | None = None) -> dict[str, Any]:
     """The settings of `remote/driver/pilot.py`."""
     cpus = options.cpus_per_node or (1 if cluster.scheduler is not None else cluster.facts().cpus)
     workers = chosen or options.gpus_per_node or cpus

@@ -104,7 +104,9 @@ class Command:
             OptionError: an option or a value can't be meant.
             TypeError: a row lacks a field.
         """
-        wanted = CampaignOptions(name, weight, retries, max_failures, max_pilots, True, key, max_queued=max_queued)
+        wanted = CampaignOptions(
+            name, weight, retries, max_failures, max_pilots, True, key, max_queued=max_queued, about=self.command
+        )
         chosen = [self.flow.options.cluster] if clusters is None else clusters
         others = OnCluster(scripts=self.scripts)
         campaign_id, client = start_campaign(self.flow, values, chosen, wanted, {}, others=others)

@@ -2,40 +2,79 @@
 
 from __future__ import annotations
 
+import dataclasses
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from slurm_ray_flow.blocks.clusters import find_cluster
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.grid.jdl import PARAMS, Description, read_description, shell_command, variables_of, with_macros
 from slurm_ray_flow.interface.campaign import Campaign
+from slurm_ray_flow.interface.campaign_plan import CampaignPlan, plan_campaign
 from slurm_ray_flow.interface.campaign_start import CampaignOptions, OnCluster, script_of, start_campaign, told
 from slurm_ray_flow.interface.command import Command
 from slurm_ray_flow.remote.driver.command import CommandResult
+
+
+class Described(NamedTuple):
+    """A campaign that a description is of, as `start_campaign` takes it."""
+
+    campaign_id: str
+    command: Command
+    values: Iterator[dict[str, str]]
+    each: dict[str, OnCluster]
+
+
+def described(path: Path) -> Described:
+    """Read a description.
+
+    Args:
+        path: its file. A relative `param_file` lies beside it.
+
+    Raises:
+        OptionError: it can't be read or honoured; the field's path is named.
+        SlurmRayFlowError: a cluster does not say whether it has best-effort jobs.
+    """
+    try:
+        found = read_description(path.read_text("utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise OptionError(f"the description can't be read: {error}", where=str(path)) from None
+    campaign_id = uuid.uuid4().hex
+    command = Command(shell_command(found, campaign_id), name=found.name)
+    values = ({PARAMS: with_macros(line, campaign_id)} for line in _lines(found, path))
+    each = {name: _on_cluster(name, found, campaign_id) for name in found.clusters}
+    return Described(campaign_id, command, values, each)
 
 
 def start_described(path: Path, wanted: CampaignOptions) -> Campaign[CommandResult]:
     """Begin the campaign that a description is of.
 
     Args:
-        path: its file. A relative `param_file` lies beside it.
+        path: its file.
         wanted: what a description does not say.
 
     Raises:
         OptionError: the description can't be read or honoured; the field's path is named.
         SlurmRayFlowError: a cluster can't be reached or prepared.
     """
-    try:
-        described = read_description(path.read_text("utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise OptionError(f"the description can't be read: {error}", where=str(path)) from None
-    campaign_id = uuid.uuid4().hex
-    command = Command(shell_command(described, campaign_id), name=described.name)
-    values = ({PARAMS: with_macros(line, campaign_id)} for line in _lines(described, path))
-    each = {name: _on_cluster(name, described, campaign_id) for name in described.clusters}
-    _, client = start_campaign(command.flow, values, list(each), wanted, {}, each=each, campaign_id=campaign_id)
-    return Campaign(campaign_id, client, command.flow)
+    found = described(path)
+    wanted = dataclasses.replace(wanted, about=found.command.command)
+    flow, names = found.command.flow, list(found.each)
+    each, campaign_id = found.each, found.campaign_id
+    _, client = start_campaign(flow, found.values, names, wanted, {}, each=each, campaign_id=campaign_id)
+    return Campaign(found.campaign_id, client, found.command.flow)
+
+
+def plan_described(path: Path, wanted: CampaignOptions) -> CampaignPlan:
+    """What `start_described` would do.
+
+    Raises:
+        OptionError, SlurmRayFlowError: as for `start_described`.
+    """
+    found = described(path)
+    return plan_campaign(found.command.flow, found.values, list(found.each), wanted, {}, each=found.each)
 
 
 def _on_cluster(name: str, described: Description, campaign_id: str) -> OnCluster:

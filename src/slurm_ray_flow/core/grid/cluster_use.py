@@ -25,12 +25,8 @@ class Use:
     items: int = 0
 
     def __add__(self, other: Use) -> Use:
-        return Use(*(one + another for one, another in zip(self.values, other.values, strict=True)))
-
-    @property
-    def values(self) -> tuple[float, int, int, int]:
-        """All of them, in their order."""
-        return self.core_seconds, self.running, self.queued, self.items
+        running, queued = self.running + other.running, self.queued + other.queued
+        return Use(self.core_seconds + other.core_seconds, running, queued, self.items + other.items)
 
 
 @dataclasses.dataclass(frozen=True)
