@@ -216,6 +216,35 @@ def test_a_large_value_stays_where_it_is(zeros, about):
     assert small.result(BOUND)[0] == (2 << 20) + 1
 
 
+def test_a_very_large_value_comes_home_when_somebody_asks_for_it(zeros, about):
+    producer = zeros.submit(20, 1)
+    handle = about.submit(producer)
+    assert handle.result(BOUND) == ((20 << 20) + 1, True)
+    assert not producer._future.result().is_here
+    value = producer.result(BOUND)
+    assert value.sum() == 20 << 20
+    assert producer.result() is value
+    there = zeros.map([20], fill=2)
+    assert there.results(BOUND)[0].sum() == 40 << 20
+
+
+def test_the_modules_of_a_values_types_are_found_though_home_has_not_seen_it(server, tmp_path, monkeypatch):
+    (tmp_path / "shapes.py").write_text("class Box:\n    def __init__(self, data): self.data = data\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    @slurm_ray_flow(ray="never")
+    def boxed(megabytes):
+        from shapes import Box
+
+        return Box(bytes(megabytes << 20))
+
+    @slurm_ray_flow(ray="never")
+    def size(box):
+        return len(box.data)
+
+    assert size.submit(boxed.submit(18)).result(BOUND) == 18 << 20
+
+
 def test_a_value_that_is_gone_there_is_sent_from_home(zeros, about):
     producer = zeros.submit(4, 1)
     producer.result(BOUND)

@@ -18,7 +18,7 @@ from slurm_ray_flow.blocks.clusters import cluster_of
 from slurm_ray_flow.blocks.run_facts import ask, launch_alive, status_of
 from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outputs import WrittenFile
-from slurm_ray_flow.core.run import RunRecord, RunState, shorten
+from slurm_ray_flow.core.run import LeftThere, RunRecord, RunState, shorten
 from slurm_ray_flow.core.run_state import RunFacts, run_state
 from slurm_ray_flow.tasks.run import error_without_outcome, release, where
 from slurm_ray_flow.tasks.run_files import bring, files_of, read_outcome
@@ -180,11 +180,19 @@ class Handle(Producer, Generic[R]):
     def _await_future(self, future: Future[R], timeout: float | None) -> R:
         """The value of a run that this process has launched."""
         try:
-            return future.result(timeout)
+            value: Any = future.result(timeout)
+            return value.value(functools.partial(self._await_cluster, None)) if isinstance(value, LeftThere) else value
         except FutureTimeoutError:
             if not future.done():
                 raise self._timeout_error(timeout) from None
             raise
+
+    def _has_value_here(self) -> bool:
+        """Whether the run has ended and its value is in this process, so that `result` asks no cluster."""
+        if self._future is None or not self._future.done():
+            return False
+        value: Any = None if self._future.exception() else self._future.result()
+        return not isinstance(value, LeftThere) or value.is_here
 
     def _await_cluster(self, timeout: float | None) -> R:
         deadline = None if timeout is None else time.monotonic() + timeout
