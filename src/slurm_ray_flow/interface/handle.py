@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
@@ -180,8 +180,10 @@ class Handle(Producer, Generic[R]):
     def _await_future(self, future: Future[R], timeout: float | None) -> R:
         """The value of a run that this process has launched."""
         try:
-            value: Any = future.result(timeout)
-            return value.value(functools.partial(self._await_cluster, None)) if isinstance(value, LeftThere) else value
+            value = future.result(timeout)
+            if isinstance(value, LeftThere):
+                value = cast(R, value.value(functools.partial(self._await_cluster, None)))
+            return value
         except FutureTimeoutError:
             if not future.done():
                 raise self._timeout_error(timeout) from None

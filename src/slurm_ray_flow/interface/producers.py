@@ -377,8 +377,13 @@ def _wait_in_task(waiting: Wait, sources: list[Source]) -> Any:
             raise
 
     ids = [flow_run_id for source in sources if (flow_run_id := source.flow_run_id)]
-    inputs: dict[str, set[Any]] = {"of": {FlowRunResult(id=UUID(flow_run_id)) for flow_run_id in ids}}
+    inputs: dict[str, set[Any]] = {"of": set(map(_input, ids))}
     state = run_task_sync(await_value, parameters={"of": ids}, return_type="state", dependencies=inputs)
     if failures:
         raise failures[0]
     return state
+
+
+def _input(flow_run_id: str) -> Any:
+    """The input of a task that is the value of a flow run."""
+    return FlowRunResult(id=UUID(flow_run_id))
