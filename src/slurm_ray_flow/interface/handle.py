@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar, cast
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
+from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.run_facts import ask, launch_alive, status_of
 from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outputs import WrittenFile
@@ -167,9 +168,9 @@ class Handle(Producer, Generic[R]):
 
     def _prevent_next_try(self, cluster: Cluster) -> None:
         """Write the files by which a launch that waits, for other runs or between two tries, learns of the cancel."""
-        store.request_cancel(self.run_id)
         deadline = time.monotonic() + LAUNCH_SECONDS
         while time.monotonic() < deadline and _launch_may_try_again(newest := store.find_record(self.run_id)):
+            write_whole(store.cancel_request(self.run_id), b"")
             cluster.write(newest.paths.cancel, b"")
             time.sleep(LONGEST_WAIT)
 

@@ -345,10 +345,12 @@ def _await_in_prefect(groups: Sequence[list[Source]], run: Run) -> tuple[Any, ..
     """Wait in tasks of Prefect's that have the producers' flow runs as inputs; gives the tasks' states."""
     sources = list(itertools.chain(*groups))
     report = _WaitOfRun(run)
+    request = store.cancel_request(run.record.run_id)
+    request.unlink(missing_ok=True)  # of an earlier process, where Prefect starts the flow run again
 
     def check() -> None:
         interrupted()
-        if store.cancel_is_requested(run.record.run_id):
+        if request.exists():
             raise Cancelled("the run was cancelled while it waited for other runs", where=where(run.record))
 
     waiting = Wait(sources, report.show, check)
