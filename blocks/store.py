@@ -30,10 +30,6 @@ class Stored:
     size: int
 
 
-CANCEL = "cancel"
-"""The name of the file that asks a launch to cancel its run."""
-
-
 def object_path(digest: str) -> Path:
     """The path of the payload of this digest, whether or not it is there."""
     return home() / "store" / digest[:2] / digest[2:]
@@ -102,14 +98,9 @@ def result_folder(run_id: str) -> Path:
     return record_path(run_id).with_suffix(".result")
 
 
-def request_cancel(run_id: str) -> None:
-    """Ask a launch at home that waits to cancel its run; the file is removed with the run's values."""
-    write_whole(result_folder(run_id) / CANCEL, b"")
-
-
-def cancel_is_requested(run_id: str) -> bool:
-    """Whether somebody has asked for that."""
-    return (result_folder(run_id) / CANCEL).exists()
+def cancel_request(run_id: str) -> Path:
+    """The file that asks a launch which waits at home to cancel its run; it is removed with the run's value."""
+    return result_folder(run_id) / "cancel"
 
 
 def save_record(record: RunRecord) -> None:

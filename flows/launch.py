@@ -89,7 +89,7 @@ def resume_try(run: Run, cluster: Cluster, options: Options) -> Outcome:
         await_start(run, cluster)
         call_end = run.call_ended = execute_call(run, cluster)
         offer_warm_allocation(run, cluster)
-        return outcome_of(run.record, call_end, cluster, options)
+        return outcome_of(run, call_end, cluster, options)
 
 
 def attempt(run: Run, call: Call, cluster: Cluster, options: Options) -> Outcome:
@@ -133,4 +133,4 @@ def run_prepared(
     with turn(run, cluster, prepared.listings) as lock, run.released_at_the_end(cluster):
         start_ray(run, call, prepared, cluster, options, lock)
         call_end = run.call_ended = execute_call(run, cluster)
-        return call_end, outcome_of(run.record, call_end, cluster, options)
+        return call_end, outcome_of(run, call_end, cluster, options)

@@ -41,6 +41,11 @@ def in_background(cancelled: threading.Event | None = None) -> Iterator[None]:
         _cancelled_event.reset(token)
 
 
+def is_in_background() -> bool:
+    """Whether this is a launch that `in_background` has marked."""
+    return _cancelled_event.get() is not None
+
+
 def stop_if_cancelled() -> None:
     """Stop this thread for good when the process is about to end; each wait of a launch calls this function.
 

@@ -14,7 +14,8 @@ from slurm_ray_flow.core.errors import Cancelled, ConnectionFailed, SlurmRayFlow
 from slurm_ray_flow.core.launch_events import ArtifactMade, Note, StepStarted, Warned, publish
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.outputs import counted
-from slurm_ray_flow.core.run import CallEnd, Outcome, RunRecord
+from slurm_ray_flow.core.quantities import format_memory
+from slurm_ray_flow.core.run import CallEnd, LeftThere, Outcome, RunRecord
 from slurm_ray_flow.tasks.retry import ONCE, step
 from slurm_ray_flow.tasks.run import Run
 from slurm_ray_flow.tasks.run_files import bring, read_outcome
@@ -69,14 +70,24 @@ def fetch_outcome(record: RunRecord, ended: CallEnd, cluster: Cluster) -> Outcom
     return read_outcome(record, ended, cluster)
 
 
-def outcome_of(record: RunRecord, ended: CallEnd, cluster: Cluster, options: Options) -> Outcome:
+LARGE = 16 << 20
+"""The bytes from which on a value stays on its cluster until somebody asks for it, where its launch allows that."""
+
+
+def outcome_of(run: Run, ended: CallEnd, cluster: Cluster, options: Options) -> Outcome:
     """Fetch the outcome of a call that has ended, and publish what it used; without an outcome there is no step for it.
+
+    The large value of a run that was submitted is not fetched.
 
     Raises:
         RunError: there is no outcome; the error's type says why.
     """
-    read = read_outcome if ended.outcome is None else fetch_outcome
-    outcome = read(record, ended, cluster)
+    if run.may_leave_value and ended.outcome == "value" and ended.most >= LARGE and options.cache is None:
+        publish(Note(f"its value, {format_memory(ended.most)}, stays there until it is asked for"))
+        outcome = Outcome(value=LeftThere())
+    else:
+        read = read_outcome if ended.outcome is None else fetch_outcome
+        outcome = read(run.record, ended, cluster)
     if warning := killed_text(ended.usage):
         publish(Warned(warning))
     if used := resources_used(ended.usage, options):

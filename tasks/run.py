@@ -79,6 +79,7 @@ class Run:
         handed_over: whether the cluster may have started this try already.
         over: whether it is certain that nothing of this try runs on the cluster.
         call_ended: the end of the call on the cluster, once it is known.
+        may_leave_value: a large value need not come home with the end of the launch.
     """
 
     def __init__(self, run_id: str, label: str, cluster: Cluster, gpus: int) -> None:
@@ -100,6 +101,7 @@ class Run:
         self.handed_over = False
         self.over = True
         self.call_ended: CallEnd | None = None
+        self.may_leave_value = False
         if earlier := store.known_record(run_id):  # Prefect starts the same flow run again
             self._follow_earlier_process(earlier)
         store.save_record(self.record)

@@ -1,6 +1,7 @@
 """Values of other runs as arguments, through real launches on this machine."""
 
 import asyncio
+import importlib
 import time
 from pathlib import Path
 from uuid import UUID
@@ -30,6 +31,16 @@ def wait(go):
 
 if __name__ == "__main__":
     print(wait.submit(wait.submit(sys.argv[1])).run_id, flush=True)
+"""
+
+
+BOXES = """
+from shapes import Box
+from slurm_ray_flow import slurm_ray_flow
+
+@slurm_ray_flow(ray="never")
+def boxed(megabytes):
+    return Box(bytes(megabytes << 20))
 """
 
 
@@ -214,6 +225,31 @@ def test_a_large_value_stays_where_it_is(zeros, about):
     assert payload(attached.run_id)[0] < 10_000
     small = about.submit(zeros.submit(1, 2))
     assert small.result(BOUND)[0] == (2 << 20) + 1
+
+
+def test_a_very_large_value_comes_home_when_somebody_asks_for_it(zeros, about):
+    producer = zeros.submit(20, 1)
+    handle = about.submit(producer)
+    assert handle.result(BOUND) == ((20 << 20) + 1, True)
+    assert not producer._future.result().is_here
+    value = producer.result(BOUND)
+    assert value.sum() == 20 << 20
+    assert producer.result() is value
+    there = zeros.map([20], fill=2)
+    assert there.results(BOUND)[0].sum() == 40 << 20
+
+
+def test_the_modules_of_a_values_types_are_sent_though_home_has_not_seen_it(server, tmp_path, monkeypatch):
+    (tmp_path / "shapes.py").write_text("class Box:\n    def __init__(self, data): self.data = data\n")
+    (tmp_path / "boxes.py").write_text(BOXES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    @slurm_ray_flow(ray="never")
+    def size(box):
+        return len(box.data)
+
+    name = "".join(["box", "es"])  # the scan of this file is not to find it
+    assert size.submit(importlib.import_module(name).boxed.submit(18)).result(BOUND) == 18 << 20
 
 
 def test_a_value_that_is_gone_there_is_sent_from_home(zeros, about):

@@ -6,7 +6,9 @@ import dataclasses
 import json
 import linecache
 import re
+import threading
 import time
+from collections.abc import Callable
 from enum import Enum
 from pathlib import PurePosixPath
 from typing import Any
@@ -221,6 +223,7 @@ class CallEnd:
         sha256, size: digest and bytes of the outcome file; None without one.
         files: count, bytes and largest of the files that the function has written in its working directory, or None.
         usage: the resources that the call used, and those that it was given; None where the cluster does not tell.
+        modules: the names of the modules of the value's types.
     """
 
     outcome: str | None
@@ -230,6 +233,7 @@ class CallEnd:
     size: int | None = None
     usage: Any = None
     files: Any = None
+    modules: Any = None
 
     @classmethod
     def from_event(cls, event: dict[str, Any]) -> CallEnd:
@@ -246,6 +250,25 @@ class CallEnd:
     def most(self) -> int:
         """The most bytes of an outcome file that may come home: the size in the event."""
         return self.size if isinstance(self.size, int) else 0
+
+
+class LeftThere:
+    """In the place of a large value that is still on its cluster. Whoever asks for the value first brings it home."""
+
+    def __init__(self) -> None:
+        self._lock, self._values = threading.Lock(), list[Any]()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the value has been brought home."""
+        return bool(self._values)
+
+    def value(self, bring: Callable[[], Any]) -> Any:
+        """The value, which `bring` brings home the first time."""
+        with self._lock:
+            if not self._values:
+                self._values.append(bring())
+            return self._values[0]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,15 +10,16 @@ from collections.abc import Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from pathlib import Path, PurePosixPath
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.clusters import cluster_of
+from slurm_ray_flow.blocks.files import write_whole
 from slurm_ray_flow.blocks.run_facts import ask, launch_alive, status_of
 from slurm_ray_flow.core.errors import Cancelled, RunError, UnknownRunError
 from slurm_ray_flow.core.outputs import WrittenFile
-from slurm_ray_flow.core.run import RunRecord, RunState, shorten
+from slurm_ray_flow.core.run import LeftThere, RunRecord, RunState, shorten
 from slurm_ray_flow.core.run_state import RunFacts, run_state
 from slurm_ray_flow.tasks.run import error_without_outcome, release, where
 from slurm_ray_flow.tasks.run_files import bring, files_of, read_outcome
@@ -167,9 +168,9 @@ class Handle(Producer, Generic[R]):
 
     def _prevent_next_try(self, cluster: Cluster) -> None:
         """Write the files by which a launch that waits, for other runs or between two tries, learns of the cancel."""
-        store.request_cancel(self.run_id)
         deadline = time.monotonic() + LAUNCH_SECONDS
         while time.monotonic() < deadline and _launch_may_try_again(newest := store.find_record(self.run_id)):
+            write_whole(store.cancel_request(self.run_id), b"")
             cluster.write(newest.paths.cancel, b"")
             time.sleep(LONGEST_WAIT)
 
@@ -180,11 +181,21 @@ class Handle(Producer, Generic[R]):
     def _await_future(self, future: Future[R], timeout: float | None) -> R:
         """The value of a run that this process has launched."""
         try:
-            return future.result(timeout)
+            value = future.result(timeout)
+            if isinstance(value, LeftThere):
+                value = cast(R, value.value(functools.partial(self._await_cluster, None)))
+            return value
         except FutureTimeoutError:
             if not future.done():
                 raise self._timeout_error(timeout) from None
             raise
+
+    def _has_value_here(self) -> bool:
+        """Whether the run has ended and its value is in this process, so that `result` asks no cluster."""
+        if self._future is None or not self._future.done():
+            return False
+        value: Any = None if self._future.exception() else self._future.result()
+        return not isinstance(value, LeftThere) or value.is_here
 
     def _await_cluster(self, timeout: float | None) -> R:
         deadline = None if timeout is None else time.monotonic() + timeout

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 from uuid import UUID
@@ -143,7 +144,7 @@ class Source:
     @property
     def is_at_home(self) -> bool:
         """Whether its value is here already."""
-        return self.handle is None or self.handle._future is not None
+        return self.handle is None or self.handle._has_value_here()
 
     def has_ended(self) -> bool:
         """Whether it has ended. A cluster that does not answer for a while is to be asked again."""
@@ -280,6 +281,7 @@ class _Inputs:
         self._run, self._cluster = run, cluster
         self.files: dict[str, ValueFile] = {}
         self._references: dict[int, ValueThere] = {}
+        self._modules: dict[str, list[str]] = {}
 
     def sent(self, source: Source) -> Any:
         """What is sent for a source: its value, or a reference to a file on the cluster."""
@@ -292,8 +294,11 @@ class _Inputs:
         return self._references.setdefault(id(source.producer), ValueThere(file.sha256))
 
     def known(self, source: Source) -> Any:
-        """The value as far as home has it, for the scan of its types; None where it does not."""
-        return source.value() if source.is_at_home or id(source.producer) not in self._references else None
+        """The value as far as home has it, for the scan of its types; else the modules of its types."""
+        reference = self._references.get(id(source.producer))
+        if source.is_at_home or reference is None:
+            return source.value()
+        return [sys.modules[name] for name in self._modules[reference.sha256] if name in sys.modules]
 
     def from_home(self, source: Source, missing: frozenset[str]) -> Any:
         """What is sent instead where the cluster lacks the files of these digests."""
@@ -311,6 +316,7 @@ class _Inputs:
             return None
         if ended is None or ended.outcome != "value" or ended.sha256 is None or ended.most < LARGE:
             return None
+        self._modules[ended.sha256] = ended.modules or []
         return ValueFile(str(record.paths.outcome), ended.sha256, ended.most)
 
 
@@ -339,10 +345,12 @@ def _await_in_prefect(groups: Sequence[list[Source]], run: Run) -> tuple[Any, ..
     """Wait in tasks of Prefect's that have the producers' flow runs as inputs; gives the tasks' states."""
     sources = list(itertools.chain(*groups))
     report = _WaitOfRun(run)
+    request = store.cancel_request(run.record.run_id)
+    request.unlink(missing_ok=True)  # of an earlier process, where Prefect starts the flow run again
 
     def check() -> None:
         interrupted()
-        if store.cancel_is_requested(run.record.run_id):
+        if request.exists():
             raise Cancelled("the run was cancelled while it waited for other runs", where=where(run.record))
 
     waiting = Wait(sources, report.show, check)
@@ -371,8 +379,13 @@ def _wait_in_task(waiting: Wait, sources: list[Source]) -> Any:
             raise
 
     ids = [flow_run_id for source in sources if (flow_run_id := source.flow_run_id)]
-    inputs: dict[str, set[Any]] = {"of": {FlowRunResult(id=UUID(flow_run_id)) for flow_run_id in ids}}
+    inputs: dict[str, set[Any]] = {"of": set(map(_input, ids))}
     state = run_task_sync(await_value, parameters={"of": ids}, return_type="state", dependencies=inputs)
     if failures:
         raise failures[0]
     return state
+
+
+def _input(flow_run_id: str) -> Any:
+    """The input of a task that is the value of a flow run."""
+    return FlowRunResult(id=UUID(flow_run_id))

@@ -45,11 +45,11 @@ from slurm_ray_flow.interface.cancellation import bound_process_end, server_list
 from slurm_ray_flow.interface.handle import Handle
 from slurm_ray_flow.interface.parameters import Arguments
 from slurm_ray_flow.interface.progress import terminal_display
-from slurm_ray_flow.interface.result_storage import store_result_with_run
+from slurm_ray_flow.interface.result_storage import RunValue, store_result_with_run
 from slurm_ray_flow.interface.screen import quiet_console
 from slurm_ray_flow.interface.settings import options_on
 from slurm_ray_flow.remote.shared.pickling import Sources, importable
-from slurm_ray_flow.tasks.cancellation import in_background
+from slurm_ray_flow.tasks.cancellation import in_background, is_in_background
 from slurm_ray_flow.tasks.run import Call, Run, release, unverified_ends
 
 if TYPE_CHECKING:
@@ -66,6 +66,8 @@ class DecoratedFunction(Protocol):
     name: str
     isasync: bool
     travels_by_name: bool
+    result_serializer: Any
+    on_completion_hooks: list[Any]
 
     @property
     def run_tags(self) -> set[str]: ...
@@ -290,6 +292,9 @@ def run_launch(flow: DecoratedFunction, args: tuple[Any, ...], kwargs: dict[str,
         home_folder=str(folder_at_home(project_of(source.file, folder), folder) / current.subfolder),
     )
     current.run_id = run_id
+    # Another serializer or a hook of the user's would get what stands in the place of the value.
+    own_serializer = isinstance(flow.result_serializer, RunValue) and not flow.on_completion_hooks
+    run.may_leave_value = is_in_background() and own_serializer
 
     def described() -> Call:
         return call or complete_call(arguments, run, cluster, partial(describe_call, flow, kept=current.kept))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import inspect
 import io
 import os
 import sys
 import traceback
 from types import TracebackType
-from typing import Any, Callable, Dict, Optional, Tuple, cast
+from typing import Any, Callable, Dict, Optional, Set, Tuple, cast
 
 from slurm_ray_flow.remote.shared import failures, payload, pickling, rebuilding
 from slurm_ray_flow.remote.shared.events import RunFiles, tail
@@ -18,6 +19,8 @@ from slurm_ray_flow.remote.shared.pickling import resolve_function
 from slurm_ray_flow.remote.shared.protocol import TRY
 
 Report = Dict[str, Any]
+MOST_MODULES = 100
+"""The most modules of a value's types that are reported."""
 _LOSS_ERRORS = {
     "ActorDiedError", "ActorUnavailableError", "LocalRayletDiedError", "NodeDiedError", "ObjectFetchTimedOutError",
     "ObjectLostError", "ObjectReconstructionFailedError", "ObjectReconstructionFailedLineageEvictedError",
@@ -80,11 +83,14 @@ async def _awaited(result: Any) -> Any:
 def succeeded(run: RunFiles, value: Any) -> Report:
     """Write the value as the run's outcome; returns the fields of its `call_ended`."""
     try:
-        digest, size = payload.write(run.outcome, {"value": value}, pickling.dump_outcome, durable=True)
+        modules: Set[str] = set()
+        dump = functools.partial(pickling.dump_outcome, modules=modules)
+        digest, size = payload.write(run.outcome, {"value": value}, dump, durable=True)
     except BaseException as error:
         cause = "out_of_memory" if isinstance(error, MemoryError) else "result"
         return {"outcome": None, "cause": cause, "message": unwritten_message(value, error)}
-    return {"outcome": "value", "cause": None, "sha256": digest, "size": size}
+    report: Report = {"outcome": "value", "cause": None, "sha256": digest, "size": size}
+    return {**report, "modules": sorted(modules)[:MOST_MODULES]} if modules else report
 
 
 def unwritten_message(value: Any, error: BaseException) -> str:

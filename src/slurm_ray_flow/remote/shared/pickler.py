@@ -53,6 +53,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
         self.homeward = homeward
         self.files: Set[str] = set()
         self.whole_namespaces = True
+        self.modules: Set[str] = set()
 
     def reducer_override(self, obj: Any) -> Reduced:
         """The reduced form of an object; NotImplemented leaves it to pickle."""
@@ -67,6 +68,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
 
     def _function(self, function: FunctionType) -> Reduced:
         if _goes_by_name(function):
+            self.modules.add(function.__module__)
             return _public_name(function)
         code, namespace = function.__code__, function.__globals__
         module = _module_of(namespace)
@@ -121,6 +123,7 @@ class ValuePickler(cloudpickle.Pickler):  # type: ignore[misc,unused-ignore]
         if kind in _BUILTIN_CLASSES:
             return cloudpickle._class_reduce(kind)
         if _goes_by_name(kind):
+            self.modules.add(kind.__module__)
             return _public_name(kind)
         module = sys.modules.get(kind.__module__)
         has_global_name = module is not None and lookup(kind.__module__, kind.__qualname__) is kind

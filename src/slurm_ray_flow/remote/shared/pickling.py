@@ -45,8 +45,14 @@ def dump(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer],
     ValuePickler(file, buffer_callback).dump(value)
 
 
-def dump_outcome(value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any]) -> None:
+def dump_outcome(
+    value: Any, file: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any], modules: Optional[Set[str]] = None
+) -> None:
     """Pickle an outcome, which may have no object that is useless at home.
+
+    Args:
+        value, file, buffer_callback: as for `dump`.
+        modules: gets the names of the modules that the pickle's classes and functions are found in.
 
     Raises:
         DeadValue: it has such an object.
@@ -55,7 +61,10 @@ def dump_outcome(value: Any, file: Any, buffer_callback: Callable[[pickle.Pickle
     from slurm_ray_flow.remote.shared.pickler import ValuePickler
 
     refuse_locks(value)
-    ValuePickler(file, buffer_callback, homeward=True).dump(value)
+    pickler = ValuePickler(file, buffer_callback, homeward=True)
+    pickler.dump(value)
+    if modules is not None:
+        modules.update(pickler.modules)
 
 
 def refuse_locks(value: Any, depth: int = 4) -> None:

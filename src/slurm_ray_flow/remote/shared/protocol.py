@@ -108,6 +108,7 @@ _FIELD_CHECKS: Dict[str, Dict[str, Callable[[Any], bool]]] = {
     "call_ended": {
         **{name: _optional(_is_text) for name in ("outcome", "cause", "message", "sha256")},
         "size": _optional(is_amount),
+        "modules": _optional(_are_texts),
     },
     "files_copied": {"bytes": is_amount, "seconds": is_amount},
     "idle": _IDLE_FIELDS,
