@@ -57,6 +57,7 @@ class ClusterTaskRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         workers: how many tasks a pilot runs at a time; None takes one for each of its GPUs, or else of its CPUs.
         options: those of the decorator that describe an allocation, its packages and files. `keep_warm` is how long a
             pilot without tasks waits for more, also for those of a next flow run; by default it ends with the flow run.
+            Ray is started with `ray="always"` alone; a pilot has one task at a time then.
 
     Raises:
         OptionError: an option is unknown, has a wrong value, or is none of a task runner.
@@ -72,7 +73,7 @@ class ClusterTaskRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
                 raise OptionError(f"{name}={count!r} must be a whole number of 1 or more")
         self._chosen = {"max_pilots": max_pilots, "workers": workers, **options}
         self._max_pilots, self._workers = max_pilots, workers
-        self._options = Options().but(**options)
+        self._options = Options().but(**{"ray": "never", **options})
         self._executor: ThreadPoolExecutor | None = None
         self._calls: CallsInPilots | None = None
 
