@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 from prefect import Task
 from prefect.client.schemas.objects import RunInput, State, TaskRun
@@ -170,7 +170,7 @@ class _Body:
         remote.isasync, remote.timeout_seconds = False, None  # the pilot awaits, and limits the body's own time
         context = {"cancel_event": threading.Event()}
         try:
-            return run_task_sync(task=remote, return_type="state", context=context, **run)
+            return cast(State[Any], run_task_sync(task=remote, return_type="state", context=context, **run))
         except BaseException as error:
             state = self._task_run.state if self._task_run else None
             if state is None or not state.is_crashed():
