@@ -1,6 +1,6 @@
 """What the items of a campaign cost on this machine, beside others that run the same items in the same run.
 
-    python -m benchmarks.grid [items|commands|seconds|million] [--items 50000]
+    python -m benchmarks.grid [items|commands|seconds|million|tasks] [--items 50000]
 
 One pilot with two workers; its start is a part of the seconds, while the peers' servers and workers are up before. All
 outcomes are on the disk at the end; the peers keep theirs in memory. Peers that this project does not depend on are
@@ -224,6 +224,38 @@ def seconds() -> bool:
     return show("campaign, items of a second", measured.seconds, count, text, ratio <= OVERHEAD)
 
 
+def tasks() -> bool:
+    """Prefect's own tasks, beside Prefect's own threads, in turn."""
+    from prefect import flow, task
+    from prefect.task_runners import ThreadPoolTaskRunner
+
+    from slurm_ray_flow import ClusterTaskRunner, on_the_server
+
+    count, each = 200, 10
+    double = task(lambda number: 2 * number, name="double")
+
+    @flow
+    def doubled() -> tuple[float, float]:
+        double.submit(0).result()
+        began = time.perf_counter()
+        for number in range(each):
+            double.submit(number).result()
+        between = time.perf_counter()
+        assert double.map(range(count)).result() == [2 * number for number in range(count)]
+        return (between - began) / each, time.perf_counter() - between
+
+    taken: dict[str, list[float]] = {"threads": [], "pilot": []}
+    runners = {"threads": ThreadPoolTaskRunner(), "pilot": ClusterTaskRunner(cpus_per_node=CORES, keep_warm="1m")}
+    with on_the_server():
+        for name in ("threads", "pilot") * 3:
+            one, all_of_them = doubled.with_options(task_runner=runners[name])()
+            taken[name].append(all_of_them)
+            show(f"{name}, trivial tasks of Prefect", all_of_them, count, f"one after the other {one:.3f} s each")
+    ratio = sorted(taken["pilot"])[1] / sorted(taken["threads"])[1]
+    print(f"  the pilot takes {ratio:.2f} times as long as the threads (medians)", flush=True)
+    return True
+
+
 def million(count: int) -> bool:
     """Many items: what it takes to store them, and to look at them."""
     from benchmarks import functions
@@ -261,6 +293,7 @@ def main(part: str, count: int) -> bool:
         "commands": commands,
         "seconds": seconds,
         "million": lambda: million(20 * count),
+        "tasks": tasks,
     }
     within = [run() for name, run in parts.items() if part in {name, ""}]
     return all(within)
@@ -268,7 +301,7 @@ def main(part: str, count: int) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", nargs="?", default="", choices=["", "items", "commands", "seconds", "million"])
+    parser.add_argument("part", nargs="?", default="", choices=["", "items", "commands", "seconds", "million", "tasks"])
     parser.add_argument("--items", type=int, default=50_000)
     wanted = parser.parse_args()
     with own_home():

@@ -70,6 +70,7 @@ LANES = {
         "end_to_end/test_campaign_flow.py",
         "end_to_end/test_grid_cli.py",
         "end_to_end/test_grid_users.py",
+        "end_to_end/test_task_runner.py",
     ],
     "labs": ["hosts/test_slurm_lab.py"],
 }

@@ -91,7 +91,9 @@ def test_a_campaign_is_kept_as_it_was_given(store):
     assert store.campaigns([CampaignState.ACTIVE]) == []
     store.set_flow_run(made.id, "f-1")
     store.set_cluster(made.id, "curnagl", state="quarantined", reason="it fails there", mean_seconds=0.25)
-    assert store.set_campaign_state(made.id, CampaignState.FAILED, "too many failures", 9.0)
+    total = store.campaign(made.id).total
+    assert not store.set_campaign_state(made.id, CampaignState.SUCCEEDED, total=total - 1), "one was added meanwhile"
+    assert store.set_campaign_state(made.id, CampaignState.FAILED, "too many failures", 9.0, total)
     assert not store.set_campaign_state(made.id, CampaignState.ACTIVE)
     desi, curnagl = made.clusters
     curnagl = dataclasses.replace(curnagl, state="quarantined", reason="it fails there", mean_seconds=0.25)

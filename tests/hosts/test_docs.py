@@ -109,7 +109,7 @@ def meet(number):
     return os.uname().nodename, "prefect" in sys.modules
 
 
-@flow(task_runner=matrices.task_runner)
+@flow(name="matrices", task_runner=matrices.task_runner)
 def both():
     print(sorted(set(meet.map(range(8)).result())))
 

@@ -220,6 +220,7 @@ def demand(**changes):
 def test_how_many_pilots_a_campaign_could_use():
     assert pilots_needed(demand(), None) == 1, "the first one shows how long items take"
     assert pilots_needed(demand(pilots=1, mean_seconds=None), 2.0) == 0
+    assert pilots_needed(demand(pilots=1, mean_seconds=None, most=4, at_once=True), 2.0) == 3, "all are waited for"
     assert pilots_needed(demand(pilots=1), 2.0) == 15
     assert pilots_needed(demand(pilots=1, most=4), 2.0) == 3
     assert pilots_needed(demand(pilots=1, left=20), 2.0) == 0, "too little work for another start"

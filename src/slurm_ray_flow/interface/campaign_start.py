@@ -205,7 +205,7 @@ def found_clusters(clusters: Sequence[Any]) -> dict[str, Cluster]:
     Raises:
         OptionError: there are none, or one is unknown.
     """
-    names = list(dict.fromkeys(map(_name_of, clusters)))
+    names = list(dict.fromkeys(map(name_of_cluster, clusters)))
     if not names:
         raise OptionError("a campaign needs a cluster", advice='write clusters=["local"]')
     return {name: find_cluster(name) for name in names}
@@ -389,7 +389,7 @@ def _note(text: str) -> None:
     events.publish(events.Note(text))
 
 
-def _name_of(cluster: Any) -> str:
+def name_of_cluster(cluster: Any) -> str:
     """The name by which the engine, another process, finds a cluster.
 
     Raises:

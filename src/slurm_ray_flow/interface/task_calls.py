@@ -20,10 +20,15 @@ from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.grid.client import GridClient
 from slurm_ray_flow.grid.outcome_log import Frame
 from slurm_ray_flow.interface.campaign_outcomes import OutcomeReader
-from slurm_ray_flow.interface.campaign_start import CampaignOptions, OnCluster, add_arguments, start_campaign
+from slurm_ray_flow.interface.campaign_start import (
+    CampaignOptions,
+    OnCluster,
+    add_arguments,
+    name_of_cluster,
+    start_campaign,
+)
 from slurm_ray_flow.interface.campaign_values import Value
 from slurm_ray_flow.interface.launch_flow import LaunchFlow
-from slurm_ray_flow.interface.session import label
 from slurm_ray_flow.interface.settings import options_of
 from slurm_ray_flow.remote.shared.pickling import resolve_function
 
@@ -169,7 +174,7 @@ class CallsInPilots:
 
     def _begin(self, calls: Sequence[bytes], wanted: str) -> str:
         cluster = self._flow.options.cluster
-        name = label(cluster)
+        name = name_of_cluster(cluster)
         found, self._client = start_campaign(
             self._flow, calls, [cluster], self._wanted, {}, each={name: self._on_cluster}, campaign_id=wanted
         )

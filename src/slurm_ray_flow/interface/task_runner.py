@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from copy import copy
-from typing import Any
+from typing import Any, cast
 
 from prefect import Task
 from prefect.client.schemas.objects import RunInput, State, TaskRun
@@ -57,6 +57,7 @@ class ClusterTaskRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
         workers: how many tasks a pilot runs at a time; None takes one for each of its GPUs, or else of its CPUs.
         options: those of the decorator that describe an allocation, its packages and files. `keep_warm` is how long a
             pilot without tasks waits for more, also for those of a next flow run; by default it ends with the flow run.
+            Ray is started with `ray="always"` alone; a pilot has one task at a time then.
 
     Raises:
         OptionError: an option is unknown, has a wrong value, or is none of a task runner.
@@ -72,7 +73,7 @@ class ClusterTaskRunner(TaskRunner[PrefectConcurrentFuture[Any]]):
                 raise OptionError(f"{name}={count!r} must be a whole number of 1 or more")
         self._chosen = {"max_pilots": max_pilots, "workers": workers, **options}
         self._max_pilots, self._workers = max_pilots, workers
-        self._options = Options().but(**options)
+        self._options = Options().but(**{"ray": "never", **options})
         self._executor: ThreadPoolExecutor | None = None
         self._calls: CallsInPilots | None = None
 
@@ -169,7 +170,7 @@ class _Body:
         remote.isasync, remote.timeout_seconds = False, None  # the pilot awaits, and limits the body's own time
         context = {"cancel_event": threading.Event()}
         try:
-            return run_task_sync(task=remote, return_type="state", context=context, **run)
+            return cast(State[Any], run_task_sync(task=remote, return_type="state", context=context, **run))
         except BaseException as error:
             state = self._task_run.state if self._task_run else None
             if state is None or not state.is_crashed():

@@ -9,7 +9,7 @@ from prefect.cache_policies import INPUTS
 
 from slurm_ray_flow import ClusterTaskRunner
 
-IN_PILOTS = ClusterTaskRunner(cpus_per_node=2, ray="never", keep_warm="30s")
+IN_PILOTS = ClusterTaskRunner(cpus_per_node=2, keep_warm="30s")
 HOME = os.getpid()
 
 
@@ -70,6 +70,6 @@ def call(function):
     return function()
 
 
-@flow(task_runner=ClusterTaskRunner(cpus_per_node=1, ray="never", keep_warm="3s"))
+@flow(task_runner=ClusterTaskRunner(cpus_per_node=1, keep_warm="3s"))
 def wait(folder):
     patient.with_options(timeout_seconds=None).submit(folder).result()
