@@ -16,6 +16,7 @@ from typing import Any
 from slurm_ray_flow.blocks import map_record, processes
 from slurm_ray_flow.blocks.map_record import CANCELLED, DONE, FAILED, MapRecord, find_map
 from slurm_ray_flow.blocks.processes import Process, alive, identify
+from slurm_ray_flow.core.clean_up import DAY, KEPT_DAYS
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError, UnknownRunError
 from slurm_ray_flow.core.grid.model import MAP, Campaign, CampaignState, ClusterShare, ItemRow
 from slurm_ray_flow.grid.store import Store
@@ -50,29 +51,46 @@ class Maps(threading.Thread):
         super().__init__(name="srf-grid-maps", daemon=True)
         self._store, self._stopped = store, stopped
         self._starts: dict[str, _Starts] = {}
+        self._shown: dict[str, Campaign] = {}
         self._lock = threading.Lock()
 
     def run(self) -> None:
         """Look at the maps until the engine stops."""
+        next_clean_up = 0.0
         while True:
             try:
                 self._step()
+                if time.monotonic() >= next_clean_up:
+                    next_clean_up = time.monotonic() + DAY
+                    self._forget_old()
             except Exception:
                 log.exception("maps can't be looked at for now")
             if self._stopped.wait(LOOK_SECONDS):
                 return
 
     def _step(self) -> None:
-        states = [CampaignState.ACTIVE, CampaignState.CANCELLED]
-        shown = [one.id for one in self._store.campaigns(states) if one.kind == MAP and one.ended_at is None]
-        for map_id in {*shown, *map_record.kept_maps()}:
+        goes_on = {row.id: row for row in self._rows([CampaignState.ACTIVE])}
+        for map_id in {*goes_on, *map_record.kept_maps()}:
             try:
                 self.look(map_id)
             except UnknownRunError:  # a clean-up has removed its record
                 map_record.drop_kept(map_id)
-                self._store.delete_campaign(map_id)
+                if map_id in goes_on:
+                    lost = {"state": CampaignState.FAILED, "reason": "its record is gone", "ended_at": time.time()}
+                    self._store.show_map(dataclasses.replace(goes_on[map_id], **lost))
             except (SlurmRayFlowError, OSError):
                 log.exception("map %s can't be looked at for now", map_id[:8])
+
+    def _rows(self, states: list[CampaignState] | None = None) -> list[Campaign]:
+        """The rows of this user's maps, all or those in some states."""
+        user = getpass.getuser()
+        return [one for one in self._store.campaigns(states) if one.kind == MAP and one.user == user]
+
+    def _forget_old(self) -> None:
+        """Remove the rows of maps whose records a clean-up has removed, or will."""
+        for row in self._rows():
+            if row.ended_at is not None and row.ended_at < time.time() - KEPT_DAYS * DAY:
+                self._store.delete_campaign(row.id)
 
     def look(self, map_id: str) -> None:
         """Have a map's row say what the map is, and a process begin its calls where its own is gone.
@@ -85,10 +103,13 @@ class Maps(threading.Thread):
                 return
             record = find_map(map_id)
             row = _row(record)
-            self._store.show_map(row)
+            if self._shown.get(row.id) != row:
+                self._store.show_map(row)
+                self._shown[row.id] = row
             if row.ended_at is not None:
                 map_record.drop_kept(record.map_id)
                 self._starts.pop(record.map_id, None)
+                self._shown.pop(record.map_id, None)
             elif not record.alive:
                 self._take_over(record)
 

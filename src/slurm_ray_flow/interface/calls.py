@@ -13,6 +13,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.map_record import (
     CANCELLED,
     DONE,
@@ -85,6 +86,11 @@ class MapItem(Handle[R]):
         """Note that the call is a run now."""
         self.run_id = run_id
         self._has_begun.set()
+
+    def is_sent(self) -> bool:
+        """Whether the cluster may have the call, which goes on then when this process ends."""
+        record = store.known_record(self.run_id) if self.run_id else None
+        return record is not None and not record.unsent
 
     def settle(self, value: Any = None, error: BaseException | None = None) -> None:
         """Note that the call has ended."""
@@ -190,10 +196,13 @@ class MapCalls:
         flow: the decorated function.
         arguments: positional and keyword arguments of each call.
         max_parallel: how many calls may be under way at a time.
+        map_id: the map's id; "" for a new map.
     """
 
-    def __init__(self, flow: DecoratedFunction, arguments: Sequence[Arguments], max_parallel: int) -> None:
-        self.map_id = uuid.uuid4().hex
+    def __init__(
+        self, flow: DecoratedFunction, arguments: Sequence[Arguments], max_parallel: int, map_id: str = ""
+    ) -> None:
+        self.map_id = map_id or uuid.uuid4().hex
         self.flow, self.name = flow, flow.name
         self._arguments: list[Arguments | None] = list(arguments)
         self.items: list[MapItem[Any]] = [MapItem(self, index) for index in range(len(arguments))]
@@ -212,7 +221,7 @@ class MapCalls:
     def start(self) -> None:
         """Begin the first call, and each further one when another has ended."""
         record_map(self.map_id, self.name, self._where, self._texts)
-        if len(self.items) > 1:
+        if self.items:
             self.kept.start()
         end_with_process(self)
         self.begin()
@@ -425,9 +434,11 @@ class MapCalls:
         """End the map with the process: begun calls go on, and the engine begins the others; a message says so."""
         with self._change:
             self._stopped = True
-            waiting = [item.index for item in self._unbegun_items()]
+            waiting = [item.index for item in self.items if not item.future.done() and not item.is_sent()]
             self._change.notify_all()
         if not waiting:
+            if all(item.future.done() for item in self.items):
+                self.kept.drop()
             return ""
         left = f"{self.name}: {len(waiting)} of {len(self.items)} calls were not begun: {ranges_text(waiting)}. "
         found = f"Handles.attach({self.map_id[:8]!r}) finds them."

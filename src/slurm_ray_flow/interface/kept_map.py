@@ -59,11 +59,10 @@ class KeptMap:
         self._lock = threading.Lock()
         self._prepared: bytes = b""
         self._stored, self._over = threading.Event(), threading.Event()
-        self._problem = "its only call has begun"
+        self._problem = "what they need was not stored in time"
 
     def start(self) -> None:
         """Keep the map."""
-        self._problem = "what it needs was not stored in time"
         threading.Thread(target=self._keep, name=f"srf-keep-{self._flow.name}", daemon=True).start()
 
     def note_prepared(self, index: int, prepared: str) -> None:
@@ -72,7 +71,7 @@ class KeptMap:
             if self._prepared:
                 return
             self._prepared = json.dumps({"index": index, "prepared": prepared}).encode()
-            if self._stored.is_set() and not self._problem and not self._over.is_set():
+            if kept_file(self._map_id).exists():
                 self._write("prepared", self._prepared)
 
     def drop(self) -> None:
@@ -87,7 +86,7 @@ class KeptMap:
         if self._problem:
             return self._problem
         try:
-            ensure_engine(lambda text: sys.stderr.write(f"{text}\n"))
+            ensure_engine(_say)
         except SlurmRayFlowError as error:
             drop_kept(self._map_id)
             return error.what
@@ -177,6 +176,10 @@ class KeptMap:
 
     def _write(self, name: str, data: bytes) -> None:
         write_whole(kept_folder(self._map_id) / name, data)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
 
 
 def _this_process() -> dict[str, Any]:

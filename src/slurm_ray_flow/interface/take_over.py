@@ -57,8 +57,7 @@ class TakenOverCalls(MapCalls):
         flow = flow_of_pickle(kept["flow"])
         flow.travels_by_name = kept["travels_by_name"]
         unknown: Sequence[Arguments] = [((), {})] * len(record.values)
-        super().__init__(flow, unknown, kept["max_parallel"])
-        self.map_id = record.map_id
+        super().__init__(flow, unknown, kept["max_parallel"], record.map_id)
         self._function = KeptFunction(kept["digest"], kept["target"])
         self._stored: list[tuple[str, tuple[str, ...]]] = kept["arguments"]
         self._prepared, self._prepared_for = _prepared(record.map_id, self._stored)
