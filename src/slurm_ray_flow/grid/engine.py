@@ -91,9 +91,10 @@ class Engine:
 
     def run(self) -> None:
         """Work until `stop`."""
-        self._find_pilots()
+        are_found = False
         while not self.stopped.is_set():
             try:
+                are_found = are_found or self._find_pilots()
                 self._control()
             except SlurmRayFlowError as error:
                 log.error("%s", error)
@@ -191,8 +192,8 @@ class Engine:
         """The pilots of a campaign that have not ended."""
         return [pilot for pilot in list(self.pilots.values()) if pilot.campaign == campaign_id]
 
-    def _find_pilots(self) -> None:
-        """Go on with the pilots of an earlier process."""
+    def _find_pilots(self) -> bool:
+        """Go on with the pilots of an earlier process; says that it has."""
         for pilot in self.store.pilots(live=True):
             bundles = self.store.live_bundles(pilot.id)
             if pilot.run_id:
@@ -202,6 +203,7 @@ class Engine:
             else:
                 self.store.give_back([bundle.id for bundle in bundles])
                 self.store.update_pilot(pilot.id, state="ended", cause="lost", ended_at=time.time())
+        return True
 
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
