@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import logging
 import threading
 import time
@@ -97,6 +98,8 @@ class ClusterThread(threading.Thread):
                 self._hand_over(pilot, cluster)
             if (status := pilot.end(cluster)) is not None:
                 self._record_rest(pilot, cluster)
+                with contextlib.suppress(SlurmRayFlowError):  # they go with the run's folder then
+                    pilot.stream(cluster).remove_values()
                 self._engine.end_pilot(pilot, status)
 
     def _record_rest(self, pilot: LivePilot, cluster: Cluster) -> None:
@@ -134,7 +137,7 @@ class ClusterThread(threading.Thread):
         fresh = [result for result, _ in new]
         counts = collections.Counter(result.bundle for result in fresh)
         pilot.note_durations(counts, [result.seconds for result in fresh])
-        self._engine.governor.note_results(pilot, campaign, fresh)
+        self._engine.governor.note_results(pilot, campaign, fresh, self._failed_before(campaign, fresh))
         self._note_failures(campaign, fresh)
         duplicates = len(results) - len(new)
         if duplicates and campaign.state is not CampaignState.CANCELLED:
@@ -143,6 +146,12 @@ class ClusterThread(threading.Thread):
         if recorded.ended:
             self._engine.wake()
         return taken
+
+    def _failed_before(self, campaign: Campaign, results: Iterable[ItemResult]) -> set[int]:
+        """The items among recorded results whose failure was not the first one."""
+        failed = [result.item for result in results if result.kind != VALUE]
+        attempts = self._engine.store.attempts(campaign.id, failed) if failed else {}
+        return {item for item, (count, _) in attempts.items() if count > 1}
 
     def _sorted_by_verdict(
         self, campaign: Campaign, results: Sequence[tuple[ItemResult, bytes | None]]

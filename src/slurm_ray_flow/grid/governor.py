@@ -347,8 +347,18 @@ class Governor:
                     cost = self._costs.pop(bundle, 0.0)
                     self._ledger(pilot.cluster).correct(claim, -cost * count)
 
-    def note_results(self, pilot: LivePilot, campaign: Campaign, results: Collection[ItemResult]) -> None:
-        """Charge what items have really taken, and note which have failed."""
+    def note_results(
+        self,
+        pilot: LivePilot,
+        campaign: Campaign,
+        results: Collection[ItemResult],
+        failed_before: Collection[int] = (),
+    ) -> None:
+        """Charge what items have really taken, and note which have failed.
+
+        Items in `failed_before` that fail again say nothing of the cluster: bad items that are tried again together
+        would close a good one.
+        """
         with self._lock:
             place, ledger = self._of(pilot), self._ledger(pilot.cluster)
             per_worker = self._cores(campaign.id, pilot.cluster) / max(pilot.workers, 1)
@@ -358,7 +368,8 @@ class Governor:
             for bundle in {result.bundle for result in results} - pilot.bundles.keys():
                 self._costs.pop(bundle, None)
             place.mean_seconds = new_mean(place.mean_seconds, [result.seconds for result in results])
-            place.window = place.window.with_outcomes([result.kind != VALUE for result in results])
+            told = [result for result in results if result.kind == VALUE or result.item not in failed_before]
+            place.window = place.window.with_outcomes([result.kind != VALUE for result in told])
 
     def mean_seconds(self, campaign: Campaign, cluster: str) -> float | None:
         """The mean duration of a campaign's items on a cluster; None for not known."""
