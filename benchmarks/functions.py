@@ -20,6 +20,12 @@ def wait_a_second(number: int) -> int:
     return number
 
 
+@slurm_ray_flow(ray="never", cpus_per_node=2)
+def end_of_a_second(number: int) -> float:  # noqa: ARG001 - the items differ by it alone
+    time.sleep(1.0)
+    return time.time()
+
+
 def _task(number: int) -> int:
     return number + 1
 

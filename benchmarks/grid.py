@@ -1,6 +1,6 @@
 """What the items of a campaign cost on this machine, beside others that run the same items in the same run.
 
-    python -m benchmarks.grid [items|commands|seconds|million|tasks] [--items 50000]
+    python -m benchmarks.grid [items|commands|seconds|far|million|tasks] [--items 50000]
 
 One pilot with two workers; its start is a part of the seconds, while the peers' servers and workers are up before. All
 outcomes are on the disk at the end; the peers keep theirs in memory. Peers that this project does not depend on are
@@ -31,6 +31,9 @@ ENGINE_SECONDS = 0.1e-3
 """The most processor time of the engine for an item."""
 OVERHEAD = 1.03
 """The most time for items of a second, in times of the ideal."""
+
+AWAY, HOME_SECONDS = 0.02, 5.0
+"""Seconds to a cluster far away and as many back, and the most from an item's end there until its outcome is home."""
 
 
 class Peer(NamedTuple):
@@ -256,6 +259,31 @@ def tasks() -> bool:
     return True
 
 
+def far() -> bool:
+    """Items of a second on this machine and on two pretend clusters far away, as root; gives whether they are quick."""
+    from examples.grid_demo import pretend_clusters
+
+    from benchmarks import functions
+
+    if os.geteuid():
+        print("items on clusters far away: left out, since pretend clusters take root", flush=True)
+        return True
+    count, ends, delays = 1_200, list[float](), list[float]()
+    with pretend_clusters(AWAY) as (clusters, _):
+        campaign = functions.end_of_a_second.campaign(range(count), clusters=clusters, max_pilots=1)
+        began = campaign.status().created  # environments are built before that
+        for ended in campaign.results(in_order=False, timeout=LONGEST):
+            delays.append(time.time() - ended)
+            ends.append(ended)
+        wait_for_pilots(campaign)
+    ideal, took = count / (len(clusters) * CORES), max(ends) - began
+    text = f"{took / ideal:.3f} times the ideal {ideal:.0f} s, limit {OVERHEAD}"
+    good = show(f"campaign, {AWAY * 1e3:.0f} ms each way", took, count, text, took <= OVERHEAD * ideal)
+    delays.sort()
+    home = f"median {delays[count // 2]:.1f} s, 99 % {delays[count * 99 // 100]:.1f} s, limit {HOME_SECONDS} s"
+    return show("  at home after its end, at most", delays[-1], 1, home, delays[-1] <= HOME_SECONDS) and good
+
+
 def million(count: int) -> bool:
     """Many items: what it takes to store them, and to look at them."""
     from benchmarks import functions
@@ -292,6 +320,7 @@ def main(part: str, count: int) -> bool:
         "items": lambda: items(count),
         "commands": commands,
         "seconds": seconds,
+        "far": far,
         "million": lambda: million(20 * count),
         "tasks": tasks,
     }
@@ -301,7 +330,8 @@ def main(part: str, count: int) -> bool:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("part", nargs="?", default="", choices=["", "items", "commands", "seconds", "million", "tasks"])
+    parts = ["", "items", "commands", "seconds", "far", "million", "tasks"]
+    parser.add_argument("part", nargs="?", default="", choices=parts)
     parser.add_argument("--items", type=int, default=50_000)
     wanted = parser.parse_args()
     with own_home():

@@ -69,7 +69,7 @@ class EngineFiles:
 
     @property
     def state(self) -> Path:
-        """The state file. It is there as long as the engine shall run."""
+        """The state file. It is there as long as the engine shall run, also where a start of it has failed."""
         return self.folder / "engine.json"
 
     @property
@@ -256,7 +256,6 @@ def _start() -> EngineState:
     files = EngineFiles()
     private_folder(files.folder)
     files.token()
-    files.state.unlink(missing_ok=True)
     files.ended.unlink(missing_ok=True)
     # Its pilots log in with the clusters' passwords. PREFECT__ is of the flow run that it may start in.
     env = processes.with_cluster_passwords("PREFECT__")

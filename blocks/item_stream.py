@@ -78,6 +78,10 @@ class ItemStream:
                 reader.forget()
             yield data
 
+    def remove_values(self) -> None:
+        """Remove the bytes of all results, once home has them and the call has ended: large values would lie there twice."""
+        self._cluster.remove(self._folder / VALUES)
+
     def printed(self, result: ItemResult) -> bytes:
         """What an item printed, a megabyte of it at most."""
         if result.log is None:

@@ -103,8 +103,12 @@ def own_home():
 
 
 @contextlib.contextmanager
-def pretend_clusters():
-    """The names of the clusters, and a function that cuts the server's power until the demo ends."""
+def pretend_clusters(delay=0.0):
+    """The names of the clusters, and a function that cuts the server's power until the demo ends.
+
+    Args:
+        delay: seconds that each byte is on its way to a pretend cluster, and from there.
+    """
     from slurm_ray_flow import SlurmCluster, SshConnection, SshServer
     from slurm_ray_flow.blocks.server import connected, ensure_server
 
@@ -121,7 +125,8 @@ def pretend_clusters():
             for name, kind, lab, host in ((SERVER, SshServer, server, "desi"), (SLURM, SlurmCluster, slurm, "login")):
                 root = "/home/alice/demo"
                 give_uv(lab[host], root)
-                kind(connection=SshConnection(host=host, config_file=Path(lab.ssh_config)), root=root).save(name)
+                config = lab.road(host, delay).ssh_config if delay else Path(lab.ssh_config)
+                kind(connection=SshConnection(host=host, config_file=config), root=root).save(name)
         yield [HERE, SERVER, SLURM], lambda: lab_class.reboot(server, "desi")
 
 

@@ -34,6 +34,7 @@ LANES = {
         "hosts/test_overview.py",
         "hosts/test_docs.py",
         "hosts/test_campaign.py",
+        "hosts/test_campaign_trial.py",
         "hosts/test_cli_docs.py",
         "contract/test_cluster.py",
         "contract/test_item_stream.py",

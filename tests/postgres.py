@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import shutil
+import signal
 import socket
 import subprocess
 import tempfile
@@ -23,21 +24,56 @@ def programs() -> Path | None:
     return found[-1] if found else None
 
 
+class Server:
+    """A PostgreSQL that can be killed and started again. `url` is its address, password included."""
+
+    def __init__(self, folder: Path, password: str) -> None:
+        _made(folder, password)
+        with socket.create_server(("127.0.0.1", 0)) as chosen:
+            self._port = int(chosen.getsockname()[1])
+        self._folder = folder
+        self.url = f"postgresql://{USER}:{password}@127.0.0.1:{self._port}/postgres"
+        self.start()
+
+    def start(self) -> None:
+        """Start it, and wait until it answers."""
+        import psycopg
+
+        self._process = _started(self._folder, self._port)
+
+        def answers() -> bool:
+            assert self._process.poll() is None, "PostgreSQL ended by itself"
+            with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.url):
+                return True
+            return False
+
+        wait_for(answers)
+
+    def end(self, number: int = signal.SIGTERM) -> None:
+        """End it; SIGQUIT ends it as a crash does: the next start has to recover."""
+        self._process.send_signal(number)
+        self._process.wait(30)
+
+
 @contextlib.contextmanager
-def postgres() -> Iterator[str]:
-    """The address of its database, password included."""
+def server() -> Iterator[Server]:
+    """A PostgreSQL of the caller's own."""
     folder = Path(tempfile.mkdtemp(prefix="srf-pg-"))
     if os.getuid() == 0:  # PostgreSQL refuses to run as root
         shutil.chown(folder, "postgres", "postgres")
-    password = secrets.token_hex(12)
-    _made(folder, password)
-    process, port = _started(folder)
+    made = Server(folder, secrets.token_hex(12))
     try:
-        yield f"postgresql://{USER}:{password}@127.0.0.1:{port}/postgres"
+        yield made
     finally:
-        process.terminate()
-        process.wait(30)
+        made.end()
         shutil.rmtree(folder)
+
+
+@contextlib.contextmanager
+def postgres() -> Iterator[str]:
+    """The address of its database, password included."""
+    with server() as made:
+        yield made.url
 
 
 def as_owner(*command: str) -> list[str]:
@@ -57,18 +93,7 @@ def _made(folder: Path, password: str) -> None:
     subprocess.run(as_owner(*initdb, *options), check=True, capture_output=True, cwd="/")
 
 
-def _started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
-    with socket.create_server(("127.0.0.1", 0)) as chosen:
-        port = int(chosen.getsockname()[1])
-    server = [str(programs() / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1"]
+def _started(folder: Path, port: int) -> subprocess.Popen[bytes]:
+    program = [str(programs() / "postgres"), "-D", str(folder / "data"), "-p", str(port), "-h", "127.0.0.1"]
     quick = ["-k", str(folder), "-c", "fsync=off", "-c", "logging_collector=off", "-c", "shared_buffers=32MB"]
-    process = subprocess.Popen(as_owner(*server, *quick), cwd="/", stderr=subprocess.DEVNULL)
-
-    def listens() -> bool:
-        assert process.poll() is None, "PostgreSQL ended by itself"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return True
-        return False
-
-    wait_for(listens)
-    return process, port
+    return subprocess.Popen(as_owner(*program, *quick), cwd="/", stderr=subprocess.DEVNULL)

@@ -28,9 +28,7 @@ LONG = {
     "contract/test_without_prefect.py::test_commands_on_a_run_import_no_prefect[[]slurm-cluster]": (
         "it is reached by the same code as by SSH, which stays"
     ),
-    "hosts/test_campaign.py::test_what_fails_all_the_time_costs_no_outcome": (
-        "a minute of the machine; each of the troubles by itself stays"
-    ),
+    "hosts/test_campaign_trial.py::*": "minutes of the machine; most of the troubles by themselves stay",
     "hosts/test_slurm_container.py::*": (
         "six Ray nodes, 45 s of processor; end_to_end/test_container.py has Ray in a container on this machine"
     ),

@@ -29,6 +29,7 @@ class LaunchLab(Launcher):
 
     def __init__(self, lab: Lab, project: Path) -> None:
         super().__init__(lab["desi"], project)
+        self.lab = lab
         self.name = NAME
         mark = secrets.token_hex(4)
         self.root, self.lock = f"/home/{USER}/launches-{mark}", f"/tmp/launches-{mark}.lock"

@@ -1,10 +1,8 @@
 """Campaigns over three clusters at once: Slurm, a server by SSH, and this machine."""
 
 import contextlib
-import itertools
 import os
 import signal
-import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +10,10 @@ import pytest
 from hosts import faults
 from slurm_ray_flow import Campaign, CampaignState
 from slurm_ray_flow.blocks.grid_engine import read_engine_state
+from slurm_ray_flow.blocks.server.address import read_state
+from slurm_ray_flow.blocks.server.files import server_files
 from slurm_ray_flow.grid.client import GridClient
+from slurm_ray_flow.remote.shared.items import RESULTS
 from support import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine")]
@@ -46,49 +47,38 @@ def running(campaign):
     return [pilot for pilot in GridClient().pilots(campaign.id) if pilot["state"] == "running"]
 
 
-def test_what_fails_all_the_time_costs_no_outcome(clusters, jobs, launches):
-    """In turn the engine is killed, a pilot with all its processes, and the SSH connections."""
+def test_a_laptop_sleeps_and_its_pilots_go_on(jobs, launches, server):
+    """All of home stands still, without a network."""
     import items
 
-    campaign = items.quick.campaign(range(3000), clusters=clusters, max_pilots=1)
-    wait_for(lambda: campaign.status().succeeded > 0)
-    troubles = itertools.cycle([kill_engine, kill_pilot, kill_connections])
-    happened, until = set(), time.monotonic() + 60
-    while not campaign.state.final and time.monotonic() < until:
-        trouble = next(troubles)
-        if trouble(campaign, jobs, launches):
-            happened.add(trouble)
-        time.sleep(2)
-    assert happened == {kill_engine, kill_pilot, kill_connections}
-    assert list(campaign.results(timeout=300)) == list(range(3000))
-    assert sorted(campaign.results(in_order=False)) == list(range(3000)), "no item has two outcomes"
-    status = campaign.wait(60)
-    assert (status.state, status.succeeded) == (CampaignState.SUCCEEDED, 3000)
-    wait_for(lambda: not running(campaign))
-    jobs.over()
-    for pilot in GridClient().pilots(campaign.id):
-        wait_for(lambda: not processes_of(pilot["run_id"]))  # noqa: B023 - it is asked at once
-        launches.over(pilot["run_id"])
+    campaign = items.slow.campaign(range(1000), clusters=[jobs.name, launches.name], max_pilots=1)
+    wait_for(lambda: len(running(campaign)) == 2 and campaign.status().succeeded > 20)
+    found, engine, pilots = read_state(server_files()), read_engine_state(), running(campaign)
+    results = [
+        lab.host.path(f"{lab.root}/runs/{pilot['run_id']}/items/{RESULTS}")
+        for pilot in pilots
+        for lab in (jobs, launches)
+        if lab.name == pilot["cluster"]
+    ]
+    with faults.cut(jobs.host), faults.cut(launches.host), standing_still(engine.pid, found.pid, found.supervisor_pid):
+        before = [path.stat().st_size for path in results]
+        wait_for(lambda: all(path.stat().st_size > size + 5000 for path, size in zip(results, before, strict=True)))
+    assert [number for number, _ in campaign.results(timeout=240)] == list(range(1000))
+    assert sorted(number for number, _ in campaign.results(in_order=False)) == list(range(1000)), "each once"
+    assert campaign.wait(60).state is CampaignState.SUCCEEDED
+    assert {pilot["run_id"] for pilot in GridClient().pilots(campaign.id)} == {pilot["run_id"] for pilot in pilots}
+    assert read_engine_state().pid == engine.pid
 
 
-def kill_engine(campaign, jobs, launches):
-    os.kill(read_engine_state().pid, signal.SIGKILL)
-    return True
-
-
-def kill_pilot(campaign, jobs, launches):
-    """That with the most outcomes; one that has none might be the third of its cluster in a row, which closes it."""
-    pilot = max(running(campaign), key=lambda pilot: pilot["succeeded"], default=None)
-    if pilot is None or not pilot["succeeded"]:
-        return False
-    for pid in (found := processes_of(pilot["run_id"])):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    return bool(found)
-
-
-def kill_connections(campaign, jobs, launches):
-    return faults.kill_sessions(jobs.host, "alice") + faults.kill_sessions(launches.host, "alice") > 0
+@contextlib.contextmanager
+def standing_still(*pids):
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
 
 
 def processes_of(run_id):

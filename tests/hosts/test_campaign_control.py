@@ -14,8 +14,19 @@ from slurm_ray_flow.interface.jdl import start_described
 from support import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine"), pytest.mark.timeout(900)]
-PLACES = 8
-"""Two nodes of four CPUs."""
+PLACES = 16
+CROWD = "PartitionName=crowd Nodes=c1,c2 DefaultTime=10 MaxTime=60 OverSubscribe=FORCE:2"
+"""The two nodes of four CPUs each, with two jobs a CPU."""
+
+
+@pytest.fixture
+def crowded(server, jobs):
+    """The name of a cluster whose partition has so many places."""
+    name = f"crowded-{secrets.token_hex(3)}"
+    with connected(server):
+        jobs.but(partition="crowd").save(name)
+    with jobs.slurm.settings(CROWD):
+        yield name
 
 
 @pytest.fixture
@@ -25,8 +36,8 @@ def begin(jobs):
 
     begun = []
 
-    def begin(cluster=jobs.name, **options):
-        chosen = items.slow.with_options(**options)
+    def begin(cluster=jobs.name):
+        chosen = items.slow.with_options(memory="400M")
         begun.append(chosen.campaign(range(100_000), clusters=[cluster], max_pilots=PLACES))
         return begun[-1]
 
@@ -48,8 +59,8 @@ def pilots(campaign, *states):
     return [pilot for pilot in GridClient().pilots(campaign.id) if pilot["state"] in states]
 
 
-def test_an_idle_cluster_fills_with_pilots_one_doubling_after_the_other(jobs, begin):
-    campaign = begin()
+def test_an_idle_cluster_fills_with_pilots_one_doubling_after_the_other(crowded, begin):
+    campaign = begin(crowded)
     wait_for(lambda: len(pilots(campaign, "running")) == PLACES)
     made = GridClient().pilots(campaign.id)
     assert len(made) == PLACES, "never more than max_pilots"

@@ -16,6 +16,7 @@ from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState
 from slurm_ray_flow.core.home import home
 from slurm_ray_flow.core.run import RunRecord
+from slurm_ray_flow.grid.database import URL_VARIABLE
 from slurm_ray_flow.grid.store import Store, default_url
 
 
@@ -169,3 +170,18 @@ def test_prefect_is_not_imported_where_no_cluster_is_asked(tmp_path):
     lines = shown.splitlines()
     assert lines[-1] == "[]"
     assert sorted(line.split()[3] for line in lines[1:-1]) == ["lost", "succeeded"]
+
+
+def test_the_grids_database_is_remembered_until_it_is_the_file_again(monkeypatch):
+    """The supervisor starts the engine anew, and need not have the variable."""
+    file, url = default_url(), "postgresql://srf:hidden@lab/grid"
+    monkeypatch.setenv(URL_VARIABLE, f" {url}\n")
+    assert default_url() == url
+    monkeypatch.delenv(URL_VARIABLE)
+    assert default_url() == url
+    [kept] = [path for path in home().rglob("*") if path.is_file() and url in path.read_text()]
+    assert kept.stat().st_mode & 0o777 == 0o600
+    monkeypatch.setenv(URL_VARIABLE, "sqlite")
+    assert default_url() == file
+    monkeypatch.delenv(URL_VARIABLE)
+    assert default_url() == file

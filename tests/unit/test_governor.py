@@ -114,12 +114,12 @@ class FakeGrid:
         self.governor.note_lease(pilot, campaign, bundle)
         pilot.bundles[bundle.id] = size
 
-    def report(self, pilot, failed, bundle=0):
+    def report(self, pilot, failed, bundle=0, failed_before=()):
         results = [
             ItemResult(number, bundle, "error" if bad else "value", SECONDS, 0, 0, 0)
             for number, bad in enumerate(failed)
         ]
-        self.governor.note_results(pilot, self.campaigns[pilot.campaign], results)
+        self.governor.note_results(pilot, self.campaigns[pilot.campaign], results, failed_before)
         pilot.outcomes += len(failed)
         pilot.mean_seconds = SECONDS
 
@@ -323,6 +323,18 @@ def test_three_dead_starts_close_a_cluster_and_a_good_one_in_between_does_not():
         ends.append(grid.governor.note_end(pilot, campaign, "crashed"))
     assert ends == [False] * 5 + [True]
     assert grid.governor.note_end(grid.started(campaign.id), campaign, "environment") is True
+
+
+def test_bad_items_that_fail_again_do_not_close_a_good_cluster():
+    grid = FakeGrid()
+    campaign = grid.campaigns[grid.campaign(clusters=["desi", "curnagl"])]
+    there, elsewhere = grid.started(campaign.id), grid.started(campaign.id, "curnagl")
+    grid.report(there, [False] * 3)
+    grid.report(elsewhere, [False] * 3)
+    grid.report(there, [True] * 20, failed_before=range(20))
+    assert grid.governor.judged(campaign, "desi").value == "open"
+    grid.report(there, [True] * 20)
+    assert grid.governor.judged(campaign, "desi").value == "quarantined"
 
 
 def test_a_new_cluster_gets_an_item_for_each_worker_first():

@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import subprocess
 import sys
 import threading
 import time
@@ -15,9 +16,11 @@ from slurm_ray_flow.core.items import outcome_of_item
 from slurm_ray_flow.remote.driver import item_outcomes
 from slurm_ray_flow.remote.driver.item_queue import ItemQueue, chunk_size
 from slurm_ray_flow.remote.driver.items import ItemSink, ItemSource
+from slurm_ray_flow.remote.driver.memory_guard import MemoryGuard
 from slurm_ray_flow.remote.driver.pilot import SYNC_SECONDS, _Sync, _sync_until
 from slurm_ray_flow.remote.driver.pilot_worker import Memory
 from slurm_ray_flow.remote.driver.worker_processes import end_name, worker_variables
+from slurm_ray_flow.remote.shared import limits
 from slurm_ray_flow.remote.shared.events import RunFiles
 from slurm_ray_flow.remote.shared.items import bundle_name, pack_bundle
 
@@ -247,3 +250,16 @@ def test_workers_share_the_gpus_and_keep_what_the_user_has_set():
     assert (two["CUDA_VISIBLE_DEVICES"], two["OMP_NUM_THREADS"]) == ("7,1", "1")
     assert "CUDA_VISIBLE_DEVICES" not in worker_variables(0, {"threads": 1, "gpus_per_item": 0}, environment)
     assert "CUDA_VISIBLE_DEVICES" not in worker_variables(0, {"threads": 1, "gpus_per_item": 1}, {})
+
+
+def test_the_memory_that_was_too_much_is_told_also_when_it_is_free_again():
+    hold = "held = bytearray(b'x') * (200 << 20); print('held', flush=True); input()"
+    worker = subprocess.Popen([sys.executable, "-c", hold], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert worker.stdout.readline() == b"held\n"
+    guard = MemoryGuard(sum(limits.bounds([os.getpid(), worker.pid]).values()) - (100 << 20))
+    assert guard.too_much({worker.pid: 7}) == 7
+    told = guard.text
+    worker.communicate(b"\n")
+    time.sleep(guard.due)
+    assert guard.too_much({}) is None
+    assert guard.text == told

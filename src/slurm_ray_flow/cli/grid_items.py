@@ -226,7 +226,7 @@ def _shown_until_the_end(client: GridClient, found: Campaign, json: bool) -> Cam
         if found.state.final and (found.ended_at is not None or found.ended == found.total):
             break
         time.sleep(LOOK_SECONDS)
-        found = client.campaign(found.id)
+        found = client.campaign_to_follow(found.id, tell)
     if in_place:
         print_text("")
     return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
@@ -18,10 +19,12 @@ from slurm_ray_flow.blocks.grid_engine import (
 )
 from slurm_ray_flow.core import errors
 from slurm_ray_flow.core.artifacts import short_name
-from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
+from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError, UnknownCampaignError
 from slurm_ray_flow.core.grid.model import Campaign, User
 
 ANSWER_SECONDS = 30.0
+AWAY_SECONDS, AWAY_PAUSE = 300.0, 1.0
+"""For so long a wait goes on while the engine or its database does not answer, and the pause between two questions."""
 
 
 class GridClient:
@@ -51,6 +54,27 @@ class GridClient:
             UnknownCampaignError: there is none, or there are several.
         """
         return Campaign.from_json(self._ask("GET", f"/campaigns/{campaign_id}"))
+
+    def campaign_to_follow(self, campaign_id: str, tell: Callable[[str], None]) -> Campaign:
+        """A campaign for whoever waits for its end: an engine or a database that is away for minutes ends no wait.
+
+        Args:
+            campaign_id: its id.
+            tell: gets a sentence where that is waited for.
+        """
+        deadline, told = time.monotonic() + AWAY_SECONDS, False
+        while True:
+            try:
+                return self.campaign(campaign_id)
+            except UnknownCampaignError:
+                raise
+            except GridError as error:
+                if time.monotonic() >= deadline:
+                    raise
+                if not told:
+                    tell(f"{error.what.splitlines()[0]}; waits for {AWAY_SECONDS:.0f} s at most")
+                told = True
+                time.sleep(AWAY_PAUSE)
 
     def campaigns(self, own: bool = False) -> list[Campaign]:
         """All campaigns and maps, or those of this client's user, the newest first."""

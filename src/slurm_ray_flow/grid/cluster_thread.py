@@ -158,6 +158,8 @@ class ClusterThread(threading.Thread):
                 self._hand_over(pilot, cluster)
             if (status := pilot.end(cluster)) is not None:
                 self._record_rest(pilot, cluster)
+                with contextlib.suppress(SlurmRayFlowError):  # they go with the run's folder then
+                    pilot.stream(cluster).remove_values()
                 self._engine.end_pilot(pilot, status)
 
     def _look_at_load(self, cluster: Cluster) -> None:
@@ -213,7 +215,7 @@ class ClusterThread(threading.Thread):
         fresh = [result for result, _ in new]
         counts = collections.Counter(result.bundle for result in first)
         pilot.note_durations(counts, [result.seconds for result in fresh])
-        self._engine.governor.note_results(pilot, campaign, fresh)
+        self._engine.governor.note_results(pilot, campaign, fresh, self._failed_before(campaign, fresh))
         self._note_failures(campaign, fresh)
         duplicates = len(results) - len(new)
         if duplicates and campaign.state is not CampaignState.CANCELLED:
@@ -242,6 +244,12 @@ class ClusterThread(threading.Thread):
             else:
                 known.append((result, value))
         return known
+
+    def _failed_before(self, campaign: Campaign, results: Iterable[ItemResult]) -> set[int]:
+        """The items among recorded results whose failure was not the first one."""
+        failed = [result.item for result in results if result.kind != VALUE]
+        attempts = self._engine.store.attempts(campaign.id, failed) if failed else {}
+        return {item for item, (count, _) in attempts.items() if count > 1}
 
     def _sorted_by_verdict(
         self, campaign: Campaign, results: Sequence[tuple[ItemResult, bytes | None]]

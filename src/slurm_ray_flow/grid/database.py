@@ -19,12 +19,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 
 from slurm_ray_flow.blocks.catalog import catalog_file
-from slurm_ray_flow.blocks.files import private_folder
+from slurm_ray_flow.blocks.files import private_folder, write_whole
+from slurm_ray_flow.blocks.grid_engine import EngineFiles
 from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
 from slurm_ray_flow.grid.tables import VERSION_TABLE
 
 URL_VARIABLE = "SRF_GRID_DATABASE_URL"
-"""The address of a PostgreSQL database, "postgresql://user:password@host/name"."""
+"""The address of a PostgreSQL database, "postgresql://user:password@host/name": given once, it is remembered."""
 BUSY_SECONDS = 30
 """How long another process's transaction is waited for."""
 CONNECT_SECONDS = 10
@@ -45,11 +46,22 @@ NAMED_LOCK = 0x5246_4753
 def default_url() -> str:
     """The grid's database: `$SRF_GRID_DATABASE_URL`, else `grid.db` beside the catalog of runs.
 
+    The variable is remembered, since whoever starts the engine anew need not have it, and would find no campaigns in
+    another database; "sqlite" goes back to the file.
+
     Raises:
         GridError: the home folder is on a network file system, and this host has no local folder yet.
     """
-    if chosen := os.environ.get(URL_VARIABLE, "").strip():
+    kept, chosen = EngineFiles().folder / "database", os.environ.get(URL_VARIABLE, "").strip()
+    if chosen == "sqlite":
+        kept.unlink(missing_ok=True)
+    elif chosen:
+        private_folder(kept.parent)
+        write_whole(kept, chosen.encode())
         return chosen
+    else:
+        with contextlib.suppress(FileNotFoundError):
+            return kept.read_text()
     catalog = catalog_file()
     if catalog is None:
         raise GridError(

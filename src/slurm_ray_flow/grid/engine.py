@@ -154,12 +154,10 @@ class Engine:
     def run(self) -> None:
         """Work until `stop`."""
         self.maps.start()
-        found = False
+        are_found = False
         while not self.stopped.is_set():
             try:
-                if not found:
-                    self._find_pilots()
-                    found = True
+                are_found = are_found or self._find_pilots()
                 if self._is_known():
                     self._control()
                 self.end_trouble("")
@@ -291,8 +289,8 @@ class Engine:
         """The pilots of a campaign that have not ended."""
         return [pilot for pilot in list(self.pilots.values()) if pilot.campaign == campaign_id]
 
-    def _find_pilots(self) -> None:
-        """Go on with the pilots of an earlier process."""
+    def _find_pilots(self) -> bool:
+        """Go on with the pilots of an earlier process; says that it has."""
         for pilot in self.store.pilots(live=True):
             if not self.owns(campaign := self.store.campaign(pilot.campaign)):
                 continue
@@ -307,6 +305,7 @@ class Engine:
             else:
                 self.store.give_back([bundle.id for bundle in bundles])
                 self.store.update_pilot(pilot.id, state="ended", cause="lost", ended_at=clock.now())
+        return True
 
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]

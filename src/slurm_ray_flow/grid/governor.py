@@ -412,8 +412,18 @@ class Governor:
                     cost = self._costs.pop(bundle, 0.0)
                     self._ledger(pilot.cluster).correct(claim, -cost * count)
 
-    def note_results(self, pilot: LivePilot, campaign: Campaign, results: Collection[ItemResult]) -> None:
-        """Charge what items have really taken, and note which have failed."""
+    def note_results(
+        self,
+        pilot: LivePilot,
+        campaign: Campaign,
+        results: Collection[ItemResult],
+        failed_before: Collection[int] = (),
+    ) -> None:
+        """Charge what items have really taken, and note which have failed.
+
+        Items in `failed_before` that fail again say nothing of the cluster: bad items that are tried again together
+        would close a good one.
+        """
         with self._lock:
             place, ledger = self._of(pilot), self._ledger(pilot.cluster)
             per_worker = self._cores(campaign.id, pilot.cluster) / max(pilot.workers, 1)
@@ -423,8 +433,8 @@ class Governor:
             for bundle in {result.bundle for result in results} - pilot.bundles.keys():
                 self._costs.pop(bundle, None)
             place.mean_seconds = new_mean(place.mean_seconds, [result.seconds for result in results])
-            ended = [result for result in results if result.kind != INTERRUPTED]
-            place.window = place.window.with_outcomes([result.kind != VALUE for result in ended])
+            told = [one for one in results if one.kind == VALUE or one.item not in failed_before]
+            place.window = place.window.with_outcomes([one.kind != VALUE for one in told if one.kind != INTERRUPTED])
 
     def mean_seconds(self, campaign: Campaign, cluster: str) -> float | None:
         """The mean duration of a campaign's items on a cluster; None for not known."""

@@ -232,7 +232,7 @@ class Campaign(Producer, Generic[R]):
         deadline = None if timeout is None else time.monotonic() + timeout
         pause, ended, told = SHORTEST_WAIT, -1, ""
         while True:
-            status = self.status()
+            status = self._client.campaign_to_follow(self.id, _tell)
             if status.state is CampaignState.PAUSED and status.reason != told:
                 told = status.reason
                 _tell(f"campaign {self.id[:8]} is paused: {told}; `srf grid resume {self.id[:8]}` goes on with it")

@@ -21,6 +21,7 @@ class MemoryGuard:
     def __init__(self, limit: Optional[int]) -> None:
         self._limit = limit or 0
         self._used, self._measured_at, self._next_look = 0, time.monotonic(), 0.0
+        self._too_much = 0
 
     @property
     def due(self) -> float:
@@ -44,10 +45,11 @@ class MemoryGuard:
         self._used, self._measured_at = used, now
         if used <= self._limit:
             return None
+        self._too_much = used
         return workers[max(workers, key=lambda pid: sizes[pid])]
 
     @property
     def text(self) -> str:
         """What to say of an item whose worker was ended."""
         text = "The workers of this pilot used {} of memory, its limit is {}, and the one of this item used most."
-        return text.format(limits.readable(self._used), limits.readable(self._limit))
+        return text.format(limits.readable(self._too_much), limits.readable(self._limit))
