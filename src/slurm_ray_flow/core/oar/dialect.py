@@ -209,7 +209,7 @@ def _walltime(seconds: float) -> str:
 
 
 def _checked_option(option: str) -> list[str]:
-    match = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:=(.*))?|-([A-Za-z])(?: *(\S.*))?", option)
+    match = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:[= ](.*))?|-([A-Za-z])(?: *(\S.*))?", option)
     if match is None:
         raise OptionError(f"{option!r} is no option of oarsub", advice='write each as one text: "-t idempotent"')
     name = match[1] or match[3]
@@ -340,7 +340,7 @@ def cause_of_end(job: Job | None, words: str, *, began: bool) -> tuple[str, str]
     if isinstance(job, OarJob):
         nodes = f" on {job.nodelist.replace(' ', ', ')}" if job.nodelist else ""
         status = "" if job.exit_status is None else f", {_exit_text(job.exit_status)}"
-        said = _said(job) if cause in ("environment", "node_failed", "lost") else ""
+        said = _said(job) if cause in ("environment", "node_failed", "cancelled") else ""
         text += f" (job {job.job_id}{nodes}: {job.state}{status}{said})"
     log_end = words.strip()[-1500:] if cause in ("lost", "environment", "node_failed") else ""
     return cause, f"{text}\n{log_end}".strip()

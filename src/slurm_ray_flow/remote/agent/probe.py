@@ -234,8 +234,8 @@ def survey() -> Dict[str, Any]:
 
     Returns:
         user, home, host; home_bytes, free in the home folder; cpus, gpus, memory (bytes); slurm and oar: "answers",
-        "silent", or "" for none; modules: whether there are environment modules; pythons: path and version of each; scratch: path
-        and free bytes of each folder that the user can write to.
+        "silent", or "" for none; modules: whether there are environment modules; pythons: path and version of each;
+        scratch: path and free bytes of each folder that the user can write to.
     """
     with ThreadPoolExecutor(max_workers=5) as pool:
         pythons = pool.submit(_pythons)
