@@ -33,6 +33,6 @@ def test_a_missing_python_is_downloaded_unless_the_command_line_names_one() -> N
     assert proposal("3.9.2", python="/opt/python")[1] == {"python": "/opt/python"}
 
 
-def test_this_machine_without_slurm_needs_not_be_saved() -> None:
-    with pytest.raises(OptionError, match="no Slurm"):
+def test_this_machine_without_a_scheduler_needs_not_be_saved() -> None:
+    with pytest.raises(OptionError, match="no scheduler"):
         proposal(ssh=False)
