@@ -46,8 +46,8 @@ SETTINGS = {
     "SCHEDULER_GANTT_HOLE_MINIMUM_TIME": "1",
     "FINAUD_FREQUENCY": "10",
     "JOBDEL_WALLTIME": "30",
-    "OAR_SSH_CONNECTION_TIMEOUT": "15",
-    "PINGCHECKER_SENTINELLE_SCRIPT_COMMAND": "/usr/lib/oar/sentinelle.pl -t 5 -w 20",
+    "OAR_SSH_CONNECTION_TIMEOUT": "60",
+    "PINGCHECKER_SENTINELLE_SCRIPT_COMMAND": "/usr/lib/oar/sentinelle.pl -t 30 -w 20",
     "USERS_ALLOWED_HOLD_RESUME": "yes",
 }
 """Keys of oar.conf that differ from Debian's. With a longer time between two calls of the scheduler each job would wait
