@@ -2,7 +2,7 @@
 
 import pytest
 
-from slurm_ray_flow import Cancelled, OptionError, Preempted, Rejected, TimeLimit
+from slurm_ray_flow import Cancelled, OptionError, Preempted, Rejected, RunState, TimeLimit
 from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
@@ -63,7 +63,7 @@ def test_cancelling_ends_the_job_in_order_and_a_waiting_one_at_once(jobs):
 
     first, _ = jobs.begun(held.wait, nodes=2, cpus_per_node=4)
     waiting = jobs.on(held.wait, nodes=2, cpus_per_node=4).submit(jobs.folder())
-    wait_for(lambda: waiting.status().value == "queued", BOUND)
+    wait_for(lambda: waiting.status() is RunState.WAITING, BOUND)
     for handle in (waiting, first):
         assert handle.cancel()
         with pytest.raises(Cancelled):
