@@ -1,5 +1,5 @@
 # Every target does its own set-up: scripts/setup makes .venv with what uv.lock says, and is quick when nothing changed.
-.PHONY: help setup check mypy pyright imports site docs test test-all test-fast test-pythons demo grid-demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down
+.PHONY: help setup check mypy pyright imports site docs test test-all test-fast test-pythons demo grid-demo bench hosts hosts-down hosts-code slurm-hosts slurm-hosts-down oar-hosts oar-hosts-down
 .DEFAULT_GOAL := help
 # (Without the variable each build tells of mkdocs-material's successor.)
 MKDOCS := NO_MKDOCS_2_WARNING=1 .venv/bin/mkdocs
@@ -44,7 +44,7 @@ test-all: setup ## All tests (tests/selection.py says which ones `make test` lea
 
 # Nothing of it needs a Prefect server, hosts or Ray. (Most of end_to_end/head needs none either, and takes two minutes.)
 test-fast: setup ## What can be known within a minute
-	.venv/bin/pytest -n 2 --dist loadgroup -m "not long and not server and not ray" -k "not ssh-server and not slurm-cluster" tests/unit tests/contract
+	.venv/bin/pytest -n 2 --dist loadgroup -m "not long and not server and not ray" -k "not ssh-server and not slurm-cluster and not oar-cluster" tests/unit tests/contract
 
 # Some minutes for each; not a part of `make test`.
 test-pythons: setup ## Unit, recorded and local tests on the other Pythons that this machine has (VERSIONS="3.10 3.13")
@@ -76,6 +76,13 @@ slurm-hosts: setup ## A pretend Slurm cluster of real daemons (as root; ACCOUNTI
 
 slurm-hosts-down: ## End it
 	@PYTHONPATH=tests .venv/bin/python -m hosts --purpose slurm down
+
+oar-hosts: setup ## A pretend OAR cluster of real daemons (as root)
+	@scripts/setup --hosts
+	@PYTHONPATH=tests .venv/bin/python -m hosts --purpose oar up --oar
+
+oar-hosts-down: ## End it
+	@PYTHONPATH=tests .venv/bin/python -m hosts --purpose oar down
 
 hosts-code: ## A fresh one-time code (WHO=carol HOST=desi)
 	@PYTHONPATH=tests .venv/bin/python -m hosts code $(or $(HOST),desi) $(or $(WHO),carol)

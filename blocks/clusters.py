@@ -20,6 +20,7 @@ from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.server import ensure_server
 from slurm_ray_flow.blocks.server.api import Api, status_of
 from slurm_ray_flow.blocks.server.client import connect, in_flow_run, needed_api, no_answer
+from slurm_ray_flow.blocks.oar_cluster import OarCluster
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
@@ -30,7 +31,7 @@ from slurm_ray_flow.core.run import RunRecord
 F = TypeVar("F", bound=BlockFields)
 T = TypeVar("T")
 
-KINDS: tuple[type[BlockFields], ...] = (LocalMachine, SshServer, SlurmCluster)
+KINDS: tuple[type[BlockFields], ...] = (LocalMachine, SshServer, SlurmCluster, OarCluster)
 """Every kind of cluster."""
 
 
@@ -193,7 +194,7 @@ def save_cluster(kind: str, name: str, connection: Fields | None, fields: Fields
     """Save a cluster and the connection to it under one name.
 
     Args:
-        kind: the slug of its block type: "ssh-server" or "slurm-cluster".
+        kind: the slug of its block type: "ssh-server", "slurm-cluster" or "oar-cluster".
         name: lower-case letters, digits and dashes.
         connection: the fields of the connection's block; None where the cluster is used from its own login node.
         fields: fields of the cluster's block; the others have their defaults.

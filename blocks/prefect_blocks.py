@@ -5,7 +5,7 @@ from __future__ import annotations
 from prefect.blocks.core import Block
 from pydantic import Field
 
-from slurm_ray_flow.blocks import local_machine, slurm_cluster, ssh_server
+from slurm_ray_flow.blocks import local_machine, oar_cluster, slurm_cluster, ssh_server
 from slurm_ray_flow.blocks.ssh import block as ssh_block
 
 
@@ -126,4 +126,46 @@ class SlurmCluster(slurm_cluster.SlurmCluster, Block):  # type: ignore[misc]  # 
         default=None,
         title="Connection",
         description="How to log in on its login node; none where that is this machine.",
+    )
+
+
+class OarCluster(oar_cluster.OarCluster, Block):  # type: ignore[misc]  # Prefect has these names optional
+    """An OAR cluster.
+
+    Attributes:
+        connection: How to log in on its frontend; empty on the frontend itself.
+        queue: Where jobs go.
+        project: What is charged.
+        properties: What nodes must have.
+        types: Types of each job.
+        oarsub_options: More options of oarsub.
+        modules: What `module load` loads in each job.
+        setup: Lines of shell that each job begins with.
+        root: The folder for everything that runs leave, which all nodes see.
+        scratch: The folder on each node for what a run needs there for a while.
+        python: Which Python runs functions.
+        wheels: Where packages come from.
+        container: The image that functions run in.
+        container_options: More options of `apptainer exec`.
+        container_python: The image's Python.
+        retention_days: How long what nobody uses stays.
+
+    Example:
+        Load a stored cluster and use it:
+        ```python
+        from slurm_ray_flow import OarCluster, slurm_ray_flow
+
+        gricad = OarCluster.load("BLOCK_NAME")
+
+
+        @slurm_ray_flow(cluster=gricad, nodes=2)
+        def answer():
+            return 42
+        ```
+    """
+
+    connection: SshConnection | None = Field(
+        default=None,
+        title="Connection",
+        description="How to log in on its frontend; none where that is this machine.",
     )

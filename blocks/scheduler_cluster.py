@@ -8,14 +8,15 @@ from contextlib import AbstractContextManager
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import PrivateAttr
+from pydantic import Field, PrivateAttr
 
 from slurm_ray_flow.blocks.block_documents import BlockFields
 from slurm_ray_flow.blocks.local_machine import LocalMachine
 from slurm_ray_flow.blocks.machine import Machine, Request
 from slurm_ray_flow.blocks.scheduler import Scheduler
+from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer
-from slurm_ray_flow.core.cluster_facts import Container, Facts
+from slurm_ray_flow.core.cluster_facts import IMAGE_PYTHON, Container, Facts
 from slurm_ray_flow.core.options import Options
 from slurm_ray_flow.core.run import Event, Liveness, RunPaths
 from slurm_ray_flow.core.scheduler import Dialect
@@ -23,7 +24,6 @@ from slurm_ray_flow.core.scheduler import Dialect
 if TYPE_CHECKING:
     from typing_extensions import Self
 
-    from slurm_ray_flow.blocks.ssh.block import SshConnection
     from slurm_ray_flow.blocks.transfer import Transfer
     from slurm_ray_flow.core.snapshot import Manifest
 
@@ -38,17 +38,47 @@ class SchedulerCluster(Machine, BlockFields):
     watch_seconds: ClassVar[float] = 2.0
     _login: LocalMachine | SshServer | None = PrivateAttr(default=None)
 
-    if TYPE_CHECKING:
-        connection: SshConnection | None
-        root: str
-        python: str
-        wheels: Literal["index", "upload"]
-        modules: list[str]
-        setup: list[str]
-        scratch: str
-        container: str
-        container_options: list[str]
-        container_python: str
+    connection: SshConnection | None = Field(
+        default=None,
+        title="Connection",
+        description="How to log in on its login node; none where that is this machine.",
+    )
+    modules: list[str] = Field(default_factory=list, description="What `module load` loads in each job.")
+    setup: list[str] = Field(
+        default_factory=list, title="Set-up lines", description="Lines of shell that each job begins with."
+    )
+    root: str = Field(
+        default="~/.slurm-ray-flow",
+        title="Root folder",
+        description="The folder for everything that runs leave; all nodes must see it.",
+    )
+    scratch: str = Field(
+        default="",
+        title="Scratch folder",
+        description="The folder on each node for what a run needs there for a while; empty for $TMPDIR or /tmp.",
+    )
+    python: str = Field(
+        default="",
+        description="A path, 'module:NAME' to load, or 'download'; empty finds one of home's version.",
+    )
+    wheels: Literal["index", "upload"] = Field(
+        default="index",
+        description="Where packages come from: the index that the login node reaches, or this machine.",
+    )
+    container: str = Field(
+        default="", description="The path of an image of Apptainer or Singularity there; empty for none."
+    )
+    container_options: list[str] = Field(
+        default_factory=list,
+        title="Options of the container",
+        description='More options of `apptainer exec`, such as "--bind=/data".',
+    )
+    container_python: str = Field(
+        default=IMAGE_PYTHON, title="Python of the container", description="As one would call it inside."
+    )
+    retention_days: float = Field(
+        default=30.0, gt=0, title="Days to keep", description="How many days what nobody uses stays."
+    )
 
     @property
     def job_defaults(self) -> Mapping[str, Any]:

@@ -39,6 +39,7 @@ LANES = {
         "contract/test_cluster.py",
         "contract/test_item_stream.py",
         "contract/test_lock.py",
+        "hosts/test_oar_launch.py",
         "contract/test_run_files.py",
     ],
     "mirror": ["hosts/test_shared_home.py", "hosts/test_mirror.py", "end_to_end/test_turn.py"],

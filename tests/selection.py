@@ -81,7 +81,15 @@ KEPT = ("contract/test_cluster.py::test_a_root_with_an_odd_name[[]*-it's; rm -rf
 OF_HOSTS = ("hosts/test_lab.py", "hosts/test_slurm_lab.py", "hosts/test_faults.py", "hosts/test_log_in.py")
 TESTS = Path(__file__).parent
 TRIED = TESTS / "hosts" / "tried.txt"
-USERS = {"conftest.py", "launcher.py", "launch_lab.py", "slurm_launch_lab.py", "ssh_lab.py", "twin.py"}
+USERS = {
+    "conftest.py",
+    "launcher.py",
+    "launch_lab.py",
+    "slurm_launch_lab.py",
+    "oar_launch_lab.py",
+    "ssh_lab.py",
+    "twin.py",
+}
 """Files beside the hosts' own that only use hosts."""
 
 

@@ -9,7 +9,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from slurm_ray_flow.blocks.prefect_blocks import LocalMachine, SlurmCluster, SshConnection, SshServer
+    from slurm_ray_flow.blocks.prefect_blocks import LocalMachine, OarCluster, SlurmCluster, SshConnection, SshServer
     from slurm_ray_flow.core.errors import (
         Cancelled,
         ConnectionFailed,
@@ -83,6 +83,7 @@ __all__ = [
     "Lost",
     "NodeFailed",
     "NotAllowedError",
+    "OarCluster",
     "OptionError",
     "OutOfMemory",
     "PayloadError",
@@ -121,6 +122,7 @@ _HOMES = {
     "Handle": "slurm_ray_flow.interface.handle",
     "Handles": "slurm_ray_flow.interface.map",
     "LocalMachine": "slurm_ray_flow.blocks.prefect_blocks",
+    "OarCluster": "slurm_ray_flow.blocks.prefect_blocks",
     "RunState": "slurm_ray_flow.core.run",
     "SlurmCluster": "slurm_ray_flow.blocks.prefect_blocks",
     "SshConnection": "slurm_ray_flow.blocks.prefect_blocks",

@@ -94,6 +94,17 @@ class Pretend(Remote):
         return SlurmCluster(connection=self.connection(), root=str(root), **fields)
 
 
+class PretendOar(Remote):
+    """An OAR cluster."""
+
+    lab, host, scheduler = "oar_lab", "frontal", {"name": "contract"}
+
+    def make(self, root, **fields):
+        from slurm_ray_flow import OarCluster
+
+        return OarCluster(connection=self.connection(), root=str(root), **fields)
+
+
 class Toy(ThisMachine):
     """A cluster of the toy scheduler, used from its login node: this machine."""
 
@@ -108,7 +119,13 @@ class Toy(ThisMachine):
         return {**super().interpreter(cluster, ray), "scheduler": {"name": "contract"}}
 
 
-KINDS = {"local-machine": ThisMachine, "ssh-server": Desi, "slurm-cluster": Pretend, "toy-cluster": Toy}
+KINDS = {
+    "local-machine": ThisMachine,
+    "ssh-server": Desi,
+    "slurm-cluster": Pretend,
+    "oar-cluster": PretendOar,
+    "toy-cluster": Toy,
+}
 
 
 class Lab:

@@ -6,14 +6,14 @@ import pytest
 from prefect.testing.standard_test_suites import BlockStandardTestSuite
 
 from contract.kinds import KINDS
-from slurm_ray_flow import LocalMachine, OptionError, SlurmCluster, SshConnection, SshServer, slurm_ray_flow
+from slurm_ray_flow import LocalMachine, OarCluster, OptionError, SlurmCluster, SshConnection, SshServer, slurm_ray_flow
 from slurm_ray_flow.blocks.clusters import find_cluster
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.files import auth_string, server_files
 from slurm_ray_flow.core.options import Options
 
-BLOCKS = (LocalMachine, SshServer, SlurmCluster)
+BLOCKS = (LocalMachine, SshServer, SlurmCluster, OarCluster)
 
 
 @pytest.mark.parametrize("block", [*BLOCKS, SshConnection])

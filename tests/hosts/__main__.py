@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager
 from hosts import faults, slurm_services
 from hosts.host import Host
 from hosts.lab import Lab, down
-from hosts.layout import KINDS, SLURM
+from hosts.layout import KINDS, OAR, SLURM
 from hosts.machine import LabError
 from hosts.place import PLAY, Place
 
@@ -40,6 +40,15 @@ Save it as a cluster, then call functions with cluster="pretend":
 
 Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} fault c1 cut --seconds 10
 A third node               PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} grow
+End them                   PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} down
+"""
+OAR_LOG_IN = """
+  ssh -F {config} frontal oarnodes -s      as alice, with a key
+
+Save it as a cluster, then call functions with cluster="pretend-oar":
+  .venv/bin/srf init pretend-oar --oar --host {frontal} --user alice --key-file {key} --known-hosts {known_hosts}
+
+Something goes wrong       PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} fault o1 cut --seconds 10
 End them                   PYTHONPATH=tests .venv/bin/python -m hosts --purpose {purpose} down
 """
 FAULTS: dict[str, Callable[[Host], AbstractContextManager[object]]] = {
@@ -68,6 +77,8 @@ def show(lab: Lab) -> None:
         print(LOG_IN.format(desi=lab["desi"].address, **words, **passwords), end="")
     if "login" in lab.hosts:
         print(SLURM_LOG_IN.format(login=lab["login"].address, purpose=lab.facts["purpose"], **words), end="")
+    if "frontal" in lab.hosts:
+        print(OAR_LOG_IN.format(frontal=lab["frontal"].address, purpose=lab.facts["purpose"], **words), end="")
 
 
 def found(given: argparse.Namespace) -> Lab:
@@ -89,11 +100,12 @@ def host_of(given: argparse.Namespace) -> Host:
 def up(given: argparse.Namespace) -> None:
     """Bring the hosts up, or say that they are."""
     there = Lab.find(given.purpose)
-    if there and ("login" in there.hosts, there.facts["accounting"]) != (given.slurm, given.accounting):
+    kinds = SLURM if given.slurm else OAR if given.oar else KINDS
+    if there and (kinds[0].name in there.hosts, there.facts["accounting"]) != (True, given.accounting):
         raise LabError("hosts of another kind are up under this name: end them first, or choose another --purpose")
     if there:
         print("the hosts are up already")
-    show(there or Lab.up(given.purpose, kinds=SLURM if given.slurm else KINDS, accounting=given.accounting))
+    show(there or Lab.up(given.purpose, kinds=kinds, accounting=given.accounting))
 
 
 def login(given: argparse.Namespace) -> None:
@@ -141,6 +153,7 @@ def parser() -> argparse.ArgumentParser:
 
     comes = verb(up, "up", "bring them up, or find them")
     comes.add_argument("--slurm", action="store_true", help="a Slurm cluster: login, c1, c2")
+    comes.add_argument("--oar", action="store_true", help="an OAR cluster: frontal, o1, o2")
     comes.add_argument("--accounting", action="store_true", help="one that keeps accounts: sacct works")
     verb(lambda given: down(Place.of(given.purpose)), "down", "end them")
     verb(lambda given: show(found(given)), "status", "what is up, and how to log in")

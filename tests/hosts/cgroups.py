@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from hosts.machine import until
@@ -11,31 +12,37 @@ from hosts.place import Place
 
 CONTROLLERS = ("freezer", "memory")
 """What Slurm needs to see a job's processes and to limit their memory."""
+OAR = ("cpuset", "cpu", "cpuacct", "devices", "freezer", "memory")
+"""What OAR needs to keep a job's processes together."""
 
 
-def hierarchies() -> dict[str, Path]:
+def hierarchies(controllers: Sequence[str] = CONTROLLERS) -> dict[str, Path]:
     """Where this machine has the controllers (cgroup v1); all of them, or nothing."""
     found: dict[str, Path] = {}
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
         kind, _, options = after.split(" ")[:3]
-        for name in CONTROLLERS:
+        for name in controllers:
             if kind == "cgroup" and name in options.split(",") and os.access(before.split(" ")[4], os.W_OK):
                 found.setdefault(name, Path(before.split(" ")[4]))
-    return found if len(found) == len(CONTROLLERS) else {}
+    return found if len(found) == len(controllers) else {}
 
 
-def add(place: Place, host: str) -> list[Path]:
+def add(place: Place, host: str, controllers: Sequence[str] = CONTROLLERS) -> list[Path]:
     """Make a host's part, in each controller."""
-    made = [folder / f"{place.prefix}-{host}" for folder in hierarchies().values()]
+    made = [folder / f"{place.prefix}-{host}" for folder in hierarchies(controllers).values()]
     for path in made:
         path.mkdir(exist_ok=True)
+        for name in ("cpuset.cpus", "cpuset.mems"):  # without them no process can enter
+            if (path / name).exists():
+                (path / name).write_text((path.parent / name).read_text())
     return made
 
 
 def present(place: Place) -> list[Path]:
     """All parts of a lab's hosts."""
-    return [path for folder in hierarchies().values() for path in folder.glob(f"{place.prefix}-*")]
+    folders = dict.fromkeys([*hierarchies().values(), *hierarchies(OAR).values()])
+    return [path for folder in folders for path in folder.glob(f"{place.prefix}-*")]
 
 
 def thaw(place: Place) -> None:

@@ -6,6 +6,7 @@ Runs in fresh namespaces (`unshare`), alone and with the standard library only. 
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,9 +29,13 @@ def empty(path: str, mode: str = "0755") -> None:
 def over(folder: Path, path: str) -> None:
     """Let files of the host's own lie over a folder of the machine's."""
     name = path.strip("/").replace("/", ".")
-    work = folder / f"{name}.work"
+    work, own = folder / f"{name}.work", folder / name
     work.mkdir(exist_ok=True)
-    mount("-t", "overlay", "-o", f"lowerdir={path},upperdir={folder / name},workdir={work}", "none", path)
+    if not own.exists():
+        own.mkdir()
+        shutil.copystat(path, own)
+        os.chown(own, os.stat(path).st_uid, os.stat(path).st_gid)
+    mount("-t", "overlay", "-o", f"lowerdir={path},upperdir={own},workdir={work}", "none", path)
 
 
 def own_folders(folder: Path, home: str) -> None:
@@ -61,6 +66,21 @@ def cgroups(controllers: list[str]) -> None:
         mount("-t", "cgroup", "-o", name, "none", f"/sys/fs/cgroup/{name}")
 
 
+def own_devices(folder: Path) -> None:
+    """A /dev of the host's own: OAR replaces files in it."""
+    new = folder / "dev"
+    new.mkdir(exist_ok=True)
+    mount("-t", "tmpfs", "-o", "mode=0755", "none", new)
+    names = ("null", "zero", "full", "random", "urandom", "tty", "fd", "stdin", "stdout", "stderr", "fuse")
+    present = [f"/dev/{name}" for name in names if os.path.lexists(f"/dev/{name}")]
+    subprocess.run(["cp", "-a", *present, str(new)], check=True)
+    for name in ("pts", "shm"):
+        (new / name).mkdir()
+        mount("--rbind", f"/dev/{name}", new / name)
+    os.symlink("pts/ptmx", new / "ptmx")
+    mount("--move", new, "/dev")
+
+
 def without_registry() -> None:
     """Nothing on this host says or holds where packages come from."""
     for name in ("/etc/pip.conf", "/etc/xdg/pip/pip.conf", "/etc/uv/uv.toml"):
@@ -80,7 +100,11 @@ def settle(folder: Path, spec: dict[str, Any]) -> None:
     over(folder, "/usr/local")
     pythons(spec["pythons"])
     own_folders(folder, spec["home"])
-    if spec["slurm"] == "node":
+    if spec["oar"]:
+        over(folder, "/var/lib/oar")
+    if spec["oar"] == "node":
+        own_devices(folder)
+    if "node" in (spec["slurm"], spec["oar"]):
         cgroups(spec["cgroups"])
     for path in spec["hidden"]:
         empty(path, mode="0555")

@@ -12,10 +12,11 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
-from hosts import cgroups, files, network, registry, slurm_files, ssh
+from hosts import cgroups, files, network, oar, registry, slurm_files, ssh
 from hosts.host import Host
 from hosts.layout import ALL_KINDS, EVERYBODY, HOME, KINDS, THIRD_NODE, Kind
 from hosts.machine import LabError, arguments_of, background, lives, marked, started, turn, until
+from hosts.oar import Oar
 from hosts.place import CHECKOUT, LABS, PLAY, Place, present
 from hosts.road import Road
 from hosts.slurm import Slurm
@@ -37,6 +38,7 @@ class Lab:
         kinds = [kind for kind in ALL_KINDS if kind.name in self.facts["hosts"]]
         self.hosts = {kind.name: Host(place, kind, self.facts["base"]) for kind in kinds}
         self._slurm = Slurm(place, self.hosts) if any(kind.slurm for kind in kinds) else None
+        self._oar = Oar(place, self.hosts) if any(kind.oar for kind in kinds) else None
 
     @classmethod
     def find(cls, purpose: str = PLAY) -> Lab | None:
@@ -76,6 +78,13 @@ class Lab:
         if self._slurm is None:
             raise LabError("these hosts are no Slurm cluster: Lab.up(..., kinds=SLURM) makes one")
         return self._slurm
+
+    @property
+    def oar(self) -> Oar:
+        """The OAR cluster that some of the hosts are."""
+        if self._oar is None:
+            raise LabError("these hosts are no OAR cluster: Lab.up(..., kinds=OAR) makes one")
+        return self._oar
 
     @property
     def home(self) -> str:
@@ -150,6 +159,7 @@ def check_machine(kinds: Sequence[Kind]) -> None:
         raise LabError("hosts are made of namespaces, mounts and network cards: that takes root")
     wanted = (*TOOLS, *SLURM_TOOLS) if any(kind.slurm for kind in kinds) else TOOLS
     missing = [name for name in wanted if not shutil.which(name)]
+    missing += oar.missing() if any(kind.oar for kind in kinds) else []
     if missing:
         raise LabError(f"not installed: {', '.join(missing)}; `scripts/setup --hosts` installs them on Debian")
     root, own = os.stat("/"), f"--mount=/proc/{os.getpid()}/ns/mnt"
@@ -171,6 +181,8 @@ def make(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | None, a
         ssh.write_client_files(lab)
         if any(kind.slurm for kind in kinds):
             lab.slurm.wait_until_ready()
+        if any(kind.oar for kind in kinds):
+            lab.oar.wait_until_ready()
         if owner is not None:
             background("hosts.watch", place, str(owner), log=place.folder / "watch.log")
     except BaseException:
@@ -202,8 +214,9 @@ def lay_ground(place: Place, purpose: str, kinds: Sequence[Kind], owner: int | N
     for one in EVERYBODY:
         files.key(place.folder / "keys" / one.name, "ed25519", one.name)
     nodes = [kind.name for kind in kinds if kind.slurm == "node"]
-    if nodes:
+    if any(kind.cluster for kind in kinds):
         files.homes(place.folder / slurm_files.HOMES, EVERYBODY)
+    if nodes:
         slurm_files.write_site(place.folder / slurm_files.SITE, nodes, accounting)
     return Lab(place)
 

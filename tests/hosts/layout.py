@@ -47,11 +47,17 @@ class Kind:
     accounts: tuple[Account, ...] = EVERYBODY
     jump: str = ""
     slurm: Literal["", "controller", "node"] = ""
+    oar: Literal["", "frontend", "node"] = ""
 
     @property
     def sshd(self) -> bool:
         """Whether people can log in; compute nodes take jobs only."""
-        return self.slurm != "node"
+        return "node" not in (self.slurm, self.oar)
+
+    @property
+    def cluster(self) -> bool:
+        """Whether it is one of a cluster's hosts, which have the same homes."""
+        return bool(self.slurm or self.oar)
 
 
 KINDS = (
@@ -66,7 +72,12 @@ SLURM = (
     Kind("c2", 22, networks=("inside",), slurm="node"),
 )
 THIRD_NODE = Kind("c3", 23, networks=("inside",), slurm="node")
-ALL_KINDS = (*KINDS, *SLURM, THIRD_NODE)
+OAR = (
+    Kind("frontal", 30, networks=("outside", "inside"), registry=True, oar="frontend"),
+    Kind("o1", 31, networks=("inside",), oar="node"),
+    Kind("o2", 32, networks=("inside",), oar="node"),
+)
+ALL_KINDS = (*KINDS, *SLURM, THIRD_NODE, *OAR)
 INSIDE = 128
 """What is added to a host's number to get its address in the inside network."""
 HOME = 1

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from hosts import oar
 from hosts.lab import Lab
-from hosts.layout import SLURM
+from hosts.layout import OAR, SLURM
 
 
 @pytest.fixture(scope="session")
@@ -25,6 +26,17 @@ def slurm_lab() -> Iterator[Lab]:
     """A real Slurm that keeps no accounts: `login`, `c1`, `c2`."""
     needs_root()
     lab = Lab.up(f"pytest-slurm-{os.getpid()}", owner=os.getpid(), kinds=SLURM)
+    yield lab
+    lab.down()
+
+
+@pytest.fixture(scope="session")
+def oar_lab() -> Iterator[Lab]:
+    """A real OAR: `frontal`, `o1`, `o2`."""
+    needs_root()
+    if oar.missing():
+        pytest.skip("this machine's Debian has no OAR")
+    lab = Lab.up(f"pytest-oar-{os.getpid()}", owner=os.getpid(), kinds=OAR)
     yield lab
     lab.down()
 

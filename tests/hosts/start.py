@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hosts import cgroups, files, network, registry, slurm_files
+from hosts import cgroups, files, network, oar, registry, slurm_files
 from hosts.host import Host
 from hosts.machine import LabError
 from hosts.place import CHECKOUT, LABS
@@ -23,7 +23,7 @@ JOIN_AND_START = 'while [ "$1" != -- ]; do echo 0 > "$1/cgroup.procs"; shift; do
 def raise_host(lab: Lab, host: Host) -> None:
     """Make one host and start it."""
     files.folders(host.folder)
-    if not host.kind.slurm:
+    if not host.kind.cluster:
         files.homes(home_folder(host), host.kind.accounts)
     write_etc(lab, host)
     spec = {
@@ -32,7 +32,8 @@ def raise_host(lab: Lab, host: Host) -> None:
         "pythons": files.pythons(),
         "home": str(home_folder(host)),
         "slurm": host.kind.slurm,
-        "cgroups": list(cgroups.hierarchies()),
+        "oar": host.kind.oar,
+        "cgroups": list(cgroups.hierarchies(cgroups.OAR if host.kind.oar else cgroups.CONTROLLERS)),
         "hidden": [str(CHECKOUT), str(LABS)],
     }
     files.write(host.folder / "spec.json", json.dumps(spec), 0o600)
@@ -43,8 +44,8 @@ def raise_host(lab: Lab, host: Host) -> None:
 
 
 def home_folder(host: Host) -> Path:
-    """Where the homes are: those of a Slurm cluster's hosts are the same."""
-    return host.place.folder / slurm_files.HOMES if host.kind.slurm else host.folder / "home"
+    """Where the homes are: those of a cluster's hosts are the same."""
+    return host.place.folder / slurm_files.HOMES if host.kind.cluster else host.folder / "home"
 
 
 def write_etc(lab: Lab, host: Host) -> None:
@@ -68,6 +69,8 @@ def write_neighbours(lab: Lab, host: Host, etc: Path) -> None:
     files.write(etc / "hosts", f"127.0.0.1 localhost\n{names}")
     if host.kind.slurm:
         slurm_files.write_slurm(etc, host.kind, host.place.folder / slurm_files.SITE, lab.facts["accounting"])
+    if host.kind.oar:
+        oar.write_etc(etc, next(other.name for other in lab.hosts.values() if other.kind.oar == "frontend"))
 
 
 def start_host(host: Host) -> None:
@@ -77,12 +80,15 @@ def start_host(host: Host) -> None:
     if host.kind.sshd:
         host.start_sshd()
     start_services(host)
+    oar.start_services(host)
 
 
 def boot(host: Host) -> None:
     """Start the first process of a host in namespaces of its own, and wait for its word."""
     namespaces = ["--net", "--uts", "--ipc", "--mount", "--pid", "--fork", "--kill-child"]
-    parts = cgroups.add(host.place, host.name) if host.kind.slurm == "node" else []
+    parts: list[Path] = []
+    if not host.kind.sshd:
+        parts = cgroups.add(host.place, host.name, cgroups.OAR if host.kind.oar else cgroups.CONTROLLERS)
     if parts:
         namespaces.append("--cgroup")
     init = [sys.executable, "-I", str(files.HERE / "init.py"), host.place.mark, str(host.folder)]

@@ -18,9 +18,9 @@ GIB = 1024**3
 def proposal(version: str = HERE, ssh: bool = True, **fields: Any) -> tuple[str, dict[str, Any]]:
     found = SurveyResult(
         user="alice", home="/home/alice", host="desi", cpus=8, gpus=0, memory=64 * GIB, home_bytes=500 * GIB,
-        slurm="", modules=False, pythons=[{"path": "/usr/bin/python3", "version": version}], scratch=[],
+        slurm="", oar="", modules=False, pythons=[{"path": "/usr/bin/python3", "version": version}], scratch=[],
     )  # fmt: skip
-    wanted = GivenAnswers(None, {}, fields, here=not ssh, slurm=None, overwrite=False)
+    wanted = GivenAnswers(None, {}, fields, here=not ssh, kind=None, overwrite=False)
     return propose(found, SshConnection(host="desi") if ssh else None, "desi", wanted, Questions(yes=True))
 
 
@@ -33,6 +33,6 @@ def test_a_missing_python_is_downloaded_unless_the_command_line_names_one() -> N
     assert proposal("3.9.2", python="/opt/python")[1] == {"python": "/opt/python"}
 
 
-def test_this_machine_without_slurm_needs_not_be_saved() -> None:
-    with pytest.raises(OptionError, match="no Slurm"):
+def test_this_machine_without_a_scheduler_needs_not_be_saved() -> None:
+    with pytest.raises(OptionError, match="no scheduler"):
         proposal(ssh=False)

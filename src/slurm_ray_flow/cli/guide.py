@@ -8,12 +8,13 @@ import difflib
 import getpass
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from slurm_ray_flow.cli.clusters import show_findings
-from slurm_ray_flow.cli.names import cluster_named, use_server
+from slurm_ray_flow.cli.names import KINDS, cluster_named, use_server
 from slurm_ray_flow.cli.output import print_error, print_json, print_table, print_text, tell
 from slurm_ray_flow.cli.trust import agreement
 from slurm_ray_flow.core.errors import ConnectionFailed, HostKeyFailed, LogInFailed, OptionError, SlurmRayFlowError
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Fields = dict[str, Any]
 
-THIS_MACHINE = "this machine's Slurm"
+THIS_MACHINE = "this machine's scheduler"
 ROOT = "~/.slurm-ray-flow"
 MOST_HOSTS = 30
 GENERIC_NAME = re.compile(r"(log-?in|front-?end|head|submit|ssh|www|cluster|hpc|gateway|node)?\d*")
@@ -119,7 +120,7 @@ def connection_fields(given: Fields, questions: Questions) -> Fields | None:
     if "host" in given:
         return given
     if questions.yes:
-        raise OptionError("--yes needs to know where", advice="give --host HOST, or --here on a login node of Slurm")
+        raise OptionError("--yes needs to know where", advice="give --host HOST, or --here on a login node")
     from slurm_ray_flow.blocks.ssh.endpoint import CONFIG, configured_hosts
 
     config = given.get("config_file", CONFIG)
@@ -162,7 +163,7 @@ def chosen_name(given: GivenAnswers, connection: Fields | None, questions: Quest
 
     if given.name is not None:
         return read(given.name)
-    host = str(connection["host"]) if connection else "slurm"
+    host = str(connection["host"]) if connection else socket.gethostname()
     return questions.ask("A name for it, for cluster=...", name_for(host), read)
 
 
@@ -230,8 +231,8 @@ class GivenAnswers:
         name: the cluster's name; None to ask for it.
         connection: fields of the connection.
         fields: fields of the cluster, which are not asked for.
-        here: whether the cluster is this machine's Slurm.
-        slurm: whether it is a Slurm cluster; None to find that out.
+        here: whether the cluster is that of this machine's scheduler.
+        kind: the kind of block; None to find it out.
         overwrite: whether to replace a saved cluster of this name.
     """
 
@@ -239,7 +240,7 @@ class GivenAnswers:
     connection: dict[str, Any]
     fields: dict[str, Any]
     here: bool
-    slurm: bool | None
+    kind: str | None
     overwrite: bool
 
 
@@ -297,9 +298,21 @@ class SurveyResult:
     memory: int
     home_bytes: int | None
     slurm: str
+    oar: str
     modules: bool
     pythons: list[dict[str, str]]
     scratch: list[dict[str, Any]]
+
+    @property
+    def scheduler(self) -> str | None:
+        """The kind of block for the scheduler that answers."""
+        return "slurm-cluster" if self.slurm == "answers" else "oar-cluster" if self.oar == "answers" else None
+
+
+def _found_schedulers(survey: SurveyResult) -> str:
+    states = {"answers": "", "silent": ", which does not answer"}
+    found = (("Slurm", survey.slurm), ("OAR", survey.oar))
+    return "; ".join(f"{name}{states[state]}" for name, state in found if state) or "none"
 
 
 def _survey(connection: SshConnection | None, name: str) -> SurveyResult:
@@ -317,8 +330,8 @@ def _show_survey(survey: SurveyResult) -> None:
     machine = f"{survey.cpus} CPUs, {format_memory(survey.memory)}, {survey.gpus} GPUs"
     rows = [
         ["you are", f"{survey.user} on {survey.host}"],
-        ["it has", machine + (" (the login node itself)" if survey.slurm == "answers" else "")],
-        ["Slurm", {"answers": "yes", "silent": "its commands, without an answer"}.get(survey.slurm, "no")],
+        ["it has", machine + (" (the login node itself)" if survey.scheduler else "")],
+        ["scheduler", _found_schedulers(survey)],
         ["Pythons", versions + ("; and environment modules" if survey.modules else "")],
         ["home", f"{survey.home} ({format_memory(survey.home_bytes or 0)} free)"],
         ["scratch folders", scratch],
@@ -343,19 +356,29 @@ def propose(
         given: the answers of the command line, which are not asked for.
         questions: asks the user, or takes each proposal.
     """
-    is_slurm = given.slurm
-    if is_slurm is None:
-        is_slurm = survey.slurm == "answers" and questions.confirm("Slurm is there. Shall it run your functions?")
-    if connection is None and not is_slurm:
-        advice = 'cluster="local" runs functions on this machine, and needs not be saved'
-        raise OptionError("this machine has no Slurm to be used", advice=advice)
-    fields = {**(_profile(connection, questions) if is_slurm else {}), **given.fields}
+    kind = given.kind or _proposed_kind(survey, connection, questions)
+    fields = {**(_profile(connection, questions) if kind == "slurm-cluster" else {}), **given.fields}
     version = f"{sys.version_info.major}.{sys.version_info.minor}."
     if not any(python["version"].startswith(version) for python in survey.pythons):
         fields = {"python": "download", **fields}
-    if not is_slurm:
-        return "ssh-server", fields
-    return "slurm-cluster", {**_partition(connection, name, fields, questions), **fields}
+    if kind == "slurm-cluster":
+        return kind, {**_partition(connection, name, fields, questions), **fields}
+    return kind, fields
+
+
+def _proposed_kind(survey: SurveyResult, connection: SshConnection | None, questions: Questions) -> str:
+    """The kind of block for what was found.
+
+    Raises:
+        OptionError: it is this machine, without a scheduler.
+    """
+    kind = survey.scheduler
+    if kind is not None and questions.confirm(f"{KINDS[kind]} is there. Shall it run your functions?"):
+        return kind
+    if connection is None:
+        advice = 'cluster="local" runs functions on this machine, and needs not be saved'
+        raise OptionError("this machine has no scheduler to be used", advice=advice)
+    return "ssh-server"
 
 
 def _profile(connection: SshConnection | None, questions: Questions) -> Fields:

@@ -86,11 +86,13 @@ class Server:
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True)
-class Slurm:
-    """A cluster that Slurm gives out; what is left out is the site's default."""
+class Scheduler:
+    """A cluster with a scheduler, Slurm or OAR; what is left out is the site's default."""
 
     slurm: Annotated[bool, Switch] = False
     """It is a Slurm cluster, and the host is its login node."""
+    oar: Annotated[bool, Switch] = False
+    """It is an OAR cluster, and the host is its frontend."""
     here: Annotated[bool, Switch] = False
     """This machine is its login node: no SSH."""
     profile: str | None = None
@@ -113,6 +115,16 @@ class Slurm:
     """A line of shell that each job begins with; may be given more than once."""
     sbatch_options: Texts = None
     """One more option of sbatch, such as --sbatch-options=--mail-type=END; may be given more than once."""
+    queue: str | None = None
+    """OAR's queue where jobs go."""
+    project: str | None = None
+    """OAR's project, which is charged."""
+    properties: str | None = None
+    """What OAR's nodes must have, such as "gpumodel = 'A100'"."""
+    types: Texts = None
+    """A type of OAR's jobs, such as besteffort; may be given more than once."""
+    oarsub_options: Texts = None
+    """One more option of oarsub; may be given more than once."""
     scratch: str | None = None
     """The folder on each node for what a run needs there for a while."""
     container: str | None = None
@@ -123,17 +135,31 @@ class Slurm:
     """The image's Python, as one would call it inside."""
 
     @property
-    def is_given(self) -> bool:
-        """Whether the cluster is one of Slurm's."""
-        return self != Slurm()
+    def kind(self) -> str | None:
+        """The kind of block that the options are for; None where they fit to any.
+
+        Raises:
+            OptionError: they are for two schedulers.
+        """
+        given = {name for name, value in filled(**vars(self)).items() if value is not False} - {"here"}
+        oar, slurm = sorted(given & _OARS), sorted(given & _SLURMS)
+        if oar and slurm:
+            options = " and ".join(f"--{names[0].replace('_', '-')}" for names in (oar, slurm))
+            raise OptionError(f"{options} are for different schedulers", advice="leave out one of them")
+        return "oar-cluster" if oar else "slurm-cluster" if given else None
 
     def fields(self) -> dict[str, Any]:
         """The fields of the block: the profile's, and over them the given ones."""
         from slurm_ray_flow.deployments.profiles import load_profile
 
-        switches = ("slurm", "here", "profile")
+        switches = ("slurm", "oar", "here", "profile")
         options = {name: _without_empty(value) for name, value in filled(**vars(self)).items() if name not in switches}
         return {**(load_profile(self.profile) if self.profile else {}), **options}
+
+
+_OARS = {"oar", "queue", "project", "properties", "types", "oarsub_options"}
+_SLURMS = {"slurm", "profile", "partition", "account", "qos", "constraint", "reservation", "exclude", "sbatch_options"}
+"""The options that only one of the schedulers has."""
 
 
 def init(
@@ -141,7 +167,7 @@ def init(
     *,
     login: Login = Login(),
     server: Server = Server(),
-    slurm: Slurm = Slurm(),
+    scheduler: Scheduler = Scheduler(),
     password: Password = Password(),
     change: Annotated[bool, Switch] = False,
     overwrite: Annotated[bool, Switch] = False,
@@ -149,9 +175,9 @@ def init(
     fingerprint: Annotated[tuple[str, ...], Parameter(negative="", show_default=False)] = (),
     json: Json = False,
 ) -> None:
-    """Save a cluster under a name of its own: an SSH server, or a Slurm cluster.
+    """Save a cluster under a name of its own: an SSH server, or a cluster with Slurm or OAR.
 
-    Without a name it asks: which host, as whom; it logs in, looks what is there (Slurm and its partitions, Pythons,
+    Without a name it asks: which host, as whom; it logs in, looks what is there (Slurm or OAR, Pythons,
     scratch folders, GPUs), proposes what to save, and checks it. With --yes it takes what it would propose.
 
     With a name it asks for nothing and connects to nothing: it saves what the options say. What they leave out is as
@@ -163,6 +189,8 @@ def init(
         srf init desi --host desi.example.org --user alice
 
         srf init curnagl --profile curnagl --user alice --account PROJECT
+
+        srf init gricad --oar --host access.example.org --user alice --project PROJECT
 
         srf init desi --slots 4 --change
 
@@ -176,28 +204,28 @@ def init(
         fingerprint: The host key's fingerprint, SHA256:..., for --yes; may be given again.
     """
     secret = password.secret(name or login.host or "the cluster")
-    connection, fields = _fields_of(None if change else name, login, server, slurm, secret)
+    connection, fields = _fields_of(None if change else name, login, server, scheduler, secret)
     if change and (name is None or yes):
         raise OptionError("--change needs the cluster's name, and no --yes", advice="srf init NAME --slots 4 --change")
     if name is not None and not yes:
-        _save(name, login, connection, fields, slurm, change=change, overwrite=overwrite, json=json)
+        _save(name, login, connection, fields, scheduler, change=change, overwrite=overwrite, json=json)
         return
     from slurm_ray_flow.cli.guide import GivenAnswers, guide
 
-    answers = GivenAnswers(name, connection, fields, here=slurm.here, slurm=slurm.is_given or None, overwrite=overwrite)
+    answers = GivenAnswers(name, connection, fields, here=scheduler.here, kind=scheduler.kind, overwrite=overwrite)
     guide(answers, yes=yes, fingerprints=fingerprint, json=json)
 
 
 def _fields_of(
-    name: str | None, login: Login, server: Server, slurm: Slurm, password: str | None
+    name: str | None, login: Login, server: Server, scheduler: Scheduler, password: str | None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fields of the connection and of the cluster that the options give."""
-    fields = {**slurm.fields(), **filled(**vars(server))}
+    fields = {**scheduler.fields(), **filled(**vars(server))}
     host = fields.pop("host", name)
     connection = filled(**vars(login), password=password)
-    if slurm.here and connection:
+    if scheduler.here and connection:
         raise OptionError("--here means this machine", advice="leave out what is for logging in, or --here")
-    if host and not slurm.here:
+    if host and not scheduler.here:
         connection = {"host": host, **connection}
     return connection, fields
 
@@ -222,7 +250,7 @@ def _save(
     login: Login,
     connection: dict[str, Any],
     fields: dict[str, Any],
-    slurm: Slurm,
+    scheduler: Scheduler,
     *,
     change: bool,
     overwrite: bool,
@@ -230,14 +258,14 @@ def _save(
 ) -> None:
     from slurm_ray_flow.blocks.clusters import change_cluster, save_cluster
 
-    if not change and not slurm.here and login.host is None:
+    if not change and not scheduler.here and login.host is None:
         _check_host_is_known(name, connection)
     use_server()
     if change:
         kind = change_cluster(name, connection, fields)
     else:
-        kind = "slurm-cluster" if slurm.is_given else "ssh-server"
-        save_cluster(kind, name, None if slurm.here else connection, fields, overwrite=overwrite)
+        kind = scheduler.kind or ("slurm-cluster" if scheduler.here else "ssh-server")
+        save_cluster(kind, name, None if scheduler.here else connection, fields, overwrite=overwrite)
     if json:
         print_json({"name": name, "kind": kind, **filled(host=connection.get("host"))})
     else:

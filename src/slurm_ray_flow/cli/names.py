@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 MOST_RUNS = 50
-KINDS = {"local-machine": "local", "ssh-server": "SSH", "slurm-cluster": "Slurm"}
+KINDS = {"local-machine": "local", "ssh-server": "SSH", "slurm-cluster": "Slurm", "oar-cluster": "OAR"}
 """The kinds of cluster, each with its word for tables."""
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from datetime import timedelta
@@ -141,3 +142,20 @@ def brief_duration(seconds: float) -> str:
         if count:
             parts.append(f"{count}{unit}")
     return "".join(parts) or "0s"
+
+
+def format_start(start: float, now: float) -> str:
+    """A future moment by the clock, with the rough time until then: "at 14:05 (in about 10 min)"."""
+    then, today = (datetime.datetime.fromtimestamp(moment).astimezone() for moment in (start, now))
+    clock = f"{then:%H:%M}" if then.date() == today.date() else f"{then:%Y-%m-%d %H:%M}"
+    return f"at {clock} ({_rough_duration(start - now)})"
+
+
+def _rough_duration(seconds: float) -> str:
+    """A rough time, so that a line that is printed at each change is not printed each minute."""
+    if seconds < 150:
+        return "in a moment"
+    if seconds < 3600:
+        return f"in about {5 * max(1, round(seconds / 300))} min"
+    hours = round(seconds / 3600)
+    return f"in about {hours} h" if hours < 36 else f"in about {round(seconds / 86400)} days"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import datetime
 import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from slurm_ray_flow.core.quantities import format_start
 from slurm_ray_flow.core.scheduler import Job
 
 
@@ -181,21 +181,5 @@ def waiting_text(job: Job, ahead: int | None = None, now: float | None = None) -
     if ahead:
         parts.append(f"{ahead} job is ahead" if ahead == 1 else f"{ahead} jobs are ahead")
     if now is not None and job.start is not None and job.start > now:
-        parts.append(f"Slurm expects it to start {_expected_start(job.start, now)}")
+        parts.append(f"Slurm expects it to start {format_start(job.start, now)}")
     return "; ".join(parts)
-
-
-def _expected_start(start: float, now: float) -> str:
-    then, today = (datetime.datetime.fromtimestamp(moment).astimezone() for moment in (start, now))
-    clock = f"{then:%H:%M}" if then.date() == today.date() else f"{then:%Y-%m-%d %H:%M}"
-    return f"at {clock} ({_rough_duration(start - now)})"
-
-
-def _rough_duration(seconds: float) -> str:
-    """A rough time, so that a line that is printed at each change is not printed each minute."""
-    if seconds < 150:
-        return "in a moment"
-    if seconds < 3600:
-        return f"in about {5 * max(1, round(seconds / 300))} min"
-    hours = round(seconds / 3600)
-    return f"in about {hours} h" if hours < 36 else f"in about {round(seconds / 86400)} days"

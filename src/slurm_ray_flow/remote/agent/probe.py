@@ -233,20 +233,21 @@ def survey() -> Dict[str, Any]:
     """The facts about this machine that `srf init` shows.
 
     Returns:
-        user, home, host; home_bytes, free in the home folder; cpus, gpus, memory (bytes); slurm: "answers", "silent",
-        or "" for none; modules: whether there are environment modules; pythons: path and version of each; scratch: path
-        and free bytes of each folder that the user can write to.
+        user, home, host; home_bytes, free in the home folder; cpus, gpus, memory (bytes); slurm and oar: "answers",
+        "silent", or "" for none; modules: whether there are environment modules; pythons: path and version of each;
+        scratch: path and free bytes of each folder that the user can write to.
     """
-    with ThreadPoolExecutor(max_workers=4) as pool:
+    with ThreadPoolExecutor(max_workers=5) as pool:
         pythons = pool.submit(_pythons)
         modules = pool.submit(_modules)
-        slurm = pool.submit(_slurm)
+        slurm = pool.submit(_scheduler, "sbatch", ["sinfo", "--noheader", "--format=%R"])
+        oar = pool.submit(_scheduler, "oarsub", ["oarnodes", "-s"])
         facts = machine.machine_facts()
         return {
             "user": getpass.getuser(), "home": os.path.expanduser("~"), "host": facts["host"],
             "cpus": facts["cpus"], "gpus": facts["gpus"], "memory": facts["memory"],
             "home_bytes": _free_bytes(os.path.expanduser("~")),
-            "slurm": slurm.result(),
+            "slurm": slurm.result(), "oar": oar.result(),
             "modules": modules.result(), "pythons": pythons.result(),
             "scratch": _scratch(),
         }  # fmt: skip
@@ -267,11 +268,11 @@ def _release(version: str) -> List[int]:
     return [int(part) for part in version.split(".")[:2]]
 
 
-def _slurm() -> str:
-    """Whether Slurm answers here: "answers"; "silent" if there are only its commands; "" if there is no Slurm."""
-    if not (shutil.which("sbatch") and shutil.which("sinfo")):
+def _scheduler(submits: str, question: List[str]) -> str:
+    """Whether a scheduler answers: "answers"; "silent" if there are only its commands; "" if there is none."""
+    if not (shutil.which(submits) and shutil.which(question[0])):
         return ""
-    return "answers" if (output_of(["sinfo", "--noheader", "--format=%R"], SURVEY_SECONDS) or "").strip() else "silent"
+    return "answers" if (output_of(question, SURVEY_SECONDS) or "").strip() else "silent"
 
 
 def _modules() -> bool:

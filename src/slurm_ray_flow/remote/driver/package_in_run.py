@@ -88,7 +88,7 @@ def __getattr__(name: str) -> Any:
     return kind
 
 
-_CLUSTERS = {"ClusterTaskRunner", "LocalMachine", "SlurmCluster", "SshConnection", "SshServer"}
+_CLUSTERS = {"ClusterTaskRunner", "LocalMachine", "OarCluster", "SlurmCluster", "SshConnection", "SshServer"}
 _ERRORS = {
     "OptionError", "ScanError", "DependencyError", "SyncError", "PayloadError", "UnknownRunError", "ServerError",
     "RunError", "OutOfMemory", "TimeLimit", "Preempted", "NodeFailed", "EnvironmentFailed", "Rejected",

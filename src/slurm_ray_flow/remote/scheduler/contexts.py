@@ -6,9 +6,10 @@ import os
 from typing import Any, Dict
 
 from slurm_ray_flow.remote.scheduler.job import JobContext, NoJob
+from slurm_ray_flow.remote.scheduler.oar_job import OarJob
 from slurm_ray_flow.remote.scheduler.slurm_job import SlurmJob
 
-CONTEXTS = (SlurmJob,)
+CONTEXTS = (SlurmJob, OarJob)
 """The class of each scheduler."""
 
 

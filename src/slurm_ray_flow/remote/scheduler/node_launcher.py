@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 import time
-from typing import Any, ClassVar, Dict, List, Optional, Tuple
+from typing import Any, ClassVar, Dict, List, Mapping, Optional, Tuple
 
 from slurm_ray_flow.remote import path_of
 from slurm_ray_flow.remote.shared.events import RunFiles
@@ -65,6 +67,40 @@ class Srun(NodeLauncher):
             "--input=all",
         ]  # fmt: skip
         return {tuple(names): [*step, *program]}
+
+
+class Oarsh(NodeLauncher):
+    """A shell of OAR's on each of the other nodes, in the job's share of it; all of it ends with the job.
+
+    A shell there reads the words again, and has none of the head's variables. They come as lines of its stdin, so that
+    no list of processes shows them.
+    """
+
+    _READ = """while IFS= read -r line && [ "$line" != . ]; do lines=$lines$line'
+'; done; eval "$lines"; exec "$@\""""
+
+    def command(self, name: str, program: List[str]) -> List[str]:
+        return ["oarsh", name, *map(shlex.quote, ["sh", "-c", self._READ, "sh", *program])]
+
+    def start(self, names: List[str], program: List[str]) -> List[Channel]:
+        channels = super().start(names, program)
+        for channel in channels:
+            channel.send(_exports(os.environ).encode("utf-8", "surrogateescape"))
+        return channels
+
+
+_OWN_VARIABLES = ("OAR_", "SSH_", "HOME", "HOSTNAME", "LOGNAME", "OLDPWD", "PWD", "SHELL", "SHLVL", "TERM", "USER", "_")
+"""Prefixes of the variables that each node sets itself."""
+
+
+def _exports(environment: Mapping[str, str]) -> str:
+    """Lines of shell that set the variables; a line with a dot is the end. (No value has such a line but in quotes.)"""
+    lines = [
+        "export {}={}\n".format(name, shlex.quote(value))
+        for name, value in environment.items()
+        if re.match(r"[A-Za-z_]\w*$", name) and not name.startswith(_OWN_VARIABLES) and "\n.\n" not in value
+    ]
+    return "".join(lines) + ".\n"
 
 
 class Channel:

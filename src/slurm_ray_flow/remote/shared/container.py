@@ -17,7 +17,7 @@ from slurm_ray_flow.remote.shared.protocol import OperationError
 
 RUNTIMES = {"apptainer": "APPTAINERENV_", "singularity": "SINGULARITYENV_"}
 """The container programs, the preferred one first, and the prefix of the variables that each passes on."""
-PASSED_PREFIXES = ("SRF_", "RAY_", "SLURM_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "GPU_", "OMP_")
+PASSED_PREFIXES = ("SRF_", "RAY_", "SLURM_", "OAR_", "CUDA_", "NVIDIA_", "ROCR_", "HIP_", "GPU_", "OMP_")
 PASSED_VARIABLES = {"TMPDIR", "LOG_NAME_UPDATE_INTERVAL_S"}
 """A container sees these variables and those that the user chose, and no others."""
 START_LIMIT = 300.0
