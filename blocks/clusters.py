@@ -17,10 +17,10 @@ from pydantic import ValidationError
 from slurm_ray_flow.blocks.block_documents import BlockFields, read_block, saved_names
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.local_machine import LocalMachine
+from slurm_ray_flow.blocks.oar_cluster import OarCluster
 from slurm_ray_flow.blocks.server import ensure_server
 from slurm_ray_flow.blocks.server.api import Api, status_of
 from slurm_ray_flow.blocks.server.client import connect, in_flow_run, needed_api, no_answer
-from slurm_ray_flow.blocks.oar_cluster import OarCluster
 from slurm_ray_flow.blocks.slurm_cluster import SlurmCluster
 from slurm_ray_flow.blocks.ssh.block import SshConnection
 from slurm_ray_flow.blocks.ssh_server import SshServer

@@ -17,7 +17,10 @@ from slurm_ray_flow.blocks.server.files import server_files
 from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.home import home
 
-CLUSTER = ("root", "python", "modules", "setup", "sbatch_options", "oarsub_options", "container", "container_options", "container_python")
+CLUSTER = (
+    *("root", "python", "modules", "setup", "sbatch_options", "oarsub_options"),
+    *("container", "container_options", "container_python"),
+)
 CONNECTION = ("host", "user", "port", "proxy_jump", "known_hosts", "key_file", "config_file")
 Executed = dict[str, str]
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import getpass
 import logging
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -105,7 +106,7 @@ class Engine:
         self._troubles: dict[str, str] = {}
         self._sweep_due = 0.0
         self.stopped, self._woken = threading.Event(), threading.Event()
-        self.maps = Maps(store, self.stopped)
+        self.maps = Maps(store, self.stopped, lambda: self._user.name if self._user else getpass.getuser())
         self._arguments: dict[str, ArgumentReader] = {}
         self._logs: dict[str, OutcomeLog] = {}
         self._log_locks: dict[str, threading.Lock] = {}

@@ -11,6 +11,7 @@ import getpass
 import logging
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 from slurm_ray_flow.blocks import map_record, processes
@@ -45,11 +46,12 @@ class Maps(threading.Thread):
     Args:
         store: the grid's tables.
         stopped: ends the thread.
+        user: gives the user whose maps they are.
     """
 
-    def __init__(self, store: Store, stopped: threading.Event) -> None:
+    def __init__(self, store: Store, stopped: threading.Event, user: Callable[[], str] = getpass.getuser) -> None:
         super().__init__(name="srf-grid-maps", daemon=True)
-        self._store, self._stopped = store, stopped
+        self._store, self._stopped, self._user = store, stopped, user
         self._starts: dict[str, _Starts] = {}
         self._shown: dict[str, Campaign] = {}
         self._lock = threading.Lock()
@@ -84,7 +86,7 @@ class Maps(threading.Thread):
 
     def _rows(self, states: list[CampaignState] | None = None) -> list[Campaign]:
         """The rows of this user's maps, all or those in some states."""
-        user = getpass.getuser()
+        user = self._user()
         return [one for one in self._store.campaigns(states) if one.kind == MAP and one.user == user]
 
     def _forget_old(self) -> None:
@@ -103,7 +105,7 @@ class Maps(threading.Thread):
             if self._stopped.is_set():
                 return
             record = find_map(map_id)
-            row = _row(record)
+            row = _row(record, self._user())
             if self._shown.get(row.id) != row:
                 self._store.show_map(row)
                 self._shown[row.id] = row
@@ -193,7 +195,7 @@ def calls_of(campaign: Campaign, first: int, count: int) -> list[dict[str, Any]]
     return rows
 
 
-def _row(record: MapRecord) -> Campaign:
+def _row(record: MapRecord, user: str) -> Campaign:
     """The row of a map."""
     total = len(record.values)
     ends = [record.ended(index) for index in range(total)]
@@ -209,7 +211,7 @@ def _row(record: MapRecord) -> Campaign:
         state = CampaignState.FAILED if failed or cancelled else CampaignState.SUCCEEDED
         reason = f"{failed} of {total} calls failed" if failed else ""
     return Campaign(
-        id=record.map_id, name=record.function, user=getpass.getuser(), function=record.function,
+        id=record.map_id, name=record.function, user=user, function=record.function,
         options={"kind": MAP}, state=state, reason=reason, created=record.created,
         ended_at=map_record.change_time(record.map_id) if is_over else None, total=total,
         next_number=total - len(record.left()), succeeded=succeeded, failed=failed, cancelled=cancelled,
