@@ -77,6 +77,9 @@ class FakeEngine:
         self.cancelled.append(campaign_id)
         self.store.cancel(campaign_id, time.time(), reason)
 
+    def owns(self, campaign):
+        return True
+
     def wake(self):
         pass
 

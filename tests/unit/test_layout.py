@@ -60,6 +60,7 @@ def test_the_public_names():
         "Campaign",
         "CampaignState",
         "Cancelled",
+        "ClusterTaskRunner",
         "Command",
         "CommandFailed",
         "CommandResult",
@@ -80,6 +81,7 @@ def test_the_public_names():
         "Lost",
         "NodeFailed",
         "NotAllowedError",
+        "OarCluster",
         "OptionError",
         "OutOfMemory",
         "PayloadError",
@@ -101,6 +103,7 @@ def test_the_public_names():
         "as_completed",
         "attach",
         "checkpoint",
+        "on_the_server",
         "on_warning",
         "slurm_ray_flow",
     ]
