@@ -78,8 +78,8 @@ class Maps(threading.Thread):
             except UnknownRunError:  # a clean-up has removed its record
                 map_record.drop_kept(map_id)
                 if map_id in goes_on:
-                    failed, reason = CampaignState.FAILED, "its record is gone"
-                    row = dataclasses.replace(goes_on[map_id], state=failed, reason=reason, ended_at=time.time())
+                    state, reason = CampaignState.FAILED, "its record is gone"
+                    row = dataclasses.replace(goes_on[map_id], state=state, reason=reason, ended_at=time.time())
                     self._store.show_map(row)
             except (SlurmRayFlowError, OSError):
                 log.exception("map %s can't be looked at for now", map_id[:8])

@@ -25,7 +25,7 @@ class AttachedCall(Handle[Any]):
     """
 
     def __init__(self, record: MapRecord, index: int) -> None:
-        super().__init__("")
+        super().__init__(record.runs.get(index, ""))
         self._record, self._index = record, index
 
     def has_begun(self) -> bool:

@@ -124,6 +124,8 @@ def _end_of(handle: Handle[Any], is_cancelled: bool) -> str:
         if is_cancelled:
             handle.cancel()
         state = handle.status()
+        if state is RunState.LOST and store.find_record(handle.run_id).is_new(time.time()):
+            return ""  # its head may start yet
     except SlurmRayFlowError as error:
         log.warning("run %s: %s", handle.run_id[:8], error.what)
         return ""
@@ -132,7 +134,7 @@ def _end_of(handle: Handle[Any], is_cancelled: bool) -> str:
 
 def main() -> int:
     """Begin what has not begun, and wait until all has ended."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, force=True)
     record = find_map(sys.argv[1])
     if record.alive or not claim_map(record):
         log.info("another process begins the calls of map %s", record.map_id[:8])
