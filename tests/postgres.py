@@ -64,11 +64,10 @@ def _started(folder: Path) -> tuple[subprocess.Popen[bytes], int]:
     quick = ["-k", str(folder), "-c", "fsync=off", "-c", "logging_collector=off", "-c", "shared_buffers=32MB"]
     process = subprocess.Popen(as_owner(*server, *quick), cwd="/", stderr=subprocess.DEVNULL)
 
-    def listens() -> bool:
+    def is_ready() -> bool:
         assert process.poll() is None, "PostgreSQL ended by itself"
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-            return True
-        return False
+        asked = [str(programs() / "pg_isready"), "--quiet", "--host", "127.0.0.1", "--port", str(port)]
+        return subprocess.run(asked, check=False).returncode == 0  # while it starts it listens, and refuses
 
-    wait_for(listens)
+    wait_for(is_ready)
     return process, port
