@@ -78,7 +78,7 @@ class FakeEngine:
         self.store.cancel(campaign_id, time.time(), reason)
 
     def owns(self, campaign):
-        return True
+        return campaign.user == "alice"
 
     def wake(self):
         pass
@@ -169,6 +169,13 @@ def test_the_next_engine_goes_on_with_states_and_artifacts(flows, store, prefect
     later.step()
     assert types(prefect) == {made: "COMPLETED"}
     assert sorted(one["type"] for one in prefect.artifacts.values()) == ["markdown", "progress"]
+
+
+def test_campaigns_of_other_users_are_left_to_their_engines(flows, store, prefect):
+    made, _ = begun(store), begun(store, user="bob")
+    flows.step()
+    flows.step()
+    assert types(prefect) == {made: "RUNNING"}
 
 
 def test_what_has_ended_and_is_shown_costs_the_next_engine_one_question(flows, store, prefect):
