@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import re
 import shutil
 from collections.abc import Mapping
@@ -12,6 +14,7 @@ from typing import Any
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.files import private_folder, write_whole
 from slurm_ray_flow.core.home import home
+from slurm_ray_flow.remote.shared.files import lock_if_possible
 
 
 class CampaignFolder:
@@ -49,6 +52,16 @@ class CampaignFolder:
         for file in (self.path / "payloads").iterdir():
             if not store.object_path(file.name).exists():
                 store.put_bytes(file.read_bytes(), file.name)
+
+    def hold(self) -> int | None:
+        """Take the campaign for one flow run alone; gives a descriptor, whose closing lets it go. None: it is taken."""
+        descriptor = os.open(self.path / "held", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
 
     def remove(self) -> None:
         """Remove it with all that it holds."""
