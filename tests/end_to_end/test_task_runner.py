@@ -146,6 +146,19 @@ def test_the_next_flow_run_finds_the_pilot_warm(tasks):
     assert tasks.IN_PILOTS.duplicate() == tasks.IN_PILOTS != ClusterTaskRunner(cpus_per_node=2)
 
 
+def test_a_flow_inside_a_flow_has_pilots_of_its_own(tasks):
+    """This machine has one pilot at a time: that of the outer flow gives its place up while it has nothing to do."""
+
+    def flow():
+        first = tasks.add.submit(1).result()
+        inner = in_flow(tasks, lambda: tasks.add.submit(first, 2).result())
+        return tasks.add.submit(inner, 3).result()
+
+    before = {campaign.id for campaign in GridClient().campaigns() if campaign.is_open}
+    assert in_flow(tasks, flow) == 6
+    assert {campaign.id for campaign in GridClient().campaigns() if campaign.is_open} - before
+
+
 def test_an_interrupted_flow_takes_its_tasks_along(tasks, tmp_path):
     def interrupt():
         tasks.patient.with_options(timeout_seconds=None).submit(str(tmp_path))

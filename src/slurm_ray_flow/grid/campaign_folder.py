@@ -99,6 +99,16 @@ class CampaignFolder:
             if not store.object_path(file.name).exists():
                 store.put_bytes(file.read_bytes(), file.name)
 
+    def hold(self) -> int | None:
+        """Take the campaign for one flow run alone; gives a descriptor, whose closing lets it go. None: it is taken."""
+        descriptor = os.open(self.path / "held", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            lock_if_possible(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(descriptor)
+            return None
+        return descriptor
+
     def remove(self) -> None:
         """Remove it with all that it holds."""
         shutil.rmtree(self.path, ignore_errors=True)

@@ -130,6 +130,7 @@ def start_campaign(
     each: Mapping[str, OnCluster] | None = None,
     others: OnCluster = OnCluster(),
     campaign_id: str = "",
+    reuse: Callable[[model.Campaign], str] = lambda _: "",
 ) -> tuple[str, GridClient]:
     """Store the arguments, prepare the clusters, and begin the campaign; gives its id, and the client that asked.
 
@@ -145,9 +146,7 @@ def start_campaign(
         each: what is chosen for single clusters, by their names.
         others: what is chosen for all other clusters.
         campaign_id: its id; "" for a new one.
-
-    The id is that of another campaign where an open one is wanted, and there is one that runs the very same. The values
-    are not added to it.
+        reuse: gives the id of a campaign to use in the place of the new one, which is not begun then; "" for none.
 
     Raises:
         OptionError: an option or a value can't be meant, there are no values, or a cluster is unknown.
@@ -174,7 +173,7 @@ def start_campaign(
             digests = _prepare(flow, folder, found, same, chosen)
             shares = [_share(place, name, chosen[name]) for place, name in enumerate(found)]
             campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
-            if wanted.is_open and (other := _same_open_campaign(client, campaign)):
+            if other := reuse(campaign):
                 folder.remove()
                 return other, client
         except BaseException:
@@ -183,20 +182,6 @@ def start_campaign(
         _begin(client, campaign, folder)
         _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(found)}")
     return campaign_id, client
-
-
-def _same_open_campaign(client: GridClient, campaign: model.Campaign) -> str:
-    """The id of an open campaign whose pilots run what those of this one would run; "" for none."""
-
-    def runs(one: model.Campaign) -> list[Any]:
-        launches = [CampaignFolder(one.id).launch_of(share.cluster) for share in one.clusters]
-        shares = [(share.cluster, share.options) for share in one.clusters]
-        return [one.name, one.function_digest, one.arguments_digest, one.max_pilots, shares, launches]
-
-    for other in client.campaigns():
-        if other.is_open and other.state is model.CampaignState.ACTIVE and runs(other) == runs(campaign):
-            return other.id
-    return ""
 
 
 def found_clusters(clusters: Sequence[Any]) -> dict[str, Cluster]:

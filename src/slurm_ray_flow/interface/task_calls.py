@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import threading
 import time
 import uuid
@@ -17,6 +18,7 @@ from typing import Any
 from slurm_ray_flow.core.errors import Cancelled, GridError, Rejected, SlurmRayFlowError, UnknownCampaignError
 from slurm_ray_flow.core.grid.model import Campaign, CampaignState
 from slurm_ray_flow.core.options import Options
+from slurm_ray_flow.grid.campaign_folder import CampaignFolder
 from slurm_ray_flow.grid.client import GridClient
 from slurm_ray_flow.grid.outcome_log import Frame
 from slurm_ray_flow.interface.campaign_outcomes import OutcomeReader
@@ -83,6 +85,7 @@ class CallsInPilots:
         self._new: list[tuple[bytes, Future[Frame]]] = []
         self._waiting: dict[int, Future[Frame]] = {}
         self._reader: OutcomeReader | None = None
+        self._held: int | None = None
         self._lock, self._woken = threading.Lock(), threading.Event()
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._work, name="srf-task-calls", daemon=True)
@@ -112,6 +115,7 @@ class CallsInPilots:
         if self.campaign_id and (cancel or not keep_open):
             with contextlib.suppress(SlurmRayFlowError):  # one that has ended needs no end
                 self._client.change(self.campaign_id, "cancel" if cancel else "close")
+        self._let_go()
 
     def _fail(self, error: BaseException, *, finally_: bool = False) -> None:
         with self._lock:
@@ -176,15 +180,33 @@ class CallsInPilots:
         cluster = self._flow.options.cluster
         name = name_of_cluster(cluster)
         found, self._client = start_campaign(
-            self._flow, calls, [cluster], self._wanted, {}, each={name: self._on_cluster}, campaign_id=wanted
-        )
+            self._flow, calls, [cluster], self._wanted, {}, each={name: self._on_cluster}, campaign_id=wanted,
+            reuse=self._hold_one_like,
+        )  # fmt: skip
         self.campaign_id, self._reader = found, OutcomeReader(found)
         return found
+
+    def _hold_one_like(self, campaign: Campaign) -> str:
+        """Hold an open campaign whose pilots run what those of a new one would run, and no other flow run has."""
+        self._let_go()
+        for other in self._client.campaigns():
+            with contextlib.suppress(OSError):  # its folder is gone
+                is_like = other.is_open and other.state is CampaignState.ACTIVE and _runs(other) == _runs(campaign)
+                if is_like and (held := CampaignFolder(other.id).hold()) is not None:
+                    self._held = held
+                    return other.id
+        self._held = CampaignFolder(campaign.id).hold()
+        return ""
+
+    def _let_go(self) -> None:
+        if self._held is not None:
+            os.close(self._held)
+        self._held, self.campaign_id = None, ""
 
     def _leave(self) -> None:
         """Leave a campaign that has ended. What it still owes has been read, or will not come."""
         self._read()
-        self.campaign_id = ""
+        self._let_go()
 
     # ---- outcomes
 
@@ -213,3 +235,10 @@ class CallsInPilots:
         self._client.change(status.id, "cancel")
         what = f"no pilot can run the task: {status.reason}"
         raise Rejected(what, where=f"campaign {status.id[:8]}", advice=f"`srf grid events {status.id[:8]}` has more")
+
+
+def _runs(campaign: Campaign) -> list[Any]:
+    """What the pilots of a campaign run, and how many they may be."""
+    launches = [CampaignFolder(campaign.id).launch_of(share.cluster) for share in campaign.clusters]
+    shares = [(share.cluster, share.options) for share in campaign.clusters]
+    return [campaign.name, campaign.function_digest, campaign.arguments_digest, campaign.max_pilots, shares, launches]
