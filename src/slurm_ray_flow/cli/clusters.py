@@ -85,25 +85,12 @@ def clusters(
     Examples:
         srf clusters
 
-        srf clusters --infos
-
-        srf clusters curnagl
-
         srf clusters curnagl --more-infos
-
-        srf clusters --usage
-
-        srf clusters --bars
 
         srf clusters curnagl --drain --reason "new disks on Friday"
 
-        srf clusters curnagl --resume
-
-        srf clusters --json
-
     Args:
-        name: Only this cluster. Without another option, of a Slurm cluster: each partition's limits, what a node of it
-            has, and how much is taken.
+        name: Only this cluster. Without another option each partition's limits, its nodes, and how much is taken.
         infos: Also cores, campaigns and pilots.
         more_infos: All that is known: partitions, limits, disk, health, and the campaigns there with their state.
         usage: Who uses how much in campaigns: core time, pilots, items, and the virtual time of fair shares.

@@ -48,8 +48,6 @@ def submit(
 
         srf grid submit train.py:train --count 1000 --retries 2
 
-        srf grid submit --jdl campaign.json
-
         srf grid submit --jdl campaign.json --dry-run
 
     Args:
@@ -79,11 +77,11 @@ def submit(
     function, chosen = _function_and_values(function, values, count)
     same, options = pairs_of(arg, "--arg"), pairs_of(option, "--option", is_quantity)
     flow: Any = launchable(load(function), options)
+    wanted = {"name": name, "key": key, **limits}
     if dry_run:
-        _tell_plan(_plan(flow, chosen, _names(clusters), {"name": name, "key": key, **limits}, same), json)
-        return
-    campaign = flow.campaign(chosen, clusters=_names(clusters), name=name, same=same, key=key, **limits)
-    _tell_of(campaign.status(), json)
+        _tell_plan(_plan(flow, chosen, _names(clusters), wanted, same), json)
+    else:
+        _tell_of(flow.campaign(chosen, clusters=_names(clusters), same=same, **wanted).status(), json)
 
 
 def _function_and_values(function: str | None, values: Path | None, count: int | None) -> tuple[str, Path | range]:

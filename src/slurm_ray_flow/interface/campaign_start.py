@@ -143,8 +143,7 @@ def start_campaign(
         clusters: names of clusters, or blocks.
         wanted: what the caller has chosen.
         same: arguments that all items have.
-        each: what is chosen for single clusters, by their names.
-        others: what is chosen for all other clusters.
+        each, others: what is chosen for single clusters, by their names, and for all others.
         campaign_id: its id; "" for a new one.
         reuse: gives the id of a campaign to use in the place of the new one, which is not begun then; "" for none.
 
@@ -156,20 +155,16 @@ def start_campaign(
     """
     wanted.check()
     same = values_at_home(same)
-    arguments = argument_values(flow, values, wanted.spread, same, wanted.key)
-    first = next(arguments, None)
-    if first is None:
-        raise OptionError("a campaign needs values to go over", advice="write f.campaign(range(100))")
+    arguments = _some(argument_values(flow, values, wanted.spread, same, wanted.key))
     campaign_id = campaign_id or uuid.uuid4().hex
-    folder = CampaignFolder(campaign_id)
-    client = GridClient(_note)
+    folder, client = CampaignFolder(campaign_id), GridClient(_note)
     with told(), contextlib.ExitStack() as stack:
         found = found_clusters(clusters)
         chosen = {name: (each or {}).get(name, others) for name in found}
         stack.enter_context(folder.being_made())
         try:
             with contextlib.closing(ArgumentWriter(folder.path)) as writer:
-                total = store_values(writer, itertools.chain([first], arguments))
+                total = store_values(writer, arguments)
             digests = _prepare(flow, folder, found, same, chosen)
             shares = [_share(place, name, chosen[name]) for place, name in enumerate(found)]
             campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
@@ -182,6 +177,18 @@ def start_campaign(
         _begin(client, campaign, folder)
         _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(found)}")
     return campaign_id, client
+
+
+def _some(arguments: Iterator[Value]) -> Iterator[Value]:
+    """The same values, of which there is one at least.
+
+    Raises:
+        OptionError: there is none.
+    """
+    first = next(arguments, None)
+    if first is None:
+        raise OptionError("a campaign needs values to go over", advice="write f.campaign(range(100))")
+    return itertools.chain([first], arguments)
 
 
 def found_clusters(clusters: Sequence[Any]) -> dict[str, Cluster]:

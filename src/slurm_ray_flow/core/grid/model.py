@@ -177,7 +177,8 @@ class Campaign:
         """Why none of its clusters takes items now; "" where one does, or where the campaign does not want to."""
         if self.state is not CampaignState.ACTIVE or any(share.state == "open" for share in self.clusters):
             return ""
-        return "; ".join(f"{share.cluster} is {share.reason or share.state}" for share in self.clusters)
+        pairs = ((share.cluster, share.reason if share.state == "drained" else share.state) for share in self.clusters)
+        return "; ".join(f"{cluster} is {why}" for cluster, why in pairs)
 
     def to_json(self) -> dict[str, Any]:
         """Its fields for JSON, which `from_json` reads."""
