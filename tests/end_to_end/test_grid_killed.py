@@ -13,6 +13,7 @@ from grid_lab import campaign
 from slurm_ray_flow.core.grid.model import ItemState
 from slurm_ray_flow.grid.outcome_log import frame_at, read_frames
 from slurm_ray_flow.grid.store import Store
+from support import wait_for
 
 ITEMS, KILLS, BOUND = 20_000, 4, 300
 ENGINE = """
@@ -117,9 +118,11 @@ def test_what_is_committed_agrees_after_each_kill(store, tmp_path):
     store.add_pilot(made.id, "desi", 1, 0.0)
     (tmp_path / "results.txt").touch()
     command = [sys.executable, "-c", ENGINE, f"sqlite:///{tmp_path}/grid.db", str(tmp_path), made.id]
-    for _ in range(KILLS):
+    for number in range(KILLS):
         with subprocess.Popen(command, stdout=subprocess.PIPE) as engine:
             assert engine.stdout.readline() == b"begun\n"
+            if number == KILLS - 1:
+                wait_for(lambda: store.campaign(made.id).succeeded)
             time.sleep(chance.uniform(0.03, 0.25))
             engine.kill()
         agrees(store, made.id, tmp_path / "outcomes")
