@@ -79,7 +79,7 @@ class ItemStream:
             yield data
 
     def remove_values(self) -> None:
-        """Remove the bytes of all results, once home has them and the call has ended: large values would lie there twice."""
+        """Remove the bytes of all results, once home has them and the call has ended."""
         self._cluster.remove(self._folder / VALUES)
 
     def printed(self, result: ItemResult) -> bytes:

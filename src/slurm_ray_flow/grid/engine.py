@@ -91,10 +91,9 @@ class Engine:
 
     def run(self) -> None:
         """Work until `stop`."""
-        are_found = False
+        self._find_pilots()
         while not self.stopped.is_set():
             try:
-                are_found = are_found or self._find_pilots()
                 self._control()
             except SlurmRayFlowError as error:
                 log.error("%s", error)
@@ -192,8 +191,8 @@ class Engine:
         """The pilots of a campaign that have not ended."""
         return [pilot for pilot in list(self.pilots.values()) if pilot.campaign == campaign_id]
 
-    def _find_pilots(self) -> bool:
-        """Go on with the pilots of an earlier process; says that it has."""
+    def _find_pilots(self) -> None:
+        """Go on with the pilots of an earlier process."""
         for pilot in self.store.pilots(live=True):
             bundles = self.store.live_bundles(pilot.id)
             if pilot.run_id:
@@ -203,7 +202,6 @@ class Engine:
             else:
                 self.store.give_back([bundle.id for bundle in bundles])
                 self.store.update_pilot(pilot.id, state="ended", cause="lost", ended_at=time.time())
-        return True
 
     def _control(self) -> None:
         states = [CampaignState.ACTIVE, CampaignState.PAUSED, CampaignState.CANCELLED]
