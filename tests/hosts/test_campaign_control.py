@@ -6,6 +6,7 @@ import secrets
 
 import pytest
 
+from hosts.slurm import CONF
 from slurm_ray_flow.blocks.server import connected
 from slurm_ray_flow.core.grid.control import FIRST_PAUSE
 from slurm_ray_flow.grid.client import GridClient
@@ -15,18 +16,20 @@ from support import wait_for
 
 pytestmark = [pytest.mark.server, pytest.mark.usefixtures("engine"), pytest.mark.timeout(900)]
 PLACES = 16
-CROWD = "PartitionName=crowd Nodes=c1,c2 DefaultTime=10 MaxTime=60 OverSubscribe=FORCE:2"
-"""The two nodes of four CPUs each, with two jobs a CPU."""
 
 
 @pytest.fixture
-def crowded(server, jobs):
-    """The name of a cluster whose partition has so many places."""
-    name = f"crowded-{secrets.token_hex(3)}"
-    with connected(server):
-        jobs.but(partition="crowd").save(name)
-    with jobs.slurm.settings(CROWD):
-        yield name
+def crowded(jobs):
+    """The two nodes claim eight CPUs each: a pilot's items sleep."""
+    before = {host: host.path(CONF).read_text() for host in jobs.lab.hosts.values()}
+    for host, text in before.items():
+        assert "CoresPerSocket=4 " in text
+        host.path(CONF).write_text(text.replace("CoresPerSocket=4 ", "CoresPerSocket=8 ").replace("CPUs=4 ", "CPUs=8 "))
+    jobs.slurm.restart()
+    yield
+    for host, text in before.items():
+        host.path(CONF).write_text(text)
+    jobs.slurm.restart()
 
 
 @pytest.fixture
@@ -59,8 +62,8 @@ def pilots(campaign, *states):
     return [pilot for pilot in GridClient().pilots(campaign.id) if pilot["state"] in states]
 
 
-def test_an_idle_cluster_fills_with_pilots_one_doubling_after_the_other(crowded, begin):
-    campaign = begin(crowded)
+def test_an_idle_cluster_fills_with_pilots_one_doubling_after_the_other(crowded, jobs, begin):
+    campaign = begin()
     wait_for(lambda: len(pilots(campaign, "running")) == PLACES)
     made = GridClient().pilots(campaign.id)
     assert len(made) == PLACES, "never more than max_pilots"
