@@ -290,8 +290,8 @@ class Engine:
         """The pilots of a campaign that have not ended."""
         return [pilot for pilot in list(self.pilots.values()) if pilot.campaign == campaign_id]
 
-    def _find_pilots(self) -> None:
-        """Go on with the pilots of an earlier process."""
+    def _find_pilots(self) -> bool:
+        """Go on with the pilots of an earlier process; says that it has."""
         for pilot in self.store.pilots(live=True):
             if not self.owns(campaign := self.store.campaign(pilot.campaign)):
                 continue
