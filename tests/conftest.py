@@ -2,6 +2,7 @@
 
 import os
 import signal
+import sys
 
 import pytest
 
@@ -10,6 +11,8 @@ import selection
 import shared_server
 
 pytest_plugins = ["hosts.plugin", "hangs"]
+sys.dont_write_bytecode = False
+"""Else each process of each run would rewrite the asserts of all files anew: six seconds of processor."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # `make test &`: all that the tests start would ignore it, too
     signal.signal(signal.SIGINT, signal.default_int_handler)
