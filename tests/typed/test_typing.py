@@ -10,11 +10,11 @@ FILE = Path(__file__).with_name("users.py")
 WRONG = {number for number, line in enumerate(FILE.read_text().splitlines(), 1) if line.endswith("# error")}
 
 
-def test_mypy_sees_what_is_right_and_what_is_wrong(tmp_path):
+def test_mypy_sees_what_is_right_and_what_is_wrong(pytestconfig):
+    """What has changed since mypy's last run, and what has errors, it reads anew."""
+    cache = pytestconfig.cache.mkdir("typed")
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--no-error-summary", "--hide-error-context"]
-    done = subprocess.run(
-        [*command, "--cache-dir", str(tmp_path), str(FILE)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([*command, "--cache-dir", str(cache), str(FILE)], capture_output=True, text=True, check=False)
     assert done.stderr == ""
     found = re.findall(r"^(.*):(\d+): error: ", done.stdout, re.MULTILINE)
     assert {Path(file).name for file, _ in found} == {FILE.name}, done.stdout
