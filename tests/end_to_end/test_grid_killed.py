@@ -80,16 +80,16 @@ with open(disk / "filler", "wb", buffering=0) as filler:
 def wait_for(what):
     deadline = time.monotonic() + 60
     while not what():
-        assert time.monotonic() < deadline, (engine.trouble, launched, store.events(made.id))
+        assert time.monotonic() < deadline, (engine.troubles.text, launched, store.events(made.id))
         time.sleep(0.05)
 
 threading.Thread(target=engine.run, daemon=True).start()
-wait_for(lambda: "full" in engine.trouble)
+wait_for(lambda: "full" in engine.troubles.text)
 time.sleep(2)
-assert not launched and engine.trouble
+assert not launched and engine.troubles.text
 assert store.campaign(made.id).total == 10 and not store.pilots()
 (disk / "filler").unlink()
-wait_for(lambda: launched and not engine.trouble)
+wait_for(lambda: launched and not engine.troubles.text)
 [event] = [event for event in store.events(made.id) if event.code == "home"]
 assert "full" in event.message
 engine.stop()

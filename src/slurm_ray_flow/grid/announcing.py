@@ -1,4 +1,4 @@
-"""The events of campaigns for Prefect, whose automations tell people. Sent by a thread of its own, in order."""
+"""What an engine tells people: events of campaigns by Prefect, in order; and what keeps the engine from its work."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import collections
 import logging
 import threading
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from slurm_ray_flow.blocks.server import ensure_server
 from slurm_ray_flow.blocks.server.api import Api
 from slurm_ray_flow.blocks.server.client import connect, needed_api
-from slurm_ray_flow.core.errors import SlurmRayFlowError
+from slurm_ray_flow.core.errors import GridError, SlurmRayFlowError
+from slurm_ray_flow.core.grid.model import CampaignState
 from slurm_ray_flow.core.prefect_events import PrefectEvent
+
+if TYPE_CHECKING:
+    from slurm_ray_flow.grid.engine import Engine
 
 MOST_HELD = 1000
 """So many events wait for a server that does not answer; the oldest are dropped then, and the log says so."""
@@ -86,3 +91,42 @@ def send_to_prefect(event: PrefectEvent) -> None:
         ServerError: it does not answer.
     """
     api_of_server().post("/events", [event.body()])
+
+
+class HomeTroubles:
+    """What keeps parts of an engine, its control or a cluster's thread, from writing at home, such as a full disk."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._texts: dict[str, str] = {}
+
+    def __contains__(self, part: str) -> bool:
+        return part in self._texts
+
+    @property
+    def text(self) -> str:
+        """One of them; "" for none."""
+        return next(iter(list(self._texts.values())), "")
+
+    def note(self, part: str, error: GridError) -> None:
+        """Note that a part can't write. It tries again."""
+        if part not in self._texts:
+            log.error("the engine waits: %s", error)
+        self._texts[part] = f"{error.what} ({error.where})" if error.where else error.what
+
+    def end(self, part: str) -> None:
+        """Note that a part can write again; the campaigns that waited for it have an event.
+
+        Raises:
+            GridError: it can't.
+        """
+        if (text := self._texts.get(part)) is None:
+            return
+        for campaign in self._engine.store.campaigns([CampaignState.ACTIVE]):
+            self._engine.note(campaign.id, part, "warning", "home", "", f"the engine had to wait: {text}")
+        del self._texts[part]
+        log.info("the engine goes on, which had to wait: %s", text)
+
+    def forget(self, part: str) -> None:
+        """Note the end of a part, which has no trouble any more."""
+        self._texts.pop(part, None)

@@ -80,17 +80,17 @@ class ClusterThread(threading.Thread):
         while not self._engine.stopped.is_set():
             pilots = [pilot for pilot in list(self._engine.pilots.values()) if pilot.cluster == self._cluster]
             if not pilots:
-                self._engine.forget_trouble(self._cluster)
+                self._engine.troubles.forget(self._cluster)
                 return
             began, least = time.monotonic(), FIRST_PAUSE
             try:
                 if self._answers(pilots):
                     pause, least = FIRST_PAUSE, ROUND_SECONDS
-                    self._engine.end_trouble(self._cluster)
+                    self._engine.troubles.end(self._cluster)
                 else:
                     pause, least = min(2 * pause, LONGEST_PAUSE), pause
             except GridError as error:  # nothing is lost: what could not be written is read anew
-                self._engine.note_trouble(self._cluster, error)
+                self._engine.troubles.note(self._cluster, error)
             except Exception:
                 log.exception("a round on %s failed; it goes on", self._cluster)
             self._engine.stopped.wait(max(least - (time.monotonic() - began), 0.0))

@@ -41,7 +41,7 @@ from slurm_ray_flow.core.prefect_events import (
 from slurm_ray_flow.core.run import RunState
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
 from slurm_ray_flow.grid import clock, clusters
-from slurm_ray_flow.grid.announcing import Announcer, send_to_prefect
+from slurm_ray_flow.grid.announcing import Announcer, HomeTroubles, send_to_prefect
 from slurm_ray_flow.grid.arguments import ArgumentReader
 from slurm_ray_flow.grid.campaign_folder import CampaignFolder, sweep_folders
 from slurm_ray_flow.grid.governor import Governor
@@ -103,7 +103,7 @@ class Engine:
         self.governor = Governor(store, workers, cores or workers, cap)
         self._announcer = Announcer(send)
         self.pilots: dict[int, LivePilot] = {}
-        self._troubles: dict[str, str] = {}
+        self.troubles = HomeTroubles(self)
         self._sweep_due = 0.0
         self.stopped, self._woken = threading.Event(), threading.Event()
         self.maps = Maps(store, self.stopped, lambda: self._user.name if self._user else getpass.getuser())
@@ -161,9 +161,9 @@ class Engine:
                 are_found = are_found or self._find_pilots()
                 if self._is_known():
                     self._control()
-                self.end_trouble("")
+                self.troubles.end("")
             except GridError as error:
-                self.note_trouble("", error)
+                self.troubles.note("", error)
             except SlurmRayFlowError as error:
                 log.error("%s", error)
             except Exception:
@@ -181,34 +181,6 @@ class Engine:
             self.governor.keep()
         self._announcer.stop()
         self.maps.stop()
-
-    @property
-    def trouble(self) -> str:
-        """What keeps the engine from its work at home, such as a full disk; "" for nothing."""
-        return next(iter(list(self._troubles.values())), "")
-
-    def note_trouble(self, part: str, error: GridError) -> None:
-        """Note that a part of the engine, the control or a cluster's thread, can't write at home. It tries again."""
-        if part not in self._troubles:
-            log.error("the engine waits: %s", error)
-        self._troubles[part] = f"{error.what} ({error.where})" if error.where else error.what
-
-    def end_trouble(self, part: str) -> None:
-        """Note that a part of the engine can write again; the campaigns that waited for it have an event.
-
-        Raises:
-            GridError: it can't.
-        """
-        if (text := self._troubles.get(part)) is None:
-            return
-        for campaign in self.store.campaigns([CampaignState.ACTIVE]):
-            self.note(campaign.id, part, "warning", "home", "", f"the engine had to wait: {text}")
-        del self._troubles[part]
-        log.info("the engine goes on, which had to wait: %s", text)
-
-    def forget_trouble(self, part: str) -> None:
-        """Note the end of a part, which has no trouble any more."""
-        self._troubles.pop(part, None)
 
     def wake(self) -> None:
         """Look at what campaigns need at once."""
@@ -342,7 +314,7 @@ class Engine:
 
     def _start_pilots(self, active: list[Campaign]) -> None:
         for campaign, cluster in self.governor.pilots_to_start(active, list(self.pilots.values()), self._user):
-            if cluster not in self._troubles:
+            if cluster not in self.troubles:
                 self._start_pilot(campaign, cluster, self._workers(campaign.id, cluster))
 
     def _sweep(self) -> None:

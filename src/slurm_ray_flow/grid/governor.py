@@ -21,7 +21,7 @@ from slurm_ray_flow.core.grid.troubles import Verdict, Window, verdict
 from slurm_ray_flow.core.grid.work import Demand, new_mean
 from slurm_ray_flow.core.items import ItemResult
 from slurm_ray_flow.grid import clock
-from slurm_ray_flow.grid.live_pilot import LivePilot
+from slurm_ray_flow.grid.live_pilot import LivePilot, Wish, oldest
 from slurm_ray_flow.grid.sharing import Others
 from slurm_ray_flow.grid.store import Store
 from slurm_ray_flow.remote.shared.items import INTERRUPTED, VALUE
@@ -71,21 +71,6 @@ class Account:
     rejected: int = 0
     preempted: int = 0
     has_begun: bool = False
-
-
-@dataclasses.dataclass
-class Wish:
-    """What a campaign has and wants on a cluster now."""
-
-    campaign: Campaign
-    claim: Claim
-    pilots: list[LivePilot]
-    max_queued: int
-
-    @property
-    def queued(self) -> list[LivePilot]:
-        """Its pilots that have not begun."""
-        return [pilot for pilot in self.pilots if not pilot.running]
 
 
 class Governor:
@@ -325,7 +310,7 @@ class Governor:
                 if giver.campaign not in wishes:  # its own engine ends the turn
                     break
                 at_once = taker.user == giver.user and taker.rank < giver.rank
-                if last := _oldest(wishes[giver.campaign].pilots, now - (0.0 if at_once else one_turn)):
+                if last := oldest(wishes[giver.campaign].pilots, now - (0.0 if at_once else one_turn)):
                     last.yielding = True
                     claims[giver.campaign] = dataclasses.replace(giver, held=giver.held - giver.cores)
                     break
@@ -512,13 +497,3 @@ def _most_pilots(campaign: Campaign, judged: Verdict, most: int) -> int:
         return 1 if claim_of(campaign).test else most
     few = most if campaign.is_open else 1  # those of an open one are all waited for
     return few if judged is Verdict.CANARY else 0
-
-
-def _oldest(pilots: Iterable[LivePilot], before: float) -> LivePilot | None:
-    """The pilot that has run for longest, of those that have begun before some time and keep their places."""
-    begun = [
-        (pilot.running_since, pilot.id, pilot)
-        for pilot in pilots
-        if not pilot.yielding and pilot.running_since is not None and pilot.running_since <= before
-    ]
-    return min(begun)[2] if begun else None

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from slurm_ray_flow.blocks import store
 from slurm_ray_flow.blocks.cluster import Cluster
 from slurm_ray_flow.blocks.item_stream import ItemStream
 from slurm_ray_flow.blocks.run_facts import ask, status_of
 from slurm_ray_flow.core.errors import UnknownRunError
-from slurm_ray_flow.core.grid.model import Bundle, Pilot
+from slurm_ray_flow.core.grid.fairness import Claim
+from slurm_ray_flow.core.grid.model import Bundle, Campaign, Pilot
 from slurm_ray_flow.core.grid.work import NEARLY, new_mean
 from slurm_ray_flow.core.run import Event, RunPaths, RunRecord, RunState, find_event, parse_events
 from slurm_ray_flow.core.run_state import Evidence, RunStatus
@@ -183,3 +185,28 @@ def _seconds_of(started: Event) -> float | None:
     """The time that a pilot has, by the event of its start; None for no limit, and where an older head wrote it."""
     seconds = started.get("seconds_left")
     return float(seconds) if isinstance(seconds, int | float) else None
+
+
+@dataclasses.dataclass
+class Wish:
+    """What a campaign has and wants on a cluster now."""
+
+    campaign: Campaign
+    claim: Claim
+    pilots: list[LivePilot]
+    max_queued: int
+
+    @property
+    def queued(self) -> list[LivePilot]:
+        """Its pilots that have not begun."""
+        return [pilot for pilot in self.pilots if not pilot.running]
+
+
+def oldest(pilots: Iterable[LivePilot], before: float) -> LivePilot | None:
+    """The pilot that has run for longest, of those that have begun before some time and keep their places."""
+    begun = [
+        (pilot.running_since, pilot.id, pilot)
+        for pilot in pilots
+        if not pilot.yielding and pilot.running_since is not None and pilot.running_since <= before
+    ]
+    return min(begun)[2] if begun else None

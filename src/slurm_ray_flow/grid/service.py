@@ -76,7 +76,7 @@ def api_of(engine: Engine, token: str) -> FastAPI:
 
     @api.get("/state")
     def state() -> dict[str, str]:
-        return {"trouble": engine.trouble}
+        return {"trouble": engine.troubles.text}
 
     @api.post("/maps/{name}")
     def show_map(name: str) -> dict[str, Any]:

@@ -1,4 +1,6 @@
-"""A cluster that engines of several users share: each says what it has and wants there, and sees what others do.
+"""What the tables have of clusters, and clusters that engines of several users share.
+
+Each engine says what it has and wants on a cluster with a cap, and sees what others do.
 
 An engine decides in a transaction that keeps the cluster locked: of several engines one after the other decides, by
 the same tables, so that together they start no more pilots than the cluster's cap allows.
@@ -6,16 +8,21 @@ the same tables, so that together they start no more pilots than the cluster's c
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Collection, Mapping
+import socket
+from collections.abc import Collection, Iterator, Mapping
 
 from sqlalchemy import Connection, delete, insert, select
 
+from slurm_ray_flow.core.errors import OptionError
 from slurm_ray_flow.core.grid.fairness import Account, Claim
-from slurm_ray_flow.grid.rows import columns_of, text_of
+from slurm_ray_flow.core.grid.model import Drain
+from slurm_ray_flow.grid.database import Database
+from slurm_ray_flow.grid.rows import columns_of, read_drains, text_of
+from slurm_ray_flow.grid.tables import caps, drains, usage
 from slurm_ray_flow.grid.tables import claims as table
-from slurm_ray_flow.grid.tables import usage
 from slurm_ray_flow.grid.users import NOW
 
 ASKING_SECONDS = 30.0
@@ -115,3 +122,84 @@ def write_usage(
     connection.execute(before if only_user is None else before.where(usage.c.user == text_of(only_user)))
     if rows:
         connection.execute(insert(usage), rows)
+
+
+class ClusterTables:
+    """What the tables have of clusters, whatever campaigns use them: drains, virtual times, caps."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    @property
+    def is_file(self) -> bool:
+        """Whether the database is a file of this home, which no engine of another home uses."""
+        return self._database.is_sqlite
+
+    # ---- drained clusters
+
+    def drain(self, drain: Drain) -> None:
+        """Note that no campaign gets a pilot on a cluster; one that is drained already has what is said last."""
+        values = columns_of(vars(drain))
+        said = {name: value for name, value in values.items() if name != "cluster"}
+        with self._database.writing() as connection:
+            new = self._database.upsert(drains).values(values)
+            connection.execute(new.on_conflict_do_update(index_elements=["cluster"], set_=said))
+
+    def undrain(self, cluster: str) -> bool:
+        """Have campaigns use a cluster again; says whether it was drained."""
+        with self._database.writing() as connection:
+            return connection.execute(delete(drains).where(drains.c.cluster == text_of(cluster))).rowcount > 0
+
+    def drains(self) -> list[Drain]:
+        """The clusters that are drained."""
+        with self._database.reading() as connection:
+            return read_drains(connection)
+
+    # ---- fair shares
+
+    def usage(self) -> dict[str, dict[tuple[str, str], Account]]:
+        """The virtual times of users and campaigns on each cluster, as `keep_usage` was given them."""
+        with self._database.reading() as connection:
+            return read_usage(connection, {self._place_of("local"): "local"})
+
+    def keep_usage(
+        self, cluster: str, accounts: Mapping[tuple[str, str], Account], only_user: str | None = None
+    ) -> None:
+        """Keep the virtual times of a cluster, in the place of those that were kept before.
+
+        Args:
+            cluster: its name.
+            accounts: the virtual times.
+            only_user: keep those of this user alone, and leave what engines of others have kept.
+        """
+        with self._database.writing() as connection:
+            write_usage(connection, self._place_of(cluster), accounts, only_user)
+
+    @contextlib.contextmanager
+    def sharing(self, cluster: str, user: str) -> Iterator[SharedCluster]:
+        """A cluster about which the engine of this user decides in the block, and no other one."""
+        place = self._place_of(cluster)
+        with self._database.locking(f"cluster {place}") as connection:
+            yield SharedCluster(connection, place, user)
+
+    def _place_of(self, cluster: str) -> str:
+        """A cluster's name for the engines of all users: "local" is another machine for each host."""
+        return cluster if self.is_file or cluster != "local" else f"local on {socket.gethostname()}"
+
+    def caps(self) -> dict[str, int]:
+        """The caps that were set, by the names of clusters."""
+        with self._database.reading() as connection:
+            return {row.cluster: row.cap for row in connection.execute(select(caps).order_by(caps.c.cluster))}
+
+    def set_cap(self, cluster: str, cap: int | None) -> None:
+        """Set how many pilots all campaigns together may have on a cluster; None as its kind has it.
+
+        Raises:
+            OptionError: this can't be a cap.
+        """
+        if cap is not None and cap < 1:
+            raise OptionError(f"a cluster's cap of {cap} pilots must be 1 or more", advice="pause campaigns instead")
+        with self._database.locking("caps") as connection:
+            connection.execute(delete(caps).where(caps.c.cluster == text_of(cluster)))
+            if cap is not None:
+                connection.execute(insert(caps).values(cluster=text_of(cluster), cap=cap))

@@ -6,22 +6,18 @@ where they are given the id of no campaign.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import socket
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, false, func, insert, or_, select, update
 
-from slurm_ray_flow.core.errors import GridError, OptionError
-from slurm_ray_flow.core.grid.fairness import Account
+from slurm_ray_flow.core.errors import GridError
 from slurm_ray_flow.core.grid.model import (
     Bundle,
     Campaign,
     CampaignState,
-    Drain,
     GridEvent,
     ItemOutcome,
     ItemRetry,
@@ -30,7 +26,7 @@ from slurm_ray_flow.core.grid.model import (
     Pilot,
     Recorded,
 )
-from slurm_ray_flow.grid import item_table, leases, recording, resubmission, sharing
+from slurm_ray_flow.grid import item_table, leases, recording, resubmission
 from slurm_ray_flow.grid.database import Database, default_url
 from slurm_ray_flow.grid.rows import (
     bundle_columns,
@@ -42,7 +38,6 @@ from slurm_ray_flow.grid.rows import (
     locked,
     pilot_columns,
     read_campaigns,
-    read_drains,
     read_events,
     read_pilots,
     rows_of,
@@ -50,7 +45,7 @@ from slurm_ray_flow.grid.rows import (
     text_of,
     unknown,
 )
-from slurm_ray_flow.grid.sharing import SharedCluster
+from slurm_ray_flow.grid.sharing import ClusterTables
 from slurm_ray_flow.grid.tables import (
     INTERRUPTED,
     LIVE,
@@ -58,8 +53,6 @@ from slurm_ray_flow.grid.tables import (
     WAITING,
     bundles,
     campaigns,
-    caps,
-    drains,
     events,
     items,
     pilots,
@@ -73,7 +66,7 @@ __all__ = ["Store", "default_url"]
 FINAL = [state.value for state in CampaignState if state.final]
 
 
-class Store:
+class Store(ClusterTables):
     """The tables of the grid, for all threads of one process.
 
     Args:
@@ -84,13 +77,8 @@ class Store:
     """
 
     def __init__(self, url: str) -> None:
-        self._database = Database(url)
+        super().__init__(Database(url))
         self.users = Users(self._database)
-
-    @property
-    def is_file(self) -> bool:
-        """Whether the database is a file of this home, which no engine of another home uses."""
-        return self._database.is_sqlite
 
     def migrate(self) -> None:
         """Make the tables, or bring them to this version; needed once in each process, before all else."""
@@ -426,75 +414,6 @@ class Store:
             for _, place, length, state in rows_of(connection, key_of(connection, campaign_id), [number], columns):
                 return (place, length, ItemState(state)) if place is not None else None
         return None
-
-    # ---- drained clusters
-
-    def drain(self, drain: Drain) -> None:
-        """Note that no campaign gets a pilot on a cluster; one that is drained already has what is said last."""
-        values = columns_of(vars(drain))
-        said = {name: value for name, value in values.items() if name != "cluster"}
-        with self._database.writing() as connection:
-            new = self._database.upsert(drains).values(values)
-            connection.execute(new.on_conflict_do_update(index_elements=["cluster"], set_=said))
-
-    def undrain(self, cluster: str) -> bool:
-        """Have campaigns use a cluster again; says whether it was drained."""
-        with self._database.writing() as connection:
-            return connection.execute(delete(drains).where(drains.c.cluster == text_of(cluster))).rowcount > 0
-
-    def drains(self) -> list[Drain]:
-        """The clusters that are drained."""
-        with self._database.reading() as connection:
-            return read_drains(connection)
-
-    # ---- fair shares
-
-    def usage(self) -> dict[str, dict[tuple[str, str], Account]]:
-        """The virtual times of users and campaigns on each cluster, as `keep_usage` was given them."""
-        with self._database.reading() as connection:
-            return sharing.read_usage(connection, {self._place_of("local"): "local"})
-
-    def keep_usage(
-        self, cluster: str, accounts: Mapping[tuple[str, str], Account], only_user: str | None = None
-    ) -> None:
-        """Keep the virtual times of a cluster, in the place of those that were kept before.
-
-        Args:
-            cluster: its name.
-            accounts: the virtual times.
-            only_user: keep those of this user alone, and leave what engines of others have kept.
-        """
-        with self._database.writing() as connection:
-            sharing.write_usage(connection, self._place_of(cluster), accounts, only_user)
-
-    @contextlib.contextmanager
-    def sharing(self, cluster: str, user: str) -> Iterator[SharedCluster]:
-        """A cluster about which the engine of this user decides in the block, and no other one."""
-        place = self._place_of(cluster)
-        with self._database.locking(f"cluster {place}") as connection:
-            yield SharedCluster(connection, place, user)
-
-    def _place_of(self, cluster: str) -> str:
-        """A cluster's name for the engines of all users: "local" is another machine for each host."""
-        return cluster if self.is_file or cluster != "local" else f"local on {socket.gethostname()}"
-
-    def caps(self) -> dict[str, int]:
-        """The caps that were set, by the names of clusters."""
-        with self._database.reading() as connection:
-            return {row.cluster: row.cap for row in connection.execute(select(caps).order_by(caps.c.cluster))}
-
-    def set_cap(self, cluster: str, cap: int | None) -> None:
-        """Set how many pilots all campaigns together may have on a cluster; None as its kind has it.
-
-        Raises:
-            OptionError: this can't be a cap.
-        """
-        if cap is not None and cap < 1:
-            raise OptionError(f"a cluster's cap of {cap} pilots must be 1 or more", advice="pause campaigns instead")
-        with self._database.locking("caps") as connection:
-            connection.execute(delete(caps).where(caps.c.cluster == text_of(cluster)))
-            if cap is not None:
-                connection.execute(insert(caps).values(cluster=text_of(cluster), cap=cap))
 
     # ---- events
 
