@@ -277,7 +277,7 @@ def far() -> bool:
             ends.append(ended)
         wait_for_pilots(campaign)
     ideal, took = count / (len(clusters) * CORES), max(ends) - began
-    text = f"{took / ideal:.3f} times the ideal {ideal:.0f} s, limit {OVERHEAD}"
+    text = f"{took / ideal:.3f} times the ideal {ideal:.0f} s, limit {OVERHEAD}; first end {min(ends) - began:.1f} s"
     good = show(f"campaign, {AWAY * 1e3:.0f} ms each way", took, count, text, took <= OVERHEAD * ideal)
     delays.sort()
     home = f"median {delays[count // 2]:.1f} s, 99 % {delays[count * 99 // 100]:.1f} s, limit {HOME_SECONDS} s"
