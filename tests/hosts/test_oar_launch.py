@@ -2,7 +2,7 @@
 
 import pytest
 
-from slurm_ray_flow import Cancelled, OptionError, Preempted, Rejected, RunState, TimeLimit
+from slurm_ray_flow import Cancelled, OptionError, Rejected, RunState, TimeLimit
 from support import BOUND, wait_for
 
 pytestmark = pytest.mark.server
@@ -83,17 +83,15 @@ def test_an_administrators_oardel_is_a_cancel_and_names_who_did_it(jobs):
 def test_a_best_effort_run_that_is_preempted_is_tried_again(jobs):
     import held
 
-    once, _ = jobs.begun(held.wait, partition="besteffort", nodes=2, cpus_per_node=4, retries=0)
-    again, folder = None, ""
-    rival = jobs.oar.submit("frank", "sleep 20", "-l", "/nodes=2/core=4,walltime=0:5:0", "-d", "/home/frank")
-    with pytest.raises(Preempted, match="best-effort"):
-        once.result(BOUND)
-    again, folder = jobs.begun(held.wait, partition="besteffort", nodes=2, cpus_per_node=4, retries=1)
-    jobs.oar.submit("frank", "sleep 5", "-l", "/nodes=2/core=4,walltime=0:5:0", "-d", "/home/frank")
-    wait_for(lambda: len(jobs.starts(folder)) == 2, 2 * BOUND)
-    jobs.go(folder)
-    assert again.result(BOUND) == 42
+    handle, folder = jobs.begun(held.wait, partition="besteffort", nodes=2, cpus_per_node=4)
+    rival = jobs.oar.submit("frank", "sleep 5", "-l", "/nodes=2/core=4,walltime=0:5:0", "-d", "/home/frank")
+    wait_for(lambda: len(jobs.starts(folder)) == 2, BOUND)
     assert jobs.oar.state(rival) == "Terminated"
+    jobs.go(folder)
+    assert handle.result(BOUND) == 42
+    first, second = jobs.jobs(handle.run_id)
+    assert "BESTEFFORT_KILL" in {event["type"] for event in first["events"]}
+    assert second["state"] in {"Running", "Finishing", "Terminated"}
 
 
 def test_a_time_limit_is_the_jobs_walltime(jobs):
