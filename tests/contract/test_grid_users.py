@@ -67,9 +67,14 @@ def campaigns(store, tokens, tmp_path, monkeypatch):
     return made
 
 
+def an_engine(store, **options):
+    """An engine that starts no pilots and tells Prefect nothing."""
+    return Engine(store, lambda *_: None, lambda *_: 1, send=lambda _: None, **options)
+
+
 @pytest.fixture
 def engine(store, tokens, campaigns):
-    made = Engine(store, lambda *_: None, lambda *_: 1, identify=lambda: store.users.renew(tokens["alice"], HERE))
+    made = an_engine(store, identify=lambda: store.users.renew(tokens["alice"], HERE))
     made.identify()
     yield made
     made.stop()
@@ -253,7 +258,7 @@ def test_a_grid_in_a_file_has_one_user_and_no_tokens(tmp_path):
         assert (store.users.all(), store.users.renew("", HERE)) == ([], None)
         with pytest.raises(GridError, match="needs no tokens"):
             store.users.issue("alice")
-        with served(api_of(Engine(store, lambda *_: None, lambda *_: 1), HOME_TOKEN)) as ask:
+        with served(api_of(an_engine(store), HOME_TOKEN)) as ask:
             assert ask("GET", "/campaigns", HOME_TOKEN).json() == []
             assert ask("GET", "/campaigns").status_code == 401
             answer = ask("GET", "/campaigns", "of another grid")
