@@ -62,7 +62,8 @@ def users(server, srf, tmp_path_factory):
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv("SRF_HOME", one["SRF_HOME"])
                 end_engine()
-        Path(alices["SRF_HOME"], "grid", "user_token").unlink(missing_ok=True)
+        for name in ("user_token", "database"):  # other tests have this home, too
+            Path(alices["SRF_HOME"], "grid", name).unlink(missing_ok=True)
 
 
 def test_two_users_share_a_grid(users):

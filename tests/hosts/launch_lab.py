@@ -21,7 +21,7 @@ from slurm_ray_flow.blocks.server import connected, ensure_server
 from slurm_ray_flow.interface.handle import Handle
 from support import wait_for
 
-NAME, SHARED, BY_ROAD = (own(name) for name in ("desi-launches", "desi-launches-shared", "desi-launches-by-road"))
+NAME, SHARED = own("desi-launches"), own("desi-launches-shared")
 
 
 class LaunchLab(Launcher):
@@ -44,10 +44,11 @@ class LaunchLab(Launcher):
 
     def saved_by(self, road: Road) -> str:
         """The name of the same host as it is reached by a road, which counts what these tests' own processes do."""
-        connection = self.block.connection.model_copy(update={"config_file": road.ssh_config})
+        name = own(f"desi-launches-by-{Path(road.ssh_config).stem}").replace("_", "-").replace(".", "-")
+        connection = SshConnection(host="desi", config_file=Path(road.ssh_config), connect_timeout=5)
         with connected(ensure_server(print)):
-            self.block.model_copy(update={"connection": connection}).save(BY_ROAD, overwrite=True)
-        return BY_ROAD
+            SshServer(connection=connection, root=self.root, lock_path=self.lock).save(name)
+        return name
 
     def begin(self) -> None:
         """Remember what other tests have left: locks and queues."""

@@ -69,7 +69,7 @@ def test_an_idle_cluster_fills_with_pilots_one_doubling_after_the_other(crowded,
     assert len(made) == PLACES, "never more than max_pilots"
     first = min(pilot["started_at"] for pilot in made)
     assert len([pilot for pilot in made if pilot["created"] < first]) == 1, "one shows the way"
-    asked = questions(crowded, campaign.status().created)
+    asked = questions(jobs, campaign.status().created)
     assert asked, "it was asked at all"
     assert min(after - before for before, after in itertools.pairwise(asked)) >= 1.5, "seldom"
     print(f"{PLACES} after {max(pilot['started_at'] for pilot in made) - campaign.status().created:.0f} s")

@@ -105,9 +105,10 @@ def test_the_command_that_submits() -> None:
     assert OAR.submit_command(request) == [
         *("oarsub", "-n", "train.r1", "-l", "/nodes=2/core=16,walltime=1:30:01", "-q", "default"),
         *("--project", "physics", "-p", "memnode > 64", "--checkpoint", "60", "--signal", "10"),
-        *("-O", "/home/a/my log", "-E", "/home/a/my log", "-d", "/home/a", "-t", "idempotent"),
+        *("-O", "/dev/null", "-E", "/dev/null", "-t", "idempotent"),
     ]
-    assert OAR.submit_command(JobRequest(name="a", partition="besteffort"))[-2:] == ["-t", "besteffort"]
+    assert OAR.rules.of(request)["command_text"] == "cd /home/a && exec >>'/home/a/my log' 2>&1 /bin/sh"
+    assert OAR.submit_command(JobRequest(name="a", partition="besteffort"))[5:7] == ["-t", "besteffort"]
     gpus = OAR.submit_command(JobRequest(name="a", gpus_per_node=2, cpus_per_node=5))
     assert "/nodes=1/gpu=2/core=3" in gpus
 

@@ -119,19 +119,21 @@ class SubmissionRules:
         dropped: prefixes of variables that would change the job, and are removed.
         kept: a pattern of variables that stay although they have such a prefix.
         defaults: a user's variables for all jobs, each with the field of a request that overrules it.
-        command_text: whether the job is given as a text for a shell, and not as the path of a script.
+        command_text: the text for a shell before the script's path, where the command takes no path of a script.
     """
 
     job_id: Sequence[str]
     dropped: Sequence[str] = ()
     kept: str = ""
     defaults: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    command_text: bool = False
+    command_text: Callable[[JobRequest], str] | None = None
 
     def of(self, request: JobRequest) -> dict[str, Any]:
         """The rules for one submission, as JSON can hold them."""
         applying = [variable for variable, field in self.defaults.items() if not getattr(request, field)]
-        return {**dataclasses.asdict(self), "defaults": applying}
+        text = self.command_text(request) if self.command_text else ""
+        fields = {"job_id": self.job_id, "dropped": self.dropped, "kept": self.kept}
+        return {**fields, "defaults": applying, "command_text": text}
 
 
 class _CauseOfEnd(Protocol):

@@ -154,8 +154,13 @@ def campaign_of_event(store: Store, event_id: int) -> str:
     raise UnknownCampaignError(f"no campaign has an event {event_id}", advice="`srf grid events ID` lists them")
 
 
-def description(campaign: Campaign) -> dict[str, Any]:
-    """What a campaign runs, and what its pilots ask for on each cluster. Of variables it has the names alone."""
+def description(engine: Engine, campaign: Campaign) -> dict[str, Any]:
+    """What a campaign runs, and what its pilots ask for on each cluster. Of variables it has the names alone.
+
+    Raises:
+        NotAllowedError: its files are at another home.
+    """
+    engine.check_owned(campaign)
     clusters = {}
     for share in campaign.clusters:
         launch = CampaignFolder(campaign.id).launch_of(share.cluster)

@@ -177,7 +177,7 @@ def routes_to_look_into(engine: Engine) -> APIRouter:
 
     @routes.get("/{name}/description")
     def description(name: str) -> dict[str, Any]:
-        return requests.description(only_campaign(engine.store.campaign(name)))
+        return requests.description(engine, only_campaign(engine.store.campaign(name)))
 
     return routes
 

@@ -140,7 +140,16 @@ def _moment(value: object) -> float | None:
 
 # ---- a submission
 
-RULES = SubmissionRules(job_id=(r"^OAR_JOB_ID=(\d+)$",), dropped=("OAR_",), command_text=True)
+
+def _command_text(request: JobRequest) -> str:
+    """The job's command before the script's path. The job opens its output itself.
+
+    OAR refuses many letters in a file's name, and takes a node out of service for an apostrophe in a folder's.
+    """
+    return f"cd {shlex.quote(request.chdir)} && exec >>{shlex.quote(request.output)} 2>&1 /bin/sh"
+
+
+RULES = SubmissionRules(job_id=(r"^OAR_JOB_ID=(\d+)$",), dropped=("OAR_",), command_text=_command_text)
 """A refusal has a negative id (`OAR_JOB_ID=-5`), which the pattern leaves out."""
 
 _FIELDS = {
@@ -175,8 +184,7 @@ def submit_command(request: JobRequest) -> list[str]:
         *(["--project", request.account] if request.account else []),
         *(["-p", request.constraint] if request.constraint else []),
         *(["--checkpoint", str(request.warn_seconds), "--signal", str(WARNING_SIGNAL)] if request.warn_seconds else []),
-        *(["-O", request.output, "-E", request.output] if request.output else []),
-        *(["-d", request.chdir] if request.chdir else []),
+        *("-O", "/dev/null", "-E", "/dev/null"),
         *[part for option in request.extra for part in _checked_option(option)],
     ]
 

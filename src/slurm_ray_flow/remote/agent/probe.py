@@ -240,8 +240,8 @@ def survey() -> Dict[str, Any]:
     with ThreadPoolExecutor(max_workers=5) as pool:
         pythons = pool.submit(_pythons)
         modules = pool.submit(_modules)
-        slurm = pool.submit(_scheduler, "sbatch", ["sinfo", "--noheader", "--format=%R"])
-        oar = pool.submit(_scheduler, "oarsub", ["oarnodes", "-s"])
+        slurm = pool.submit(_scheduler, "sbatch", ["sinfo", "--noheader", "--format=%R"], "")
+        oar = pool.submit(_scheduler, "oarsub", ["oarnodes", "-J"], "{")  # its errors are on stdout, too
         facts = machine.machine_facts()
         return {
             "user": getpass.getuser(), "home": os.path.expanduser("~"), "host": facts["host"],
@@ -268,11 +268,12 @@ def _release(version: str) -> List[int]:
     return [int(part) for part in version.split(".")[:2]]
 
 
-def _scheduler(submits: str, question: List[str]) -> str:
+def _scheduler(submits: str, question: List[str], answer_start: str) -> str:
     """Whether a scheduler answers: "answers"; "silent" if there are only its commands; "" if there is none."""
     if not (shutil.which(submits) and shutil.which(question[0])):
         return ""
-    return "answers" if (output_of(question, SURVEY_SECONDS) or "").strip() else "silent"
+    answer = (output_of(question, SURVEY_SECONDS) or "").strip()
+    return "answers" if answer and answer.startswith(answer_start) else "silent"
 
 
 def _modules() -> bool:

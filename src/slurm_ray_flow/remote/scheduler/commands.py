@@ -83,7 +83,8 @@ def _submit(run: RunFiles, command: List[str], name: str, rules: Dict[str, Any])
     host = {key: value for key, value in processes.this().items() if key in ("host", "boot_id", "namespace")}
     mark = {"id": secrets.token_hex(8), "name": name, **host}
     write(_mark_file(run), json.dumps(mark).encode())
-    job = "/bin/sh {}".format(shlex.quote(run.script)) if rules.get("command_text") else run.script
+    text = rules.get("command_text")
+    job = "{} {}".format(text, shlex.quote(run.script)) if text else run.script
     with open(_stdout_file(run), "wb") as out, open(_stderr_file(run), "wb") as err:
         process = subprocess.Popen(
             [*command, job], stdin=subprocess.DEVNULL, stdout=out, stderr=err, cwd="/", start_new_session=True,
