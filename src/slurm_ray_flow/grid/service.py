@@ -79,7 +79,10 @@ def api_of(engine: Engine, token: str) -> FastAPI:
         return {"trouble": engine.troubles.text}
 
     @api.post("/maps/{name}")
-    def show_map(name: str) -> dict[str, Any]:
+    def show_map(name: str, user: Caller) -> dict[str, Any]:
+        if engine.user is not None and user.name != engine.user.name:
+            what = f"the maps of this home are {engine.user.name}'s"
+            raise NotAllowedError(what, advice="ask the engine of your own home")
         engine.maps.look(name)
         return engine.store.campaign(name).to_json()
 
