@@ -80,11 +80,7 @@ def api_of(engine: Engine, token: str) -> FastAPI:
 
     @api.post("/maps/{name}")
     def show_map(name: str, user: Caller) -> dict[str, Any]:
-        if engine.user is not None and user.name != engine.user.name:
-            what = f"the maps of this home are {engine.user.name}'s"
-            raise NotAllowedError(what, advice="ask the engine of your own home")
-        engine.maps.look(name)
-        return engine.store.campaign(name).to_json()
+        return shown_map(engine, name, user).to_json()
 
     @api.exception_handler(SlurmRayFlowError)
     async def explain(_: Request, error: SlurmRayFlowError) -> JSONResponse:
@@ -93,6 +89,19 @@ def api_of(engine: Engine, token: str) -> FastAPI:
         return JSONResponse(content, status)
 
     return api
+
+
+def shown_map(engine: Engine, name: str, user: User) -> Campaign:
+    """The row of a map of this home, as the map is now.
+
+    Raises:
+        NotAllowedError: the home is another user's.
+    """
+    if engine.user is not None and user.name != engine.user.name:
+        what = f"the maps of this home are {engine.user.name}'s"
+        raise NotAllowedError(what, advice="ask the engine of your own home")
+    engine.maps.look(name)
+    return engine.store.campaign(name)
 
 
 ONLY_USER = User("", is_admin=True)
