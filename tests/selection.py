@@ -28,6 +28,11 @@ LONG = {
     "contract/test_without_prefect.py::test_commands_on_a_run_import_no_prefect[[]slurm-cluster]": (
         "it is reached by the same code as by SSH, which stays"
     ),
+    "contract/test_without_prefect.py::test_commands_on_a_run_import_no_prefect[[]oar-cluster]": "the same",
+    "contract/test_cluster.py::test_a_root_with_an_odd_name[[]oar-cluster-*": "as for Slurm",
+    "hosts/test_oar_launch.py::test_a_best_effort_run_that_is_preempted_is_tried_again": (
+        "two minutes of OAR's own pace; tests/recorded has how OAR tells it, and what follows is as on Slurm"
+    ),
     "hosts/test_campaign_trial.py::*": "minutes of the machine; most of the troubles by themselves stay",
     "hosts/test_slurm_container.py::*": (
         "six Ray nodes, 45 s of processor; end_to_end/test_container.py has Ray in a container on this machine"

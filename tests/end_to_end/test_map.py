@@ -237,7 +237,7 @@ def test_a_cancel_from_elsewhere_ends_the_calls_of_a_map_whose_processes_and_eng
 
     handles = Handles.attach(map_id)
     assert handles.cancel() == 2
-    assert [handle.status() for handle in handles] == [RunState.SUCCEEDED] + [RunState.CANCELLED] * 4
+    wait_for(lambda: [handle.status() for handle in handles] == [RunState.SUCCEEDED] + [RunState.CANCELLED] * 4)
     go.touch()
     values = handles.results(60, return_exceptions=True)
     assert [type(value) for value in values] == [int] + [Cancelled] * 4

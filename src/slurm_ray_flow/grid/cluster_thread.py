@@ -374,7 +374,7 @@ class ClusterThread(threading.Thread):
 
 def _has_ended(campaign: Campaign) -> bool:
     """Whether a campaign's pilots get no more items; those of a cancelled one are ended otherwise."""
-    has_all = campaign.state.final or campaign.ended >= campaign.total
+    has_all = campaign.state.final or (campaign.ended >= campaign.total and not campaign.is_open)
     return has_all and campaign.state is not CampaignState.CANCELLED
 
 
