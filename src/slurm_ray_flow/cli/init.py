@@ -188,8 +188,6 @@ def init(
 
         srf init desi --host desi.example.org --user alice
 
-        srf init curnagl --profile curnagl --user alice --account PROJECT
-
         srf init gricad --oar --host access.example.org --user alice --project PROJECT
 
         srf init desi --slots 4 --change

@@ -158,25 +158,31 @@ def start_campaign(
     arguments = _some(argument_values(flow, values, wanted.spread, same, wanted.key))
     campaign_id = campaign_id or uuid.uuid4().hex
     folder, client = CampaignFolder(campaign_id), GridClient(_note)
-    with told(), contextlib.ExitStack() as stack:
+    with told():
         found = found_clusters(clusters)
         chosen = {name: (each or {}).get(name, others) for name in found}
-        stack.enter_context(folder.being_made())
-        try:
-            with contextlib.closing(ArgumentWriter(folder.path)) as writer:
-                total = store_values(writer, arguments)
-            digests = _prepare(flow, folder, found, same, chosen)
-            shares = [_share(place, name, chosen[name]) for place, name in enumerate(found)]
-            campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
+        with folder.being_made():
+            with _removed_on_error(folder):
+                with contextlib.closing(ArgumentWriter(folder.path)) as writer:
+                    total = store_values(writer, arguments)
+                digests = _prepare(flow, folder, found, same, chosen)
+                shares = [_share(place, name, chosen[name]) for place, name in enumerate(found)]
+                campaign = _campaign(campaign_id, flow, digests, shares, total, wanted, same)
             if other := reuse(campaign):
                 folder.remove()
                 return other, client
-        except BaseException:
-            folder.remove()
-            raise
-        _begin(client, campaign, folder)
+            _begin(client, campaign, folder)
         _note(f"campaign {campaign_id[:8]}: {total} items on {', '.join(found)}")
     return campaign_id, client
+
+
+@contextlib.contextmanager
+def _removed_on_error(folder: CampaignFolder) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        folder.remove()
+        raise
 
 
 def _some(arguments: Iterator[Value]) -> Iterator[Value]:
