@@ -112,7 +112,7 @@ def _read_line(question: str, proposal: str) -> str:
 
 
 def connection_fields(given: Fields, questions: Questions) -> Fields | None:
-    """The fields of the connection to the host; None for this machine's own Slurm.
+    """The fields of the connection to the host; None for this machine's own scheduler.
 
     Raises:
         OptionError: the user is not asked, and no host is given.

@@ -71,7 +71,7 @@ class RunState(str, Enum):
 
     Attributes:
         PREPARING: home prepares files and packages; the run is not submitted yet.
-        WAITING: it waits in Slurm's queue, or for the lock of a shared server.
+        WAITING: it waits in a scheduler's queue, or for the lock of a shared server.
         STARTING: its allocation has begun; Ray starts, if the function uses it.
         RUNNING: the function runs.
         SUCCEEDED: it has a value.

@@ -86,7 +86,7 @@ def slurm_ray_flow(function: Callable[..., Any] | None = None, /, **options: Any
         gpus_per_node: GPUs of each.
         memory: memory of each: "64G", "512M", bytes; None sets no limit.
         time_limit: "2h30m", "1-12:00:00", seconds, a timedelta; None sets no limit.
-        partition: where a Slurm cluster runs it; None takes what its block says.
+        partition: where a Slurm cluster runs it, or the queue of an OAR cluster; None takes what its block says.
         account: what is charged there; None takes what its block says.
         qos: the quality of service there; None takes what its block says.
         constraint: features that its nodes must have, as sbatch takes them; None takes what its block says.
