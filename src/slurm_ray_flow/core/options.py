@@ -114,7 +114,7 @@ class Options:
         gpus_per_node: GPUs of each node.
         memory: bytes for each node; None sets no limit.
         time_limit: seconds that the allocation may last; None sets no limit.
-        partition: the partition on a Slurm cluster, the queue on an OAR cluster; None takes that of the cluster's block.
+        partition: the partition on a Slurm cluster, OAR's queue on an OAR cluster; None takes that of the block.
         account: the account that is charged there; None takes that of the block.
         qos: the quality of service there; None takes that of the block.
         constraint: features that its nodes must have, as sbatch takes them; None takes those of the block.
