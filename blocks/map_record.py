@@ -336,6 +336,7 @@ def _note_call(record: MapRecord, line: Mapping[str, Any]) -> None:
         record.runs[index] = str(line["run"])
     if "failure" in line:
         record.failures[index] = str(line["failure"])
+        record.runs.pop(index, None)  # a cancel came while its beginning was noted
     if line.get("cancelled"):
         record.cancelled.add(index)
     if line.get("end") in (DONE, FAILED, CANCELLED):

@@ -71,7 +71,8 @@ class Maps(threading.Thread):
                 return
 
     def _step(self) -> None:
-        goes_on = {row.id: row for row in self._rows([CampaignState.ACTIVE])}
+        rows = self._rows([CampaignState.ACTIVE, CampaignState.CANCELLED])
+        goes_on = {row.id: row for row in rows if row.ended_at is None}
         for map_id in {*goes_on, *map_record.kept_maps()}:
             try:
                 self.look(map_id)

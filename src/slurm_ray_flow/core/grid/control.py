@@ -154,12 +154,12 @@ def pilots_needed(demand: Demand, mean_wait: float | None) -> int:
 
     Where they wait for long, those that run will have done a part of the work by then, which needs no further ones.
     """
+    if demand.at_once and demand.pilots:  # what another pilot has not begun counts, too
+        return max(pilots_wanted(demand) - demand.pilots, 0)
     if not demand.unleased or demand.pilots >= demand.most:
         return 0
     if not demand.pilots:
         return 1
-    if demand.at_once:
-        return max(pilots_wanted(demand) - demand.pilots, 0)
     if demand.mean_seconds is None:
         return 0
     running = demand.pilots - demand.waiting
