@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 from slurm_ray_flow.core.cluster_report import CheckResult, Load, PartitionTable
-from slurm_ray_flow.core.errors import Rejected
+from slurm_ray_flow.core.errors import OptionError, Rejected
 from slurm_ray_flow.core.run import Event, find_event
 from slurm_ray_flow.remote.shared.protocol import TRY
 
@@ -53,6 +53,17 @@ class JobRequest:
     output: str = ""
     chdir: str = ""
     warn_seconds: int = 0
+
+    def refuse_control_characters(self) -> None:
+        """See that each text can be an argument of a command.
+
+        Raises:
+            OptionError: a text holds a control character.
+        """
+        for field, value in vars(self).items():
+            for text in value if isinstance(value, tuple) else (value,):
+                if isinstance(text, str) and any(not letter.isprintable() for letter in text):
+                    raise OptionError(f"{field}={text!r} holds a control character", advice="write it on one line")
 
 
 @dataclasses.dataclass(frozen=True)

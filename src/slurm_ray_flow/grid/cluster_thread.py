@@ -313,9 +313,7 @@ class ClusterThread(threading.Thread):
         """How many items a pilot should have, and how many in a bundle; one without the time for any ends its turn."""
         wanted = items_ahead(pilot.mean_seconds, pilot.workers, campaign.total - campaign.ended, running)
         size = bundle_size(pilot.mean_seconds, pilot.workers)
-        if (
-            campaign.is_open and running < campaign.max_pilots
-        ):  # each item is waited for: a further pilot gets the others
+        if campaign.is_open and running < campaign.max_pilots:  # a further pilot gets what this one can't begin
             wanted, size = min(wanted, pilot.workers), pilot.workers
         bounds = [self._engine.governor.most_items(pilot, campaign)]
         if pilot.has_begun:  # its first items have all the time that a pilot can give

@@ -7,7 +7,6 @@ a job by its name. Times are seconds since 1970. What OAR prints was recorded fr
 from __future__ import annotations
 
 import dataclasses
-import json
 import re
 import shlex
 import time
@@ -102,11 +101,7 @@ def parse_queue(text: str) -> dict[str, OarJob]:
 
     Without a job oarstat prints nothing.
     """
-    try:
-        answer = json.loads(text) if text.strip() else {}
-    except ValueError:
-        return {}
-    jobs = [_job(fields) for fields in answer.values() if isinstance(fields, dict) and "Job_Id" in fields]
+    jobs = [_job(fields) for fields in site.objects(text) if "Job_Id" in fields]
     return {job.job_id: job for job in sorted(jobs, key=lambda job: int(job.job_id))}
 
 
@@ -172,21 +167,29 @@ def submit_command(request: JobRequest) -> list[str]:
     Raises:
         OptionError: OAR has no such option, each run sets it itself, or a text can't be an argument.
     """
-    for field in dataclasses.fields(request):
-        _refuse_control_characters(field.name, getattr(request, field.name))
+    return ["oarsub", *[word for option in _options(request) for word in option if word]]
+
+
+def _options(request: JobRequest) -> list[tuple[str, str]]:
+    """The options of oarsub, each with its value; "" for none."""
+    request.refuse_control_characters()
     for name, advice in _WITHOUT.items():
         if getattr(request, name):
             raise OptionError(f"{name}={getattr(request, name)!r} can't be requested from OAR", advice=advice)
-    queue = ["-t", BEST_EFFORT] if request.partition == BEST_EFFORT else ["-q", request.partition]
-    return [
-        *("oarsub", "-n", request.name, "-l", resources(request)),
-        *(queue if request.partition else []),
-        *(["--project", request.account] if request.account else []),
-        *(["-p", request.constraint] if request.constraint else []),
-        *(["--checkpoint", str(request.warn_seconds), "--signal", str(WARNING_SIGNAL)] if request.warn_seconds else []),
-        *("-O", "/dev/null", "-E", "/dev/null"),
-        *[part for option in request.extra for part in _checked_option(option)],
+    is_best_effort, warning = request.partition == BEST_EFFORT, str(request.warn_seconds or "")
+    options = [
+        ("-n", request.name),
+        ("-l", resources(request)),
+        ("-t", BEST_EFFORT if is_best_effort else ""),
+        ("-q", "" if is_best_effort else request.partition),
+        ("--project", request.account),
+        ("-p", request.constraint),
+        ("--checkpoint", warning),
+        ("--signal", str(WARNING_SIGNAL) if warning else ""),
+        ("-O", "/dev/null"),
+        ("-E", "/dev/null"),
     ]
+    return [*(option for option in options if option[1]), *map(_checked_option, request.extra)]
 
 
 _WITHOUT = {
@@ -216,7 +219,7 @@ def _walltime(seconds: float) -> str:
     return f"{whole // 3600}:{whole // 60 % 60:02}:{whole % 60:02}"
 
 
-def _checked_option(option: str) -> list[str]:
+def _checked_option(option: str) -> tuple[str, str]:
     match = re.fullmatch(r"--([a-z][a-z0-9-]*)(?:[= ](.*))?|-([A-Za-z])(?: *(\S.*))?", option)
     if match is None:
         raise OptionError(f"{option!r} is no option of oarsub", advice='write each as one text: "-t idempotent"')
@@ -226,21 +229,12 @@ def _checked_option(option: str) -> list[str]:
     if name in _OURS:
         raise OptionError(f"{option!r} can't be given: each run sets it itself", advice="leave it out")
     value = match[2] if match[1] else match[4]
-    dashes = "--" if match[1] else "-"
-    return [f"{dashes}{name}", *([value] if value else [])]
-
-
-def _refuse_control_characters(field: str, value: object) -> None:
-    for text in value if isinstance(value, tuple) else (value,):
-        if isinstance(text, str) and any(not letter.isprintable() for letter in text):
-            raise OptionError(f"{field}={text!r} holds a control character", advice="write it on one line")
+    return f"{'--' if match[1] else '-'}{name}", value or ""
 
 
 def directives(request: JobRequest) -> list[str]:
     """The lines of a job script that make the same request by `oarsub -S`."""
-    words = submit_command(request)[1:]
-    pairs = zip(words[::2], words[1::2], strict=False) if len(words) % 2 == 0 else [(" ".join(words), "")]
-    return [f"#OAR {option} {shlex.quote(value)}".rstrip() for option, value in pairs]
+    return [f"#OAR {name} {shlex.quote(value)}" if value else f"#OAR {name}" for name, value in _options(request)]
 
 
 # ---- refusals

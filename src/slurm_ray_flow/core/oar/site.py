@@ -56,9 +56,9 @@ class Site:
 
 def parse_site(resources: str, jobs: str, version: str = "") -> Site:
     """The site from the answers to the site's commands."""
-    taken = {number for job in _objects(jobs) if job.get("state") in _HOLDING for number in _numbers(job)}
+    taken = {number for job in objects(jobs) if job.get("state") in _HOLDING for number in _numbers(job)}
     by_node: dict[str, list[Mapping[str, Any]]] = collections.defaultdict(list)
-    for resource in _objects(resources):
+    for resource in objects(resources):
         if resource.get("type", "default") == "default" and resource.get("network_address"):
             by_node[str(resource["network_address"])].append(resource)
     match = re.search(r"version *: *(\d+\.\d+\S*)", version)
@@ -66,7 +66,7 @@ def parse_site(resources: str, jobs: str, version: str = "") -> Site:
     return Site(nodes, match[1] if match else "")
 
 
-def _objects(text: str) -> list[Mapping[str, Any]]:
+def objects(text: str) -> list[Mapping[str, Any]]:
     """The objects of an answer: a dictionary by id, or in OAR 3 a list."""
     try:
         answer = json.loads(text) if text.strip() else {}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
 
@@ -37,8 +36,7 @@ def sbatch_arguments(request: JobRequest) -> list[str]:
     Raises:
         OptionError: each run sets an extra option itself, or a text can't be an argument.
     """
-    for field in dataclasses.fields(request):
-        _refuse_control_characters(field.name, getattr(request, field.name))
+    request.refuse_control_characters()
     extra = [part for option in request.extra for part in _checked_option(option)]
     return [*_run_arguments(request), *_resource_arguments(request), *_gres_argument(request), *extra]
 
@@ -163,12 +161,6 @@ def _full_option_name(name: str) -> str:
     if name in options or len(name) == 1:
         return name
     return next((longer for longer in sorted(options) if longer.startswith(name) and len(longer) > 1), name)
-
-
-def _refuse_control_characters(field: str, value: object) -> None:
-    for text in value if isinstance(value, tuple) else (value,):
-        if isinstance(text, str) and any(not letter.isprintable() for letter in text):
-            raise OptionError(f"{field}={text!r} holds a control character", advice="write it on one line")
 
 
 # sbatch gave up, but the controller may have the job: look for the job before another submission.
